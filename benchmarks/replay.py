@@ -1,0 +1,100 @@
+"""Time to draw a batch from the replay buffer, and the bytes a stored frame takes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldmodel.replay import Replay, bytes_per_row
+
+BATCH, LENGTH = 16, 32
+
+
+def spec(size: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Return the spec of a task with one action and `size`-pixel images."""
+    flags = {key: ((), "bool") for key in ("is_first", "is_last", "is_terminal")}
+    return {"image": ((size, size, 3), "uint8"), "prev_action": ((1,), "float32"), "reward": ((), "float32"), **flags}
+
+
+def filled(size: int, rows: int, store: str, directory: Path | None) -> tuple[Replay, list[dict[str, Any]]]:
+    """Fill a buffer, and a plain list of the same rows, with random frames."""
+    shape = spec(size)
+    replay = Replay(shape, capacity_bytes=4 * 10**9, store=store, directory=directory, num_streams=1, seed=0)
+    pixels = np.random.default_rng(0).integers(256, size=(64, size, size, 3), dtype=np.uint8)
+    kept = []
+    for i in range(rows):
+        row = {
+            "image": pixels[i % 64],
+            "prev_action": np.full(1, 0.5, np.float32),
+            "reward": np.float32(i),
+            "is_first": i % 500 == 0,
+            "is_last": i % 500 == 499,
+            "is_terminal": False,
+        }
+        replay.add(0, row)
+        if i < 10_000:
+            kept.append({**row, "image": row["image"].copy()})
+    replay.flush()
+    return replay, kept
+
+
+def naive(rows: list[dict[str, Any]], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Draw the same batch from a list of rows with np.stack."""
+    starts = rng.integers(len(rows) - LENGTH + 1, size=BATCH)
+    return {key: np.stack([np.stack([rows[s + t][key] for t in range(LENGTH)]) for s in starts]) for key in rows[0]}
+
+
+def milliseconds(call: Callable[[], object], repeats: int = 40) -> float:
+    """Return the median time of a call."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return 1000 * float(np.median(times))
+
+
+def sampling(size: int, rows: int, store: str) -> tuple[float, float]:
+    """Return milliseconds per 16x32 batch: the buffer's, and that of a list of (up to 10,000) rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        replay, kept = filled(size, rows, store, Path(folder) if store == "disk" else None)
+        rng = np.random.default_rng(0)
+        return milliseconds(lambda: replay.sample(BATCH, LENGTH)), milliseconds(lambda: naive(kept, rng), 20)
+
+
+def entry(value: float, unit: str, baseline: float) -> dict[str, Any]:
+    """Return one figure beside its baseline."""
+    return {"value": round(value, 4), "unit": unit, "baseline": round(baseline, 4)}
+
+
+def bench() -> dict[str, dict[str, Any]]:
+    """Measure sampling (against np.stack over a list of rows) and storage (against the bare pixels)."""
+    ram, ram_naive = sampling(64, 10_000, "ram")
+    disk, _ = sampling(64, 10_000, "disk")
+    # A million rows cost a million rows' bookkeeping whatever a row weighs, so 8x8 images stand in for 64x64 ones;
+    # the baseline is the same buffer type with 10,000 rows: equal figures mean that the size does not matter.
+    small, _ = sampling(8, 10_000, "ram")
+    million, _ = sampling(8, 1_000_000, "ram")
+    return {
+        "replay.sample.16x32": entry(ram, "ms", ram_naive),
+        "replay.sample.16x32.disk": entry(disk, "ms", ram_naive),
+        "replay.sample.16x32.1M": entry(million, "ms", small),
+        "replay.bytes_per_frame": entry(bytes_per_row(spec(64)), "B", 64 * 64 * 3),
+    }
+
+
+def main() -> None:
+    """Print the figures as one JSON object."""
+    argparse.ArgumentParser(description=main.__doc__).parse_args()
+    print(json.dumps(bench(), indent=2))
+
+
+if __name__ == "__main__":
+    main()

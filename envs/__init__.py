@@ -1,0 +1,87 @@
+"""Environments by name, all plain gymnasium.Env; nothing here knows about agents."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from envs.names import FORMS, NAMES, SUITE, TASKS, check_name
+
+if TYPE_CHECKING:
+    import gymnasium
+
+__all__ = ["FORMS", "NAMES", "SUITE", "TASKS", "check_name", "expert", "make"]
+
+_CLASSES = {"pointmass": "PointMass", "pendulum": "Pendulum", "catcher": "Catcher", "counter": "Counter"}
+_OBS = ("pixels", "state", "both")
+
+
+def make(
+    name: str,
+    *,
+    size: tuple[int, int] | int = (64, 64),
+    repeat: int = 1,
+    time_limit: int | None = None,
+    obs: str = "pixels",
+    render: str = "auto",
+    camera: int | str | None = None,
+) -> gymnasium.Env:
+    """Return the environment called `name`.
+
+    Observations are Box (H, W, 3) uint8, with obs=state Box (n,) float32, with obs=both a Dict of image and vector;
+    actions are Box(-1, 1, (A,)), Discrete or MultiDiscrete. `time_limit` counts control steps; None keeps the task's.
+    From the inside out: task, normalised actions, time limit, repeat, picture, boundary checks. The limit lies inside
+    the repeat so that an episode never runs over it, the picture outside so that only what is seen is drawn.
+    """
+    check_name(name)
+    size = _checked(size, repeat, time_limit, obs)
+    if not name.startswith("dmc:") and camera is not None:
+        raise ValueError(f"{name} has one camera only: leave camera empty (got {camera!r})")
+    from envs.wrappers import Check
+
+    if name in NAMES:
+        return Check(_builtin(name, size, repeat, time_limit, obs), name)
+    if name.startswith("dmc:"):
+        from envs.dmc import DMC
+
+        task = name.removeprefix("dmc:")
+        env = DMC(task, size=size, repeat=repeat, render=render, camera=camera, obs=obs, time_limit=time_limit)
+        return Check(env, name)
+    from envs import gym
+
+    inner = gym.registered(name.removeprefix("gym:"), size) if name.startswith("gym:") else gym.custom(name, size)
+    return Check(gym.adapt(inner, name, size=size, repeat=repeat, time_limit=time_limit, obs=obs), name)
+
+
+def expert(name: str) -> Callable[[gymnasium.Env], Any]:
+    """Return a built-in task's good policy, which acts on the true state of the env it is given."""
+    if name not in NAMES:
+        raise ValueError(f"there is no expert for {name!r}, only for {', '.join(NAMES)}")
+    policy = importlib.import_module(f"envs.{name}").expert
+    return lambda env: policy(env.unwrapped)
+
+
+def _builtin(name: str, size: tuple[int, int], repeat: int, time_limit: int | None, obs: str) -> gymnasium.Env:
+    from envs.wrappers import ActionRepeat, TimeLimit
+
+    task = getattr(importlib.import_module(f"envs.{name}"), _CLASSES[name])
+    limit = task.episode_steps if time_limit is None else time_limit
+    return ActionRepeat(TimeLimit(task(size=size, obs=obs), limit), repeat)
+
+
+def _checked(size: tuple[int, int] | int, repeat: int, time_limit: int | None, obs: str) -> tuple[int, int]:
+    """Return size as (height, width) or raise ValueError for the first argument that cannot be."""
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or not all(isinstance(n, int) and n >= 8 for n in pair):
+        raise ValueError(f"size must be height and width, whole numbers of at least 8, not {size!r}")
+    if not isinstance(repeat, int) or repeat < 1:
+        raise ValueError(f"repeat must be a whole number of at least 1, not {repeat!r}")
+    if time_limit is not None and (not isinstance(time_limit, int) or time_limit < 1):
+        raise ValueError(f"time_limit must be a whole number of control steps, at least 1, or none, not {time_limit!r}")
+    if obs not in _OBS:
+        near = difflib.get_close_matches(str(obs), _OBS, 1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"obs must be one of {', '.join(_OBS)}, not {obs!r}{hint}")
+    return pair[0], pair[1]

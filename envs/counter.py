@@ -1,0 +1,44 @@
+"""A task for testing the plumbing: observations and rewards count the steps, so none can be lost or reordered."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from envs.draw import Canvas
+from envs.task import Task, action_box
+
+
+class Counter(Task):
+    """State (step, tag, action): the tag is drawn at reset; reward is the step's index; the episode is 20 steps.
+
+    In the picture red is the step's low byte, green its high byte, blue the tag, the same in every pixel.
+    """
+
+    episode_steps = 20
+    vector_size = 3
+
+    def __init__(self, size: tuple[int, int] = (64, 64), obs: str = "pixels"):
+        super().__init__(size, obs)
+        self.action_space = action_box(1)
+        self.count, self.tag, self.action = 0, 0, 0.0
+
+    def start(self, generator: np.random.Generator) -> None:
+        self.count, self.tag, self.action = 0, int(generator.integers(256)), 0.0
+
+    def advance(self, action: np.ndarray) -> tuple[float, bool]:
+        self.count, self.action = self.count + 1, float(action[0])
+        return float(self.count), False
+
+    def state(self) -> np.ndarray:
+        return np.array([self.count, self.tag, self.action])
+
+    def canvas(self, size: tuple[int, int]) -> Canvas:
+        return Canvas(size, (0, 0, 0), (0, 0, 0))
+
+    def draw(self, board: Canvas) -> None:
+        board.image[:] = (self.count % 256, self.count // 256 % 256, self.tag)
+
+
+def expert(env: Task) -> np.ndarray:
+    """Do nothing, which is as good as anything."""
+    return np.zeros(1, np.float32)

@@ -1,0 +1,76 @@
+"""Anti-aliased shapes drawn with numpy alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+Colour = tuple[int, int, int]
+
+
+class Canvas:
+    """A float picture on which the shorter side spans [-1, 1], x to the right and y upwards."""
+
+    def __init__(self, size: tuple[int, int], top: Colour, bottom: Colour):
+        self.height, self.width = size
+        self.pixel = 2.0 / min(size)  # the width of one pixel in the picture's units
+        self.xs = ((np.arange(self.width) + 0.5) - self.width / 2).astype(np.float32) * self.pixel
+        self.ys = (self.height / 2 - (np.arange(self.height) + 0.5)).astype(np.float32) * self.pixel
+        mix = np.linspace(0, 1, self.height, dtype=np.float32)[:, None, None]
+        column = np.asarray(top, np.float32) * (1 - mix) + np.asarray(bottom, np.float32) * mix
+        self.background = np.ascontiguousarray(np.broadcast_to(column, (*size, 3)), np.float32)
+        self.image = self.background.copy()
+
+    def clear(self) -> None:
+        """Put the background back."""
+        np.copyto(self.image, self.background)
+
+    def keep(self) -> None:
+        """Make what is drawn so far the background."""
+        np.copyto(self.background, self.image)
+
+    def pixels(self) -> np.ndarray:
+        """Return the picture as (H, W, 3) uint8."""
+        return np.rint(self.image).astype(np.uint8)
+
+    def disc(self, x: float, y: float, radius: float, colour: Colour) -> None:
+        """Fill a circle."""
+        self.capsule(x, y, x, y, radius, colour)
+
+    def ring(self, x: float, y: float, radius: float, width: float, colour: Colour) -> None:
+        """Draw a circle's outline, `width` to either side of `radius`."""
+        window = self._window(x - radius - width, x + radius + width, y - radius - width, y + radius + width)
+        dx, dy = self._offsets(window, x, y)
+        self._blend(window, np.abs(np.sqrt(dx * dx + dy * dy) - radius) - width, colour)
+
+    def capsule(self, x0: float, y0: float, x1: float, y1: float, radius: float, colour: Colour) -> None:
+        """Fill a thick line with round ends."""
+        window = self._window(min(x0, x1) - radius, max(x0, x1) + radius, min(y0, y1) - radius, max(y0, y1) + radius)
+        dx, dy = self._offsets(window, x0, y0)
+        ax, ay = x1 - x0, y1 - y0
+        length2 = ax * ax + ay * ay
+        if length2 > 0:
+            along = np.clip((dx * ax + dy * ay) / length2, 0.0, 1.0)
+            dx, dy = dx - along * ax, dy - along * ay
+        self._blend(window, np.sqrt(dx * dx + dy * dy) - radius, colour)
+
+    def box(self, x: float, y: float, half_width: float, half_height: float, colour: Colour) -> None:
+        """Fill an upright rectangle."""
+        window = self._window(x - half_width, x + half_width, y - half_height, y + half_height)
+        dx, dy = self._offsets(window, x, y)
+        self._blend(window, np.maximum(np.abs(dx) - half_width, np.abs(dy) - half_height), colour)
+
+    def _window(self, left: float, right: float, low: float, high: float) -> tuple[slice, slice]:
+        """Return the rows and columns that a shape within these bounds can touch."""
+        column = self.width / 2 + np.array([left, right]) / self.pixel
+        row = self.height / 2 - np.array([high, low]) / self.pixel
+        rows = slice(max(int(row[0]) - 1, 0), max(int(row[1]) + 2, 0))
+        return rows, slice(max(int(column[0]) - 1, 0), max(int(column[1]) + 2, 0))
+
+    def _offsets(self, window: tuple[slice, slice], x: float, y: float) -> tuple[np.ndarray, np.ndarray]:
+        return self.xs[None, window[1]] - np.float32(x), self.ys[window[0], None] - np.float32(y)
+
+    def _blend(self, window: tuple[slice, slice], distance: np.ndarray, colour: Colour) -> None:
+        """Mix `colour` in where the signed distance to the shape is below half a pixel."""
+        cover = np.clip(0.5 - distance / np.float32(self.pixel), 0.0, 1.0)[:, :, None]
+        area = self.image[window]
+        area += cover * (np.asarray(colour, np.float32) - area)

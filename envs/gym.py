@@ -1,0 +1,205 @@
+"""Any Gymnasium id, or a user's own class, brought to this package's spaces."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import error, spaces
+
+from envs.wrappers import ActionRepeat, NormalizeAction, Resize, TimeLimit, resize
+
+# Packages that register their ids under a namespace only once they are imported.
+_NAMESPACES = {"ALE": ("ale_py", 'pip install "gymnasium[atari]"')}
+
+
+def registered(name: str, size: tuple[int, int]) -> gymnasium.Env:
+    """Make the Gymnasium environment `name`, or raise ValueError saying what is missing."""
+    module, command = _NAMESPACES.get(name.partition("/")[0], (None, ""))
+    try:
+        if module:
+            gymnasium.register_envs(importlib.import_module(module))
+        return gymnasium.make(name, render_mode="rgb_array", disable_env_checker=True)
+    except (error.DependencyNotInstalled, ImportError) as problem:
+        raise ValueError(f"gym:{name} needs a missing package: {_one_line(problem, command)}") from problem
+    except error.UnregisteredEnv as problem:
+        near = difflib.get_close_matches(name, gymnasium.registry.keys(), 1, 0.5)
+        hint = f", did you mean 'gym:{near[0]}'?" if near else ""
+        raise ValueError(f"Gymnasium knows no environment {name!r}{hint}") from problem
+    except error.Error as problem:
+        raise ValueError(f"gym:{name} cannot be made: {_one_line(problem)}") from problem
+
+
+def custom(name: str, size: tuple[int, int]) -> gymnasium.Env:
+    """Make a user's environment called `package.module:Class`, handing it `size` if it takes that."""
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as problem:
+        raise ValueError(f"{name}: cannot import {module_name}: {_one_line(problem)}") from problem
+    target: Any = module
+    for part in attribute.split("."):
+        if not hasattr(target, part):
+            public = [n for n, v in vars(target).items() if not n.startswith("_") and callable(v)]
+            near = difflib.get_close_matches(part, public, 1, 0.5)
+            hint = f", did you mean {module_name}:{near[0]}?" if near else ""
+            raise ValueError(f"{name}: {module_name} has no {part!r}{hint}")
+        target = getattr(target, part)
+    if not callable(target):
+        raise ValueError(f"{name}: {attribute} must be a gymnasium.Env class or a function that returns one")
+    offers = {"size": size, "render_mode": "rgb_array"}
+    env = target(**{key: value for key, value in offers.items() if key in inspect.signature(target).parameters})
+    if not isinstance(env, gymnasium.Env):
+        raise ValueError(f"{name}: {attribute} gives {type(env).__name__}, which is not a gymnasium.Env")
+    return env
+
+
+def adapt(
+    env: gymnasium.Env, name: str, *, size: tuple[int, int], repeat: int, time_limit: int | None, obs: str
+) -> gymnasium.Env:
+    """Give `env` normalised actions, a time limit, a repeat and the observations asked for."""
+    try:
+        env = adapt_action(env, name)
+        if time_limit is not None:
+            env = TimeLimit(env, time_limit)
+        return adapt_obs(ActionRepeat(env, repeat), name, size, obs)
+    except BaseException:
+        env.close()
+        raise
+
+
+class _IndexAction(gymnasium.ActionWrapper):
+    """Present Discrete, MultiDiscrete and MultiBinary actions as indices from 0, in one dimension."""
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        inner = env.action_space
+        if isinstance(inner, spaces.Discrete):
+            self.action_space = spaces.Discrete(int(inner.n))
+            self.first: Any = int(inner.start)
+        elif isinstance(inner, spaces.MultiDiscrete):
+            self.action_space = spaces.MultiDiscrete(inner.nvec.ravel())
+            self.first = inner.start.ravel()
+        else:
+            self.action_space = spaces.MultiDiscrete(np.full(int(np.prod(inner.shape or (1,))), 2))
+            self.first = 0
+        self.inner = inner
+
+    def action(self, action: Any) -> Any:
+        if isinstance(self.inner, spaces.Discrete):
+            return self.inner.dtype.type(int(action) + self.first)
+        return (np.asarray(action) + self.first).reshape(self.inner.shape).astype(self.inner.dtype)
+
+
+def adapt_action(env: gymnasium.Env, name: str) -> gymnasium.Env:
+    """Bring the action space to Box(-1, 1, (A,)), Discrete or MultiDiscrete."""
+    space = env.action_space
+    if isinstance(space, spaces.Box):
+        return NormalizeAction(env, name)
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+        return _IndexAction(env)
+    raise ValueError(f"{name}: actions must be Box, Discrete, MultiDiscrete or MultiBinary, not {space}")
+
+
+class _Observe(gymnasium.ObservationWrapper):
+    """Turn observations into a picture, a vector or a dict of both."""
+
+    def __init__(self, env: gymnasium.Env, size: tuple[int, int], obs: str):
+        super().__init__(env)
+        self.size, self.obs = size, obs
+        self.source = env.observation_space
+        if obs != "pixels":
+            num = spaces.flatdim(self.source)
+            vector = spaces.Box(-np.inf, np.inf, (num,), np.float32)
+        image = spaces.Box(0, 255, (*size, 3), np.uint8)
+        if obs == "both":
+            self.observation_space = spaces.Dict({"image": image, "vector": vector})
+        else:
+            self.observation_space = image if obs == "pixels" else vector
+
+    def observation(self, observation: Any) -> Any:
+        if self.obs == "pixels":
+            return self._picture()
+        vector = np.asarray(spaces.flatten(self.source, observation), np.float32)
+        return vector if self.obs == "state" else {"image": self._picture(), "vector": vector}
+
+    def _picture(self) -> np.ndarray:
+        return resize(np.asarray(self.env.render(), np.uint8), self.size)
+
+
+def adapt_obs(env: gymnasium.Env, name: str, size: tuple[int, int], obs: str) -> gymnasium.Env:
+    """Bring observations to this package's form, from the observation if it is an image, else from render()."""
+    space = env.observation_space
+    if _is_image(space):
+        if obs != "pixels":
+            raise ValueError(f"{name} observes an image and has no vector: use obs=pixels, not {obs}")
+        return Resize(env, size)
+    if _is_dict_of_both(space):
+        return _FromDict(env, size, obs)
+    if obs != "pixels" and not space.is_np_flattenable:
+        raise ValueError(f"{name}: observations cannot be flattened into a vector: {space}")
+    if obs != "state":
+        _probe_render(env, name)
+    return _Observe(env, size, obs)
+
+
+class _FromDict(gymnasium.ObservationWrapper):
+    """Pick from observations that already are a dict of image and vector."""
+
+    def __init__(self, env: gymnasium.Env, size: tuple[int, int], obs: str):
+        super().__init__(env)
+        self.size, self.obs = size, obs
+        source = env.observation_space
+        assert isinstance(source, spaces.Dict)
+        num = int(np.prod(source["vector"].shape or (1,)))
+        parts: dict[str, spaces.Space] = {
+            "image": spaces.Box(0, 255, (*size, 3), np.uint8),
+            "vector": spaces.Box(-np.inf, np.inf, (num,), np.float32),
+        }
+        only = {"pixels": "image", "state": "vector"}.get(obs)
+        self.observation_space = parts[only] if only else spaces.Dict(parts)
+
+    def observation(self, observation: Any) -> Any:
+        if self.obs == "state":
+            return np.asarray(observation["vector"], np.float32).ravel()
+        image = resize(observation["image"], self.size)
+        if self.obs == "pixels":
+            return image
+        return {"image": image, "vector": np.asarray(observation["vector"], np.float32).ravel()}
+
+
+def _is_image(space: spaces.Space) -> bool:
+    if not isinstance(space, spaces.Box) or space.dtype != np.uint8:
+        return False
+    return len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[2] in (1, 3))
+
+
+def _is_dict_of_both(space: spaces.Space) -> bool:
+    if not isinstance(space, spaces.Dict) or set(space.keys()) != {"image", "vector"}:
+        return False
+    return _is_image(space["image"]) and isinstance(space["vector"], spaces.Box)
+
+
+def _probe_render(env: gymnasium.Env, name: str) -> None:
+    """Draw one picture now, so that what is missing is said before anything starts."""
+    try:
+        env.reset(seed=0)
+        picture = env.render()
+    except error.DependencyNotInstalled as problem:
+        raise ValueError(f"{name} cannot draw pictures without a package: {_one_line(problem)}") from problem
+    except Exception as problem:
+        raise ValueError(f"{name} cannot draw pictures ({_one_line(problem)}); use obs=state") from problem
+    if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3:
+        raise ValueError(
+            f"{name} has no image observation and render() gives no (H, W, 3) picture: "
+            "use obs=state or support render_mode='rgb_array'"
+        )
+
+
+def _one_line(problem: BaseException, command: str = "") -> str:
+    text = " ".join(str(problem).split()) or type(problem).__name__
+    return f"{text} ({command})" if command else text

@@ -1,0 +1,70 @@
+"""Which environment names there are, checked without importing a simulator."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import sys
+
+TASKS = ("pointmass", "pendulum", "catcher")
+NAMES = (*TASKS, "counter")
+FORMS = "a built-in (" + ", ".join(NAMES) + "), dmc:domain_task, gym:ID or package.module:Class"
+
+# The DeepMind Control suite by domain; a test compares it with the installed dm_control.
+_SUITE = {
+    "acrobot": "swingup swingup_sparse",
+    "ball_in_cup": "catch",
+    "cartpole": "balance balance_sparse swingup swingup_sparse three_poles two_poles",
+    "cheetah": "run",
+    "dog": "fetch run stand trot walk",
+    "finger": "spin turn_easy turn_hard",
+    "fish": "swim upright",
+    "hopper": "hop stand",
+    "humanoid": "run run_pure_state stand walk",
+    "humanoid_CMU": "run stand walk",
+    "lqr": "lqr_2_1 lqr_6_2",
+    "manipulator": "bring_ball bring_peg insert_ball insert_peg",
+    "pendulum": "swingup",
+    "point_mass": "easy hard",
+    "quadruped": "escape fetch run walk",
+    "reacher": "easy hard",
+    "stacker": "stack_2 stack_4",
+    "swimmer": "swimmer15 swimmer6",
+    "walker": "run stand walk",
+}
+SUITE = tuple(f"{domain}_{task}" for domain, tasks in _SUITE.items() for task in tasks.split())
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError unless `name` can be an environment; ids of Gymnasium are only looked up by make."""
+    if not isinstance(name, str):
+        raise ValueError(f"an environment's name is a string, not {type(name).__name__}")
+    prefix, colon, rest = name.partition(":")
+    if name in NAMES or (prefix == "gym" and rest) or (prefix == "dmc" and rest in SUITE):
+        return
+    if prefix == "dmc":
+        known = difflib.get_close_matches(rest, SUITE, 1, 0.5)
+        raise ValueError(f"unknown DeepMind Control task {rest!r}{_hint(['dmc:' + n for n in known])}")
+    dotted = colon and all(part.isidentifier() for part in [*prefix.split("."), *rest.split(".")])
+    if not dotted or prefix == "gym":
+        raise ValueError(f"unknown environment {name!r}{_suggest(name)}; it must be {FORMS}")
+    if not _importable(prefix.partition(".")[0]):
+        raise ValueError(
+            f"unknown environment {name!r}{_suggest(name)}; no module {prefix.partition('.')[0]!r} on PYTHONPATH"
+        )
+
+
+def _importable(module: str) -> bool:
+    return module in sys.modules or importlib.util.find_spec(module) is not None
+
+
+def _suggest(name: str) -> str:
+    """Return a did-you-mean over built-ins and the suite, with and without its prefix."""
+    full = [*NAMES, *("dmc:" + task for task in SUITE)]
+    if name in SUITE:
+        return _hint(["dmc:" + name])
+    return _hint(difflib.get_close_matches(name, full, 1, 0.6) or [f"gym:{name}"] * ("-v" in name))
+
+
+def _hint(names: list[str]) -> str:
+    return f", did you mean {names[0]!r}?" if names else ""

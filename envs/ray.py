@@ -1,0 +1,202 @@
+"""A renderer for MuJoCo scenes that needs no graphics library: rays, textures and lights in numpy."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from envs.lights import Lights, Lit, Points
+from envs.shading import Floor, Materials, Sky
+from envs.sprites import Sprites
+
+_VISIBLE = np.array([1, 1, 1, 0, 0, 0], np.uint8)  # geom groups that the standard picture shows
+_HIDDEN_GROUP = 5
+_FAR = 1e10
+_DIRECTIONAL = int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
+_PLANE = int(mujoco.mjtGeom.mjGEOM_PLANE)
+
+
+class RayRenderer:
+    """Draw what a camera sees by casting one ray per pixel."""
+
+    name = "ray"
+
+    def __init__(self, size: tuple[int, int] = (64, 64), camera: int = 0, shadows: bool = True) -> None:
+        self.size = size
+        self.camera = camera
+        self.shadows = shadows
+        count = size[0] * size[1]
+        self._geom = np.empty(count, np.int32)
+        self._dist = np.empty(count, np.float64)
+        self._normal = np.empty(3 * count, np.float64)
+        self._shadow_geom = np.empty(count, np.int32)
+        self._shadow_dist = np.empty(count, np.float64)
+        self._model: Any = None
+
+    def _bind(self, model: Any) -> None:
+        """Read everything about a model that does not change."""
+        self._model = model
+        self._rotation: np.ndarray | None = None
+        height, width = self.size
+        pixel = 2 * np.tan(np.deg2rad(model.cam_fovy[self.camera]) / 2) / height
+        x = (np.arange(width) + 0.5 - width / 2) * pixel
+        y = (height / 2 - np.arange(height) - 0.5) * pixel
+        rays = np.stack(np.broadcast_arrays(x, y[:, None], -1.0), -1).reshape(-1, 3)
+        self._rays = rays / np.linalg.norm(rays, axis=1, keepdims=True)
+        self._pixel = pixel
+        self._cosine = -self._rays[:, 2]
+        self._reach = model.vis.map.zfar * model.stat.extent / self._cosine  # the far clipping plane
+        self._sprites = Sprites(model, self.size, self.camera, pixel)
+        self._sky = Sky(model)
+        self._materials = Materials(model)
+        self._floors = {g: Floor(model, g, p, pixel) for g, p in self._materials.textures.items()}
+        self._lights = Lights(model)
+        self._is_floor = np.isin(np.arange(model.ngeom), list(self._floors))
+        solid = np.asarray(model.geom_type) != _PLANE
+        # Only moving geoms cast shadows, unless the world itself holds solids.
+        self._fixed_shadows = bool(((np.asarray(model.body_weldid)[model.geom_bodyid] == 0) & solid).any())
+        self._shadow_slack = 2e-3 * model.stat.extent
+
+    def _aim(self, data: Any) -> None:
+        """Turn the rays with the camera; most cameras never turn, and then the sky is kept too."""
+        rotation = data.cam_xmat[self.camera].reshape(3, 3)
+        if self._rotation is None or not np.array_equal(rotation, self._rotation):
+            self._rotation = rotation.copy()
+            self._backward = rotation[:, 2].astype(np.float32)
+            self._directions = self._rays @ rotation.T
+            self._directions32 = self._directions.astype(np.float32)
+            self._background = self._sky.colours(self._directions32, self._pixel)
+
+    def _cast(self, model: Any, data: Any, hidden: np.ndarray) -> None:
+        """Cast all pixels' rays; `hidden` geoms sit in an invisible group meanwhile."""
+        groups = model.geom_group
+        before = groups[hidden].copy()
+        try:
+            groups[hidden] = _HIDDEN_GROUP
+            mujoco.mj_multiRay(
+                model,
+                data,
+                data.cam_xpos[self.camera],
+                self._directions.reshape(-1),
+                _VISIBLE,
+                True,
+                -1,
+                self._geom,
+                self._dist,
+                self._normal,
+                len(self._geom),
+                _FAR,
+            )
+        finally:
+            groups[hidden] = before
+
+    def _prepare(self, physics: Any) -> tuple[Any, Any]:
+        """Follow the model and the camera, and return MuJoCo's model and data."""
+        model, data = physics.model.ptr, physics.data.ptr
+        if model is not self._model:
+            self._bind(model)
+        self._aim(data)
+        return model, data
+
+    def render(self, physics: Any) -> np.ndarray:
+        """Return the (height, width, 3) uint8 picture."""
+        model, data = self._prepare(physics)
+        rgba = self._materials.rgba()
+        self._cast(model, data, np.flatnonzero(rgba[:, 3] == 0))
+        out = self._background.copy()
+        hit = (self._geom >= 0) & (self._dist < self._reach)
+        flat = self._is_floor[self._geom] & hit
+        for plane in self._floors:
+            self._draw_floor(out, data, rgba, plane, np.flatnonzero(flat & (self._geom == plane)))
+        self._draw_solids(out, data, rgba, np.flatnonzero(hit & ~flat))
+        self._draw_sprites(out, data)
+        np.minimum(out, 255, out=out)
+        return out.astype(np.uint8).reshape(*self.size, 3)
+
+    def _draw_floor(self, out: np.ndarray, data: Any, rgba: np.ndarray, plane: int, hit: np.ndarray) -> None:
+        """Draw one textured plane where the rays `hit` it."""
+        if not len(hit):
+            return
+        origin = data.cam_xpos[self.camera]
+        dist = self._dist.take(hit).astype(np.float32)
+        points = Points(
+            position=self._directions32.take(hit, 0) * dist[:, None],
+            normal=data.geom_xmat[plane, 2::3].astype(np.float32),
+            rgb=rgba[plane, :3].astype(np.float32),
+            gloss=self._materials.gloss[plane],
+        )
+        colour = self._lights.shade(data, origin, self._backward, points, self._lit(data))
+        out[hit] = colour * self._floors[plane].colours(data, origin, points.position, dist)
+
+    def _draw_solids(self, out: np.ndarray, data: Any, rgba: np.ndarray, hit: np.ndarray) -> None:
+        """Draw everything but floors where the rays `hit` it."""
+        if not len(hit):
+            return
+        geom = self._geom.take(hit)
+        direction = self._directions32.take(hit, 0)
+        points = Points(
+            position=direction * self._dist.take(hit).astype(np.float32)[:, None],
+            normal=self._normal.reshape(-1, 3).take(hit, 0).astype(np.float32),
+            rgb=(rgba[:, :3] * self._materials.tint).astype(np.float32).take(geom, 0),
+            gloss=self._materials.gloss.take(geom, 0),
+            direction=direction,
+        )
+        origin = data.cam_xpos[self.camera]
+        out[hit] = self._lights.shade(data, origin, self._backward, points, self._lit(data)) * 255
+
+    def _draw_sprites(self, out: np.ndarray, data: Any) -> None:
+        """Draw sites and tendons over what lies behind them."""
+        for sprite in self._sprites.visible(data):
+            front = np.flatnonzero(sprite.depth < self._depth(sprite.pixels))
+            if not len(front):
+                continue
+            pixels = sprite.pixels[front]
+            direction = self._directions32.take(pixels, 0)
+            along = self._cosine.take(pixels)
+            points = Points(
+                position=direction * (sprite.depth[front] / along).astype(np.float32)[:, None],
+                normal=sprite.normal[front],
+                rgb=np.repeat(sprite.rgba[None, :3], len(front), 0),
+                gloss=np.repeat(sprite.gloss[None], len(front), 0),
+                direction=direction,
+            )
+            colour = self._lights.shade(data, data.cam_xpos[self.camera], self._backward, points, self._lit(data)) * 255
+            share = (sprite.cover[front] * sprite.rgba[3])[:, None]
+            out[pixels] = out[pixels] * (1 - share) + np.minimum(colour, 255) * share
+
+    def _depth(self, pixels: np.ndarray) -> np.ndarray:
+        """Return how far along the camera's axis the rays of some pixels went."""
+        dist = np.where(self._geom[pixels] >= 0, self._dist[pixels], _FAR)
+        return dist * self._cosine[pixels]
+
+    def segment(self, physics: Any) -> np.ndarray:
+        """Return (height, width) int32: -1 for sky, geom, then geoms + site, then geoms + sites + tendon."""
+        model, data = self._prepare(physics)
+        self._cast(model, data, np.flatnonzero(self._materials.rgba()[:, 3] == 0))
+        ids = np.where(self._dist < self._reach, self._geom, -1)
+        for sprite in self._sprites.visible(data):
+            front = (sprite.depth < self._depth(sprite.pixels)) & (sprite.cover * sprite.rgba[3] >= 0.5)
+            ids[sprite.pixels[front]] = model.ngeom + sprite.label
+        return ids.reshape(self.size)
+
+    def _lit(self, data: Any) -> Lit | None:
+        """Return the function that tells which points a lamp reaches, or None where shadows are off."""
+        return partial(self._reached, data) if self.shadows else None
+
+    def _reached(self, data: Any, lamp: int, points: np.ndarray) -> np.ndarray:
+        """Return which points (n, 3), given relative to the camera, no geom hides from a lamp."""
+        model, count = self._model, len(points)
+        position = data.light_xpos[lamp].copy()
+        if model.light_type[lamp] == _DIRECTIONAL:  # as good as parallel when it is far away
+            position = model.stat.center - 1e3 * model.stat.extent * data.light_xdir[lamp]
+        rays = points + (data.cam_xpos[self.camera] - position)
+        length = np.sqrt(np.einsum("ij,ij->i", rays, rays))
+        rays /= length[:, None]
+        geom, dist = self._shadow_geom[:count], self._shadow_dist[:count]
+        mujoco.mj_multiRay(
+            model, data, position, rays.reshape(-1), _VISIBLE, self._fixed_shadows, -1, geom, dist, None, count, _FAR
+        )
+        return (geom < 0) | (dist > length - self._shadow_slack)

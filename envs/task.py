@@ -1,0 +1,79 @@
+"""What the built-in tasks share: spaces, seeding, pictures and vectors of one true state."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from envs.draw import Canvas
+
+
+class Task(gymnasium.Env):
+    """A simulated task drawn with numpy; a subclass gives `start`, `advance`, `draw`, `state` and `canvas`."""
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 15}
+    episode_steps: ClassVar[int]  # the default time limit, which envs.make puts around the task
+    vector_size: ClassVar[int]
+
+    def __init__(self, size: tuple[int, int] = (64, 64), obs: str = "pixels"):
+        self.render_mode = "rgb_array"
+        self.obs = obs
+        self.board = self.canvas(size)
+        image = spaces.Box(0, 255, (*size, 3), np.uint8)
+        vector = spaces.Box(-np.inf, np.inf, (self.vector_size,), np.float32)
+        offers: dict[str, spaces.Space] = {"pixels": image, "state": vector}
+        offers["both"] = spaces.Dict({"image": image, "vector": vector})
+        self.observation_space = offers[obs]
+
+    def canvas(self, size: tuple[int, int]) -> Canvas:
+        """Return the picture with everything that never moves already on it."""
+        raise NotImplementedError
+
+    def start(self, generator: np.random.Generator) -> None:
+        """Begin an episode."""
+        raise NotImplementedError
+
+    def advance(self, action: Any) -> tuple[float, bool]:
+        """Simulate one control step and return the reward and whether the episode terminated."""
+        raise NotImplementedError
+
+    def draw(self, board: Canvas) -> None:
+        """Draw what moves."""
+        raise NotImplementedError
+
+    def state(self) -> np.ndarray:
+        """Return the true state as a flat float64 vector."""
+        raise NotImplementedError
+
+    def vector(self) -> np.ndarray:
+        """Return the vector observation, the true state unless a task says otherwise."""
+        return self.state().astype(np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        self.start(self.np_random)
+        return self._observe(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        reward, terminated = self.advance(action)
+        return self._observe(), float(reward), bool(terminated), False, {"frames": 1}
+
+    def render(self) -> np.ndarray:
+        self.board.clear()
+        self.draw(self.board)
+        return self.board.pixels()
+
+    def _observe(self) -> Any:
+        if self.obs == "state":
+            return self.vector()
+        if self.obs == "pixels":
+            return self.render()
+        return {"image": self.render(), "vector": self.vector()}
+
+
+def action_box(num_actions: int) -> spaces.Box:
+    """Return the continuous action space that every task here has, (A,) in [-1, 1]."""
+    return spaces.Box(-1.0, 1.0, (num_actions,), np.float32)

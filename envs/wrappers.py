@@ -1,0 +1,162 @@
+"""Wrappers: action repeat, time limit, resizing, action normalisation and the checks at the boundary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+class EnvDataError(RuntimeError):
+    """An environment or its caller handed over data that breaks the declared spaces."""
+
+
+class ActionRepeat(gymnasium.Wrapper):
+    """Apply each action `repeat` times or until the episode ends, adding rewards; info['frames'] counts the steps."""
+
+    def __init__(self, env: gymnasium.Env, repeat: int):
+        super().__init__(env)
+        self.repeat = repeat
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        total, frames = 0.0, 0
+        for _ in range(self.repeat):
+            obs, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            frames += info.get("frames", 1)
+            if terminated or truncated:
+                break
+        return obs, total, terminated, truncated, {**info, "frames": frames}
+
+
+class TimeLimit(gymnasium.Wrapper):
+    """Truncate an episode after `limit` steps of the wrapped environment."""
+
+    def __init__(self, env: gymnasium.Env, limit: int):
+        super().__init__(env)
+        self.limit = limit
+        self.elapsed = 0
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        self.elapsed = 0
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self.elapsed += 1
+        return obs, reward, terminated, truncated or self.elapsed >= self.limit, info
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return an (H, W), (H, W, 1) or (H, W, 3) uint8 image as (*size, 3), averaging where it shrinks."""
+    image = np.asarray(image)
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if image.shape[2] == 1:
+        image = np.repeat(image, 3, axis=2)
+    if image.shape[:2] == tuple(size):
+        return np.ascontiguousarray(image)
+    from PIL import Image
+
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    return np.array(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+class Resize(gymnasium.ObservationWrapper):
+    """Bring image observations to one size and three channels."""
+
+    def __init__(self, env: gymnasium.Env, size: tuple[int, int]):
+        super().__init__(env)
+        self.size = size
+        self.observation_space = spaces.Box(0, 255, (*size, 3), np.uint8)
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        return resize(observation, self.size)
+
+
+class NormalizeAction(gymnasium.ActionWrapper):
+    """Present a bounded Box of any shape as Box(-1, 1, (A,), float32)."""
+
+    def __init__(self, env: gymnasium.Env, name: str = "the environment"):
+        super().__init__(env)
+        inner = env.action_space
+        assert isinstance(inner, spaces.Box)
+        if not (np.isfinite(inner.low).all() and np.isfinite(inner.high).all()):
+            raise ValueError(f"{name}: actions need finite bounds to be scaled to [-1, 1], they are {inner}")
+        self.inner = inner
+        self.low = inner.low.ravel().astype(np.float64)
+        self.high = inner.high.ravel().astype(np.float64)
+        self.action_space = spaces.Box(-1.0, 1.0, (self.low.size,), np.float32)
+
+    def action(self, action: np.ndarray) -> np.ndarray:
+        share = (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1.0) / 2.0
+        scaled = np.clip(self.low + share * (self.high - self.low), self.low, self.high)
+        if np.issubdtype(self.inner.dtype, np.integer):
+            scaled = np.rint(scaled)
+        return scaled.reshape(self.inner.shape).astype(self.inner.dtype)
+
+
+class Check(gymnasium.Wrapper):
+    """Raise EnvDataError for an action, observation or reward that breaks its space or is not finite.
+
+    Actions are brought to the space's dtype and, where continuous, its bounds; a bad one never reaches the inner env.
+    """
+
+    def __init__(self, env: gymnasium.Env, name: str | None = None):
+        super().__init__(env)
+        self.name = name or type(env.unwrapped).__name__
+        self.count = 0
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        self.count = 0
+        obs, info = self.env.reset(seed=seed, options=options)
+        self._check_obs(obs)
+        return obs, info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        self.count += 1
+        obs, reward, terminated, truncated, info = self.env.step(self._checked_action(action))
+        self._check_obs(obs)
+        value = np.asarray(reward)
+        if value.shape != () or not np.issubdtype(value.dtype, np.number) or not np.isfinite(value):
+            raise self._fault(f"reward must be one finite number, not {reward!r}")
+        return obs, float(value), bool(terminated), bool(truncated), info
+
+    def _fault(self, what: str) -> EnvDataError:
+        return EnvDataError(f"{self.name}, step {self.count}: {what}")
+
+    def _checked_action(self, action: Any) -> Any:
+        space, value = self.action_space, np.asarray(action)
+        if not np.issubdtype(value.dtype, np.number):
+            raise self._fault(f"action {action!r} is not a number")
+        if value.shape != space.shape:
+            raise self._fault(f"action has shape {value.shape}, expected {space.shape}")
+        if not np.isfinite(value).all():
+            raise self._fault(f"action is not finite: {value}")
+        if isinstance(space, spaces.Box):
+            return np.clip(value, space.low, space.high).astype(space.dtype)
+        if not np.issubdtype(value.dtype, np.integer) or not space.contains(value.astype(space.dtype)):
+            raise self._fault(f"action {value} is not in {space}")
+        return int(value) if isinstance(space, spaces.Discrete) else value.astype(space.dtype)
+
+    def _check_obs(self, obs: Any) -> None:
+        space = self.observation_space
+        if not isinstance(space, spaces.Dict):
+            self._check_array("observation", obs, space)
+            return
+        if not isinstance(obs, dict) or obs.keys() != space.keys():
+            raise self._fault(f"observation must be a dict of {', '.join(space.keys())}")
+        for key, part in space.items():
+            self._check_array(f"observation {key!r}", obs[key], part)
+
+    def _check_array(self, label: str, value: Any, space: spaces.Space) -> None:
+        if not isinstance(value, np.ndarray):
+            raise self._fault(f"{label} is {type(value).__name__}, expected an array")
+        if value.shape != space.shape:
+            raise self._fault(f"{label} has shape {value.shape}, expected {space.shape}")
+        if value.dtype != space.dtype:
+            raise self._fault(f"{label} has dtype {value.dtype}, expected {space.dtype}")
+        if value.dtype != np.uint8 and not np.isfinite(value).all():
+            raise self._fault(f"{label} is not finite")

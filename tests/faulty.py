@@ -1,0 +1,68 @@
+"""Environments that fail on demand, in a module of their own so that worker processes can import them quickly."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+FAULTS = {0.1: "raise", 0.2: "nan", 0.3: "shape", 0.4: "dtype", 0.5: "reward", 0.6: "exit", 0.7: "die", 0.8: "hang"}
+DO = {name: np.full(1, key, np.float32) for key, name in FAULTS.items()}
+
+
+class Faulty(gymnasium.Env):
+    """Counts its steps, and fails in the way that the action asks for."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, once: str = ""):
+        self.once = once  # a file: where it does not exist yet, reset makes it and fails
+        self.count = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if self.once and not os.path.exists(self.once):
+            Path(self.once).touch()
+            raise OSError("the simulator did not start")
+        self.count = 0
+        return self._obs(), {"main": hasattr(sys.modules["__main__"], "__file__"), "torch": "torch" in sys.modules}
+
+    def _obs(self):
+        return np.array([self.count, self.np_random_seed, 0], np.float32)
+
+    def step(self, action):
+        assert np.isfinite(action).all(), "a bad action came through"
+        self.count += 1
+        obs, reward = self._obs(), float(self.count)
+        match FAULTS.get(round(float(action[0]), 3)):
+            case "raise":
+                raise RuntimeError("boom")
+            case "nan":
+                obs[1] = np.nan
+            case "shape":
+                obs = obs[:2]
+            case "dtype":
+                obs = obs.astype(np.float64)
+            case "reward":
+                reward = float("inf")
+            case "exit":
+                os._exit(7)
+            case "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "hang":
+                time.sleep(1000)
+        return obs, reward, False, False, {}
+
+
+class Broken(Faulty):
+    """Cannot be built."""
+
+    def __init__(self):
+        raise RuntimeError("no licence")

@@ -1,0 +1,266 @@
+"""The environments side by side: what is equal to what, and what survives what."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faulty import DO, Broken, Faulty
+from gymnasium import spaces
+
+import envs
+from envs.vector import EnvFailure, Reset, SerialEnv, Step, VectorEnv, make_vector
+
+ROOT = Path(__file__).resolve().parents[1]
+OK = np.zeros(1, np.float32)
+
+
+def wait_gone(pids: list[int], seconds: float) -> list[int]:
+    """Return the processes that are still there after `seconds`."""
+    end = time.monotonic() + seconds
+    while (left := [pid for pid in pids if alive(pid)]) and time.monotonic() < end:
+        time.sleep(0.05)
+    return left
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def same(a: Step, b: Step) -> None:
+    assert a.obs.keys() == b.obs.keys()
+    for key in a.obs:
+        assert a.obs[key].dtype == b.obs[key].dtype
+        np.testing.assert_array_equal(a.obs[key], b.obs[key])
+    assert (a.reward, a.is_first, a.is_last, a.is_terminal) == (b.reward, b.is_first, b.is_last, b.is_terminal)
+    assert a.info == b.info
+
+
+def play(env, seeds: list[int], num_steps: int) -> list[list[Step]]:
+    """Step with actions fixed by environment and time, starting an episode wherever one ended."""
+    generators = [np.random.default_rng(seed) for seed in seeds]
+    rows = [env.step([Reset(seed) for seed in seeds])]
+    for t in range(num_steps):
+        commands = []
+        for i, generator in enumerate(generators):
+            discrete = isinstance(env.action_space, spaces.Discrete)
+            action = int(generator.integers(3)) if discrete else generator.uniform(-1, 1, 2).astype(np.float32)
+            commands.append(Reset(1000 + 10 * t + i) if rows[-1][i].is_last else action)
+        rows.append(env.step(commands))
+    return rows
+
+
+@pytest.mark.parametrize("name, obs", [("pointmass", "both"), ("catcher", "pixels"), ("catcher", "state")])
+def test_serial_and_vector_give_the_same_steps(name, obs):
+    make = partial(envs.make, name, size=(17, 23), obs=obs, repeat=2, time_limit=41)
+    with VectorEnv(make, 3) as vector, SerialEnv(make, 3) as serial:
+        assert vector.observation_space == serial.observation_space
+        assert vector.action_space == serial.action_space
+        together, apart = play(vector, [5, 6, 7], 60), play(serial, [5, 6, 7], 60)
+    with make_vector(make, 1) as single:
+        assert isinstance(single, SerialEnv)
+        alone = play(single, [6], 20)
+    for a, b in zip(together, apart, strict=True):
+        for i in range(3):
+            same(a[i], b[i])
+    for a, c in zip(together, alone, strict=False):
+        same(a[1], c[0])
+        if c[0].is_last:
+            break
+    assert sum(row[0].is_first for row in together) > 1
+    assert any(step.is_last for row in together for step in row)
+
+
+def test_no_step_is_lost_or_reordered():
+    with make_vector(partial(envs.make, "counter", size=(9, 11), obs="both"), 4) as env:
+        steps = env.step([Reset(i) for i in range(4)])
+        tags = [int(step.obs["image"][0, 0, 2]) for step in steps]
+        assert len(set(tags)) == 4
+        for t in range(1, 21):
+            sent = [np.float32([(i + 1) / 10 - t / 100]) for i in range(4)]
+            steps = env.step(sent)
+            for i, step in enumerate(steps):
+                assert (step.obs["image"] == (t, 0, tags[i])).all()
+                np.testing.assert_array_equal(step.obs["vector"], np.float32([t, tags[i], sent[i][0]]))
+                assert (step.reward, step.is_last, step.is_terminal) == (t, t == 20, False)
+                assert step.info == {"frames": 1}
+
+
+def test_steps_belong_to_the_caller():
+    for kind in (SerialEnv, VectorEnv):
+        with kind(partial(envs.make, "counter", size=(9, 11)), 2) as env:
+            first = env.step([Reset(0), Reset(1)])[0].obs["image"]
+            before = first.copy()
+            second = env.step([OK, OK])[0].obs["image"]
+            second[:] = 99
+            np.testing.assert_array_equal(first, before)
+            assert env.step([OK, OK])[0].obs["image"][0, 0, 0] == 2
+
+
+@pytest.mark.parametrize("kind", [SerialEnv, VectorEnv])
+@pytest.mark.parametrize(
+    "fault, words",
+    [("raise", "boom"), ("nan", "not finite"), ("shape", "shape"), ("dtype", "dtype"), ("reward", "reward")],
+)
+def test_an_env_that_raises_or_hands_over_bad_data_costs_one_episode(kind, fault, words):
+    with kind(Faulty, 2) as env:
+        env.step([Reset(11), Reset(12)])
+        good = env.step([OK, OK])
+        failed, other = env.step([DO[fault], OK])
+        assert (failed.reward, failed.is_first, failed.is_last, failed.is_terminal) == (0.0, False, True, False)
+        np.testing.assert_array_equal(failed.obs["vector"], good[0].obs["vector"])
+        line = failed.info["fault"]
+        assert "\n" not in line and "worker 0" in line and "step 2" in line and words in line
+        assert f"action [{DO[fault][0]:.1f}" in line
+        assert other.reward == 2 and not other.is_last and "fault" not in other.info
+        with pytest.raises(ValueError, match="Reset"):
+            env.step([OK, OK])
+        again, other = env.step([Reset(13), OK])
+        assert again.is_first and again.obs["vector"][1] == 13 and other.reward == 3
+        assert env.step([OK, OK])[0].reward == 1
+        assert env.faults == 1
+
+
+@pytest.mark.parametrize("fault, words", [("exit", "exited with code 7"), ("die", "SIGKILL"), ("hang", "no answer")])
+def test_a_worker_that_dies_or_hangs_in_a_step_is_replaced(fault, words):
+    with VectorEnv(Faulty, 3, timeout_s=0.7) as env:
+        env.step([Reset(i) for i in range(3)])
+        pid = env._workers[1].process.pid
+        steps = env.step([OK, DO[fault], OK])
+        assert [step.is_last for step in steps] == [False, True, False]
+        assert words in steps[1].info["fault"] and "worker 1" in steps[1].info["fault"]
+        assert not wait_gone([pid], 0)
+        steps = env.step([OK, Reset(21), OK])
+        assert [step.reward for step in steps] == [2, 0, 2]
+        assert steps[1].is_first and steps[1].obs["vector"][1] == 21
+
+
+@pytest.mark.parametrize("number, words", [(signal.SIGKILL, "SIGKILL"), (signal.SIGSTOP, "no answer in 0.7 s")])
+def test_a_worker_killed_or_stopped_between_steps_is_replaced(number, words):
+    with VectorEnv(Faulty, 2, timeout_s=0.7) as env:
+        env.step([Reset(1), Reset(2)])
+        os.kill(env._workers[0].process.pid, number)
+        steps = env.step([OK, OK])
+        assert words in steps[0].info["fault"]
+        assert steps[0].is_last and steps[1].reward == 1
+        assert env.step([Reset(3), OK])[0].is_first
+
+
+def test_a_nan_action_never_reaches_the_environment():
+    for kind in (SerialEnv, VectorEnv):
+        with kind(Faulty, 2) as env:
+            env.step([Reset(1), Reset(2)])
+            bad, good = env.step([np.full(1, np.nan, np.float32), OK])
+            assert "EnvDataError" in bad.info["fault"] and "action is not finite" in bad.info["fault"]
+            assert good.reward == 1
+
+
+@pytest.mark.parametrize("kind", [SerialEnv, VectorEnv])
+def test_the_restart_budget_ends_in_a_failure_with_the_traceback(kind):
+    env = kind(Faulty, 2, restart_budget=2)
+    for _ in range(2):
+        env.step([Reset(1), Reset(2)])
+        env.step([OK, DO["raise"]])
+    env.step([Reset(1), Reset(2)])
+    with pytest.raises(EnvFailure, match="failed 3 times, the budget is 2") as failure:
+        env.step([OK, DO["raise"]])
+    assert "worker 1" in str(failure.value) and 'raise RuntimeError("boom")' in str(failure.value)
+    with pytest.raises(ValueError, match="closed"):
+        env.step([Reset(1), Reset(2)])
+    env.close()
+
+
+@pytest.mark.parametrize("kind", [SerialEnv, VectorEnv])
+def test_a_reset_that_fails_is_tried_again(kind, tmp_path):
+    with kind(partial(Faulty, once=str(tmp_path / "mark")), 2) as env:
+        steps = env.step([Reset(31), Reset(32)])
+        assert [step.is_first for step in steps] == [True, True]
+        assert [step.obs["vector"][1] for step in steps] == [31, 32]
+        assert 1 <= env.faults <= 2
+        assert any("did not start" in step.info.get("fault", "") for step in steps)
+
+
+def test_workers_ignore_the_signals_meant_for_the_parent():
+    with VectorEnv(Faulty, 2) as env:
+        env.step([Reset(1), Reset(2)])
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            os.kill(env._workers[0].process.pid, number)
+        assert os.getpgid(env._workers[0].process.pid) != os.getpgid(0)
+        assert [step.reward for step in env.step([OK, OK])] == [1, 1]
+        assert env.faults == 0
+
+
+def test_workers_import_neither_torch_nor_the_main_module():
+    with VectorEnv(Faulty, 2) as env:
+        assert env.step([Reset(1), Reset(2)])[0].info == {"main": False, "torch": False, "frames": 0}
+
+
+@pytest.mark.parametrize("hung", [False, True])
+def test_workers_leave_when_the_parent_is_killed(hung):
+    code = (
+        "import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
+        "from faulty import DO, Faulty\nfrom envs.vector import Reset, VectorEnv\n"
+        "env = VectorEnv(Faulty, 2)\n"
+        "env.step([Reset(1), Reset(2)])\n"
+        "print(*[w.process.pid for w in env._workers], flush=True)\n"
+        f"env.step([DO['hang']] * 2) if {hung} else sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", code, str(ROOT), str(ROOT / "tests")]
+    parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(pids) == 2 and all(alive(pid) for pid in pids)
+    time.sleep(0.2 if hung else 0.0)
+    parent.kill()
+    parent.communicate()
+    assert wait_gone(pids, 10) == []
+
+
+def test_thirty_restarts_leave_nothing_behind():
+    def held() -> tuple[int, set[str], int]:
+        children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+        return len(os.listdir("/proc/self/fd")), set(os.listdir("/dev/shm")), len(children)
+
+    start = held()
+    with VectorEnv(Faulty, 3, restart_budget=30) as env:
+        env.step([Reset(i) for i in range(3)])
+        before = held()
+        for fault in ["raise", "die"] * 5:
+            steps = env.step([DO[fault]] * 3)
+            assert all(step.is_last for step in steps)
+            env.step([Reset(i) for i in range(3)])
+        assert env.faults == 30
+        assert held() == before
+    assert held() == start
+
+
+def test_a_users_mistake_is_no_fault():
+    with pytest.raises(ValueError, match="NoSuchThing"):
+        make_vector(partial(envs.make, "gym:NoSuchThing-v0"), 2)
+    with pytest.raises(ValueError, match="partial"):
+        make_vector(lambda: Faulty(), 2)
+    with pytest.raises(ValueError, match="at least 1"):
+        make_vector(Faulty, 0)
+    with SerialEnv(Faulty) as env:
+        with pytest.raises(ValueError, match="open episode"):
+            env.step([OK])
+        with pytest.raises(ValueError, match=re.escape("2 commands for 1")):
+            env.step([Reset(1), Reset(2)])
+
+
+def test_environments_that_cannot_be_built_say_so():
+    with pytest.raises(EnvFailure, match="no licence"):
+        make_vector(Broken, 2)
+    with pytest.raises(EnvFailure, match="no licence"):
+        make_vector(Broken, 1)

@@ -1,0 +1,309 @@
+"""The bootstrap: an empty requirements file keeps pip off the network, everything else is the real thing."""
+
+import ast
+import fcntl
+import importlib.machinery
+import importlib.util
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TRAIN = "import os, sys; print('train', os.getcwd(), sys.prefix, *sys.argv[1:]); sys.exit(len(sys.argv) - 1)\n"
+
+
+def make_tree(root):
+    """A checkout with nothing to install and a train.py that reports how it was started."""
+    (root / "worldmodel").mkdir(parents=True)
+    shutil.copy(ROOT / "wm", root / "wm")
+    (root / "requirements.txt").write_text("# nothing\n")
+    (root / "pyproject.toml").write_text("[project.optional-dependencies]\ntest = []\n")
+    (root / "train.py").write_text(TRAIN)
+    (root / "worldmodel" / "__init__.py").touch()
+    (root / "worldmodel" / "doctor.py").write_text("import os, sys; print('doctor', os.getcwd()); sys.exit(3)\n")
+    return root
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return make_tree(tmp_path / "tree")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """One environment made by a first call from another folder, and what that call said; making one takes seconds."""
+    root = make_tree(tmp_path_factory.mktemp("made") / "tree")
+    return root, call(root, "train", "small", "--run.seed", "1", cwd=root.parent)
+
+
+@pytest.fixture
+def ready(tree, made):
+    """A tree whose environment is complete."""
+    shutil.copytree(made[0] / ".venv", tree / ".venv", symlinks=True)
+    return tree
+
+
+def call(root, *args, cwd=None, **env):
+    command = [sys.executable, root / "wm", *args]
+    env = {k: v for k, v in os.environ.items() if k not in ("WM_VENV", "PYTHONPATH")} | env
+    return subprocess.run(command, cwd=cwd or root, env=env, capture_output=True, text=True, timeout=120)
+
+
+def load(root):
+    loader = importlib.machinery.SourceFileLoader("wm_under_test", str(root / "wm"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("wm_under_test", loader))
+    loader.exec_module(module)
+    return module
+
+
+def counted_lines(path):
+    return path.read_text().count("$ ")
+
+
+@pytest.mark.parametrize("args", [(), ("--help",), ("-h",), ("help",)])
+def test_usage_names_every_command_and_makes_nothing(tree, args):
+    done = call(tree, *args)
+    assert done.returncode == 0
+    assert all(f"./wm {name}" in done.stdout for name in ("train", "eval", "test", "doctor"))
+    assert not (tree / ".venv").exists()
+
+
+def test_usage_is_fast(tree):
+    def timed():
+        started = time.perf_counter()
+        call(tree)
+        return time.perf_counter() - started
+
+    assert min(timed() for _ in range(5)) < 0.2
+
+
+@pytest.mark.parametrize(
+    "name, hint", [("trian", "did you mean train?"), ("docter", "did you mean doctor?"), ("x", "--help")]
+)
+def test_unknown_command(tree, name, hint):
+    done = call(tree, name)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and repr(name) in done.stderr and hint in done.stderr
+    assert not (tree / ".venv").exists()
+
+
+def test_parses_on_pythons_that_are_too_old(tree, monkeypatch, capsys):
+    ast.parse((ROOT / "wm").read_text(), feature_version=(3, 7))
+    wm = load(tree)
+    monkeypatch.setattr(wm.sys, "version_info", (3, 8, 10, "final", 0))
+    assert wm.main(["train"]) == 3
+    assert "Python 3.8 is too old; 3.10 or newer" in capsys.readouterr().err
+
+
+def test_first_call_makes_the_environment(made):
+    root, first = made
+    assert first.stdout.split() == ["train", str(root.parent), str(root / ".venv"), "small", "--run.seed", "1"]
+    assert first.returncode == 3  # the program's own
+    assert "making .venv: done" in first.stderr and "ready after" in first.stderr
+    assert (root / ".venv" / "wm.core").exists() and not (root / ".venv" / "wm.busy").exists()
+
+
+def test_later_calls_start_at_once_and_say_nothing(ready):
+    taken = []
+    for _ in range(3):
+        started = time.perf_counter()
+        later = call(ready, "train")
+        taken.append(time.perf_counter() - started)
+        assert later.stderr == "" and later.returncode == 0
+    assert min(taken) < 1
+
+
+def test_no_venv_uses_this_python_and_makes_nothing(tree):
+    done = call(tree, "train", WM_VENV="none")
+    assert done.stdout.split()[2] == sys.prefix and done.stderr == ""
+    assert not (tree / ".venv").exists()
+
+
+def test_modules_are_found_from_any_folder_and_pass_their_exit_code(tree, tmp_path):
+    done = call(tree, "doctor", cwd=tmp_path, WM_VENV="none")
+    assert (done.stdout, done.returncode) == (f"doctor {tmp_path}\n", 3)
+
+
+def test_tests_run_whole_or_as_named(tree, monkeypatch):
+    (tree / "tests").mkdir()
+    for name in ("one", "two"):
+        (tree / "tests" / f"test_{name}.py").write_text(f"def test_{name}():\n    assert '{name}' == 'one'\n")
+    whole = call(tree, "test", WM_VENV="none")
+    assert whole.returncode == 1 and "1 failed, 1 passed" in whole.stdout
+    wm, everything = load(tree), [str(tree / "tests")]
+    monkeypatch.chdir(tree)
+    assert wm.default_tests(["-k", "one", "-x"]) == everything
+    assert wm.default_tests(["tests/test_one.py::test_one"]) == wm.default_tests(["-x", "tests"]) == []
+
+
+def test_stamp_follows_all_it_should(ready):
+    wm, venv = load(ready), ready / ".venv"
+    assert wm.is_ready(venv, "core") and not wm.is_ready(venv, "test")
+    seen = {wm.stamp(venv, "core")}
+    (ready / "pyproject.toml").write_text('test = ["pytest>=8"]\n')
+    assert wm.is_ready(venv, "core")  # test tools do not matter to training
+    (ready / "requirements.txt").write_text("# another\n")
+    seen.add(wm.stamp(venv, "core"))
+    wm.FORMAT += 1
+    seen.add(wm.stamp(venv, "core"))
+    with open(venv / "pyvenv.cfg", "a") as file:
+        file.write("version_info = 3.99.0\n")
+    seen.add(wm.stamp(venv, "core"))
+    assert len(seen) == 4 and not wm.is_ready(venv, "core")
+    (venv / "bin" / "python").unlink()
+    (venv / "bin" / "python").symlink_to("nowhere")
+    assert wm.stamp(venv, "core") == ""
+
+
+def test_test_tools_are_the_extra_of_pyproject():
+    tomllib = pytest.importorskip("tomllib")
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["test"]
+    assert load(ROOT).test_tools() == extra and len(extra) >= 4
+
+
+def test_changed_requirements_are_installed_into_the_same_environment(ready):
+    marker = ready / ".venv" / "kept"
+    marker.touch()
+    (ready / "requirements.txt").write_text("# something else\n")
+    done = call(ready, "train")
+    assert "installing requirements: done" in done.stderr and "making" not in done.stderr
+    assert marker.exists()
+
+
+def test_failed_install_shows_pips_words_and_is_tried_again(ready):
+    (ready / "requirements.txt").write_text("./no_such_folder\n")
+    done = call(ready, "train")
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 3 and done.stdout == ""
+    assert "no_such_folder" in done.stderr and "Traceback" not in done.stderr
+    assert lines[-1].startswith("wm: pip could not install the requirements") and "install.log" in lines[-1]
+    (ready / "requirements.txt").write_text("# fine again\n")
+    again = call(ready, "train")
+    assert again.returncode == 0 and "making" not in again.stderr
+
+
+@pytest.mark.parametrize("damage", ["killed while installing", "no python"])
+def test_half_finished_environment_is_made_again(ready, damage):
+    venv = ready / ".venv"
+    (venv / "wm.core").unlink()
+    if damage == "no python":
+        (venv / "bin" / "python").unlink()
+    else:
+        (venv / "wm.busy").touch()
+    (venv / "leftover").touch()
+    done = call(ready, "train")
+    assert done.returncode == 0 and "making .venv: done" in done.stderr
+    assert not (venv / "leftover").exists() and not (venv / "wm.busy").exists()
+
+
+def test_interrupted_install_stops_pip_and_is_remembered(ready, tmp_path):
+    slow = tmp_path / "slow"
+    slow.mkdir()
+    (slow / "setup.py").write_text("import time; time.sleep(60)\n")
+    (ready / "requirements.txt").write_text(f"{slow}\n")
+    log = ready / ".venv" / "install.log"
+    wm = subprocess.Popen([sys.executable, ready / "wm", "train"], stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: "Processing" in log.read_text())
+    wm.send_signal(signal.SIGTERM)
+    assert wm.wait(20) == 130 and "stopped" in wm.stderr.read()
+    assert (ready / ".venv" / "wm.busy").exists() and not (ready / ".venv" / "wm.core").exists()
+
+
+def wait_for(condition, timeout=60):
+    limit = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_second_call_waits_and_then_finds_it_done(ready):
+    venv = ready / ".venv"
+    stamp = (venv / "wm.core").read_text()
+    (venv / "wm.core").unlink()
+    before = counted_lines(venv / "install.log")
+    with open(venv / "wm.lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        second = subprocess.Popen(
+            [sys.executable, ready / "wm", "train"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert second.stderr.readline() == "wm: another wm is setting up; waiting for it\n"
+        assert second.poll() is None
+        (venv / "wm.core").write_text(stamp)
+    out, errors = second.communicate(timeout=20)
+    assert out.startswith("train ") and errors == "" and second.returncode == 0
+    assert counted_lines(venv / "install.log") == before
+
+
+def test_someone_elses_folder_is_never_touched(tree, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "thesis.txt").write_text("years of work")
+    done = call(tree, "train", WM_VENV=str(home))
+    assert done.returncode == 3 and "neither empty nor a virtual environment" in done.stderr
+    assert sorted(p.name for p in home.iterdir()) == ["thesis.txt"]
+
+
+def test_someone_elses_environment_is_used_and_never_emptied(tree, made, tmp_path):
+    theirs = tmp_path / "theirs"
+    shutil.copytree(made[0] / ".venv", theirs, symlinks=True, ignore=shutil.ignore_patterns("wm.*"))
+    done = call(tree, "train", WM_VENV=str(theirs))
+    assert done.returncode == 0 and done.stdout.split()[2] == str(theirs) and "making" not in done.stderr
+    (theirs / "bin" / "python").unlink()
+    broken = call(tree, "train", WM_VENV=str(theirs))
+    assert broken.returncode == 3 and "was not made by wm" in broken.stderr
+    assert (theirs / "lib").exists()
+
+
+@pytest.fixture
+def no_ensurepip(tmp_path):
+    """A Python whose venv module fails as it does on Debian without python3-venv, its pip intact."""
+    python = tmp_path / "python3"
+    refuse = 'case "$*" in "-m venv --without-pip"*) ;; "-m venv"*) echo no ensurepip >&2; exit 1 ;; esac'
+    python.write_text(f'#!/bin/sh\n{refuse}\nexec "{sys.executable}" "$@"\n')
+    python.chmod(python.stat().st_mode | stat.S_IEXEC)
+    return str(python)
+
+
+def test_without_ensurepip_the_systems_pip_fills_the_environment(tree, no_ensurepip, monkeypatch):
+    wm = load(tree)
+    monkeypatch.setattr(wm.sys, "executable", no_ensurepip)
+    monkeypatch.delenv("WM_VENV", raising=False)
+    python = wm.prepare("core")
+    assert wm.is_ready(tree / ".venv", "core")
+    assert wm.pip_command(tree / ".venv")[0] == no_ensurepip
+    assert not list((tree / ".venv").glob("lib/python*/site-packages/pip"))
+    assert subprocess.run([python, "-c", "import sys; sys.exit(sys.prefix == sys.base_prefix)"]).returncode == 0
+
+
+def test_without_any_way_one_line_says_what_to_install(tree, tmp_path, monkeypatch, capsys):
+    wm = load(tree)
+    monkeypatch.setattr(wm.sys, "executable", shutil.which("false"))
+    monkeypatch.delenv("WM_VENV", raising=False)
+    assert wm.main(["train"]) == 3
+    assert "apt-get install python3-venv" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "settings, gpu, warned",
+    [
+        ("", "", True),
+        ("global.index-url='x'\n", "", False),
+        ("global.find-links='x'\n", "", False),
+        ("", "GPU 0: A", False),
+    ],
+)
+def test_cuda_warning_only_without_gpu_and_index(tree, monkeypatch, capsys, settings, gpu, warned):
+    wm = load(tree)
+    monkeypatch.setattr(wm, "output", lambda command: gpu if command[0] == "nvidia-smi" else settings)
+    monkeypatch.setattr(wm.sys, "platform", "linux")
+    if Path("/proc/driver/nvidia").exists():
+        pytest.skip("this machine has an NVIDIA driver")
+    wm.warn_about_cuda(["pip"])
+    assert ("PIP_EXTRA_INDEX_URL" in capsys.readouterr().err) == warned

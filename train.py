@@ -1,0 +1,90 @@
+"""Train a world-model agent from pixels: python train.py [PRESET ...] [--a.b value ...]. Run it again to resume."""
+
+import os
+import sys
+from functools import partial
+
+import envs
+from worldmodel import config as configs
+from worldmodel.console import Progress, say
+
+USAGE = """python train.py [PRESET ...] [--section.key value ...]
+
+Presets are layered left to right over configs/defaults.yaml: {presets}
+Example: python train.py planet --env.task dmc:cartpole_balance --run.seed 1
+Running the same command again resumes the run; --run.fresh true starts over."""
+
+
+def main(argv: list[str]) -> int:
+    if "-h" in argv or "--help" in argv:
+        say(USAGE.format(presets=", ".join(configs.presets())))
+        return 0
+    try:
+        c = configs.parse(argv)
+        envs.check_name(c.env.task)
+    except configs.ConfigError as error:
+        return fail("\n".join(error.problems), 2)
+    except ValueError as error:
+        return fail(f"env.task: {error}", 2)
+
+    from worldmodel.guard import guarded  # torch is imported from here on
+
+    return guarded(lambda: train(c))
+
+
+def fail(message: str, code: int) -> int:
+    sys.stderr.write(message + "\n")
+    return code
+
+
+def train(c) -> int:
+    from envs.vector import Reset, make_vector
+    from worldmodel import runtime
+    from worldmodel.evaluation import closing
+    from worldmodel.rundir import RunDir
+    from worldmodel.training import Stop, Training
+
+    run, stop = RunDir.of(c), Stop()
+    device = runtime.setup(c.run)
+    run.open(c)
+    make = partial(envs.make, c.env.task, size=tuple(c.env.size), repeat=c.env.repeat, time_limit=c.env.time_limit,
+                   obs=c.env.obs, render=c.env.render, camera=c.env.camera)  # fmt: skip
+    vector = partial(make_vector, make, timeout_s=c.env.timeout, restart_budget=c.env.restarts)
+    with vector(num_envs=c.env.num) as collecting, vector(num_envs=1) as testing:
+        t = Training(c, collecting, Reset, run, device)
+        resumed = t.resume()
+        if resumed and run.is_done(t.rollout.frames, c.run.frames):
+            say(f"{run.path} is trained to {t.rollout.frames} frames; raise --run.frames to go on, or start over with "
+                "--run.fresh true")  # fmt: skip
+            return 0
+        t.open_logger()
+        say(f"{'resuming' if resumed else 'training'} {c.env.task} in {run.path} on {device}: {t.describe()}")
+        bar = Progress(c.run.frames, c.run.name, start=t.rollout.frames)
+
+        while t.rollout.frames < c.run.frames and not stop:
+            before = t.rollout.frames
+            rows = t.collect()
+            while t.updates_due() > 0 and not stop:
+                t.learn()
+            t.log(before, rows)
+            if t.crossed(before, c.log.eval):
+                t.progress.eval_due = True
+            if t.progress.eval_due and not stop:
+                t.evaluate(testing, Reset, stop)
+            if t.crossed(before, c.log.checkpoint):
+                t.save()
+            bar.update(t.rollout.frames, t.summary())
+        t.save()
+        bar.close()
+        if stop:
+            run.status(state="stopped", frames=t.rollout.frames)
+            say(f"stopped at {t.rollout.frames} frames, everything is saved; the same command goes on from here")
+            return 75
+        closing.finish(t, testing, Reset, stop)
+        run.status(state="done", frames=t.rollout.frames)
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.exit(main(sys.argv[1:]))

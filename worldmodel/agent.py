@@ -1,0 +1,53 @@
+"""The agent: a filter over observations and a behaviour on top, the same in training and evaluation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from worldmodel.model import WorldModel
+from worldmodel.runtime import autocast
+from worldmodel.types import ActionSpace, State
+
+Carry = dict[str, Tensor]
+
+
+class Agent:
+    """`act(obs, carry)` for a batch of environments.
+
+    The carry is flat: `state/*` the filtered latent, `behavior/*` what the behaviour keeps, `prev_action`.
+    """
+
+    def __init__(self, model: WorldModel, behavior, space: ActionSpace, *, device: torch.device, precision: str):
+        self.model, self.behavior, self.space = model, behavior, space
+        self.device, self.precision = device, precision
+
+    def init(self, batch: int) -> Carry:
+        state = {f"state/{k}": v for k, v in self.model.rssm.initial(batch).items()}
+        own = {f"behavior/{k}": v for k, v in self.behavior.init(batch).items()}
+        return {**state, **own, "prev_action": torch.zeros(batch, self.space.size)}
+
+    @torch.no_grad()
+    def act(self, obs: dict[str, Tensor], carry: Carry, mode: str, generator: torch.Generator) -> tuple[Tensor, Carry]:
+        """obs: image (B,H,W,3) and/or vector (B,n), is_first (B,) -> action (B,A), carry."""
+        with autocast(self.device, self.precision):
+            state, is_first = self.filter(obs, carry, generator)
+            kept = part(carry, "behavior/")
+            action, kept = self.behavior.act(state, kept, is_first, mode, generator)
+        action = action.float()
+        carry = {f"state/{k}": v for k, v in state.items()} | {f"behavior/{k}": v for k, v in kept.items()}
+        return action.cpu(), {**carry, "prev_action": action}
+
+    def filter(self, obs: dict[str, Tensor], carry: Carry, generator: torch.Generator) -> tuple[State, Tensor]:
+        """Take an observation in: the posterior state, and is_first on the device."""
+        is_first = obs["is_first"].to(self.device)
+        seen = {k: v.unsqueeze(1).to(self.device) for k, v in obs.items() if k in ("image", "vector")}
+        embed = self.model.encoder(seen).squeeze(1)
+        previous = obs.get("prev_action", carry["prev_action"]).to(self.device)
+        state = self.model.rssm.observe_step(part(carry, "state/"), embed, previous, is_first, generator)
+        return state, is_first
+
+
+def part(carry: Carry, prefix: str) -> State:
+    """The entries under a prefix, the prefix removed."""
+    return {k.removeprefix(prefix): v for k, v in carry.items() if k.startswith(prefix)}

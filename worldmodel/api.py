@@ -1,0 +1,79 @@
+"""A saved run in three lines: load it, act with it, imagine with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldmodel import build, checkpoint, config, runtime
+from worldmodel.agent import Agent, Carry, part
+from worldmodel.nets import to_pixels
+from worldmodel.rundir import RunDir, RunError
+from worldmodel.runtime import autocast, seeded
+from worldmodel.schema import Config
+from worldmodel.types import ActionSpace, ObservationSpace
+
+
+class Run:
+    """A trained agent, opened from its run directory; needs no environment."""
+
+    def __init__(self, c: Config, path: Path, agent: Agent, frames: int):
+        self.config, self.path, self.agent, self.frames = c, path, agent, frames
+        self.model, self.action_space = agent.model, agent.space
+        self.generator = seeded(c.run.seed, 8, device=agent.device.type)
+
+    @classmethod
+    def open(cls, path: str | Path, device: str = "cpu") -> Run:
+        """The newest good checkpoint of a run directory; RunError or CheckpointError in one line."""
+        run = RunDir(Path(path))
+        if not run.config_file.is_file():
+            raise RunError(f"{path} is not a run directory (no config.yaml in it){_nearby(Path(path))}", 4)
+        try:
+            c = config.load(run.config_file)
+        except config.ConfigError as error:
+            raise RunError(f"{run.config_file} does not fit this version: {'; '.join(error.problems)}", 4) from None
+        saved = checkpoint.latest(run.checkpoints)
+        if saved is None:
+            raise RunError(f"{path} holds no checkpoint yet; train it first", 4)
+        observation, space = spaces_from(saved.state)
+        target = runtime.pick_device(device)
+        model = build.make_model(c, observation, space).to(target)
+        checkpoint.load_into(model, saved.groups["model"], "model")
+        model.requires_grad_(False)
+        return cls(c, run.path, build.make_agent(c, model, space, target), saved.state["frames"])
+
+    def act(self, obs: Any, carry: Carry | None = None, mode: str = "eval") -> tuple[np.ndarray, Carry]:
+        """One observation (a picture, or a dict of image and/or vector) to an action (A,); carry None starts an episode."""
+        obs = obs if isinstance(obs, dict) else {"image" if np.ndim(obs) == 3 else "vector": obs}
+        batch = {k: torch.from_numpy(np.asarray(v)[None]) for k, v in obs.items() if k in ("image", "vector")}
+        batch["is_first"] = torch.tensor([carry is None])
+        action, carry = self.agent.act(batch, carry or self.agent.init(1), mode, self.generator)
+        return action[0].numpy(), carry
+
+    @torch.no_grad()
+    def imagine(self, carry: Carry, actions: np.ndarray) -> np.ndarray:
+        """Dream on from a carry: actions (H,A) -> pictures (H,H,W,3) uint8."""
+        decoder = self.model.decoder
+        if decoder is None:
+            raise ValueError("this model has no image decoder to draw with")
+        plan = torch.as_tensor(np.asarray(actions, np.float32), device=self.agent.device)[None]
+        with autocast(self.agent.device, self.agent.precision):
+            states = self.model.rssm.imagine(part(carry, "state/"), plan, self.generator)
+            return to_pixels(decoder.decode(self.model.rssm.feat(states)))[0].cpu().numpy()
+
+
+def spaces_from(state: dict[str, Any]) -> tuple[ObservationSpace, ActionSpace]:
+    """The spaces a checkpoint was trained with."""
+    o, a = state["observation"], state["action"]
+    image = tuple(o["image"]) if o["image"] else None
+    return ObservationSpace(image, o["vector"]), ActionSpace(a["size"], tuple(a["groups"]))  # type: ignore[arg-type]
+
+
+def _nearby(path: Path) -> str:
+    """Run directories below what was given, or in runs/, as a hint."""
+    roots = [path if path.is_dir() else Path("runs")]
+    found = sorted(str(f.parent) for root in roots if root.is_dir() for f in root.glob("**/config.yaml"))[:4]
+    return f"; there is {', '.join(found)}" if found else "; make one with ./wm train"

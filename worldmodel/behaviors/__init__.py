@@ -1,0 +1,1 @@
+"""Behaviours choose actions from model states: `init(B)`, `act(state, carry, mode) -> (action, carry)`."""

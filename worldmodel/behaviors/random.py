@@ -1,0 +1,21 @@
+"""Uniform actions: the prefill and the lower line of every comparison."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from worldmodel.types import ActionSpace, State
+
+
+class Random:
+    def __init__(self, space: ActionSpace):
+        self.space = space
+
+    def init(self, batch: int) -> State:
+        return {}
+
+    def act(
+        self, state: State, carry: State, is_first: Tensor, mode: str, generator: torch.Generator
+    ) -> tuple[Tensor, State]:
+        return self.space.random(len(is_first), generator), carry

@@ -1,0 +1,130 @@
+"""The only file that maps configuration names to classes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from worldmodel.agent import Agent
+from worldmodel.behaviors.mpc import MPC
+from worldmodel.behaviors.random import Random
+from worldmodel.heads import ContinueHead, GaussianHead, TwoHotHead
+from worldmodel.latents.categorical import Categorical
+from worldmodel.latents.deterministic import Deterministic
+from worldmodel.latents.gaussian import Gaussian
+from worldmodel.model import WorldModel
+from worldmodel.nets import Encoder
+from worldmodel.objectives.reconstruction import Reconstruction
+from worldmodel.planners.cem import CEM
+from worldmodel.planners.mppi import MPPI
+from worldmodel.planners.proposals import make_proposal
+from worldmodel.planners.shooting import Shooting
+from worldmodel.rssm import RSSM
+from worldmodel.schema import Config, ModelConfig, PlannerConfig
+from worldmodel.types import ActionSpace, ObservationSpace
+
+LATENTS = {"gaussian": Gaussian, "categorical": Categorical, "deterministic": Deterministic}
+
+OBJECTIVES = {
+    "reconstruction": lambda c, obs, feat: Reconstruction(obs.image, obs.vector, feat, list(c.model.cnn), c.model.units)
+}
+
+REWARD_HEADS = {
+    "gaussian": lambda m, feat: GaussianHead(feat, m.layers, m.units),
+    "twohot": lambda m, feat: TwoHotHead(feat, m.layers, m.units, m.bins),
+}
+
+PLANNERS = {
+    "shooting": lambda p: Shooting(p.candidates),
+    "cem": lambda p: CEM(p.candidates, p.iterations, p.elites, p.momentum),
+    "mppi": lambda p: MPPI(p.candidates, p.iterations, p.elites, p.temperature, p.momentum),
+}
+
+BEHAVIORS = {"random": lambda c, model, space: Random(space), "mpc": lambda c, model, space: make_mpc(c, model, space)}
+
+
+def make_latent(m: ModelConfig):
+    return LATENTS[m.latent](m.deter if m.transition == "rnn" else m.stoch, m.classes, m.unimix, m.min_std)
+
+
+def make_model(c: Config, obs: ObservationSpace, space: ActionSpace) -> WorldModel:
+    """Encoder, RSSM, objectives and heads from a configuration and the environment's spaces."""
+    m = c.model
+    encoder = Encoder(obs.image, obs.vector, m.cnn, m.units)
+    rssm = RSSM(
+        make_latent(m),
+        m.transition,
+        actions=space.size,
+        embed=encoder.size,
+        deter=m.deter,
+        hidden=m.hidden,
+        blocks=m.blocks,
+    )
+    feat = rssm.feat_size
+    objectives = {k: (OBJECTIVES[k](c, obs, feat), w) for k, w in c.loss.objective.items() if w}
+    names = [n for module, _ in objectives.values() for n in module.loss_names]
+    names += ["reward", "cont", "dyn", "rep"] + (["overshoot"] if c.loss.overshooting > 1 else [])
+    return WorldModel(
+        encoder,
+        rssm,
+        objectives,
+        REWARD_HEADS[m.reward_head](m, feat),
+        ContinueHead(feat, m.layers, m.units),
+        scales=loss_scales(c, names),
+        free=c.loss.free,
+        free_on=c.loss.free_on,
+        overshooting=c.loss.overshooting,
+    )
+
+
+def loss_scales(c: Config, names: list[str]) -> dict[str, float]:
+    """The weight of every loss the model has, by name."""
+    table = {
+        "image": c.loss.image,
+        "vector": c.loss.vector,
+        "reward": c.loss.reward,
+        "cont": c.loss.cont,
+        "dyn": c.loss.dyn,
+        "rep": c.loss.rep,
+        "overshoot": c.loss.overshoot,
+    }
+    return {name: table[name] for name in names}
+
+
+def make_planner(p: PlannerConfig):
+    return PLANNERS[p.name](p)
+
+
+def make_mpc(c: Config, model: WorldModel, space: ActionSpace) -> MPC:
+    p = c.planner
+    proposal = make_proposal(space, p.init_std, p.min_std)
+    return MPC(
+        model,
+        space,
+        make_planner(p),
+        proposal,
+        horizon=p.horizon,
+        discount=p.discount,
+        warm_start=p.warm_start,
+        noise=c.behavior.noise,
+    )
+
+
+def make_agent(c: Config, model: WorldModel, space: ActionSpace, device: torch.device) -> Agent:
+    behavior = BEHAVIORS[c.behavior.name](c, model, space)
+    return Agent(model, behavior, space, device=device, precision=c.run.precision)
+
+
+def replay_spec(obs: ObservationSpace, space: ActionSpace) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Keys, shapes and types of one row of experience."""
+    spec: dict[str, tuple[tuple[int, ...], str]] = {}
+    if obs.image:
+        spec["image"] = (obs.image, "uint8")
+    if obs.vector:
+        spec["vector"] = ((obs.vector,), "float32")
+    spec.update({"prev_action": ((space.size,), "float32"), "reward": ((), "float32")})
+    return spec | {k: ((), "bool") for k in ("is_first", "is_last", "is_terminal")}
+
+
+def to_tensors(batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    return {k: torch.from_numpy(v) for k, v in batch.items()}

@@ -1,0 +1,277 @@
+"""Atomic, verified, pickle-free checkpoints: numbered directories of safetensors and JSON under a sealed manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from worldmodel.checkpoint_format import (
+    FORMAT,
+    GROUP,
+    MANIFEST,
+    NUMBER,
+    STATE,
+    TENSORS,
+    CheckpointError,
+    NewerFormat,
+    digest,
+    dump_json,
+    parse_state,
+    parse_tensors,
+    read_manifest,
+    read_verified,
+    seal,
+)
+from worldmodel.files import fsync_directory, quarantine, write_all
+
+__all__ = ["FAULT_POINTS", "CheckpointError", "Loaded", "latest", "load", "load_into", "retained_states", "save"]
+
+log = logging.getLogger(__name__)
+
+FAULT_POINTS = (
+    "start",
+    "staging-created",
+    "tensors-torn",
+    "tensors-unsynced",
+    "tensors-written",
+    "state-torn",
+    "state-unsynced",
+    "state-written",
+    "manifest-torn",
+    "manifest-unsynced",
+    "manifest-written",
+    "staging-synced",
+    "renamed",
+    "parent-synced",
+    "prune-moved",
+    "pruned",
+)
+STAGING = re.compile(r"\.tmp-\d+-(\d+)")
+RETRY_SECONDS = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """One verified checkpoint, its tensors in memory."""
+
+    path: Path
+    step: int
+    groups: dict[str, dict[str, Tensor]]
+    state: dict[str, Any]
+
+
+def save(
+    directory: Path,
+    step: int,
+    groups: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    *,
+    keep: int = 3,
+    retries: int = 3,
+) -> Path:
+    """Write checkpoint `step` so that a kill at any moment leaves the older ones whole; prune to the last `keep`."""
+    directory = Path(directory)
+    for group in groups:
+        if not GROUP.fullmatch(group):
+            raise ValueError(f"checkpoint group {group!r} must consist of letters, digits, '_' and '-'")
+    body = dump_json(state)
+    for attempt in range(retries + 1):
+        try:
+            return _save_once(directory, step, groups, body, keep)
+        except OSError as error:
+            _remove_stale(directory)
+            if attempt == retries:
+                where = f"checkpoint {step} cannot be written to {directory}; older ones are intact"
+                raise OSError(error.errno, f"{where}: {error.strerror or error}") from error
+            log.warning("checkpoint %d failed (%s), trying again", step, error)
+            time.sleep(RETRY_SECONDS * (attempt + 1))
+    raise AssertionError("unreachable: retries is negative")
+
+
+def _save_once(directory: Path, step: int, groups: Mapping, body: bytes, keep: int) -> Path:
+    _fault("start")
+    directory.mkdir(parents=True, exist_ok=True)
+    _remove_stale(directory)
+    final = directory / f"{step:09d}"
+    if os.path.lexists(final) and _verifies(final):
+        return final
+    staging = directory / f".tmp-{step}-{os.getpid()}"
+    staging.mkdir()
+    _fault("staging-created")
+    files = {}
+    for group, tensors in groups.items():
+        data = safetensors.torch.save(_detached(tensors))
+        files[group + TENSORS] = _write(staging / (group + TENSORS), data, "tensors")
+    files[STATE] = _write(staging / STATE, body, "state")
+    _write(staging / MANIFEST, seal({"format": FORMAT, "step": step, "files": files}), "manifest")
+    fsync_directory(staging)
+    _fault("staging-synced")
+    os.rename(staging, final)
+    _fault("renamed")
+    fsync_directory(directory)
+    _fault("parent-synced")
+    _prune(directory, final, keep)
+    return final
+
+
+def _verifies(path: Path) -> bool:
+    """Say whether a checkpoint of the same number is sound; move it aside if it is not."""
+    try:
+        load(path)
+    except NewerFormat:
+        raise
+    except CheckpointError as error:
+        log.warning("%s; moved to %s", error, quarantine(path, "damaged"))
+        return False
+    return True
+
+
+def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous copies in CPU memory, none of which shares storage with another."""
+    return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+
+
+def _write(path: Path, data: bytes, point: str) -> dict[str, Any]:
+    """Write one file durably and return its manifest entry."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        view = memoryview(data)
+        write_all(fd, view[: len(view) // 2])
+        _fault(f"{point}-torn")
+        write_all(fd, view[len(view) // 2 :])
+        _fault(f"{point}-unsynced")
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    _fault(f"{point}-written")
+    return {"sha256": digest(data), "bytes": len(data)}
+
+
+def _fault(point: str) -> None:
+    """End the process here when a test asks for it."""
+    assert point in FAULT_POINTS, point
+    if os.environ.get("WM_FAULT") == f"checkpoint:{point}":
+        os._exit(137)
+
+
+def _remove_stale(directory: Path) -> None:
+    """Remove the staging directories of dead processes and of this one's failed attempts."""
+    for path in directory.glob(".tmp-*"):
+        match = STAGING.fullmatch(path.name)
+        if match and (int(match[1]) == os.getpid() or not _alive(int(match[1]))):
+            if path.is_symlink() or not path.is_dir():
+                path.unlink()
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # alive, and another user's
+    return True
+
+
+def _prune(directory: Path, newest: Path, keep: int) -> None:
+    """Delete all but the last `keep` checkpoints; a failure only costs space."""
+    numbered = _numbered(directory)
+    for path in numbered[: max(0, len(numbered) - keep)]:
+        if path == newest:
+            continue
+        # Renamed first: what has a number is always whole.
+        staging = directory / f".tmp-{int(path.name)}-{os.getpid()}"
+        try:
+            os.rename(path, staging)
+            _fault("prune-moved")
+            shutil.rmtree(staging)
+        except OSError as error:
+            log.warning("old checkpoint %s cannot be deleted: %s", path, error)
+    _fault("pruned")
+
+
+def _numbered(directory: Path) -> list[Path]:
+    """List whatever carries a checkpoint's number, oldest first."""
+    with contextlib.suppress(FileNotFoundError):
+        return sorted((p for p in directory.iterdir() if NUMBER.fullmatch(p.name)), key=lambda p: int(p.name))
+    return []
+
+
+def load(path: Path) -> Loaded:
+    """Read one checkpoint directory; CheckpointError unless every byte is what was written."""
+    path = Path(path)
+    step, files = read_manifest(path)
+    groups, state = {}, {}
+    for name, expected in files.items():
+        data = read_verified(path / name, expected)
+        if name == STATE:
+            state = parse_state(path / name, data)
+        else:
+            groups[name.removesuffix(TENSORS)] = parse_tensors(path / name, data)
+    return Loaded(path, step, groups, state)
+
+
+def latest(directory: Path) -> Loaded | None:
+    """Load the newest sound checkpoint, moving damaged ones aside; None where there never was one."""
+    directory = Path(directory)
+    numbered = _numbered(directory)
+    for path in reversed(numbered):
+        try:
+            return load(path)
+        except NewerFormat:
+            raise
+        except CheckpointError as error:
+            log.warning("%s; the checkpoint was moved to %s", error, quarantine(path, error.why))
+    # What an earlier start moved aside counts too: running the command again must not begin anew in silence.
+    aside = directory / "quarantine"
+    if numbered or (aside.is_dir() and any(NUMBER.match(path.name) for path in aside.iterdir())):
+        raise CheckpointError(f"every checkpoint in {directory} is damaged; start over with --run.fresh true")
+    return None
+
+
+def retained_states(directory: Path) -> list[dict[str, Any]]:
+    """Return the state of every checkpoint whose state.json is sound, oldest first."""
+    states = []
+    for path in _numbered(Path(directory)):
+        with contextlib.suppress(CheckpointError):
+            expected = read_manifest(path)[1][STATE]
+            states.append(parse_state(path / STATE, read_verified(path / STATE, expected)))
+    return states
+
+
+def load_into(target: nn.Module | Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str) -> None:
+    """Copy tensors into a module or a dict of tensors; nothing is copied unless all names, shapes and kinds fit."""
+    wanted = target.state_dict() if isinstance(target, nn.Module) else target
+    for key, tensor in wanted.items():
+        if key not in tensors:
+            raise CheckpointError(f"{name}: the checkpoint has no tensor {key!r} of shape {tuple(tensor.shape)}")
+        found = tensors[key]
+        if found.shape != tensor.shape:
+            raise CheckpointError(
+                f"{name}: tensor {key!r} has shape {tuple(found.shape)} in the checkpoint but "
+                f"{tuple(tensor.shape)} here; use the run's own configuration"
+            )
+        if found.dtype != tensor.dtype and not (found.is_floating_point() and tensor.is_floating_point()):
+            raise CheckpointError(f"{name}: tensor {key!r} is {found.dtype} in the checkpoint but {tensor.dtype} here")
+    for key, tensor in tensors.items():
+        if key not in wanted:
+            raise CheckpointError(
+                f"{name}: the checkpoint's tensor {key!r} of shape {tuple(tensor.shape)} fits nothing"
+            )
+    with torch.no_grad():
+        for key, tensor in wanted.items():
+            tensor.copy_(tensors[key])

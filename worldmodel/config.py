@@ -1,0 +1,249 @@
+"""Layered configuration: defaults.yaml <- presets <- --a.b value, checked whole before torch is imported."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from worldmodel.schema import Config, Range, contradictions
+
+CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
+
+
+class ConfigError(ValueError):
+    """A wrong configuration; `problems` holds one line each."""
+
+    def __init__(self, problems: Sequence[str]):
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Plain data from a YAML file; no tags, no objects."""
+    try:
+        data = YAML(typ="safe", pure=True).load(path.read_text())
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path.name}: not valid YAML ({' '.join(str(error).split())[:160]})"]) from None
+    except RecursionError:
+        raise ConfigError([f"{path.name}: nested too deeply to be a configuration"]) from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError([f"{path.name}: expected a table of sections, got {type(data).__name__}"])
+    return data
+
+
+def presets() -> list[str]:
+    """Names of all presets, subfolders included."""
+    files = CONFIG_DIR.rglob("*.yaml")
+    return sorted(str(f.relative_to(CONFIG_DIR).with_suffix("")) for f in files if f.name != "defaults.yaml")
+
+
+def parse(argv: Sequence[str]) -> Config:
+    """Command line to configuration; raises ConfigError with every problem found."""
+    names, overrides, problems = split_arguments(argv)
+    values = read_yaml(CONFIG_DIR / "defaults.yaml")
+    for name in names:
+        if name not in presets():
+            problems.append(f"unknown preset '{name}'{suggest(name, presets())}; there are {', '.join(presets())}")
+            continue
+        merge(values, read_yaml(CONFIG_DIR / f"{name}.yaml"))
+    for key, text in overrides:
+        problem = assign(values, key, text)
+        if problem:
+            problems.append(problem)
+    if names and "run.name" not in dict(overrides) and values["run"]["name"] == "default":
+        values["run"]["name"] = "-".join(names).replace("/", "-")
+    return build(values, problems)
+
+
+def load(path: Path) -> Config:
+    """A resolved configuration out of a run directory."""
+    return build(read_yaml(path), [])
+
+
+def build(values: Mapping[str, Any], problems: list[str]) -> Config:
+    """Typed construction of plain values; problems found earlier are reported with the new ones."""
+    config = _convert(values, Config, "", problems)
+    if not problems:
+        problems.extend(contradictions(config))
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]], list[str]]:
+    """Presets, (key, text) overrides and problems of a command line."""
+    names: list[str] = []
+    overrides: list[tuple[str, str]] = []
+    problems: list[str] = []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("--"):
+            key, equals, text = word[2:].partition("=")
+            if not equals:
+                if not rest:
+                    problems.append(f"--{key} needs a value")
+                    break
+                text = rest.pop(0)
+            overrides.append((key, text))
+        elif "=" in word:
+            key, _, text = word.partition("=")
+            overrides.append((key, text))
+        else:
+            names.append(word)
+    return names, overrides, problems
+
+
+def merge(base: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    """Lay a preset over the values, section by section; a table below a section is replaced whole."""
+    for section, content in layer.items():
+        if isinstance(content, dict) and isinstance(base.get(section), dict):
+            base[section] = {**base[section], **content}
+        else:
+            base[section] = content
+
+
+def assign(values: dict[str, Any], key: str, text: str) -> str | None:
+    """Set one dotted key from text; returns the problem where there is one."""
+    parts = key.split(".")
+    known = [f"{s}.{k}" for s, table in values.items() if isinstance(table, dict) for k in table]
+    if len(parts) < 2 or ".".join(parts[:2]) not in known:
+        return f"unknown key '{key}'{suggest(key, known)}"
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except YAMLError:
+        return f"{key}: cannot read the value '{text}'"
+    node = values[parts[0]]
+    for part in parts[1:-1]:
+        node = node.get(part) if isinstance(node, dict) else None
+    if not isinstance(node, dict):
+        return f"unknown key '{key}': {'.'.join(parts[:-1])} is not a table"
+    node[parts[-1]] = value
+    return None
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """' (did you mean X?)' or nothing; a key's last word counts as well as the whole."""
+    close = difflib.get_close_matches(name, known, 1, 0.6)
+    if not close:
+        tails = {k.rsplit(".", 1)[-1]: k for k in known}
+        close = [tails[t] for t in difflib.get_close_matches(name.rsplit(".", 1)[-1], list(tails), 1, 0.7)]
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def to_plain(config: Any) -> Any:
+    """Dataclasses to plain tables, ready for YAML or JSON."""
+    if is_dataclass(config) and not isinstance(config, type):
+        return {f.name: to_plain(getattr(config, f.name)) for f in fields(config)}
+    if isinstance(config, tuple | list):
+        return [to_plain(x) for x in config]
+    return dict(config) if isinstance(config, dict) else config
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as it is written into a run directory."""
+    stream = StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.dump(to_plain(config), stream)
+    return stream.getvalue()
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ: {key: (old, new)}."""
+    a, b = to_plain(old), to_plain(new)
+    return {f"{s}.{k}": (a[s][k], b[s][k]) for s in a for k in a[s] if a[s][k] != b[s][k]}
+
+
+def _convert(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
+    """A plain value as the annotated type; appends to problems and returns None where it doesn't fit."""
+    origin, args = get_origin(kind), get_args(kind)
+    if is_dataclass(kind):
+        return _convert_table(value, kind, where, problems)
+    if origin is Annotated:
+        number = _convert(value, args[0], where, problems)
+        return _check_range(number, args[1], where, problems)
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        return _convert(value, next(a for a in args if a is not type(None)), where, problems)
+    if origin is Literal:
+        if isinstance(value, str) and value in args:
+            return value
+        hint = suggest(str(value), args)
+        problems.append(f"{where}: '{value}' is not one of {', '.join(args)}{hint}")
+        return None
+    if origin in (list, tuple):
+        return _convert_list(value, kind, where, problems)
+    if origin is dict:
+        if not isinstance(value, dict):
+            problems.append(f"{where}: expected a table like {{name: weight}}, got {_show(value)}")
+            return None
+        return {_convert(k, args[0], where, problems): _convert(v, args[1], f"{where}.{k}", problems)
+                for k, v in value.items()}  # fmt: skip
+    return _convert_scalar(value, kind, where, problems)
+
+
+def _convert_table(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
+    if not isinstance(value, Mapping):
+        problems.append(f"{where}: expected a table, got {_show(value)}")
+        return None
+    hints = get_type_hints(kind, include_extras=True)
+    prefix = f"{where}." if where else ""
+    for key in value:
+        if key not in hints:
+            problems.append(f"unknown key '{prefix}{key}'{suggest(str(key), list(hints))}")
+    for key in hints:
+        if key not in value:
+            problems.append(f"missing key '{prefix}{key}'")
+    made = {k: _convert(value[k], hint, prefix + k, problems) for k, hint in hints.items() if k in value}
+    return kind(**made) if len(made) == len(hints) else None
+
+
+def _convert_list(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
+    origin, args = get_origin(kind), get_args(kind)
+    if not isinstance(value, list) or (origin is list and not value) or (origin is tuple and len(value) != len(args)):
+        wanted = f"{len(args)} values" if origin is tuple else "a list of values"
+        problems.append(f"{where}: expected {wanted}, got {_show(value)}")
+        return None
+    inner = args if origin is tuple else [args[0]] * len(value)
+    return origin(_convert(v, k, f"{where}[{i}]", problems) for i, (v, k) in enumerate(zip(value, inner, strict=True)))
+
+
+def _convert_scalar(value: Any, kind: type, where: str, problems: list[str]) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():  # 1e5 frames
+        value = int(value)
+    if type(value) is not kind:
+        problems.append(f"{where}: expected {kind.__name__}, got {_show(value)}")
+        return None
+    if kind is float and not math.isfinite(value):
+        problems.append(f"{where}: expected a finite number, got {value}")
+        return None
+    return value
+
+
+def _check_range(value: Any, bounds: Range, where: str, problems: list[str]) -> Any:
+    if value is None:
+        return None
+    if (bounds.low is not None and value < bounds.low) or (bounds.high is not None and value > bounds.high):
+        low, high = bounds.low, bounds.high
+        wanted = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+        problems.append(f"{where}: {value} is out of range, it must be {wanted}")
+    return value
+
+
+def _show(value: Any) -> str:
+    return "nothing" if value is None else f"{type(value).__name__} {str(value)[:60]!r}"

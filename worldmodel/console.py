@@ -1,0 +1,49 @@
+"""What a person sees while it runs: one live line with an ETA on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+
+def say(text: str) -> None:
+    """One line on the standard output."""
+    print(text, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """75 -> 1:15, 3700 -> 1:01:40."""
+    minutes, secs = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"
+
+
+class Progress:
+    """Call `update(done, text)` as often as you like; it draws at most ten times a second."""
+
+    def __init__(self, total: int, label: str, start: int = 0, stream: TextIO | None = None):
+        self.total, self.label, self.start = max(1, total), label, start
+        self.stream = stream or sys.stderr
+        self.live = self.stream.isatty()
+        self.period = 0.1 if self.live else 15.0
+        self.began = time.monotonic()
+        self.drawn = self.began - self.period if self.live else self.began
+
+    def update(self, done: int, text: str = "") -> None:
+        now = time.monotonic()
+        if now - self.drawn < self.period and done < self.total:
+            return
+        self.drawn = now
+        share = min(1.0, done / self.total)
+        passed, fresh = now - self.began, done - self.start
+        left = duration(passed * (self.total - done) / fresh) if fresh > 0 and done < self.total else "0:00"
+        bar = "#" * int(20 * share) + "." * (20 - int(20 * share))
+        line = f"{self.label} [{bar}] {share:4.0%} {duration(passed)} passed, {left} left  {text}"
+        self.stream.write(f"\r\033[K{line[:150]}" if self.live else line + "\n")
+        self.stream.flush()
+
+    def close(self) -> None:
+        if self.live:
+            self.stream.write("\n")
+            self.stream.flush()

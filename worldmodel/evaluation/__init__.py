@@ -1,0 +1,1 @@
+"""Opening a saved model: returns, imagined rollouts."""

@@ -1,0 +1,38 @@
+"""What a finished training leaves behind: scores, a curve, two videos, and what to try next."""
+
+from __future__ import annotations
+
+from worldmodel.console import say
+from worldmodel.evaluation import media
+from worldmodel.evaluation.imagine import dream
+from worldmodel.evaluation.play_back import playing, record
+
+CONTEXT, LENGTH = 5, 50
+
+
+def finish(t, envs, reset, stop) -> None:
+    """The closing evaluation, its pictures, and the lines that say where they are."""
+    result = t.evaluate(envs, reset, stop, t.c.log.final_episodes)
+    if result is None:
+        return
+    s = result.summary()
+    say(f"final score {s['eval/score']:.1f} (95 % interval {s['eval/score_low']:.1f} to {s['eval/score_high']:.1f}) "
+        f"over {len(result.scores)} episodes on new seeds")  # fmt: skip
+    made = [("checkpoint", t.run.checkpoints)]
+    made.append(("curve", media.learning_curve(t.run.path, t.run.path / "curve.png", f"{t.c.env.task}, {t.c.run.name}")))
+    if result.video:
+        made.append(("agent", media.save_gif(t.run.videos / "agent.gif", result.video)))
+    rollout, player = playing(t, envs, reset, t.c.run.seed)
+    rows = record(rollout, player, CONTEXT + LENGTH)
+    if t.model.decoder is not None and result.video and len(rows) > CONTEXT:
+        pictures = dream(t.agent, rows, CONTEXT, player.generator)
+        made.append(("imagined", media.save_gif(t.run.videos / "imagined.gif", pictures.video(), fps=10)))
+        media.save_png(t.run.videos / "imagined.png", pictures.strip())
+        t.logger.image(t.rollout.frames, "imagined", pictures.strip())
+    t.logger.close()
+    for name, path in made:
+        say(f"  {name:<11}{path}")
+    say("try next:")
+    say(f"  ./wm eval {t.run.path}                # returns over more episodes")
+    say(f"  ./wm eval {t.run.path} imagine        # open-loop dreams beside the truth")
+    say("  ./wm train planet --env.task dmc:cartpole_balance   # the published algorithm on another task")

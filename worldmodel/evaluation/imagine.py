@@ -1,0 +1,78 @@
+"""Open-loop imagination beside the truth: a few frames of context, then the model alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from worldmodel.agent import Agent
+from worldmodel.nets import to_pixels
+from worldmodel.rollout import Row
+from worldmodel.runtime import autocast
+
+
+@dataclass
+class Dream:
+    """Pictures (T,H,W,3) uint8 and rewards (T,) of the truth and of the model; the first `context` were seen."""
+
+    truth: np.ndarray
+    model: np.ndarray
+    reward: np.ndarray
+    predicted_reward: np.ndarray
+    context: int
+
+    @property
+    def error(self) -> np.ndarray:
+        """Absolute difference, grey where the two agree."""
+        signed = self.model.astype(np.int16) - self.truth.astype(np.int16)
+        return (128 + signed // 2).clip(0, 255).astype(np.uint8)
+
+    def video(self) -> np.ndarray:
+        """Truth, model and error side by side (T,H,3W,3); a bar on top marks the context."""
+        frames = np.concatenate([self.truth, self.model, self.error], 2).copy()
+        frames[: self.context, :2] = (90, 200, 120)
+        frames[self.context :, :2] = (230, 120, 60)
+        return frames
+
+    def strip(self, columns: int = 12) -> np.ndarray:
+        """Rows truth, model, error over time (3H, columns*W, 3)."""
+        picks = np.linspace(0, len(self.truth) - 1, min(columns, len(self.truth))).round().astype(int)
+        marked = self.model.copy()
+        marked[: self.context, :2] = (90, 200, 120)
+        marked[self.context :, :2] = (230, 120, 60)
+        return np.concatenate([np.concatenate(list(x[picks]), 1) for x in (self.truth, marked, self.error)], 0)
+
+    def mse(self, instead: np.ndarray | None = None) -> np.ndarray:
+        """Squared error of each predicted picture, or of pictures given instead, pixels in [0,1]: (T,)."""
+        guess = self.model if instead is None else instead
+        gap = (guess.astype(np.float32) - self.truth.astype(np.float32)) / 255
+        return np.square(gap).mean((1, 2, 3))
+
+
+@torch.no_grad()
+def dream(agent: Agent, rows: list[Row], context: int, generator: torch.Generator) -> Dream:
+    """Filter `context` rows of one episode, then predict the rest from their actions alone."""
+    model = agent.model
+    if model.decoder is None or "image" not in rows[0]:
+        raise ValueError("this model has no image decoder to draw with; train it with loss.objective reconstruction")
+    carry = agent.init(1)
+    seen = []
+    with autocast(agent.device, agent.precision):
+        for row in rows[:context]:
+            obs = {k: torch.from_numpy(np.asarray(row[k])[None]) for k in row if k in OBSERVED}
+            state, _ = agent.filter(obs, carry, generator)
+            carry = {f"state/{k}": v for k, v in state.items()} | {"prev_action": carry["prev_action"]}
+            seen.append(state)
+        actions = torch.from_numpy(np.stack([r["prev_action"] for r in rows[context:]]))[None].to(agent.device)
+        future = model.rssm.imagine(seen[-1], actions, generator)
+        states = {k: torch.cat([torch.stack([s[k] for s in seen], 1), future[k]], 1) for k in ("deter", "stoch")}
+        pictures = to_pixels(model.decoder.decode(model.rssm.feat(states)))[0]
+        reward, _ = model.predict(states)
+    truth = np.stack([r["image"] for r in rows])
+    real = np.array([r["reward"] for r in rows], np.float32)
+    return Dream(truth, pictures.cpu().numpy(), real, reward[0].float().cpu().numpy(), context)
+
+
+OBSERVED = ("image", "vector", "prev_action", "is_first")

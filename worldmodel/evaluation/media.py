@@ -1,0 +1,70 @@
+"""Pictures, videos and the learning curve, all without a display."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def enlarge(frames: np.ndarray, height: int = 192) -> np.ndarray:
+    """Whole-number nearest-neighbour scaling of (...,H,W,3) until at least `height`."""
+    factor = max(1, round(height / frames.shape[-3]))
+    return frames.repeat(factor, -3).repeat(factor, -2)
+
+
+def save_gif(path: Path, frames: Sequence[np.ndarray] | np.ndarray, fps: float = 20.0) -> Path:
+    """A looping GIF; identical palettes across frames keep it small."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pictures = [Image.fromarray(f) for f in enlarge(np.asarray(frames))]
+    first = pictures[0].quantize(256, method=Image.Quantize.MEDIANCUT)
+    rest = [p.quantize(palette=first, dither=Image.Dither.NONE) for p in pictures[1:]]
+    first.save(path, save_all=True, append_images=rest, duration=max(20, round(1000 / fps)), loop=0)
+    return path
+
+
+def save_png(path: Path, picture: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path)
+    return path
+
+
+def read_lines(path: Path) -> list[dict]:
+    """A JSON-lines file; a torn last line is left out."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def learning_curve(run_dir: Path, target: Path, title: str) -> Path:
+    """Training episodes as dots, evaluations as a line, against environment frames."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    episodes = [x for x in read_lines(run_dir / "metrics.jsonl") if "episode/score" in x]
+    scores = [x for x in read_lines(run_dir / "scores.jsonl") if "eval/score" in x]
+    figure, axes = pyplot.subplots(figsize=(6.4, 4), dpi=110)
+    axes.plot([x["frames"] for x in episodes], [x["episode/score"] for x in episodes], "o", ms=4, alpha=0.55,
+              color="#0072B2", label="training episodes (with exploration noise)")  # fmt: skip
+    if scores:
+        frames = [x["frames"] for x in scores]
+        axes.plot(frames, [x["eval/score"] for x in scores], "-", lw=2, color="#D55E00", label="evaluation")
+        axes.fill_between(frames, [x["eval/score_low"] for x in scores], [x["eval/score_high"] for x in scores],
+                          color="#D55E00", alpha=0.2, lw=0)  # fmt: skip
+    axes.set(xlabel="environment frames", ylabel="episode return (higher is better)", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="best", fontsize=8)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(target)
+    pyplot.close(figure)
+    return target

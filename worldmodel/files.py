@@ -1,0 +1,53 @@
+"""File-system steps that replay and checkpoints share: durable writes, safe opens, quarantine."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the creations and renames inside a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def open_regular(path: Path) -> int:
+    """Open a regular file for reading, refusing symlinks, pipes and devices with an OSError."""
+    # O_NONBLOCK: opening a named pipe would otherwise hang before it can be refused.
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise IsADirectoryError(f"{path} is not a regular file")
+    return fd
+
+
+def write_all(fd: int, data: memoryview) -> None:
+    """Write every byte; a short write goes on until the kernel says why."""
+    while len(data):
+        data = data[os.write(fd, data) :]
+
+
+def read_exactly(fd: int, buffer: memoryview) -> bool:
+    """Fill `buffer` from the file; False if the file ends first."""
+    while len(buffer):
+        count = os.readv(fd, [buffer])
+        if not count:
+            return False
+        buffer = buffer[count:]
+    return True
+
+
+def quarantine(path: Path, why: str) -> Path:
+    """Move a file or directory to `quarantine/<name>-<why>` beside it and return the new path."""
+    folder = path.parent / "quarantine"
+    folder.mkdir(exist_ok=True)
+    target, count = folder / f"{path.name}-{why}", 1
+    while os.path.lexists(target):
+        target, count = folder / f"{path.name}-{why}.{count}", count + 1
+    os.rename(path, target)
+    return target

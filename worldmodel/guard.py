@@ -1,0 +1,53 @@
+"""Errors a user can meet, as one clear line and the exit code that scripts rely on."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+
+from worldmodel.checkpoint import CheckpointError
+from worldmodel.config import ConfigError
+from worldmodel.learner import Diverged
+from worldmodel.replay import ReplayMissing
+from worldmodel.rundir import RunError
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run a command; 2 config, 3 environment, 4 bad data, 5 diverged, 74 I/O."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.captureWarnings(True)
+    try:
+        return command()
+    except RunError as error:
+        return _report(error, error.code)
+    except ConfigError as error:
+        return _report(error, 2)
+    except (CheckpointError, ReplayMissing) as error:
+        return _report(error, 4)
+    except (Diverged, FloatingPointError) as error:
+        return _report(error, 5)
+    except OSError as error:
+        return _report(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 74)
+    except ValueError as error:
+        if _ours(error):
+            return _report(error, 2)
+        raise
+    except RuntimeError as error:
+        if type(error).__module__.startswith("envs"):
+            return _report(error, 3)
+        raise
+
+
+def _ours(error: BaseException) -> bool:
+    """A ValueError raised by this project's own lines is the user's; one from deep in a library is a bug to be seen."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    name = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
+    return name.split(".")[0] in ("worldmodel", "envs", "__main__")
+
+
+def _report(error: object, code: int) -> int:
+    sys.stderr.write(f"{error}\n")
+    return code

@@ -1,0 +1,35 @@
+"""A latent without noise."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Deterministic:
+    """stoch (...,S) is the network's output; the KL is the one between unit Gaussians around the two outputs.
+
+    It is half the squared distance, so that the prior still learns to predict the posterior.
+    """
+
+    dist_keys = ("mean",)
+
+    def __init__(self, stoch: int, classes: int, unimix: float, min_std: float):
+        self.shape: tuple[int, ...] = (stoch,)
+        self.size = stoch
+        self.num_params = stoch
+
+    def dist(self, params: Tensor) -> dict[str, Tensor]:
+        return {"mean": params.float()}
+
+    def sample(self, dist: dict[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
+        return dist["mean"]
+
+    def mode(self, dist: dict[str, Tensor]) -> Tensor:
+        return dist["mean"]
+
+    def kl(self, post: dict[str, Tensor], prior: dict[str, Tensor]) -> Tensor:
+        return 0.5 * (post["mean"] - prior["mean"]).square().sum(-1)
+
+    def flat(self, stoch: Tensor) -> Tensor:
+        return stoch

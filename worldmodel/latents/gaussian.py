@@ -1,0 +1,38 @@
+"""Diagonal Gaussian latent (PlaNet, Dreamer 1)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Gaussian:
+    """stoch (...,S), drawn by reparameterisation."""
+
+    dist_keys = ("mean", "std")
+
+    def __init__(self, stoch: int, classes: int, unimix: float, min_std: float):
+        self.shape: tuple[int, ...] = (stoch,)
+        self.size = stoch
+        self.num_params = 2 * stoch
+        self.min_std = min_std
+
+    def dist(self, params: Tensor) -> dict[str, Tensor]:
+        mean, raw = params.float().chunk(2, -1)
+        return {"mean": mean, "std": F.softplus(raw) + self.min_std}
+
+    def sample(self, dist: dict[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
+        noise = torch.randn(dist["mean"].shape, generator=generator, device=dist["mean"].device)
+        return dist["mean"] + dist["std"] * noise
+
+    def mode(self, dist: dict[str, Tensor]) -> Tensor:
+        return dist["mean"]
+
+    def kl(self, post: dict[str, Tensor], prior: dict[str, Tensor]) -> Tensor:
+        ratio = (post["std"] / prior["std"]).square()
+        shift = ((post["mean"] - prior["mean"]) / prior["std"]).square()
+        return 0.5 * (ratio + shift - 1 - ratio.log()).sum(-1)
+
+    def flat(self, stoch: Tensor) -> Tensor:
+        return stoch

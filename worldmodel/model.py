@@ -1,0 +1,94 @@
+"""The world model: encode, observe, imagine, predict, and the losses that train it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from worldmodel.heads import ContinueHead
+from worldmodel.losses import detach, free_nats, overshooting
+from worldmodel.nets import Encoder
+from worldmodel.objectives import Context
+from worldmodel.rssm import RSSM
+from worldmodel.types import Batch, Losses, Metrics, State
+
+
+class WorldModel(nn.Module):
+    """Encoder, RSSM, representation objectives and heads.
+
+    `scales` holds the weight of every loss by name; the losses' names must equal its keys.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        rssm: RSSM,
+        objectives: dict[str, tuple[nn.Module, float]],
+        reward: nn.Module,
+        cont: ContinueHead,
+        *,
+        scales: dict[str, float],
+        free: float,
+        free_on: str,
+        overshooting: int,
+    ):
+        super().__init__()
+        self.encoder, self.rssm, self.reward, self.cont = encoder, rssm, reward, cont
+        self.objectives = nn.ModuleDict({name: module for name, (module, _) in objectives.items()})
+        self.objective_weights = {name: weight for name, (_, weight) in objectives.items()}
+        self.scales = scales
+        self.free, self.free_on, self.overshooting = free, free_on, overshooting
+
+    def observe(self, batch: Batch) -> tuple[Tensor, State, State]:
+        """Embeddings, posteriors and priors of sequences; their first step counts as a start."""
+        is_first = batch["is_first"].clone()
+        is_first[:, 0] = True
+        embed = self.encoder(batch)
+        return embed, *self.rssm.observe(embed, batch["prev_action"], is_first)
+
+    def losses(self, batch: Batch) -> tuple[Losses, Metrics, State]:
+        """Every loss (B,T), scalar metrics, and the posterior states."""
+        embed, post, prior = self.observe(batch)
+        feat = self.rssm.feat(post)
+        losses: Losses = {}
+        metrics: Metrics = {}
+        ctx = Context(batch, embed, post, prior, feat)
+        for name, objective in self.objectives.items():
+            own, extra = objective(ctx)
+            losses.update({k: v * self.objective_weights[name] for k, v in own.items()})
+            metrics.update(extra)
+        losses["reward"] = self.reward.loss(feat, batch["reward"])
+        losses["cont"] = self.cont.loss(feat, 1.0 - batch["is_terminal"].float())
+        losses.update(self._kl_losses(batch, post, prior))
+        metrics["kl"] = self.rssm.latent.kl(post, prior).mean()
+        return losses, metrics, post
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        """The scaled sum of all losses, and metrics with every unscaled part."""
+        losses, metrics, _ = self.losses(batch)
+        assert losses.keys() == self.scales.keys(), f"losses {set(losses)} but scales {set(self.scales)}"
+        shape = batch["reward"].shape
+        assert all(v.shape == shape for v in losses.values()), {k: v.shape for k, v in losses.items()}
+        total = torch.stack([v.mean() * self.scales[k] for k, v in losses.items()]).sum()
+        return total, {**metrics, **{f"loss/{k}": v.mean() for k, v in losses.items()}, "loss/total": total}
+
+    def _kl_losses(self, batch: Batch, post: State, prior: State) -> Losses:
+        kl = self.rssm.latent.kl
+        losses = {
+            "dyn": free_nats(kl(detach(post), prior), self.free, self.free_on),
+            "rep": free_nats(kl(post, detach(prior)), self.free, self.free_on),
+        }
+        if self.overshooting > 1:
+            raw = overshooting(self.rssm, post, batch["prev_action"], batch["is_first"], self.overshooting)
+            losses["overshoot"] = free_nats(raw, self.free, self.free_on)
+        return losses
+
+    def predict(self, states: State) -> tuple[Tensor, Tensor]:
+        """Expected reward and probability of going on at each state."""
+        feat = self.rssm.feat(states)
+        return self.reward.mean(feat), self.cont.mean(feat)
+
+    @property
+    def decoder(self) -> nn.Module | None:
+        """The objective that can draw, if any."""
+        return next((o for o in self.objectives.values() if hasattr(o, "decode")), None)

@@ -1,0 +1,145 @@
+"""Layers: MLP, block linear, image encoder and decoder, vector encoder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class Norm(nn.RMSNorm):
+    """RMSNorm in fp32, whatever comes in."""
+
+    def __init__(self, size: int):
+        super().__init__(size, eps=1e-4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float())
+
+
+class MLP(nn.Module):
+    """Linear, RMSNorm, SiLU, `layers` times, then a linear output: (...,inputs) -> (...,outputs)."""
+
+    def __init__(self, inputs: int, outputs: int, layers: int, units: int, zero_output: bool = False):
+        super().__init__()
+        sizes = [inputs] + [units] * layers
+        self.hidden = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.norms = nn.ModuleList(Norm(units) for _ in range(layers))
+        self.out = nn.Linear(sizes[-1], outputs)
+        if zero_output:
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for linear, norm in zip(self.hidden, self.norms, strict=True):
+            x = F.silu(norm(linear(x)))
+        return self.out(x)
+
+
+class BlockLinear(nn.Module):
+    """A block-diagonal linear layer: (...,blocks,inputs) -> (...,blocks,outputs)."""
+
+    def __init__(self, blocks: int, inputs: int, outputs: int):
+        super().__init__()
+        bound = 1 / math.sqrt(inputs)
+        self.weight = nn.Parameter(torch.empty(blocks, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(blocks, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("...gi,gio->...go", x, self.weight) + self.bias
+
+
+def halved(size: tuple[int, int], times: int) -> tuple[int, int]:
+    """Picture size after `times` halvings."""
+    return size[0] // 2**times, size[1] // 2**times
+
+
+class ImageEncoder(nn.Module):
+    """Strided convolutions, one halving per entry of `channels`: (N,H,W,3) uint8 -> (N,E)."""
+
+    def __init__(self, size: tuple[int, int], channels: Sequence[int]):
+        super().__init__()
+        sizes = [3, *channels]
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(sizes, sizes[1:], strict=False))
+        height, width = halved(size, len(channels))
+        self.size = height * width * channels[-1]
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = normalize(image).permute(0, 3, 1, 2)  # already channels-last in memory
+        for conv in self.convs:
+            x = F.silu(conv(x))
+        return x.permute(0, 2, 3, 1).flatten(1)
+
+
+class ImageDecoder(nn.Module):
+    """Transposed convolutions mirroring the encoder: features (N,F) -> mean picture (N,H,W,3) around [-0.5,0.5]."""
+
+    def __init__(self, inputs: int, size: tuple[int, int], channels: Sequence[int]):
+        super().__init__()
+        self.start = (*halved(size, len(channels)), channels[-1])
+        self.project = nn.Linear(inputs, math.prod(self.start))
+        sizes = [*reversed(channels), 3]
+        self.convs = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, feat: Tensor) -> Tensor:
+        x = self.project(feat).unflatten(1, self.start).permute(0, 3, 1, 2)
+        for conv in self.convs[:-1]:
+            x = F.silu(conv(x))
+        return self.convs[-1](x).permute(0, 2, 3, 1)
+
+
+class VectorDecoder(nn.Module):
+    """Proprioceptive vector in symlog space: (...,F) -> (...,n); the loss sums over n."""
+
+    def __init__(self, inputs: int, outputs: int, units: int):
+        super().__init__()
+        self.net = MLP(inputs, outputs, 2, units)
+
+    def mean(self, feat: Tensor) -> Tensor:
+        return symexp(self.net(feat).float())
+
+    def loss(self, feat: Tensor, target: Tensor) -> Tensor:
+        return 0.5 * (self.net(feat).float() - symlog(target)).square().sum(-1)
+
+
+class Encoder(nn.Module):
+    """Pixels and/or a vector to one embedding: (B,T,...) -> (B,T,E)."""
+
+    def __init__(self, image: tuple[int, int, int] | None, vector: int | None, channels: Sequence[int], units: int):
+        super().__init__()
+        self.image = ImageEncoder(image[:2], channels) if image else None
+        self.vector = MLP(vector, units, 1, units) if vector else None
+        self.size = (self.image.size if self.image else 0) + (units if vector else 0)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        parts = []
+        if self.image:
+            flat = self.image(rearrange(batch["image"], "b t h w c -> (b t) h w c"))
+            parts.append(flat.unflatten(0, batch["image"].shape[:2]))
+        if self.vector:
+            parts.append(self.vector(symlog(batch["vector"])).to(parts[0].dtype if parts else None))
+        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+
+
+def normalize(image: Tensor) -> Tensor:
+    """uint8 pixels to floats in [-0.5, 0.5]."""
+    return image.float() / 255 - 0.5
+
+
+def to_pixels(mean: Tensor) -> Tensor:
+    """A decoder's mean back to uint8 pixels."""
+    return ((mean.float() + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def symlog(x: Tensor) -> Tensor:
+    return torch.sign(x) * torch.log1p(torch.abs(x))
+
+
+def symexp(x: Tensor) -> Tensor:
+    return torch.sign(x) * torch.expm1(torch.abs(x))

@@ -1,0 +1,77 @@
+"""Where candidates come from: a Gaussian cut to the box, or one-hot draws from group probabilities."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from worldmodel.types import ActionSpace
+
+
+class Box:
+    """Continuous actions within [low, high]; the search distribution is N(mean, std), clamped."""
+
+    def __init__(self, low: float = -1.0, high: float = 1.0, init_std: float = 1.0, min_std: float = 0.05):
+        self.low, self.high, self.init_std, self.min_std = low, high, init_std, min_std
+
+    def start(self, batch: int, horizon: int, size: int) -> tuple[Tensor, Tensor]:
+        """The broad beginning of a search: mean, std (B,H,A)."""
+        mean = torch.full((batch, horizon, size), (self.low + self.high) / 2)
+        return mean, torch.full_like(mean, self.init_std)
+
+    def sample(self, mean: Tensor, std: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+        batch, *rest = mean.shape
+        noise = torch.randn(batch, count, *rest, generator=generator, device=mean.device)
+        return (mean.unsqueeze(1) + std.unsqueeze(1) * noise).clamp(self.low, self.high)
+
+    def uniform(self, mean: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+        """Candidates drawn evenly from the whole box, for random shooting."""
+        batch, *rest = mean.shape
+        draw = torch.rand(batch, count, *rest, generator=generator, device=mean.device)
+        return self.low + (self.high - self.low) * draw
+
+    def refit(self, candidates: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted mean and std of candidates (B,K,H,A); weights (B,K) sum to 1."""
+        w = weights[..., None, None]
+        mean = (w * candidates).sum(1)
+        std = (w * (candidates - mean.unsqueeze(1)).square()).sum(1).sqrt()
+        return mean, std.clamp(min=self.min_std)
+
+    def finish(self, mean: Tensor) -> Tensor:
+        return mean.clamp(self.low, self.high)
+
+
+class OneHot:
+    """Discrete actions: `mean` holds each group's probabilities, `std` is unused."""
+
+    def __init__(self, space: ActionSpace, floor: float = 0.02):
+        self.space, self.floor = space, floor
+
+    def start(self, batch: int, horizon: int, size: int) -> tuple[Tensor, Tensor]:
+        probs = torch.cat([torch.full((n,), 1.0 / n) for n in self.space.groups])
+        mean = probs.expand(batch, horizon, size).clone()
+        return mean, torch.ones_like(mean)
+
+    def sample(self, mean: Tensor, std: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+        batch, horizon, _ = mean.shape
+        picks = []
+        for probs in mean.split(list(self.space.groups), -1):
+            probs = (1 - self.floor) * probs + self.floor / probs.shape[-1]
+            drawn = torch.multinomial(probs.flatten(0, 1), count, replacement=True, generator=generator)
+            picks.append(drawn.unflatten(0, (batch, horizon)).permute(0, 2, 1))
+        return self.space.one_hot(picks)
+
+    def uniform(self, mean: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+        start, std = self.start(mean.shape[0], mean.shape[1], mean.shape[2])
+        return self.sample(start.to(mean.device), std, count, generator)
+
+    def refit(self, candidates: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        mean = (weights[..., None, None] * candidates).sum(1)
+        return mean, torch.ones_like(mean)
+
+    def finish(self, mean: Tensor) -> Tensor:
+        return self.space.one_hot([p.argmax(-1) for p in mean.split(list(self.space.groups), -1)])
+
+
+def make_proposal(space: ActionSpace, init_std: float, min_std: float) -> Box | OneHot:
+    return OneHot(space) if space.discrete else Box(init_std=init_std, min_std=min_std)

@@ -1,0 +1,32 @@
+"""An agent that plays: carries its own state from row to row and speaks numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodel.agent import Agent
+from worldmodel.rollout import Row
+
+
+class Player:
+    """A policy for `Rollout`: rows in, actions (B,A) out."""
+
+    def __init__(self, agent: Agent, batch: int, mode: str, generator: torch.Generator):
+        self.agent, self.mode, self.generator = agent, mode, generator
+        self.carry = agent.init(batch)
+
+    def __call__(self, rows: list[Row]) -> np.ndarray:
+        keys = [k for k in ("image", "vector", "prev_action", "is_first") if k in rows[0]]
+        obs = {k: torch.from_numpy(np.stack([row[k] for row in rows])) for k in keys}
+        action, self.carry = self.agent.act(obs, self.carry, self.mode, self.generator)
+        return action.numpy()
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {**self.carry, "generator": self.generator.get_state()}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        tensors = dict(tensors)
+        self.generator.set_state(tensors.pop("generator"))
+        self.carry = {k: v.clone().to(self.agent.device) for k, v in tensors.items()}

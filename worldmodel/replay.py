@@ -1,0 +1,289 @@
+"""A byte-capped ring of experience, in RAM or memory-mapped on disk, that survives a restart."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldmodel.capacity import bytes_per_row, check_capacity, describe_capacity
+from worldmodel.chunks import NAME, Chunk, Layout, Row, Spec
+from worldmodel.files import fsync_directory, quarantine
+from worldmodel.replay_manifest import Manifest, ReplayError, ReplayMissing
+
+__all__ = ["Replay", "ReplayError", "ReplayMissing", "bytes_per_row", "check_capacity", "describe_capacity"]
+
+log = logging.getLogger(__name__)
+
+
+class Replay:
+    """Rows of several streams (one per environment), sampled as sequences uniformly over their start steps.
+
+    The rows of a stream are numbered from 0 and row r lies in chunk r // chunk_rows, so a position is arithmetic and
+    sampling costs the same however much is held. A missing chunk leaves a hole in the numbers: the contiguous runs
+    between holes are the segments, and no sequence leaves its segment. Not thread-safe.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        capacity_bytes: int,
+        store: str,
+        directory: Path | None,
+        num_streams: int,
+        seed: int,
+        chunk_rows: int = 1024,
+    ):
+        """Make an empty buffer; `load` fills it from a manifest and the directory."""
+        if store not in ("ram", "disk"):
+            raise ValueError(f"replay.store is {store!r}; it must be 'ram' or 'disk'")
+        if store == "disk" and directory is None:
+            raise ValueError("replay.store 'disk' needs a directory")
+        self.layout = Layout(spec)
+        self.store, self.directory, self.num_streams = store, directory, num_streams
+        self.capacity_rows = int(capacity_bytes) // self.layout.row_bytes
+        if self.capacity_rows < 1:
+            raise ValueError(f"replay.capacity_gb holds no row of {self.layout.row_bytes:,} bytes; raise it")
+        # Eviction is by chunk: small chunks keep a small buffer nearly full.
+        self.chunk_rows = max(1, min(chunk_rows, self.capacity_rows // (4 * num_streams)))
+        self._max_chunk_rows = chunk_rows
+        self._rng = np.random.Generator(np.random.PCG64(seed))
+        self._owned = False  # whether the directory's chunk files are known to be this buffer's
+        self._created = False  # whether a new file's name may not be durable yet
+        self._failing = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._chunks: OrderedDict[tuple[int, int], Chunk] = OrderedDict()  # oldest first
+        self._unsaved: dict[tuple[int, int], Chunk] = {}
+        self._next = dict.fromkeys(range(self.num_streams), 0)  # stream -> number of its next row
+        self._segments: dict[int, list[list[int]]] = {}  # stream -> [first row, end row] of each contiguous run
+        self._evicted: set[str] = set()  # files no longer sampled that a checkpoint may still need
+        self._rows = self._episodes = 0
+
+    def __len__(self) -> int:
+        """Return the number of rows that can be sampled."""
+        return self._rows
+
+    def stats(self) -> dict[str, int]:
+        """Return the sizes to log."""
+        size = self.layout.row_bytes
+        return {"rows": self._rows, "episodes": self._episodes, "bytes": self._rows * size, "bytes_per_row": size}
+
+    def add(self, stream: int, row: Row) -> None:
+        """Append one row to a stream; ValueError if it does not fit the spec."""
+        if not 0 <= stream < self.num_streams:
+            raise ValueError(f"replay has streams 0 to {self.num_streams - 1}, not {stream}")
+        arrays = self.layout.check(row, f"replay row of stream {stream}")
+        self._make_room(1)
+        chunk = self._open_chunk(stream)
+        assert chunk.data is not None
+        self.layout.write(chunk.data, chunk.rows, arrays)
+        self._extend(chunk, 1, self.layout.count(chunk.data[chunk.rows : chunk.rows + 1], "is_first"))
+        self._next[stream] += 1
+        self._unsaved[stream, chunk.number] = chunk
+        if chunk.rows == self.chunk_rows and self.store == "disk":
+            self.flush()
+
+    def _open_chunk(self, stream: int) -> Chunk:
+        """Return the chunk that takes the stream's next row, starting one where needed."""
+        number, offset = divmod(self._next[stream], self.chunk_rows)
+        chunk = self._chunks.get((stream, number))
+        if offset and (chunk is None or chunk.rows != offset):
+            # Rows before this one were evicted or lost: leave the rest of their chunk empty.
+            number, chunk = number + 1, None
+            self._next[stream] = number * self.chunk_rows
+        if chunk is None:
+            chunk = Chunk(stream, number, data=np.empty(self.chunk_rows, self.layout.dtype))
+            self._chunks[stream, number] = chunk
+        return chunk
+
+    def _extend(self, chunk: Chunk, rows: int, episodes: int) -> None:
+        """Count rows just put at the end of a chunk and lengthen, or open, the stream's last segment."""
+        first = chunk.number * self.chunk_rows + chunk.rows
+        segments = self._segments.setdefault(chunk.stream, [])
+        if not segments or segments[-1][1] != first:
+            segments.append([first, first])
+        segments[-1][1] += rows
+        chunk.rows += rows
+        chunk.episodes += episodes
+        self._rows += rows
+        self._episodes += episodes
+
+    def _make_room(self, rows: int) -> None:
+        """Evict the oldest chunks until so many more rows fit under the cap."""
+        while self._chunks and self._rows + rows > self.capacity_rows:
+            key, chunk = self._chunks.popitem(last=False)
+            self._unsaved.pop(key, None)
+            segments = self._segments[chunk.stream]
+            segments[0][0] += chunk.rows
+            if segments[0][0] >= segments[0][1]:
+                segments.pop(0)
+            self._rows -= chunk.rows
+            self._episodes -= chunk.episodes
+            if chunk.saved:
+                self._evicted.add(chunk.name)
+
+    def _starts(self, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return per segment its stream, its first row and how many sequences can start in it."""
+        flat = [(stream, a, b - a) for stream in sorted(self._segments) for a, b in self._segments[stream]]
+        table = np.array(flat, np.int64).reshape(-1, 3)
+        return table[:, 0], table[:, 1], np.maximum(table[:, 2] - length + 1, 0)
+
+    def can_sample(self, batch: int, length: int) -> bool:
+        """Say whether any sequence of this length is held (a batch draws with replacement)."""
+        return batch > 0 and length > 0 and bool(self._starts(length)[2].sum())
+
+    def sample(self, batch: int, length: int) -> dict[str, np.ndarray]:
+        """Draw sequences whose starts are uniform over all steps that allow one: {key: (B,T,...)}."""
+        streams, firsts, counts = self._starts(length)
+        ends = np.cumsum(counts)
+        if length < 1 or not len(ends) or not ends[-1]:
+            raise ValueError(
+                f"replay holds {self._rows} rows but no sequence of {length} to sample; collect more first"
+            )
+        picks = self._rng.integers(ends[-1], size=batch)
+        which = np.searchsorted(ends, picks, side="right")
+        rows = firsts[which] + picks - (ends - counts)[which]
+        out = self.layout.empty(batch, length)
+        for b, (stream, row) in enumerate(zip(streams[which].tolist(), rows.tolist(), strict=True)):
+            self._read(out, b, stream, row, length)
+        return self.layout.unpack(out)
+
+    def _read(self, out: dict[str, np.ndarray], b: int, stream: int, row: int, length: int) -> None:
+        """Copy one sequence into a batch, chunk by chunk."""
+        t = 0
+        while t < length:
+            number, offset = divmod(row + t, self.chunk_rows)
+            take = min(length - t, self.chunk_rows - offset)
+            view = self._chunks[stream, number].view(self.directory, self.layout.dtype)
+            self.layout.copy(view[offset : offset + take], out, b, t)
+            t += take
+
+    def flush(self, strict: bool = False) -> bool:
+        """Append all new rows to their files and make them durable; on failure keep them in RAM for the next call."""
+        if self.directory is None:
+            return True
+        try:
+            self._own_directory(self.directory)
+            for key, chunk in list(self._unsaved.items()):
+                self._created |= not chunk.saved
+                chunk.append(self.directory)
+                del self._unsaved[key]
+                if self.store == "disk" and chunk.rows == self.chunk_rows:
+                    chunk.data = None
+            if self._created:
+                fsync_directory(self.directory)
+                self._created = False
+        except OSError as error:
+            if strict:
+                raise
+            if not self._failing:
+                log.warning("replay rows stay in memory, %s cannot be written: %s", self.directory, error)
+            self._failing = True
+            return False
+        self._failing = False
+        return True
+
+    def _own_directory(self, directory: Path) -> None:
+        """Before the first write, move aside the chunk files that another run left."""
+        if self._owned:
+            return
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in chunk_files(directory):
+            quarantine(directory / name, "other-run")
+        self._owned = True
+
+    def state(self) -> dict[str, Any]:
+        """Return the manifest of the flushed rows with the generator; call `flush(strict=True)` before."""
+        size = self.chunk_rows
+        chunks = [
+            {"file": c.name, "stream": c.stream, "first": c.number * size, "rows": c.saved, "crc32": c.crc}
+            for c in self._chunks.values()
+            if c.saved
+        ]
+        return {
+            "format": 1,
+            "spec": self.layout.describe(),
+            "chunk_rows": size,
+            "next": {str(stream): row for stream, row in self._next.items()},
+            "chunks": chunks,
+            "generator": self._rng.bit_generator.state,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Become what `state()` described; damaged chunks are quarantined and leave a hole."""
+        manifest = Manifest(state, self.layout, self._max_chunk_rows)
+        files = chunk_files(self.directory) if self.directory else []
+        if manifest.nonempty and not manifest.names & set(files):
+            raise ReplayMissing(
+                f"the replay is missing from {self.directory}: put it back or start over with --run.fresh true"
+            )
+        self._reset()
+        self.chunk_rows, self._rng = manifest.chunk_rows, manifest.generator
+        self._next.update(manifest.next)
+        self._owned = True
+        if self.directory is None:
+            return
+        for name in sorted(set(files) - manifest.names):
+            if manifest.is_older(name):
+                self._evicted.add(name)
+            else:
+                self._quarantine(name, "after-checkpoint")
+        for chunk in manifest.chunks:
+            self._restore(chunk, self.directory)
+        if manifest.nonempty and not self._rows:
+            raise ReplayMissing(f"every replay chunk in {self.directory} is damaged; start over with --run.fresh true")
+
+    def _restore(self, chunk: Chunk, directory: Path) -> None:
+        """Verify one chunk of the manifest and take it in, or move it aside."""
+        opened = self._next[chunk.stream] == chunk.number * self.chunk_rows + chunk.rows
+        room = self.chunk_rows if opened else chunk.rows
+        why = chunk.restore(directory, self.layout.dtype, room)
+        if why:
+            self._quarantine(chunk.name, why)
+            return
+        assert chunk.data is not None
+        rows, chunk.rows = chunk.rows, 0
+        self._make_room(rows)  # the cap may be lower than it was
+        if rows > self.capacity_rows:
+            self._evicted.add(chunk.name)
+            return
+        self._chunks[chunk.stream, chunk.number] = chunk
+        self._extend(chunk, rows, self.layout.count(chunk.data[:rows], "is_first"))
+        if self.store == "disk" and not (opened and rows < self.chunk_rows):
+            chunk.data = None
+
+    def _quarantine(self, name: str, why: str) -> None:
+        assert self.directory is not None
+        path = self.directory / name
+        moved = quarantine(path, why) if os.path.lexists(path) else "nowhere"
+        log.warning("replay chunk %s is left out (%s) and was moved to %s", path, why, moved)
+
+    def collect_garbage(self, referenced: Iterable[dict[str, Any]]) -> None:
+        """Delete the files of evicted chunks that none of these manifests (retained checkpoints') refers to."""
+        if self.directory is None:
+            return
+        needed = {entry["file"] for state in referenced for entry in state["chunks"]}
+        for name in sorted(self._evicted - needed):
+            try:
+                (self.directory / name).unlink()
+            except OSError as error:
+                if error.errno != errno.ENOENT:
+                    log.warning("evicted replay chunk %s cannot be deleted: %s", name, error)
+                    continue
+            self._evicted.discard(name)
+
+
+def chunk_files(directory: Path) -> list[str]:
+    """List the names of the chunk files in a directory, in order."""
+    if not directory.is_dir():
+        return []
+    return sorted(entry.name for entry in os.scandir(directory) if NAME.fullmatch(entry.name))

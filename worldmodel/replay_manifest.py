@@ -1,0 +1,90 @@
+"""A replay manifest as read from a checkpoint: every value is checked before it is used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from worldmodel.chunks import NAME, Chunk, Layout
+
+FORMAT = 1
+MAX_STREAMS = 10_000
+MAX_ROWS = 2**53
+
+
+class ReplayError(RuntimeError):
+    """The replay's manifest or files cannot be used (exit code 4)."""
+
+    exit_code = 4
+
+
+class ReplayMissing(ReplayError):
+    """None of the rows that the manifest promises are there."""
+
+
+class Manifest:
+    """The checked contents of `Replay.state()`."""
+
+    def __init__(self, state: dict[str, Any], layout: Layout, max_chunk_rows: int):
+        """Check the whole manifest; ReplayError says in one line what is wrong."""
+        try:
+            self._parse(state, layout, max_chunk_rows)
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+            raise ReplayError(f"the replay manifest is malformed: {error!r}") from error
+        self.names = {chunk.name for chunk in self.chunks}
+        self.nonempty = any(self.next.values())
+        # Files before a stream's oldest chunk were evicted; older checkpoints may still need them.
+        self._oldest = {stream: -(-row // self.chunk_rows) for stream, row in self.next.items()}
+        for chunk in self.chunks:
+            self._oldest[chunk.stream] = min(self._oldest[chunk.stream], chunk.number)
+
+    def _parse(self, state: dict[str, Any], layout: Layout, max_chunk_rows: int) -> None:
+        if state["format"] != FORMAT:
+            raise ReplayError(f"the replay has format {state['format']!r}; this program reads format {FORMAT}")
+        _check_spec(state["spec"], layout.describe())
+        self.chunk_rows = _integer(state["chunk_rows"], 1, max_chunk_rows)
+        self.next = {int(stream): _integer(row, 0, MAX_ROWS) for stream, row in state["next"].items()}
+        for stream in self.next:
+            _integer(stream, 0, MAX_STREAMS)
+        self.generator = np.random.Generator(np.random.PCG64(0))
+        self.generator.bit_generator.state = state["generator"]
+        self.chunks: list[Chunk] = []
+        ends: dict[int, int] = {}
+        for entry in state["chunks"]:
+            chunk = self._chunk(entry)
+            if chunk.number * self.chunk_rows < ends.get(chunk.stream, 0):
+                raise ReplayError(f"the replay manifest lists {chunk.name} twice or out of order")
+            ends[chunk.stream] = chunk.number * self.chunk_rows + chunk.rows
+            if ends[chunk.stream] > self.next[chunk.stream]:
+                raise ReplayError(f"the replay manifest lists {chunk.name} beyond its stream's end")
+            self.chunks.append(chunk)
+
+    def _chunk(self, entry: dict[str, Any]) -> Chunk:
+        stream = _integer(entry["stream"], 0, MAX_STREAMS)
+        number, offset = divmod(_integer(entry["first"], 0, MAX_ROWS), self.chunk_rows)
+        rows = _integer(entry["rows"], 1, self.chunk_rows)
+        chunk = Chunk(stream, number, rows=rows, crc=_integer(entry["crc32"], 0, 2**32 - 1))
+        # The one name this chunk can have: no path, '..' or other folder passes.
+        if offset or entry["file"] != chunk.name:
+            raise ReplayError(f"the replay manifest names the file {entry['file']!r} where {chunk.name} is expected")
+        return chunk
+
+    def is_older(self, name: str) -> bool:
+        """Say whether a file outside the manifest precedes its stream's oldest chunk."""
+        match = NAME.fullmatch(name)
+        return match is not None and int(match[2]) < self._oldest.get(int(match[1]), 0)
+
+
+def _integer(value: Any, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{value!r} is not an integer from {low} to {high}")
+    return value
+
+
+def _check_spec(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for key in [*wanted, *found]:
+        if found.get(key) != wanted.get(key):
+            raise ReplayError(
+                f"the replay on disk does not fit this run: {key!r} is {found.get(key)} there, {wanted.get(key)} here"
+            )

@@ -1,0 +1,140 @@
+"""The loop between environments and a policy, shared by training and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from worldmodel.types import ActionSpace, ObservationSpace
+
+Row = dict[str, Any]
+Policy = Callable[[list[Row]], np.ndarray]
+
+
+def spaces_of(envs) -> tuple[ObservationSpace, ActionSpace]:
+    """Gymnasium's spaces as the model's."""
+    observation, action = envs.observation_space, envs.action_space
+    parts = dict(observation.spaces) if isinstance(observation, gymnasium.spaces.Dict) else None
+    if parts is None:
+        parts = {"image" if len(observation.shape) == 3 else "vector": observation}
+    image = tuple(parts["image"].shape) if "image" in parts else None
+    vector = parts["vector"].shape[0] if "vector" in parts else None
+    if isinstance(action, gymnasium.spaces.Box):
+        return ObservationSpace(image, vector), ActionSpace(int(np.prod(action.shape)))
+    counts = [action.n] if isinstance(action, gymnasium.spaces.Discrete) else action.nvec
+    groups = tuple(int(n) for n in counts)
+    return ObservationSpace(image, vector), ActionSpace(sum(groups), groups)
+
+
+def episode_seeds(*entropy: int) -> Callable[[int, int], int]:
+    """Seeds by (environment, episode number), unrelated for different entropy."""
+
+    def seed(env: int, episode: int) -> int:
+        return int(np.random.SeedSequence([*entropy, env, episode]).generate_state(1)[0] >> 1)
+
+    return seed
+
+
+class Episode:
+    """An open episode: all that is needed to simulate it again."""
+
+    def __init__(self, number: int, seed: int):
+        self.number, self.seed = number, seed
+        self.actions: list[np.ndarray] = []
+        self.score = 0.0
+        self.frames = 0
+
+
+class Rollout:
+    """Steps environments; every call returns one row of experience per environment.
+
+    `reset` makes the environments' reset command out of a seed; `seeds(env, episode)` names every episode's seed.
+    """
+
+    def __init__(self, envs, reset: Callable[[int], Any], space: ActionSpace, seeds: Callable[[int, int], int]):
+        self.envs, self.reset, self.space, self.seeds = envs, reset, space, seeds
+        self.episodes = [Episode(0, seeds(i, 0)) for i in range(envs.num_envs)]
+        self.actions = np.zeros((envs.num_envs, space.size), np.float32)
+        self.fresh = [True] * envs.num_envs
+        self.steps = 0
+        self.frames = 0
+        self.faults = 0
+        self.finished: list[Episode] = []
+
+    def step(self, policy: Policy) -> list[Row]:
+        """Act once everywhere: the previous call's actions go in, rows come out, the policy chooses anew."""
+        commands = [
+            self.reset(e.seed) if fresh else self.to_env(a)
+            for e, fresh, a in zip(self.episodes, self.fresh, self.actions, strict=True)
+        ]
+        rows = [self._take(i, result) for i, result in enumerate(self.envs.step(commands))]
+        actions = np.asarray(policy(rows), np.float32)
+        if not np.isfinite(actions).all():
+            raise FloatingPointError("the policy chose a non-finite action; it was not passed on")
+        self.actions = actions
+        return rows
+
+    def to_env(self, action: np.ndarray) -> Any:
+        """The model's action vector as the environment wants it."""
+        if not self.space.discrete:
+            return action
+        picks = [int(part.argmax()) for part in np.split(action, np.cumsum(self.space.groups)[:-1])]
+        return picks[0] if len(picks) == 1 else np.array(picks)
+
+    def _take(self, i: int, result) -> Row:
+        """One environment's answer as a row; keeps the episode's books."""
+        episode = self.episodes[i]
+        action = np.zeros(self.space.size, np.float32) if result.is_first else self.actions[i].copy()
+        if not result.is_first:
+            episode.actions.append(action)
+            episode.score += float(result.reward)
+            used = int(result.info.get("frames", 1))
+            episode.frames += used
+            self.frames += used
+            self.steps += 1
+        self.faults += "fault" in result.info
+        self.fresh[i] = result.is_last
+        if result.is_last:
+            self.finished.append(episode)
+            self.episodes[i] = Episode(episode.number + 1, self.seeds(i, episode.number + 1))
+        flags = {"is_first": result.is_first, "is_last": result.is_last, "is_terminal": result.is_terminal}
+        return {**result.obs, "prev_action": action, "reward": np.float32(result.reward), **flags}
+
+    def pop_finished(self) -> list[Episode]:
+        done, self.finished = self.finished, []
+        return done
+
+    def state(self) -> dict:
+        """JSON-able: counters and every open episode's seed and actions."""
+        episodes = [
+            {"number": e.number, "seed": e.seed, "actions": [a.tolist() for a in e.actions], "fresh": fresh}
+            for e, fresh in zip(self.episodes, self.fresh, strict=True)
+        ]
+        counters = {"steps": self.steps, "frames": self.frames, "faults": self.faults}
+        return {**counters, "episodes": episodes, "next_actions": self.actions.tolist()}
+
+    def restore(self, state: dict) -> None:
+        """Simulate the open episodes again from their seeds and actions."""
+        if len(state["episodes"]) != self.envs.num_envs:
+            raise ValueError(f"env.num: the run was collecting with {len(state['episodes'])} environments; keep that")
+        for i, saved in enumerate(state["episodes"]):
+            self.episodes[i] = Episode(saved["number"], saved["seed"])
+            self.fresh[i] = saved["fresh"]
+            if not saved["fresh"]:
+                self._replay(i, [np.array(a, np.float32) for a in saved["actions"]])
+        self.actions = np.array(state["next_actions"], np.float32).reshape(self.actions.shape)
+        self.steps, self.frames, self.faults = state["steps"], state["frames"], state["faults"]
+
+    def _replay(self, i: int, actions: Sequence[np.ndarray]) -> None:
+        """Bring one environment back to where it was."""
+
+        def only(command):
+            return self.envs.step([command if j == i else None for j in range(self.envs.num_envs)])[i]
+
+        self._take(i, only(self.reset(self.episodes[i].seed)))
+        for action in actions:
+            self.actions[i] = action
+            self._take(i, only(self.to_env(action)))

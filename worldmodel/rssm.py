@@ -1,0 +1,124 @@
+"""The recurrent state-space model: one cell for every latent and transition; observe() filters, imagine() dreams.
+
+    prev {deter, stoch} + prev_action --cell--> deter --prior--> stoch   (imagine)
+                                                deter + embed --posterior--> stoch   (observe)
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldmodel.nets import MLP, BlockLinear, Norm
+from worldmodel.types import State
+
+
+class GRU(nn.Module):
+    """GRU with one normalised projection for all gates, block-diagonal in the hidden state (Dreamer 2, 3)."""
+
+    def __init__(self, inputs: int, size: int, blocks: int):
+        super().__init__()
+        self.blocks, self.size = blocks, size
+        width = size // blocks
+        self.gates = BlockLinear(blocks, inputs + width, 3 * width) if blocks > 1 else nn.Linear(inputs + size, 3 * size)
+        self.norm = Norm(3 * size)
+
+    def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
+        if self.blocks > 1:
+            parts = hidden.unflatten(-1, (self.blocks, -1))
+            both = torch.cat([parts, x.unsqueeze(-2).expand(*x.shape[:-1], self.blocks, -1)], -1)
+            gates = self.gates(both).unflatten(-1, (3, -1)).transpose(-3, -2).flatten(-3)
+        else:
+            gates = self.gates(torch.cat([x, hidden], -1))
+        reset, candidate, update = self.norm(gates).chunk(3, -1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        return torch.lerp(hidden, candidate, torch.sigmoid(update - 1))
+
+
+class RSSM(nn.Module):
+    """`transition` says what is carried on: rssm deter and stoch, ssm stoch alone, rnn one noiseless vector."""
+
+    def __init__(self, latent, transition: str, *, actions: int, embed: int, deter: int, hidden: int, blocks: int):
+        super().__init__()
+        self.latent, self.transition = latent, transition
+        self.deter_size = hidden if transition == "ssm" else deter
+        self.feat_size = latent.size + (deter if transition == "rssm" else 0)
+        self.from_action = nn.Linear(actions, hidden)
+        self.from_stoch = nn.Linear(latent.size, hidden, bias=False) if transition != "rnn" else None
+        self.input_norm = Norm(hidden)
+        self.gru = GRU(hidden, deter, blocks) if transition != "ssm" else None
+        self.prior_net = MLP(self.deter_size, latent.num_params, 1, hidden)
+        self.post_deter = nn.Linear(self.deter_size, hidden, bias=False)
+        self.post_embed = nn.Linear(embed, hidden)
+        self.post_norm = Norm(hidden)
+        self.post_out = nn.Linear(hidden, latent.num_params)
+
+    def initial(self, batch: int) -> State:
+        """The state before anything was seen: zeros."""
+        device = self.post_out.weight.device
+        return {
+            "deter": torch.zeros(batch, self.deter_size, device=device),
+            "stoch": torch.zeros(batch, *self.latent.shape, device=device),
+        }
+
+    def feat(self, state: State) -> Tensor:
+        """What heads, decoder and behaviour see: (...,F)."""
+        flat = self.latent.flat(state["stoch"])
+        return torch.cat([state["deter"], flat], -1) if self.transition == "rssm" else flat
+
+    def observe(self, embed: Tensor, prev_action: Tensor, is_first: Tensor) -> tuple[State, State]:
+        """Filter sequences from fresh starts: (B,T,E), (B,T,A), (B,T) -> posterior, prior with leaves (B,T,...)."""
+        keep = (~is_first.bool()).float().unsqueeze(-1)
+        action_in = self.from_action(prev_action * keep)
+        embed_in = self.post_embed(embed)
+        state = self.initial(embed.shape[0])
+        steps = []
+        for t in range(embed.shape[1]):
+            state = self._reset(state, keep[:, t]) if t else state
+            deter = self._advance(state, action_in[:, t])
+            post = self._posterior(deter, embed_in[:, t], None)
+            state = {"deter": deter, "stoch": post["stoch"]}
+            steps.append({"deter": deter, **post})
+        posts = {k: torch.stack([s[k] for s in steps], 1) for k in steps[0]}
+        return posts, self.latent.dist(self.prior_net(posts["deter"]))
+
+    def observe_step(
+        self, state: State, embed: Tensor, prev_action: Tensor, is_first: Tensor, generator: torch.Generator | None
+    ) -> State:
+        """One step of the online filter: embed (B,E), prev_action (B,A), is_first (B,)."""
+        keep = (~is_first.bool()).float().unsqueeze(-1)
+        deter = self._advance(self._reset(state, keep), self.from_action(prev_action * keep))
+        return {"deter": deter, "stoch": self._posterior(deter, self.post_embed(embed), generator)["stoch"]}
+
+    def imagine_step(self, state: State, action: Tensor, generator: torch.Generator | None = None) -> State:
+        """One step without an observation; the prior's parameters ride along."""
+        deter = self._advance(state, self.from_action(action))
+        dist = self.latent.dist(self.prior_net(deter))
+        return {"deter": deter, "stoch": self.latent.sample(dist, generator), **dist}
+
+    def imagine(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> State:
+        """Open-loop rollout: (B,H,A) -> leaves (B,H,...)."""
+        steps = []
+        for t in range(actions.shape[1]):
+            state = self.imagine_step(state, actions[:, t], generator)
+            steps.append(state)
+        return {k: torch.stack([s[k] for s in steps], 1) for k in steps[0]}
+
+    def _reset(self, state: State, keep: Tensor) -> State:
+        stoch = state["stoch"]
+        return {"deter": state["deter"] * keep, "stoch": stoch * keep.view(-1, *[1] * (stoch.dim() - 1))}
+
+    def _advance(self, state: State, action_in: Tensor) -> Tensor:
+        """deter of the next step, from the previous state and the projected action."""
+        if self.from_stoch is not None:
+            action_in = action_in + self.from_stoch(self.latent.flat(state["stoch"]))
+        x = F.silu(self.input_norm(action_in))
+        if self.gru is None:
+            return x
+        return self.gru(x, state["stoch"] if self.transition == "rnn" else state["deter"])
+
+    def _posterior(self, deter: Tensor, embed_in: Tensor, generator: torch.Generator | None) -> State:
+        hidden = F.silu(self.post_norm(self.post_deter(deter) + embed_in))
+        dist = self.latent.dist(self.post_out(hidden))
+        return {"stoch": self.latent.sample(dist, generator), **dist}

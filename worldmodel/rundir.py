@@ -1,0 +1,112 @@
+"""A run directory: where things lie, who may write, and whether a command may continue it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import time
+from pathlib import Path
+
+from worldmodel import config as configs
+from worldmodel.schema import Config
+
+# Keys a resumed run may change: they say how long, how often, where and how fast, not what is learnt.
+FREE_KEYS = ("run.frames", "run.fresh", "run.threads", "run.device", "env.render", "env.timeout", "env.restarts")
+FREE_SECTIONS = ("log",)
+
+
+class RunError(RuntimeError):
+    """A run directory that can't be used as asked; `code` is the exit code."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code
+
+
+def slug(task: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", task)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a small file so that it is either the old or the new one, never half."""
+    partial = path.with_suffix(".tmp")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+class RunDir:
+    """runs/<task>/<name>/seed<k>"""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.replay = path / "replay"
+        self.videos = path / "videos"
+        self.config_file = path / "config.yaml"
+        self.status_file = path / "status.json"
+        self._lock = None
+
+    @classmethod
+    def of(cls, c: Config) -> RunDir:
+        return cls(Path(c.run.root) / slug(c.env.task) / slug(c.run.name) / f"seed{c.run.seed}")
+
+    def open(self, c: Config) -> None:
+        """Make or continue the directory for this configuration, under a lock; RunError where that can't be."""
+        if c.run.fresh and self.path.exists():
+            self._move_aside()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        if self.config_file.exists():
+            self._check_same(c)
+        _replace(self.config_file, configs.to_yaml(c))
+
+    def status(self, **values: object) -> None:
+        """Machine-readable state of the run, replaced as a whole."""
+        _replace(self.status_file, json.dumps(values, indent=1) + "\n")
+
+    def is_done(self, frames: int, wanted: int) -> bool:
+        """True where an earlier command finished, its closing evaluation included."""
+        try:
+            state = json.loads(self.status_file.read_text())["state"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        return state == "done" and frames >= wanted
+
+    def _take_lock(self) -> None:
+        handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            raise RunError(
+                f"another process is training in {self.path}; wait for it, or give this run its own --run.name", 74
+            ) from None
+        self._lock = handle
+
+    def _move_aside(self) -> None:
+        self._refuse_if_busy()
+        target = self.path.with_name(f"{self.path.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+        self.path.rename(target)
+
+    def _refuse_if_busy(self) -> None:
+        self._take_lock()
+        os.close(self._lock)
+        self._lock = None
+
+    def _check_same(self, c: Config) -> None:
+        """Refuse to continue with another configuration, showing what differs."""
+        try:
+            old = configs.load(self.config_file)
+        except configs.ConfigError as error:
+            raise RunError(f"{self.config_file} cannot be read ({error.problems[0]}); start over with --run.fresh true", 4) from None
+        changed = configs.differences(old, c)
+        held = {k: v for k, v in changed.items() if k not in FREE_KEYS and k.split(".")[0] not in FREE_SECTIONS}
+        if held:
+            shown = "; ".join(f"{k} {was} -> {now}" for k, (was, now) in held.items())
+            raise RunError(
+                f"{self.path} was made with another configuration: {shown}. "
+                "Use another --run.name, or start over with --run.fresh true",
+                2,
+            )

@@ -1,0 +1,180 @@
+"""Types and ranges of every configuration key; values live in configs/defaults.yaml. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+
+@dataclass(frozen=True)
+class Range:
+    """Closed bounds of a number; None leaves a side open."""
+
+    low: float | None = None
+    high: float | None = None
+
+
+Count = Annotated[int, Range(1)]
+Natural = Annotated[int, Range(0)]
+Weight = Annotated[float, Range(0)]
+Share = Annotated[float, Range(0, 1)]
+Positive = Annotated[float, Range(1e-12)]
+
+Objective = Literal["reconstruction"]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    root: str
+    name: str
+    seed: Annotated[int, Range(0, 2**31 - 1)]
+    frames: Count
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["bf16", "fp32"]
+    threads: Annotated[int, Range(0, 1024)]
+    fresh: bool
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    task: str
+    size: tuple[Annotated[int, Range(8, 1024)], Annotated[int, Range(8, 1024)]]
+    repeat: Annotated[int, Range(1, 1000)]
+    obs: Literal["pixels", "state", "both"]
+    render: Literal["auto", "gl", "fast", "ray"]
+    camera: int | None
+    time_limit: Count | None
+    num: Annotated[int, Range(1, 1024)]
+    timeout: Positive
+    restarts: Natural
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    store: Literal["ram", "disk"]
+    capacity_gb: Positive
+    batch: Count
+    length: Annotated[int, Range(2)]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    prefill: Count
+    pretrain: Natural
+    ratio: Weight
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    every: Count
+    tensorboard: bool
+    checkpoint: Count
+    keep: Count
+    eval: Natural
+    episodes: Count
+    final_episodes: Count
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    transition: Literal["rssm", "ssm", "rnn"]
+    latent: Literal["gaussian", "categorical", "deterministic"]
+    deter: Count
+    stoch: Count
+    classes: Annotated[int, Range(2)]
+    blocks: Count
+    hidden: Count
+    unimix: Annotated[float, Range(0, 0.5)]
+    min_std: Positive
+    cnn: list[Count]
+    layers: Count
+    units: Count
+    reward_head: Literal["gaussian", "twohot"]
+    bins: Annotated[int, Range(3)]
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    objective: dict[Objective, Weight]
+    image: Weight
+    vector: Weight
+    reward: Weight
+    cont: Weight
+    dyn: Weight
+    rep: Weight
+    free: Weight
+    free_on: Literal["mean", "element"]
+    overshooting: Count
+    overshoot: Weight
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    lr: Positive
+    eps: Positive
+    clip: Positive
+    weight_decay: Weight
+    warmup: Natural
+
+
+@dataclass(frozen=True)
+class BehaviorConfig:
+    name: Literal["mpc", "random"]
+    noise: Weight
+
+
+@dataclass(frozen=True)
+class PlannerConfig:
+    name: Literal["cem", "mppi", "shooting"]
+    horizon: Count
+    candidates: Count
+    iterations: Count
+    elites: Count
+    init_std: Positive
+    min_std: Positive
+    temperature: Positive
+    momentum: Annotated[float, Range(0, 0.999)]
+    warm_start: bool
+    discount: Annotated[float, Range(0, 1)]
+
+
+@dataclass(frozen=True)
+class Config:
+    run: RunConfig
+    env: EnvConfig
+    replay: ReplayConfig
+    train: TrainConfig
+    log: LogConfig
+    model: ModelConfig
+    loss: LossConfig
+    optim: OptimConfig
+    behavior: BehaviorConfig
+    planner: PlannerConfig
+
+
+def contradictions(c: Config) -> list[str]:
+    """Keys that are fine alone and impossible together, one line each."""
+    m, p = c.model, c.planner
+    found = []
+    if p.elites > p.candidates:
+        found.append(f"planner.elites: {p.elites} is more than planner.candidates {p.candidates}")
+    if m.transition == "rnn" and m.latent != "deterministic":
+        found.append(f"model.transition: rnn has no noise; it needs model.latent deterministic, not {m.latent}")
+    if m.deter % m.blocks:
+        found.append(f"model.blocks: {m.blocks} does not divide model.deter {m.deter}")
+    factor = 2 ** len(m.cnn)
+    if c.env.obs != "state" and any(side % factor for side in c.env.size):
+        h, w = c.env.size
+        found.append(f"env.size: {h}x{w} must be divisible by {factor} (one halving for each of model.cnn's layers)")
+    if c.loss.overshooting >= c.replay.length:
+        found.append(f"loss.overshooting: {c.loss.overshooting} must be shorter than replay.length {c.replay.length}")
+    if c.train.prefill // c.env.repeat < c.replay.length:
+        found.append(
+            f"train.prefill: {c.train.prefill} frames are {c.train.prefill // c.env.repeat} agent steps, "
+            f"fewer than replay.length {c.replay.length}"
+        )
+    if c.run.frames < c.train.prefill:
+        found.append(f"run.frames: {c.run.frames} is less than train.prefill {c.train.prefill}")
+    if not any(c.loss.objective.values()):
+        found.append("loss.objective: every weight is zero; the latent would learn nothing")
+    return found
