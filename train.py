@@ -20,21 +20,14 @@ def main(argv: list[str]) -> int:
         say(USAGE.format(presets=", ".join(configs.presets())))
         return 0
     try:
-        c = configs.parse(argv)
-        envs.check_name(c.env.task)
+        c = configs.parse(argv, envs.check_name)
     except configs.ConfigError as error:
-        return fail("\n".join(error.problems), 2)
-    except ValueError as error:
-        return fail(f"env.task: {error}", 2)
+        sys.stderr.write(f"{error}\n")
+        return 2
 
     from worldmodel.guard import guarded  # torch is imported from here on
 
     return guarded(lambda: train(c))
-
-
-def fail(message: str, code: int) -> int:
-    sys.stderr.write(message + "\n")
-    return code
 
 
 def train(c) -> int:

@@ -14,7 +14,7 @@ from gymnasium import error, spaces
 from envs.wrappers import ActionRepeat, NormalizeAction, Resize, TimeLimit, resize
 
 # Packages that register their ids under a namespace only once they are imported.
-_NAMESPACES = {"ALE": ("ale_py", 'pip install "gymnasium[atari]"')}
+_NAMESPACES = {"ALE": ("ale_py", "pip install ale-py")}
 
 
 def registered(name: str, size: tuple[int, int]) -> gymnasium.Env:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -56,8 +58,10 @@ class RayRenderer:
         self._lights = Lights(model)
         self._is_floor = np.isin(np.arange(model.ngeom), list(self._floors))
         solid = np.asarray(model.geom_type) != _PLANE
+        self._planes = np.flatnonzero(~solid)
         # Only moving geoms cast shadows, unless the world itself holds solids.
         self._fixed_shadows = bool(((np.asarray(model.body_weldid)[model.geom_bodyid] == 0) & solid).any())
+        self._boxes = _boxes(model)
         self._shadow_slack = 2e-3 * model.stat.extent
 
     def _aim(self, data: Any) -> None:
@@ -70,28 +74,35 @@ class RayRenderer:
             self._directions32 = self._directions.astype(np.float32)
             self._background = self._sky.colours(self._directions32, self._pixel)
 
-    def _cast(self, model: Any, data: Any, hidden: np.ndarray) -> None:
-        """Cast all pixels' rays; `hidden` geoms sit in an invisible group meanwhile."""
-        groups = model.geom_group
-        before = groups[hidden].copy()
+    @contextmanager
+    def _adjusted(self, model: Any, hidden: np.ndarray) -> Iterator[None]:
+        """Let rays skip `hidden` geoms and use our boxes; the simulation never sees either change."""
+        groups, boxes = model.geom_group, model.bvh_aabb[: len(self._boxes)]
+        kept_groups, kept_boxes = groups.copy(), boxes.copy()
         try:
             groups[hidden] = _HIDDEN_GROUP
-            mujoco.mj_multiRay(
-                model,
-                data,
-                data.cam_xpos[self.camera],
-                self._directions.reshape(-1),
-                _VISIBLE,
-                True,
-                -1,
-                self._geom,
-                self._dist,
-                self._normal,
-                len(self._geom),
-                _FAR,
-            )
+            boxes[:] = self._boxes
+            yield
         finally:
-            groups[hidden] = before
+            groups[:] = kept_groups
+            boxes[:] = kept_boxes
+
+    def _cast(self, model: Any, data: Any) -> None:
+        """Cast every pixel's ray."""
+        mujoco.mj_multiRay(
+            model,
+            data,
+            data.cam_xpos[self.camera],
+            self._directions.reshape(-1),
+            _VISIBLE,
+            True,
+            -1,
+            self._geom,
+            self._dist,
+            self._normal,
+            len(self._geom),
+            _FAR,
+        )
 
     def _prepare(self, physics: Any) -> tuple[Any, Any]:
         """Follow the model and the camera, and return MuJoCo's model and data."""
@@ -105,14 +116,16 @@ class RayRenderer:
         """Return the (height, width, 3) uint8 picture."""
         model, data = self._prepare(physics)
         rgba = self._materials.rgba()
-        self._cast(model, data, np.flatnonzero(rgba[:, 3] == 0))
         out = self._background.copy()
-        hit = (self._geom >= 0) & (self._dist < self._reach)
-        flat = self._is_floor[self._geom] & hit
-        for plane in self._floors:
-            self._draw_floor(out, data, rgba, plane, np.flatnonzero(flat & (self._geom == plane)))
-        self._draw_solids(out, data, rgba, np.flatnonzero(hit & ~flat))
-        self._draw_sprites(out, data)
+        with self._adjusted(model, np.flatnonzero(rgba[:, 3] == 0)):
+            self._cast(model, data)
+            model.geom_group[self._planes] = _HIDDEN_GROUP  # they cast no shadows
+            hit = (self._geom >= 0) & (self._dist < self._reach)
+            flat = self._is_floor[self._geom] & hit
+            for plane in self._floors:
+                self._draw_floor(out, data, rgba, plane, np.flatnonzero(flat & (self._geom == plane)))
+            self._draw_solids(out, data, rgba, np.flatnonzero(hit & ~flat))
+            self._draw_sprites(out, data)
         np.minimum(out, 255, out=out)
         return out.astype(np.uint8).reshape(*self.size, 3)
 
@@ -149,23 +162,22 @@ class RayRenderer:
 
     def _draw_sprites(self, out: np.ndarray, data: Any) -> None:
         """Draw sites and tendons over what lies behind them."""
-        for sprite in self._sprites.visible(data):
-            front = np.flatnonzero(sprite.depth < self._depth(sprite.pixels))
-            if not len(front):
-                continue
-            pixels = sprite.pixels[front]
-            direction = self._directions32.take(pixels, 0)
-            along = self._cosine.take(pixels)
-            points = Points(
-                position=direction * (sprite.depth[front] / along).astype(np.float32)[:, None],
-                normal=sprite.normal[front],
-                rgb=np.repeat(sprite.rgba[None, :3], len(front), 0),
-                gloss=np.repeat(sprite.gloss[None], len(front), 0),
-                direction=direction,
-            )
-            colour = self._lights.shade(data, data.cam_xpos[self.camera], self._backward, points, self._lit(data)) * 255
-            share = (sprite.cover[front] * sprite.rgba[3])[:, None]
-            out[pixels] = out[pixels] * (1 - share) + np.minimum(colour, 255) * share
+        splats = self._sprites.splats(data)
+        front = np.flatnonzero(splats.depth < self._depth(splats.pixels)) if splats else ()
+        if splats is None or not len(front):
+            return
+        pixels, rgba = splats.pixels[front], splats.rgba[front]
+        direction = self._directions32.take(pixels, 0)
+        points = Points(
+            position=direction * (splats.depth[front] / self._cosine[pixels]).astype(np.float32)[:, None],
+            normal=splats.normal[front],
+            rgb=rgba[:, :3],
+            gloss=splats.gloss[front],
+            direction=direction,
+        )
+        colour = self._lights.shade(data, data.cam_xpos[self.camera], self._backward, points, self._lit(data)) * 255
+        share = (splats.cover[front] * rgba[:, 3])[:, None]
+        out[pixels] = out[pixels] * (1 - share) + np.minimum(colour, 255) * share
 
     def _depth(self, pixels: np.ndarray) -> np.ndarray:
         """Return how far along the camera's axis the rays of some pixels went."""
@@ -175,12 +187,18 @@ class RayRenderer:
     def segment(self, physics: Any) -> np.ndarray:
         """Return (height, width) int32: -1 for sky, geom, then geoms + site, then geoms + sites + tendon."""
         model, data = self._prepare(physics)
-        self._cast(model, data, np.flatnonzero(self._materials.rgba()[:, 3] == 0))
+        with self._adjusted(model, np.flatnonzero(self._materials.rgba()[:, 3] == 0)):
+            self._cast(model, data)
         ids = np.where(self._dist < self._reach, self._geom, -1)
-        for sprite in self._sprites.visible(data):
-            front = (sprite.depth < self._depth(sprite.pixels)) & (sprite.cover * sprite.rgba[3] >= 0.5)
-            ids[sprite.pixels[front]] = model.ngeom + sprite.label
+        splats = self._sprites.splats(data)
+        if splats:
+            front = (splats.depth < self._depth(splats.pixels)) & splats.centre
+            ids[splats.pixels[front]] = model.ngeom + splats.label[front]
         return ids.reshape(self.size)
+
+    def close(self) -> None:
+        """Let the model go."""
+        self._model = None
 
     def _lit(self, data: Any) -> Lit | None:
         """Return the function that tells which points a lamp reaches, or None where shadows are off."""
@@ -200,3 +218,20 @@ class RayRenderer:
             model, data, position, rays.reshape(-1), _VISIBLE, self._fixed_shadows, -1, geom, dist, None, count, _FAR
         )
         return (geom < 0) | (dist > length - self._shadow_slack)
+
+
+def _boxes(model: Any) -> np.ndarray:
+    """Return bounding boxes, a row per node of the bodies' trees, that surely hold each body's geoms.
+
+    mj_multiRay misses geoms that stand out of the model's own boxes: those of bodies with visual-only geoms, and those
+    of the world where a task moves its geoms.
+    """
+    boxes = np.array(model.bvh_aabb[: int((model.body_bvhadr + model.body_bvhnum).max(initial=0))])
+    reach = np.linalg.norm(model.geom_pos, axis=1) + model.geom_rbound
+    for body in np.flatnonzero(model.body_bvhnum):
+        start, first = model.body_bvhadr[body], model.body_geomadr[body]
+        geoms = slice(first, first + model.body_geomnum[body])
+        boundless = body == 0 or (model.geom_rbound[geoms] == 0).any()
+        size = _FAR if boundless else reach[geoms].max(initial=0) + np.linalg.norm(model.body_ipos[body])
+        boxes[start : start + model.body_bvhnum[body]] = (0, 0, 0, size, size, size)
+    return boxes

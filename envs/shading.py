@@ -79,6 +79,7 @@ class Sky:
         if not self.faces:
             return out
         main = np.abs(directions).argmax(1)
+        footprint = np.full(len(main), pixel, np.float32)  # a face is two wide, and texels of half a pixel look harsh
         for face, (axis, sign, right, down) in zip(self.faces, self.FACES, strict=True):
             chosen = np.flatnonzero((main == axis) & (directions[:, axis] * sign > 0))
             if not len(chosen):
@@ -86,7 +87,7 @@ class Sky:
             ray = directions[chosen] / np.abs(directions[chosen, axis : axis + 1])
             u = np.clip(0.5 + 0.5 * right[1] * ray[:, right[0]], 0, 1 - 1e-6)
             v = np.clip(0.5 + 0.5 * down[1] * ray[:, down[0]], 0, 1 - 1e-6)
-            out[chosen] = face.sample(u, v, np.full(len(chosen), 0.5 * pixel, np.float32))
+            out[chosen] = face.sample(u, v, footprint[: len(chosen)])
         return out
 
 
@@ -122,7 +123,7 @@ class Materials:
         return np.where(self._has, values[self._ids], default).astype(np.float32)
 
     def rgba(self) -> np.ndarray:
-        """Return the current (geoms, 4) colours; a geom's own colour wins over its material unless it is the default."""
+        """Return the current (geoms, 4) colours; a geom's own wins over its material's unless it is the default."""
         own = self._model.geom_rgba
         if not self._has.any():
             return own

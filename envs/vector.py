@@ -7,7 +7,7 @@ import logging
 import pickle
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import wait
 
 import gymnasium
@@ -51,14 +51,19 @@ class SupervisedEnvs:
         Where an environment fails its Step repeats the last observation with is_last set and info['fault'] saying
         why; its next command must be Reset. A Reset that fails is tried again.
         """
-        if self.closed:
-            raise ValueError("these environments are closed")
         if len(commands) != self.num_envs:
             raise ValueError(f"{len(commands)} commands for {self.num_envs} environments")
-        for i, command in enumerate(commands):
+        steps = self.step_some(dict(enumerate(commands)))
+        return [steps[i] for i in range(self.num_envs)]
+
+    def step_some(self, commands: Mapping[int, Command]) -> dict[int, Step]:
+        """`step` for some of the environments, by number; the others stay where they are."""
+        if self.closed:
+            raise ValueError("these environments are closed")
+        for i, command in commands.items():
             if not self._open[i] and not isinstance(command, Reset):
                 raise ValueError(f"environment {i} has no open episode: its next command must be Reset(seed)")
-        todo, steps = dict(enumerate(commands)), {}
+        todo, steps = dict(commands), {}
         notes: dict[int, str] = {}
         while todo:
             for i, outcome in self._run(todo).items():
@@ -71,7 +76,7 @@ class SupervisedEnvs:
                     outcome.info["fault"] = notes[i]
                 steps[i] = self._follow(i, outcome)
                 del todo[i]
-        return [steps[i] for i in range(self.num_envs)]
+        return steps
 
     def _follow(self, i: int, step: Step) -> Step:
         self._open[i] = not step.is_last

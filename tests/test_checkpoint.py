@@ -118,6 +118,8 @@ def test_killed_at_every_sub_step(tmp_path, monkeypatch, point):
     monkeypatch.setenv("WM_FAULT", f"checkpoint:{point}")
     assert in_child(save_step, tmp_path, 4) == 137
     monkeypatch.delenv("WM_FAULT")
+    if point == "prune-moved":
+        assert "000000001" not in names(tmp_path)  # what is half deleted must not carry a number
     arrived = FAULT_POINTS.index(point) >= FAULT_POINTS.index("renamed")
     assert_is(latest(tmp_path), 4 if arrived else 3)
     assert not (tmp_path / "quarantine").exists()

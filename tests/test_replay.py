@@ -190,7 +190,7 @@ def test_an_idle_stream_is_evicted_and_starts_again():
     assert min(clocks(replay)) >= 1_000_000
     fill(replay, 9, start=3, streams=(0,))
     assert {clock for clock in clocks(replay) if clock < 1_000_000} == set(range(3, 12))
-    assert_true(replay.sample(4, 9), 9)
+    assert 3 in {int(clock) for _ in range(40) for clock in replay.sample(32, 9)["clock"][:, 0]}
 
 
 def test_what_cannot_be_sampled_is_said():
@@ -368,14 +368,16 @@ def test_damage_of_the_open_chunk(tmp_path, why):
     assert clocks(third) == {*range(30), *range(10**6, 10**6 + 16), *range(10**6 + 21, 10**6 + 30)}
 
 
-def test_rows_that_were_never_flushed_leave_a_hole(tmp_path):
+@pytest.mark.parametrize("lost", [3, 6, 10])  # up to within, the end of, and beyond the open chunk
+def test_rows_that_were_never_flushed_leave_a_hole(tmp_path, lost):
     replay = fill(make(tmp_path), 10)
     replay.flush()
-    fill(replay, 10, start=10)
+    fill(replay, lost, start=10)
     again = reload(replay.state(), tmp_path)
-    fill(again, 8, start=20)
-    assert clocks(again) == {s * 10**6 + i for s in (0, 1) for i in [*range(10), *range(20, 28)]}
-    assert_true(again.sample(9, 8), 8)
+    fill(again, 11, start=10 + lost)
+    assert clocks(again) == {s * 10**6 + i for s in (0, 1) for i in [*range(10), *range(10 + lost, 21 + lost)]}
+    starts = again.sample(200, 10)["clock"][:, 0] % 10**6
+    assert set(starts.tolist()) == {0, 10 + lost, 11 + lost}
 
 
 def test_missing_is_refused(tmp_path):
@@ -413,6 +415,12 @@ def test_garbage_is_kept_while_a_checkpoint_needs_it(tmp_path):
     newest = reload(states[-3], tmp_path, rows=100)
     newest.collect_garbage([])
     assert set(chunk_names(tmp_path)) == {entry["file"] for entry in states[-3]["chunks"]}
+
+
+def test_rows_evicted_before_a_flush_are_never_written(tmp_path):
+    replay = fill(make(tmp_path, rows=100), 300)
+    replay.flush()
+    assert chunk_names(tmp_path) == sorted(entry["file"] for entry in replay.state()["chunks"])
 
 
 def test_another_runs_files_are_moved_aside(tmp_path):
@@ -518,7 +526,9 @@ def without_space(directory, store):
     assert_true(reload(replay.state(), directory, store=store).sample(3, 6), 6)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert replay.flush() and replay.flush(strict=True)
-    assert_true(reload(replay.state(), directory, store=store).sample(5, 36), 36)
+    again = reload(replay.state(), directory, store=store)
+    assert len(again) == 72
+    assert_true(again.sample(5, 36), 36)
 
 
 @pytest.mark.parametrize("store", ["ram", "disk"])
@@ -529,13 +539,16 @@ def test_disk_full_keeps_rows_in_memory(tmp_path, store):
     assert process.exitcode == 0
 
 
-def test_a_folder_deleted_under_a_run_is_written_again(tmp_path):
+@pytest.mark.parametrize("left", [0, ROW, ROW + 3, 6 * ROW + 1])
+def test_a_file_that_lost_or_gained_bytes_under_a_run_is_mended(tmp_path, left):
     replay = fill(make(tmp_path), 12)
     replay.flush()
-    (tmp_path / "0000-00000001.rows").unlink()
+    os.truncate(tmp_path / "0000-00000001.rows", left)
     fill(replay, 2, start=12)
     replay.flush(strict=True)
-    assert_true(reload(replay.state(), tmp_path).sample(5, 14), 14)
+    again = reload(replay.state(), tmp_path)
+    assert len(again) == 28 and aside(tmp_path) == []
+    assert_true(again.sample(5, 14), 14)
 
 
 STEPS = st.lists(

@@ -30,7 +30,6 @@ MAY_NOT_IMPORT = {
     "worldmodel/replay*.py": {"torch.nn"},
     "worldmodel/chunks.py": {"torch.nn"},
     "worldmodel/rollout.py": {"torch.nn"},
-    "worldmodel/checkpoint*.py": {"torch.nn"},
     "worldmodel/schema.py": {"torch"},
     "worldmodel/config.py": {"torch"},
     "worldmodel/doctor.py": {"torch", "numpy", "mujoco", "dm_control"},

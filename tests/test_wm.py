@@ -7,7 +7,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -63,25 +62,18 @@ def load(root):
     return module
 
 
-def counted_lines(path):
-    return path.read_text().count("$ ")
-
-
-@pytest.mark.parametrize("args", [(), ("--help",), ("-h",), ("help",)])
-def test_usage_names_every_command_and_makes_nothing(tree, args):
-    done = call(tree, *args)
+def test_usage_names_every_command_and_makes_nothing(tree):
+    done = call(tree)
     assert done.returncode == 0
     assert all(f"./wm {name}" in done.stdout for name in ("train", "eval", "test", "doctor"))
-    assert not (tree / ".venv").exists()
+    assert call(tree, "--help").stdout == done.stdout and not (tree / ".venv").exists()
+    assert min(timed(lambda: call(tree)) for _ in range(5)) < 0.2
 
 
-def test_usage_is_fast(tree):
-    def timed():
-        started = time.perf_counter()
-        call(tree)
-        return time.perf_counter() - started
-
-    assert min(timed() for _ in range(5)) < 0.2
+def timed(action):
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
 
 
 @pytest.mark.parametrize(
@@ -94,12 +86,14 @@ def test_unknown_command(tree, name, hint):
     assert not (tree / ".venv").exists()
 
 
-def test_parses_on_pythons_that_are_too_old(tree, monkeypatch, capsys):
-    ast.parse((ROOT / "wm").read_text(), feature_version=(3, 7))
-    wm = load(tree)
-    monkeypatch.setattr(wm.sys, "version_info", (3, 8, 10, "final", 0))
-    assert wm.main(["train"]) == 3
-    assert "Python 3.8 is too old; 3.10 or newer" in capsys.readouterr().err
+def test_an_old_python_gets_one_line(tree):
+    source = (tree / "wm").read_text()
+    ast.parse(source, feature_version=(3, 6))
+    assert "__future__" not in source  # a syntax error before the line could be said
+    pretend = "import sys; sys.version_info = (3, 6, 9); sys.argv = ['wm', 'train']; exec(open('wm').read())"
+    done = subprocess.run([sys.executable, "-c", pretend], cwd=tree, capture_output=True, text=True)
+    assert done.returncode == 3
+    assert done.stderr == "wm: Python 3.6 is too old; 3.10 or newer is needed\n"
 
 
 def test_first_call_makes_the_environment(made):
@@ -111,13 +105,9 @@ def test_first_call_makes_the_environment(made):
 
 
 def test_later_calls_start_at_once_and_say_nothing(ready):
-    taken = []
-    for _ in range(3):
-        started = time.perf_counter()
-        later = call(ready, "train")
-        taken.append(time.perf_counter() - started)
-        assert later.stderr == "" and later.returncode == 0
-    assert min(taken) < 1
+    later = call(ready, "train")
+    assert later.stderr == "" and later.returncode == 0
+    assert min(timed(lambda: call(ready, "train")) for _ in range(3)) < 1
 
 
 def test_no_venv_uses_this_python_and_makes_nothing(tree):
@@ -227,7 +217,7 @@ def test_second_call_waits_and_then_finds_it_done(ready):
     venv = ready / ".venv"
     stamp = (venv / "wm.core").read_text()
     (venv / "wm.core").unlink()
-    before = counted_lines(venv / "install.log")
+    before = (venv / "install.log").read_text()
     with open(venv / "wm.lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         second = subprocess.Popen(
@@ -238,7 +228,7 @@ def test_second_call_waits_and_then_finds_it_done(ready):
         (venv / "wm.core").write_text(stamp)
     out, errors = second.communicate(timeout=20)
     assert out.startswith("train ") and errors == "" and second.returncode == 0
-    assert counted_lines(venv / "install.log") == before
+    assert (venv / "install.log").read_text() == before
 
 
 def test_someone_elses_folder_is_never_touched(tree, tmp_path):
@@ -267,7 +257,7 @@ def no_ensurepip(tmp_path):
     python = tmp_path / "python3"
     refuse = 'case "$*" in "-m venv --without-pip"*) ;; "-m venv"*) echo no ensurepip >&2; exit 1 ;; esac'
     python.write_text(f'#!/bin/sh\n{refuse}\nexec "{sys.executable}" "$@"\n')
-    python.chmod(python.stat().st_mode | stat.S_IEXEC)
+    python.chmod(0o755)
     return str(python)
 
 

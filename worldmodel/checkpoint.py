@@ -15,7 +15,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldmodel.checkpoint_format import (
     FORMAT,
@@ -253,9 +253,9 @@ def retained_states(directory: Path) -> list[dict[str, Any]]:
     return states
 
 
-def load_into(target: nn.Module | Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str) -> None:
+def load_into(target: Any, tensors: Mapping[str, Tensor], name: str) -> None:
     """Copy tensors into a module or a dict of tensors; nothing is copied unless all names, shapes and kinds fit."""
-    wanted = target.state_dict() if isinstance(target, nn.Module) else target
+    wanted: Mapping[str, Tensor] = target.state_dict() if hasattr(target, "state_dict") else target
     for key, tensor in wanted.items():
         if key not in tensors:
             raise CheckpointError(f"{name}: the checkpoint has no tensor {key!r} of shape {tuple(tensor.shape)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from io import StringIO
 from pathlib import Path
@@ -48,8 +48,8 @@ def presets() -> list[str]:
     return sorted(str(f.relative_to(CONFIG_DIR).with_suffix("")) for f in files if f.name != "defaults.yaml")
 
 
-def parse(argv: Sequence[str]) -> Config:
-    """Command line to configuration; raises ConfigError with every problem found."""
+def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) -> Config:
+    """Command line to configuration; raises ConfigError with every problem found, `check_task`'s ValueError too."""
     names, overrides, problems = split_arguments(argv)
     values = read_yaml(CONFIG_DIR / "defaults.yaml")
     for name in names:
@@ -63,6 +63,12 @@ def parse(argv: Sequence[str]) -> Config:
             problems.append(problem)
     if names and "run.name" not in dict(overrides) and values["run"]["name"] == "default":
         values["run"]["name"] = "-".join(names).replace("/", "-")
+    task = values["env"]["task"]
+    if check_task and isinstance(task, str):
+        try:
+            check_task(task)
+        except ValueError as error:
+            problems.append(f"env.task: {error}")
     return build(values, problems)
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = {"gym-classic": ("pygame", "pygame"), "gym-box2d": ("Box2D", "gymnasium[box2d]"), "gym-atari": ("ale_py",) * 2}
-GL_HINT = "for GL pictures: apt-get install libegl1 libosmesa6"
 TORCH_AGAIN = "--force-reinstall 'torch==2.13.*'"
 
 # Each part is tried in a process of its own: a library that crashes or hangs must not take the report with it.
@@ -126,15 +125,15 @@ def mujoco_line(found: Any) -> Line:
     value = ", ".join(f"{name} {installed(name) or 'missing'}" for name in ("mujoco", "dm-control"))
     if isinstance(found, Failure):
         fix = pip("dm-control==1.0.50 'mujoco==3.17.*'")
-        return Line("mujoco", f"{value}, DO NOT LOAD TOGETHER: {found}", fix, True)
+        return Line("mujoco", f"{value}, DO NOT LOAD: {found}", fix, True)
     return Line("mujoco", f"{value}, load together")
 
 
 def renderer_line(found: Any) -> Line:
     if isinstance(found, Failure):
         return Line("renderer", f"could not be chosen: {found}", "train with --env.render ray, which needs no GL")
-    name, reason = found
-    return Line("renderer", f"{name}: {reason}", GL_HINT if name == "ray" else "")
+    reason, _, fix = found[1].partition("; to have it: ")
+    return Line("renderer", f"{found[0]}: {reason}", fix and f"for GL pictures: {fix}")
 
 
 def room_line() -> Line:
@@ -156,7 +155,7 @@ def installed(name: str) -> str:
 
 
 def pip(what: str) -> str:
-    return f"{os.path.relpath(sys.executable)} -m pip install {what}"
+    return f"{min(sys.executable, os.path.relpath(sys.executable), key=len)} -m pip install {what}"
 
 
 def read(root: Path, pattern: str) -> list[str]:

@@ -76,7 +76,11 @@ class Learner:
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             index, key = name.split("/")
-            state.setdefault(int(index), {})[key] = value.clone()
+            parameter = self.parameters[int(index)]
+            # The fused optimiser walks memory, not coordinates: moments must lie as their parameter does.
+            same = value.shape == parameter.shape
+            laid_out = torch.empty_like(parameter).copy_(value) if same else value.clone()
+            state.setdefault(int(index), {})[key] = laid_out.detach()
         whole = self.optimizer.state_dict()
         self.optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
         self.updates, self.skipped = counters["updates"], counters["skipped"]

@@ -131,10 +131,7 @@ class Rollout:
     def _replay(self, i: int, actions: Sequence[np.ndarray]) -> None:
         """Bring one environment back to where it was."""
 
-        def only(command):
-            return self.envs.step([command if j == i else None for j in range(self.envs.num_envs)])[i]
-
-        self._take(i, only(self.reset(self.episodes[i].seed)))
+        self._take(i, self.envs.step_some({i: self.reset(self.episodes[i].seed)})[i])
         for action in actions:
             self.actions[i] = action
-            self._take(i, only(self.to_env(action)))
+            self._take(i, self.envs.step_some({i: self.to_env(action)})[i])

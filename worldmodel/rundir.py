@@ -13,7 +13,7 @@ from worldmodel import config as configs
 from worldmodel.schema import Config
 
 # Keys a resumed run may change: they say how long, how often, where and how fast, not what is learnt.
-FREE_KEYS = ("run.frames", "run.fresh", "run.threads", "run.device", "env.render", "env.timeout", "env.restarts")
+FREE_KEYS = ("run.root", "run.frames", "run.fresh", "run.threads", "run.device", "env.render", "env.timeout", "env.restarts")
 FREE_SECTIONS = ("log",)
 
 

@@ -1,0 +1,66 @@
+"""Frames per second of the three renderers, in interleaved runs over the same moving scenes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+
+from envs.dmc import DMC
+from envs.render import RendererError, choose_renderer
+
+TASKS = ("walker_walk",)
+RENDERERS = ("gl", "fast", "ray")
+
+
+def bench(tasks: tuple[str, ...] = TASKS, seconds: float = 6.0) -> dict[str, dict[str, Any]]:
+    """Return {"render.<renderer>.<task>": value, unit, baseline} with gl as baseline, None where there is no GL."""
+    results = {}
+    for task in tasks:
+        rates = _rates(task, seconds / len(tasks))
+        baseline = rates.get("gl")
+        for name, rate in rates.items():
+            results[f"render.{name}.{task}"] = {"value": rate, "unit": "frames/s", "baseline": baseline}
+    return results
+
+
+def _rates(task: str, seconds: float) -> dict[str, float]:
+    """Return the median rate of each renderer that works here."""
+    envs = {name: DMC(task, render=name) for name in _usable()}
+    for env in envs.values():
+        env.reset(seed=0)
+        env.render()
+    rates: dict[str, list[float]] = {name: [] for name in envs}
+    generators = {name: np.random.default_rng(0) for name in envs}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(rates["ray"]) < 3:
+        for name, env in envs.items():
+            rates[name].append(_round(env, generators[name]))
+    for env in envs.values():
+        env.close()
+    return {name: statistics.median(each) for name, each in rates.items()}
+
+
+def _usable() -> list[str]:
+    """Return the renderers that this machine can run."""
+    try:
+        choose_renderer("gl")
+    except RendererError:
+        return ["ray"]
+    return list(RENDERERS)
+
+
+def _round(env: DMC, generator: np.random.Generator, frames: int = 10) -> float:
+    """Return frames/s over a few frames, counting the drawing and not the simulation."""
+    spent = 0.0
+    for _ in range(frames):
+        action = generator.uniform(-1, 1, env.action_space.shape)
+        if env.over:
+            env.reset(seed=0)
+        env.advance(action)
+        start = time.perf_counter()
+        env.render()
+        spent += time.perf_counter() - start
+    return frames / spent

@@ -1,0 +1,242 @@
+"""The DeepMind Control suite as Gymnasium environments whose episodes are a pure function of seed and actions."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from functools import cache
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from envs import render as rendering
+
+_log = logging.getLogger(__name__)
+_ALIASES = {"cup_catch": "ball_in_cup_catch", "cup": "ball_in_cup_catch", "pointmass_easy": "point_mass_easy"}
+_CAMERAS = {"quadruped": 2}  # where camera 0 is not the usual one
+_OBS = ("pixels", "state", "both")
+_BUILT_AT_RANDOM = ("lqr",)  # domains whose very model is drawn from the seed
+_UNBOUNDED = 1e6  # action bounds beyond this are no scale to normalise by
+
+
+@cache
+def _announce(name: str, reason: str, loud: bool) -> None:
+    """Say once per process how pictures are drawn, as a warning where GL is broken."""
+    _log.log(logging.WARNING if loud else logging.INFO, "drawing with %s: %s", name, reason)
+
+
+def split_task(task: str) -> tuple[str, str]:
+    """Return the suite's domain and task of a name such as ball_in_cup_catch."""
+    from dm_control import suite
+
+    names = {f"{domain}_{each}": (domain, each) for domain, each in suite.ALL_TASKS}
+    name = _ALIASES.get(task, task)
+    if name not in names:
+        close = difflib.get_close_matches(str(name), [*names, *_ALIASES], 1, 0.5)
+        hint = f"did you mean {close[0]!r}?" if close else "names are domain_task, such as walker_walk"
+        raise ValueError(f"unknown DeepMind Control task {task!r}: {hint}")
+    return names[name]
+
+
+class DMC(gymnasium.Env):
+    """One task of the suite; a step repeats its action and sums the rewards."""
+
+    metadata = {"render_modes": ["rgb_array"]}
+    render_mode = "rgb_array"
+
+    def __init__(
+        self,
+        task: str,
+        size: tuple[int, int] = (64, 64),
+        repeat: int = 1,
+        render: str = "auto",
+        camera: int | str | None = None,
+        obs: str = "pixels",
+        time_limit: int | None = None,
+    ) -> None:
+        """Build the task; `time_limit` is in control steps, None keeps the suite's."""
+        self.size, self._pixels, self._vector = _checked(size, repeat, obs, time_limit)
+        self._repeat, self._time_limit, self._asked = repeat, time_limit, render
+        self.renderer_name, self.renderer_reason = "", ""
+        self._renderer: Any = None
+        if self._pixels:
+            self._choose_renderer()
+        else:
+            rendering.check_renderer(render)
+            rendering.load_simulator("ray")
+        self.domain, self.task = split_task(task)
+        self._env = self._load(0)
+        self._camera = self._find_camera(camera)
+        self._set_spaces()
+        self._running = False
+
+    def _load(self, seed: Any) -> Any:
+        """Build the suite's environment."""
+        from dm_control import suite
+
+        noise, level = logging.getLogger("absl"), logging.getLogger("absl").level
+        noise.setLevel(logging.ERROR)  # models of the suite itself draw deprecation warnings
+        try:
+            env = suite.load(self.domain, self.task, task_kwargs={"random": np.random.RandomState(seed)})
+        finally:
+            noise.setLevel(level)
+        if self._time_limit is not None:
+            env._step_limit = self._time_limit
+        if self.renderer_name not in ("gl", "fast"):
+            # Some tasks look for a GL context when an episode starts; without GL that lookup would raise.
+            kind = type(env.physics)
+            env.physics.__class__ = type(kind.__name__, (kind,), {"contexts": None})
+        return env
+
+    def _find_camera(self, camera: int | str | None) -> int:
+        """Return a camera's number, by default the one that is usual for the domain."""
+        model = self.physics.model
+        if camera is None:
+            return _CAMERAS.get(self.domain, 0)
+        names = [model.id2name(index, "camera") for index in range(model.ncam)]
+        if camera in names:
+            return names.index(camera)
+        if isinstance(camera, int) and 0 <= camera < model.ncam:
+            return camera
+        known = ", ".join(f"{index} ({name})" for index, name in enumerate(names))
+        raise ValueError(f"{self.domain} has no camera {camera!r}: choose one of {known}")
+
+    def _set_spaces(self) -> None:
+        """Derive both spaces from the task's specs."""
+        spec = self._env.action_spec()
+        low, high = np.broadcast_to(spec.minimum, spec.shape), np.broadcast_to(spec.maximum, spec.shape)
+        bounded = np.maximum(np.abs(low), np.abs(high)) < _UNBOUNDED
+        self._middle = np.where(bounded, (low + high) / 2, 0.0)
+        self._span = np.where(bounded, (high - low) / 2, 1.0)
+        self.action_space = spaces.Box(-1, 1, spec.shape, np.float32)
+        count = sum(int(np.prod(each.shape)) for each in self._env.observation_spec().values())
+        image = spaces.Box(0, 255, (*self.size, 3), np.uint8)
+        vector = spaces.Box(-np.inf, np.inf, (count,), np.float32)
+        both = spaces.Dict(image=image, vector=vector)
+        self.observation_space = both if self._pixels and self._vector else image if self._pixels else vector
+
+    def _choose_renderer(self) -> None:
+        """Settle how to draw, and load dm_control accordingly."""
+        self.renderer_name, self.renderer_reason = rendering.choose_renderer(self._asked)
+        no_gl = self._asked == "auto" and not rendering.probe_gl().backend
+        _announce(self.renderer_name, self.renderer_reason, no_gl)
+        rendering.load_simulator(self.renderer_name)
+
+    @property
+    def physics(self) -> Any:
+        """The simulation."""
+        return self._env.physics
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start the episode that `seed` determines, or one drawn from the environment's own generator."""
+        super().reset(seed=seed)
+        if seed is None:
+            seed = int(self.np_random.integers(2**62))
+        words = np.random.SeedSequence(seed).generate_state(4)
+        if self.domain in _BUILT_AT_RANDOM:
+            self._drop()
+            self._env = self._load(words)
+        else:
+            self._env.task.random.seed(words)
+        self._last = self._env.reset()
+        self._running = True
+        return self._observation(), {"frames": 0, "seed": seed}
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Repeat the action, clipped to [-1, 1], and sum the rewards until it is done or the episode over."""
+        reward, frames = self.advance(action)
+        over = self._last.last()
+        terminated = bool(over and self._last.discount == 0)
+        return self._observation(), reward, terminated, bool(over and not terminated), {"frames": frames}
+
+    def advance(self, action: np.ndarray) -> tuple[float, int]:
+        """Do a step's simulation without observing; return the summed reward and the control steps done."""
+        if not self._running:
+            raise gymnasium.error.ResetNeeded("the episode is over or was never begun: call reset() first")
+        native = self._native(action)
+        reward, frames = 0.0, 0
+        for _ in range(self._repeat):
+            self._last = self._env.step(native)
+            reward += float(self._last.reward or 0.0)
+            frames += 1
+            if self._last.last():
+                self._running = False
+                break
+        return reward, frames
+
+    @property
+    def over(self) -> bool:
+        """Whether the episode has ended or never begun."""
+        return not self._running
+
+    def _native(self, action: np.ndarray) -> np.ndarray:
+        """Return the action in the task's own bounds."""
+        action = np.asarray(action, np.float64)
+        shape = self.action_space.shape
+        if action.shape != shape:
+            raise ValueError(f"the action has shape {action.shape}, but {self.domain}_{self.task} takes {shape}")
+        if not np.isfinite(action).all():
+            raise ValueError(f"the action holds a value that is not finite: {action.tolist()}")
+        return self._middle + self._span * np.clip(action, -1, 1)
+
+    def _observation(self) -> Any:
+        """Return the observation in the form that was asked for."""
+        if not self._vector:
+            return self.render()
+        return {"image": self.render(), "vector": self.state()} if self._pixels else self.state()
+
+    def state(self) -> np.ndarray:
+        """Return the task's own observations as one float32 vector (n,)."""
+        parts = [np.ravel(each) for each in self._last.observation.values()]
+        return np.concatenate(parts).astype(np.float32)
+
+    def render(self) -> np.ndarray:
+        """Return the current picture (height, width, 3) uint8."""
+        return self._drawer().render(self.physics)
+
+    def segment(self) -> np.ndarray:
+        """Return the current mask (height, width) of what is neither sky nor ground."""
+        return rendering.foreground(self.physics, self._drawer().segment(self.physics))
+
+    def _drawer(self) -> Any:
+        """Return the renderer, made when it is first needed."""
+        if self._renderer is None:
+            if not self.renderer_name:
+                self._choose_renderer()
+                self._free_class()
+            self._renderer = rendering.make_renderer(self.renderer_name, self.size, self._camera)
+        return self._renderer
+
+    def _free_class(self) -> None:
+        """Give a physics built without GL its contexts back, if GL draws after all."""
+        if self.renderer_name in ("gl", "fast"):
+            self.physics.__class__ = type(self.physics).__mro__[1]
+
+    def _drop(self) -> None:
+        """Free what belongs to the present simulation."""
+        if self._renderer is not None:
+            self._renderer.close()
+        self._env.close()
+
+    def close(self) -> None:
+        """Free the simulation and any GL context."""
+        if self._env is not None:
+            self._drop()
+        self._env = self._renderer = None
+        self._running = False
+
+
+def _checked(size: Any, repeat: Any, obs: str, time_limit: Any) -> tuple[tuple[int, int], bool, bool]:
+    """Return the size, and whether pixels and vectors are observed, or raise ValueError."""
+    size = tuple(size)
+    if len(size) != 2 or not all(isinstance(n, int) and n >= 1 for n in size):
+        raise ValueError(f"size must be (height, width), whole numbers of at least 1, not {size}")
+    if not isinstance(repeat, int) or repeat < 1:
+        raise ValueError(f"repeat must be a whole number of at least 1, not {repeat!r}")
+    if time_limit is not None and not (isinstance(time_limit, int) and time_limit >= 1):
+        raise ValueError(f"time_limit must be a number of control steps of at least 1, or None, not {time_limit!r}")
+    if obs not in _OBS:
+        raise ValueError(f"obs must be one of {', '.join(_OBS)}, not {obs!r}")
+    return size, obs != "state", obs != "pixels"

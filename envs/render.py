@@ -1,0 +1,172 @@
+"""Chooses how MuJoCo scenes are drawn: gl (standard), fast (cheaper GL), ray (no GL), or auto."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import json
+import os
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+
+RENDERERS = ("auto", "gl", "fast", "ray")
+INSTALL_GL = "apt-get install -y libegl1 libgl1 libgl1-mesa-dri"
+_BACKENDS = ("egl", "osmesa", "glfw")
+_OFF = ("disable", "disabled", "off", "false", "0")
+_SOFTWARE = ("llvmpipe", "softpipe", "swrast", "software")
+_TIMEOUT = 20  # seconds for one probe
+_SHARED = "_WORLDMODEL_GL_PROBE"  # an environment variable, so that worker processes need not probe again
+
+_PROBE = """
+import ctypes, os, sys
+backend = sys.argv[1]
+library = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}.get(backend)
+if library and sys.platform == "linux":
+    ctypes.CDLL(library)
+display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+if backend == "glfw" and sys.platform == "linux" and not display:
+    sys.exit("no display")
+os.environ["MUJOCO_GL"] = backend
+from dm_control import mujoco
+physics = mujoco.Physics.from_xml_string(
+    '<mujoco><worldbody><light pos="0 0 2"/><geom size="1" rgba="1 1 1 1"/></worldbody></mujoco>')
+if physics.render(16, 16).max() == 0:
+    sys.exit("the picture is black")
+from OpenGL import GL
+with physics.contexts.gl.make_current() as context:
+    device = context.call(GL.glGetString, GL.GL_RENDERER)
+print("device:" + device.decode(), flush=True)
+os._exit(0)
+"""
+
+
+class RendererError(ValueError):
+    """A renderer that was asked for by name cannot work here."""
+
+
+class Probe(NamedTuple):
+    """What GL this machine has."""
+
+    asked: str  # MUJOCO_GL when the probe ran
+    backend: str  # "" where none works
+    device: str
+    problem: str  # why none works
+
+    @property
+    def software(self) -> bool:
+        """Whether the CPU does the drawing."""
+        return any(word in self.device.lower() for word in _SOFTWARE)
+
+
+def _try_backend(backend: str) -> tuple[str, str]:
+    """Draw one picture in a subprocess and return the GL device, or "" and what went wrong."""
+    command = [sys.executable, "-c", _PROBE, backend]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        return "", f"no answer in {_TIMEOUT} s"
+    devices = [line[7:] for line in done.stdout.splitlines() if line.startswith("device:")]
+    if devices:
+        return devices[0], ""
+    lines = done.stderr.strip().splitlines()
+    return "", lines[-1].strip()[:120] if lines else f"the probe ended with code {done.returncode}"
+
+
+def probe_gl() -> Probe:
+    """Find a GL backend that draws, respecting MUJOCO_GL; cached for this process and those it starts."""
+    asked = os.environ.get("MUJOCO_GL", "").strip().lower()
+    shared = os.environ.get(_SHARED)
+    if shared:
+        known = Probe(*json.loads(shared))
+        if known.asked == asked:
+            return known
+    found = _probe(asked)
+    os.environ[_SHARED] = json.dumps(found)
+    return found
+
+
+def _probe(asked: str) -> Probe:
+    """Try the backend asked for, or all in turn."""
+    if asked in _OFF:
+        return Probe(asked, "", "", f"MUJOCO_GL={asked} switches it off")
+    if asked and asked not in _BACKENDS:
+        return Probe(asked, "", "", f"MUJOCO_GL={asked} is none of {', '.join(_BACKENDS)}")
+    problems = []
+    for backend in [asked] if asked else _BACKENDS:
+        device, problem = _try_backend(backend)
+        if device:
+            return Probe(asked, backend, device, "")
+        problems.append(f"{backend}: {problem}")
+    prefix = f"MUJOCO_GL={asked}, " if asked else ""
+    return Probe(asked, "", "", prefix + "; ".join(problems))
+
+
+def check_renderer(name: str) -> None:
+    """Raise RendererError unless there is a renderer of that name."""
+    if name not in RENDERERS:
+        close = difflib.get_close_matches(str(name), RENDERERS, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise RendererError(f"unknown renderer {name!r}: {hint}choose one of {', '.join(RENDERERS)}")
+
+
+def choose_renderer(name: str) -> tuple[str, str]:
+    """Return the renderer to use, one of gl, fast and ray, and one line that says why."""
+    check_renderer(name)
+    if name == "ray":
+        return "ray", "asked for; needs no GL"
+    probe = probe_gl()
+    device = f"{probe.backend}, {probe.device}"
+    if name == "auto":
+        if not probe.backend:
+            return "ray", f"GL does not work here ({probe.problem}); to have it: {INSTALL_GL}"
+        if probe.software:
+            return "ray", f"GL works but draws in software ({device}), and ray is several times faster"
+        return "fast", f"GL works in hardware ({device})"
+    if not probe.backend:
+        raise RendererError(
+            f"render={name} needs GL, which does not work here ({probe.problem}): use render=ray, or {INSTALL_GL}"
+        )
+    return name, f"asked for; GL works ({device})"
+
+
+def make_renderer(name: str, size: tuple[int, int], camera: int) -> Any:
+    """Return a renderer by its own name (not auto); `render(physics)` and `segment(physics)` draw."""
+    if name == "ray":
+        from envs.ray import RayRenderer
+
+        return RayRenderer(size, camera)
+    from envs.gl import FastRenderer, GLRenderer
+
+    return {"gl": GLRenderer, "fast": FastRenderer}[name](size, camera)
+
+
+def load_simulator(name: str) -> None:
+    """Import dm_control so that the renderer `name` works; for ray that needs no GL library on the machine."""
+    backend = "" if name == "ray" else probe_gl().backend
+    kept = os.environ.get("MUJOCO_GL")
+    os.environ["MUJOCO_GL"] = backend or "disable"  # both mujoco and dm_control read it when they are imported
+    try:
+        if "dm_control._render" not in sys.modules:
+            importlib.import_module("dm_control.mujoco")
+        elif backend and backend != sys.modules["dm_control._render"].BACKEND:
+            importlib.reload(sys.modules["dm_control._render"])  # it was imported without GL before
+    finally:
+        if kept is None:
+            del os.environ["MUJOCO_GL"]
+        else:
+            os.environ["MUJOCO_GL"] = kept
+
+
+def foreground(physics: Any, ids: np.ndarray) -> np.ndarray:
+    """Return the mask (height, width) of what is neither sky nor ground, from a renderer's `segment`."""
+    import mujoco
+
+    model = physics.model
+    ground = (int(mujoco.mjtGeom.mjGEOM_PLANE), int(mujoco.mjtGeom.mjGEOM_HFIELD))
+    solid = np.ones(model.ngeom + model.nsite + model.ntendon + 1, bool)
+    solid[: model.ngeom] = ~np.isin(model.geom_type, ground)
+    solid[-1] = False  # label -1
+    return solid[ids]

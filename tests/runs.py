@@ -1,0 +1,49 @@
+"""Running the real train.py in a directory of a test's own, and reading what it left."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def command(root, *args):
+    return [sys.executable, str(ROOT / "train.py"), "debug", "--run.root", str(root), *args]
+
+
+def start(root, *args):
+    """train.py as a child process."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command(root, *args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+
+def train(root, *args, expect=0):
+    """train.py to its end; fails unless it exits as expected, always without a traceback."""
+    process = start(root, *args)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == expect, f"exit {process.returncode}, wanted {expect}\n{out}\n{err}"
+    assert "Traceback" not in err, err
+    return out, err
+
+
+def seed_dir(root, task="counter", name="debug", seed=0):
+    return Path(root) / task / name / f"seed{seed}"
+
+
+def fingerprint(run):
+    """Hashes of everything that must be equal: tensors and state of the newest checkpoint, the metrics, the scores."""
+    newest = max((run / "checkpoints").glob("[0-9]*"), key=lambda p: int(p.name))
+    prints = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in newest.glob("*.safetensors")}
+    state = json.loads((newest / "state.json").read_text())
+    state.pop("logger")  # sizes of files that hold wall-clock speeds
+    prints["state"] = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+    prints["frames"] = state["frames"]
+    for name in ("metrics.jsonl", "scores.jsonl"):
+        lines = [json.loads(text) for text in (run / name).read_text().splitlines()]
+        kept = [{k: v for k, v in line.items() if not k.startswith("fps/")} for line in lines]
+        prints[name] = hashlib.sha256(json.dumps(kept).encode()).hexdigest()
+        prints[f"{name} lines"] = len(kept)
+    return prints

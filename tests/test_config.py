@@ -1,0 +1,137 @@
+"""Configuration: layering, types, every problem at once, before torch is imported."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worldmodel import build, config, schema
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def train(*args):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *args], capture_output=True, text=True, timeout=60, cwd=ROOT
+    )
+
+
+@pytest.mark.parametrize("name", config.presets())
+def test_every_preset_is_a_valid_configuration(name):
+    assert config.parse([name]).run.name == config.read_yaml(config.CONFIG_DIR / f"{name}.yaml").get("run", {}).get(
+        "name", name.replace("/", "-")
+    )
+
+
+def test_layers_apply_left_to_right_and_overrides_last():
+    c = config.parse(["small", "planet", "--model.deter", "77", "env.repeat=3"])
+    assert c.model.latent == "gaussian" and c.model.deter == 77 and c.env.repeat == 3
+    assert config.parse(["planet", "small"]).model.latent == "categorical"
+
+
+def test_a_table_of_weights_is_replaced_by_a_preset_and_edited_by_an_override():
+    values = {"loss": {"objective": {"reconstruction": 1.0}}}
+    config.merge(values, {"loss": {"objective": {"other": 2.0}}})
+    assert values["loss"]["objective"] == {"other": 2.0}
+    assert config.parse(["--loss.objective.reconstruction", "0.5"]).loss.objective == {"reconstruction": 0.5}
+
+
+def test_yaml_round_trip(tmp_path):
+    c = config.parse(["planet", "--env.camera", "1"])
+    (tmp_path / "c.yaml").write_text(config.to_yaml(c))
+    assert config.load(tmp_path / "c.yaml") == c
+    assert config.differences(c, config.parse(["planet"])) == {"env.camera": (1, None)}
+
+
+def test_all_problems_are_reported_at_once_with_hints():
+    result = train("planett", "--model.detr", "3", "--optim.lr", "-1", "--run.frames", "many", "--planner.name", "cme",
+                   "--env.task", "dmc:cartpole_balanse")  # fmt: skip
+    assert result.returncode == 2
+    lines = result.stderr.splitlines()
+    for wanted in (
+        "unknown preset 'planett' (did you mean planet?)",
+        "unknown key 'model.detr' (did you mean model.deter?)",
+        "optim.lr: -1.0 is out of range",
+        "run.frames: expected int, got str 'many'",
+        "planner.name: 'cme' is not one of cem, mppi, shooting (did you mean cem?)",
+        "did you mean 'dmc:cartpole_balance'?",
+    ):
+        assert sum(wanted in line for line in lines) == 1, (wanted, lines)
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "wanted"),
+    [
+        (["--planner.elites", "500"], "planner.elites: 500 is more than planner.candidates 300"),
+        (["--model.transition", "rnn"], "needs model.latent deterministic"),
+        (["--env.size", "[60, 64]"], "env.size: 60x64 must be divisible by 16"),
+        (["--model.blocks", "7"], "model.blocks: 7 does not divide model.deter 200"),
+        (["--loss.overshooting", "32"], "must be shorter than replay.length 32"),
+        (["--train.prefill", "80"], "fewer than replay.length 32"),
+        (["--run.frames", "100"], "less than train.prefill"),
+        (["--loss.objective.reconstruction", "0"], "every weight is zero"),
+        (["--run.frames"], "--run.frames needs a value"),
+        (["--optim.lr", "nan"], "expected float, got str 'nan'"),
+        (["--optim.lr", ".inf"], "expected a finite number"),
+        (["--env.size", "64"], "env.size: expected 2 values, got int '64'"),
+        (["--model", "3"], "unknown key 'model'"),
+        (["--run.seed", "true"], "run.seed: expected int, got bool 'True'"),
+        (["--loss.objective", "{recon: 1}"], "'recon' is not one of reconstruction"),
+    ],
+)
+def test_what_cannot_be(args, wanted):
+    with pytest.raises(config.ConfigError) as caught:
+        config.parse(args)
+    assert any(wanted in problem for problem in caught.value.problems), caught.value.problems
+
+
+def test_whole_floats_count_as_integers():
+    assert config.parse(["--run.frames", "1e5"]).run.frames == 100_000
+
+
+def test_config_errors_come_without_torch():
+    code = "import sys; import train; train.main(['nope']); train.main(['--help']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_unreadable_yaml_is_one_line(tmp_path):
+    bad = tmp_path / "bad.yaml"
+    for text in ("a: [1, 2", "- just\n- a list", "a: &x [*x", "\x00", "!!python/object:os.system {}"):
+        bad.write_text(text)
+        with pytest.raises(config.ConfigError):
+            config.build(config.read_yaml(bad), [])
+
+
+@pytest.mark.parametrize(
+    ("registry", "table", "key"),
+    [
+        (build.LATENTS, schema.ModelConfig, "latent"),
+        (build.REWARD_HEADS, schema.ModelConfig, "reward_head"),
+        (build.PLANNERS, schema.PlannerConfig, "name"),
+        (build.BEHAVIORS, schema.BehaviorConfig, "name"),
+    ],
+)
+def test_the_schema_names_exactly_what_the_registries_hold(registry, table, key):
+    assert set(get_args(get_type_hints(table)[key])) == set(registry)
+
+
+def test_the_schema_names_every_objective():
+    assert set(get_args(schema.Objective)) == set(build.OBJECTIVES)
+
+
+KNOWN = [f"{s}.{k}" for s, t in config.to_plain(config.parse([])).items() for k in t]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(KNOWN), st.text(max_size=12) | st.integers().map(str) | st.floats().map(str))
+def test_any_value_either_parses_or_is_refused_cleanly(key, text):
+    try:
+        config.parse([f"{key}={text}"])
+    except config.ConfigError as error:
+        assert error.problems and all("\n" not in p for p in error.problems)

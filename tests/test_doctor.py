@@ -1,0 +1,103 @@
+"""The doctor: loud where it must be, and never a traceback."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from worldmodel import doctor
+from worldmodel.doctor import Failure, gpu_line
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU = {"version": "2.13.0+cpu", "cuda": "", "threads": 3, "names": [], "reason": ""}
+CUDA = {**CPU, "version": "2.13.0", "cuda": "13.0"}
+
+
+def probed(code):
+    return doctor.answer(doctor.start(code), 60)
+
+
+@pytest.mark.parametrize(
+    "torch, gpu, visible, why, hint",
+    [
+        (CPU, "NVIDIA H100", None, "THIS TORCH IS A CPU BUILD", "torch==2.13.*"),
+        (CPU, "AN NVIDIA GPU (no driver)", None, "NO DRIVER IS LOADED", "driver"),
+        (CUDA, "NVIDIA H100", "", "CUDA_VISIBLE_DEVICES='' HIDES IT", "unset"),
+        (CUDA, "NVIDIA H100", "-1", "CUDA_VISIBLE_DEVICES='-1' HIDES IT", "unset"),
+        ({**CUDA, "reason": "driver is too old"}, "NVIDIA H100", "0", "driver is too old", "CUDA 13.0"),
+        (Failure("no libtorch"), "NVIDIA H100", None, "TORCH DOES NOT LOAD", "see torch"),
+    ],
+)
+def test_a_gpu_left_idle_is_loud(torch, gpu, visible, why, hint):
+    line = gpu_line(torch, gpu, visible)
+    assert line.label == "GPU" and "IS NOT USED, TRAINING RUNS ON THE CPU" in line.value and why in line.value
+    assert hint in line.hint and not line.blocks
+
+
+def test_a_gpu_in_use_or_absent_is_quiet():
+    used = gpu_line({**CUDA, "names": ["NVIDIA H100"]}, "NVIDIA H100", None)
+    assert (used.label, used.value, used.hint) == ("gpu", "NVIDIA H100, used for training", "")
+    assert "NOT USED" not in gpu_line(CPU, "", None).value
+
+
+def test_gpus_are_found_by_driver_and_by_bus(tmp_path):
+    assert doctor.find_gpu(tmp_path) == ""
+    card = tmp_path / "sys/bus/pci/devices/0000:01:00.0"
+    card.mkdir(parents=True)
+    (card / "vendor").write_text("0x10de\n")
+    (card / "class").write_text("0x040300\n")  # its sound device
+    assert doctor.find_gpu(tmp_path) == ""
+    (card / "class").write_text("0x030200\n")
+    assert "no driver" in doctor.find_gpu(tmp_path)
+    facts = tmp_path / "proc/driver/nvidia/gpus/0000:01:00.0"
+    facts.mkdir(parents=True)
+    assert doctor.find_gpu(tmp_path) == "AN NVIDIA GPU"
+    (facts / "information").write_text("Model: \t\t NVIDIA A100\nIRQ: 7\n")
+    assert doctor.find_gpu(tmp_path) == "NVIDIA A100"
+
+
+def test_a_probe_survives_whatever_its_library_does():
+    assert probed("print('noise'); print('{\"a\": 1}'); print('bye')") == {"a": 1}
+    assert probed("import no_such_library") == "ModuleNotFoundError: No module named 'no_such_library'"
+    assert "code -11" in probed("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    assert isinstance(probed("print('no answer')"), Failure)
+    assert "no answer" in doctor.answer(doctor.start("import time; time.sleep(30)"), 0.5)
+
+
+@pytest.mark.parametrize("line", [doctor.torch_line(Failure("x")), doctor.mujoco_line(Failure("flex_vertedge"))])
+def test_a_broken_core_blocks_and_says_how_to_mend_it(line):
+    assert line.blocks and "-m pip install" in line.hint and "\n" not in line.value
+
+
+def test_a_missing_renderer_leaves_the_ray_renderer():
+    line = doctor.renderer_line(Failure("no GL"))
+    assert not line.blocks and "no GL" in line.value and "--env.render ray" in line.hint
+
+
+def test_the_renderers_reason_is_split_from_its_remedy():
+    line = doctor.renderer_line(["ray", "GL does not work here (no EGL); to have it: apt-get install x"])
+    assert line.value == "ray: GL does not work here (no EGL)" and line.hint.endswith(": apt-get install x")
+    assert doctor.renderer_line(["fast", "GL works"]).hint == ""
+
+
+def test_a_check_that_fails_is_one_line():
+    line = doctor.guarded("disk", lambda: {}["gone"])
+    assert line.label == "disk" and "KeyError" in line.value and not line.blocks
+
+
+def test_exit_code_and_last_line_follow_what_blocks(monkeypatch, capsys):
+    for blocks, code, closing in [(False, 0, "ready: ./wm train"), (True, 3, "not ready: torch")]:
+        monkeypatch.setattr(doctor, "examine", lambda blocks=blocks: [doctor.Line("torch", "x", "mend it", blocks)])
+        assert doctor.main() == code
+        out = capsys.readouterr().out.splitlines()
+        assert "-> mend it" in out[1] and out[-1] == closing
+
+
+def test_the_whole_report_fits_a_screen():
+    done = subprocess.run([sys.executable, "-m", "worldmodel.doctor"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+    assert len(done.stdout.splitlines()) <= 24
+    labels = [line.split()[0] for line in done.stdout.splitlines() if line and line[0] != " "]
+    assert labels[:4] == ["python", "packages", "torch", "cpu"] and labels[-1] == "ready:"
+    assert "could not be" not in done.stdout

@@ -1,0 +1,294 @@
+"""The world model: every latent and transition keeps one contract, and the losses train what they should."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from worldmodel import build, config
+from worldmodel.learner import Learner
+from worldmodel.losses import free_nats, overshooting
+from worldmodel.nets import symexp, symlog, to_pixels
+from worldmodel.types import ActionSpace, ObservationSpace
+
+B, T, A, H, W, VECTOR = 3, 7, 2, 32, 48, 5
+TINY = ["model.deter=12", "model.stoch=5", "model.classes=4", "model.hidden=14", "model.cnn=[4, 6]", "model.layers=1",
+        "model.units=9", "env.size=[32, 48]", "replay.length=7", "run.precision=fp32"]  # fmt: skip
+KINDS = [
+    ("rssm", "gaussian"),
+    ("rssm", "categorical"),
+    ("rssm", "deterministic"),
+    ("ssm", "gaussian"),
+    ("ssm", "categorical"),
+    ("ssm", "deterministic"),
+    ("rnn", "deterministic"),
+]
+
+
+def make(*overrides, image=(H, W, 3), vector=None, space=None):
+    torch.manual_seed(0)
+    c = config.parse([*TINY, *overrides])
+    return c, build.make_model(c, ObservationSpace(image, vector), space or ActionSpace(A))
+
+
+def kind(transition, latent):
+    return [f"model.transition={transition}", f"model.latent={latent}"]
+
+
+def random_batch(image=True, vector=False, seed=0, length=T):
+    g = torch.Generator().manual_seed(seed)
+    is_first = torch.zeros(B, length, dtype=torch.bool)
+    is_first[:, 0] = True
+    is_first[1, 4] = True
+    batch = {
+        "prev_action": torch.rand(B, length, A, generator=g) * 2 - 1,
+        "reward": torch.randn(B, length, generator=g),
+        "is_first": is_first,
+        "is_last": is_first.roll(-1, 1),
+        "is_terminal": torch.rand(B, length, generator=g) < 0.1,
+    }
+    if image:
+        batch["image"] = torch.randint(0, 256, (B, length, H, W, 3), generator=g, dtype=torch.uint8)
+    if vector:
+        batch["vector"] = torch.randn(B, length, VECTOR, generator=g)
+    return batch
+
+
+@pytest.fixture(params=KINDS, ids=lambda k: "-".join(k))
+def model(request):
+    return make(*kind(*request.param))[1].eval()
+
+
+def without_noise(model, monkeypatch):
+    """Take the mode wherever a sample would be drawn."""
+    monkeypatch.setattr(model.rssm.latent, "sample", lambda dist, generator=None: model.rssm.latent.mode(dist))
+
+
+def test_losses_are_one_number_per_step_and_named_as_the_scales(model):
+    losses, _, post = model.losses(random_batch())
+    assert losses.keys() == model.scales.keys()
+    assert all(v.shape == (B, T) and torch.isfinite(v).all() for v in losses.values())
+    assert model.rssm.feat(post).shape == (B, T, model.rssm.feat_size)
+    assert (losses["dyn"] >= 0).all()
+
+
+def test_a_sequence_equals_the_online_filter_step_by_step(model, monkeypatch):
+    without_noise(model, monkeypatch)
+    batch = random_batch()
+    embed, post, _ = model.observe(batch)
+    state = model.rssm.initial(B)
+    for t in range(T):
+        state = model.rssm.observe_step(state, embed[:, t], batch["prev_action"][:, t], batch["is_first"][:, t], None)
+        for key in state:
+            torch.testing.assert_close(state[key], post[key][:, t])
+
+
+def test_is_first_equals_a_fresh_start(model, monkeypatch):
+    without_noise(model, monkeypatch)
+    batch = random_batch()
+    _, post, prior = model.observe(batch)
+    tail = {k: v[1:2, 4:] for k, v in batch.items()}
+    tail["prev_action"] = tail["prev_action"].clone()
+    tail["prev_action"][:, 0] = 9.0  # whatever led to a first observation does not count
+    _, fresh_post, fresh_prior = model.observe(tail)
+    for whole, fresh in ((post, fresh_post), (prior, fresh_prior)):
+        for key in fresh:
+            torch.testing.assert_close(whole[key][1:2, 4:], fresh[key])
+
+
+def test_imagining_equals_single_steps_and_uses_the_actions(model):
+    start = model.rssm.imagine_step(model.rssm.initial(B), torch.ones(B, A), torch.Generator().manual_seed(1))
+    actions = torch.rand(B, 4, A)
+    whole = model.rssm.imagine(start, actions, torch.Generator().manual_seed(2))
+    state, g = start, torch.Generator().manual_seed(2)
+    for t in range(4):
+        state = model.rssm.imagine_step(state, actions[:, t], g)
+        torch.testing.assert_close(state["stoch"], whole["stoch"][:, t])
+    other = model.rssm.imagine(start, -actions, torch.Generator().manual_seed(2))
+    assert not torch.allclose(model.rssm.feat(whole), model.rssm.feat(other))
+
+
+def test_dyn_trains_the_prior_and_rep_the_posterior(model):
+    losses, _, _ = model.losses({**random_batch(), "is_first": torch.ones(B, T, dtype=torch.bool)})
+    model.free = 0.0
+    prior, posterior = list(model.rssm.prior_net.parameters()), [model.rssm.post_out.weight]
+    for name, trained, still in (("dyn", prior, posterior), ("rep", posterior, prior)):
+        model.free = 0.0
+        raw = model._kl_losses(random_batch(), *model.observe(random_batch())[1:])[name].sum()
+        grads = torch.autograd.grad(raw, trained + still, allow_unused=True)
+        moved = [g is not None and bool(g.abs().sum() > 0) for g in grads]
+        if name == "rep":  # the prior is a target; earlier posteriors reach it through the recurrence only
+            assert all(moved[: len(trained)]) and not any(moved[len(trained) :])
+        else:
+            assert any(moved[: len(trained)])
+    assert losses["dyn"].shape == losses["rep"].shape
+
+
+def test_every_weight_is_trained(model):
+    total, _ = model.loss(random_batch())
+    model.free = 0.0
+    model.loss(random_batch())[0].backward()
+    unused = [n for n, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    assert not unused and torch.isfinite(total)
+
+
+def test_one_batch_can_be_learnt_by_heart():
+    c, model = make("optim.lr=3e-3", "optim.clip=1000", "loss.free=0.1", "loss.reward=100", "model.deter=48", "model.units=40")
+    learner = Learner(model, c.optim, torch.device("cpu"), "fp32")
+    batch = random_batch()
+    batch["image"] = (batch["image"] // 255 * 40 + 100).to(torch.uint8)
+    first = learner.update(batch)
+    for _ in range(300):
+        last = learner.update(batch)
+    assert last["loss/image"] < 0.3 * first["loss/image"]
+    assert last["loss/reward"] < 0.3 * first["loss/reward"]
+
+
+def test_bf16_losses_stay_close_to_fp32():
+    c, model = make("model.latent=deterministic")
+    batch = random_batch()
+    exact, exact_parts = model.loss(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough, rough_parts = model.loss(batch)
+    assert rough.dtype == torch.float32
+    for key in exact_parts:
+        torch.testing.assert_close(rough_parts[key], exact_parts[key], rtol=0.05, atol=0.05)
+    assert abs(rough - exact) < 0.01 * abs(exact)
+
+
+@pytest.mark.parametrize(("image", "vector"), [(True, True), (False, True)])
+def test_vectors_beside_or_instead_of_pixels(image, vector):
+    _, model = make(image=(H, W, 3) if image else None, vector=VECTOR)
+    losses, _, _ = model.losses(random_batch(image, vector))
+    assert ("image" in losses) == image and losses["vector"].shape == (B, T)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (32, 64), (48, 80)])
+def test_any_divisible_picture_comes_back_in_its_own_size(size):
+    _, model = make(f"env.size=[{size[0]}, {size[1]}]", image=(*size, 3))
+    picture = model.decoder.decode(torch.randn(2, 4, model.rssm.feat_size))
+    assert picture.shape == (2, 4, *size, 3) and to_pixels(picture).dtype == torch.uint8
+
+
+def test_blocks_split_the_recurrence():
+    _, plain = make()
+    _, blocked = make("model.blocks=3")
+    assert blocked.rssm.gru.gates.weight.shape == (3, 14 + 4, 12)
+    batch = random_batch()
+    assert blocked.losses(batch)[0]["dyn"].shape == (B, T)
+    assert sum(p.numel() for p in blocked.parameters()) < sum(p.numel() for p in plain.parameters())
+
+
+@pytest.mark.parametrize("latent", ["gaussian", "categorical"])
+def test_kl_equals_torch_distributions(latent):
+    lat = build.make_latent(config.parse([*TINY, f"model.latent={latent}"]).model)
+    g = torch.Generator().manual_seed(3)
+    post, prior = (lat.dist(torch.randn(B, T, lat.num_params, generator=g)) for _ in range(2))
+    D = torch.distributions
+    if latent == "gaussian":
+        make_dist = lambda d: D.Independent(D.Normal(d["mean"], d["std"]), 1)  # noqa: E731
+    else:
+        make_dist = lambda d: D.Independent(D.Categorical(logits=d["logits"]), 1)  # noqa: E731
+    want = D.kl_divergence(make_dist(post), make_dist(prior))
+    torch.testing.assert_close(lat.kl(post, prior), want, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(lat.kl(post, post), torch.zeros(B, T), atol=1e-5, rtol=0)
+
+
+def test_categorical_samples_follow_the_probabilities_with_straight_through_gradients():
+    lat = build.make_latent(config.parse([*TINY, "model.latent=categorical", "model.unimix=0.1"]).model)
+    params = torch.randn(1, lat.num_params, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    dist = lat.dist(params)
+    many = {"logits": dist["logits"].detach().expand(20_000, 5, 4)}
+    drawn = lat.sample(many, torch.Generator().manual_seed(0))
+    assert ((drawn == 0) | (drawn == 1)).all() and (drawn.sum(-1) == 1).all()
+    torch.testing.assert_close(drawn.mean(0), dist["logits"].exp()[0], atol=0.02, rtol=0)
+    assert dist["logits"].exp().min() >= 0.1 / 4 - 1e-6
+    weight = torch.randn(5, 4)
+    (grad,) = torch.autograd.grad((lat.sample(dist) * weight).sum(), params, retain_graph=True)
+    (want,) = torch.autograd.grad((dist["logits"].exp() * weight).sum(), params)
+    torch.testing.assert_close(grad, want)
+
+
+def test_gaussian_samples_are_reparameterised():
+    lat = build.make_latent(config.parse(TINY).model)
+    dist = lat.dist(torch.randn(1, 10, generator=torch.Generator().manual_seed(0)))
+    many = {k: v.expand(20_000, 5) for k, v in dist.items()}
+    drawn = lat.sample(many, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(drawn.mean(0), dist["mean"][0], atol=0.05, rtol=0)
+    torch.testing.assert_close(drawn.std(0), dist["std"][0], atol=0.05, rtol=0.05)
+    assert (dist["std"] >= 0.1).all()
+
+
+def test_free_nats_by_hand():
+    kl = torch.tensor([[0.5, 4.0], [1.0, 2.5]], requires_grad=True)
+    torch.testing.assert_close(free_nats(kl, 1.0, "element"), torch.tensor([[1.0, 4.0], [1.0, 2.5]]))
+    assert torch.equal(free_nats(kl, 1.9, "mean"), kl)  # the mean is 2
+    clipped = free_nats(kl, 2.1, "mean")
+    assert torch.equal(clipped, torch.full((2, 2), 2.1))
+    (grad,) = torch.autograd.grad(clipped.sum(), kl, allow_unused=True)
+    assert grad is None or not grad.any()
+
+
+def test_overshooting_equals_a_naive_loop(monkeypatch):
+    _, model = make("loss.overshooting=4")
+    without_noise(model, monkeypatch)
+    batch = random_batch()
+    _, post, _ = model.observe(batch)
+    found = overshooting(model.rssm, post, batch["prev_action"], batch["is_first"], 4)
+    for b, t in itertools.product(range(B), range(T)):
+        kls = []
+        for d in range(2, 5):
+            if t - d < 0 or batch["is_first"][b, t - d + 1 : t + 1].any():
+                continue
+            state = {k: post[k][b : b + 1, t - d] for k in ("deter", "stoch")}
+            dreamt = model.rssm.imagine(state, batch["prev_action"][b : b + 1, t - d + 1 : t + 1])
+            last = {k: dreamt[k][:, -1] for k in ("mean", "std")}
+            kls.append(model.rssm.latent.kl({k: post[k][b : b + 1, t] for k in ("mean", "std")}, last))
+        want = torch.stack(kls).mean() if kls else torch.tensor(0.0)
+        torch.testing.assert_close(found[b, t], want, rtol=1e-4, atol=1e-5)
+    assert found.abs().sum() > 0
+    assert model.losses(batch)[0]["overshoot"].shape == (B, T)
+
+
+def test_two_hot_round_trip_and_an_untrained_head_says_zero():
+    from worldmodel.heads import TwoHotHead, two_hot
+
+    head = TwoHotHead(6, 1, 8, 255)
+    torch.testing.assert_close(head.mean(torch.randn(4, 6)), torch.zeros(4))
+    x = torch.tensor([-30.0, -1.3, 0.0, 0.004, 7.7, 900.0])
+    weights = two_hot(symlog(x), head.bins)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(6))
+    assert ((weights > 0).sum(-1) <= 2).all()
+    torch.testing.assert_close(symexp((weights * head.bins).sum(-1)), x, rtol=1e-3, atol=1e-3)
+
+
+def test_a_non_finite_batch_is_skipped_and_counted_and_a_row_of_them_ends_the_run():
+    from worldmodel.learner import Diverged
+
+    c, model = make()
+    learner = Learner(model, c.optim, torch.device("cpu"), "fp32")
+    learner.update(random_batch())
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    bad = random_batch()
+    bad["reward"][0, 0] = float("nan")
+    learner.update(bad)
+    assert learner.skipped == 1 and all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    learner.update(random_batch())
+    assert learner.skipped_in_a_row == 0
+    with pytest.raises(Diverged):
+        for _ in range(30):
+            learner.update(bad)
+
+
+def test_twenty_updates_follow_the_golden_curve():
+    """A refactor must not move these numbers; delete the file and run the test to record new ones on purpose."""
+    golden = Path(__file__).parent / "golden_losses.json"
+    c, model = make("model.latent=categorical")
+    learner = Learner(model, c.optim, torch.device("cpu"), "fp32")
+    curve = [learner.update(random_batch(seed=i))["loss/total"].item() for i in range(20)]
+    if not golden.exists():
+        golden.write_text(json.dumps(curve) + "\n")
+        pytest.fail("recorded a new golden curve; run again to compare with it")
+    torch.testing.assert_close(torch.tensor(curve), torch.tensor(json.loads(golden.read_text())), rtol=2e-3, atol=0)

@@ -1,0 +1,225 @@
+"""The whole program: it learns from every step once, stops and resumes exactly, and refuses what can't be."""
+
+import json
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from runs import fingerprint, seed_dir, start, train
+
+from worldmodel.logger import JsonLines, Means
+from worldmodel.rollout import Rollout, episode_seeds
+from worldmodel.types import ActionSpace
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """A run that nobody disturbed."""
+    root = tmp_path_factory.mktemp("unbroken")
+    train(root)
+    return seed_dir(root)
+
+
+def test_a_finished_run_leaves_all_it_promises(unbroken):
+    for name in ("config.yaml", "metrics.jsonl", "scores.jsonl", "curve.png", "videos/agent.gif",
+                 "videos/imagined.gif", "videos/imagined.png", "status.json"):  # fmt: skip
+        assert (unbroken / name).stat().st_size > 0, name
+    assert json.loads((unbroken / "status.json").read_text())["state"] == "done"
+    kept = sorted(p.name for p in (unbroken / "checkpoints").iterdir())
+    assert kept == ["000000040", "000000080", "000000120"]
+    lines = [json.loads(x) for x in (unbroken / "metrics.jsonl").read_text().splitlines()]
+    last = lines[-1]
+    for key in ("train/loss/image", "train/loss/dyn", "fps/frames", "replay/rows", "updates", "steps"):
+        assert key in last, key
+    # 120 frames, 30 of them prefill, one update in ten steps after 2 of pretraining
+    assert last["updates"] == 2 + 9 and last["steps"] == 120
+
+
+def test_a_second_run_of_the_same_seed_is_equal_and_another_seed_differs(unbroken, tmp_path):
+    train(tmp_path)
+    train(tmp_path, "--run.seed", "1")
+    same, other = fingerprint(seed_dir(tmp_path)), fingerprint(seed_dir(tmp_path, seed=1))
+    assert same == fingerprint(unbroken)
+    assert other["model.safetensors"] != same["model.safetensors"] and other["state"] != same["state"]
+
+
+@pytest.mark.parametrize("frames", [31, 57, 90])
+def test_stopped_in_mid_episode_and_resumed_equals_the_unbroken_run(unbroken, tmp_path, frames):
+    train(tmp_path, "--run.frames", str(frames))
+    train(tmp_path)
+    shorter = fingerprint(seed_dir(tmp_path))
+    assert shorter == fingerprint(unbroken)
+
+
+@pytest.mark.parametrize("extra", [("--env.num", "2"), ("--behavior.name", "random"), ("--env.task", "pendulum")])
+def test_resume_is_exact_with_two_environments_another_behaviour_and_another_task(tmp_path, extra):
+    task = extra[1] if "task" in extra[0] else "counter"
+    train(tmp_path / "a", *extra)
+    train(tmp_path / "b", *extra, "--run.frames", "67")
+    train(tmp_path / "b", *extra)
+    assert fingerprint(seed_dir(tmp_path / "a", task)) == fingerprint(seed_dir(tmp_path / "b", task))
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_signal_saves_exits_75_and_the_same_command_goes_on(tmp_path, name):
+    process = start(tmp_path, "--run.frames", "400", "--log.every", "1")
+    wait_for_lines(seed_dir(tmp_path) / "metrics.jsonl", 45)
+    process.send_signal(getattr(signal, name))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert "the same command goes on" in out and "Traceback" not in err
+    train(tmp_path, "--run.frames", "400", "--log.every", "1")
+    train(tmp_path / "calm", "--run.frames", "400", "--log.every", "1")
+    assert fingerprint(seed_dir(tmp_path)) == fingerprint(seed_dir(tmp_path / "calm"))
+
+
+def test_killed_outright_it_goes_on_from_the_last_checkpoint(unbroken, tmp_path):
+    process = start(tmp_path)
+    wait_for_lines(seed_dir(tmp_path) / "metrics.jsonl", 4)
+    process.kill()
+    process.communicate(timeout=60)
+    train(tmp_path)
+    assert fingerprint(seed_dir(tmp_path)) == fingerprint(unbroken)
+
+
+def wait_for_lines(path, count):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if path.exists() and len(path.read_text().splitlines()) >= count:
+            return
+        time.sleep(0.02)
+    pytest.fail(f"{path.name} never had {count} lines")
+
+
+def copy_of(run, tmp_path):
+    shutil.copytree(run, seed_dir(tmp_path))
+    return seed_dir(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_serves(unbroken, tmp_path):
+    run = copy_of(unbroken, tmp_path)
+    file = run / "checkpoints" / "000000120" / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(data)
+    _, err = train(tmp_path)
+    assert err.count("000000120") == 1
+    assert fingerprint(run) == fingerprint(unbroken)
+    assert any((run / "checkpoints" / "quarantine").iterdir())
+
+
+def test_when_every_checkpoint_is_bad_nothing_is_started_over_unasked(unbroken, tmp_path):
+    run = copy_of(unbroken, tmp_path)
+    for manifest in run.glob("checkpoints/*/manifest.json"):
+        manifest.write_text("{}")
+    _, err = train(tmp_path, expect=4)
+    assert "--run.fresh true" in err and len(err.strip().splitlines()) <= 4
+    train(tmp_path, "--run.fresh", "true")
+    assert fingerprint(run) == fingerprint(unbroken)
+
+
+def test_a_missing_replay_refuses(unbroken, tmp_path):
+    run = copy_of(unbroken, tmp_path)
+    shutil.rmtree(run / "replay")
+    _, err = train(tmp_path, "--run.frames", "140", expect=4)
+    assert "replay" in err
+
+
+def test_weights_that_do_not_fit_the_configuration(unbroken, tmp_path):
+    run = copy_of(unbroken, tmp_path)
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("hidden: 24", "hidden: 28"))
+    _, err = train(tmp_path, "--model.hidden", "28", "--run.frames", "140", expect=4)
+    assert "24" in err and "28" in err and "model" in err
+
+
+def test_another_configuration_shows_the_difference_and_refuses(unbroken, tmp_path):
+    copy_of(unbroken, tmp_path)
+    _, err = train(tmp_path, "--optim.lr", "0.5", "--log.every", "7", expect=2)
+    assert "optim.lr 0.001 -> 0.5" in err and "log.every" not in err
+
+
+def test_two_runs_on_one_directory(tmp_path):
+    first = start(tmp_path, "--run.frames", "100000")
+    wait_for_lines(seed_dir(tmp_path) / "metrics.jsonl", 1)
+    _, err = train(tmp_path, "--run.frames", "100000", expect=74)
+    assert "another process is training" in err
+    first.kill()
+    first.communicate()
+
+
+def test_a_replay_larger_than_memory_is_refused_with_the_key_to_lower(tmp_path):
+    _, err = train(tmp_path, "--replay.capacity_gb", "1e6", "--run.frames", "1000000000000", expect=2)
+    assert "replay.capacity_gb" in err
+
+
+def test_the_counter_loses_no_step_and_keeps_order(unbroken):
+    """Row by row, reward and picture count on together, and every action leads to the row it is stored with."""
+    import envs
+    from envs.vector import Reset, make_vector
+
+    space = ActionSpace(1)
+    with make_vector(CounterMaker(envs), 1) as vector:
+        rollout = Rollout(vector, Reset, space, episode_seeds(1))
+        sent, rows = [], []
+
+        def policy(batch):
+            sent.append(np.full((1, 1), len(sent) / 100 - 0.5, np.float32))
+            return sent[-1]
+
+        for _ in range(60):
+            rows += rollout.step(policy)
+    for before, row, action in zip(rows, rows[1:], sent, strict=False):
+        if row["is_first"]:
+            assert before["is_last"] and row["reward"] == 0 and not row["prev_action"].any()
+        else:
+            assert row["reward"] == before["reward"] + 1
+            np.testing.assert_array_equal(row["prev_action"], action[0])
+    assert sum(r["is_last"] for r in rows) == rollout.episodes[0].number >= 2
+
+
+class CounterMaker:
+    """Makes the counter environment here, without a process."""
+
+    def __init__(self, envs):
+        self.envs = envs
+
+    def __call__(self):
+        return self.envs.make("counter", size=(16, 16))
+
+
+def test_a_policy_that_goes_mad_never_reaches_the_environment():
+    import envs
+    from envs.vector import Reset, make_vector
+
+    with make_vector(CounterMaker(envs), 1) as vector:
+        rollout = Rollout(vector, Reset, ActionSpace(1), episode_seeds(1))
+        rollout.step(lambda rows: np.zeros((1, 1)))
+        with pytest.raises(FloatingPointError):
+            rollout.step(lambda rows: np.full((1, 1), np.nan))
+        assert rollout.steps == 1
+
+
+def test_means_survive_a_save_exactly():
+    a, b = Means(), Means()
+    values = torch.rand(9, generator=torch.Generator().manual_seed(0))
+    for v in values:
+        a.add({"x": v})
+    for v in values[:4]:
+        b.add({"x": v})
+    b.restore(json.loads(json.dumps(b.state())))
+    for v in values[4:]:
+        b.add({"x": v})
+    assert a.pop() == b.pop() and a.pop() == {}
+
+
+def test_json_lines_are_cut_back_and_never_hold_nan(tmp_path):
+    lines = JsonLines(tmp_path / "x.jsonl")
+    lines.write({"a": float("nan"), "b": 1.5})
+    size = lines.size()
+    lines.write({"a": 2})
+    lines.cut(size)
+    assert [json.loads(x) for x in lines.path.read_text().splitlines()] == [{"a": None, "b": 1.5}]
