@@ -42,8 +42,9 @@ def train(c) -> int:
     run.open(c)
     make = partial(envs.make, c.env.task, size=tuple(c.env.size), repeat=c.env.repeat, time_limit=c.env.time_limit,
                    obs=c.env.obs, render=c.env.render, camera=c.env.camera)  # fmt: skip
-    vector = partial(make_vector, make, timeout_s=c.env.timeout, restart_budget=c.env.restarts)
-    with vector(num_envs=c.env.num) as collecting, vector(num_envs=1) as testing:
+    shorter = partial(make, time_limit=c.env.collect_limit or c.env.time_limit)
+    vector = partial(make_vector, timeout_s=c.env.timeout, restart_budget=c.env.restarts)
+    with vector(shorter, c.env.num) as collecting, vector(make, 1) as testing:
         t = Training(c, collecting, Reset, run, device)
         resumed = t.resume()
         if resumed and run.is_done(t.rollout.frames, c.run.frames):

@@ -71,6 +71,7 @@ class DMC(gymnasium.Env):
         self._camera = self._find_camera(camera)
         self._set_spaces()
         self._running = False
+        self._last: Any = None
 
     def _load(self, seed: Any) -> Any:
         """Build the suite's environment."""
@@ -189,6 +190,8 @@ class DMC(gymnasium.Env):
 
     def state(self) -> np.ndarray:
         """Return the task's own observations as one float32 vector (n,)."""
+        if self._last is None:
+            raise gymnasium.error.ResetNeeded("there is no state yet: call reset() first")
         parts = [np.ravel(each) for each in self._last.observation.values()]
         return np.concatenate(parts).astype(np.float32)
 

@@ -60,7 +60,10 @@ class RayRenderer:
         solid = np.asarray(model.geom_type) != _PLANE
         self._planes = np.flatnonzero(~solid)
         # Only moving geoms cast shadows, unless the world itself holds solids.
-        self._fixed_shadows = bool(((np.asarray(model.body_weldid)[model.geom_bodyid] == 0) & solid).any())
+        fixed = np.asarray(model.body_weldid)[model.geom_bodyid] == 0
+        self._fixed_shadows = bool((fixed & solid).any())
+        self._solids = np.flatnonzero(solid & (np.asarray(model.geom_group) < 3))
+        self._spheres = (1.05 * np.asarray(model.geom_rbound)[self._solids]) ** 2 + 1e-5 * model.stat.extent**2
         self._boxes = _boxes(model)
         self._shadow_slack = 2e-3 * model.stat.extent
 
@@ -116,8 +119,21 @@ class RayRenderer:
         """Return the (height, width, 3) uint8 picture."""
         model, data = self._prepare(physics)
         rgba = self._materials.rgba()
+        alpha = rgba[:, 3]
+        out = self._layer(model, data, rgba, alpha == 0)
+        glass = (alpha > 0) & (alpha < 1)
+        if glass.any():
+            through = np.flatnonzero((self._geom >= 0) & glass[self._geom])
+            share = alpha[self._geom[through], None]
+            if len(through):
+                behind = self._layer(model, data, rgba, alpha < 1)
+                out[through] = share * out[through] + (1 - share) * behind[through]
+        return out.astype(np.uint8).reshape(*self.size, 3)
+
+    def _layer(self, model: Any, data: Any, rgba: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+        """Return the picture (pixels, 3) in [0, 255] without some geoms, all else opaque."""
         out = self._background.copy()
-        with self._adjusted(model, np.flatnonzero(rgba[:, 3] == 0)):
+        with self._adjusted(model, hidden):
             self._cast(model, data)
             model.geom_group[self._planes] = _HIDDEN_GROUP  # they cast no shadows
             hit = (self._geom >= 0) & (self._dist < self._reach)
@@ -126,8 +142,7 @@ class RayRenderer:
                 self._draw_floor(out, data, rgba, plane, np.flatnonzero(flat & (self._geom == plane)))
             self._draw_solids(out, data, rgba, np.flatnonzero(hit & ~flat))
             self._draw_sprites(out, data)
-        np.minimum(out, 255, out=out)
-        return out.astype(np.uint8).reshape(*self.size, 3)
+        return np.minimum(out, 255, out=out)
 
     def _draw_floor(self, out: np.ndarray, data: Any, rgba: np.ndarray, plane: int, hit: np.ndarray) -> None:
         """Draw one textured plane where the rays `hit` it."""
@@ -187,7 +202,7 @@ class RayRenderer:
     def segment(self, physics: Any) -> np.ndarray:
         """Return (height, width) int32: -1 for sky, geom, then geoms + site, then geoms + sites + tendon."""
         model, data = self._prepare(physics)
-        with self._adjusted(model, np.flatnonzero(self._materials.rgba()[:, 3] == 0)):
+        with self._adjusted(model, self._materials.rgba()[:, 3] == 0):
             self._cast(model, data)
         ids = np.where(self._dist < self._reach, self._geom, -1)
         splats = self._sprites.splats(data)
@@ -210,14 +225,26 @@ class RayRenderer:
         position = data.light_xpos[lamp].copy()
         if model.light_type[lamp] == _DIRECTIONAL:  # as good as parallel when it is far away
             position = model.stat.center - 1e3 * model.stat.extent * data.light_xdir[lamp]
-        rays = points + (data.cam_xpos[self.camera] - position)
+        eye = data.cam_xpos[self.camera]
+        rays = points + (eye - position)
         length = np.sqrt(np.einsum("ij,ij->i", rays, rays))
         rays /= length[:, None]
-        geom, dist = self._shadow_geom[:count], self._shadow_dist[:count]
-        mujoco.mj_multiRay(
-            model, data, position, rays.reshape(-1), _VISIBLE, self._fixed_shadows, -1, geom, dist, None, count, _FAR
-        )
-        return (geom < 0) | (dist > length - self._shadow_slack)
+        reached = np.ones(len(points), bool)
+        near = self._near_a_solid(data.geom_xpos[self._solids] - eye, points, rays)
+        count = len(near)
+        if count:
+            geom, dist, towards = self._shadow_geom[:count], self._shadow_dist[:count], rays.take(near, 0).reshape(-1)
+            fixed = self._fixed_shadows
+            mujoco.mj_multiRay(model, data, position, towards, _VISIBLE, fixed, -1, geom, dist, None, count, _FAR)
+            reached[near] = (geom < 0) | (dist > length.take(near) - self._shadow_slack)
+        return reached
+
+    def _near_a_solid(self, centres: np.ndarray, points: np.ndarray, rays: np.ndarray) -> np.ndarray:
+        """Return which rays (n, 3) through points (n, 3) pass a solid's bounding sphere; only they are worth casting."""
+        along = rays @ centres.T - np.einsum("ij,ij->i", rays, points)[:, None]
+        apart = np.einsum("ij,ij->i", points, points)[:, None] - 2 * (points @ centres.T) + (centres**2).sum(1)
+        apart -= along * along
+        return np.flatnonzero((apart <= self._spheres).any(1))
 
 
 def _boxes(model: Any) -> np.ndarray:

@@ -135,7 +135,9 @@ def test_every_weight_is_trained(model):
 
 
 def test_one_batch_can_be_learnt_by_heart():
-    c, model = make("optim.lr=3e-3", "optim.clip=1000", "loss.free=0.1", "loss.reward=100", "model.deter=48", "model.units=40")
+    c, model = make(
+        "optim.lr=3e-3", "optim.clip=1000", "loss.free=0.1", "loss.reward=100", "model.deter=48", "model.units=40"
+    )
     learner = Learner(model, c.optim, torch.device("cpu"), "fp32")
     batch = random_batch()
     batch["image"] = (batch["image"] // 255 * 40 + 100).to(torch.uint8)
@@ -168,7 +170,7 @@ def test_vectors_beside_or_instead_of_pixels(image, vector):
 @pytest.mark.parametrize("size", [(16, 16), (32, 64), (48, 80)])
 def test_any_divisible_picture_comes_back_in_its_own_size(size):
     _, model = make(f"env.size=[{size[0]}, {size[1]}]", image=(*size, 3))
-    picture = model.decoder.decode(torch.randn(2, 4, model.rssm.feat_size))
+    picture = model.decode(torch.randn(2, 4, model.rssm.feat_size))
     assert picture.shape == (2, 4, *size, 3) and to_pixels(picture).dtype == torch.uint8
 
 

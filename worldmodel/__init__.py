@@ -1,9 +1,9 @@
 """World models from pixels: train, evaluate, imagine.
 
-    import worldmodel
-    run = worldmodel.load("runs/dmc_cartpole_balance/planet/seed0")
-    action, carry = run.act(obs, carry)          # carry None starts an episode
-    frames = run.imagine(carry, actions)         # (B,H,H,W,3) uint8
+import worldmodel
+run = worldmodel.load("runs/dmc_cartpole_balance/planet/seed0")
+action, carry = run.act(obs, carry)          # carry None starts an episode
+frames = run.imagine(carry, actions)         # (B,H,H,W,3) uint8
 """
 
 __version__ = "0.1.0"

@@ -46,7 +46,7 @@ class Run:
         return cls(c, run.path, build.make_agent(c, model, space, target), saved.state["frames"])
 
     def act(self, obs: Any, carry: Carry | None = None, mode: str = "eval") -> tuple[np.ndarray, Carry]:
-        """One observation (a picture, or a dict of image and/or vector) to an action (A,); carry None starts an episode."""
+        """A picture, or a dict of image and/or vector, to an action (A,); carry None starts an episode."""
         obs = obs if isinstance(obs, dict) else {"image" if np.ndim(obs) == 3 else "vector": obs}
         batch = {k: torch.from_numpy(np.asarray(v)[None]) for k, v in obs.items() if k in ("image", "vector")}
         batch["is_first"] = torch.tensor([carry is None])
@@ -56,20 +56,19 @@ class Run:
     @torch.no_grad()
     def imagine(self, carry: Carry, actions: np.ndarray) -> np.ndarray:
         """Dream on from a carry: actions (H,A) -> pictures (H,H,W,3) uint8."""
-        decoder = self.model.decoder
-        if decoder is None:
-            raise ValueError("this model has no image decoder to draw with")
         plan = torch.as_tensor(np.asarray(actions, np.float32), device=self.agent.device)[None]
         with autocast(self.agent.device, self.agent.precision):
             states = self.model.rssm.imagine(part(carry, "state/"), plan, self.generator)
-            return to_pixels(decoder.decode(self.model.rssm.feat(states)))[0].cpu().numpy()
+            return to_pixels(self.model.decode(self.model.rssm.feat(states)))[0].cpu().numpy()
 
 
 def spaces_from(state: dict[str, Any]) -> tuple[ObservationSpace, ActionSpace]:
     """The spaces a checkpoint was trained with."""
     o, a = state["observation"], state["action"]
-    image = tuple(o["image"]) if o["image"] else None
-    return ObservationSpace(image, o["vector"]), ActionSpace(a["size"], tuple(a["groups"]))  # type: ignore[arg-type]
+    height, width, channels = o["image"] or (0, 0, 0)
+    return ObservationSpace((height, width, channels) if o["image"] else None, o["vector"]), ActionSpace(
+        a["size"], tuple(a["groups"])
+    )
 
 
 def _nearby(path: Path) -> str:

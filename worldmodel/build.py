@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
 from worldmodel.agent import Agent
 from worldmodel.behaviors.mpc import MPC
 from worldmodel.behaviors.random import Random
-from worldmodel.heads import ContinueHead, GaussianHead, TwoHotHead
+from worldmodel.heads import ContinueHead, GaussianHead, RewardHead, TwoHotHead
 from worldmodel.latents.categorical import Categorical
 from worldmodel.latents.deterministic import Deterministic
 from worldmodel.latents.gaussian import Gaussian
@@ -29,7 +31,7 @@ OBJECTIVES = {
     "reconstruction": lambda c, obs, feat: Reconstruction(obs.image, obs.vector, feat, list(c.model.cnn), c.model.units)
 }
 
-REWARD_HEADS = {
+REWARD_HEADS: dict[str, Callable[[ModelConfig, int], RewardHead]] = {
     "gaussian": lambda m, feat: GaussianHead(feat, m.layers, m.units),
     "twohot": lambda m, feat: TwoHotHead(feat, m.layers, m.units, m.bins),
 }
@@ -61,7 +63,9 @@ def make_model(c: Config, obs: ObservationSpace, space: ActionSpace) -> WorldMod
         blocks=m.blocks,
     )
     feat = rssm.feat_size
-    objectives = {k: (OBJECTIVES[k](c, obs, feat), w) for k, w in c.loss.objective.items() if w}
+    objectives: dict[str, tuple[Reconstruction, float]] = {
+        k: (OBJECTIVES[k](c, obs, feat), w) for k, w in c.loss.objective.items() if w
+    }
     names = [n for module, _ in objectives.values() for n in module.loss_names]
     names += ["reward", "cont", "dyn", "rep"] + (["overshoot"] if c.loss.overshooting > 1 else [])
     return WorldModel(

@@ -235,7 +235,7 @@ def _convert_scalar(value: Any, kind: type, where: str, problems: list[str]) -> 
     if type(value) is not kind:
         problems.append(f"{where}: expected {kind.__name__}, got {_show(value)}")
         return None
-    if kind is float and not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         problems.append(f"{where}: expected a finite number, got {value}")
         return None
     return value

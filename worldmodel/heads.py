@@ -54,6 +54,9 @@ def two_hot(x: Tensor, bins: Tensor) -> Tensor:
     return (1 - (x - bins).abs() / width).clamp(min=0)
 
 
+RewardHead = GaussianHead | TwoHotHead
+
+
 class ContinueHead(nn.Module):
     """Probability that the episode goes on: (...,F) -> (...)."""
 

@@ -53,7 +53,7 @@ class Learner:
         self.skipped_in_a_row += 1
         if self.skipped_in_a_row >= self.max_skipped:
             raise Diverged(
-                f"{self.max_skipped} updates in a row had a non-finite loss or gradient; the last checkpoint is intact. "
+                f"{self.max_skipped} updates in a row had a non-finite loss or gradient; the last checkpoint is good. "
                 "Try a lower optim.lr or optim.clip, or --run.precision fp32"
             )
         return False

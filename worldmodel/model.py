@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
-from worldmodel.heads import ContinueHead
+from worldmodel.heads import ContinueHead, RewardHead
 from worldmodel.losses import detach, free_nats, overshooting
 from worldmodel.nets import Encoder
 from worldmodel.objectives import Context
@@ -23,8 +25,8 @@ class WorldModel(nn.Module):
         self,
         encoder: Encoder,
         rssm: RSSM,
-        objectives: dict[str, tuple[nn.Module, float]],
-        reward: nn.Module,
+        objectives: Mapping[str, tuple[nn.Module, float]],
+        reward: RewardHead,
         cont: ContinueHead,
         *,
         scales: dict[str, float],
@@ -33,7 +35,9 @@ class WorldModel(nn.Module):
         overshooting: int,
     ):
         super().__init__()
-        self.encoder, self.rssm, self.reward, self.cont = encoder, rssm, reward, cont
+        self.encoder, self.rssm = encoder, rssm
+        self.reward: RewardHead = reward
+        self.cont = cont
         self.objectives = nn.ModuleDict({name: module for name, (module, _) in objectives.items()})
         self.objective_weights = {name: weight for name, (_, weight) in objectives.items()}
         self.scales = scales
@@ -89,6 +93,13 @@ class WorldModel(nn.Module):
         return self.reward.mean(feat), self.cont.mean(feat)
 
     @property
-    def decoder(self) -> nn.Module | None:
-        """The objective that can draw, if any."""
-        return next((o for o in self.objectives.values() if hasattr(o, "decode")), None)
+    def can_draw(self) -> bool:
+        """Whether some objective decodes pictures."""
+        return any(getattr(o, "image", None) is not None for o in self.objectives.values())
+
+    def decode(self, feat: Tensor) -> Tensor:
+        """Mean pictures (B,T,H,W,3) of features (B,T,F), around [-0.5,0.5]."""
+        for objective in self.objectives.values():
+            if getattr(objective, "image", None) is not None:
+                return objective.decode(feat)  # type: ignore[operator]
+        raise ValueError("this model has no image decoder to draw with; train it with loss.objective.reconstruction")

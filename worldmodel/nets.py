@@ -58,6 +58,13 @@ def halved(size: tuple[int, int], times: int) -> tuple[int, int]:
     return size[0] // 2**times, size[1] // 2**times
 
 
+def lay_out(convs: nn.ModuleList) -> None:
+    """Keep convolution weights channels-last, which is faster on CPU and GPU alike."""
+    for conv in convs.children():
+        assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
+        conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
+
+
 class ImageEncoder(nn.Module):
     """Strided convolutions, one halving per entry of `channels`: (N,H,W,3) uint8 -> (N,E)."""
 
@@ -67,7 +74,7 @@ class ImageEncoder(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(sizes, sizes[1:], strict=False))
         height, width = halved(size, len(channels))
         self.size = height * width * channels[-1]
-        self.to(memory_format=torch.channels_last)
+        lay_out(self.convs)
 
     def forward(self, image: Tensor) -> Tensor:
         x = normalize(image).permute(0, 3, 1, 2)  # already channels-last in memory
@@ -85,7 +92,7 @@ class ImageDecoder(nn.Module):
         self.project = nn.Linear(inputs, math.prod(self.start))
         sizes = [*reversed(channels), 3]
         self.convs = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in zip(sizes, sizes[1:], strict=False))
-        self.to(memory_format=torch.channels_last)
+        lay_out(self.convs)
 
     def forward(self, feat: Tensor) -> Tensor:
         x = self.project(feat).unflatten(1, self.start).permute(0, 3, 1, 2)

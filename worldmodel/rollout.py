@@ -17,16 +17,18 @@ Policy = Callable[[list[Row]], np.ndarray]
 def spaces_of(envs) -> tuple[ObservationSpace, ActionSpace]:
     """Gymnasium's spaces as the model's."""
     observation, action = envs.observation_space, envs.action_space
-    parts = dict(observation.spaces) if isinstance(observation, gymnasium.spaces.Dict) else None
-    if parts is None:
+    if isinstance(observation, gymnasium.spaces.Dict):
+        parts: dict[str, Any] = dict(observation.spaces)
+    else:
         parts = {"image" if len(observation.shape) == 3 else "vector": observation}
-    image = tuple(parts["image"].shape) if "image" in parts else None
+    image = parts["image"].shape if "image" in parts else None
     vector = parts["vector"].shape[0] if "vector" in parts else None
+    seen = ObservationSpace((image[0], image[1], image[2]) if image else None, vector)
     if isinstance(action, gymnasium.spaces.Box):
-        return ObservationSpace(image, vector), ActionSpace(int(np.prod(action.shape)))
+        return seen, ActionSpace(int(np.prod(action.shape)))
     counts = [action.n] if isinstance(action, gymnasium.spaces.Discrete) else action.nvec
     groups = tuple(int(n) for n in counts)
-    return ObservationSpace(image, vector), ActionSpace(sum(groups), groups)
+    return seen, ActionSpace(sum(groups), groups)
 
 
 def episode_seeds(*entropy: int) -> Callable[[int, int], int]:

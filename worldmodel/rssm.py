@@ -1,7 +1,7 @@
 """The recurrent state-space model: one cell for every latent and transition; observe() filters, imagine() dreams.
 
-    prev {deter, stoch} + prev_action --cell--> deter --prior--> stoch   (imagine)
-                                                deter + embed --posterior--> stoch   (observe)
+prev {deter, stoch} + prev_action --cell--> deter --prior--> stoch   (imagine)
+                                            deter + embed --posterior--> stoch   (observe)
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ class GRU(nn.Module):
         super().__init__()
         self.blocks, self.size = blocks, size
         width = size // blocks
-        self.gates = BlockLinear(blocks, inputs + width, 3 * width) if blocks > 1 else nn.Linear(inputs + size, 3 * size)
+        self.gates = (
+            BlockLinear(blocks, inputs + width, 3 * width) if blocks > 1 else nn.Linear(inputs + size, 3 * size)
+        )
         self.norm = Norm(3 * size)
 
     def forward(self, x: Tensor, hidden: Tensor) -> Tensor:

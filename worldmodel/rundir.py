@@ -13,7 +13,16 @@ from worldmodel import config as configs
 from worldmodel.schema import Config
 
 # Keys a resumed run may change: they say how long, how often, where and how fast, not what is learnt.
-FREE_KEYS = ("run.root", "run.frames", "run.fresh", "run.threads", "run.device", "env.render", "env.timeout", "env.restarts")
+FREE_KEYS = (
+    "run.root",
+    "run.frames",
+    "run.fresh",
+    "run.threads",
+    "run.device",
+    "env.render",
+    "env.timeout",
+    "env.restarts",
+)
 FREE_SECTIONS = ("log",)
 
 
@@ -46,7 +55,7 @@ class RunDir:
         self.videos = path / "videos"
         self.config_file = path / "config.yaml"
         self.status_file = path / "status.json"
-        self._lock = None
+        self._lock: int | None = None
 
     @classmethod
     def of(cls, c: Config) -> RunDir:
@@ -86,21 +95,25 @@ class RunDir:
         self._lock = handle
 
     def _move_aside(self) -> None:
-        self._refuse_if_busy()
+        self._take_lock()  # refuse to move a directory that is being written
         target = self.path.with_name(f"{self.path.name}-{time.strftime('%Y%m%d-%H%M%S')}")
         self.path.rename(target)
+        self.close()
 
-    def _refuse_if_busy(self) -> None:
-        self._take_lock()
-        os.close(self._lock)
-        self._lock = None
+    def close(self) -> None:
+        """Let others train here."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _check_same(self, c: Config) -> None:
         """Refuse to continue with another configuration, showing what differs."""
         try:
             old = configs.load(self.config_file)
         except configs.ConfigError as error:
-            raise RunError(f"{self.config_file} cannot be read ({error.problems[0]}); start over with --run.fresh true", 4) from None
+            raise RunError(
+                f"{self.config_file} cannot be read ({error.problems[0]}); start over with --run.fresh true", 4
+            ) from None
         changed = configs.differences(old, c)
         held = {k: v for k, v in changed.items() if k not in FREE_KEYS and k.split(".")[0] not in FREE_SECTIONS}
         if held:

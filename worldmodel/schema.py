@@ -44,6 +44,7 @@ class EnvConfig:
     render: Literal["auto", "gl", "fast", "ray"]
     camera: int | None
     time_limit: Count | None
+    collect_limit: Count | None
     num: Annotated[int, Range(1, 1024)]
     timeout: Positive
     restarts: Natural

@@ -209,7 +209,9 @@ class Training:
         means = {f"train/{k}": v for k, v in self.means.pop().items()}
         self.logger.line(self.rollout.frames, {**counts, **means, **sizes, "env/faults": self.rollout.faults, **speed})
 
-    def evaluate(self, envs, reset: Callable[[int], object], stop: Stop, episodes: int | None = None) -> Evaluation | None:
+    def evaluate(
+        self, envs, reset: Callable[[int], object], stop: Stop, episodes: int | None = None
+    ) -> Evaluation | None:
         """Greedy episodes on other seeds; abandoned, and due again, when a stop is asked for."""
         assert self.logger
         numbers = (self.c.run.seed, STREAMS["evaluate"], self.rollout.frames)

@@ -1,6 +1,7 @@
 """Names shared by every part, and the shape legend.
 
-B batch, T time, N candidates, H horizon, A action, E embedding, D deterministic, S stochastic groups, K classes, F feature.
+B batch, T time, N candidates, H horizon, A action, E embedding, D deterministic, S stochastic groups, K classes,
+F feature; image axes are spelt out.
 
 One row of experience is the observation, the action that led to it and the reward on arrival:
 

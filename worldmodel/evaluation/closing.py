@@ -19,12 +19,14 @@ def finish(t, envs, reset, stop) -> None:
     say(f"final score {s['eval/score']:.1f} (95 % interval {s['eval/score_low']:.1f} to {s['eval/score_high']:.1f}) "
         f"over {len(result.scores)} episodes on new seeds")  # fmt: skip
     made = [("checkpoint", t.run.checkpoints)]
-    made.append(("curve", media.learning_curve(t.run.path, t.run.path / "curve.png", f"{t.c.env.task}, {t.c.run.name}")))
+    made.append(
+        ("curve", media.learning_curve(t.run.path, t.run.path / "curve.png", f"{t.c.env.task}, {t.c.run.name}"))
+    )
     if result.video:
         made.append(("agent", media.save_gif(t.run.videos / "agent.gif", result.video)))
     rollout, player = playing(t, envs, reset, t.c.run.seed)
     rows = record(rollout, player, CONTEXT + LENGTH)
-    if t.model.decoder is not None and result.video and len(rows) > CONTEXT:
+    if t.model.can_draw and result.video and len(rows) > CONTEXT:
         pictures = dream(t.agent, rows, CONTEXT, player.generator)
         made.append(("imagined", media.save_gif(t.run.videos / "imagined.gif", pictures.video(), fps=10)))
         media.save_png(t.run.videos / "imagined.png", pictures.strip())

@@ -55,8 +55,6 @@ class Dream:
 def dream(agent: Agent, rows: list[Row], context: int, generator: torch.Generator) -> Dream:
     """Filter `context` rows of one episode, then predict the rest from their actions alone."""
     model = agent.model
-    if model.decoder is None or "image" not in rows[0]:
-        raise ValueError("this model has no image decoder to draw with; train it with loss.objective reconstruction")
     carry = agent.init(1)
     seen = []
     with autocast(agent.device, agent.precision):
@@ -68,7 +66,7 @@ def dream(agent: Agent, rows: list[Row], context: int, generator: torch.Generato
         actions = torch.from_numpy(np.stack([r["prev_action"] for r in rows[context:]]))[None].to(agent.device)
         future = model.rssm.imagine(seen[-1], actions, generator)
         states = {k: torch.cat([torch.stack([s[k] for s in seen], 1), future[k]], 1) for k in ("deter", "stoch")}
-        pictures = to_pixels(model.decoder.decode(model.rssm.feat(states)))[0]
+        pictures = to_pixels(model.decode(model.rssm.feat(states)))[0]
         reward, _ = model.predict(states)
     truth = np.stack([r["image"] for r in rows])
     real = np.array([r["reward"] for r in rows], np.float32)

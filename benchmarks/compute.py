@@ -1,0 +1,109 @@
+"""Updates, planning and policy steps against this machine's own matrix-product speed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from worldmodel import build, config, runtime
+from worldmodel.learner import Learner
+from worldmodel.planners.proposals import Box
+from worldmodel.player import Player
+from worldmodel.scores import RewardScore
+from worldmodel.types import ActionSpace, ObservationSpace
+
+OBSERVATION, ACTION = ObservationSpace((64, 64, 3)), ActionSpace(6)
+Entry = dict[str, float | str | None]
+
+
+def median_seconds(function: Callable[[], object], repeats: int, warm: int = 2) -> float:
+    """Median wall-clock of several calls after a few unmeasured ones."""
+    for _ in range(warm):
+        function()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - began)
+    return float(np.median(times))
+
+
+def roofline() -> dict[str, Entry]:
+    """Square matrix products: the most this machine does per second."""
+    found: dict[str, Entry] = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        a, b = torch.randn(2048, 2048, dtype=dtype), torch.randn(2048, 2048, dtype=dtype)
+        seconds = median_seconds(lambda a=a, b=b: a @ b, 7)
+        found[f"roofline.matmul.{name}"] = {"value": 2 * 2048**3 / seconds / 1e9, "unit": "GFLOP/s", "baseline": None}
+    return found
+
+
+def parts(preset: list[str]):
+    """Model, configuration and a random batch of a preset."""
+    c = config.parse(preset)
+    torch.manual_seed(0)
+    model = build.make_model(c, OBSERVATION, ACTION)
+    b, t = c.replay.batch, c.replay.length
+    flags = {k: torch.zeros(b, t, dtype=torch.bool) for k in ("is_first", "is_last", "is_terminal")}
+    batch = {
+        "image": torch.randint(0, 256, (b, t, 64, 64, 3), dtype=torch.uint8),
+        "prev_action": torch.rand(b, t, ACTION.size) * 2 - 1,
+        "reward": torch.rand(b, t),
+        **flags,
+    }
+    return c, model, batch
+
+
+def update(preset: str = "small", repeats: int = 7) -> dict[str, Entry]:
+    """Seconds per update of the world model; the baseline is the same update in fp32."""
+    seconds = {}
+    for precision in ("bf16", "fp32"):
+        c, model, batch = parts([preset, f"run.precision={precision}"])
+        learner = Learner(model, c.optim, torch.device("cpu"), precision)
+        seconds[precision] = median_seconds(lambda learner=learner, batch=batch: learner.update(batch), repeats)
+    c, model, batch = parts([preset, "run.precision=fp32"])
+    with FlopCounterMode(display=False) as counter:
+        model.loss(batch)[0].backward()
+    work = counter.get_total_flops() / 1e9
+    return {
+        f"update.{preset}": {"value": seconds["bf16"], "unit": "s", "baseline": seconds["fp32"]},
+        f"update.{preset}.speed": {"value": work / seconds["bf16"], "unit": "GFLOP/s", "baseline": None},
+    }
+
+
+def plan() -> dict[str, Entry]:
+    """One PlaNet plan (1000 x 10 x 12) at batch 1, and the default planner's."""
+    found: dict[str, Entry] = {}
+    for name, preset in (("planet", ["planet"]), ("default", [])):
+        times = {}
+        for precision in ("bf16", "fp32"):
+            c, model, _ = parts([*preset, f"run.precision={precision}"])
+            p = c.planner
+            planner, proposal = build.make_planner(p), Box(init_std=p.init_std, min_std=p.min_std)
+            mean, std = proposal.start(1, p.horizon, ACTION.size)
+            state, generator = model.rssm.initial(1), torch.Generator().manual_seed(0)
+
+            def once(model=model, planner=planner, proposal=proposal, mean=mean, std=std, state=state,
+                     generator=generator, precision=precision, discount=p.discount):  # fmt: skip
+                with torch.no_grad(), runtime.autocast(torch.device("cpu"), precision):
+                    return planner(RewardScore(model, state, discount, generator), mean, std, proposal, generator)
+
+            times[precision] = median_seconds(once, 5) * 1e3
+        found[f"plan.cem.{name}"] = {"value": times["bf16"], "unit": "ms", "baseline": times["fp32"]}
+    return found
+
+
+def policy() -> dict[str, Entry]:
+    """One step of the online filter at batch 1, without planning; the baseline is the same in fp32."""
+    times = {}
+    for precision in ("bf16", "fp32"):
+        c, model, batch = parts(["small", f"run.precision={precision}", "behavior.name=random"])
+        agent = build.make_agent(c, model, ACTION, torch.device("cpu"))
+        player = Player(agent, 1, "eval", runtime.seeded(0))
+        row = {k: batch[k][0, 0].numpy() for k in ("image", "prev_action", "is_first")}
+        times[precision] = median_seconds(lambda player=player, row=row: player([row]), 50, warm=10) * 1e3
+    return {"policy.small": {"value": times["bf16"], "unit": "ms", "baseline": times["fp32"]}}

@@ -1,0 +1,85 @@
+"""python benchmarks/run.py [NAME ...] [--json]: what this machine does, each figure beside a baseline of its run.
+
+NAME picks groups by prefix: roofline update plan policy replay render, or any full name such as update.small.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+RENDER_TASKS = ("cartpole_balance", "walker_walk", "cheetah_run", "ball_in_cup_catch")
+
+
+def groups():
+    """Benchmarks by prefix; nothing is imported before it is asked for."""
+
+    def compute(name, *args):
+        from benchmarks import compute
+
+        return getattr(compute, name)(*args)
+
+    def replay():
+        from benchmarks import replay
+
+        return replay.bench()
+
+    def render():
+        from benchmarks import render
+
+        return render.bench(RENDER_TASKS)
+
+    return {
+        "roofline": lambda: compute("roofline"),
+        "update.small": lambda: compute("update", "small"),
+        "update.12m": lambda: compute("update", "12m", 3),
+        "plan": lambda: compute("plan"),
+        "policy": lambda: compute("policy"),
+        "replay": replay,
+        "render": render,
+    }
+
+
+def table(results: dict) -> str:
+    lines = [f"{'name':<34}{'value':>12} {'unit':<9}{'baseline':>12}{'ratio':>8}"]
+    for name, r in results.items():
+        base = r["baseline"]
+        ratio = f"{r['value'] / base:8.2f}" if base else ""
+        shown = f"{base:12.4g}" if base else f"{'':>12}"
+        lines.append(f"{name:<34}{r['value']:>12.4g} {r['unit']:<9}{shown}{ratio}")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="Measure this machine.")
+    parser.add_argument("names", nargs="*", help="names or prefixes; all where none is given")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args(argv)
+    known = groups()
+    wanted = {k: f for k, f in known.items() if not args.names or any(matches(k, n) for n in args.names)}
+    unknown = [n for n in args.names if not any(matches(k, n) for k in known)]
+    if unknown:
+        sys.stderr.write(f"no benchmark called {', '.join(unknown)}; there are {', '.join(known)}\n")
+        return 2
+    from worldmodel import runtime
+
+    runtime.keep_freed_memory()
+    results: dict = {}
+    for function in wanted.values():
+        results.update(function())
+    if args.names:
+        results = {k: r for k, r in results.items() if any(k.startswith(n) or n.startswith(k) for n in args.names)}
+    print(json.dumps(results, indent=1) if args.json else table(results))
+    return 0
+
+
+def matches(group: str, name: str) -> bool:
+    return group.startswith(name) or name.startswith(group)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
