@@ -42,17 +42,25 @@ class Lights:
     def __init__(self, model: Any) -> None:
         self._model = model
 
+    def active(self) -> list[int]:
+        """Return the lamps that are on."""
+        return np.flatnonzero(self._model.light_active).tolist()
+
     def shade(self, data: Any, origin: np.ndarray, backward: np.ndarray, points: Points, lit: Lit | None) -> np.ndarray:
         """Return colours (n, 3) in [0, 1+]; the camera is at `origin` and looks against `backward`."""
-        total = self._ambient(backward, points)
-        for index in np.flatnonzero(self._model.light_active):
-            self._add_lamp(total, data, int(index), origin, points, lit)
+        total = self.ambient(backward, points)
+        for lamp in self.active():
+            rows, glow = self.lamp(data, lamp, origin, points)
+            if len(rows) and lit is not None and self._model.light_castshadow[lamp]:
+                reached = lit(lamp, points.position.take(rows, 0))
+                rows, glow = rows[reached], glow[reached]
+            total[rows] += glow
         return total
 
-    def _ambient(self, backward: np.ndarray, points: Points) -> np.ndarray:
+    def ambient(self, backward: np.ndarray, points: Points) -> np.ndarray:
         """Return what needs no lamp (n, 3): emission, ambient light and the headlight, clipped as one pass."""
         model, head = self._model, self._model.vis.headlight
-        base = points.gloss[..., 2:] + model.light_ambient[np.flatnonzero(model.light_active)].sum(0)
+        base = points.gloss[..., 2:] + model.light_ambient[self.active()].sum(0)
         shine: Any = 0.0
         if head.active:
             lambert = np.maximum(points.normal @ backward, 0)
@@ -62,10 +70,8 @@ class Lights:
         value = np.minimum(points.rgb * base + shine, 1).astype(np.float32)
         return value if value.ndim == 2 else np.repeat(value[None], len(points.position), 0)
 
-    def _add_lamp(
-        self, total: np.ndarray, data: Any, index: int, origin: np.ndarray, points: Points, lit: Lit | None
-    ) -> None:
-        """Add one lamp to `total` (n, 3)."""
+    def lamp(self, data: Any, index: int, origin: np.ndarray, points: Points) -> tuple[np.ndarray, np.ndarray]:
+        """Return which points (m,) a lamp brightens where nothing is in the way, and what it adds to them (m, 3)."""
         model = self._model
         axis = data.light_xdir[index].astype(np.float32)
         if model.light_type[index] == _DIRECTIONAL:
@@ -79,10 +85,7 @@ class Lights:
             weight = np.power(np.maximum(cosine, 0), model.light_exponent[index]) * inverse * narrow
             weight *= points.dot(to_light)
         near = np.flatnonzero(weight > 1e-3)
-        if lit is not None and model.light_castshadow[index] and len(near):
-            near = near[lit(index, points.position.take(near, 0))]
-        if len(near):
-            total[near] += self._glow(index, points, near, weight, to_light)
+        return near, self._glow(index, points, near, weight, to_light)
 
     def _glow(
         self, index: int, points: Points, near: np.ndarray, weight: np.ndarray, to_light: np.ndarray

@@ -10,8 +10,9 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from envs.floor import Floor, View
 from envs.lights import Lights, Lit, Points
-from envs.shading import Floor, Materials, Sky
+from envs.shading import Materials, Sky
 from envs.sprites import Sprites
 
 _VISIBLE = np.array([1, 1, 1, 0, 0, 0], np.uint8)  # geom groups that the standard picture shows
@@ -54,16 +55,19 @@ class RayRenderer:
         self._sprites = Sprites(model, self.size, self.camera, pixel)
         self._sky = Sky(model)
         self._materials = Materials(model)
-        self._floors = {g: Floor(model, g, p, pixel) for g, p in self._materials.textures.items()}
         self._lights = Lights(model)
+        textures, gloss = self._materials.textures, self._materials.gloss
+        fixed = np.asarray(model.body_weldid)[model.geom_bodyid] == 0
+        still = _stands_still(model, self.camera)
+        self._floors = {
+            geom: Floor(model, geom, pyramid, pixel, self._lights, gloss[geom], still and bool(fixed[geom]))
+            for geom, pyramid in textures.items()
+        }
         self._is_floor = np.isin(np.arange(model.ngeom), list(self._floors))
         solid = np.asarray(model.geom_type) != _PLANE
         self._planes = np.flatnonzero(~solid)
         # Only moving geoms cast shadows, unless the world itself holds solids.
-        fixed = np.asarray(model.body_weldid)[model.geom_bodyid] == 0
         self._fixed_shadows = bool((fixed & solid).any())
-        self._solids = np.flatnonzero(solid & (np.asarray(model.geom_group) < 3))
-        self._spheres = (1.05 * np.asarray(model.geom_rbound)[self._solids]) ** 2 + 1e-5 * model.stat.extent**2
         self._boxes = _boxes(model)
         self._shadow_slack = 2e-3 * model.stat.extent
 
@@ -138,26 +142,12 @@ class RayRenderer:
             model.geom_group[self._planes] = _HIDDEN_GROUP  # they cast no shadows
             hit = (self._geom >= 0) & (self._dist < self._reach)
             flat = self._is_floor[self._geom] & hit
-            for plane in self._floors:
-                self._draw_floor(out, data, rgba, plane, np.flatnonzero(flat & (self._geom == plane)))
+            for plane, floor in self._floors.items():
+                seen = np.flatnonzero(flat & (self._geom == plane))
+                floor.draw(out, data, rgba[plane], self._view(data), seen, self._lit(data))
             self._draw_solids(out, data, rgba, np.flatnonzero(hit & ~flat))
             self._draw_sprites(out, data)
         return np.minimum(out, 255, out=out)
-
-    def _draw_floor(self, out: np.ndarray, data: Any, rgba: np.ndarray, plane: int, hit: np.ndarray) -> None:
-        """Draw one textured plane where the rays `hit` it."""
-        if not len(hit):
-            return
-        origin = data.cam_xpos[self.camera]
-        dist = self._dist.take(hit).astype(np.float32)
-        points = Points(
-            position=self._directions32.take(hit, 0) * dist[:, None],
-            normal=data.geom_xmat[plane, 2::3].astype(np.float32),
-            rgb=rgba[plane, :3].astype(np.float32),
-            gloss=self._materials.gloss[plane],
-        )
-        colour = self._lights.shade(data, origin, self._backward, points, self._lit(data))
-        out[hit] = colour * self._floors[plane].colours(data, origin, points.position, dist)
 
     def _draw_solids(self, out: np.ndarray, data: Any, rgba: np.ndarray, hit: np.ndarray) -> None:
         """Draw everything but floors where the rays `hit` it."""
@@ -215,36 +205,34 @@ class RayRenderer:
         """Let the model go."""
         self._model = None
 
+    def _view(self, data: Any) -> View:
+        """Return where the camera is and how it looks."""
+        return View(data.cam_xpos[self.camera], self._backward, self._directions32)
+
     def _lit(self, data: Any) -> Lit | None:
         """Return the function that tells which points a lamp reaches, or None where shadows are off."""
         return partial(self._reached, data) if self.shadows else None
 
     def _reached(self, data: Any, lamp: int, points: np.ndarray) -> np.ndarray:
         """Return which points (n, 3), given relative to the camera, no geom hides from a lamp."""
-        model, count = self._model, len(points)
+        model = self._model
         position = data.light_xpos[lamp].copy()
         if model.light_type[lamp] == _DIRECTIONAL:  # as good as parallel when it is far away
             position = model.stat.center - 1e3 * model.stat.extent * data.light_xdir[lamp]
-        eye = data.cam_xpos[self.camera]
-        rays = points + (eye - position)
+        rays = points + (data.cam_xpos[self.camera] - position)
         length = np.sqrt(np.einsum("ij,ij->i", rays, rays))
         rays /= length[:, None]
-        reached = np.ones(len(points), bool)
-        near = self._near_a_solid(data.geom_xpos[self._solids] - eye, points, rays)
-        count = len(near)
-        if count:
-            geom, dist, towards = self._shadow_geom[:count], self._shadow_dist[:count], rays.take(near, 0).reshape(-1)
-            fixed = self._fixed_shadows
-            mujoco.mj_multiRay(model, data, position, towards, _VISIBLE, fixed, -1, geom, dist, None, count, _FAR)
-            reached[near] = (geom < 0) | (dist > length.take(near) - self._shadow_slack)
-        return reached
+        geom, dist = self._shadow_geom[: len(rays)], self._shadow_dist[: len(rays)]
+        towards, fixed = rays.reshape(-1), self._fixed_shadows
+        mujoco.mj_multiRay(model, data, position, towards, _VISIBLE, fixed, -1, geom, dist, None, len(rays), _FAR)
+        return (geom < 0) | (dist > length - self._shadow_slack)
 
-    def _near_a_solid(self, centres: np.ndarray, points: np.ndarray, rays: np.ndarray) -> np.ndarray:
-        """Return which rays (n, 3) through points (n, 3) pass a solid's bounding sphere; only they are worth casting."""
-        along = rays @ centres.T - np.einsum("ij,ij->i", rays, points)[:, None]
-        apart = np.einsum("ij,ij->i", points, points)[:, None] - 2 * (points @ centres.T) + (centres**2).sum(1)
-        apart -= along * along
-        return np.flatnonzero((apart <= self._spheres).any(1))
+
+def _stands_still(model: Any, camera: int) -> bool:
+    """Return whether neither the camera nor any lamp can move."""
+    weld = np.asarray(model.body_weldid)
+    bodies, modes = [model.cam_bodyid[camera], *model.light_bodyid], [model.cam_mode[camera], *model.light_mode]
+    return not weld[bodies].any() and not any(modes)  # mode 0 is fixed to the body
 
 
 def _boxes(model: Any) -> np.ndarray:

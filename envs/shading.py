@@ -129,32 +129,3 @@ class Materials:
             return own
         default = (own == (0.5, 0.5, 0.5, 1)).all(1) & self._has
         return np.where(default[:, None], self._model.mat_rgba[self._ids], own)
-
-
-class Floor:
-    """A textured plane: looks its texture up where rays meet it."""
-
-    def __init__(self, model: Any, geom: int, pyramid: Pyramid, pixel: float) -> None:
-        material = model.geom_matid[geom]
-        size = np.asarray(model.geom_size[geom, :2])
-        repeat = np.asarray(model.mat_texrepeat[material], np.float64)
-        if not model.mat_texuniform[material]:
-            repeat = 2 * repeat / np.where(size > 0, 2 * size, 1)
-        self._geom, self._pyramid = geom, pyramid
-        self._corner = size.copy()  # the texture starts at the plane's corner
-        self._scale = 0.5 * repeat
-        self._footprint = float(pixel * self._scale[0])
-
-    def colours(self, data: Any, origin: np.ndarray, point: np.ndarray, dist: np.ndarray) -> np.ndarray:
-        """Return colours (n, 3) in [0, 255] at points (n, 3) of the plane, given relative to the camera."""
-        pose = data.geom_xmat[self._geom].reshape(3, 3) * (1, -1, 1)
-        start = ((origin - data.geom_xpos[self._geom]) @ pose[:, :2] + self._corner) * self._scale
-        axes = (pose[:, :2] * self._scale).astype(np.float32)
-        uv = point @ axes
-        uv += (start % 1).astype(np.float32)  # whole repeats are dropped first: float32 loses them far from the origin
-        uv -= np.floor(uv)
-        np.minimum(uv, 1 - 1e-6, out=uv)
-        height = abs(float((origin - data.geom_xpos[self._geom]) @ pose[:, 2]))
-        # A pixel's footprint is dist x dist / height long and dist wide; the square texel takes the geometric mean.
-        footprint = dist * np.sqrt(dist * np.float32(self._footprint**2 / max(height, 1e-3)))
-        return self._pyramid.sample(uv[:, 0], uv[:, 1], footprint)

@@ -43,7 +43,7 @@ def fingerprint(run):
     prints["frames"] = state["frames"]
     for name in ("metrics.jsonl", "scores.jsonl"):
         lines = [json.loads(text) for text in (run / name).read_text().splitlines()]
-        kept = [{k: v for k, v in line.items() if not k.startswith("fps/")} for line in lines]
+        kept = [{k: v for k, v in line.items() if not k.startswith(("fps/", "time/"))} for line in lines]
         prints[name] = hashlib.sha256(json.dumps(kept).encode()).hexdigest()
         prints[f"{name} lines"] = len(kept)
     return prints

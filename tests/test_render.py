@@ -18,18 +18,10 @@ from envs.dmc import DMC
 from envs.ray import RayRenderer
 from envs.render import RendererError, choose_renderer, foreground, make_renderer
 
-TEN = [
-    "acrobot_swingup",
-    "cartpole_balance",
-    "cheetah_run",
-    "cup_catch",
-    "finger_turn_hard",
-    "hopper_stand",
-    "humanoid_stand",
-    "quadruped_walk",
-    "reacher_easy",
-    "walker_walk",
-]
+TEN = (
+    *("acrobot_swingup", "cartpole_balance", "cheetah_run", "cup_catch", "finger_turn_hard"),
+    *("hopper_stand", "humanoid_stand", "quadruped_walk", "reacher_easy", "walker_walk"),
+)
 
 # The suite may run where MUJOCO_GL hides a GL that works; these tests want to know what the machine can do.
 _GL = render.probe_gl()
@@ -77,6 +69,20 @@ def test_drawing_leaves_the_simulation_alone():
     np.testing.assert_array_equal(drawn.physics.get_state(), blind.physics.get_state())
     np.testing.assert_array_equal(drawn.physics.model.bvh_aabb, boxes)
     np.testing.assert_array_equal(drawn.physics.model.geom_group, groups)
+
+
+@pytest.mark.parametrize("task", ["cartpole_balance", "walker_walk"])
+def test_a_picture_depends_on_the_state_and_not_on_what_was_drawn_before(task):
+    env = DMC(task, size=(45, 50), render="ray")
+    env.reset(seed=0)
+    for _ in range(3):
+        env.step(np.full(env.action_space.shape, 0.5))
+    fresh = make_renderer("ray", env.size, env._camera).render(env.physics)
+    np.testing.assert_array_equal(env.render(), fresh)
+    env.physics.model.geom_rgba[0] = (1, 0, 0, 1)  # as a task may recolour what it shows
+    repainted = env.render()
+    assert repainted.astype(int)[..., 2].sum() < 0.9 * fresh.astype(int)[..., 2].sum()
+    np.testing.assert_array_equal(repainted, make_renderer("ray", env.size, env._camera).render(env.physics))
 
 
 def test_light_material_and_position_of_a_sphere():

@@ -101,6 +101,7 @@ class Training:
         self.progress = Progress()
         self.logger: Logger | None = None
         self.clock = Clock(time.monotonic(), 0, 0)
+        self.began, self.minutes_before = time.monotonic(), 0.0
         self.last_score: float | None = None
         self.last_eval: float | None = None
         self._logger_state: dict | None = None
@@ -158,7 +159,7 @@ class Training:
             "rollout": self.rollout.state(),
             "progress": asdict(self.progress),
             "means": self.means.state(),
-            "logger": self.logger.state() if self.logger else None,
+            "logger": {**self.logger.state(), "minutes": self.minutes()} if self.logger else None,
             "replay": self.replay.state(),
         }
         checkpoint.save(self.run.checkpoints, self.rollout.frames, groups, state, keep=self.c.log.keep)
@@ -202,12 +203,17 @@ class Training:
         speed = {
             "fps/frames": (self.rollout.frames - self.clock.frames) / seconds,
             "fps/updates": (self.learner.updates - self.clock.updates) / seconds,
+            "time/minutes": self.minutes(),
         }
         self.clock = Clock(time.monotonic(), self.rollout.frames, self.learner.updates)
         counts = {"steps": self.rollout.steps, "updates": self.learner.updates}
         sizes = {f"replay/{k}": v for k, v in self.replay.stats().items()}
         means = {f"train/{k}": v for k, v in self.means.pop().items()}
         self.logger.line(self.rollout.frames, {**counts, **means, **sizes, "env/faults": self.rollout.faults, **speed})
+
+    def minutes(self) -> float:
+        """Wall-clock spent on this run so far, earlier commands included."""
+        return self.minutes_before + (time.monotonic() - self.began) / 60
 
     def evaluate(
         self, envs, reset: Callable[[int], object], stop: Stop, episodes: int | None = None
@@ -221,7 +227,7 @@ class Training:
         if result is None:
             return None
         self.progress.eval_due = False
-        self.logger.line(self.rollout.frames, result.summary(), scores=True)
+        self.logger.line(self.rollout.frames, {**result.summary(), "time/minutes": self.minutes()}, scores=True)
         self.last_eval = result.summary()["eval/score"]
         return result
 
@@ -243,4 +249,6 @@ class Training:
         resumed = self._logger_state
         self.clock = Clock(time.monotonic(), self.rollout.frames, self.learner.updates)
         self.logger = Logger(self.run.path, self.c.log.tensorboard, self.rollout.frames if resumed else None)
-        self.logger.restore(resumed or {"metrics": 0, "scores": 0})
+        resumed = resumed or {"metrics": 0, "scores": 0, "minutes": 0.0}
+        self.logger.restore(resumed)
+        self.minutes_before = resumed["minutes"]

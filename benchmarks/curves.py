@@ -1,0 +1,65 @@
+"""python benchmarks/curves.py TARGET RUN [RUN ...]: several seeds of one run as one small JSONL and one PNG."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from worldmodel import config
+from worldmodel.evaluation.media import read_lines
+
+
+def collect(runs: list[Path]) -> list[dict]:
+    """One line per evaluation of each seed, with the wall-clock where the run noted it."""
+    lines = []
+    for run in runs:
+        c = config.load(run / "config.yaml")
+        named = {"task": c.env.task, "name": c.run.name, "seed": c.run.seed}
+        lines += [{**named, **x} for x in read_lines(run / "scores.jsonl")]
+    return lines
+
+
+def draw(lines: list[dict], target: Path, levels: dict[str, float]) -> None:
+    """Every seed thin, their mean thick, reference levels dashed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.4, 4), dpi=110)
+    seeds = sorted({x["seed"] for x in lines})
+    for seed in seeds:
+        own = [x for x in lines if x["seed"] == seed]
+        axes.plot([x["frames"] for x in own], [x["eval/score"] for x in own], "-o", ms=3, lw=1, alpha=0.5,
+                  color="#0072B2", label="one seed" if seed == seeds[0] else None)  # fmt: skip
+    frames = sorted({x["frames"] for x in lines})
+    shared = [f for f in frames if len({x["seed"] for x in lines if x["frames"] == f}) == len(seeds)]
+    means = [np.mean([x["eval/score"] for x in lines if x["frames"] == f]) for f in shared]
+    axes.plot(shared, means, lw=2.5, color="#D55E00", label=f"mean of {len(seeds)} seeds")
+    for name, level in levels.items():
+        axes.axhline(level, ls="--", lw=1, color="#555555")
+        axes.annotate(name, (0, level), fontsize=8, va="bottom", color="#555555")
+    axes.set(xlabel="environment frames", ylabel="evaluation return (higher is better)", title=lines[0]["task"])
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(target)
+
+
+def main(argv: list[str]) -> int:
+    levels = {k: float(v) for k, v in (a.split("=") for a in argv if "=" in a)}
+    target, *runs = (Path(a) for a in argv if "=" not in a)
+    lines = collect(runs)
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "scores.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    draw(lines, target / "curve.png", levels)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
