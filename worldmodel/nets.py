@@ -58,11 +58,11 @@ def halved(size: tuple[int, int], times: int) -> tuple[int, int]:
     return size[0] // 2**times, size[1] // 2**times
 
 
-def lay_out(convs: nn.ModuleList) -> None:
+def lay_out(module: nn.Module) -> None:
     """Keep convolution weights channels-last, which is faster on CPU and GPU alike."""
-    for conv in convs.children():
-        assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
-        conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv2d):
+            conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
 
 
 class ImageEncoder(nn.Module):
@@ -74,25 +74,44 @@ class ImageEncoder(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(sizes, sizes[1:], strict=False))
         height, width = halved(size, len(channels))
         self.size = height * width * channels[-1]
-        lay_out(self.convs)
+        lay_out(self)
 
     def forward(self, image: Tensor) -> Tensor:
-        x = normalize(image).permute(0, 3, 1, 2)  # already channels-last in memory
+        rough = torch.is_autocast_enabled(image.device.type)
+        x = normalize(image, torch.bfloat16 if rough else torch.float32).permute(0, 3, 1, 2)  # channels-last already
         for conv in self.convs:
             x = F.silu(conv(x))
         return x.permute(0, 2, 3, 1).flatten(1)
 
 
+class Doubling(nn.Module):
+    """What a transposed 4x4 convolution of stride 2 computes, as a 2x2 convolution per output phase.
+
+    Each output pixel sees 2x2 inputs through one of four kernels. Cutting a border of one from the interleaved phases
+    puts them in place. On a CPU its backward pass takes half the time of ConvTranspose2d's.
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.phases = nn.Conv2d(inputs, 4 * outputs, 2, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N,C,H,W) -> (N,outputs,2H,2W), channels last in memory."""
+        mixed = self.phases(x).permute(0, 2, 3, 1)
+        whole = rearrange(mixed, "n h w (y x c) -> n (h y) (w x) c", y=2, x=2)
+        return whole[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
+
+
 class ImageDecoder(nn.Module):
-    """Transposed convolutions mirroring the encoder: features (N,F) -> mean picture (N,H,W,3) around [-0.5,0.5]."""
+    """Doublings mirroring the encoder: features (N,F) -> mean picture (N,H,W,3) around [-0.5,0.5]."""
 
     def __init__(self, inputs: int, size: tuple[int, int], channels: Sequence[int]):
         super().__init__()
         self.start = (*halved(size, len(channels)), channels[-1])
         self.project = nn.Linear(inputs, math.prod(self.start))
         sizes = [*reversed(channels), 3]
-        self.convs = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in zip(sizes, sizes[1:], strict=False))
-        lay_out(self.convs)
+        self.convs = nn.ModuleList(Doubling(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        lay_out(self)
 
     def forward(self, feat: Tensor) -> Tensor:
         x = self.project(feat).unflatten(1, self.start).permute(0, 3, 1, 2)
@@ -134,9 +153,25 @@ class Encoder(nn.Module):
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
 
-def normalize(image: Tensor) -> Tensor:
+def normalize(image: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """uint8 pixels to floats in [-0.5, 0.5]."""
-    return image.float() / 255 - 0.5
+    return image.to(dtype).mul_(1 / 255).sub_(0.5)
+
+
+class SquaredError(torch.autograd.Function):
+    """Half the summed squared difference of a picture and its target, (N,H,W,3) -> (N,), in few passes over memory."""
+
+    @staticmethod
+    def forward(ctx, mean: Tensor, image: Tensor) -> Tensor:
+        gap = mean.to(torch.float32, memory_format=torch.contiguous_format, copy=True).sub_(normalize(image))
+        ctx.save_for_backward(gap)
+        ctx.dtype = mean.dtype
+        return 0.5 * gap.square().flatten(1).sum(1)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (gap,) = ctx.saved_tensors
+        return (gap * grad.view(-1, 1, 1, 1)).to(ctx.dtype), None
 
 
 def to_pixels(mean: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from einops import rearrange
 from torch import Tensor, nn
 
-from worldmodel.nets import ImageDecoder, VectorDecoder, normalize
+from worldmodel.nets import ImageDecoder, SquaredError, VectorDecoder
 from worldmodel.objectives import Context
 from worldmodel.types import Losses, Metrics
 
@@ -25,9 +25,9 @@ class Reconstruction(nn.Module):
     def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
         losses = {}
         if self.image:
-            mean = self.decode(ctx.feat)
-            error = mean.float() - normalize(ctx.batch["image"])
-            losses["image"] = 0.5 * error.square().sum((-3, -2, -1))
+            mean = self.image(ctx.feat.flatten(0, 1))
+            error = SquaredError.apply(mean, ctx.batch["image"].flatten(0, 1))
+            losses["image"] = error.unflatten(0, ctx.feat.shape[:2])
         if self.vector:
             losses["vector"] = self.vector.loss(ctx.feat, ctx.batch["vector"])
         return losses, {}
