@@ -12,9 +12,9 @@ import numpy as np
 from gymnasium import spaces
 
 from envs import render as rendering
+from envs.names import ALIASES
 
 _log = logging.getLogger(__name__)
-_ALIASES = {"cup_catch": "ball_in_cup_catch", "cup": "ball_in_cup_catch", "pointmass_easy": "point_mass_easy"}
 _CAMERAS = {"quadruped": 2}  # where camera 0 is not the usual one
 _OBS = ("pixels", "state", "both")
 _BUILT_AT_RANDOM = ("lqr",)  # domains whose very model is drawn from the seed
@@ -32,9 +32,9 @@ def split_task(task: str) -> tuple[str, str]:
     from dm_control import suite
 
     names = {f"{domain}_{each}": (domain, each) for domain, each in suite.ALL_TASKS}
-    name = _ALIASES.get(task, task)
+    name = ALIASES.get(task, task)
     if name not in names:
-        close = difflib.get_close_matches(str(name), [*names, *_ALIASES], 1, 0.5)
+        close = difflib.get_close_matches(str(name), [*names, *ALIASES], 1, 0.5)
         hint = f"did you mean {close[0]!r}?" if close else "names are domain_task, such as walker_walk"
         raise ValueError(f"unknown DeepMind Control task {task!r}: {hint}")
     return names[name]

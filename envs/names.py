@@ -32,6 +32,7 @@ _SUITE = {
     "swimmer": "swimmer15 swimmer6",
     "walker": "run stand walk",
 }
+ALIASES = {"cup_catch": "ball_in_cup_catch", "cup": "ball_in_cup_catch", "pointmass_easy": "point_mass_easy"}
 SUITE = tuple(f"{domain}_{task}" for domain, tasks in _SUITE.items() for task in tasks.split())
 
 
@@ -40,7 +41,7 @@ def check_name(name: str) -> None:
     if not isinstance(name, str):
         raise ValueError(f"an environment's name is a string, not {type(name).__name__}")
     prefix, colon, rest = name.partition(":")
-    if name in NAMES or (prefix == "gym" and rest) or (prefix == "dmc" and rest in SUITE):
+    if name in NAMES or (prefix == "gym" and rest) or (prefix == "dmc" and (rest in SUITE or rest in ALIASES)):
         return
     if prefix == "dmc":
         known = difflib.get_close_matches(rest, SUITE, 1, 0.5)

@@ -59,9 +59,11 @@ def halved(size: tuple[int, int], times: int) -> tuple[int, int]:
 
 
 def lay_out(module: nn.Module) -> None:
-    """Keep convolution weights channels-last, which is faster on CPU and GPU alike."""
+    """Convolutions start with weights that keep the signal's size, and lie channels-last, which is faster."""
     for conv in module.modules():
         if isinstance(conv, nn.Conv2d):
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            nn.init.zeros_(conv.bias)
             conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
 
 

@@ -17,12 +17,14 @@ def enlarge(frames: np.ndarray, height: int = 192) -> np.ndarray:
 
 
 def save_gif(path: Path, frames: Sequence[np.ndarray] | np.ndarray, fps: float = 20.0) -> Path:
-    """A looping GIF; identical palettes across frames keep it small."""
+    """A looping GIF; one palette, taken from frames all over the video, keeps it small and steady."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pictures = [Image.fromarray(f) for f in enlarge(np.asarray(frames))]
-    first = pictures[0].quantize(256, method=Image.Quantize.MEDIANCUT)
-    rest = [p.quantize(palette=first, dither=Image.Dither.NONE) for p in pictures[1:]]
-    first.save(path, save_all=True, append_images=rest, duration=max(20, round(1000 / fps)), loop=0)
+    frames = np.asarray(frames)
+    sample = frames[np.linspace(0, len(frames) - 1, min(16, len(frames))).round().astype(int)]
+    palette = Image.fromarray(np.concatenate(list(sample))).quantize(256, method=Image.Quantize.MEDIANCUT)
+    pictures = [Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.NONE) for f in enlarge(frames)]
+    duration = max(20, round(1000 / fps))
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=duration, loop=0)
     return path
 
 

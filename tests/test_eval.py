@@ -1,0 +1,114 @@
+"""Opening saved runs: returns with an interval, dreams beside the truth, three lines of Python."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from runs import ROOT, seed_dir, train
+
+import worldmodel
+from worldmodel.evaluation.returns import bootstrap_interval, run_episodes
+from worldmodel.rollout import Rollout, episode_seeds
+from worldmodel.types import ActionSpace
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    root = tmp_path_factory.mktemp("evaluated")
+    train(root, "--run.frames", "60")
+    return seed_dir(root)
+
+
+def evaluate(*args, expect=0):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "eval.py"), *map(str, args)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == expect and "Traceback" not in done.stderr, done.stdout + done.stderr
+    return done.stdout, done.stderr
+
+
+def test_returns_writes_scores_and_a_video(run_dir):
+    out, _ = evaluate(run_dir, "--episodes", "3")
+    result = json.loads((run_dir / "eval" / "returns.json").read_text())
+    assert len(result["scores"]) == 3 and result["eval/score"] == np.mean(result["scores"])
+    assert result["eval/score_low"] <= result["eval/score"] <= result["eval/score_high"]
+    assert "higher is better" in out
+    with Image.open(run_dir / "eval" / "agent.gif") as video:
+        assert video.n_frames == 21  # the counter's first row and its 20 steps
+
+
+def test_returns_are_the_same_for_the_same_seed(run_dir):
+    first = evaluate(run_dir, "--episodes", "2", "--seed", "5")[0]
+    assert evaluate(run_dir, "--episodes", "2", "--seed", "5")[0] == first
+
+
+def test_imagine_shows_context_then_the_model_alone(run_dir):
+    evaluate(run_dir, "imagine", "--context", "4", "--length", "9")
+    result = json.loads((run_dir / "eval" / "imagine.json").read_text())
+    assert len(result["image_mse"]) == 9 == len(result["image_mse_copy_last"])
+    assert len(result["reward"]) == 13 == len(result["predicted_reward"])
+    with Image.open(run_dir / "eval" / "imagine.gif") as video:
+        assert video.n_frames == 13
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "wanted"),
+    [
+        (["nowhere"], 4, "is not a run directory"),
+        (["nowhere", "imagin"], 2, "invalid choice"),
+        (["nowhere", "--episodes", "0"], 2, "not at least 1"),
+        (["nowhere", "--episodes", "ten"], 2, "--episodes"),
+    ],
+)
+def test_a_users_mistakes(args, code, wanted):
+    assert wanted in evaluate(*args, expect=code)[1]
+
+
+def test_an_episode_shorter_than_the_context(run_dir):
+    assert "--context" in evaluate(run_dir, "imagine", "--context", "30", expect=2)[1]
+
+
+def test_a_parent_directory_names_the_runs_below_it(run_dir):
+    assert str(run_dir) in evaluate(run_dir.parent, expect=4)[1]
+
+
+def test_three_lines_of_python(run_dir):
+    run = worldmodel.load(run_dir)
+    picture = np.full((32, 32, 3), 7, np.uint8)
+    action, carry = run.act(picture, None)
+    again, carry = run.act({"image": picture}, carry)
+    assert action.shape == (1,) and np.abs(action).max() <= 1
+    frames = run.imagine(carry, np.zeros((6, 1)))
+    assert frames.shape == (6, 32, 32, 3) and frames.dtype == np.uint8
+
+
+def test_loading_gives_the_weights_that_were_saved(run_dir):
+    from safetensors.torch import load_file
+
+    run = worldmodel.load(run_dir)
+    saved = load_file(max((run_dir / "checkpoints").glob("[0-9]*")) / "model.safetensors")
+    assert saved.keys() == run.model.state_dict().keys()
+    assert all(torch.equal(v, saved[k]) for k, v in run.model.state_dict().items())
+
+
+def test_the_interval_covers_the_mean_of_known_scores_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for trial in range(200):
+        low, high = bootstrap_interval(rng.normal(3, 2, 30), trial, draws=500)
+        hits += low <= 3 <= high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_episodes_are_shared_evenly_among_environments():
+    import envs
+    from envs.vector import Reset, SerialEnv
+
+    with SerialEnv(lambda: envs.make("counter", size=(16, 16)), 2) as vector:
+        rollout = Rollout(vector, Reset, ActionSpace(1), episode_seeds(3))
+        result = run_episodes(rollout, lambda rows: np.zeros((2, 1)), 5)
+    assert result.scores == [210.0] * 5 and result.lengths == [20] * 5
