@@ -11,6 +11,7 @@ from worldmodel.console import Progress, say
 USAGE = """python train.py [PRESET ...] [--section.key value ...]
 
 Presets are layered left to right over configs/defaults.yaml: {presets}
+Without arguments it runs the preset quickstart, a first skill in minutes on a CPU.
 Example: python train.py planet --env.task dmc:cartpole_balance --run.seed 1
 Running the same command again resumes the run; --run.fresh true starts over."""
 
@@ -20,7 +21,7 @@ def main(argv: list[str]) -> int:
         say(USAGE.format(presets=", ".join(configs.presets())))
         return 0
     try:
-        c = configs.parse(argv, envs.check_name)
+        c = configs.parse(argv or ["quickstart"], envs.check_name)
     except configs.ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return 2

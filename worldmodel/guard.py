@@ -13,9 +13,20 @@ from worldmodel.replay import ReplayMissing
 from worldmodel.rundir import RunError
 
 
+class Plain(logging.Formatter):
+    """Warnings say that they are, information is just a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
+
+
 def guarded(command: Callable[[], int]) -> int:
     """Run a command; 2 config, 3 environment, 4 bad data, 5 diverged, 74 I/O."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Plain())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("envs").setLevel(logging.INFO)  # which renderer was taken, and why
     logging.captureWarnings(True)
     try:
         return command()
