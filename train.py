@@ -43,9 +43,9 @@ def train(c) -> int:
     run.open(c)
     make = partial(envs.make, c.env.task, size=tuple(c.env.size), repeat=c.env.repeat, time_limit=c.env.time_limit,
                    obs=c.env.obs, render=c.env.render, camera=c.env.camera)  # fmt: skip
-    shorter = partial(make, time_limit=c.env.collect_limit or c.env.time_limit)
+    patient = partial(make, patience=c.env.patience, floor=c.env.patience_floor)
     vector = partial(make_vector, timeout_s=c.env.timeout, restart_budget=c.env.restarts)
-    with vector(shorter, c.env.num) as collecting, vector(make, 1) as testing:
+    with vector(patient, c.env.num) as collecting, vector(make, 1) as testing:
         t = Training(c, collecting, Reset, run, device)
         resumed = t.resume()
         if resumed and run.is_done(t.rollout.frames, c.run.frames):
@@ -71,11 +71,10 @@ def train(c) -> int:
             bar.update(t.rollout.frames, t.summary())
         t.save()
         bar.close()
-        if stop:
+        if stop or not closing.finish(t, testing, Reset, stop):
             run.status(state="stopped", frames=t.rollout.frames)
             say(f"stopped at {t.rollout.frames} frames, everything is saved; the same command goes on from here")
             return 75
-        closing.finish(t, testing, Reset, stop)
         run.status(state="done", frames=t.rollout.frames)
     return 0
 

@@ -27,14 +27,22 @@ def make(
     obs: str = "pixels",
     render: str = "auto",
     camera: int | str | None = None,
+    patience: int | None = None,
+    floor: float = 0.0,
 ) -> gymnasium.Env:
     """Return the environment called `name`.
 
     Observations are Box (H, W, 3) uint8, with obs=state Box (n,) float32, with obs=both a Dict of image and vector;
     actions are Box(-1, 1, (A,)), Discrete or MultiDiscrete. `time_limit` counts control steps; None keeps the task's.
+    `patience` ends an episode after so many steps in a row with a reward of at most `floor` per control step.
     From the inside out: task, normalised actions, time limit, repeat, picture, boundary checks. The limit lies inside
     the repeat so that an episode never runs over it, the picture outside so that only what is seen is drawn.
     """
+    if patience:
+        from envs.wrappers import Patience
+
+        whole = make(name, size=size, repeat=repeat, time_limit=time_limit, obs=obs, render=render, camera=camera)
+        return Patience(whole, patience, floor)
     check_name(name)
     size = _checked(size, repeat, time_limit, obs)
     if not name.startswith("dmc:") and camera is not None:

@@ -49,6 +49,25 @@ class TimeLimit(gymnasium.Wrapper):
         return obs, reward, terminated, truncated or self.elapsed >= self.limit, info
 
 
+class Patience(gymnasium.Wrapper):
+    """Truncates an episode after `steps` steps in a row whose reward per control step is at most `floor`."""
+
+    def __init__(self, env: gymnasium.Env, steps: int, floor: float):
+        super().__init__(env)
+        self.steps, self.floor = steps, floor
+        self.poor = 0
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        self.poor = 0
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        hopeless = float(reward) <= self.floor * info.get("frames", 1)
+        self.poor = self.poor + 1 if hopeless else 0
+        return obs, reward, terminated, truncated or self.poor >= self.steps, info
+
+
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return an (H, W), (H, W, 1) or (H, W, 3) uint8 image as (*size, 3), averaging where it shrinks."""
     image = np.asarray(image)

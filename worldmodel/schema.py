@@ -44,7 +44,8 @@ class EnvConfig:
     render: Literal["auto", "gl", "fast", "ray"]
     camera: int | None
     time_limit: Count | None
-    collect_limit: Count | None
+    patience: Count | None
+    patience_floor: float
     num: Annotated[int, Range(1, 1024)]
     timeout: Positive
     restarts: Natural

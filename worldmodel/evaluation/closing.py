@@ -10,11 +10,11 @@ from worldmodel.evaluation.play_back import playing, record
 CONTEXT, LENGTH = 5, 50
 
 
-def finish(t, envs, reset, stop) -> None:
-    """The closing evaluation, its pictures, and the lines that say where they are."""
+def finish(t, envs, reset, stop) -> bool:
+    """The closing evaluation, its pictures, and the lines that say where they are; False where a stop cut it short."""
     result = t.evaluate(envs, reset, stop, t.c.log.final_episodes)
     if result is None:
-        return
+        return False
     s = result.summary()
     say(f"final score {s['eval/score']:.1f} (95 % interval {s['eval/score_low']:.1f} to {s['eval/score_high']:.1f}) "
         f"over {len(result.scores)} episodes on new seeds")  # fmt: skip
@@ -37,4 +37,5 @@ def finish(t, envs, reset, stop) -> None:
     say("try next:")
     say(f"  ./wm eval {t.run.path}                # returns over more episodes")
     say(f"  ./wm eval {t.run.path} imagine        # open-loop dreams beside the truth")
-    say("  ./wm train planet --env.task dmc:cartpole_balance   # the published algorithm on another task")
+    say("  ./wm train pendulum                   # another task: swing up and balance")
+    return True
