@@ -15,7 +15,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("run", help="a run directory, runs/<task>/<name>/seed<k>")
     parser.add_argument("what", nargs="?", default="returns", choices=["returns", "imagine"])
     parser.add_argument("--episodes", type=positive, default=10, help="episodes for returns (10)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the episodes (0)")
+    parser.add_argument("--seed", type=natural, default=0, help="seed of the episodes (0)")
     parser.add_argument("--render", choices=["auto", "gl", "fast", "ray"], help="another renderer than the run's")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--context", type=positive, default=5, help="frames seen before imagining (5)")
@@ -34,13 +34,20 @@ def positive(text: str) -> int:
     return value
 
 
+def natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
 def evaluate(args: argparse.Namespace) -> int:
     from envs.vector import Reset, make_vector
     from worldmodel import runtime
     from worldmodel.api import Run
 
     run = Run.open(args.run, args.device)
-    runtime.setup(run.config.run)
+    runtime.tune(run.config.run.threads)
     e = run.config.env
     make = partial(envs.make, e.task, size=tuple(e.size), repeat=e.repeat, time_limit=e.time_limit, obs=e.obs,
                    render=args.render or e.render, camera=e.camera)  # fmt: skip

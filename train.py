@@ -11,7 +11,7 @@ from worldmodel.console import Progress, say
 USAGE = """python train.py [PRESET ...] [--section.key value ...]
 
 Presets are layered left to right over configs/defaults.yaml: {presets}
-Without arguments it runs the preset quickstart, a first skill in minutes on a CPU.
+Where neither a preset nor env.task is named it takes the preset quickstart, a first skill in minutes on a CPU.
 Example: python train.py planet --env.task dmc:cartpole_balance --run.seed 1
 Running the same command again resumes the run; --run.fresh true starts over."""
 
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
         say(USAGE.format(presets=", ".join(configs.presets())))
         return 0
     try:
-        c = configs.parse(argv or ["quickstart"], envs.check_name)
+        c = configs.parse(with_main_job(argv), envs.check_name)
     except configs.ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -29,6 +29,12 @@ def main(argv: list[str]) -> int:
     from worldmodel.guard import guarded  # torch is imported from here on
 
     return guarded(lambda: train(c))
+
+
+def with_main_job(argv: list[str]) -> list[str]:
+    """The preset quickstart where neither a preset nor a task is named."""
+    names, overrides, _ = configs.split_arguments(argv)
+    return argv if names or "env.task" in dict(overrides) else ["quickstart", *argv]
 
 
 def train(c) -> int:
@@ -52,28 +58,31 @@ def train(c) -> int:
             say(f"{run.path} is trained to {t.rollout.frames} frames; raise --run.frames to go on, or start over with "
                 "--run.fresh true")  # fmt: skip
             return 0
+        run.begin(c)
         t.open_logger()
         say(f"{'resuming' if resumed else 'training'} {c.env.task} in {run.path} on {device}: {t.describe()}")
         bar = Progress(c.run.frames, c.run.name, start=t.rollout.frames)
 
-        while t.rollout.frames < c.run.frames and not stop:
-            before = t.rollout.frames
-            rows = t.collect()
-            while t.updates_due() > 0 and not stop:
-                t.learn()
-            t.log(before, rows)
-            if t.crossed(before, c.log.eval):
-                t.progress.eval_due = True
-            if t.progress.eval_due and not stop:
-                t.evaluate(testing, Reset, stop)
-            if t.crossed(before, c.log.checkpoint):
-                t.save()
+        while True:
+            t.learn_what_is_owed(stop)
             bar.update(t.rollout.frames, t.summary())
+            if stop or t.rollout.frames >= c.run.frames:
+                break
+            if t.due.log:
+                t.log()
+            if t.due.eval and t.evaluate(testing, Reset, stop) is None:
+                break
+            if t.due.save:
+                t.save()
+            t.collect()
         t.save()
         bar.close()
         if stop or not closing.finish(t, testing, Reset, stop):
             run.status(state="stopped", frames=t.rollout.frames)
-            say(f"stopped at {t.rollout.frames} frames, everything is saved; the same command goes on from here")
+            without = " without --run.fresh" if c.run.fresh else ""
+            say(
+                f"stopped at {t.rollout.frames} frames, all is saved; the same command{without} goes on from here"
+            )
             return 75
         run.status(state="done", frames=t.rollout.frames)
     return 0

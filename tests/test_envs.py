@@ -506,3 +506,29 @@ def test_infinite_action_bounds_are_refused():
     env.action_space = spaces.Box(-np.inf, 1.0, (3,), np.float32)
     with pytest.raises(ValueError, match="finite bounds"):
         NormalizeAction(env, "mine")
+
+
+def test_patience_cuts_an_episode_after_so_many_poor_steps_in_a_row():
+    env = envs.make("catcher", patience=4)
+    env.reset(seed=0)
+    poor = 0
+    for _ in range(200):
+        _, reward, terminated, truncated, _ = env.step(1)
+        poor = poor + 1 if reward <= 0 else 0
+        assert truncated == (poor >= 4) or terminated
+        if terminated or truncated:
+            break
+    assert truncated and not terminated
+
+
+def test_patience_measures_reward_per_control_step():
+    for floor, lasts in ((0.999, 3), (-1.0, 30)):
+        env = envs.make("pointmass", repeat=2, patience=3, floor=floor, time_limit=60)
+        env.reset(seed=1)
+        steps = 0
+        done = False
+        while not done:
+            *_, terminated, truncated, _ = env.step(np.zeros(2, np.float32))
+            done = terminated or truncated
+            steps += 1
+        assert steps == lasts

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import ROOT, seed_dir, train
 
 import worldmodel
+from runs import ROOT, seed_dir, train
 from worldmodel.evaluation.returns import bootstrap_interval, run_episodes
 from worldmodel.rollout import Rollout, episode_seeds
 from worldmodel.types import ActionSpace

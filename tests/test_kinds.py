@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from runs import seed_dir, train
 
 SHORT = ("--run.frames", "60", "--log.final_episodes", "1")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from worldmodel.checkpoint import CheckpointError
 from worldmodel.config import ConfigError
 from worldmodel.learner import Diverged
-from worldmodel.replay import ReplayMissing
+from worldmodel.replay import ReplayError
 from worldmodel.rundir import RunError
 
 
@@ -34,12 +34,14 @@ def guarded(command: Callable[[], int]) -> int:
         return _report(error, error.code)
     except ConfigError as error:
         return _report(error, 2)
-    except (CheckpointError, ReplayMissing) as error:
+    except (CheckpointError, ReplayError) as error:
         return _report(error, 4)
     except (Diverged, FloatingPointError) as error:
         return _report(error, 5)
     except OSError as error:
         return _report(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 74)
+    except KeyboardInterrupt:
+        return _report("interrupted", 130)
     except ValueError as error:
         if _ours(error):
             return _report(error, 2)

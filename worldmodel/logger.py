@@ -77,18 +77,26 @@ class Logger:
 
     def line(self, frames: int, values: Mapping[str, float], scores: bool = False) -> None:
         (self.scores if scores else self.metrics).write({"frames": frames, **values})
-        if self.board:
-            for key, value in values.items():
-                if isinstance(value, int | float):
-                    self.board.add_scalar(key, value, frames)
+        for key, value in values.items():
+            if isinstance(value, int | float):
+                self._draw("add_scalar", key, value, frames)
 
     def image(self, frames: int, name: str, picture) -> None:
         """A picture (H,W,3) uint8 into TensorBoard."""
-        if self.board:
-            self.board.add_image(name, picture, frames, dataformats="HWC")
+        self._draw("add_image", name, picture, frames, dataformats="HWC")
+
+    def _draw(self, what: str, *args, **options) -> None:
+        """Hand something to TensorBoard; a disk that refuses costs the board, never the run."""
+        if self.board is None:
+            return
+        try:
+            getattr(self.board, what)(*args, **options)
+        except OSError as error:
+            log.warning("TensorBoard cannot write (%s); training goes on without it", error.strerror or error)
+            self.board = None
 
     def close(self) -> None:
-        if self.board:
+        if self.board is not None:
             self.board.close()
 
     def state(self) -> dict:
@@ -103,7 +111,7 @@ def _tensorboard(run_dir: Path, purge_frame: int | None):
     from torch.utils.tensorboard import SummaryWriter
 
     try:
-        return SummaryWriter(str(run_dir), purge_step=purge_frame)
+        return SummaryWriter(str(run_dir), purge_step=None if purge_frame is None else purge_frame + 1)
     except OSError as error:
         log.warning("TensorBoard cannot write to %s (%s); training goes on without it", run_dir.name, error.strerror)
         return None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from worldmodel.agent import Agent
 from worldmodel.rollout import Row
+
+log = logging.getLogger(__name__)
 
 
 class Player:
@@ -27,6 +31,11 @@ class Player:
         return {**self.carry, "generator": self.generator.get_state()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Continue exactly; on another kind of device the generator keeps its own fresh state."""
         tensors = dict(tensors)
-        self.generator.set_state(tensors.pop("generator"))
+        state = tensors.pop("generator")
+        if state.shape == self.generator.get_state().shape:
+            self.generator.set_state(state)
+        else:
+            log.warning("resumed on another kind of device: exploration continues with other random numbers")
         self.carry = {k: v.clone().to(self.agent.device) for k, v in tensors.items()}

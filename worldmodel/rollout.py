@@ -26,9 +26,9 @@ def spaces_of(envs) -> tuple[ObservationSpace, ActionSpace]:
     seen = ObservationSpace((image[0], image[1], image[2]) if image else None, vector)
     if isinstance(action, gymnasium.spaces.Box):
         return seen, ActionSpace(int(np.prod(action.shape)))
-    counts = [action.n] if isinstance(action, gymnasium.spaces.Discrete) else action.nvec
-    groups = tuple(int(n) for n in counts)
-    return seen, ActionSpace(sum(groups), groups)
+    scalar = isinstance(action, gymnasium.spaces.Discrete)
+    groups = tuple(int(n) for n in ([action.n] if scalar else action.nvec))
+    return seen, ActionSpace(sum(groups), groups, scalar)
 
 
 def episode_seeds(*entropy: int) -> Callable[[int, int], int]:
@@ -84,7 +84,7 @@ class Rollout:
         if not self.space.discrete:
             return action
         picks = [int(part.argmax()) for part in np.split(action, np.cumsum(self.space.groups)[:-1])]
-        return picks[0] if len(picks) == 1 else np.array(picks)
+        return picks[0] if self.space.scalar else np.array(picks)
 
     def _take(self, i: int, result) -> Row:
         """One environment's answer as a row; keeps the episode's books."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.nets import MLP, BlockLinear, Norm
+from worldmodel.nets import MLP, BlockLinear, Exact, Norm
 from worldmodel.types import State
 
 
@@ -54,7 +54,7 @@ class RSSM(nn.Module):
         self.post_deter = nn.Linear(self.deter_size, hidden, bias=False)
         self.post_embed = nn.Linear(embed, hidden)
         self.post_norm = Norm(hidden)
-        self.post_out = nn.Linear(hidden, latent.num_params)
+        self.post_out = Exact(hidden, latent.num_params)
 
     def initial(self, batch: int) -> State:
         """The state before anything was seen: zeros."""
@@ -108,8 +108,10 @@ class RSSM(nn.Module):
         return {k: torch.stack([s[k] for s in steps], 1) for k in steps[0]}
 
     def _reset(self, state: State, keep: Tensor) -> State:
-        stoch = state["stoch"]
-        return {"deter": state["deter"] * keep, "stoch": stoch * keep.view(-1, *[1] * (stoch.dim() - 1))}
+        """Zeros where an episode starts; `where`, so that not even a NaN is carried over."""
+        stoch, keep = state["stoch"], keep.bool()
+        wide = keep.view(-1, *[1] * (stoch.dim() - 1))
+        return {"deter": torch.where(keep, state["deter"], 0.0), "stoch": torch.where(wide, stoch, 0.0)}
 
     def _advance(self, state: State, action_in: Tensor) -> Tensor:
         """deter of the next step, from the previous state and the projected action."""

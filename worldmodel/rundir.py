@@ -67,9 +67,13 @@ class RunDir:
             self._move_aside()
         self.path.mkdir(parents=True, exist_ok=True)
         self._take_lock()
-        if self.config_file.exists():
+        if self.config_file.exists() and self.checkpoints.exists():
             self._check_same(c)
+
+    def begin(self, c: Config) -> None:
+        """Write the configuration down, once all its parts have been built."""
         _replace(self.config_file, configs.to_yaml(c))
+        self.status(state="running")
 
     def status(self, **values: object) -> None:
         """Machine-readable state of the run, replaced as a whole."""

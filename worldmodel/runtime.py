@@ -29,10 +29,15 @@ def keep_freed_memory() -> None:
 
 def setup(config: RunConfig) -> torch.device:
     """Apply threads and allocator settings; choose the device."""
-    keep_freed_memory()
-    torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
-    torch.set_float32_matmul_precision("high")
+    tune(config.threads)
     return pick_device(config.device)
+
+
+def tune(threads: int) -> None:
+    """Allocator, threads (0 takes one per core available) and matrix-product precision of this process."""
+    keep_freed_memory()
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    torch.set_float32_matmul_precision("high")
 
 
 def pick_device(name: str) -> torch.device:

@@ -170,9 +170,10 @@ def contradictions(c: Config) -> list[str]:
         found.append(f"env.size: {h}x{w} must be divisible by {factor} (one halving for each of model.cnn's layers)")
     if c.loss.overshooting >= c.replay.length:
         found.append(f"loss.overshooting: {c.loss.overshooting} must be shorter than replay.length {c.replay.length}")
-    if c.train.prefill // c.env.repeat < c.replay.length:
+    steps = c.train.prefill // c.env.repeat // c.env.num
+    if steps < c.replay.length:
         found.append(
-            f"train.prefill: {c.train.prefill} frames are {c.train.prefill // c.env.repeat} agent steps, "
+            f"train.prefill: {c.train.prefill} frames are {steps} agent steps in each environment, "
             f"fewer than replay.length {c.replay.length}"
         )
     if c.run.frames < c.train.prefill:

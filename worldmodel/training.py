@@ -18,7 +18,7 @@ from worldmodel.learner import Learner
 from worldmodel.logger import Logger, Means
 from worldmodel.player import Player
 from worldmodel.replay import Replay, bytes_per_row, check_capacity
-from worldmodel.rollout import Rollout, Row, episode_seeds, spaces_of
+from worldmodel.rollout import Episode, Rollout, Row, episode_seeds, spaces_of
 from worldmodel.rundir import RunDir
 from worldmodel.runtime import seeded
 from worldmodel.schema import Config
@@ -56,12 +56,20 @@ class Clock:
 
 
 @dataclass
-class Progress:
-    """What a checkpoint remembers beside tensors."""
+class Due:
+    """What the loop still owes; a stop leaves it to the next command, at the very same place."""
 
-    steps_at_prefill: int = 0
-    prefilled: bool = False
-    eval_due: bool = False
+    log: bool = False
+    eval: bool = False
+    save: bool = False
+
+
+@dataclass
+class Prefill:
+    """Whether the random policy is done, and at which agent step it was."""
+
+    over: bool = False
+    steps: int = 0
 
 
 def expected_rows(c: Config) -> int:
@@ -97,8 +105,9 @@ class Training:
             num_streams=envs.num_envs,
             seed=int(np.random.SeedSequence([seed, STREAMS["replay"]]).generate_state(1)[0]),
         )
+        self._check_capacity()
         self.means = Means()
-        self.progress = Progress()
+        self.due, self.prefill = Due(), Prefill()
         self.logger: Logger | None = None
         self.clock = Clock(time.monotonic(), 0, 0)
         self.began, self.minutes_before = time.monotonic(), 0.0
@@ -106,41 +115,61 @@ class Training:
         self.last_eval: float | None = None
         self._logger_state: dict | None = None
 
+    def _check_capacity(self) -> None:
+        """A ring too small for one sequence per environment would never be sampled."""
+        needed = self.envs.num_envs * (self.c.replay.length + self.replay.chunk_rows)
+        if self.replay.capacity_rows < needed:
+            raise ValueError(
+                f"replay.capacity_gb: {self.c.replay.capacity_gb} holds {self.replay.capacity_rows} steps, but "
+                f"{self.envs.num_envs} environments with sequences of {self.c.replay.length} need {needed}; raise it"
+            )
+
     def policy(self, rows: list[Row]) -> np.ndarray:
         """Random until the prefill is over, the agent from then on."""
-        if self.progress.prefilled:
+        if self.prefill.over:
             return self.player(rows)
         return self.action_space.random(len(rows), self.random).numpy()
 
-    def collect(self) -> list[Row]:
-        """One step of every environment, remembered."""
+    def collect(self) -> None:
+        """One step of every environment, remembered; notes what has fallen due."""
+        before = self.rollout.frames
         rows = self.rollout.step(self.policy)
         for stream, row in enumerate(rows):
             self.replay.add(stream, row)
-        if not self.progress.prefilled and self._prefill_is_over(rows):
-            self.progress.prefilled = True
-            self.progress.steps_at_prefill = self.rollout.steps
-        return rows
+        for episode in self.rollout.pop_finished():
+            self._log_episode(episode)
+        if not self.prefill.over and self._prefill_is_over():
+            self.prefill = Prefill(True, self.rollout.steps)
+        every = self.c.log
+        self.due.log |= self._crossed(before, every.every)
+        self.due.eval |= self._crossed(before, every.eval)
+        self.due.save |= self._crossed(before, every.checkpoint)
 
-    def _prefill_is_over(self, rows: list[Row]) -> bool:
+    def _crossed(self, before: int, every: int) -> bool:
+        """Has the run just passed a multiple of `every` frames?"""
+        return bool(every) and self.rollout.frames // every > before // every
+
+    def _prefill_is_over(self) -> bool:
         """Enough frames, enough to sample."""
         enough = self.rollout.frames >= self.c.train.prefill
         return enough and self.replay.can_sample(self.c.replay.batch, self.c.replay.length)
 
-    def updates_due(self) -> int:
+    def updates_owed(self) -> int:
         """Updates owed by now: the pretraining, then `train.ratio` per agent step."""
-        if not self.progress.prefilled or not self.c.train.ratio:
+        if not self.prefill.over or not self.c.train.ratio:
             return 0
-        steps = self.rollout.steps - self.progress.steps_at_prefill
+        steps = self.rollout.steps - self.prefill.steps
         return self.c.train.pretrain + int(steps * self.c.train.ratio) - self.learner.updates
 
-    def learn(self) -> None:
-        """One update on one batch."""
-        batch = self.replay.sample(self.c.replay.batch, self.c.replay.length)
-        self.means.add(self.learner.update(build.to_tensors(batch)))
+    def learn_what_is_owed(self, stop: Stop) -> None:
+        """Update until nothing is owed or a stop is asked for."""
+        while self.updates_owed() > 0 and not stop:
+            batch = self.replay.sample(self.c.replay.batch, self.c.replay.length)
+            self.means.add(self.learner.update(build.to_tensors(batch)))
 
     def save(self) -> None:
         """A checkpoint of everything; raises OSError when the disk refuses for good."""
+        self.due.save = False
         self.replay.flush(strict=True)
         generators = {"torch": torch.get_rng_state(), "prefill": self.random.get_state()}
         if torch.cuda.is_available():
@@ -157,12 +186,15 @@ class Training:
             "action": asdict(self.action_space),
             "learner": self.learner.counters(),
             "rollout": self.rollout.state(),
-            "progress": asdict(self.progress),
+            "due": asdict(self.due),
+            "prefill": asdict(self.prefill),
             "means": self.means.state(),
             "logger": {**self.logger.state(), "minutes": self.minutes()} if self.logger else None,
             "replay": self.replay.state(),
         }
-        checkpoint.save(self.run.checkpoints, self.rollout.frames, groups, state, keep=self.c.log.keep)
+        # Frames alone would name two checkpoints alike when a stop falls between two updates.
+        number = self.rollout.steps + self.learner.updates
+        checkpoint.save(self.run.checkpoints, number, groups, state, keep=self.c.log.keep)
         self.replay.collect_garbage(s["replay"] for s in checkpoint.retained_states(self.run.checkpoints))
 
     def resume(self) -> bool:
@@ -176,7 +208,7 @@ class Training:
         self.player.restore(saved.groups["player"])
         self.rollout.restore(state["rollout"])
         self.replay.load(state["replay"])
-        self.progress = Progress(**state["progress"])
+        self.due, self.prefill = Due(**state["due"]), Prefill(**state["prefill"])
         self.means.restore(state["means"])
         generators = saved.groups["generators"]
         self.random.set_state(generators["prefill"])
@@ -186,19 +218,16 @@ class Training:
         self._logger_state = state["logger"]
         return True
 
-    def crossed(self, before: int, every: int) -> bool:
-        """Has the run just passed a multiple of `every` frames?"""
-        return bool(every) and self.rollout.frames // every > before // every
-
-    def log(self, before: int, rows: list[Row]) -> None:
-        """Finished episodes at once, the means of everything else every `log.every` frames."""
+    def _log_episode(self, episode: Episode) -> None:
         assert self.logger
-        for episode in self.rollout.pop_finished():
-            values = {"episode/score": episode.score, "episode/length": len(episode.actions)}
-            self.logger.line(self.rollout.frames, values)
-            self.last_score = episode.score
-        if not self.crossed(before, self.c.log.every):
-            return
+        values = {"episode/score": episode.score, "episode/length": len(episode.actions)}
+        self.logger.line(self.rollout.frames, values)
+        self.last_score = episode.score
+
+    def log(self) -> None:
+        """The means since the last line, counters, sizes and speeds."""
+        assert self.logger
+        self.due.log = False
         seconds = max(1e-9, time.monotonic() - self.clock.time)
         speed = {
             "fps/frames": (self.rollout.frames - self.clock.frames) / seconds,
@@ -226,7 +255,7 @@ class Training:
         result = run_episodes(rollout, player, episodes or self.c.log.episodes, lambda done: bool(stop))
         if result is None:
             return None
-        self.progress.eval_due = False
+        self.due.eval = False
         self.logger.line(self.rollout.frames, {**result.summary(), "time/minutes": self.minutes()}, scores=True)
         self.last_eval = result.summary()["eval/score"]
         return result

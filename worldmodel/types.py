@@ -28,6 +28,7 @@ class ActionSpace:
 
     size: int
     groups: tuple[int, ...] = ()
+    scalar: bool = False  # one group that the environment wants as a plain number
 
     @property
     def discrete(self) -> bool:

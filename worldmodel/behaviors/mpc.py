@@ -38,7 +38,10 @@ class MPC:
     ) -> tuple[Tensor, State]:
         device = state["deter"].device
         fresh, std = (x.to(device) for x in self.proposal.start(len(is_first), self.horizon, self.space.size))
-        mean = torch.where(is_first[:, None, None], fresh, carry["plan"].to(device)) if self.warm_start else fresh
+        mean = fresh
+        if self.warm_start:
+            old = self.proposal.resume(carry["plan"].to(device), fresh)
+            mean = torch.where(is_first[:, None, None], fresh, old)
         score = RewardScore(self.model, state, self.discount, generator)
         plan = self.planner(score, mean, std, self.proposal, generator)
         action = self._explore(plan[:, 0], generator) if mode == "train" else plan[:, 0]

@@ -12,6 +12,8 @@ CONTEXT, LENGTH = 5, 50
 
 def finish(t, envs, reset, stop) -> bool:
     """The closing evaluation, its pictures, and the lines that say where they are; False where a stop cut it short."""
+    if t.due.log:
+        t.log()
     result = t.evaluate(envs, reset, stop, t.c.log.final_episodes)
     if result is None:
         return False

@@ -40,6 +40,10 @@ class Box:
     def finish(self, mean: Tensor) -> Tensor:
         return mean.clamp(self.low, self.high)
 
+    def resume(self, plan: Tensor, fresh: Tensor) -> Tensor:
+        """Where the next search starts, given the plan left over from the last one."""
+        return plan
+
 
 class OneHot:
     """Discrete actions: `mean` holds each group's probabilities, `std` is unused."""
@@ -71,6 +75,10 @@ class OneHot:
 
     def finish(self, mean: Tensor) -> Tensor:
         return self.space.one_hot([p.argmax(-1) for p in mean.split(list(self.space.groups), -1)])
+
+    def resume(self, plan: Tensor, fresh: Tensor) -> Tensor:
+        """Half way between the old plan, whose codes are certain, and every code alike: so it can still be left."""
+        return 0.5 * (plan + fresh)
 
 
 def make_proposal(space: ActionSpace, init_std: float, min_std: float) -> Box | OneHot:
