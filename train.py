@@ -80,9 +80,7 @@ def train(c) -> int:
         if stop or not closing.finish(t, testing, Reset, stop):
             run.status(state="stopped", frames=t.rollout.frames)
             without = " without --run.fresh" if c.run.fresh else ""
-            say(
-                f"stopped at {t.rollout.frames} frames, all is saved; the same command{without} goes on from here"
-            )
+            say(f"stopped at {t.rollout.frames} frames, all is saved; the same command{without} goes on from here")
             return 75
         run.status(state="done", frames=t.rollout.frames)
     return 0

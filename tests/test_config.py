@@ -67,7 +67,7 @@ def test_all_problems_are_reported_at_once_with_hints():
 @pytest.mark.parametrize(
     ("args", "wanted"),
     [
-        (["--planner.elites", "500"], "planner.elites: 500 is more than planner.candidates 300"),
+        (["--planner.elites", "500"], "planner.elites: 500 is more than planner.candidates"),
         (["--model.transition", "rnn"], "needs model.latent deterministic"),
         (["--env.size", "[60, 64]"], "env.size: 60x64 must be divisible by 16"),
         (["--model.blocks", "7"], "model.blocks: 7 does not divide model.deter 200"),

@@ -142,7 +142,8 @@ def test_mppi_temperature_moves_between_the_best_and_the_mean_of_the_elites():
     for temperature in (0.01, 1.0, 100.0):
         found = plan("mppi", quadratic(target), Box(), iterations=1, temperature=temperature, elites=200)
         errors.append((found - target).norm().item())
-    assert len(set(np.round(errors, 4))) == 3
+    # Few draws around the start: the elites' mean lies nearer the optimum than the single best one.
+    assert len(set(np.round(errors, 4))) == 3 and errors[2] < errors[0]
 
 
 def test_scores_of_the_wrong_shape_are_caught():

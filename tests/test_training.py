@@ -1,6 +1,7 @@
 """The whole program: it learns from every step once, stops and resumes exactly, and refuses what can't be."""
 
 import json
+import random
 import shutil
 import signal
 import time
@@ -8,8 +9,9 @@ import time
 import numpy as np
 import pytest
 import torch
-from runs import fingerprint, seed_dir, start, train
 
+import train as train_py
+from runs import fingerprint, seed_dir, start, train
 from worldmodel.logger import JsonLines, Means
 from worldmodel.rollout import Rollout, episode_seeds
 from worldmodel.types import ActionSpace
@@ -28,8 +30,8 @@ def test_a_finished_run_leaves_all_it_promises(unbroken):
                  "videos/imagined.gif", "videos/imagined.png", "status.json"):  # fmt: skip
         assert (unbroken / name).stat().st_size > 0, name
     assert json.loads((unbroken / "status.json").read_text())["state"] == "done"
-    kept = sorted(p.name for p in (unbroken / "checkpoints").iterdir())
-    assert kept == ["000000040", "000000080", "000000120"]
+    kept = sorted(int(p.name) for p in (unbroken / "checkpoints").iterdir())
+    assert kept == [40 + 3, 80 + 7, 120 + 11]  # agent steps and updates
     lines = [json.loads(x) for x in (unbroken / "metrics.jsonl").read_text().splitlines()]
     last = lines[-1]
     for key in ("train/loss/image", "train/loss/dyn", "fps/frames", "replay/rows", "updates", "steps"):
@@ -76,6 +78,40 @@ def test_a_signal_saves_exits_75_and_the_same_command_goes_on(tmp_path, name):
     assert fingerprint(seed_dir(tmp_path)) == fingerprint(seed_dir(tmp_path / "calm"))
 
 
+class StopAfter:
+    """A stop that is asked for after it has been looked at so many times."""
+
+    looks = 0
+
+    def __init__(self):
+        self.left = StopAfter.looks
+
+    def __bool__(self):
+        self.left -= 1
+        return self.left < 0
+
+
+BUSY = ("--train.pretrain", "9", "--train.ratio", "0.5", "--run.frames", "70", "--log.eval", "20")
+
+
+@pytest.mark.parametrize("extra", [(), ("--env.task", "catcher", "--planner.name", "mppi"), ("--replay.store", "disk")])
+def test_stopped_anywhere_and_often_it_ends_the_same(tmp_path, monkeypatch, extra):
+    """Between owed updates, inside an evaluation, in mid-episode: nothing is lost or done twice."""
+    task = "catcher" if "catcher" in extra else "counter"
+    here = [*["debug", "--run.root"], str(tmp_path / "calm"), *BUSY, *extra]
+    assert train_py.main(here) == 0
+    monkeypatch.setattr("worldmodel.training.Stop", StopAfter)
+    rng = random.Random(0)
+    here[2] = str(tmp_path / "stopped")
+    stops = 0
+    StopAfter.looks = 3
+    while (code := train_py.main(here)) == 75:
+        StopAfter.looks = rng.randint(1, 60) if stops < 12 else 10_000
+        stops += 1
+    assert code == 0 and stops >= 8
+    assert fingerprint(seed_dir(tmp_path / "stopped", task)) == fingerprint(seed_dir(tmp_path / "calm", task))
+
+
 def test_killed_outright_it_goes_on_from_the_last_checkpoint(unbroken, tmp_path):
     process = start(tmp_path)
     wait_for_lines(seed_dir(tmp_path) / "metrics.jsonl", 4)
@@ -101,12 +137,12 @@ def copy_of(run, tmp_path):
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_serves(unbroken, tmp_path):
     run = copy_of(unbroken, tmp_path)
-    file = run / "checkpoints" / "000000120" / "model.safetensors"
+    file = run / "checkpoints" / "000000131" / "model.safetensors"
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 4
     file.write_bytes(data)
     _, err = train(tmp_path)
-    assert err.count("000000120") == 1
+    assert err.count("000000131") == 1
     assert fingerprint(run) == fingerprint(unbroken)
     assert any((run / "checkpoints" / "quarantine").iterdir())
 
@@ -139,7 +175,20 @@ def test_weights_that_do_not_fit_the_configuration(unbroken, tmp_path):
 def test_another_configuration_shows_the_difference_and_refuses(unbroken, tmp_path):
     copy_of(unbroken, tmp_path)
     _, err = train(tmp_path, "--optim.lr", "0.5", "--log.every", "7", expect=2)
-    assert "optim.lr 0.001 -> 0.5" in err and "log.every" not in err
+    assert "optim.lr 0.002 -> 0.5" in err and "log.every" not in err
+
+
+def test_a_start_that_failed_leaves_the_directory_free(tmp_path):
+    train(tmp_path, "--env.task", "pendulum", "--replay.capacity_gb", "1e-5", expect=2)
+    train(tmp_path, "--env.task", "pendulum")
+
+
+def test_an_unfinished_ending_is_made_up_for(unbroken, tmp_path):
+    run = copy_of(unbroken, tmp_path)
+    (run / "status.json").write_text('{"state": "running"}')
+    (run / "curve.png").unlink()
+    train(tmp_path)
+    assert (run / "curve.png").exists() and fingerprint(run) == fingerprint(unbroken)
 
 
 def test_two_runs_on_one_directory(tmp_path):

@@ -129,7 +129,7 @@ def assign(values: dict[str, Any], key: str, text: str) -> str | None:
     try:
         value = YAML(typ="safe", pure=True).load(text)
     except YAMLError:
-        return f"{key}: cannot read the value '{text}'"
+        return f"{key}: cannot read the value {text!r}"
     node = values[parts[0]]
     for part in parts[1:-1]:
         node = node.get(part) if isinstance(node, dict) else None
@@ -188,7 +188,7 @@ def _convert(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
         if isinstance(value, str) and value in args:
             return value
         hint = suggest(str(value), args)
-        problems.append(f"{where}: '{value}' is not one of {', '.join(args)}{hint}")
+        problems.append(f"{where}: {str(value)!r} is not one of {', '.join(args)}{hint}")
         return None
     if origin in (list, tuple):
         return _convert_list(value, kind, where, problems)

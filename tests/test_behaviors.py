@@ -1,0 +1,178 @@
+"""Scores and behaviours on known worlds: termination counts, plans shift, noise is for collecting only."""
+
+import pytest
+import torch
+
+from worldmodel import build, config
+from worldmodel.behaviors.mpc import MPC
+from worldmodel.planners.cem import CEM
+from worldmodel.planners.proposals import Box, OneHot
+from worldmodel.scores import RewardScore
+from worldmodel.types import ActionSpace, ObservationSpace
+
+SPACE = ActionSpace(2)
+
+
+class LineWorld:
+    """A model whose state is the sum of first actions; reward is the state, and it may end."""
+
+    cont = 1.0
+
+    @property
+    def rssm(self):
+        return self
+
+    def imagine(self, state, actions, generator):
+        return {"deter": state["deter"].unsqueeze(1) + actions[..., :1].cumsum(1)}
+
+    def predict(self, states):
+        reward = states["deter"][..., 0]
+        return reward, torch.full_like(reward, self.cont)
+
+
+def test_a_plan_is_worth_its_rewards_weighted_by_still_being_alive_on_arrival():
+    world = LineWorld()
+    world.cont = 0.5
+    actions = torch.ones(1, 3, 4, 2)
+    actions[:, 1] = 2.0
+    found = RewardScore(world, {"deter": torch.zeros(1, 1)}, 0.9, None)(actions)
+    by_hand = sum(0.5**t * 0.9**t * (t + 1) for t in range(4))  # the first reward comes for sure
+    torch.testing.assert_close(found, torch.tensor([[by_hand, 2 * by_hand, by_hand]]))
+
+
+def test_every_environment_of_a_batch_is_scored_from_its_own_state():
+    start = {"deter": torch.tensor([[0.0], [10.0]])}
+    found = RewardScore(LineWorld(), start, 1.0, None)(torch.zeros(2, 3, 4, 2))
+    torch.testing.assert_close(found, torch.tensor([[0.0] * 3, [40.0] * 3]))
+
+
+class Recorder:
+    """A planner that plans a ramp and remembers where it was told to start."""
+
+    def __init__(self):
+        self.means = []
+
+    def __call__(self, score_fn, mean, std, proposal, generator):
+        self.means.append(mean.clone())
+        ramp = torch.linspace(0.1, 0.5, mean.shape[1])
+        return ramp[None, :, None].expand_as(mean).clone()
+
+
+def mpc(planner, space=SPACE, **changes):
+    proposal = OneHot(space) if space.discrete else Box()
+    options = {"horizon": 5, "discount": 1.0, "warm_start": True, "noise": 0.3, **changes}
+    return MPC(LineWorld(), space, planner, proposal, **options)
+
+
+STATE = {"deter": torch.zeros(2, 1)}
+NEITHER, SECOND = torch.tensor([False, False]), torch.tensor([False, True])
+
+
+def test_the_next_search_starts_from_the_shifted_plan_unless_the_episode_is_new():
+    planner = Recorder()
+    behavior = mpc(planner)
+    generator = torch.Generator().manual_seed(0)
+    action, carry = behavior.act(STATE, behavior.init(2), NEITHER, "eval", generator)
+    torch.testing.assert_close(action, torch.full((2, 2), 0.1))
+    behavior.act(STATE, carry, SECOND, "eval", generator)
+    shifted = torch.tensor([0.2, 0.3, 0.4, 0.5, 0.0])
+    torch.testing.assert_close(planner.means[1][0], shifted[:, None].expand(5, 2))
+    assert not planner.means[1][1].any()
+
+
+def test_without_warm_start_every_search_is_fresh():
+    planner = Recorder()
+    behavior = mpc(planner, warm_start=False)
+    generator = torch.Generator().manual_seed(0)
+    _, carry = behavior.act(STATE, behavior.init(2), NEITHER, "eval", generator)
+    behavior.act(STATE, carry, NEITHER, "eval", generator)
+    assert not planner.means[1].any()
+
+
+def test_noise_is_added_while_collecting_only_and_stays_in_the_box():
+    behavior = mpc(Recorder(), noise=2.0)
+    generator = torch.Generator().manual_seed(0)
+    many = {"deter": torch.zeros(500, 1)}
+    first = torch.zeros(500, dtype=torch.bool)
+    calm, _ = behavior.act(many, behavior.init(500), first, "eval", generator)
+    noisy, _ = behavior.act(many, behavior.init(500), first, "train", generator)
+    assert (calm == calm[0]).all() and noisy.std() > 0.5 and noisy.abs().max() <= 1
+
+
+def test_discrete_noise_is_the_chance_of_another_action():
+    space = ActionSpace(4, (4,), True)
+
+    def planner(score_fn, mean, std, proposal, generator):
+        return torch.eye(4)[0].expand_as(mean).clone()
+
+    behavior = mpc(planner, space, noise=0.4)
+    many, first = {"deter": torch.zeros(4000, 1)}, torch.zeros(4000, dtype=torch.bool)
+    actions, _ = behavior.act(many, behavior.init(4000), first, "train", torch.Generator().manual_seed(0))
+    assert (actions.sum(-1) == 1).all()
+    assert actions[:, 0].mean().item() == pytest.approx(1 - 0.4 * 3 / 4, abs=0.03)
+
+
+def test_a_discrete_plan_can_be_left_when_the_optimum_moves():
+    """The old plan's codes are certain; a warm start must not make them the only ones tried."""
+    space = ActionSpace(3, (3,), True)
+    want = {"code": 0}
+
+    class Moving(LineWorld):
+        def imagine(self, state, actions, generator):
+            return {"deter": actions[..., want["code"]].unsqueeze(-1)}
+
+    behavior = MPC(Moving(), space, CEM(100, 4, 10), OneHot(space), horizon=12, discount=1.0, warm_start=True, noise=0)
+    generator = torch.Generator().manual_seed(0)
+    state, first = {"deter": torch.zeros(1, 1)}, torch.tensor([False])
+    action, carry = behavior.act(state, behavior.init(1), first, "eval", generator)
+    assert action.argmax() == 0
+    want["code"] = 2
+    action, carry = behavior.act(state, carry, first, "eval", generator)
+    assert action.argmax() == 2 and (carry["plan"][0, :-1].argmax(-1) == 2).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("name", build.BEHAVIORS)
+@pytest.mark.parametrize("space", [SPACE, ActionSpace(5, (2, 3))], ids=["box", "discrete"])
+def test_every_behaviour_acts_legally_for_a_batch_and_repeats_itself(name, space):
+    c = config.parse(["tiny", f"behavior.name={name}", "env.size=[32, 32]", "model.cnn=[4, 4]", "planner.candidates=20",
+                      "planner.elites=5"])  # fmt: skip
+    torch.manual_seed(0)
+    model = build.make_model(c, ObservationSpace((32, 32, 3)), space)
+    behavior = build.BEHAVIORS[name](c, model, space)
+    answers = []
+    for _ in range(2):
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            action, carry = behavior.act(model.rssm.initial(2), behavior.init(2), NEITHER, "train", generator)
+        answers.append(action)
+    assert action.shape == (2, space.size) and torch.equal(*answers) and set(carry) == set(behavior.init(2))
+    if space.discrete:
+        assert (action[:, :2].sum(-1) == 1).all() and (action[:, 2:].sum(-1) == 1).all()
+    else:
+        assert action.abs().max() <= 1
+
+
+def test_a_state_that_went_mad_is_forgotten_when_an_episode_starts():
+    c = config.parse(["tiny", "env.size=[32, 32]", "model.cnn=[4, 4]"])
+    model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
+    mad = {k: torch.full_like(v, float("nan")) for k, v in model.rssm.initial(2).items()}
+    embed = torch.zeros(2, model.encoder.size)
+    state = model.rssm.observe_step(mad, embed, torch.zeros(2, 2), torch.tensor([True, False]), None)
+    assert torch.isfinite(state["deter"][0]).all() and torch.isnan(state["deter"][1]).all()
+
+
+def test_warm_up_raises_the_learning_rate_and_resuming_keeps_it():
+    from worldmodel.learner import Learner
+
+    c = config.parse(["tiny", "env.size=[32, 32]", "model.cnn=[4, 4]", "optim.warmup=4", "optim.lr=0.01"])
+    model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
+    learner = Learner(model, c.optim, torch.device("cpu"), "fp32")
+    flags = {k: torch.zeros(2, 3, dtype=torch.bool) for k in ("is_first", "is_terminal")}
+    batch = {"image": torch.zeros(2, 3, 32, 32, 3, dtype=torch.uint8), "prev_action": torch.zeros(2, 3, 2),
+             "reward": torch.zeros(2, 3), **flags}  # fmt: skip
+    batch = {k: torch.cat([v, v], 1) for k, v in batch.items()}
+    rates = []
+    for _ in range(6):
+        learner.update(batch)
+        rates.append(learner.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
