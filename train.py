@@ -51,7 +51,7 @@ def train(c) -> int:
                    obs=c.env.obs, render=c.env.render, camera=c.env.camera)  # fmt: skip
     patient = partial(make, patience=c.env.patience, floor=c.env.patience_floor)
     vector = partial(make_vector, timeout_s=c.env.timeout, restart_budget=c.env.restarts)
-    with vector(patient, c.env.num) as collecting, vector(make, 1) as testing:
+    with run, vector(patient, c.env.num) as collecting, vector(make, 1) as testing:
         t = Training(c, collecting, Reset, run, device)
         resumed = t.resume()
         if resumed and run.is_done(t.rollout.frames, c.run.frames):

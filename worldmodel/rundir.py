@@ -104,6 +104,12 @@ class RunDir:
         self.path.rename(target)
         self.close()
 
+    def __enter__(self) -> RunDir:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Let others train here."""
         if self._lock is not None:
