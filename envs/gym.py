@@ -17,6 +17,24 @@ from envs.wrappers import ActionRepeat, NormalizeAction, Resize, TimeLimit, resi
 _NAMESPACES = {"ALE": ("ale_py", "pip install ale-py")}
 
 
+def check_id(name: str) -> None:
+    """Raise ValueError for an id that Gymnasium doesn't know; ids under a namespace are only known to their package."""
+    if "/" in name:
+        return
+    try:
+        gymnasium.spec(name)
+    except error.UnregisteredEnv as problem:
+        raise _unknown(name) from problem
+    except error.Error as problem:
+        raise ValueError(f"gym:{name}: {_one_line(problem)}") from problem
+
+
+def _unknown(name: str) -> ValueError:
+    near = difflib.get_close_matches(name, gymnasium.registry.keys(), 1, 0.5)
+    hint = f", did you mean 'gym:{near[0]}'?" if near else ""
+    return ValueError(f"Gymnasium knows no environment {name!r}{hint}")
+
+
 def registered(name: str, size: tuple[int, int]) -> gymnasium.Env:
     """Make the Gymnasium environment `name`, or raise ValueError saying what is missing."""
     module, command = _NAMESPACES.get(name.partition("/")[0], (None, ""))
@@ -27,9 +45,7 @@ def registered(name: str, size: tuple[int, int]) -> gymnasium.Env:
     except (error.DependencyNotInstalled, ImportError) as problem:
         raise ValueError(f"gym:{name} needs a missing package: {_one_line(problem, command)}") from problem
     except error.UnregisteredEnv as problem:
-        near = difflib.get_close_matches(name, gymnasium.registry.keys(), 1, 0.5)
-        hint = f", did you mean 'gym:{near[0]}'?" if near else ""
-        raise ValueError(f"Gymnasium knows no environment {name!r}{hint}") from problem
+        raise _unknown(name) from problem
     except error.Error as problem:
         raise ValueError(f"gym:{name} cannot be made: {_one_line(problem)}") from problem
 

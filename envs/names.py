@@ -37,11 +37,15 @@ SUITE = tuple(f"{domain}_{task}" for domain, tasks in _SUITE.items() for task in
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError unless `name` can be an environment; ids of Gymnasium are only looked up by make."""
+    """Raise ValueError unless `name` can be an environment."""
     if not isinstance(name, str):
         raise ValueError(f"an environment's name is a string, not {type(name).__name__}")
     prefix, colon, rest = name.partition(":")
-    if name in NAMES or (prefix == "gym" and rest) or (prefix == "dmc" and (rest in SUITE or rest in ALIASES)):
+    if prefix == "gym" and rest:
+        from envs import gym  # the one kind whose names only an import can tell
+
+        return gym.check_id(rest)
+    if name in NAMES or (prefix == "dmc" and (rest in SUITE or rest in ALIASES)):
         return
     if prefix == "dmc":
         known = difflib.get_close_matches(rest, SUITE, 1, 0.5)

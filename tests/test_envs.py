@@ -485,13 +485,20 @@ def test_there_is_an_expert_for_built_ins_only():
 def test_names_are_checked_without_importing_a_simulator():
     code = (
         "import sys, envs\n"
-        "for name in ('pendulum', 'dmc:walker_walk', 'gym:Any-v3', 'json.decoder:JSONDecoder'): envs.check_name(name)\n"
+        "for name in ('pendulum', 'dmc:walker_walk', 'dmc:cup_catch', 'json.decoder:JSONDecoder'): envs.check_name(name)\n"
         "try: envs.check_name('dmc:walker_wlk')\n"
         "except ValueError: pass\n"
         "print(sorted({'numpy', 'gymnasium', 'dm_control', 'mujoco', 'torch', 'PIL'} & set(sys.modules)))\n"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_gymnasium_ids_are_looked_up():
+    envs.check_name("gym:CartPole-v1")
+    envs.check_name("gym:ALE/Pong-v5")  # known to its own package only
+    with pytest.raises(ValueError, match="did you mean 'gym:CartPole-v1'"):
+        envs.check_name("gym:CartPol-v1")
 
 
 @missing("dm_control")
