@@ -140,10 +140,9 @@ class Training:
             self._log_episode(episode)
         if not self.prefill.over and self._prefill_is_over():
             self.prefill = Prefill(True, self.rollout.steps)
-        every = self.c.log
-        self.due.log |= self._crossed(before, every.every)
-        self.due.eval |= self._crossed(before, every.eval)
-        self.due.save |= self._crossed(before, every.checkpoint)
+        self.due.log |= self._crossed(before, self.c.log.every)
+        self.due.eval |= self._crossed(before, self.c.log.eval)
+        self.due.save |= self._crossed(before, self.c.log.checkpoint)
 
     def _crossed(self, before: int, every: int) -> bool:
         """Has the run just passed a multiple of `every` frames?"""
