@@ -252,6 +252,44 @@ def test_a_policy_that_goes_mad_never_reaches_the_environment():
         assert rollout.steps == 1
 
 
+class Drifting:
+    """The counter with a start of its own at every reset: seed and actions don't bring it back."""
+
+    def __init__(self, envs):
+        self.envs = envs
+
+    def __call__(self):
+        import gymnasium
+
+        class Drift(gymnasium.Wrapper):
+            resets = 0
+
+            def reset(self, **options):
+                Drift.resets += 1
+                obs, info = self.env.reset(**options)
+                return obs + np.uint8(Drift.resets), info
+
+        return Drift(self.envs.make("counter", size=(16, 16)))
+
+
+@pytest.mark.parametrize("maker", [CounterMaker, Drifting])
+def test_an_environment_that_comes_out_elsewhere_starts_a_new_episode(maker, caplog):
+    import envs
+    from envs.vector import Reset, make_vector
+
+    rng = np.random.default_rng(0)
+    with make_vector(maker(envs), 1) as vector:
+        rollout = Rollout(vector, Reset, ActionSpace(1), episode_seeds(1))
+        for _ in range(1 if maker is Drifting else 9):
+            rollout.step(lambda rows: rng.uniform(-1, 1, (1, 1)))
+        state = json.loads(json.dumps(rollout.state()))
+        again = Rollout(vector, Reset, ActionSpace(1), episode_seeds(1))
+        again.restore(state)
+        assert again.fresh == [maker is Drifting] and again.episodes[0].number == (maker is Drifting)
+        assert (again.steps, again.frames) == (rollout.steps, rollout.frames)
+    assert ("came out elsewhere" in caplog.text) == (maker is Drifting)
+
+
 def test_means_survive_a_save_exactly():
     a, b = Means(), Means()
     values = torch.rand(9, generator=torch.Generator().manual_seed(0))

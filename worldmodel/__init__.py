@@ -3,7 +3,7 @@
 import worldmodel
 run = worldmodel.load("runs/dmc_cartpole_balance/planet/seed0")
 action, carry = run.act(obs, carry)          # carry None starts an episode
-frames = run.imagine(carry, actions)         # (B,H,H,W,3) uint8
+frames = run.imagine(carry, actions)         # actions (H,A) -> pictures (H,H,W,3) uint8
 """
 
 __version__ = "0.1.0"

@@ -20,7 +20,8 @@ from worldmodel.types import ActionSpace, ObservationSpace
 class Run:
     """A trained agent, opened from its run directory; needs no environment."""
 
-    def __init__(self, c: Config, path: Path, agent: Agent, frames: int):
+    def __init__(self, c: Config, path: Path, agent: Agent, observation: ObservationSpace, frames: int):
+        self.observation_space = observation
         self.config, self.path, self.agent, self.frames = c, path, agent, frames
         self.model, self.action_space = agent.model, agent.space
         self.generator = seeded(c.run.seed, 8, device=agent.device.type)
@@ -43,11 +44,15 @@ class Run:
         model = build.make_model(c, observation, space).to(target)
         checkpoint.load_into(model, saved.groups["model"], "model")
         model.requires_grad_(False)
-        return cls(c, run.path, build.make_agent(c, model, space, target), saved.state["frames"])
+        return cls(c, run.path, build.make_agent(c, model, space, target), observation, saved.state["frames"])
 
     def act(self, obs: Any, carry: Carry | None = None, mode: str = "eval") -> tuple[np.ndarray, Carry]:
         """A picture, or a dict of image and/or vector, to an action (A,); carry None starts an episode."""
         obs = obs if isinstance(obs, dict) else {"image" if np.ndim(obs) == 3 else "vector": obs}
+        wanted = {"image": self.observation_space.image, "vector": self.observation_space.vector}
+        for key, shape in wanted.items():
+            if shape and (key not in obs or np.shape(obs[key]) != tuple(np.atleast_1d(shape))):
+                raise ValueError(f"this run sees {key} of shape {shape}, not {np.shape(obs.get(key))}")
         batch = {k: torch.from_numpy(np.asarray(v)[None]) for k, v in obs.items() if k in ("image", "vector")}
         batch["is_first"] = torch.tensor([carry is None])
         action, carry = self.agent.act(batch, carry or self.agent.init(1), mode, self.generator)

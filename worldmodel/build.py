@@ -22,6 +22,7 @@ from worldmodel.planners.mppi import MPPI
 from worldmodel.planners.proposals import make_proposal
 from worldmodel.planners.shooting import Shooting
 from worldmodel.rssm import RSSM
+from worldmodel.runtime import pick_precision
 from worldmodel.schema import Config, ModelConfig, PlannerConfig
 from worldmodel.types import ActionSpace, ObservationSpace
 
@@ -116,7 +117,7 @@ def make_mpc(c: Config, model: WorldModel, space: ActionSpace) -> MPC:
 
 def make_agent(c: Config, model: WorldModel, space: ActionSpace, device: torch.device) -> Agent:
     behavior = BEHAVIORS[c.behavior.name](c, model, space)
-    return Agent(model, behavior, space, device=device, precision=c.run.precision)
+    return Agent(model, behavior, space, device=device, precision=pick_precision(c.run.precision, device))
 
 
 def replay_spec(obs: ObservationSpace, space: ActionSpace) -> dict[str, tuple[tuple[int, ...], str]]:

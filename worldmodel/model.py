@@ -68,7 +68,7 @@ class WorldModel(nn.Module):
         return losses, metrics, post
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """The scaled sum of all losses, and metrics with every unscaled part."""
+        """The scaled sum of all losses, and metrics with every part before its scale."""
         losses, metrics, _ = self.losses(batch)
         assert losses.keys() == self.scales.keys(), f"losses {set(losses)} but scales {set(self.scales)}"
         shape = batch["reward"].shape
@@ -102,4 +102,4 @@ class WorldModel(nn.Module):
         for objective in self.objectives.values():
             if getattr(objective, "image", None) is not None:
                 return objective.decode(feat)  # type: ignore[operator]
-        raise ValueError("this model has no image decoder to draw with; train it with loss.objective.reconstruction")
+        raise ValueError("this model cannot draw; that takes env.obs pixels or both, and loss.objective.reconstruction")

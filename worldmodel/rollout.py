@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+import zlib
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 import numpy as np
 
 from worldmodel.types import ActionSpace, ObservationSpace
+
+log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 Policy = Callable[[list[Row]], np.ndarray]
@@ -47,7 +51,6 @@ class Episode:
         self.number, self.seed = number, seed
         self.actions: list[np.ndarray] = []
         self.score = 0.0
-        self.frames = 0
 
 
 class Rollout:
@@ -61,6 +64,7 @@ class Rollout:
         self.episodes = [Episode(0, seeds(i, 0)) for i in range(envs.num_envs)]
         self.actions = np.zeros((envs.num_envs, space.size), np.float32)
         self.fresh = [True] * envs.num_envs
+        self.seen: list[dict[str, np.ndarray]] = [{}] * envs.num_envs
         self.steps = 0
         self.frames = 0
         self.faults = 0
@@ -93,12 +97,11 @@ class Rollout:
         if not result.is_first:
             episode.actions.append(action)
             episode.score += float(result.reward)
-            used = int(result.info.get("frames", 1))
-            episode.frames += used
-            self.frames += used
+            self.frames += int(result.info.get("frames", 1))
             self.steps += 1
         self.faults += "fault" in result.info
         self.fresh[i] = result.is_last
+        self.seen[i] = result.obs
         if result.is_last:
             self.finished.append(episode)
             self.episodes[i] = Episode(episode.number + 1, self.seeds(i, episode.number + 1))
@@ -112,8 +115,14 @@ class Rollout:
     def state(self) -> dict:
         """JSON-able: counters and every open episode's seed and actions."""
         episodes = [
-            {"number": e.number, "seed": e.seed, "actions": [a.tolist() for a in e.actions], "fresh": fresh}
-            for e, fresh in zip(self.episodes, self.fresh, strict=True)
+            {
+                "number": e.number,
+                "seed": e.seed,
+                "actions": [a.tolist() for a in e.actions],
+                "fresh": fresh,
+                "seen": checksum(seen),
+            }  # fmt: skip
+            for e, fresh, seen in zip(self.episodes, self.fresh, self.seen, strict=True)
         ]
         counters = {"steps": self.steps, "frames": self.frames, "faults": self.faults}
         return {**counters, "episodes": episodes, "next_actions": self.actions.tolist()}
@@ -126,14 +135,29 @@ class Rollout:
             self.episodes[i] = Episode(saved["number"], saved["seed"])
             self.fresh[i] = saved["fresh"]
             if not saved["fresh"]:
-                self._replay(i, [np.array(a, np.float32) for a in saved["actions"]])
+                self._replay(i, saved)
         self.actions = np.array(state["next_actions"], np.float32).reshape(self.actions.shape)
         self.steps, self.frames, self.faults = state["steps"], state["frames"], state["faults"]
+        self.finished = []
 
-    def _replay(self, i: int, actions: Sequence[np.ndarray]) -> None:
-        """Bring one environment back to where it was."""
+    def _replay(self, i: int, saved: dict) -> None:
+        """Bring one environment back to where it was; one that comes out elsewhere starts a new episode."""
 
-        self._take(i, self.envs.step_some({i: self.reset(self.episodes[i].seed)})[i])
-        for action in actions:
-            self.actions[i] = action
-            self._take(i, self.envs.step_some({i: self.to_env(action)})[i])
+        self._take(i, self.envs.step_some({i: self.reset(saved["seed"])})[i])
+        for action in saved["actions"]:
+            if self.fresh[i]:
+                break
+            self.actions[i] = np.array(action, np.float32)
+            self._take(i, self.envs.step_some({i: self.to_env(self.actions[i])})[i])
+        if self.fresh[i] or checksum(self.seen[i]) != saved["seen"]:
+            log.warning(
+                "environment %d, simulated again from seed and actions, came out elsewhere: it is not deterministic, "
+                "or something about it has changed; its open episode is given up and a new one starts", i
+            )  # fmt: skip
+            number = saved["number"] + 1
+            self.episodes[i], self.fresh[i] = Episode(number, self.seeds(i, number)), True
+
+
+def checksum(obs: dict[str, np.ndarray]) -> int:
+    """One number for an observation."""
+    return zlib.crc32(b"".join(np.ascontiguousarray(obs[k]).tobytes() for k in sorted(obs)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+from pathlib import Path
 
 import torch
 
@@ -48,6 +49,19 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if available else "cpu"
     return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """auto takes bf16 on a GPU and on processors that multiply it natively; elsewhere it would be slower than fp32."""
+    if name != "auto":
+        return name
+    if device.type != "cpu":
+        return "bf16"
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "fp32"
+    return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

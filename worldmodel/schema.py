@@ -30,7 +30,7 @@ class RunConfig:
     seed: Annotated[int, Range(0, 2**31 - 1)]
     frames: Count
     device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["bf16", "fp32"]
+    precision: Literal["auto", "bf16", "fp32"]
     threads: Annotated[int, Range(0, 1024)]
     fresh: bool
 

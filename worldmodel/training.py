@@ -17,10 +17,10 @@ from worldmodel.evaluation.returns import Evaluation, run_episodes
 from worldmodel.learner import Learner
 from worldmodel.logger import Logger, Means
 from worldmodel.player import Player
-from worldmodel.replay import Replay, bytes_per_row, check_capacity
+from worldmodel.replay import Replay, bytes_per_row, check_capacity, describe_capacity
 from worldmodel.rollout import Episode, Rollout, Row, episode_seeds, spaces_of
 from worldmodel.rundir import RunDir
-from worldmodel.runtime import seeded
+from worldmodel.runtime import pick_precision, seeded
 from worldmodel.schema import Config
 
 log = logging.getLogger(__name__)
@@ -88,15 +88,16 @@ class Training:
         self.obs_space, self.action_space = spaces_of(envs)
         self.model = build.make_model(c, self.obs_space, self.action_space).to(device)
         self.agent = build.make_agent(c, self.model, self.action_space, device)
-        self.learner = Learner(self.model, c.optim, device, c.run.precision)
+        self.learner = Learner(self.model, c.optim, device, pick_precision(c.run.precision, device))
         self.rollout = Rollout(envs, reset, self.action_space, episode_seeds(seed, STREAMS["collect"]))
         acting = seeded(seed, STREAMS["act"], device=device.type)
         self.player = Player(self.agent, envs.num_envs, "train", acting)
         self.random = seeded(seed, STREAMS["prefill"])
         spec = build.replay_spec(self.obs_space, self.action_space)
         capacity = int(c.replay.capacity_gb * 1e9)
-        self.expected_size = min(capacity, expected_rows(c) * bytes_per_row(spec))
-        check_capacity(spec, self.expected_size, c.replay.store, run.replay)
+        expected = min(capacity, expected_rows(c) * bytes_per_row(spec))
+        check_capacity(spec, expected, c.replay.store, run.replay)
+        self.size_line = describe_capacity(spec, expected, c.replay.store)
         self.replay = Replay(
             spec,
             capacity_bytes=capacity,
@@ -262,9 +263,7 @@ class Training:
     def describe(self) -> str:
         """Sizes, for the start-up line."""
         weights = sum(p.numel() for p in self.model.parameters()) / 1e6
-        row = self.replay.stats()["bytes_per_row"]
-        size = f"{self.expected_size / 1e9:.2f} GB ({self.expected_size // row:,} steps) in {self.c.replay.store}"
-        return f"{weights:.1f}M weights, replay will take {size}"
+        return f"{weights:.1f}M weights, {self.learner.precision}; {self.size_line}"
 
     def summary(self) -> str:
         """The live line's tail."""
