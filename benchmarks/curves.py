@@ -43,9 +43,7 @@ def draw(lines: list[dict], target: Path, levels: dict[str, float]) -> None:
     axes.plot(shared, means, lw=2.5, color="#D55E00", label=f"mean of {len(seeds)} seeds")
     for name, level in levels.items():
         axes.axhline(level, ls="--", lw=1, color="#555555")
-        axes.annotate(
-            name, (0.01, level), xycoords=("axes fraction", "data"), fontsize=8, va="bottom", color="#555555"
-        )
+        axes.annotate(name, (0.01, level), xycoords=("axes fraction", "data"), fontsize=8, va="bottom", color="#555555")
     axes.set(xlabel="environment frames", ylabel="evaluation return (higher is better)", title=lines[0]["task"])
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
