@@ -69,6 +69,11 @@ def test_a_users_mistakes(args, code, wanted):
     assert wanted in evaluate(*args, expect=code)[1]
 
 
+def test_a_saved_run_with_discrete_actions(tmp_path):
+    train(tmp_path, "--env.task", "catcher", "--run.frames", "40")
+    evaluate(seed_dir(tmp_path, "catcher"), "--episodes", "2")
+
+
 def test_an_episode_shorter_than_the_context(run_dir):
     assert "--context" in evaluate(run_dir, "imagine", "--context", "30", expect=2)[1]
 

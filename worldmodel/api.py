@@ -71,9 +71,8 @@ def spaces_from(state: dict[str, Any]) -> tuple[ObservationSpace, ActionSpace]:
     """The spaces a checkpoint was trained with."""
     o, a = state["observation"], state["action"]
     height, width, channels = o["image"] or (0, 0, 0)
-    return ObservationSpace((height, width, channels) if o["image"] else None, o["vector"]), ActionSpace(
-        a["size"], tuple(a["groups"])
-    )
+    observation = ObservationSpace((height, width, channels) if o["image"] else None, o["vector"])
+    return observation, ActionSpace(a["size"], tuple(a["groups"]), a["scalar"])
 
 
 def _nearby(path: Path) -> str:
