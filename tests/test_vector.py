@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faulty import DO, Broken, Faulty
 from gymnasium import spaces
 
 import envs
 from envs.vector import EnvFailure, Reset, SerialEnv, Step, VectorEnv, make_vector
+from faulty import DO, Broken, Faulty
 
 ROOT = Path(__file__).resolve().parents[1]
 OK = np.zeros(1, np.float32)
