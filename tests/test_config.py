@@ -112,7 +112,7 @@ def test_unreadable_yaml_is_one_line(tmp_path):
     ("registry", "table", "key"),
     [
         (build.LATENTS, schema.ModelConfig, "latent"),
-        (build.REWARD_HEADS, schema.ModelConfig, "reward_head"),
+        (build.SCALAR_HEADS, schema.ModelConfig, "reward_head"),
         (build.PLANNERS, schema.PlannerConfig, "name"),
         (build.BEHAVIORS, schema.BehaviorConfig, "name"),
     ],

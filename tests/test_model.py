@@ -11,7 +11,7 @@ import torch
 from worldmodel import build, config, schema
 from worldmodel.learner import Learner
 from worldmodel.losses import free_nats, overshooting
-from worldmodel.nets import symexp, symlog, to_pixels
+from worldmodel.nets import to_pixels
 from worldmodel.types import ActionSpace, ObservationSpace
 
 B, T, A, H, W, VECTOR = 3, 7, 2, 32, 48, 5
@@ -72,7 +72,7 @@ def without_noise(model, monkeypatch):
 
 
 def test_losses_are_one_number_per_step_and_named_as_the_scales(model):
-    losses, _, post = model.losses(random_batch())
+    losses, _, post, _ = model.losses(random_batch())
     assert losses.keys() == model.scales.keys()
     assert all(v.shape == (B, T) and torch.isfinite(v).all() for v in losses.values())
     assert model.rssm.feat(post).shape == (B, T, model.rssm.feat_size)
@@ -116,7 +116,7 @@ def test_imagining_equals_single_steps_and_uses_the_actions(model):
 
 
 def test_dyn_trains_the_prior_and_rep_the_posterior(model):
-    losses, _, _ = model.losses({**random_batch(), "is_first": torch.ones(B, T, dtype=torch.bool)})
+    losses, *_ = model.losses({**random_batch(), "is_first": torch.ones(B, T, dtype=torch.bool)})
     model.free = 0.0
     prior, posterior = list(model.rssm.prior_net.parameters()), [model.rssm.post_out.weight]
     for name, trained, still in (("dyn", prior, posterior), ("rep", posterior, prior)):
@@ -132,7 +132,7 @@ def test_dyn_trains_the_prior_and_rep_the_posterior(model):
 
 
 def test_every_weight_is_trained(model):
-    total, _ = model.loss(random_batch())
+    total, *_ = model.loss(random_batch())
     model.free = 0.0
     model.loss(random_batch())[0].backward()
     unused = [n for n, p in model.named_parameters() if p.grad is None or not 0 < p.grad.abs().sum() < torch.inf]
@@ -156,9 +156,9 @@ def test_one_batch_can_be_learnt_by_heart():
 def test_bf16_losses_stay_close_to_fp32():
     c, model = make("model.latent=deterministic")
     batch = random_batch()
-    exact, exact_parts = model.loss(batch)
+    exact, exact_parts, *_ = model.loss(batch)
     with torch.autocast("cpu", torch.bfloat16):
-        rough, rough_parts = model.loss(batch)
+        rough, rough_parts, *_ = model.loss(batch)
     assert rough.dtype == torch.float32
     for key in exact_parts:
         torch.testing.assert_close(rough_parts[key], exact_parts[key], rtol=0.05, atol=0.05)
@@ -168,7 +168,7 @@ def test_bf16_losses_stay_close_to_fp32():
 @pytest.mark.parametrize(("image", "vector"), [(True, True), (False, True)])
 def test_vectors_beside_or_instead_of_pixels(image, vector):
     _, model = make(image=(H, W, 3) if image else None, vector=VECTOR)
-    losses, _, _ = model.losses(random_batch(image, vector))
+    losses, *_ = model.losses(random_batch(image, vector))
     assert ("image" in losses) == image and losses["vector"].shape == (B, T)
 
 
@@ -295,10 +295,17 @@ def test_two_hot_round_trip_and_an_untrained_head_says_zero():
     head = TwoHotHead(6, 1, 8, 255)
     torch.testing.assert_close(head.mean(torch.randn(4, 6)), torch.zeros(4))
     x = torch.tensor([-30.0, -1.3, 0.0, 0.004, 7.7, 900.0])
-    weights = two_hot(symlog(x), head.bins)
-    torch.testing.assert_close(weights.sum(-1), torch.ones(6))
-    assert ((weights > 0).sum(-1) <= 2).all()
-    torch.testing.assert_close(symexp((weights * head.bins).sum(-1)), x, rtol=1e-3, atol=1e-3)
+    low, share = two_hot(x, head.bins)
+    assert ((share >= 0) & (share <= 1)).all() and (head.bins == -head.bins.flip(0)).all()
+    torch.testing.assert_close((1 - share) * head.bins[low] + share * head.bins[low + 1], x)
+    # the loss is least where the two bins carry exactly these weights
+    logits = torch.full((6, 255), -30.0)
+    logits.scatter_(1, low[:, None], (1 - share).clamp(min=1e-9).log()[:, None])
+    logits.scatter_(1, low[:, None] + 1, share.clamp(min=1e-9).log()[:, None])
+    head.net.forward = lambda feat: logits
+    torch.testing.assert_close(head.mean(torch.zeros(6, 6)), x, rtol=1e-4, atol=1e-4)
+    own_entropy = torch.special.entr(torch.stack([share, 1 - share])).sum(0)
+    torch.testing.assert_close(head.loss(torch.zeros(6, 6), x), own_entropy, rtol=1e-4, atol=1e-4)
 
 
 def test_a_non_finite_batch_is_skipped_and_counted_and_a_row_of_them_ends_the_run():

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from worldmodel import build, checkpoint, config, runtime
+from worldmodel.actor_critic import ActorCritic
 from worldmodel.agent import Agent, Carry, part
 from worldmodel.nets import to_pixels
 from worldmodel.rundir import RunDir, RunError
@@ -20,9 +21,17 @@ from worldmodel.types import ActionSpace, ObservationSpace
 class Run:
     """A trained agent, opened from its run directory; needs no environment."""
 
-    def __init__(self, c: Config, path: Path, agent: Agent, observation: ObservationSpace, frames: int):
+    def __init__(
+        self,
+        c: Config,
+        path: Path,
+        agent: Agent,
+        observation: ObservationSpace,
+        frames: int,
+        policy: ActorCritic | None = None,
+    ):
         self.observation_space = observation
-        self.config, self.path, self.agent, self.frames = c, path, agent, frames
+        self.config, self.path, self.agent, self.frames, self.policy = c, path, agent, frames, policy
         self.model, self.action_space = agent.model, agent.space
         self.generator = seeded(c.run.seed, 8, device=agent.device.type)
 
@@ -44,7 +53,12 @@ class Run:
         model = build.make_model(c, observation, space).to(target)
         checkpoint.load_into(model, saved.groups["model"], "model")
         model.requires_grad_(False)
-        return cls(c, run.path, build.make_agent(c, model, space, target), observation, saved.state["frames"])
+        policy = build.make_policy(c, model, space)
+        if policy is not None:
+            checkpoint.load_into(policy.to(target), saved.groups["policy"], "policy")
+            policy.requires_grad_(False)
+        agent = build.make_agent(c, model, space, target, policy)
+        return cls(c, run.path, agent, observation, saved.state["frames"], policy)
 
     def act(self, obs: Any, carry: Carry | None = None, mode: str = "eval") -> tuple[np.ndarray, Carry]:
         """A picture, or a dict of image and/or vector, to an action (A,); carry None starts an episode."""

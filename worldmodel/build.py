@@ -7,10 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from worldmodel.actor_critic import Actor, ActorCritic
 from worldmodel.agent import Agent
+from worldmodel.behaviors.actor_critic import ActorPolicy
 from worldmodel.behaviors.mpc import MPC
 from worldmodel.behaviors.random import Random
-from worldmodel.heads import ContinueHead, GaussianHead, RewardHead, TwoHotHead
+from worldmodel.heads import ContinueHead, GaussianHead, ScalarHead, TwoHotHead
 from worldmodel.latents.categorical import Categorical
 from worldmodel.latents.deterministic import Deterministic
 from worldmodel.latents.gaussian import Gaussian
@@ -23,7 +25,7 @@ from worldmodel.planners.proposals import make_proposal
 from worldmodel.planners.shooting import Shooting
 from worldmodel.rssm import RSSM
 from worldmodel.runtime import pick_precision
-from worldmodel.schema import Config, ModelConfig, PlannerConfig
+from worldmodel.schema import Config, ModelConfig, PlannerConfig, learns_policy
 from worldmodel.types import ActionSpace, ObservationSpace
 
 LATENTS = {"gaussian": Gaussian, "categorical": Categorical, "deterministic": Deterministic}
@@ -32,9 +34,9 @@ OBJECTIVES = {
     "reconstruction": lambda c, obs, feat: Reconstruction(obs.image, obs.vector, feat, list(c.model.cnn), c.model.units)
 }
 
-REWARD_HEADS: dict[str, Callable[[ModelConfig, int], RewardHead]] = {
-    "gaussian": lambda m, feat: GaussianHead(feat, m.layers, m.units),
-    "twohot": lambda m, feat: TwoHotHead(feat, m.layers, m.units, m.bins),
+SCALAR_HEADS: dict[str, Callable[[int, int, int, int], ScalarHead]] = {
+    "gaussian": lambda feat, layers, units, bins: GaussianHead(feat, layers, units),
+    "twohot": TwoHotHead,
 }
 
 PLANNERS = {
@@ -43,7 +45,11 @@ PLANNERS = {
     "mppi": lambda p: MPPI(p.candidates, p.iterations, p.elites, p.temperature, p.momentum),
 }
 
-BEHAVIORS = {"random": lambda c, model, space: Random(space), "mpc": lambda c, model, space: make_mpc(c, model, space)}
+BEHAVIORS = {
+    "random": lambda c, model, space, policy: Random(space),
+    "mpc": lambda c, model, space, policy: make_mpc(c, model, space, policy),
+    "actor_critic": lambda c, model, space, policy: ActorPolicy(model, space, policy, c.behavior.noise),
+}
 
 
 def make_latent(m: ModelConfig):
@@ -73,7 +79,7 @@ def make_model(c: Config, obs: ObservationSpace, space: ActionSpace) -> WorldMod
         encoder,
         rssm,
         objectives,
-        REWARD_HEADS[m.reward_head](m, feat),
+        SCALAR_HEADS[m.reward_head](feat, m.layers, m.units, m.bins),
         ContinueHead(feat, m.layers, m.units),
         scales=loss_scales(c, names),
         free=c.loss.free,
@@ -96,27 +102,40 @@ def loss_scales(c: Config, names: list[str]) -> dict[str, float]:
     return {name: table[name] for name in names}
 
 
+def make_policy(c: Config, model: WorldModel, space: ActionSpace) -> ActorCritic | None:
+    """Actor and critic, where the behaviour uses them."""
+    if not learns_policy(c):
+        return None
+    feat, v = model.rssm.feat_size, c.critic
+    critic = SCALAR_HEADS[v.head](feat, v.layers, v.units, c.model.bins)
+    return ActorCritic(Actor(feat, space, c.actor), critic, c.imag, v)
+
+
 def make_planner(p: PlannerConfig):
     return PLANNERS[p.name](p)
 
 
-def make_mpc(c: Config, model: WorldModel, space: ActionSpace) -> MPC:
+def make_mpc(c: Config, model: WorldModel, space: ActionSpace, policy: ActorCritic | None) -> MPC:
     p = c.planner
-    proposal = make_proposal(space, p.init_std, p.min_std)
     return MPC(
         model,
         space,
         make_planner(p),
-        proposal,
+        make_proposal(space, p.init_std, p.min_std),
         horizon=p.horizon,
         discount=p.discount,
         warm_start=p.warm_start,
         noise=c.behavior.noise,
+        policy=policy,
+        closed_by_critic=p.score == "reward+value",
+        proposals=p.proposals,
     )
 
 
-def make_agent(c: Config, model: WorldModel, space: ActionSpace, device: torch.device) -> Agent:
-    behavior = BEHAVIORS[c.behavior.name](c, model, space)
+def make_agent(
+    c: Config, model: WorldModel, space: ActionSpace, device: torch.device, policy: ActorCritic | None = None
+) -> Agent:
+    behavior = BEHAVIORS[c.behavior.name](c, model, space, policy)
     return Agent(model, behavior, space, device=device, precision=pick_precision(c.run.precision, device))
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.nets import MLP, symexp, symlog
+from worldmodel.nets import MLP, symexp
 
 
 class GaussianHead(nn.Module):
@@ -24,37 +24,40 @@ class GaussianHead(nn.Module):
 
 
 class TwoHotHead(nn.Module):
-    """Categorical over bins spread evenly in symlog space (Dreamer 3, eq. 9): (...,F) -> (...)."""
+    """Categorical over bins that grow exponentially, symexp(-20..20) (Dreamer 3, eq. 9 and 10): (...,F) -> (...)."""
 
     def __init__(self, inputs: int, layers: int, units: int, bins: int):
         super().__init__()
         self.net = MLP(inputs, bins, layers, units, zero_output=True)
         self.bins: Tensor
-        self.register_buffer("bins", torch.linspace(-20, 20, bins), persistent=False)
+        # Mirrored exactly, so that a symmetric guess is zero.
+        half = symexp(torch.linspace(-20, 20, bins))[: bins // 2]
+        middle = torch.zeros(bins % 2)
+        self.register_buffer("bins", torch.cat([half, middle, -half.flip(0)]), persistent=False)
 
     def mean(self, feat: Tensor) -> Tensor:
-        values = symexp(self.bins)
-        half = (len(values) + 1) // 2
-        terms = self.net(feat).float().softmax(-1) * values
+        terms = self.net(feat).float().softmax(-1) * self.bins
+        half = len(self.bins) // 2
         # Bins reach +-5e8: summing mirrored pairs first lets a symmetric guess cancel to zero exactly.
-        if len(values) % 2:
-            pairs = terms[..., : half - 1] + terms[..., half:].flip(-1)
-            return pairs.sum(-1) + terms[..., half - 1]
-        return (terms[..., :half] + terms[..., half:].flip(-1)).sum(-1)
+        pairs = terms[..., :half] + terms[..., -half:].flip(-1)
+        return pairs.sum(-1) + terms[..., half : len(self.bins) - half].sum(-1)
 
     def loss(self, feat: Tensor, target: Tensor) -> Tensor:
-        logits = self.net(feat).float()
-        return -(two_hot(symlog(target), self.bins) * logits.log_softmax(-1)).sum(-1)
+        log_probs = self.net(feat).float().log_softmax(-1)
+        low, share = two_hot(target, self.bins)
+        below = log_probs.gather(-1, low.unsqueeze(-1)).squeeze(-1)
+        above = log_probs.gather(-1, low.unsqueeze(-1) + 1).squeeze(-1)
+        return -((1 - share) * below + share * above)
 
 
-def two_hot(x: Tensor, bins: Tensor) -> Tensor:
-    """Weights on the two bins around x, whose mean is x: (...) -> (...,bins)."""
-    x = x.clamp(bins[0], bins[-1]).unsqueeze(-1)
-    width = bins[1] - bins[0]
-    return (1 - (x - bins).abs() / width).clamp(min=0)
+def two_hot(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
+    """The bin below x and the share of the one above it, so that their weighted mean is x: (...) -> (...), (...)."""
+    x = x.float().clamp(bins[0], bins[-1])
+    low = (torch.searchsorted(bins, x.contiguous(), right=True) - 1).clamp(0, len(bins) - 2)
+    return low, (x - bins[low]) / (bins[low + 1] - bins[low])
 
 
-RewardHead = GaussianHead | TwoHotHead
+ScalarHead = GaussianHead | TwoHotHead
 
 
 class ContinueHead(nn.Module):

@@ -1,11 +1,13 @@
-"""One gradient step on the world model: precision, clipping, warm-up, the guard against non-finite numbers."""
+"""One gradient step on everything that learns: precision, clipping, warm-up, the guard against non-finite numbers."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from worldmodel.actor_critic import ActorCritic
 from worldmodel.model import WorldModel
+from worldmodel.optim import CLIPS, LaProp
 from worldmodel.runtime import autocast
 from worldmodel.schema import OptimConfig
 from worldmodel.types import Batch, Metrics
@@ -16,33 +18,71 @@ class Diverged(RuntimeError):
 
 
 class Learner:
-    """Adam with a global gradient clip."""
+    """World model and, where one is trained, actor and critic: one backward pass, gradients clipped part by part."""
 
     max_skipped = 25
 
-    def __init__(self, model: WorldModel, config: OptimConfig, device: torch.device, precision: str):
-        self.model, self.config, self.device, self.precision = model, config, device, precision
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.lr, eps=config.eps, weight_decay=config.weight_decay, fused=True
-        )
+    def __init__(
+        self,
+        model: WorldModel,
+        config: OptimConfig,
+        device: torch.device,
+        precision: str,
+        policy: ActorCritic | None = None,
+    ):
+        self.model, self.policy = model, policy
+        self.config, self.device, self.precision = config, device, precision
+        parts: dict[str, tuple[nn.Module, float]] = {"model": (model, config.lr)}
+        if policy is not None:
+            parts["actor"] = (policy.actor, config.actor_lr or config.lr)
+            parts["critic"] = (policy.critic, config.critic_lr or config.lr)
+        self.parts: dict[str, list[Tensor]] = {
+            k: [p for p in m.parameters() if p.requires_grad] for k, (m, _) in parts.items()
+        }
+        self.rates = [lr for _, lr in parts.values()]
+        self.parameters = [p for part in self.parts.values() for p in part]
+        groups = [{"params": p, "lr": lr} for p, lr in zip(self.parts.values(), self.rates, strict=True)]
+        self.optimizer = self._optimizer(groups)
         self.updates = 0
         self.skipped = 0
         self.skipped_in_a_row = 0
+
+    def _optimizer(self, groups: list[dict]) -> torch.optim.Optimizer:
+        c = self.config
+        if c.name == "laprop":
+            return LaProp(groups, lr=c.lr, eps=c.eps, weight_decay=c.weight_decay)
+        return torch.optim.AdamW(groups, lr=c.lr, eps=c.eps, weight_decay=c.weight_decay, fused=True)
 
     def update(self, batch: Batch) -> Metrics:
         """One step on a batch (B,T,...); returns scalar metrics, still on the device."""
         batch = {k: v.to(self.device) for k, v in batch.items()}
         self.optimizer.zero_grad(set_to_none=True)
-        with autocast(self.device, self.precision):
-            total, metrics = self.model.loss(batch)
+        total, metrics = self.loss(batch)
         total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip, foreach=True)
-        if self._finite(total.detach(), norm):
+        norms = {k: CLIPS[self.config.clip_by](p, self.config.clip) for k, p in self.parts.items()}
+        joint = torch.stack(list(norms.values())).norm()
+        if self._finite(total.detach(), joint):
             self._warm_up()
             self.optimizer.step()
+            if self.policy is not None:
+                self.policy.after_update()
         self.updates += 1
-        return {**{k: v.detach() for k, v in metrics.items()}, "grad_norm": norm, "skipped": torch.tensor(self.skipped)}
+        found = {k: v.detach() for k, v in metrics.items()}
+        found |= {f"grad_norm/{k}": v for k, v in norms.items()}
+        return {**found, "skipped": torch.tensor(self.skipped)}
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        """The sum of everyone's losses, with its graph."""
+        with autocast(self.device, self.precision):
+            total, metrics, post, feat = self.model.loss(batch)
+        if self.policy is None:
+            return total, metrics
+        # A context of its own: autocast keeps low-precision copies of weights together with their graph, and the
+        # dream, which must not reach the model's weights, would find and use them.
+        with autocast(self.device, self.precision):
+            losses, extra = self.policy.losses(self.model, batch, post, feat)
+        shown = {f"loss/{k}": v for k, v in losses.items()}
+        return total + torch.stack(list(losses.values())).sum(), {**metrics, **extra, **shown}
 
     def _finite(self, total: Tensor, norm: Tensor) -> bool:
         """False skips the step; a long row of such steps ends the run."""
@@ -60,8 +100,11 @@ class Learner:
 
     def _warm_up(self) -> None:
         if self.updates <= self.config.warmup:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.config.lr * min(1.0, (self.updates + 1) / max(1, self.config.warmup))
+            self._set_rates(min(1.0, (self.updates + 1) / max(1, self.config.warmup)))
+
+    def _set_rates(self, share: float) -> None:
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * share
 
     def tensors(self) -> dict[str, Tensor]:
         """Optimiser state as flat named tensors."""
@@ -86,9 +129,4 @@ class Learner:
         self.updates, self.skipped = counters["updates"], counters["skipped"]
         self.skipped_in_a_row = counters["skipped_in_a_row"]
         if self.updates:
-            self._restore_lr()
-
-    def _restore_lr(self) -> None:
-        done = min(1.0, self.updates / max(1, self.config.warmup))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * done
+            self._set_rates(min(1.0, self.updates / max(1, self.config.warmup)))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from worldmodel.heads import ContinueHead, RewardHead
+from worldmodel.heads import ContinueHead, ScalarHead
 from worldmodel.losses import detach, free_nats, overshooting
 from worldmodel.nets import Encoder
 from worldmodel.objectives import Context
@@ -26,7 +26,7 @@ class WorldModel(nn.Module):
         encoder: Encoder,
         rssm: RSSM,
         objectives: Mapping[str, tuple[nn.Module, float]],
-        reward: RewardHead,
+        reward: ScalarHead,
         cont: ContinueHead,
         *,
         scales: dict[str, float],
@@ -36,7 +36,7 @@ class WorldModel(nn.Module):
     ):
         super().__init__()
         self.encoder, self.rssm = encoder, rssm
-        self.reward: RewardHead = reward
+        self.reward: ScalarHead = reward
         self.cont = cont
         self.objectives = nn.ModuleDict({name: module for name, (module, _) in objectives.items()})
         self.objective_weights = {name: weight for name, (_, weight) in objectives.items()}
@@ -50,8 +50,8 @@ class WorldModel(nn.Module):
         embed = self.encoder(batch)
         return embed, *self.rssm.observe(embed, batch["prev_action"], is_first)
 
-    def losses(self, batch: Batch) -> tuple[Losses, Metrics, State]:
-        """Every loss (B,T), scalar metrics, and the posterior states."""
+    def losses(self, batch: Batch) -> tuple[Losses, Metrics, State, Tensor]:
+        """Every loss (B,T), scalar metrics, the posterior states and their features."""
         embed, post, prior = self.observe(batch)
         feat = self.rssm.feat(post)
         losses: Losses = {}
@@ -65,16 +65,17 @@ class WorldModel(nn.Module):
         losses["cont"] = self.cont.loss(feat, 1.0 - batch["is_terminal"].float())
         losses.update(self._kl_losses(batch, post, prior))
         metrics["kl"] = self.rssm.latent.kl(post, prior).mean()
-        return losses, metrics, post
+        return losses, metrics, post, feat
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """The scaled sum of all losses, and metrics with every part before its scale."""
-        losses, metrics, _ = self.losses(batch)
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics, State, Tensor]:
+        """The scaled sum of all losses; metrics with every part before its scale; posterior states and features."""
+        losses, metrics, post, feat = self.losses(batch)
         assert losses.keys() == self.scales.keys(), f"losses {set(losses)} but scales {set(self.scales)}"
         shape = batch["reward"].shape
         assert all(v.shape == shape for v in losses.values()), {k: v.shape for k, v in losses.items()}
         total = torch.stack([v.mean() * self.scales[k] for k, v in losses.items()]).sum()
-        return total, {**metrics, **{f"loss/{k}": v.mean() for k, v in losses.items()}, "loss/total": total}
+        shown = {f"loss/{k}": v.mean() for k, v in losses.items()}
+        return total, {**metrics, **shown, "loss/total": total}, post, feat
 
     def _kl_losses(self, batch: Batch, post: State, prior: State) -> Losses:
         kl = self.rssm.latent.kl

@@ -112,24 +112,66 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
+    name: Literal["adam", "laprop"]
     lr: Positive
+    actor_lr: Positive | None
+    critic_lr: Positive | None
     eps: Positive
     clip: Positive
+    clip_by: Literal["global", "adaptive"]
     weight_decay: Weight
     warmup: Natural
 
 
 @dataclass(frozen=True)
 class BehaviorConfig:
-    name: Literal["mpc", "random"]
+    name: Literal["mpc", "actor_critic", "random"]
     noise: Weight
+
+
+@dataclass(frozen=True)
+class ImagConfig:
+    horizon: Count
+    starts: Natural
+    discount: Share
+    lam: Share
+
+
+@dataclass(frozen=True)
+class ActorConfig:
+    dist: Literal["bounded", "tanh", "truncated"]
+    gradient: Literal["dynamics", "reinforce", "mix"]
+    mix: Share
+    normalize: Literal["none", "percentile"]
+    entropy: Weight
+    min_std: Positive
+    max_std: Positive
+    unimix: Annotated[float, Range(0, 0.5)]
+    init_scale: Positive
+    layers: Natural
+    units: Count
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    head: Literal["gaussian", "twohot"]
+    slow: Literal["none", "ema", "copy"]
+    rate: Share
+    every: Count
+    bootstrap: Literal["online", "slow"]
+    pull: Weight
+    replay: Weight
+    layers: Natural
+    units: Count
 
 
 @dataclass(frozen=True)
 class PlannerConfig:
     name: Literal["cem", "mppi", "shooting"]
+    score: Literal["reward", "reward+value"]
     horizon: Count
     candidates: Count
+    proposals: Natural
     iterations: Count
     elites: Count
     init_std: Positive
@@ -151,6 +193,9 @@ class Config:
     loss: LossConfig
     optim: OptimConfig
     behavior: BehaviorConfig
+    imag: ImagConfig
+    actor: ActorConfig
+    critic: CriticConfig
     planner: PlannerConfig
 
 
@@ -160,6 +205,13 @@ def contradictions(c: Config) -> list[str]:
     found = []
     if p.elites > p.candidates:
         found.append(f"planner.elites: {p.elites} is more than planner.candidates {p.candidates}")
+    if p.proposals >= p.candidates:
+        found.append(
+            f"planner.proposals: {p.proposals} leaves none of planner.candidates {p.candidates} to search with"
+        )
+    if p.proposals and p.name == "shooting":
+        found.append("planner.proposals: shooting has no refits to seed; use cem or mppi")
+    found += _policy_contradictions(c)
     if m.transition == "rnn" and m.latent != "deterministic":
         found.append(f"model.transition: rnn has no noise; it needs model.latent deterministic, not {m.latent}")
     if m.deter % m.blocks:
@@ -181,3 +233,22 @@ def contradictions(c: Config) -> list[str]:
     if not any(c.loss.objective.values()):
         found.append("loss.objective: every weight is zero; the latent would learn nothing")
     return found
+
+
+def _policy_contradictions(c: Config) -> list[str]:
+    found = []
+    a, critic = c.actor, c.critic
+    if a.min_std >= a.max_std:
+        found.append(f"actor.min_std: {a.min_std} is not below actor.max_std {a.max_std}")
+    if critic.slow == "none" and critic.bootstrap == "slow":
+        found.append("critic.bootstrap: slow needs a slow critic; set critic.slow to ema or copy")
+    if critic.slow == "none" and critic.pull:
+        found.append("critic.pull: there is no slow critic to be pulled to; set critic.slow, or critic.pull 0")
+    return found
+
+
+def learns_policy(c: Config) -> bool:
+    """Whether an actor and a critic are trained: to act, or to help a planner."""
+    return c.behavior.name == "actor_critic" or (
+        c.behavior.name == "mpc" and (c.planner.score == "reward+value" or c.planner.proposals > 0)
+    )

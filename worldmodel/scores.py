@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -10,10 +12,20 @@ from worldmodel.types import State
 
 
 class RewardScore:
-    """Sum of predicted rewards, weighted by the predicted chance of still being alive on arrival."""
+    """Sum of predicted rewards, weighted by the predicted chance of still being alive on arrival.
 
-    def __init__(self, model: WorldModel, state: State, discount: float, generator: torch.Generator | None):
-        self.model, self.state, self.discount, self.generator = model, state, discount, generator
+    `value`, from features (...,F) to (...), adds what is left to gain where the plan ends.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        state: State,
+        discount: float,
+        generator: torch.Generator | None,
+        value: Callable[[Tensor], Tensor] | None = None,
+    ):
+        self.model, self.state, self.discount, self.generator, self.value = model, state, discount, generator, value
 
     def __call__(self, candidates: Tensor) -> Tensor:
         """(B,N,H,A) -> (B,N)."""
@@ -21,6 +33,10 @@ class RewardScore:
         start = {k: v.repeat_interleave(count, 0) for k, v in self.state.items()}
         states = self.model.rssm.imagine(start, candidates.flatten(0, 1), self.generator)
         reward, cont = self.model.predict(states)
-        alive = torch.cat([torch.ones_like(cont[:, :1]), cont[:, :-1]], 1).cumprod(1)
-        weight = alive * self.discount ** torch.arange(horizon, device=reward.device)
-        return (weight * reward).sum(1).view(batch, count)
+        alive = torch.cat([torch.ones_like(cont[:, :1]), cont], 1).cumprod(1)
+        weight = alive * self.discount ** torch.arange(horizon + 1, device=reward.device)
+        score = (weight[:, :-1] * reward).sum(1)
+        if self.value is not None:
+            last = {k: v[:, -1] for k, v in states.items()}
+            score = score + weight[:, -1] * self.value(self.model.rssm.feat(last))
+        return score.view(batch, count)

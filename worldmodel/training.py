@@ -87,8 +87,11 @@ class Training:
         torch.manual_seed(seed)
         self.obs_space, self.action_space = spaces_of(envs)
         self.model = build.make_model(c, self.obs_space, self.action_space).to(device)
-        self.agent = build.make_agent(c, self.model, self.action_space, device)
-        self.learner = Learner(self.model, c.optim, device, pick_precision(c.run.precision, device))
+        self.actor_critic = build.make_policy(c, self.model, self.action_space)
+        if self.actor_critic is not None:
+            self.actor_critic.to(device)
+        self.agent = build.make_agent(c, self.model, self.action_space, device, self.actor_critic)
+        self.learner = Learner(self.model, c.optim, device, pick_precision(c.run.precision, device), self.actor_critic)
         self.rollout = Rollout(envs, reset, self.action_space, episode_seeds(seed, STREAMS["collect"]))
         acting = seeded(seed, STREAMS["act"], device=device.type)
         self.player = Player(self.agent, envs.num_envs, "train", acting)
@@ -180,6 +183,8 @@ class Training:
             "player": self.player.tensors(),
             "generators": generators,
         }
+        if self.actor_critic is not None:
+            groups["policy"] = dict(self.actor_critic.state_dict())
         state = {
             "frames": self.rollout.frames,
             "observation": asdict(self.obs_space),
@@ -204,6 +209,8 @@ class Training:
             return False
         state = saved.state
         checkpoint.load_into(self.model, saved.groups["model"], "model")
+        if self.actor_critic is not None:
+            checkpoint.load_into(self.actor_critic, saved.groups["policy"], "policy")
         self.learner.restore(saved.groups["optimizer"], state["learner"])
         self.player.restore(saved.groups["player"])
         self.rollout.restore(state["rollout"])
@@ -262,7 +269,7 @@ class Training:
 
     def describe(self) -> str:
         """Sizes, for the start-up line."""
-        weights = sum(p.numel() for p in self.model.parameters()) / 1e6
+        weights = sum(p.numel() for p in self.learner.parameters) / 1e6
         return f"{weights:.1f}M weights, {self.learner.precision}; {self.size_line}"
 
     def summary(self) -> str:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from worldmodel.actor_critic import ActorCritic
+from worldmodel.behaviors.explore import explore
 from worldmodel.model import WorldModel
-from worldmodel.planners.proposals import Box, OneHot
+from worldmodel.planners.proposals import Box, OneHot, Seeded
 from worldmodel.scores import RewardScore
 from worldmodel.types import ActionSpace, State
 
 
 class MPC:
-    """Plans with any planner; noise is added while collecting."""
+    """Plans with any planner; noise is added while collecting.
+
+    With an actor-critic, its critic may close the plans and its actor propose some of them.
+    """
 
     def __init__(
         self,
@@ -25,9 +30,14 @@ class MPC:
         discount: float,
         warm_start: bool,
         noise: float,
+        policy: ActorCritic | None = None,
+        closed_by_critic: bool = False,
+        proposals: int = 0,
     ):
         self.model, self.space, self.planner, self.proposal = model, space, planner, proposal
         self.horizon, self.discount, self.warm_start, self.noise = horizon, discount, warm_start, noise
+        self.policy, self.proposals = policy, proposals
+        self.critic = policy if closed_by_critic else None
 
     def init(self, batch: int) -> State:
         """The carry is the plan to start from (B,H,A)."""
@@ -42,16 +52,12 @@ class MPC:
         if self.warm_start:
             old = self.proposal.resume(carry["plan"].to(device), fresh)
             mean = torch.where(is_first[:, None, None], fresh, old)
-        score = RewardScore(self.model, state, self.discount, generator)
-        plan = self.planner(score, mean, std, self.proposal, generator)
-        action = self._explore(plan[:, 0], generator) if mode == "train" else plan[:, 0]
+        value = self.critic.value if self.critic is not None else None
+        score = RewardScore(self.model, state, self.discount, generator, value)
+        proposal: Box | OneHot | Seeded = self.proposal
+        if self.policy is not None and self.proposals:
+            drafts = self.policy.plans(self.model, state, self.proposals, self.horizon, generator)
+            proposal = Seeded(self.proposal, drafts)
+        plan = self.planner(score, mean, std, proposal, generator)
+        action = explore(plan[:, 0], self.space, self.noise, generator) if mode == "train" else plan[:, 0]
         return action, {"plan": torch.cat([plan[:, 1:], fresh[:, -1:]], 1)}
-
-    def _explore(self, action: Tensor, generator: torch.Generator) -> Tensor:
-        """Gaussian noise within the box; for discrete actions, a random one with probability `noise`."""
-        if not self.space.discrete:
-            noise = torch.randn(action.shape, generator=generator, device=action.device)
-            return (action + self.noise * noise).clamp(-1, 1)
-        other = self.space.random(len(action), generator)
-        swap = torch.rand(len(action), 1, generator=generator, device=action.device) < self.noise
-        return torch.where(swap, other, action)

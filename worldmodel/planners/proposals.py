@@ -81,5 +81,22 @@ class OneHot:
         return 0.5 * (plan + fresh)
 
 
+class Seeded:
+    """Another proposal whose last candidates are always the same given ones (B,P,H,A), say an actor's plans."""
+
+    def __init__(self, inner: Box | OneHot, drafts: Tensor):
+        self.inner, self.drafts = inner, drafts
+
+    def sample(self, mean: Tensor, std: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+        own = self.inner.sample(mean, std, count - self.drafts.shape[1], generator)
+        return torch.cat([own, self.drafts], 1)
+
+    def refit(self, candidates: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inner.refit(candidates, weights)
+
+    def finish(self, mean: Tensor) -> Tensor:
+        return self.inner.finish(mean)
+
+
 def make_proposal(space: ActionSpace, init_std: float, min_std: float) -> Box | OneHot:
     return OneHot(space) if space.discrete else Box(init_std=init_std, min_std=min_std)

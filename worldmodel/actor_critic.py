@@ -1,0 +1,203 @@
+"""The imagination actor-critic: Dreamer 1, 2 and 3 are values of its settings.
+
+From posterior states s_0 the actor dreams: a_t ~ actor(s_t), s_{t+1} = model(s_t, a_t), t < H. Rewards r_{t+1}, chances
+of going on c_{t+1} and values v_{t+1} are read off the arrivals, and
+
+    G_t = r_{t+1} + gamma c_{t+1} ((1 - lambda) v_{t+1} + lambda G_{t+1})         the lambda-return
+    w_t = c_0 prod_{k=1..t} gamma c_k                                           how far the dream is still alive
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from worldmodel.dists import CONTINUOUS, Dist, OneHotGroups, legal
+from worldmodel.heads import ScalarHead
+from worldmodel.nets import MLP
+from worldmodel.returns import ReturnScale, lambda_returns
+from worldmodel.schema import ActorConfig, CriticConfig, ImagConfig
+from worldmodel.types import ActionSpace, Batch, Metrics, State
+
+
+class Actor(nn.Module):
+    """Features (...,F) to a distribution over actions (...,A)."""
+
+    def __init__(self, inputs: int, space: ActionSpace, c: ActorConfig):
+        super().__init__()
+        self.space, self.config = space, c
+        self.net = MLP(inputs, space.size if space.discrete else 2 * space.size, c.layers, c.units)
+        self.net.out.weight.data.mul_(c.init_scale)
+
+    def forward(self, feat: Tensor) -> Dist:
+        out = self.net(feat).float()
+        c = self.config
+        if self.space.discrete:
+            return OneHotGroups(out, self.space.groups, c.unimix)
+        mean, raw = out.chunk(2, -1)
+        return CONTINUOUS[c.dist](mean, raw, c.min_std, c.max_std)
+
+
+@dataclass(frozen=True)
+class Dream:
+    """N imagined rollouts; entry t of `reward`, `alive_next` belongs to the arrival at state t+1."""
+
+    feat: Tensor  # (N,H+1,F)
+    drawn: Tensor  # (N,H,A), as the actor drew them
+    reward: Tensor  # (N,H)
+    cont: Tensor  # (N,H)
+
+
+class ActorCritic(nn.Module):
+    """Actor, critic, the critic's slow copy and the losses; the world model is an argument, never a part."""
+
+    def __init__(self, actor: Actor, critic: ScalarHead, imag: ImagConfig, critic_config: CriticConfig):
+        super().__init__()
+        self.actor = actor
+        self.critic: ScalarHead = critic
+        self.imag, self.actor_config, self.critic_config = imag, actor.config, critic_config
+        self.slow = copy.deepcopy(critic).requires_grad_(False) if critic_config.slow != "none" else None
+        self.scale = ReturnScale()
+        self.updates: Tensor
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    def value(self, feat: Tensor) -> Tensor:
+        """What returns are bootstrapped from: the slow critic or the critic itself."""
+        slow = self.slow is not None and self.critic_config.bootstrap == "slow"
+        return (self.slow if slow else self.critic).mean(feat)  # type: ignore[union-attr]
+
+    def losses(self, model, batch: Batch, post: State, feat: Tensor) -> tuple[dict[str, Tensor], Metrics]:
+        """Scalar losses of actor and critic from the posteriors (B,T,...) of a batch; feat (B,T,F) keeps its graph."""
+        picks = self._starts(batch["is_terminal"])
+        start = {k: post[k].detach().flatten(0, 1)[picks] for k in ("deter", "stoch")}
+        alive = 1.0 - batch["is_terminal"].float().flatten()[picks]
+        with torch.set_grad_enabled(self.actor_config.gradient != "reinforce"), frozen(model, self.critic):
+            dream = self.dream(model, start)
+            value = self.value(dream.feat)
+        discount = self.imag.discount * dream.cont
+        returns = lambda_returns(dream.reward, value[:, 1:], discount, self.imag.lam)
+        weight = torch.cat([alive.unsqueeze(1), discount[:, :-1].detach()], 1).cumprod(1)
+        feats = dream.feat[:, :-1].detach()
+        losses = {"actor": self._actor_loss(feats, dream.drawn, returns, value[:, :-1], weight)}
+        losses["critic"], metrics = self._critic_loss(feats, returns.detach(), weight)
+        if self.critic_config.replay:
+            losses["critic_replay"] = self.critic_config.replay * self._replay_loss(batch, feat, returns, picks)
+        entropy = self.actor(feats[:, :1]).entropy().mean().detach()
+        found = {"entropy": entropy, "return": returns.mean().detach(), "imag_reward": dream.reward.mean().detach()}
+        return losses, {**metrics, **found}
+
+    def _starts(self, is_terminal: Tensor) -> Tensor:
+        """Flat indices (N,) of the states to imagine from: all, or `imag.starts` of them at random."""
+        count = is_terminal.numel()
+        if not self.imag.starts or self.imag.starts >= count:
+            return torch.arange(count, device=is_terminal.device)
+        return torch.randperm(count, device=is_terminal.device)[: self.imag.starts]
+
+    def dream(self, model, state: State, generator: torch.Generator | None = None) -> Dream:
+        """Follow the actor for H steps; it sees features without their graph, as in every Dreamer."""
+        feats, drawn = [model.rssm.feat(state)], []
+        arrivals = []
+        for _ in range(self.imag.horizon):
+            action = self.actor(feats[-1].detach()).sample(generator)
+            state = model.rssm.imagine_step(state, legal(action), generator)
+            feats.append(model.rssm.feat(state))
+            drawn.append(action)
+            arrivals.append(state)
+        states = {k: torch.stack([s[k] for s in arrivals], 1) for k in ("deter", "stoch") if k in arrivals[0]}
+        reward, cont = model.predict(states)
+        return Dream(torch.stack(feats, 1), torch.stack(drawn, 1), reward, cont)
+
+    @torch.no_grad()
+    def plans(self, model, state: State, count: int, horizon: int, generator: torch.Generator | None) -> Tensor:
+        """Action sequences (B,count,H,A) the actor takes in dreams from states (B,...)."""
+        batch = len(state["deter"])
+        state = {k: v.repeat_interleave(count, 0) for k, v in state.items()}
+        actions = []
+        for _ in range(horizon):
+            actions.append(legal(self.actor(model.rssm.feat(state)).sample(generator)))
+            state = model.rssm.imagine_step(state, actions[-1], generator)
+        return torch.stack(actions, 1).unflatten(0, (batch, count))
+
+    def _actor_loss(self, feats: Tensor, drawn: Tensor, returns: Tensor, baseline: Tensor, weight: Tensor) -> Tensor:
+        """Minus the objective: returns through the model, or log-probabilities times advantage, plus entropy."""
+        c = self.actor_config
+        scale = self.scale.update(returns.detach()) if c.normalize == "percentile" else 1.0
+        policy = self.actor(feats)
+        share = {"dynamics": 0.0, "reinforce": 1.0, "mix": c.mix}[c.gradient]
+        gain = c.entropy * policy.entropy()
+        if share > 0:
+            advantage = ((returns - baseline) / scale).detach()
+            gain = gain + share * policy.log_prob(drawn.detach()) * advantage
+        if share < 1:
+            gain = gain + (1 - share) * returns / scale
+        return -(weight * gain).mean()
+
+    def _critic_loss(self, feats: Tensor, returns: Tensor, weight: Tensor) -> tuple[Tensor, Metrics]:
+        loss = (weight * self._fit(feats, returns)).mean()
+        with torch.no_grad():
+            value = self.critic.mean(feats)
+        return loss, {"value": value.mean(), "value_error": (value - returns).abs().mean()}
+
+    def _fit(self, feat: Tensor, target: Tensor) -> Tensor:
+        """The critic's loss against a target, and its pull towards the slow copy."""
+        loss = self.critic.loss(feat, target)
+        if self.slow is not None and self.critic_config.pull:
+            loss = loss + self.critic_config.pull * self.critic.loss(feat, self.slow.mean(feat).detach())
+        return loss
+
+    def _replay_loss(self, batch: Batch, feat: Tensor, returns: Tensor, picks: Tensor) -> Tensor:
+        """The critic on the sequence that really happened; the only place where it trains the world model.
+
+        The value of each state is the return imagined from it, or the critic's where nothing was imagined.
+        """
+        with torch.no_grad():
+            value = self.value(feat.detach())
+            value.view(-1)[picks] = returns[:, 0].detach()
+            going = 1.0 - batch["is_terminal"].float()
+            last = batch["is_last"].float()
+            target = lambda_returns_across(batch["reward"], value, self.imag.discount * going, last, self.imag.lam)
+        return ((1 - last[:, :-1]) * self._fit(feat[:, :-1], target)).mean()
+
+    @torch.no_grad()
+    def after_update(self) -> None:
+        """Move the slow critic: a little every time, or all the way every so often."""
+        self.updates += 1
+        c = self.critic_config
+        if self.slow is None:
+            return
+        if c.slow == "copy" and self.updates % c.every == 0:
+            self.slow.load_state_dict(self.critic.state_dict())
+        if c.slow == "ema":
+            torch._foreach_lerp_(list(self.slow.parameters()), list(self.critic.parameters()), c.rate)
+
+
+def lambda_returns_across(reward: Tensor, value: Tensor, discount: Tensor, last: Tensor, lam: float) -> Tensor:
+    """Lambda-returns along replayed rows (B,T), for their first T-1 states; none reaches across an episode's end.
+
+    Where a row is its episode's last the return stops at that row's value, which counts unless it is terminal.
+    """
+    later = value[:, -1]
+    found = []
+    for t in reversed(range(reward.shape[1] - 1)):
+        mixed = lam * (1 - last[:, t + 1])
+        later = reward[:, t + 1] + discount[:, t + 1] * ((1 - mixed) * value[:, t + 1] + mixed * later)
+        found.append(later)
+    return torch.stack(found[::-1], 1)
+
+
+@contextlib.contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Gradients pass through these modules without reaching their weights."""
+    parameters = [p for m in modules if isinstance(m, nn.Module) for p in m.parameters() if p.requires_grad]
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)

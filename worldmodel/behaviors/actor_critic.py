@@ -1,0 +1,30 @@
+"""The actor at work: no planning, one small network a step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from worldmodel.actor_critic import ActorCritic
+from worldmodel.behaviors.explore import explore
+from worldmodel.dists import legal
+from worldmodel.model import WorldModel
+from worldmodel.types import ActionSpace, State
+
+
+class ActorPolicy:
+    """Samples while collecting, with noise on top where asked for; the distribution's mode otherwise."""
+
+    def __init__(self, model: WorldModel, space: ActionSpace, policy: ActorCritic, noise: float):
+        self.model, self.space, self.policy, self.noise = model, space, policy, noise
+
+    def init(self, batch: int) -> State:
+        return {}
+
+    def act(
+        self, state: State, carry: State, is_first: Tensor, mode: str, generator: torch.Generator
+    ) -> tuple[Tensor, State]:
+        dist = self.policy.actor(self.model.rssm.feat(state))
+        if mode != "train":
+            return legal(dist.mode()), carry
+        return explore(legal(dist.sample(generator)), self.space, self.noise, generator), carry

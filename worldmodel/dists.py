@@ -1,0 +1,153 @@
+"""Distributions over actions: `sample(generator)`, `mode()`, `log_prob(action)`, `entropy()`, all of leaves (...,A).
+
+Samples carry gradients to the parameters: by reparameterisation, or straight through for one-hot groups.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
+
+
+class BoundedNormal:
+    """A normal whose mean lies in [-1, 1] and whose std is bounded (Dreamer 3); samples may leave the box.
+
+    `legal` puts a sample into the box before anything acts on it; log_prob is of the sample as drawn.
+    """
+
+    def __init__(self, mean: Tensor, raw_std: Tensor, min_std: float, max_std: float):
+        self.mean = torch.tanh(mean)
+        self.std = (max_std - min_std) * torch.sigmoid(raw_std + 2.0) + min_std
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        return self.mean + self.std * normal_like(self.mean, generator)
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        return normal_log_prob(action, self.mean, self.std).sum(-1)
+
+    def entropy(self) -> Tensor:
+        return (0.5 + LOG_ROOT_TAU + self.std.log()).sum(-1)
+
+
+class TanhNormal:
+    """A normal squashed into (-1, 1) (Dreamer 1); its entropy has no closed form and is estimated from one sample."""
+
+    def __init__(self, mean: Tensor, raw_std: Tensor, min_std: float, max_std: float):
+        self.mean = 5.0 * torch.tanh(mean / 5.0)
+        # Dreamer 1 starts at softplus(5) and has no upper bound; the bound is where the squashed density is U-shaped.
+        self.std = (F.softplus(raw_std + 5.0) + min_std).clamp(max=max_std)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        return torch.tanh(self.mean + self.std * normal_like(self.mean, generator))
+
+    def mode(self) -> Tensor:
+        return torch.tanh(self.mean)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        before = torch.atanh(action.clamp(-1 + 1e-6, 1 - 1e-6))
+        # log(1 - tanh(x)^2) without cancellation
+        slope = 2 * (math.log(2) - before - F.softplus(-2 * before))
+        return (normal_log_prob(before, self.mean, self.std) - slope).sum(-1)
+
+    def entropy(self) -> Tensor:
+        before = self.mean + self.std * torch.randn_like(self.mean)
+        slope = 2 * (math.log(2) - before - F.softplus(-2 * before))
+        return (slope - normal_log_prob(before, self.mean, self.std)).sum(-1)
+
+
+class TruncatedNormal:
+    """A normal cut to [-1, 1] and renormalised (Dreamer 2)."""
+
+    def __init__(self, mean: Tensor, raw_std: Tensor, min_std: float, max_std: float):
+        self.mean = torch.tanh(mean)
+        self.std = (2 * torch.sigmoid(raw_std / 2) + min_std).clamp(max=max_std)
+        self.low, self.high = (-1 - self.mean) / self.std, (1 - self.mean) / self.std
+        self.cdf_low = gaussian_cdf(self.low)
+        self.mass = (gaussian_cdf(self.high) - self.cdf_low).clamp(min=1e-6)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        share = torch.rand(self.mean.shape, generator=generator, device=self.mean.device)
+        quantile = (self.cdf_low + share * self.mass).clamp(1e-6, 1 - 1e-6)
+        return (self.mean + self.std * torch.special.ndtri(quantile)).clamp(-1 + 1e-6, 1 - 1e-6)
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        return (normal_log_prob(action, self.mean, self.std) - self.mass.log()).sum(-1)
+
+    def entropy(self) -> Tensor:
+        edge = (self.low * gaussian_pdf(self.low) - self.high * gaussian_pdf(self.high)) / (2 * self.mass)
+        return (0.5 + LOG_ROOT_TAU + self.std.log() + self.mass.log() + edge).sum(-1)
+
+
+class OneHotGroups:
+    """One-hot choices, one per group, laid end to end; a share `unimix` of uniform keeps every action possible."""
+
+    def __init__(self, logits: Tensor, groups: Sequence[int], unimix: float):
+        self.log_probs = []
+        for part in logits.split(list(groups), -1):
+            probs = (1 - unimix) * part.softmax(-1) + unimix / part.shape[-1]
+            self.log_probs.append(probs.log())
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        picks = []
+        for logs in self.log_probs:
+            noise = torch.rand(logs.shape, generator=generator, device=logs.device).clamp_min_(1e-20).log_().neg_()
+            picks.append((logs.detach() - noise.log_()).argmax(-1))
+        return self._straight_through(picks)
+
+    def mode(self) -> Tensor:
+        return self._straight_through([logs.argmax(-1) for logs in self.log_probs])
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        return (torch.cat(self.log_probs, -1) * action).sum(-1)
+
+    def entropy(self) -> Tensor:
+        return -torch.stack([(logs.exp() * logs).sum(-1) for logs in self.log_probs]).sum(0)
+
+    def _straight_through(self, picks: list[Tensor]) -> Tensor:
+        parts = []
+        for pick, logs in zip(picks, self.log_probs, strict=True):
+            hard = F.one_hot(pick, logs.shape[-1]).to(logs.dtype)
+            probs = logs.exp()
+            parts.append(hard + probs - probs.detach())
+        return torch.cat(parts, -1)
+
+
+Dist = BoundedNormal | TanhNormal | TruncatedNormal | OneHotGroups
+CONTINUOUS: dict[str, type[BoundedNormal] | type[TanhNormal] | type[TruncatedNormal]] = {
+    "bounded": BoundedNormal,
+    "tanh": TanhNormal,
+    "truncated": TruncatedNormal,
+}
+
+
+def legal(action: Tensor) -> Tensor:
+    """Into the box [-1, 1], gradients passing as if nothing had been cut; one-hot actions are inside already."""
+    return action + (action.clamp(-1, 1) - action).detach()
+
+
+def normal_like(mean: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.randn(mean.shape, generator=generator, device=mean.device)
+
+
+def normal_log_prob(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return -0.5 * ((x - mean) / std).square() - std.log() - LOG_ROOT_TAU
+
+
+def gaussian_cdf(x: Tensor) -> Tensor:
+    return torch.special.ndtr(x)
+
+
+def gaussian_pdf(x: Tensor) -> Tensor:
+    return torch.exp(-0.5 * x.square() - LOG_ROOT_TAU)

@@ -1,0 +1,42 @@
+"""Returns and their scale. Time is dimension 1; entry t belongs to the state that step t arrives at."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def lambda_returns(reward: Tensor, value: Tensor, discount: Tensor, lam: float) -> Tensor:
+    """What each state before a step is worth, (N,H,...) from leaves of that shape (Dreamer 1, eq. 6 with weights).
+
+        G_t = reward_t + discount_t ((1 - lam) value_t + lam G_{t+1}),    G_H = value of the last arrival
+
+    `discount` holds the chance of going on as well: zero where the arrival is the end.
+    """
+    later = value[:, -1]
+    found = []
+    for t in reversed(range(reward.shape[1])):
+        later = reward[:, t] + discount[:, t] * ((1 - lam) * value[:, t] + lam * later)
+        found.append(later)
+    return torch.stack(found[::-1], 1)
+
+
+class ReturnScale(nn.Module):
+    """A running range of returns, 5th to 95th percentile, never below one (Dreamer 3, eq. 7)."""
+
+    def __init__(self, decay: float = 0.99, low: float = 0.05, high: float = 0.95, floor: float = 1.0):
+        super().__init__()
+        self.decay, self.quantiles, self.floor = decay, (low, high), floor
+        self.range: Tensor
+        self.seen: Tensor
+        self.register_buffer("range", torch.zeros(()))
+        self.register_buffer("seen", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, returns: Tensor) -> Tensor:
+        """Take returns in; what to divide by. Early averages are freed of the zero they started from."""
+        low, high = torch.quantile(returns.float().flatten(), torch.tensor(self.quantiles, device=returns.device))
+        if torch.isfinite(high - low):
+            self.range.lerp_(high - low, 1 - self.decay)
+            self.seen.lerp_(torch.ones_like(self.seen), 1 - self.decay)
+        return (self.range / self.seen.clamp(min=1e-8)).clamp(min=self.floor)
