@@ -138,7 +138,7 @@ def test_every_behaviour_acts_legally_for_a_batch_and_repeats_itself(name, space
                       "planner.elites=5"])  # fmt: skip
     torch.manual_seed(0)
     model = build.make_model(c, ObservationSpace((32, 32, 3)), space)
-    behavior = build.BEHAVIORS[name](c, model, space)
+    behavior = build.BEHAVIORS[name](c, model, space, build.make_policy(c, model, space))
     answers = []
     for _ in range(2):
         generator = torch.Generator().manual_seed(3)

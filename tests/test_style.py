@@ -251,10 +251,10 @@ def reads():
 
 
 def unread(keys, found):
-    """Keys read neither from their section, nor from its initial (`m.deter`), nor from a whole `config`."""
+    """Keys read neither from their section, nor from its initial (`m.deter`), nor from a `config` of some kind."""
     for key in sorted(keys):
         section, name = key.split(".")
-        if not any((base, name) in found for base in (section, section[0], "config", "cfg")):
+        if not any((base, name) in found for base in (section, section[0], f"{section}_config", "config", "cfg")):
             yield key
 
 

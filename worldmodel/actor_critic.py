@@ -28,19 +28,19 @@ from worldmodel.types import ActionSpace, Batch, Metrics, State
 class Actor(nn.Module):
     """Features (...,F) to a distribution over actions (...,A)."""
 
-    def __init__(self, inputs: int, space: ActionSpace, c: ActorConfig):
+    def __init__(self, inputs: int, space: ActionSpace, a: ActorConfig):
         super().__init__()
-        self.space, self.config = space, c
-        self.net = MLP(inputs, space.size if space.discrete else 2 * space.size, c.layers, c.units)
-        self.net.out.weight.data.mul_(c.init_scale)
+        self.space, self.config = space, a
+        self.net = MLP(inputs, space.size if space.discrete else 2 * space.size, a.layers, a.units)
+        self.net.out.weight.data.mul_(a.init_scale)
 
     def forward(self, feat: Tensor) -> Dist:
         out = self.net(feat).float()
-        c = self.config
+        a = self.config
         if self.space.discrete:
-            return OneHotGroups(out, self.space.groups, c.unimix)
+            return OneHotGroups(out, self.space.groups, a.unimix)
         mean, raw = out.chunk(2, -1)
-        return CONTINUOUS[c.dist](mean, raw, c.min_std, c.max_std)
+        return CONTINUOUS[a.dist](mean, raw, a.min_std, a.max_std)
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,11 @@ class ActorCritic(nn.Module):
 
     def _actor_loss(self, feats: Tensor, drawn: Tensor, returns: Tensor, baseline: Tensor, weight: Tensor) -> Tensor:
         """Minus the objective: returns through the model, or log-probabilities times advantage, plus entropy."""
-        c = self.actor_config
-        scale = self.scale.update(returns.detach()) if c.normalize == "percentile" else 1.0
+        a = self.actor_config
+        scale = self.scale.update(returns.detach()) if a.normalize == "percentile" else 1.0
         policy = self.actor(feats)
-        share = {"dynamics": 0.0, "reinforce": 1.0, "mix": c.mix}[c.gradient]
-        gain = c.entropy * policy.entropy()
+        share = {"dynamics": 0.0, "reinforce": 1.0, "mix": a.mix}[a.gradient]
+        gain = a.entropy * policy.entropy()
         if share > 0:
             advantage = ((returns - baseline) / scale).detach()
             gain = gain + share * policy.log_prob(drawn.detach()) * advantage

@@ -106,9 +106,9 @@ def make_policy(c: Config, model: WorldModel, space: ActionSpace) -> ActorCritic
     """Actor and critic, where the behaviour uses them."""
     if not learns_policy(c):
         return None
-    feat, v = model.rssm.feat_size, c.critic
-    critic = SCALAR_HEADS[v.head](feat, v.layers, v.units, c.model.bins)
-    return ActorCritic(Actor(feat, space, c.actor), critic, c.imag, v)
+    feat = model.rssm.feat_size
+    critic = SCALAR_HEADS[c.critic.head](feat, c.critic.layers, c.critic.units, c.model.bins)
+    return ActorCritic(Actor(feat, space, c.actor), critic, c.imag, c.critic)
 
 
 def make_planner(p: PlannerConfig):

@@ -48,10 +48,10 @@ class Learner:
         self.skipped_in_a_row = 0
 
     def _optimizer(self, groups: list[dict]) -> torch.optim.Optimizer:
-        c = self.config
-        if c.name == "laprop":
-            return LaProp(groups, lr=c.lr, eps=c.eps, weight_decay=c.weight_decay)
-        return torch.optim.AdamW(groups, lr=c.lr, eps=c.eps, weight_decay=c.weight_decay, fused=True)
+        o = self.config
+        if o.name == "laprop":
+            return LaProp(groups, lr=o.lr, eps=o.eps, weight_decay=o.weight_decay)
+        return torch.optim.AdamW(groups, lr=o.lr, eps=o.eps, weight_decay=o.weight_decay, fused=True)
 
     def update(self, batch: Batch) -> Metrics:
         """One step on a batch (B,T,...); returns scalar metrics, still on the device."""
