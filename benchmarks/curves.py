@@ -1,4 +1,4 @@
-"""python benchmarks/curves.py TARGET RUN [RUN ...]: several seeds of one run as one small JSONL and one PNG."""
+"""python benchmarks/curves.py TARGET RUN [RUN ...]: seeds of one or more runs as one small JSONL and one PNG."""
 
 from __future__ import annotations
 
@@ -13,34 +13,29 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from worldmodel import config
 from worldmodel.evaluation.media import read_lines
 
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
 
 def collect(runs: list[Path]) -> list[dict]:
     """One line per evaluation of each seed, with the wall-clock where the run noted it."""
     lines = []
     for run in runs:
-        c = config.load(run / "config.yaml")
-        named = {"task": c.env.task, "name": c.run.name, "seed": c.run.seed}
+        c = config.read_yaml(run / "config.yaml")
+        named = {"task": c["env"]["task"], "name": c["run"]["name"], "seed": c["run"]["seed"]}
         lines += [{**named, **x} for x in read_lines(run / "scores.jsonl")]
     return lines
 
 
 def draw(lines: list[dict], target: Path, levels: dict[str, float]) -> None:
-    """Every seed thin, their mean thick, reference levels dashed."""
+    """One colour for each run's name: every seed thin, their mean thick; reference levels dashed."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6.4, 4), dpi=110)
-    seeds = sorted({x["seed"] for x in lines})
-    for seed in seeds:
-        own = [x for x in lines if x["seed"] == seed]
-        axes.plot([x["frames"] for x in own], [x["eval/score"] for x in own], "-o", ms=3, lw=1, alpha=0.5,
-                  color="#0072B2", label="one seed" if seed == seeds[0] else None)  # fmt: skip
-    frames = sorted({x["frames"] for x in lines})
-    shared = [f for f in frames if len({x["seed"] for x in lines if x["frames"] == f}) == len(seeds)]
-    means = [np.mean([x["eval/score"] for x in lines if x["frames"] == f]) for f in shared]
-    axes.plot(shared, means, lw=2.5, color="#D55E00", label=f"mean of {len(seeds)} seeds")
+    for name, color in zip(dict.fromkeys(x["name"] for x in lines), COLORS, strict=False):
+        draw_seeds(axes, [x for x in lines if x["name"] == name], name, color)
     for name, level in levels.items():
         axes.axhline(level, ls="--", lw=1, color="#555555")
         axes.annotate(name, (0.01, level), xycoords=("axes fraction", "data"), fontsize=8, va="bottom", color="#555555")
@@ -49,6 +44,18 @@ def draw(lines: list[dict], target: Path, levels: dict[str, float]) -> None:
     axes.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(target)
+
+
+def draw_seeds(axes, lines: list[dict], name: str, color: str) -> None:
+    seeds = sorted({x["seed"] for x in lines})
+    for seed in seeds:
+        own = [x for x in lines if x["seed"] == seed]
+        axes.plot([x["frames"] for x in own], [x["eval/score"] for x in own], "-o", ms=3, lw=1, alpha=0.4, color=color)
+    frames = sorted({x["frames"] for x in lines})
+    shared = [f for f in frames if len({x["seed"] for x in lines if x["frames"] == f}) == len(seeds)]
+    means = [np.mean([x["eval/score"] for x in lines if x["frames"] == f]) for f in shared]
+    kind = f"mean of {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
+    axes.plot(shared, means, lw=2.5, color=color, label=f"{name}, {kind}")
 
 
 def main(argv: list[str]) -> int:
