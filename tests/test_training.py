@@ -94,7 +94,20 @@ class StopAfter:
 BUSY = ("--train.pretrain", "9", "--train.ratio", "0.5", "--run.frames", "70", "--log.eval", "20")
 
 
-@pytest.mark.parametrize("extra", [(), ("--env.task", "catcher", "--planner.name", "mppi"), ("--replay.store", "disk")])
+ACTOR = ("--behavior.name", "actor_critic", "--imag.starts", "8", "--imag.horizon", "3")
+BOTH = ("--planner.score", "reward+value", "--planner.proposals", "5", "--critic.slow", "copy", "--critic.every", "3")
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        (),
+        ("--env.task", "catcher", "--planner.name", "mppi"),
+        ("--replay.store", "disk"),
+        (*ACTOR, "--replay.start", "stored", "--optim.name", "laprop", "--env.num", "2"),
+        (*BOTH, "--env.task", "catcher", "--replay.start", "burnin", "--replay.burnin", "3"),
+    ],
+)
 def test_stopped_anywhere_and_often_it_ends_the_same(tmp_path, monkeypatch, extra):
     """Between owed updates, inside an evaluation, in mid-episode: nothing is lost or done twice."""
     task = "catcher" if "catcher" in extra else "counter"
@@ -106,7 +119,7 @@ def test_stopped_anywhere_and_often_it_ends_the_same(tmp_path, monkeypatch, extr
     stops = 0
     StopAfter.looks = 3
     while (code := train_py.main(here)) == 75:
-        StopAfter.looks = rng.randint(1, 60) if stops < 12 else 10_000
+        StopAfter.looks = rng.randint(1, 25) if stops < 12 else 10_000
         stops += 1
     assert code == 0 and stops >= 8
     assert fingerprint(seed_dir(tmp_path / "stopped", task)) == fingerprint(seed_dir(tmp_path / "calm", task))

@@ -25,8 +25,9 @@ from worldmodel.planners.proposals import make_proposal
 from worldmodel.planners.shooting import Shooting
 from worldmodel.rssm import RSSM
 from worldmodel.runtime import pick_precision
-from worldmodel.schema import Config, ModelConfig, PlannerConfig, learns_policy
+from worldmodel.schema import Config, ModelConfig, PlannerConfig, ReplayConfig, learns_policy
 from worldmodel.types import ActionSpace, ObservationSpace
+from worldmodel.warm import BurnIn, Cold, Starts, Stored
 
 LATENTS = {"gaussian": Gaussian, "categorical": Categorical, "deterministic": Deterministic}
 
@@ -37,6 +38,12 @@ OBJECTIVES = {
 SCALAR_HEADS: dict[str, Callable[[int, int, int, int], ScalarHead]] = {
     "gaussian": lambda feat, layers, units, bins: GaussianHead(feat, layers, units),
     "twohot": TwoHotHead,
+}
+
+STARTS: dict[str, Callable[[ReplayConfig], Starts]] = {
+    "cold": lambda r: Cold(),
+    "burnin": lambda r: BurnIn(r.burnin),
+    "stored": lambda r: Stored(r.max_stale),
 }
 
 PLANNERS = {

@@ -11,6 +11,7 @@ from worldmodel.optim import CLIPS, LaProp
 from worldmodel.runtime import autocast
 from worldmodel.schema import OptimConfig
 from worldmodel.types import Batch, Metrics
+from worldmodel.warm import Cold, Starts
 
 
 class Diverged(RuntimeError):
@@ -29,8 +30,9 @@ class Learner:
         device: torch.device,
         precision: str,
         policy: ActorCritic | None = None,
+        starts: Starts | None = None,
     ):
-        self.model, self.policy = model, policy
+        self.model, self.policy, self.starts = model, policy, starts or Cold()
         self.config, self.device, self.precision = config, device, precision
         parts: dict[str, tuple[nn.Module, float]] = {"model": (model, config.lr)}
         if policy is not None:
@@ -55,7 +57,7 @@ class Learner:
 
     def update(self, batch: Batch) -> Metrics:
         """One step on a batch (B,T,...); returns scalar metrics, still on the device."""
-        batch = {k: v.to(self.device) for k, v in batch.items()}
+        batch, found = self._prepare(batch)
         self.optimizer.zero_grad(set_to_none=True)
         total, metrics = self.loss(batch)
         total.backward()
@@ -67,9 +69,15 @@ class Learner:
             if self.policy is not None:
                 self.policy.after_update()
         self.updates += 1
-        found = {k: v.detach() for k, v in metrics.items()}
+        found |= {k: v.detach() for k, v in metrics.items()}
         found |= {f"grad_norm/{k}": v for k, v in norms.items()}
         return {**found, "skipped": torch.tensor(self.skipped)}
+
+    def _prepare(self, batch: Batch) -> tuple[Batch, Metrics]:
+        """On the device, with the states the sequences start from."""
+        batch = {k: v.to(self.device) for k, v in batch.items()}
+        with autocast(self.device, self.precision):
+            return self.starts.prepare(self.model, batch, self.updates)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """The sum of everyone's losses, with its graph."""

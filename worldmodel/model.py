@@ -44,11 +44,12 @@ class WorldModel(nn.Module):
         self.free, self.free_on, self.overshooting = free, free_on, overshooting
 
     def observe(self, batch: Batch) -> tuple[Tensor, State, State]:
-        """Embeddings, posteriors and priors of sequences; their first step counts as a start."""
+        """Embeddings, posteriors and priors of sequences; their first step counts as a start unless one is given."""
+        start = {k: batch[f"start_{k}"] for k in ("deter", "stoch") if f"start_{k}" in batch}
         is_first = batch["is_first"].clone()
-        is_first[:, 0] = True
+        is_first[:, 0] |= not start
         embed = self.encoder(batch)
-        return embed, *self.rssm.observe(embed, batch["prev_action"], is_first)
+        return embed, *self.rssm.observe(embed, batch["prev_action"], is_first, start)
 
     def losses(self, batch: Batch) -> tuple[Losses, Metrics, State, Tensor]:
         """Every loss (B,T), scalar metrics, the posterior states and their features."""

@@ -69,15 +69,18 @@ class RSSM(nn.Module):
         flat = self.latent.flat(state["stoch"])
         return torch.cat([state["deter"], flat], -1) if self.transition == "rssm" else flat
 
-    def observe(self, embed: Tensor, prev_action: Tensor, is_first: Tensor) -> tuple[State, State]:
-        """Filter sequences from fresh starts: (B,T,E), (B,T,A), (B,T) -> posterior, prior with leaves (B,T,...)."""
+    def observe(self, embed: Tensor, prev_action: Tensor, is_first: Tensor, start: State) -> tuple[State, State]:
+        """Filter sequences: (B,T,E), (B,T,A), (B,T) -> posterior, prior with leaves (B,T,...).
+
+        `start` is the state before the first step, or empty.
+        """
         keep = (~is_first.bool()).float().unsqueeze(-1)
         action_in = self.from_action(prev_action * keep)
         embed_in = self.post_embed(embed)
-        state = self.initial(embed.shape[0])
+        state = start or self.initial(embed.shape[0])
         steps = []
         for t in range(embed.shape[1]):
-            state = self._reset(state, keep[:, t]) if t else state
+            state = self._reset(state, keep[:, t])
             deter = self._advance(state, action_in[:, t])
             post = self._posterior(deter, embed_in[:, t], None)
             state = {"deter": deter, "stoch": post["stoch"]}

@@ -57,6 +57,9 @@ class ReplayConfig:
     capacity_gb: Positive
     batch: Count
     length: Annotated[int, Range(2)]
+    start: Literal["cold", "burnin", "stored"]
+    burnin: Count
+    max_stale: Natural
 
 
 @dataclass(frozen=True)
@@ -223,10 +226,11 @@ def contradictions(c: Config) -> list[str]:
     if c.loss.overshooting >= c.replay.length:
         found.append(f"loss.overshooting: {c.loss.overshooting} must be shorter than replay.length {c.replay.length}")
     steps = c.train.prefill // c.env.repeat // c.env.num
-    if steps < c.replay.length:
+    needed = c.replay.length + (c.replay.burnin if c.replay.start == "burnin" else 0)
+    if steps < needed:
         found.append(
             f"train.prefill: {c.train.prefill} frames are {steps} agent steps in each environment, "
-            f"fewer than replay.length {c.replay.length}"
+            f"fewer than the {needed} of a sequence (replay.length, and replay.burnin where it is used)"
         )
     if c.run.frames < c.train.prefill:
         found.append(f"run.frames: {c.run.frames} is less than train.prefill {c.train.prefill}")

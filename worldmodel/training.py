@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from worldmodel import build, checkpoint
+from worldmodel.agent import part
 from worldmodel.evaluation.returns import Evaluation, run_episodes
 from worldmodel.learner import Learner
 from worldmodel.logger import Logger, Means
@@ -22,6 +23,7 @@ from worldmodel.rollout import Episode, Rollout, Row, episode_seeds, spaces_of
 from worldmodel.rundir import RunDir
 from worldmodel.runtime import pick_precision, seeded
 from worldmodel.schema import Config
+from worldmodel.warm import NEVER
 
 log = logging.getLogger(__name__)
 
@@ -91,12 +93,14 @@ class Training:
         if self.actor_critic is not None:
             self.actor_critic.to(device)
         self.agent = build.make_agent(c, self.model, self.action_space, device, self.actor_critic)
-        self.learner = Learner(self.model, c.optim, device, pick_precision(c.run.precision, device), self.actor_critic)
+        self.starts = build.STARTS[c.replay.start](c.replay)
+        precision = pick_precision(c.run.precision, device)
+        self.learner = Learner(self.model, c.optim, device, precision, self.actor_critic, self.starts)
         self.rollout = Rollout(envs, reset, self.action_space, episode_seeds(seed, STREAMS["collect"]))
         acting = seeded(seed, STREAMS["act"], device=device.type)
         self.player = Player(self.agent, envs.num_envs, "train", acting)
         self.random = seeded(seed, STREAMS["prefill"])
-        spec = build.replay_spec(self.obs_space, self.action_space)
+        spec = build.replay_spec(self.obs_space, self.action_space) | self.starts.spec(self.model.rssm.initial(1))
         capacity = int(c.replay.capacity_gb * 1e9)
         expected = min(capacity, expected_rows(c) * bytes_per_row(spec))
         check_capacity(spec, expected, c.replay.store, run.replay)
@@ -119,18 +123,25 @@ class Training:
         self.last_eval: float | None = None
         self._logger_state: dict | None = None
 
+    @property
+    def sampled(self) -> int:
+        """Steps of a sequence as it comes from the replay."""
+        return self.c.replay.length + self.starts.lead
+
     def _check_capacity(self) -> None:
         """A ring too small for one sequence per environment would never be sampled."""
-        needed = self.envs.num_envs * (self.c.replay.length + self.replay.chunk_rows)
+        needed = self.envs.num_envs * (self.sampled + self.replay.chunk_rows)
         if self.replay.capacity_rows < needed:
             raise ValueError(
                 f"replay.capacity_gb: {self.c.replay.capacity_gb} holds {self.replay.capacity_rows} steps, but "
-                f"{self.envs.num_envs} environments with sequences of {self.c.replay.length} need {needed}; raise it"
+                f"{self.envs.num_envs} environments with sequences of {self.sampled} need {needed}; raise it"
             )
 
     def policy(self, rows: list[Row]) -> np.ndarray:
-        """Random until the prefill is over, the agent from then on."""
-        if self.prefill.over:
+        """Random until the prefill is over, the agent from then on; rows get the states from before them."""
+        over = self.prefill.over
+        self.starts.keep(rows, part(self.player.carry, "state/"), self.learner.updates if over else NEVER)
+        if over:
             return self.player(rows)
         return self.action_space.random(len(rows), self.random).numpy()
 
@@ -155,7 +166,7 @@ class Training:
     def _prefill_is_over(self) -> bool:
         """Enough frames, enough to sample."""
         enough = self.rollout.frames >= self.c.train.prefill
-        return enough and self.replay.can_sample(self.c.replay.batch, self.c.replay.length)
+        return enough and self.replay.can_sample(self.c.replay.batch, self.sampled)
 
     def updates_owed(self) -> int:
         """Updates owed by now: the pretraining, then `train.ratio` per agent step."""
@@ -167,7 +178,7 @@ class Training:
     def learn_what_is_owed(self, stop: Stop) -> None:
         """Update until nothing is owed or a stop is asked for."""
         while self.updates_owed() > 0 and not stop:
-            batch = self.replay.sample(self.c.replay.batch, self.c.replay.length)
+            batch = self.replay.sample(self.c.replay.batch, self.sampled)
             self.means.add(self.learner.update(build.to_tensors(batch)))
 
     def save(self) -> None:
