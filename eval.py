@@ -1,4 +1,4 @@
-"""Open a saved run: python eval.py RUN [returns|imagine] [--episodes N] [--seed S] [--render NAME] [--device NAME]."""
+"""Open a saved run: python eval.py RUN [returns|imagine|compare] [--episodes N] [--seed S] [--planner.x value ...]."""
 
 import argparse
 import json
@@ -7,24 +7,45 @@ from functools import partial
 from pathlib import Path
 
 import envs
+from worldmodel.config import split_arguments
 from worldmodel.console import Progress, say
+
+DESCRIPTION = """Evaluate a saved run. --planner.KEY VALUE and --behavior.KEY VALUE drive it in another way than it was
+trained with, as in --behavior.name mpc --planner.score reward+value --planner.proposals 5."""
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="eval.py", description="Evaluate a saved run.")
+    parser = argparse.ArgumentParser(prog="eval.py", description=DESCRIPTION)
     parser.add_argument("run", help="a run directory, runs/<task>/<name>/seed<k>")
-    parser.add_argument("what", nargs="?", default="returns", choices=["returns", "imagine"])
+    parser.add_argument("what", nargs="?", default="returns", choices=["returns", "imagine", "compare"])
     parser.add_argument("--episodes", type=positive, default=10, help="episodes for returns (10)")
     parser.add_argument("--seed", type=natural, default=0, help="seed of the episodes (0)")
     parser.add_argument("--render", choices=["auto", "gl", "fast", "ray"], help="another renderer than the run's")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--context", type=positive, default=5, help="frames seen before imagining (5)")
     parser.add_argument("--length", type=positive, default=50, help="steps imagined (50)")
-    args = parser.parse_args(argv)
+    own, dotted = split_dotted(argv)
+    args = parser.parse_args(own)
+    _, args.changes, problems = split_arguments(dotted)
+    if problems:
+        parser.error(problems[0])
 
     from worldmodel.guard import guarded  # torch is imported from here on
 
     return guarded(lambda: evaluate(args))
+
+
+def split_dotted(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The words of --section.key value, which argparse does not know, apart from the rest."""
+    own: list[str] = []
+    dotted: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word.startswith("--") and "." in word.partition("=")[0]:
+            dotted += [word] if "=" in word else [word, *[w for w in [next(words, None)] if w is not None]]
+        else:
+            own.append(word)
+    return own, dotted
 
 
 def positive(text: str) -> int:
@@ -46,7 +67,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from worldmodel import runtime
     from worldmodel.api import Run
 
-    run = Run.open(args.run, args.device)
+    run = Run.open(args.run, args.device).driven(args.changes)
     runtime.tune(run.config.run.threads)
     e = run.config.env
     make = partial(envs.make, e.task, size=tuple(e.size), repeat=e.repeat, time_limit=e.time_limit, obs=e.obs,
@@ -55,7 +76,7 @@ def evaluate(args: argparse.Namespace) -> int:
     target.mkdir(exist_ok=True)
     with make_vector(make, 1, timeout_s=e.timeout, restart_budget=e.restarts) as vector:
         say(f"{e.task}, {run.path}, trained on {run.frames} frames")
-        command = {"returns": returns, "imagine": imagine}[args.what]
+        command = {"returns": returns, "imagine": imagine, "compare": compare}[args.what]
         command(run, vector, Reset, args, target)
     return 0
 
@@ -84,6 +105,33 @@ def returns(run, vector, reset, args: argparse.Namespace, target: Path) -> None:
     if result.video:
         made.append(media.save_gif(target / "agent.gif", result.video))
     say("\n".join(f"  {path}" for path in made))
+
+
+def compare(run, vector, reset, args: argparse.Namespace, target: Path) -> None:
+    """The same model driven by its actor, by planners and by both: returns and milliseconds per action."""
+    from worldmodel.evaluation import compare as ways
+    from worldmodel.evaluation.play_back import playing
+    from worldmodel.evaluation.returns import run_episodes
+
+    def play(changes) -> dict:
+        rollout, player = playing(run.driven([*changes, *args.changes]), vector, reset, args.seed)
+        timed = ways.Timed(player)
+        result = run_episodes(rollout, timed, args.episodes)
+        return {**result.summary(args.seed), "scores": result.scores, "ms_per_action": timed.milliseconds}
+
+    named = ways.drivers(run.config.planner.candidates, run.policy is not None)
+    bar = Progress(len(named), "compare")
+    results = {}
+    for name, changes in named.items():
+        bar.update(len(results), name)
+        results[name] = play(changes)
+    bar.close()
+    about = {"run": str(run.path), "frames": run.frames, "seed": args.seed, "planner": vars(run.config.planner)}
+    (target / "compare.json").write_text(json.dumps({**about, "drivers": results}, indent=1) + "\n")
+    say(ways.table(results))
+    if run.policy is None:
+        say("this run trained no actor and no critic; with behavior.name actor_critic there are more ways to be driven")
+    say(f"  {target / 'compare.json'}")
 
 
 def imagine(run, vector, reset, args: argparse.Namespace, target: Path) -> None:

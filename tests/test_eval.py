@@ -69,6 +69,57 @@ def test_a_users_mistakes(args, code, wanted):
     assert wanted in evaluate(*args, expect=code)[1]
 
 
+@pytest.fixture(scope="module")
+def acting_dir(tmp_path_factory):
+    """A run that trained an actor and a critic."""
+    root = tmp_path_factory.mktemp("acting")
+    train(root, "--behavior.name", "actor_critic", "--run.frames", "40", "--imag.starts", "8")
+    return seed_dir(root)
+
+
+def test_compare_drives_one_model_in_every_way(acting_dir):
+    out, _ = evaluate(acting_dir, "compare", "--episodes", "2", "--planner.candidates", "20", "--planner.elites=4")
+    result = json.loads((acting_dir / "eval" / "compare.json").read_text())
+    ways = {"random", "shooting", "cem", "mppi", "actor", "cem, critic", "cem, actor and critic",
+            "mppi, actor and critic"}  # fmt: skip
+    assert result["drivers"].keys() == ways and result["planner"]["candidates"] == 20
+    for way, found in result["drivers"].items():
+        assert way in out and len(found["scores"]) == 2 and found["ms_per_action"] > 0
+    slow, fast = result["drivers"]["cem"]["ms_per_action"], result["drivers"]["random"]["ms_per_action"]
+    assert slow > fast
+
+
+def test_compare_without_an_actor_says_what_is_missing(run_dir):
+    out, _ = evaluate(run_dir, "compare", "--episodes", "1", "--planner.candidates", "20", "--planner.elites", "4")
+    assert "trained no actor" in out
+    assert "actor" not in json.loads((run_dir / "eval" / "compare.json").read_text())["drivers"]
+
+
+def test_one_checkpoint_acts_as_actor_as_planner_and_as_both(acting_dir):
+    run = worldmodel.load(acting_dir)
+    picture = np.full((32, 32, 3), 7, np.uint8)
+    planner = [("behavior.name", "mpc")]
+    for changes in ([], planner, [*planner, ("planner.score", "reward+value"), ("planner.proposals", "5")]):
+        driven = run.driven(changes)
+        action, _ = driven.act(picture)
+        assert action.shape == (1,) and driven.model is run.model and driven.policy is run.policy
+
+
+@pytest.mark.parametrize(
+    ("args", "wanted"),
+    [
+        (["--behavior.name", "actor_critic"], "this run trained no actor"),
+        (["--planner.score=reward+value"], "this run trained no actor"),
+        (["--model.deter", "9"], "model.deter: only keys of behavior and planner"),
+        (["--planner.elite", "9"], "did you mean planner.elites"),
+        (["--planner.elites"], "--planner.elites needs a value"),
+        (["--planner.elites", "5000"], "is more than planner.candidates"),
+    ],
+)
+def test_a_run_can_only_be_driven_by_what_it_learned(run_dir, args, wanted):
+    assert wanted in evaluate(run_dir, *args, expect=2)[1]
+
+
 def test_a_saved_run_with_discrete_actions(tmp_path):
     train(tmp_path, "--env.task", "catcher", "--run.frames", "40")
     evaluate(seed_dir(tmp_path, "catcher"), "--episodes", "2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from worldmodel.agent import Agent, Carry, part
 from worldmodel.nets import to_pixels
 from worldmodel.rundir import RunDir, RunError
 from worldmodel.runtime import autocast, seeded
-from worldmodel.schema import Config
+from worldmodel.schema import Config, learns_policy
 from worldmodel.types import ActionSpace, ObservationSpace
+
+DRIVING = ("behavior", "planner")  # what can be changed on a saved run
 
 
 class Run:
@@ -34,6 +37,17 @@ class Run:
         self.config, self.path, self.agent, self.frames, self.policy = c, path, agent, frames, policy
         self.model, self.action_space = agent.model, agent.space
         self.generator = seeded(c.run.seed, 8, device=agent.device.type)
+
+    def driven(self, changes: Sequence[tuple[str, str]]) -> Run:
+        """The same model driven in another way: changed keys of behavior and planner, as (key, text)."""
+        c = config.change(self.config, changes, DRIVING)
+        if learns_policy(c) and self.policy is None:
+            raise RunError(
+                "this run trained no actor and no critic: behavior.name can be random or mpc, the latter with "
+                "planner.score reward and planner.proposals 0", 2
+            )  # fmt: skip
+        agent = build.make_agent(c, self.model, self.action_space, self.agent.device, self.policy)
+        return Run(c, self.path, agent, self.observation_space, self.frames, self.policy)
 
     @classmethod
     def open(cls, path: str | Path, device: str = "cpu") -> Run:

@@ -77,6 +77,20 @@ def load(path: Path) -> Config:
     return build(read_yaml(path), [])
 
 
+def change(config: Config, pairs: Sequence[tuple[str, str]], sections: Sequence[str] = ()) -> Config:
+    """The configuration with other values, `(key, text)`; of these sections only, where any are named."""
+    values = to_plain(config)
+    problems = []
+    for key, text in pairs:
+        if sections and key.split(".")[0] not in sections:
+            problems.append(f"{key}: only keys of {' and '.join(sections)} can be changed on a saved run")
+            continue
+        problem = assign(values, key, text)
+        if problem:
+            problems.append(problem)
+    return build(values, problems)
+
+
 def build(values: Mapping[str, Any], problems: list[str]) -> Config:
     """Typed construction of plain values; problems found earlier are reported with the new ones."""
     config = _convert(values, Config, "", problems)

@@ -119,7 +119,7 @@ class OptimConfig:
     lr: Positive
     actor_lr: Positive | None
     critic_lr: Positive | None
-    eps: Positive
+    eps: Annotated[float, Range(1e-30)]
     clip: Positive
     clip_by: Literal["global", "adaptive"]
     weight_decay: Weight
