@@ -6,7 +6,7 @@ import torch
 from worldmodel import build, config
 from worldmodel.behaviors.mpc import MPC
 from worldmodel.planners.cem import CEM
-from worldmodel.planners.proposals import Box, OneHot
+from worldmodel.planners.proposals import Box, OneHot, Seeded
 from worldmodel.scores import RewardScore
 from worldmodel.types import ActionSpace, ObservationSpace
 
@@ -176,3 +176,40 @@ def test_warm_up_raises_the_learning_rate_and_resuming_keeps_it():
         learner.update(batch)
         rates.append(learner.optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
+
+
+def test_a_planner_takes_the_actors_plan_where_its_own_search_would_not_find_it():
+    """One narrow plan pays; the actor knows it."""
+    drafts = torch.full((1, 3, 4, 2), 0.77)
+
+    def score(candidates):
+        return (candidates - 0.77).abs().amax((-1, -2)).lt(0.01).float()
+
+    box = Box(init_std=1.0, min_std=0.05)
+    generator = torch.Generator().manual_seed(0)
+    mean, std = box.start(1, 4, 2)
+    alone = CEM(60, 2, 3)(score, mean, std, box, generator)
+    seeded = CEM(60, 2, 3)(score, mean, std, Seeded(box, drafts), generator)
+    assert score(seeded.unsqueeze(1)).item() == 1 and score(alone.unsqueeze(1)).item() == 0
+    drawn = Seeded(box, drafts).sample(mean, std, 60, generator)
+    assert drawn.shape == (1, 60, 4, 2) and torch.equal(drawn[:, -3:], drafts)
+
+
+def test_the_critic_closes_a_plan_with_what_is_left_to_gain():
+    """Reward 1 a step, the chance of going on 1/2, a value of 8 at the end: discounts by hand."""
+
+    class Ending(LineWorld):
+        def imagine(self, state, actions, generator):
+            return {"deter": actions.cumsum(1)}
+
+        def feat(self, state):
+            return state["deter"]
+
+        def predict(self, states):
+            ones = torch.ones(states["deter"].shape[:2])
+            return ones, 0.5 * ones
+
+    start = {"deter": torch.zeros(1, 1)}
+    score = RewardScore(Ending(), start, 0.9, None, lambda feat: 8 * torch.ones(feat.shape[:-1]))
+    wanted = 1 + 0.45 + 0.45**2 + 0.45**3 * 8
+    assert score(torch.zeros(1, 2, 3, 1)).tolist()[0] == pytest.approx([wanted] * 2)

@@ -72,7 +72,7 @@ def test_all_problems_are_reported_at_once_with_hints():
         (["--env.size", "[60, 64]"], "env.size: 60x64 must be divisible by 16"),
         (["--model.blocks", "7"], "model.blocks: 7 does not divide model.deter 200"),
         (["--loss.overshooting", "32"], "must be shorter than replay.length 32"),
-        (["--train.prefill", "80"], "fewer than replay.length 32"),
+        (["--train.prefill", "80"], "fewer than the 32 of a sequence"),
         (["--run.frames", "100"], "less than train.prefill"),
         (["--loss.objective.reconstruction", "0"], "every weight is zero"),
         (["--run.frames"], "--run.frames needs a value"),

@@ -120,7 +120,7 @@ class OneHotGroups:
         for pick, logs in zip(picks, self.log_probs, strict=True):
             hard = F.one_hot(pick, logs.shape[-1]).to(logs.dtype)
             probs = logs.exp()
-            parts.append(hard + probs - probs.detach())
+            parts.append(hard + (probs - probs.detach()))
         return torch.cat(parts, -1)
 
 
@@ -134,7 +134,7 @@ CONTINUOUS: dict[str, type[BoundedNormal] | type[TanhNormal] | type[TruncatedNor
 
 def legal(action: Tensor) -> Tensor:
     """Into the box [-1, 1], gradients passing as if nothing had been cut; one-hot actions are inside already."""
-    return action + (action.clamp(-1, 1) - action).detach()
+    return action.clamp(-1, 1).detach() + (action - action.detach())
 
 
 def normal_like(mean: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -39,7 +39,7 @@ class Categorical:
         if not logits.requires_grad:
             return hard
         probs = logits.exp()
-        return hard + probs - probs.detach()
+        return hard + (probs - probs.detach())
 
     def kl(self, post: dict[str, Tensor], prior: dict[str, Tensor]) -> Tensor:
         log_post = post["logits"]
