@@ -1,5 +1,6 @@
 """Configuration: layering, types, every problem at once, before torch is imported."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,18 @@ def test_a_table_of_weights_is_replaced_by_a_preset_and_edited_by_an_override():
     config.merge(values, {"loss": {"objective": {"other": 2.0}}})
     assert values["loss"]["objective"] == {"other": 2.0}
     assert config.parse(["--loss.objective.reconstruction", "0.5"]).loss.objective == {"reconstruction": 0.5}
+
+
+def test_a_saved_configuration_without_the_newest_keys_takes_their_defaults_and_says_so(tmp_path, caplog):
+    c = config.parse(["planet"])
+    older = config.to_plain(c)
+    del older["critic"], older["replay"]["burnin"]
+    (tmp_path / "c.yaml").write_text(json.dumps(older))
+    assert config.load(tmp_path / "c.yaml") == c
+    assert "lacks replay.burnin, critic.head, critic.slow" in caplog.text
+    (tmp_path / "c.yaml").write_text(json.dumps({**older, "replay": {**older["replay"], "bath": 3}}))
+    with pytest.raises(config.ConfigError, match="unknown key 'replay.bath'"):
+        config.load(tmp_path / "c.yaml")
 
 
 def test_yaml_round_trip(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from worldmodel.schema import Config, Range, contradictions
+
+log = logging.getLogger(__name__)
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 
@@ -73,8 +76,19 @@ def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) 
 
 
 def load(path: Path) -> Config:
-    """A resolved configuration out of a run directory."""
-    return build(read_yaml(path), [])
+    """A resolved configuration out of a run directory; keys younger than the run take their defaults, and are named."""
+    values = read_yaml(CONFIG_DIR / "defaults.yaml")
+    saved = read_yaml(path)
+    lacking = [f"{s}.{k}" for s, table in values.items() for k in table if k not in _table(saved, s)]
+    if lacking:
+        log.warning("%s lacks %s: the defaults are taken", path, ", ".join(lacking))
+    merge(values, saved)
+    return build(values, [])
+
+
+def _table(values: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    found = values.get(section)
+    return found if isinstance(found, Mapping) else {}
 
 
 def change(config: Config, pairs: Sequence[tuple[str, str]], sections: Sequence[str] = ()) -> Config:
