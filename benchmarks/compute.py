@@ -59,21 +59,29 @@ def parts(preset: list[str]):
 
 
 def update(preset: str = "small", repeats: int = 7) -> dict[str, Entry]:
-    """Seconds per update of the world model beside fp32, and its FLOP/s beside this machine's bf16 roofline."""
-    seconds = {}
-    for precision in ("bf16", "fp32"):
-        c, model, batch = parts([preset, f"run.precision={precision}"])
-        learner = Learner(model, c.optim, torch.device("cpu"), precision)
-        seconds[precision] = median_seconds(lambda learner=learner, batch=batch: learner.update(batch), repeats)
-    c, model, batch = parts([preset, "run.precision=fp32"])
+    """Seconds per update beside fp32, whole and of the world model alone; FLOP/s beside the bf16 roofline."""
+    found: dict[str, Entry] = {}
+    for name, behavior in ((f"update.{preset}", "actor_critic"), (f"update.{preset}.model", "random")):
+        seconds = {}
+        for precision in ("bf16", "fp32"):
+            learner, batch = learning(preset, behavior, precision)
+            seconds[precision] = median_seconds(lambda learner=learner, batch=batch: learner.update(batch), repeats)
+        found[name] = {"value": seconds["bf16"], "unit": "s", "baseline": seconds["fp32"]}
+    learner, batch = learning(preset, "actor_critic", "fp32")
     with FlopCounterMode(display=False) as counter:
-        model.loss(batch)[0].backward()
+        learner.loss(batch)[0].backward()
     work = counter.get_total_flops() / 1e9
+    speed = work / float(found[f"update.{preset}"]["value"] or 1)
     roof = roofline()["roofline.matmul.bf16"]["value"]
-    return {
-        f"update.{preset}": {"value": seconds["bf16"], "unit": "s", "baseline": seconds["fp32"]},
-        f"update.{preset}.speed": {"value": work / seconds["bf16"], "unit": "GFLOP/s", "baseline": roof},
-    }
+    return {**found, f"update.{preset}.speed": {"value": speed, "unit": "GFLOP/s", "baseline": roof}}
+
+
+def learning(preset: str, behavior: str, precision: str) -> tuple[Learner, dict[str, torch.Tensor]]:
+    """A learner with a batch to learn from; no overshooting, as in the published forms."""
+    changes = [f"run.precision={precision}", f"behavior.name={behavior}", "loss.overshooting=1"]
+    c, model, batch = parts([preset, *changes])
+    policy = build.make_policy(c, model, ACTION)
+    return Learner(model, c.optim, torch.device("cpu"), precision, policy), batch
 
 
 def plan() -> dict[str, Entry]:
