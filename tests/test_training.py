@@ -125,6 +125,20 @@ def test_stopped_anywhere_and_often_it_ends_the_same(tmp_path, monkeypatch, extr
     assert fingerprint(seed_dir(tmp_path / "stopped", task)) == fingerprint(seed_dir(tmp_path / "calm", task))
 
 
+SMALL = ("--replay.length", "8", "--replay.batch", "3", "--train.prefill", "30", "--env.repeat", "1", "--imag.horizon", "4",
+         "--model.stoch", "6", "--run.frames", "60")  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["dreamer1", "dreamer2", "dreamer3"])
+def test_every_published_form_trains_an_actor_that_acts(tmp_path, form):
+    out, _ = train(tmp_path, form, *SMALL)
+    run = seed_dir(tmp_path, name=form)
+    lines = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
+    last = [x for x in lines if "train/loss/actor" in x][-1]
+    assert "final score" in out and last["train/skipped"] == 0
+    assert ("train/loss/critic_replay" in last) == (form == "dreamer3") == ("train/warm" in last)
+
+
 def test_killed_outright_it_goes_on_from_the_last_checkpoint(unbroken, tmp_path):
     process = start(tmp_path)
     wait_for_lines(seed_dir(tmp_path) / "metrics.jsonl", 4)
