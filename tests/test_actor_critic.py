@@ -81,12 +81,11 @@ class Known:
 
 
 def actor_critic(space, feat, *overrides, slow="ema"):
-    c = config.parse(["behavior.name=actor_critic", "actor.layers=0", "critic.layers=0", "critic.replay=0",
-                      f"critic.slow={slow}", *overrides])  # fmt: skip
+    """A linear actor and critic."""
+    c = config.parse(["behavior.name=actor_critic", "critic.replay=0", f"critic.slow={slow}", *overrides])
     torch.manual_seed(0)
-    v = c.critic
-    critic = build.SCALAR_HEADS[v.head](feat, v.layers, v.units, c.model.bins)
-    return ActorCritic(Actor(feat, space, c.actor), critic, c.imag, v)
+    critic = build.SCALAR_HEADS[c.critic.head](feat, 0, 1, c.model.bins)
+    return ActorCritic(Actor(feat, space, 0, 1, c.actor), critic, c.imag, c.critic)
 
 
 def practise(learner, model, starts, updates, lr):
@@ -248,7 +247,7 @@ def test_straight_through_gradients_find_the_best_of_two_groups_of_actions():
 
 TINY = ["behavior.name=actor_critic", "model.deter=12", "model.stoch=5", "model.classes=4", "model.hidden=14",
         "model.cnn=[4, 6]", "model.layers=1", "model.units=9", "env.size=[16, 16]", "replay.length=7",
-        "run.precision=fp32", "loss.overshooting=1", "imag.horizon=4", "actor.units=9", "critic.units=9"]  # fmt: skip
+        "run.precision=fp32", "loss.overshooting=1", "imag.horizon=4"]  # fmt: skip
 
 
 def whole(*overrides, space=None):

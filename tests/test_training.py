@@ -125,8 +125,8 @@ def test_stopped_anywhere_and_often_it_ends_the_same(tmp_path, monkeypatch, extr
     assert fingerprint(seed_dir(tmp_path / "stopped", task)) == fingerprint(seed_dir(tmp_path / "calm", task))
 
 
-SMALL = ("--replay.length", "8", "--replay.batch", "3", "--train.prefill", "30", "--env.repeat", "1", "--imag.horizon", "4",
-         "--model.stoch", "6", "--run.frames", "60")  # fmt: skip
+SMALL = ("--replay.length", "8", "--replay.batch", "3", "--train.prefill", "30", "--env.repeat", "1",
+         "--imag.horizon", "4", "--model.stoch", "6", "--run.frames", "60")  # fmt: skip
 
 
 @pytest.mark.parametrize("form", ["dreamer1", "dreamer2", "dreamer3"])

@@ -28,10 +28,10 @@ from worldmodel.types import ActionSpace, Batch, Metrics, State
 class Actor(nn.Module):
     """Features (...,F) to a distribution over actions (...,A)."""
 
-    def __init__(self, inputs: int, space: ActionSpace, a: ActorConfig):
+    def __init__(self, inputs: int, space: ActionSpace, layers: int, units: int, a: ActorConfig):
         super().__init__()
         self.space, self.config = space, a
-        self.net = MLP(inputs, space.size if space.discrete else 2 * space.size, a.layers, a.units)
+        self.net = MLP(inputs, space.size if space.discrete else 2 * space.size, layers, units)
         self.net.out.weight.data.mul_(a.init_scale)
 
     def forward(self, feat: Tensor) -> Dist:

@@ -113,9 +113,9 @@ def make_policy(c: Config, model: WorldModel, space: ActionSpace) -> ActorCritic
     """Actor and critic, where the behaviour uses them."""
     if not learns_policy(c):
         return None
-    feat = model.rssm.feat_size
-    critic = SCALAR_HEADS[c.critic.head](feat, c.critic.layers, c.critic.units, c.model.bins)
-    return ActorCritic(Actor(feat, space, c.actor), critic, c.imag, c.critic)
+    feat, m = model.rssm.feat_size, c.model
+    critic = SCALAR_HEADS[c.critic.head](feat, m.layers, m.units, m.bins)
+    return ActorCritic(Actor(feat, space, m.layers, m.units, c.actor), critic, c.imag, c.critic)
 
 
 def make_planner(p: PlannerConfig):

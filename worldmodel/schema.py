@@ -151,8 +151,6 @@ class ActorConfig:
     max_std: Positive
     unimix: Annotated[float, Range(0, 0.5)]
     init_scale: Positive
-    layers: Natural
-    units: Count
 
 
 @dataclass(frozen=True)
@@ -164,8 +162,6 @@ class CriticConfig:
     bootstrap: Literal["online", "slow"]
     pull: Weight
     replay: Weight
-    layers: Natural
-    units: Count
 
 
 @dataclass(frozen=True)
