@@ -138,16 +138,18 @@ class ActorCritic(nn.Module):
         return -(weight * gain).mean()
 
     def _critic_loss(self, feats: Tensor, returns: Tensor, weight: Tensor) -> tuple[Tensor, Metrics]:
-        loss = (weight * self._fit(feats, returns)).mean()
-        with torch.no_grad():
-            value = self.critic.mean(feats)
+        read = self.critic.read(feats)
+        loss = (weight * self._fit(read, feats, returns)).mean()
+        value = self.critic.mean_of(read.detach())
         return loss, {"value": value.mean(), "value_error": (value - returns).abs().mean()}
 
-    def _fit(self, feat: Tensor, target: Tensor) -> Tensor:
-        """The critic's loss against a target, and its pull towards the slow copy."""
-        loss = self.critic.loss(feat, target)
+    def _fit(self, read: Tensor, feat: Tensor, target: Tensor) -> Tensor:
+        """The loss of what the critic read off features against a target, and its pull towards the slow copy."""
+        loss = self.critic.loss_of(read, target)
         if self.slow is not None and self.critic_config.pull:
-            loss = loss + self.critic_config.pull * self.critic.loss(feat, self.slow.mean(feat).detach())
+            with torch.no_grad():
+                slow = self.slow.mean(feat)
+            loss = loss + self.critic_config.pull * self.critic.loss_of(read, slow)
         return loss
 
     def _replay_loss(self, batch: Batch, feat: Tensor, returns: Tensor, picks: Tensor) -> Tensor:
@@ -161,7 +163,8 @@ class ActorCritic(nn.Module):
             going = 1.0 - batch["is_terminal"].float()
             last = batch["is_last"].float()
             target = lambda_returns_across(batch["reward"], value, self.imag.discount * going, last, self.imag.lam)
-        return ((1 - last[:, :-1]) * self._fit(feat[:, :-1], target)).mean()
+        before = feat[:, :-1]
+        return ((1 - last[:, :-1]) * self._fit(self.critic.read(before), before, target)).mean()
 
     @torch.no_grad()
     def after_update(self) -> None:

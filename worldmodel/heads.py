@@ -1,4 +1,8 @@
-"""Small predictors on features: reward and continuation; each has `mean(feat)` and `loss(feat, target)`."""
+"""Small predictors on features: reward, value, continuation; each has `mean(feat)` and `loss(feat, target)`.
+
+Scalar heads take these in two steps as well, so that one pass through the network serves several questions:
+`read(feat)`, then `mean_of(read)` and `loss_of(read, target)`.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +13,43 @@ from torch import Tensor, nn
 from worldmodel.nets import MLP, symexp
 
 
-class GaussianHead(nn.Module):
-    """Unit-variance Gaussian: (...,F) -> (...)."""
+class ScalarHead(nn.Module):
+    """A number from features, (...,F) -> (...); the parts that differ are below."""
+
+    net: MLP
+
+    def read(self, feat: Tensor) -> Tensor:
+        return self.net(feat).float()
+
+    def mean_of(self, read: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def loss_of(self, read: Tensor, target: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def mean(self, feat: Tensor) -> Tensor:
+        return self.mean_of(self.read(feat))
+
+    def loss(self, feat: Tensor, target: Tensor) -> Tensor:
+        return self.loss_of(self.read(feat), target)
+
+
+class GaussianHead(ScalarHead):
+    """Unit-variance Gaussian."""
 
     def __init__(self, inputs: int, layers: int, units: int):
         super().__init__()
         self.net = MLP(inputs, 1, layers, units)
 
-    def mean(self, feat: Tensor) -> Tensor:
-        return self.net(feat).float().squeeze(-1)
+    def mean_of(self, read: Tensor) -> Tensor:
+        return read.squeeze(-1)
 
-    def loss(self, feat: Tensor, target: Tensor) -> Tensor:
-        return 0.5 * (self.mean(feat) - target).square()
+    def loss_of(self, read: Tensor, target: Tensor) -> Tensor:
+        return 0.5 * (read.squeeze(-1) - target).square()
 
 
-class TwoHotHead(nn.Module):
-    """Categorical over bins that grow exponentially, symexp(-20..20) (Dreamer 3, eq. 9 and 10): (...,F) -> (...)."""
+class TwoHotHead(ScalarHead):
+    """Categorical over bins that grow exponentially, symexp(-20..20) (Dreamer 3, eq. 9 and 10)."""
 
     def __init__(self, inputs: int, layers: int, units: int, bins: int):
         super().__init__()
@@ -35,15 +60,15 @@ class TwoHotHead(nn.Module):
         middle = torch.zeros(bins % 2)
         self.register_buffer("bins", torch.cat([half, middle, -half.flip(0)]), persistent=False)
 
-    def mean(self, feat: Tensor) -> Tensor:
-        terms = self.net(feat).float().softmax(-1) * self.bins
+    def mean_of(self, read: Tensor) -> Tensor:
+        terms = read.softmax(-1) * self.bins
         half = len(self.bins) // 2
         # Bins reach +-5e8: summing mirrored pairs first lets a symmetric guess cancel to zero exactly.
         pairs = terms[..., :half] + terms[..., -half:].flip(-1)
         return pairs.sum(-1) + terms[..., half : len(self.bins) - half].sum(-1)
 
-    def loss(self, feat: Tensor, target: Tensor) -> Tensor:
-        log_probs = self.net(feat).float().log_softmax(-1)
+    def loss_of(self, read: Tensor, target: Tensor) -> Tensor:
+        log_probs = read.log_softmax(-1)
         low, share = two_hot(target, self.bins)
         below = log_probs.gather(-1, low.unsqueeze(-1)).squeeze(-1)
         above = log_probs.gather(-1, low.unsqueeze(-1) + 1).squeeze(-1)
@@ -55,9 +80,6 @@ def two_hot(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
     x = x.float().clamp(bins[0], bins[-1])
     low = (torch.searchsorted(bins, x.contiguous(), right=True) - 1).clamp(0, len(bins) - 2)
     return low, (x - bins[low]) / (bins[low + 1] - bins[low])
-
-
-ScalarHead = GaussianHead | TwoHotHead
 
 
 class ContinueHead(nn.Module):
