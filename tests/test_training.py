@@ -125,6 +125,19 @@ def test_stopped_anywhere_and_often_it_ends_the_same(tmp_path, monkeypatch, extr
     assert fingerprint(seed_dir(tmp_path / "stopped", task)) == fingerprint(seed_dir(tmp_path / "calm", task))
 
 
+def test_evaluation_leaves_no_trace_in_training(tmp_path):
+    """Not a row in the replay, not a draw from its generators: the same weights with and without."""
+    train(tmp_path / "often", *ACTOR, "--log.eval", "10")
+    train(tmp_path / "never", *ACTOR, "--log.eval", "0")
+    often, never = (fingerprint(seed_dir(tmp_path / name)) for name in ("often", "never"))
+    assert often["scores.jsonl lines"] > never["scores.jsonl lines"]
+    same = ("model.safetensors", "policy.safetensors", "optimizer.safetensors", "generators.safetensors")
+    assert {k: often[k] for k in same} == {k: never[k] for k in same}
+    replays = [json.loads(max(seed_dir(tmp_path / name).glob("checkpoints/*/state.json")).read_text())["replay"]
+               for name in ("often", "never")]  # fmt: skip
+    assert replays[0] == replays[1] and replays[0]["chunks"]
+
+
 SMALL = ("--replay.length", "8", "--replay.batch", "3", "--train.prefill", "30", "--env.repeat", "1",
          "--imag.horizon", "4", "--model.stoch", "6", "--run.frames", "60")  # fmt: skip
 
