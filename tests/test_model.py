@@ -11,7 +11,7 @@ import torch
 from worldmodel import build, config, schema
 from worldmodel.learner import Learner
 from worldmodel.losses import free_nats, overshooting
-from worldmodel.nets import to_pixels
+from worldmodel.nets import Unpatch, to_pixels
 from worldmodel.types import ActionSpace, ObservationSpace
 
 B, T, A, H, W, VECTOR = 3, 7, 2, 32, 48, 5
@@ -336,3 +336,28 @@ def test_twenty_updates_follow_the_golden_curve():
         golden.write_text(json.dumps(curve) + "\n")
         pytest.fail("recorded a new golden curve; run again to compare with it")
     torch.testing.assert_close(torch.tensor(curve), torch.tensor(json.loads(golden.read_text())), rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize("patch", [2, 4, 8])
+def test_pictures_go_in_and_come_out_in_patches_of_any_size(patch):
+    c, model = make(f"model.patch={patch}", "optim.lr=1e-2", "loss.image=1")
+    batch = random_batch()
+    batch["image"][:] = batch["image"][:, :1, :8, :8].repeat(1, 1, H // 8, W // 8, 1)
+    assert model.encoder(batch).shape == (B, T, H // patch // 2 * (W // patch // 2) * 6)
+    learner = Learner(model, c.optim, torch.device("cpu"), "fp32")
+    first, *_, last = [float(learner.update(batch)["loss/image"]) for _ in range(60)]
+    _, post, _ = model.observe(batch)
+    assert model.decode(model.rssm.feat(post)).shape == batch["image"].shape
+    assert last < 0.7 * first
+
+
+def test_a_patch_lands_where_it_came_from():
+    """An unpatching layer told to draw one channel's value draws it on that patch alone."""
+    layer = Unpatch(1, 3, 4)
+    layer.patches.weight.data.fill_(1)
+    layer.patches.bias.data.copy_(torch.arange(48.0))
+    x = torch.zeros(1, 1, 2, 3)
+    x[0, 0, 1, 2] = 100
+    picture = layer(x).permute(0, 2, 3, 1)[0]
+    assert picture.shape == (8, 12, 3) and torch.equal(picture[:4, :4].flatten(), torch.arange(48.0))
+    assert torch.equal(picture[4:, 8:].flatten(), torch.arange(48.0) + 100) and (picture[:4] < 100).all()

@@ -32,7 +32,9 @@ from worldmodel.warm import BurnIn, Cold, Starts, Stored
 LATENTS = {"gaussian": Gaussian, "categorical": Categorical, "deterministic": Deterministic}
 
 OBJECTIVES = {
-    "reconstruction": lambda c, obs, feat: Reconstruction(obs.image, obs.vector, feat, list(c.model.cnn), c.model.units)
+    "reconstruction": lambda c, obs, feat: Reconstruction(
+        obs.image, obs.vector, feat, list(c.model.cnn), c.model.patch, c.model.units
+    )
 }
 
 SCALAR_HEADS: dict[str, Callable[[int, int, int, int], ScalarHead]] = {
@@ -66,7 +68,7 @@ def make_latent(m: ModelConfig):
 def make_model(c: Config, obs: ObservationSpace, space: ActionSpace) -> WorldModel:
     """Encoder, RSSM, objectives and heads from a configuration and the environment's spaces."""
     m = c.model
-    encoder = Encoder(obs.image, obs.vector, m.cnn, m.units)
+    encoder = Encoder(obs.image, obs.vector, m.cnn, m.patch, m.units)
     rssm = RSSM(
         make_latent(m),
         m.transition,

@@ -64,9 +64,10 @@ class BlockLinear(nn.Module):
         return torch.einsum("...gi,gio->...go", x, self.weight) + self.bias
 
 
-def halved(size: tuple[int, int], times: int) -> tuple[int, int]:
-    """Picture size after `times` halvings."""
-    return size[0] // 2**times, size[1] // 2**times
+def shrunk(size: tuple[int, int], layers: int, patch: int) -> tuple[int, int]:
+    """Picture size after the first layer's patches and a halving in every other."""
+    factor = patch * 2 ** (layers - 1)
+    return size[0] // factor, size[1] // factor
 
 
 def lay_out(module: nn.Module) -> None:
@@ -80,13 +81,14 @@ def lay_out(module: nn.Module) -> None:
 
 
 class ImageEncoder(nn.Module):
-    """Strided convolutions, one halving per entry of `channels`: (N,H,W,3) uint8 -> (N,E)."""
+    """Strided convolutions, a halving each: (N,H,W,3) uint8 -> (N,E); a `patch` above 2 is one projection at first."""
 
-    def __init__(self, size: tuple[int, int], channels: Sequence[int]):
+    def __init__(self, size: tuple[int, int], channels: Sequence[int], patch: int):
         super().__init__()
-        sizes = [3, *channels]
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(sizes, sizes[1:], strict=False))
-        height, width = halved(size, len(channels))
+        first = nn.Conv2d(3, channels[0], patch, patch) if patch > 2 else nn.Conv2d(3, channels[0], 4, 2, 1)
+        halving = (nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(channels, channels[1:], strict=False))
+        self.convs = nn.ModuleList([first, *halving])
+        height, width = shrunk(size, len(channels), patch)
         self.size = height * width * channels[-1]
         lay_out(self)
 
@@ -116,15 +118,32 @@ class Doubling(nn.Module):
         return whole[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
 
 
-class ImageDecoder(nn.Module):
-    """Doublings mirroring the encoder: features (N,F) -> mean picture (N,H,W,3) around [-0.5,0.5]."""
+class Unpatch(nn.Module):
+    """Each position of a map becomes a patch of the picture."""
 
-    def __init__(self, inputs: int, size: tuple[int, int], channels: Sequence[int]):
+    def __init__(self, inputs: int, outputs: int, patch: int):
         super().__init__()
-        self.start = (*halved(size, len(channels)), channels[-1])
+        self.patch = patch
+        self.patches = nn.Conv2d(inputs, patch * patch * outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N,C,H,W) -> (N,outputs,pH,pW), channels last in memory."""
+        mixed = self.patches(x).permute(0, 2, 3, 1)
+        whole = rearrange(mixed, "n h w (y x c) -> n (h y) (w x) c", y=self.patch, x=self.patch)
+        return whole.permute(0, 3, 1, 2)
+
+
+class ImageDecoder(nn.Module):
+    """The encoder's mirror image: features (N,F) -> mean picture (N,H,W,3) around [-0.5,0.5]."""
+
+    def __init__(self, inputs: int, size: tuple[int, int], channels: Sequence[int], patch: int):
+        super().__init__()
+        self.start = (*shrunk(size, len(channels), patch), channels[-1])
         self.project = nn.Linear(inputs, math.prod(self.start))
-        sizes = [*reversed(channels), 3]
-        self.convs = nn.ModuleList(Doubling(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        back = list(reversed(channels))
+        doubling = (Doubling(a, b) for a, b in zip(back, back[1:], strict=False))
+        last = Unpatch(back[-1], 3, patch) if patch > 2 else Doubling(back[-1], 3)
+        self.convs = nn.ModuleList([*doubling, last])
         lay_out(self)
 
     def forward(self, feat: Tensor) -> Tensor:
@@ -151,9 +170,16 @@ class VectorDecoder(nn.Module):
 class Encoder(nn.Module):
     """Pixels and/or a vector to one embedding: (B,T,...) -> (B,T,E)."""
 
-    def __init__(self, image: tuple[int, int, int] | None, vector: int | None, channels: Sequence[int], units: int):
+    def __init__(
+        self,
+        image: tuple[int, int, int] | None,
+        vector: int | None,
+        channels: Sequence[int],
+        patch: int,
+        units: int,
+    ):
         super().__init__()
-        self.image = ImageEncoder(image[:2], channels) if image else None
+        self.image = ImageEncoder(image[:2], channels, patch) if image else None
         self.vector = MLP(vector, units, 1, units) if vector else None
         self.size = (self.image.size if self.image else 0) + (units if vector else 0)
 

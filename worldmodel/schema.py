@@ -92,6 +92,7 @@ class ModelConfig:
     unimix: Annotated[float, Range(0, 0.5)]
     min_std: Positive
     cnn: list[Count]
+    patch: Annotated[int, Range(2, 16)]
     layers: Count
     units: Count
     reward_head: Literal["gaussian", "twohot"]
@@ -215,10 +216,11 @@ def contradictions(c: Config) -> list[str]:
         found.append(f"model.transition: rnn has no noise; it needs model.latent deterministic, not {m.latent}")
     if m.deter % m.blocks:
         found.append(f"model.blocks: {m.blocks} does not divide model.deter {m.deter}")
-    factor = 2 ** len(m.cnn)
+    factor = m.patch * 2 ** (len(m.cnn) - 1)
     if c.env.obs != "state" and any(side % factor for side in c.env.size):
         h, w = c.env.size
-        found.append(f"env.size: {h}x{w} must be divisible by {factor} (one halving for each of model.cnn's layers)")
+        why = "model.patch, and a halving for each further layer of model.cnn"
+        found.append(f"env.size: {h}x{w} must be divisible by {factor} ({why})")
     if c.loss.overshooting >= c.replay.length:
         found.append(f"loss.overshooting: {c.loss.overshooting} must be shorter than replay.length {c.replay.length}")
     steps = c.train.prefill // c.env.repeat // c.env.num

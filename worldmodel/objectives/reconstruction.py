@@ -13,9 +13,17 @@ from worldmodel.types import Losses, Metrics
 class Reconstruction(nn.Module):
     """Unit-variance Gaussian log-likelihood of pixels and vector, up to a constant; losses (B,T)."""
 
-    def __init__(self, image: tuple[int, int, int] | None, vector: int | None, feat: int, cnn: list[int], units: int):
+    def __init__(
+        self,
+        image: tuple[int, int, int] | None,
+        vector: int | None,
+        feat: int,
+        cnn: list[int],
+        patch: int,
+        units: int,
+    ):
         super().__init__()
-        self.image = ImageDecoder(feat, image[:2], cnn) if image else None
+        self.image = ImageDecoder(feat, image[:2], cnn, patch) if image else None
         self.vector = VectorDecoder(feat, vector, units) if vector else None
 
     @property
