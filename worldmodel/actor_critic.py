@@ -184,13 +184,7 @@ def lambda_returns_across(reward: Tensor, value: Tensor, discount: Tensor, last:
 
     Where a row is its episode's last the return stops at that row's value, which counts unless it is terminal.
     """
-    later = value[:, -1]
-    found = []
-    for t in reversed(range(reward.shape[1] - 1)):
-        mixed = lam * (1 - last[:, t + 1])
-        later = reward[:, t + 1] + discount[:, t + 1] * ((1 - mixed) * value[:, t + 1] + mixed * later)
-        found.append(later)
-    return torch.stack(found[::-1], 1)
+    return lambda_returns(reward[:, 1:], value[:, 1:], discount[:, 1:], lam * (1 - last[:, 1:]))
 
 
 @contextlib.contextmanager

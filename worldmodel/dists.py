@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldmodel.nets import gumbel_pick, mixed_log_probs, straight_through
+
 LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
 
 
@@ -53,15 +55,15 @@ class TanhNormal:
         return torch.tanh(self.mean)
 
     def log_prob(self, action: Tensor) -> Tensor:
-        before = torch.atanh(action.clamp(-1 + 1e-6, 1 - 1e-6))
-        # log(1 - tanh(x)^2) without cancellation
-        slope = 2 * (math.log(2) - before - F.softplus(-2 * before))
-        return (normal_log_prob(before, self.mean, self.std) - slope).sum(-1)
+        return self._log_prob_before(torch.atanh(action.clamp(-1 + 1e-6, 1 - 1e-6)))
 
     def entropy(self) -> Tensor:
-        before = self.mean + self.std * torch.randn_like(self.mean)
-        slope = 2 * (math.log(2) - before - F.softplus(-2 * before))
-        return (slope - normal_log_prob(before, self.mean, self.std)).sum(-1)
+        return -self._log_prob_before(self.mean + self.std * torch.randn_like(self.mean))
+
+    def _log_prob_before(self, x: Tensor) -> Tensor:
+        """Of tanh(x); log(1 - tanh(x)^2) is written without cancellation."""
+        slope = 2 * (math.log(2) - x - F.softplus(-2 * x))
+        return (normal_log_prob(x, self.mean, self.std) - slope).sum(-1)
 
 
 class TruncatedNormal:
@@ -71,8 +73,8 @@ class TruncatedNormal:
         self.mean = torch.tanh(mean)
         self.std = (2 * torch.sigmoid(raw_std / 2) + min_std).clamp(max=max_std)
         self.low, self.high = (-1 - self.mean) / self.std, (1 - self.mean) / self.std
-        self.cdf_low = gaussian_cdf(self.low)
-        self.mass = (gaussian_cdf(self.high) - self.cdf_low).clamp(min=1e-6)
+        self.cdf_low = torch.special.ndtr(self.low)
+        self.mass = (torch.special.ndtr(self.high) - self.cdf_low).clamp(min=1e-6)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         share = torch.rand(self.mean.shape, generator=generator, device=self.mean.device)
@@ -94,34 +96,19 @@ class OneHotGroups:
     """One-hot choices, one per group, laid end to end; a share `unimix` of uniform keeps every action possible."""
 
     def __init__(self, logits: Tensor, groups: Sequence[int], unimix: float):
-        self.log_probs = []
-        for part in logits.split(list(groups), -1):
-            probs = (1 - unimix) * part.softmax(-1) + unimix / part.shape[-1]
-            self.log_probs.append(probs.log())
+        self.log_probs = [mixed_log_probs(part, unimix) for part in logits.split(list(groups), -1)]
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        picks = []
-        for logs in self.log_probs:
-            noise = torch.rand(logs.shape, generator=generator, device=logs.device).clamp_min_(1e-20).log_().neg_()
-            picks.append((logs.detach() - noise.log_()).argmax(-1))
-        return self._straight_through(picks)
+        return torch.cat([straight_through(logs, gumbel_pick(logs, generator)) for logs in self.log_probs], -1)
 
     def mode(self) -> Tensor:
-        return self._straight_through([logs.argmax(-1) for logs in self.log_probs])
+        return torch.cat([straight_through(logs, logs.argmax(-1)) for logs in self.log_probs], -1)
 
     def log_prob(self, action: Tensor) -> Tensor:
         return (torch.cat(self.log_probs, -1) * action).sum(-1)
 
     def entropy(self) -> Tensor:
         return -torch.stack([(logs.exp() * logs).sum(-1) for logs in self.log_probs]).sum(0)
-
-    def _straight_through(self, picks: list[Tensor]) -> Tensor:
-        parts = []
-        for pick, logs in zip(picks, self.log_probs, strict=True):
-            hard = F.one_hot(pick, logs.shape[-1]).to(logs.dtype)
-            probs = logs.exp()
-            parts.append(hard + (probs - probs.detach()))
-        return torch.cat(parts, -1)
 
 
 Dist = BoundedNormal | TanhNormal | TruncatedNormal | OneHotGroups
@@ -143,10 +130,6 @@ def normal_like(mean: Tensor, generator: torch.Generator | None) -> Tensor:
 
 def normal_log_prob(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return -0.5 * ((x - mean) / std).square() - std.log() - LOG_ROOT_TAU
-
-
-def gaussian_cdf(x: Tensor) -> Tensor:
-    return torch.special.ndtr(x)
 
 
 def gaussian_pdf(x: Tensor) -> Tensor:

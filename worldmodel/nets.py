@@ -225,3 +225,25 @@ def symlog(x: Tensor) -> Tensor:
 
 def symexp(x: Tensor) -> Tensor:
     return torch.sign(x) * torch.expm1(torch.abs(x))
+
+
+def mixed_log_probs(logits: Tensor, unimix: float) -> Tensor:
+    """Log-probabilities with a share `unimix` of uniform mixed in."""
+    if not unimix:
+        return logits.log_softmax(-1)
+    return ((1 - unimix) * logits.softmax(-1) + unimix / logits.shape[-1]).log()
+
+
+def gumbel_pick(logs: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Indices (...) drawn by Gumbel-max: one pass, cheaper on a CPU than torch.multinomial over many rows."""
+    noise = torch.rand(logs.shape, generator=generator, device=logs.device).clamp_min_(1e-20).log_().neg_()
+    return (logs.detach() - noise.log_()).argmax(-1)
+
+
+def straight_through(logs: Tensor, pick: Tensor) -> Tensor:
+    """Exact one-hot codes of indices, with the probabilities' gradient."""
+    hard = torch.zeros_like(logs).scatter_(-1, pick.unsqueeze(-1), 1.0)
+    if not logs.requires_grad:
+        return hard
+    probs = logs.exp()
+    return hard + (probs - probs.detach())

@@ -6,17 +6,18 @@ import torch
 from torch import Tensor, nn
 
 
-def lambda_returns(reward: Tensor, value: Tensor, discount: Tensor, lam: float) -> Tensor:
+def lambda_returns(reward: Tensor, value: Tensor, discount: Tensor, lam: float | Tensor) -> Tensor:
     """What each state before a step is worth, (N,H,...) from leaves of that shape (Dreamer 1, eq. 6 with weights).
 
         G_t = reward_t + discount_t ((1 - lam) value_t + lam G_{t+1}),    G_H = value of the last arrival
 
-    `discount` holds the chance of going on as well: zero where the arrival is the end.
+    `discount` holds the chance of going on as well: zero where the arrival is the end. `lam` may differ by step.
     """
+    mix = torch.as_tensor(lam, device=reward.device).expand_as(reward)
     later = value[:, -1]
     found = []
     for t in reversed(range(reward.shape[1])):
-        later = reward[:, t] + discount[:, t] * ((1 - lam) * value[:, t] + lam * later)
+        later = reward[:, t] + discount[:, t] * ((1 - mix[:, t]) * value[:, t] + mix[:, t] * later)
         found.append(later)
     return torch.stack(found[::-1], 1)
 

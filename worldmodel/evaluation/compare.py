@@ -10,29 +10,34 @@ import numpy as np
 from worldmodel.player import Player
 from worldmodel.rollout import Row
 
-# How a run can be driven, as changes to its configuration; those that need an actor or a critic say so.
-ACTOR = [("behavior.name", "actor_critic")]
-PLAN = [("behavior.name", "mpc"), ("planner.score", "reward"), ("planner.proposals", "0")]
-CLOSED = [("behavior.name", "mpc"), ("planner.score", "reward+value"), ("planner.proposals", "0")]
+Changes = list[tuple[str, str]]
 
 
-def drivers(candidates: int, learned: bool) -> dict[str, list[tuple[str, str]]]:
-    """Names to changes; a twentieth of a seeded planner's candidates come from the actor."""
-    seeded = [*CLOSED[:2], ("planner.proposals", str(max(1, candidates // 20)))]
+def drivers(candidates: int, learned: bool) -> dict[str, Changes]:
+    """Ways to drive a run, as changes to its configuration; the last four need an actor and a critic.
+
+    A twentieth of a seeded planner's candidates come from the actor.
+    """
+    seeds = max(1, candidates // 20)
     found = {
         "random": [("behavior.name", "random")],
-        "shooting": [*PLAN, ("planner.name", "shooting")],
-        "cem": [*PLAN, ("planner.name", "cem")],
-        "mppi": [*PLAN, ("planner.name", "mppi")],
+        "shooting": planning("shooting"),
+        "cem": planning("cem"),
+        "mppi": planning("mppi"),
     }
     if learned:
         found |= {
-            "actor": ACTOR,
-            "cem, critic": [*CLOSED, ("planner.name", "cem")],
-            "cem, actor and critic": [*seeded, ("planner.name", "cem")],
-            "mppi, actor and critic": [*seeded, ("planner.name", "mppi")],
+            "actor": [("behavior.name", "actor_critic")],
+            "cem, critic": planning("cem", "reward+value"),
+            "cem, actor and critic": planning("cem", "reward+value", seeds),
+            "mppi, actor and critic": planning("mppi", "reward+value", seeds),
         }
     return found
+
+
+def planning(name: str, score: str = "reward", proposals: int = 0) -> Changes:
+    planner = {"name": name, "score": score, "proposals": proposals}
+    return [("behavior.name", "mpc"), *((f"planner.{key}", str(value)) for key, value in planner.items())]
 
 
 class Timed:

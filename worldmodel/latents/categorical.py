@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from worldmodel.nets import gumbel_pick, mixed_log_probs, straight_through
+
 
 class Categorical:
     """stoch (...,S,K) one-hot; a share `unimix` of uniform probability keeps the KL finite (Dreamer 3)."""
@@ -18,28 +20,13 @@ class Categorical:
         self.unimix = unimix
 
     def dist(self, params: Tensor) -> dict[str, Tensor]:
-        logits = params.float().unflatten(-1, self.shape)
-        if not self.unimix:
-            return {"logits": logits.log_softmax(-1)}
-        probs = (1 - self.unimix) * logits.softmax(-1) + self.unimix / self.shape[-1]
-        return {"logits": probs.log()}
+        return {"logits": mixed_log_probs(params.float().unflatten(-1, self.shape), self.unimix)}
 
     def sample(self, dist: dict[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
-        # Gumbel-max: one pass over the logits, cheaper on a CPU than torch.multinomial over S rows.
-        logits = dist["logits"]
-        noise = torch.rand(logits.shape, generator=generator, device=logits.device).clamp_min_(1e-20).log_().neg_()
-        pick = (logits.detach() - noise.log_()).argmax(-1)
-        return self._straight_through(logits, pick)
+        return straight_through(dist["logits"], gumbel_pick(dist["logits"], generator))
 
     def mode(self, dist: dict[str, Tensor]) -> Tensor:
-        return self._straight_through(dist["logits"], dist["logits"].argmax(-1))
-
-    def _straight_through(self, logits: Tensor, pick: Tensor) -> Tensor:
-        hard = torch.zeros_like(logits).scatter_(-1, pick.unsqueeze(-1), 1.0)
-        if not logits.requires_grad:
-            return hard
-        probs = logits.exp()
-        return hard + (probs - probs.detach())
+        return straight_through(dist["logits"], dist["logits"].argmax(-1))
 
     def kl(self, post: dict[str, Tensor], prior: dict[str, Tensor]) -> Tensor:
         log_post = post["logits"]
