@@ -27,7 +27,7 @@ from worldmodel.rssm import RSSM
 from worldmodel.runtime import pick_precision
 from worldmodel.schema import Config, ModelConfig, PlannerConfig, ReplayConfig, learns_policy
 from worldmodel.types import ActionSpace, ObservationSpace
-from worldmodel.warm import BurnIn, Cold, Starts, Stored
+from worldmodel.warm import BurnIn, Cold, Stored
 
 LATENTS = {"gaussian": Gaussian, "categorical": Categorical, "deterministic": Deterministic}
 
@@ -42,7 +42,7 @@ SCALAR_HEADS: dict[str, Callable[[int, int, int, int], ScalarHead]] = {
     "twohot": TwoHotHead,
 }
 
-STARTS: dict[str, Callable[[ReplayConfig], Starts]] = {
+STARTS: dict[str, Callable[[ReplayConfig], Cold]] = {
     "cold": lambda r: Cold(),
     "burnin": lambda r: BurnIn(r.burnin),
     "stored": lambda r: Stored(r.max_stale),

@@ -11,7 +11,7 @@ from worldmodel.optim import CLIPS, LaProp
 from worldmodel.runtime import autocast
 from worldmodel.schema import OptimConfig
 from worldmodel.types import Batch, Metrics
-from worldmodel.warm import Cold, Starts
+from worldmodel.warm import Cold
 
 
 class Diverged(RuntimeError):
@@ -30,7 +30,7 @@ class Learner:
         device: torch.device,
         precision: str,
         policy: ActorCritic | None = None,
-        starts: Starts | None = None,
+        starts: Cold | None = None,
     ):
         self.model, self.policy, self.starts = model, policy, starts or Cold()
         self.config, self.device, self.precision = config, device, precision
@@ -107,10 +107,9 @@ class Learner:
         return False
 
     def _warm_up(self) -> None:
-        if self.updates <= self.config.warmup:
-            self._set_rates(min(1.0, (self.updates + 1) / max(1, self.config.warmup)))
-
-    def _set_rates(self, share: float) -> None:
+        if self.updates > self.config.warmup:
+            return
+        share = min(1.0, (self.updates + 1) / max(1, self.config.warmup))
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * share
 
@@ -136,5 +135,3 @@ class Learner:
         self.optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
         self.updates, self.skipped = counters["updates"], counters["skipped"]
         self.skipped_in_a_row = counters["skipped_in_a_row"]
-        if self.updates:
-            self._set_rates(min(1.0, self.updates / max(1, self.config.warmup)))

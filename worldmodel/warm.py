@@ -68,6 +68,3 @@ class Stored(Cold):
         rest["is_first"][:, 0] |= ~known
         start = {f"start_{k}": batch[f"before_{k}"][:, 0].float() for k in ("deter", "stoch")}
         return rest | start, {"warm": known.float().mean()}
-
-
-Starts = Cold | BurnIn | Stored
