@@ -21,7 +21,9 @@ MAY_IMPORT = {
     "worldmodel/nets.py": {"torch", "einops", "numpy", "worldmodel.types"},
     "worldmodel/dists.py": {"torch", "einops", "numpy", "worldmodel.types", "worldmodel.nets"},
     "worldmodel/latents/*": {"torch", "einops", "numpy", "worldmodel.types", "worldmodel.nets", "worldmodel.dists"},
-    "worldmodel/objectives/*": {"torch", "einops", "worldmodel.types", "worldmodel.nets", "worldmodel.dists"},
+    "worldmodel/backdrop.py": {"torch"},
+    "worldmodel/objectives/*": {"torch", "einops"}
+    | {f"worldmodel.{name}" for name in ("types", "backdrop", "nets", "dists")},
     "worldmodel/planners/*": {"torch", "worldmodel.types"},
 }
 # Who may never import what.

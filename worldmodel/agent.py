@@ -42,7 +42,7 @@ class Agent:
         """Take an observation in: the posterior state, and is_first on the device."""
         is_first = obs["is_first"].to(self.device)
         seen = {k: v.unsqueeze(1).to(self.device) for k, v in obs.items() if k in ("image", "vector")}
-        embed = self.model.encoder(seen).squeeze(1)
+        embed = self.model.encode(seen).squeeze(1)
         previous = obs.get("prev_action", carry["prev_action"]).to(self.device)
         state = self.model.rssm.observe_step(part(carry, "state/"), embed, previous, is_first, generator)
         return state, is_first

@@ -12,7 +12,7 @@ import torch
 from worldmodel import build, checkpoint, config, runtime
 from worldmodel.actor_critic import ActorCritic
 from worldmodel.agent import Agent, Carry, part
-from worldmodel.nets import to_pixels
+from worldmodel.backdrop import to_pixels
 from worldmodel.rundir import RunDir, RunError
 from worldmodel.runtime import autocast, seeded
 from worldmodel.schema import Config, learns_policy

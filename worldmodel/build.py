@@ -9,6 +9,7 @@ import torch
 
 from worldmodel.actor_critic import Actor, ActorCritic
 from worldmodel.agent import Agent
+from worldmodel.backdrop import Backdrop
 from worldmodel.behaviors.actor_critic import ActorPolicy
 from worldmodel.behaviors.mpc import MPC
 from worldmodel.behaviors.random import Random
@@ -85,6 +86,7 @@ def make_model(c: Config, obs: ObservationSpace, space: ActionSpace) -> WorldMod
     names = [n for module, _ in objectives.values() for n in module.loss_names]
     names += ["reward", "cont", "dyn", "rep"] + (["overshoot"] if c.loss.overshooting > 1 else [])
     return WorldModel(
+        Backdrop(obs.image, m.backdrop) if obs.image else None,
         encoder,
         rssm,
         objectives,

@@ -76,6 +76,7 @@ class Learner:
     def _prepare(self, batch: Batch) -> tuple[Batch, Metrics]:
         """On the device, with the states the sequences start from."""
         batch = {k: v.to(self.device) for k, v in batch.items()}
+        self.model.watch(batch, self.updates)
         with autocast(self.device, self.precision):
             return self.starts.prepare(self.model, batch, self.updates)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from worldmodel.backdrop import Backdrop
 from worldmodel.heads import ContinueHead, ScalarHead
 from worldmodel.losses import detach, free_nats, overshooting
 from worldmodel.nets import Encoder
@@ -23,6 +24,7 @@ class WorldModel(nn.Module):
 
     def __init__(
         self,
+        backdrop: Backdrop | None,
         encoder: Encoder,
         rssm: RSSM,
         objectives: Mapping[str, tuple[nn.Module, float]],
@@ -35,7 +37,7 @@ class WorldModel(nn.Module):
         overshooting: int,
     ):
         super().__init__()
-        self.encoder, self.rssm = encoder, rssm
+        self.backdrop, self.encoder, self.rssm = backdrop, encoder, rssm
         self.reward: ScalarHead = reward
         self.cont = cont
         self.objectives = nn.ModuleDict({name: module for name, (module, _) in objectives.items()})
@@ -43,12 +45,25 @@ class WorldModel(nn.Module):
         self.scales = scales
         self.free, self.free_on, self.overshooting = free, free_on, overshooting
 
+    def watch(self, batch: Batch, update: int) -> None:
+        """Before an update is made of a batch: take its pictures into the mean picture."""
+        if self.backdrop is not None:
+            self.backdrop.watch(batch["image"], update)
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Embeddings (B,T,E) of what was seen."""
+        if self.backdrop is None:
+            return self.encoder(batch)
+        rough = torch.is_autocast_enabled(batch["image"].device.type)
+        picture = self.backdrop.take_out(batch["image"], torch.bfloat16 if rough else torch.float32)
+        return self.encoder({**batch, "image": picture})
+
     def observe(self, batch: Batch) -> tuple[Tensor, State, State]:
         """Embeddings, posteriors and priors of sequences; their first step counts as a start unless one is given."""
         start = {k: batch[f"start_{k}"] for k in ("deter", "stoch") if f"start_{k}" in batch}
         is_first = batch["is_first"].clone()
         is_first[:, 0] |= not start
-        embed = self.encoder(batch)
+        embed = self.encode(batch)
         return embed, *self.rssm.observe(embed, batch["prev_action"], is_first, start)
 
     def losses(self, batch: Batch) -> tuple[Losses, Metrics, State, Tensor]:
@@ -57,7 +72,7 @@ class WorldModel(nn.Module):
         feat = self.rssm.feat(post)
         losses: Losses = {}
         metrics: Metrics = {}
-        ctx = Context(batch, embed, post, prior, feat)
+        ctx = Context(batch, embed, post, prior, feat, self.backdrop)
         for name, objective in self.objectives.items():
             own, extra = objective(ctx)
             losses.update({k: v * self.objective_weights[name] for k, v in own.items()})
@@ -100,8 +115,8 @@ class WorldModel(nn.Module):
         return any(getattr(o, "image", None) is not None for o in self.objectives.values())
 
     def decode(self, feat: Tensor) -> Tensor:
-        """Mean pictures (B,T,H,W,3) of features (B,T,F), around [-0.5,0.5]."""
+        """Mean pictures (B,T,H,W,3) of features (B,T,F), in about [0, 1]."""
         for objective in self.objectives.values():
-            if getattr(objective, "image", None) is not None:
-                return objective.decode(feat)  # type: ignore[operator]
+            if self.backdrop is not None and getattr(objective, "image", None) is not None:
+                return self.backdrop.put_back(objective.decode(feat))  # type: ignore[operator]
         raise ValueError("this model cannot draw; that takes env.obs pixels or both, and loss.objective.reconstruction")

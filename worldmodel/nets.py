@@ -81,7 +81,7 @@ def lay_out(module: nn.Module) -> None:
 
 
 class ImageEncoder(nn.Module):
-    """Strided convolutions, a halving each: (N,H,W,3) uint8 -> (N,E); a `patch` above 2 is one projection at first."""
+    """Strided convolutions, a halving each: (N,H,W,3) -> (N,E); a `patch` above 2 is one projection at first."""
 
     def __init__(self, size: tuple[int, int], channels: Sequence[int], patch: int):
         super().__init__()
@@ -93,8 +93,7 @@ class ImageEncoder(nn.Module):
         lay_out(self)
 
     def forward(self, image: Tensor) -> Tensor:
-        rough = torch.is_autocast_enabled(image.device.type)
-        x = normalize(image, torch.bfloat16 if rough else torch.float32).permute(0, 3, 1, 2)  # channels-last already
+        x = image.permute(0, 3, 1, 2)  # channels-last already
         for conv in self.convs:
             x = F.silu(conv(x))
         return x.permute(0, 2, 3, 1).flatten(1)
@@ -134,7 +133,7 @@ class Unpatch(nn.Module):
 
 
 class ImageDecoder(nn.Module):
-    """The encoder's mirror image: features (N,F) -> mean picture (N,H,W,3) around [-0.5,0.5]."""
+    """The encoder's mirror image: features (N,F) -> mean picture (N,H,W,3) without its backdrop."""
 
     def __init__(self, inputs: int, size: tuple[int, int], channels: Sequence[int], patch: int):
         super().__init__()
@@ -168,7 +167,7 @@ class VectorDecoder(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pixels and/or a vector to one embedding: (B,T,...) -> (B,T,E)."""
+    """Pictures, their backdrop taken out, and/or a vector to one embedding: (B,T,...) -> (B,T,E)."""
 
     def __init__(
         self,
@@ -193,17 +192,12 @@ class Encoder(nn.Module):
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
 
-def normalize(image: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 pixels to floats in [-0.5, 0.5]."""
-    return image.to(dtype).mul_(1 / 255).sub_(0.5)
-
-
 class SquaredError(torch.autograd.Function):
-    """Half the summed squared difference of a picture and its target, (N,H,W,3) -> (N,), in few passes over memory."""
+    """Half the summed squared difference of two pictures, (N,H,W,3) -> (N,), in few passes over memory."""
 
     @staticmethod
-    def forward(ctx, mean: Tensor, image: Tensor) -> Tensor:
-        gap = mean.to(torch.float32, memory_format=torch.contiguous_format, copy=True).sub_(normalize(image))
+    def forward(ctx, mean: Tensor, target: Tensor) -> Tensor:
+        gap = mean.to(torch.float32, memory_format=torch.contiguous_format, copy=True).sub_(target)
         ctx.save_for_backward(gap)
         ctx.dtype = mean.dtype
         return 0.5 * gap.square().flatten(1).sum(1)
@@ -212,11 +206,6 @@ class SquaredError(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         (gap,) = ctx.saved_tensors
         return (gap * grad.view(-1, 1, 1, 1)).to(ctx.dtype), None
-
-
-def to_pixels(mean: Tensor) -> Tensor:
-    """A decoder's mean back to uint8 pixels."""
-    return ((mean.float() + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def symlog(x: Tensor) -> Tensor:

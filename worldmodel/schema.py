@@ -93,6 +93,7 @@ class ModelConfig:
     min_std: Positive
     cnn: list[Count]
     patch: Annotated[int, Range(2, 16)]
+    backdrop: Natural
     layers: Count
     units: Count
     reward_head: Literal["gaussian", "twohot"]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from worldmodel.agent import Agent
-from worldmodel.nets import to_pixels
+from worldmodel.backdrop import to_pixels
 from worldmodel.rollout import Row
 from worldmodel.runtime import autocast
 

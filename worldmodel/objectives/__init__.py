@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from worldmodel.backdrop import Backdrop
 from worldmodel.types import Batch, State
 
 
@@ -18,3 +19,4 @@ class Context:
     post: State
     prior: State
     feat: Tensor
+    backdrop: Backdrop | None  # None where there are no pictures

@@ -34,13 +34,14 @@ class Reconstruction(nn.Module):
         losses = {}
         if self.image:
             mean = self.image(ctx.feat.flatten(0, 1))
-            error = SquaredError.apply(mean, ctx.batch["image"].flatten(0, 1))
+            assert ctx.backdrop is not None
+            error = SquaredError.apply(mean, ctx.backdrop.take_out(ctx.batch["image"]).flatten(0, 1))
             losses["image"] = error.unflatten(0, ctx.feat.shape[:2])
         if self.vector:
             losses["vector"] = self.vector.loss(ctx.feat, ctx.batch["vector"])
         return losses, {}
 
     def decode(self, feat: Tensor) -> Tensor:
-        """Mean pictures (B,T,H,W,3) of features (B,T,F)."""
+        """Mean pictures (B,T,H,W,3) of features (B,T,F), without their backdrop."""
         assert self.image is not None
         return self.image(rearrange(feat, "b t f -> (b t) f")).unflatten(0, feat.shape[:2])

@@ -1,0 +1,42 @@
+"""The mean picture, taken out before pictures are encoded and put back when they are drawn.
+
+A small thing that moves is a small share of a picture. While its still surroundings dominate every embedding, the
+posteriors of different pictures start out nearly equal, and the latent may ignore what it sees for many updates.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+GREY = 127.5
+
+
+class Backdrop(nn.Module):
+    """Mean of the pictures of the first `watched` updates, mid-grey before that and where nothing is watched."""
+
+    picture: Tensor  # (H,W,3) in [0, 255]
+
+    def __init__(self, shape: tuple[int, int, int], watched: int):
+        super().__init__()
+        self.watched = watched
+        self.register_buffer("picture", torch.full(shape, GREY), persistent=watched > 0)
+
+    @torch.no_grad()
+    def watch(self, image: Tensor, update: int) -> None:
+        """Take the pictures (B,T,H,W,3) of update number `update`, counted from 0, into the mean."""
+        if update < self.watched:
+            self.picture.lerp_(image.float().mean((0, 1)), 1 / (update + 1))
+
+    def take_out(self, image: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """uint8 pixels (...,H,W,3) to floats around zero; whole numbers up to 255 are exact in bf16 too."""
+        return image.to(dtype).sub_(self.picture.to(dtype)).mul_(1 / 255)
+
+    def put_back(self, mean: Tensor) -> Tensor:
+        """What was drawn against the backdrop (...,H,W,3) to floats in about [0, 1]."""
+        return mean.float() + self.picture / 255
+
+
+def to_pixels(mean: Tensor) -> Tensor:
+    """Floats in [0, 1] to uint8."""
+    return (mean.clamp(0, 1) * 255).round().to(torch.uint8)
