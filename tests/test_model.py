@@ -13,6 +13,7 @@ from worldmodel.backdrop import to_pixels
 from worldmodel.learner import Learner
 from worldmodel.losses import free_nats, overshooting
 from worldmodel.nets import Unpatch
+from worldmodel.objectives import Context
 from worldmodel.types import ActionSpace, ObservationSpace
 
 B, T, A, H, W, VECTOR = 3, 7, 2, 32, 48, 5
@@ -362,3 +363,17 @@ def test_a_patch_lands_where_it_came_from():
     picture = layer(x).permute(0, 2, 3, 1)[0]
     assert picture.shape == (8, 12, 3) and torch.equal(picture[:4, :4].flatten(), torch.arange(48.0))
     assert torch.equal(picture[4:, 8:].flatten(), torch.arange(48.0) + 100) and (picture[:4] < 100).all()
+
+
+def test_some_of_the_pictures_stand_for_all_of_them():
+    batch = random_batch()
+    _, whole = make()
+    _, part = make("loss.pictures=0.3")
+    torch.manual_seed(1)
+    feat = whole.rssm.feat(whole.observe(batch)[1])
+    contexts = [Context(batch, feat, {}, {}, feat, m.backdrop) for m in (whole, part)]
+    want = whole.objectives["reconstruction"](contexts[0])[0]["image"]
+    found = torch.stack([part.objectives["reconstruction"](contexts[1])[0]["image"] for _ in range(400)])
+    drawn = found != 0
+    assert (drawn.any(1).sum(-1) == 2).all() and drawn.any(0).all()  # 2 of 7 steps at a time, each step now and then
+    torch.testing.assert_close(found[drawn], (want.expand_as(found) * T / 2)[drawn])

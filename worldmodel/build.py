@@ -34,7 +34,7 @@ LATENTS = {"gaussian": Gaussian, "categorical": Categorical, "deterministic": De
 
 OBJECTIVES = {
     "reconstruction": lambda c, obs, feat: Reconstruction(
-        obs.image, obs.vector, feat, list(c.model.cnn), c.model.patch, c.model.units
+        obs.image, obs.vector, feat, list(c.model.cnn), c.model.patch, c.model.units, c.loss.pictures
     )
 }
 

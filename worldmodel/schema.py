@@ -104,6 +104,7 @@ class ModelConfig:
 class LossConfig:
     objective: dict[Objective, Weight]
     image: Weight
+    pictures: Annotated[float, Range(1e-3, 1)]
     vector: Weight
     reward: Weight
     cont: Weight

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -11,7 +12,10 @@ from worldmodel.types import Losses, Metrics
 
 
 class Reconstruction(nn.Module):
-    """Unit-variance Gaussian log-likelihood of pixels and vector, up to a constant; losses (B,T)."""
+    """Unit-variance Gaussian log-likelihood of pixels and vector, up to a constant; losses (B,T).
+
+    Pictures are the dear part: `share` of the T steps, drawn anew each time, stand for all of them.
+    """
 
     def __init__(
         self,
@@ -21,8 +25,10 @@ class Reconstruction(nn.Module):
         cnn: list[int],
         patch: int,
         units: int,
+        share: float,
     ):
         super().__init__()
+        self.share = share
         self.image = ImageDecoder(feat, image[:2], cnn, patch) if image else None
         self.vector = VectorDecoder(feat, vector, units) if vector else None
 
@@ -33,13 +39,24 @@ class Reconstruction(nn.Module):
     def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
         losses = {}
         if self.image:
-            mean = self.image(ctx.feat.flatten(0, 1))
-            assert ctx.backdrop is not None
-            error = SquaredError.apply(mean, ctx.backdrop.take_out(ctx.batch["image"]).flatten(0, 1))
-            losses["image"] = error.unflatten(0, ctx.feat.shape[:2])
+            losses["image"] = self._image_loss(ctx)
         if self.vector:
             losses["vector"] = self.vector.loss(ctx.feat, ctx.batch["vector"])
         return losses, {}
+
+    def _image_loss(self, ctx: Context) -> Tensor:
+        assert self.image is not None and ctx.backdrop is not None
+        feat, image = ctx.feat, ctx.batch["image"]
+        batch, length = feat.shape[:2]
+        count = max(1, round(length * self.share))
+        if count < length:
+            picks = torch.randperm(length)[:count].to(feat.device)
+            feat, image = feat[:, picks], image[:, picks]
+        error = SquaredError.apply(self.image(feat.flatten(0, 1)), ctx.backdrop.take_out(image).flatten(0, 1))
+        error = error.unflatten(0, (batch, count))
+        if count == length:
+            return error
+        return error.new_zeros(batch, length).index_copy(1, picks, error * (length / count))
 
     def decode(self, feat: Tensor) -> Tensor:
         """Mean pictures (B,T,H,W,3) of features (B,T,F), without their backdrop."""
