@@ -213,3 +213,26 @@ def test_the_critic_closes_a_plan_with_what_is_left_to_gain():
     score = RewardScore(Ending(), start, 0.9, None, lambda feat: 8 * torch.ones(feat.shape[:-1]))
     wanted = 1 + 0.45 + 0.45**2 + 0.45**3 * 8
     assert score(torch.zeros(1, 2, 3, 1)).tolist()[0] == pytest.approx([wanted] * 2)
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_an_actor_evaluates_by_its_mode_or_by_a_draw_never_with_noise(greedy):
+    c = config.parse(
+        ["debug", "behavior.name=actor_critic", "behavior.noise=5.0", f"actor.greedy={str(greedy).lower()}"]
+    )
+    torch.manual_seed(0)
+    model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
+    policy = build.make_policy(c, model, SPACE)
+    behavior = build.BEHAVIORS["actor_critic"](c, model, SPACE, policy)
+    state = {k: v.expand(500, *v.shape[1:]) for k, v in model.rssm.initial(1).items()}
+    dist = policy.actor(model.rssm.feat(state))
+    first = torch.zeros(500, dtype=torch.bool)
+    action, _ = behavior.act(state, {}, first, "eval", torch.Generator().manual_seed(0))
+    again, _ = behavior.act(state, {}, first, "eval", torch.Generator().manual_seed(0))
+    assert torch.equal(action, again)
+    if greedy:
+        torch.testing.assert_close(action, dist.mode().clamp(-1, 1))
+    else:
+        drawn = dist.sample(torch.Generator().manual_seed(0)).clamp(-1, 1)
+        torch.testing.assert_close(action, drawn)
+        assert action.std() > 0.05

@@ -154,6 +154,7 @@ class ActorConfig:
     max_std: Positive
     unimix: Annotated[float, Range(0, 0.5)]
     init_scale: Positive
+    greedy: bool
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from worldmodel.types import ActionSpace, State
 
 
 class ActorPolicy:
-    """Samples while collecting, with noise on top where asked for; the distribution's mode otherwise."""
+    """Samples while collecting, with noise on top where asked for; the distribution's mode or a sample otherwise."""
 
     def __init__(self, model: WorldModel, space: ActionSpace, policy: ActorCritic, noise: float):
         self.model, self.space, self.policy, self.noise = model, space, policy, noise
@@ -25,6 +25,7 @@ class ActorPolicy:
         self, state: State, carry: State, is_first: Tensor, mode: str, generator: torch.Generator
     ) -> tuple[Tensor, State]:
         dist = self.policy.actor(self.model.rssm.feat(state))
-        if mode != "train":
+        if mode != "train" and self.policy.actor_config.greedy:
             return legal(dist.mode()), carry
-        return explore(legal(dist.sample(generator)), self.space, self.noise, generator), carry
+        action = legal(dist.sample(generator))
+        return (explore(action, self.space, self.noise, generator) if mode == "train" else action), carry
