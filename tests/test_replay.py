@@ -49,12 +49,18 @@ def row(stream, index):
     }
 
 
+STORES = ("ram", "disk", "ram zstd", "disk zstd")
+
+
 def make(directory=None, store="ram", streams=2, rows=10_000, seed=3, chunk_rows=8, spec=SPEC):
+    """Make a buffer; its store may name a codec as well."""
     size = bytes_per_row(spec)
+    store, _, codec = store.partition(" ")
     return Replay(
         spec,
         capacity_bytes=rows * size,
         store=store,
+        codec=codec or "none",
         directory=directory,
         num_streams=streams,
         seed=seed,
@@ -105,7 +111,7 @@ def reload(state, directory, **kwargs):
     return replay
 
 
-@pytest.mark.parametrize("store", ["ram", "disk"])
+@pytest.mark.parametrize("store", STORES)
 def test_batches_hold_what_was_added(tmp_path, store):
     replay = fill(make(tmp_path, store), 45)
     batch = replay.sample(5, 19)
@@ -253,7 +259,7 @@ def test_flush_only_appends(tmp_path):
     assert stamps == {name: (tmp_path / name).stat().st_mtime_ns for name in chunk_names(tmp_path)}
 
 
-@pytest.mark.parametrize("store", ["ram", "disk"])
+@pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("rows", [10_000, 100])
 def test_a_restart_is_not_noticed(tmp_path, store, rows):
     replay = fill(make(tmp_path, store, rows=rows), 77)
@@ -266,7 +272,7 @@ def test_a_restart_is_not_noticed(tmp_path, store, rows):
     expected = replay.sample(7, 13), replay.stats()
     again = reload(state, tmp_path, store=store, rows=rows)
     assert again.state() == state
-    unbroken = make(None, rows=rows)  # the same history without a stop
+    unbroken = make(None, store.replace("disk", "ram"), rows=rows)  # the same history without a stop
     fill(unbroken, 77).sample(4, 9)
     assert_same(again.sample(4, 9), unbroken.sample(4, 9))
     again = reload(state, tmp_path, store=store, rows=rows)

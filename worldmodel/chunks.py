@@ -16,10 +16,20 @@ import numpy as np
 
 from worldmodel.files import open_regular, read_exactly, write_all
 
-NAME = re.compile(r"(\d{4,6})-(\d{8,12})\.rows")
+NAME = re.compile(r"(\d{4,6})-(\d{8,12})\.(rows|zrows)")  # as they came, or packed (packed.py)
 
 Spec = Mapping[str, tuple[tuple[int, ...], Any]]
 Row = Mapping[str, Any]
+
+
+class ReplayError(RuntimeError):
+    """The replay's manifest or files cannot be used (exit code 4)."""
+
+    exit_code = 4
+
+
+class ReplayMissing(ReplayError):
+    """None of the rows that the manifest promises are there."""
 
 
 class Layout:
@@ -120,15 +130,23 @@ class Chunk:
         """The file's name, which alone decides stream and position."""
         return f"{self.stream:04d}-{self.number:08d}.rows"
 
-    def view(self, directory: Path | None, dtype: np.dtype) -> np.ndarray:
-        """Return the packed rows, mapped from the file when they are not in memory."""
-        if self.data is not None:
-            return self.data
-        assert directory is not None
-        # Mapped anew at each use: a kept map holds a descriptor, and a million rows are a thousand chunks.
-        return np.asarray(np.memmap(directory / self.name, dtype, "r", shape=(self.rows,)))
+    def held(self, row_bytes: int) -> int:
+        """Bytes its rows take."""
+        return self.rows * row_bytes
 
-    def append(self, directory: Path) -> None:
+    def read(self, directory: Path | None, dtype: np.dtype, first: int, end: int) -> np.ndarray:
+        """Return rows first to end, mapped from the file when they are not in memory."""
+        if self.data is not None:
+            return self.data[first:end]
+        assert directory is not None
+        # Mapped anew at each use: a kept map holds a descriptor, and a million rows are thousands of chunks.
+        return np.asarray(np.memmap(directory / self.name, dtype, "r", shape=(self.rows,)))[first:end]
+
+    def release(self) -> None:
+        """Forget the rows in memory; they are read from the file from now on."""
+        self.data = None
+
+    def save(self, directory: Path) -> None:
         """Append the unsaved rows to the file; on an OSError the file is cut back to its last good row."""
         assert self.data is not None
         size = self.data.dtype.itemsize
@@ -150,8 +168,9 @@ class Chunk:
         self.crc = zlib.crc32(as_bytes(self.data[self.saved : self.rows]), self.crc)
         self.saved = self.rows
 
-    def restore(self, directory: Path, dtype: np.dtype, room: int) -> str:
+    def restore(self, directory: Path, layout: Layout, room: int) -> str:
         """Read `rows` rows into memory with space for `room`; say what is wrong ('' when nothing is)."""
+        dtype = layout.dtype
         try:
             fd = open_regular(directory / self.name)
         except FileNotFoundError:
@@ -175,6 +194,7 @@ class Chunk:
         if (directory / self.name).stat().st_size > self.rows * dtype.itemsize:
             os.truncate(directory / self.name, self.rows * dtype.itemsize)
         self.data, self.saved = data, self.rows
+        self.episodes = layout.count(data[: self.rows], "is_first")
         return ""
 
 

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from worldmodel.capacity import bytes_per_row, check_capacity, describe_capacity
-from worldmodel.chunks import NAME, Chunk, Layout, Row, Spec
+from worldmodel.chunks import NAME, Chunk, Layout, ReplayError, ReplayMissing, Row, Spec
 from worldmodel.files import fsync_directory, quarantine
-from worldmodel.replay_manifest import Manifest, ReplayError, ReplayMissing
+from worldmodel.packed import PackedChunk
+from worldmodel.replay_manifest import Manifest
+from worldmodel.segments import Segments
 
 __all__ = ["Replay", "ReplayError", "ReplayMissing", "bytes_per_row", "check_capacity", "describe_capacity"]
 
@@ -39,7 +41,8 @@ class Replay:
         directory: Path | None,
         num_streams: int,
         seed: int,
-        chunk_rows: int = 1024,
+        codec: str = "none",
+        chunk_rows: int = 512,
     ):
         """Make an empty buffer; `load` fills it from a manifest and the directory."""
         if store not in ("ram", "disk"):
@@ -47,8 +50,9 @@ class Replay:
         if store == "disk" and directory is None:
             raise ValueError("replay.store 'disk' needs a directory")
         self.layout = Layout(spec)
-        self.store, self.directory, self.num_streams = store, directory, num_streams
-        self.capacity_rows = int(capacity_bytes) // self.layout.row_bytes
+        self.store, self.directory, self.num_streams, self.codec = store, directory, num_streams, codec
+        self.capacity_bytes = int(capacity_bytes)
+        self.capacity_rows = self.capacity_bytes // self.layout.row_bytes  # as they come; packed, more fit
         if self.capacity_rows < 1:
             raise ValueError(f"replay.capacity_gb holds no row of {self.layout.row_bytes:,} bytes; raise it")
         # Eviction is by chunk: small chunks keep a small buffer nearly full.
@@ -61,12 +65,12 @@ class Replay:
         self._reset()
 
     def _reset(self) -> None:
-        self._chunks: OrderedDict[tuple[int, int], Chunk] = OrderedDict()  # oldest first
-        self._unsaved: dict[tuple[int, int], Chunk] = {}
+        self._chunks: OrderedDict[tuple[int, int], Chunk | PackedChunk] = OrderedDict()  # oldest first
+        self._unsaved: dict[tuple[int, int], Chunk | PackedChunk] = {}
         self._next = dict.fromkeys(range(self.num_streams), 0)  # stream -> number of its next row
-        self._segments: dict[int, list[list[int]]] = {}  # stream -> [first row, end row] of each contiguous run
+        self._segments = Segments()
         self._evicted: set[str] = set()  # files no longer sampled that a checkpoint may still need
-        self._rows = self._episodes = 0
+        self._rows = self._episodes = self._bytes = 0
 
     def __len__(self) -> int:
         """Return the number of rows that can be sampled."""
@@ -74,22 +78,39 @@ class Replay:
 
     def stats(self) -> dict[str, int]:
         """Return the sizes to log."""
-        size = self.layout.row_bytes
-        return {"rows": self._rows, "episodes": self._episodes, "bytes": self._rows * size, "bytes_per_row": size}
+        each = round(self._bytes / self._rows) if self._rows else self.layout.row_bytes
+        return {"rows": self._rows, "episodes": self._episodes, "bytes": self._bytes, "bytes_per_row": each}
 
     def add(self, stream: int, row: Row) -> None:
         """Append one row to a stream; ValueError if it does not fit the spec."""
         if not 0 <= stream < self.num_streams:
             raise ValueError(f"replay has streams 0 to {self.num_streams - 1}, not {stream}")
         arrays = self.layout.check(row, f"replay row of stream {stream}")
-        self._make_room(1)
+        self._make_room(self.layout.row_bytes)
         chunk = self._open_chunk(stream)
         assert chunk.data is not None
         self.layout.write(chunk.data, chunk.rows, arrays)
-        self._extend(chunk, 1, self.layout.count(chunk.data[chunk.rows : chunk.rows + 1], "is_first"))
+        begins = self.layout.count(chunk.data[chunk.rows : chunk.rows + 1], "is_first")
+        chunk.rows += 1
+        chunk.episodes += begins
+        self._extend(chunk, 1, begins, self.layout.row_bytes)
         self._next[stream] += 1
         self._unsaved[stream, chunk.number] = chunk
-        if chunk.rows == self.chunk_rows and self.store == "disk":
+        if chunk.rows == self.chunk_rows:
+            self._seal(chunk)
+
+    def _seal(self, chunk: Chunk) -> None:
+        """A chunk is full: pack it where a codec is asked for, bring it to disk where it belongs there."""
+        if self.codec == "zstd":
+            key = (chunk.stream, chunk.number)
+            assert chunk.data is not None
+            packed = PackedChunk.of(*key, chunk.episodes, chunk.data)
+            size = self.layout.row_bytes
+            self._bytes += packed.held(size) - chunk.held(size)
+            self._chunks[key] = self._unsaved[key] = packed
+            if chunk.saved:
+                self._evicted.add(chunk.name)
+        if self.store == "disk":
             self.flush()
 
     def _open_chunk(self, stream: int) -> Chunk:
@@ -100,50 +121,37 @@ class Replay:
             # Rows before this one were evicted or lost: leave the rest of their chunk empty.
             number, chunk = number + 1, None
             self._next[stream] = number * self.chunk_rows
-        if chunk is None:
+        if not isinstance(chunk, Chunk):
             chunk = Chunk(stream, number, data=np.empty(self.chunk_rows, self.layout.dtype))
             self._chunks[stream, number] = chunk
         return chunk
 
-    def _extend(self, chunk: Chunk, rows: int, episodes: int) -> None:
-        """Count rows just put at the end of a chunk and lengthen, or open, the stream's last segment."""
-        first = chunk.number * self.chunk_rows + chunk.rows
-        segments = self._segments.setdefault(chunk.stream, [])
-        if not segments or segments[-1][1] != first:
-            segments.append([first, first])
-        segments[-1][1] += rows
-        chunk.rows += rows
-        chunk.episodes += episodes
+    def _extend(self, chunk: Chunk | PackedChunk, rows: int, episodes: int, size: int) -> None:
+        """Count a chunk's last rows."""
+        self._segments.extend(chunk.stream, chunk.number * self.chunk_rows + chunk.rows - rows, rows)
         self._rows += rows
         self._episodes += episodes
+        self._bytes += size
 
-    def _make_room(self, rows: int) -> None:
-        """Evict the oldest chunks until so many more rows fit under the cap."""
-        while self._chunks and self._rows + rows > self.capacity_rows:
+    def _make_room(self, size: int) -> None:
+        """Evict the oldest chunks until so many more bytes fit under the cap."""
+        while self._chunks and self._bytes + size > self.capacity_bytes:
             key, chunk = self._chunks.popitem(last=False)
             self._unsaved.pop(key, None)
-            segments = self._segments[chunk.stream]
-            segments[0][0] += chunk.rows
-            if segments[0][0] >= segments[0][1]:
-                segments.pop(0)
+            self._segments.drop(chunk.stream, chunk.rows)
             self._rows -= chunk.rows
             self._episodes -= chunk.episodes
+            self._bytes -= chunk.held(self.layout.row_bytes)
             if chunk.saved:
                 self._evicted.add(chunk.name)
 
-    def _starts(self, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return per segment its stream, its first row and how many sequences can start in it."""
-        flat = [(stream, a, b - a) for stream in sorted(self._segments) for a, b in self._segments[stream]]
-        table = np.array(flat, np.int64).reshape(-1, 3)
-        return table[:, 0], table[:, 1], np.maximum(table[:, 2] - length + 1, 0)
-
     def can_sample(self, batch: int, length: int) -> bool:
         """Say whether any sequence of this length is held (a batch draws with replacement)."""
-        return batch > 0 and length > 0 and bool(self._starts(length)[2].sum())
+        return batch > 0 and length > 0 and bool(self._segments.starts(length)[2].sum())
 
     def sample(self, batch: int, length: int) -> dict[str, np.ndarray]:
         """Draw sequences whose starts are uniform over all steps that allow one: {key: (B,T,...)}."""
-        streams, firsts, counts = self._starts(length)
+        streams, firsts, counts = self._segments.starts(length)
         ends = np.cumsum(counts)
         if length < 1 or not len(ends) or not ends[-1]:
             raise ValueError(
@@ -163,8 +171,8 @@ class Replay:
         while t < length:
             number, offset = divmod(row + t, self.chunk_rows)
             take = min(length - t, self.chunk_rows - offset)
-            view = self._chunks[stream, number].view(self.directory, self.layout.dtype)
-            self.layout.copy(view[offset : offset + take], out, b, t)
+            chunk = self._chunks[stream, number]
+            self.layout.copy(chunk.read(self.directory, self.layout.dtype, offset, offset + take), out, b, t)
             t += take
 
     def flush(self, strict: bool = False) -> bool:
@@ -175,10 +183,10 @@ class Replay:
             self._own_directory(self.directory)
             for key, chunk in list(self._unsaved.items()):
                 self._created |= not chunk.saved
-                chunk.append(self.directory)
+                chunk.save(self.directory)
                 del self._unsaved[key]
                 if self.store == "disk" and chunk.rows == self.chunk_rows:
-                    chunk.data = None
+                    chunk.release()
             if self._created:
                 fsync_directory(self.directory)
                 self._created = False
@@ -242,24 +250,23 @@ class Replay:
         if manifest.nonempty and not self._rows:
             raise ReplayMissing(f"every replay chunk in {self.directory} is damaged; start over with --run.fresh true")
 
-    def _restore(self, chunk: Chunk, directory: Path) -> None:
+    def _restore(self, chunk: Chunk | PackedChunk, directory: Path) -> None:
         """Verify one chunk of the manifest and take it in, or move it aside."""
         opened = self._next[chunk.stream] == chunk.number * self.chunk_rows + chunk.rows
         room = self.chunk_rows if opened else chunk.rows
-        why = chunk.restore(directory, self.layout.dtype, room)
+        why = chunk.restore(directory, self.layout, room)
         if why:
             self._quarantine(chunk.name, why)
             return
-        assert chunk.data is not None
-        rows, chunk.rows = chunk.rows, 0
-        self._make_room(rows)  # the cap may be lower than it was
-        if rows > self.capacity_rows:
+        size = chunk.held(self.layout.row_bytes)
+        self._make_room(size)  # the cap may be lower than it was
+        if size > self.capacity_bytes:
             self._evicted.add(chunk.name)
             return
         self._chunks[chunk.stream, chunk.number] = chunk
-        self._extend(chunk, rows, self.layout.count(chunk.data[:rows], "is_first"))
-        if self.store == "disk" and not (opened and rows < self.chunk_rows):
-            chunk.data = None
+        self._extend(chunk, chunk.rows, chunk.episodes, size)
+        if self.store == "disk" and not (opened and chunk.rows < self.chunk_rows):
+            chunk.release()
 
     def _quarantine(self, name: str, why: str) -> None:
         assert self.directory is not None

@@ -6,21 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.chunks import NAME, Chunk, Layout
+from worldmodel.chunks import NAME, Chunk, Layout, ReplayError
+from worldmodel.packed import PackedChunk
 
 FORMAT = 1
 MAX_STREAMS = 10_000
 MAX_ROWS = 2**53
-
-
-class ReplayError(RuntimeError):
-    """The replay's manifest or files cannot be used (exit code 4)."""
-
-    exit_code = 4
-
-
-class ReplayMissing(ReplayError):
-    """None of the rows that the manifest promises are there."""
 
 
 class Manifest:
@@ -49,7 +40,7 @@ class Manifest:
             _integer(stream, 0, MAX_STREAMS)
         self.generator = np.random.Generator(np.random.PCG64(0))
         self.generator.bit_generator.state = state["generator"]
-        self.chunks: list[Chunk] = []
+        self.chunks: list[Chunk | PackedChunk] = []
         ends: dict[int, int] = {}
         for entry in state["chunks"]:
             chunk = self._chunk(entry)
@@ -60,20 +51,25 @@ class Manifest:
                 raise ReplayError(f"the replay manifest lists {chunk.name} beyond its stream's end")
             self.chunks.append(chunk)
 
-    def _chunk(self, entry: dict[str, Any]) -> Chunk:
+    def _chunk(self, entry: dict[str, Any]) -> Chunk | PackedChunk:
         stream = _integer(entry["stream"], 0, MAX_STREAMS)
         number, offset = divmod(_integer(entry["first"], 0, MAX_ROWS), self.chunk_rows)
         rows = _integer(entry["rows"], 1, self.chunk_rows)
-        chunk = Chunk(stream, number, rows=rows, crc=_integer(entry["crc32"], 0, 2**32 - 1))
+        packed = str(entry["file"]).endswith(".zrows")
+        kind = PackedChunk if packed else Chunk
+        chunk = kind(stream, number, rows=rows, crc=_integer(entry["crc32"], 0, 2**32 - 1))
         # The one name this chunk can have: no path, '..' or other folder passes.
         if offset or entry["file"] != chunk.name:
             raise ReplayError(f"the replay manifest names the file {entry['file']!r} where {chunk.name} is expected")
         return chunk
 
     def is_older(self, name: str) -> bool:
-        """Say whether a file outside the manifest precedes its stream's oldest chunk."""
+        """Say whether a file outside the manifest precedes its stream's oldest chunk, or one that has been packed."""
         match = NAME.fullmatch(name)
-        return match is not None and int(match[2]) < self._oldest.get(int(match[1]), 0)
+        if match is None:
+            return False
+        packed = match[3] == "rows" and name.replace(".rows", ".zrows") in self.names
+        return packed or int(match[2]) < self._oldest.get(int(match[1]), 0)
 
 
 def _integer(value: Any, low: int, high: int) -> int:

@@ -54,6 +54,7 @@ class EnvConfig:
 @dataclass(frozen=True)
 class ReplayConfig:
     store: Literal["ram", "disk"]
+    codec: Literal["none", "zstd"]
     capacity_gb: Positive
     batch: Count
     length: Annotated[int, Range(2)]

@@ -109,6 +109,7 @@ class Training:
             spec,
             capacity_bytes=capacity,
             store=c.replay.store,
+            codec=c.replay.codec,
             directory=run.replay,
             num_streams=envs.num_envs,
             seed=int(np.random.SeedSequence([seed, STREAMS["replay"]]).generate_state(1)[0]),
