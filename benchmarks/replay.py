@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+import envs
 from worldmodel.replay import Replay, bytes_per_row
 
 BATCH, LENGTH = 16, 32
@@ -43,6 +44,41 @@ def filled(size: int, rows: int, store: str, directory: Path | None) -> tuple[Re
             kept.append({**row, "image": row["image"].copy()})
     replay.flush()
     return replay, kept
+
+
+def filmed(task: str, rows: int, codec: str) -> Replay:
+    """Fill a buffer with what a random policy sees of a DeepMind Control task, ray-drawn."""
+    env = envs.make(task, repeat=2, render="ray")
+    env.action_space.seed(0)
+    size = env.action_space.shape[0]
+    layout = {**spec(64), "prev_action": ((size,), "float32")}
+    replay = Replay(layout, capacity_bytes=10**9, store="ram", codec=codec, directory=None, num_streams=1, seed=0)
+    picture, first = env.reset(seed=0)[0], True
+    for i in range(rows):
+        action = np.zeros(size, np.float32) if first else env.action_space.sample()
+        reward, last = 0.0, False
+        if not first:
+            picture, reward, terminated, truncated, _ = env.step(action)
+            last = terminated or truncated
+        flags = {"is_first": first, "is_last": last, "is_terminal": False}
+        replay.add(0, {"image": picture, "prev_action": action, "reward": np.float32(reward), **flags})
+        first = last
+        if last:
+            picture = env.reset(seed=i)[0]
+    env.close()
+    return replay
+
+
+def packing() -> dict[str, dict[str, Any]]:
+    """Measure packed bytes a frame against bare pixels, and sampling against the same rows unpacked."""
+    found = {}
+    for task in ("dmc:cartpole_swingup", "dmc:walker_walk", "dmc:ball_in_cup_catch"):
+        packed, plain = filmed(task, 4096, "zstd"), filmed(task, 4096, "none")
+        name, kept = task.removeprefix("dmc:"), packed.stats()["bytes_per_row"]
+        found[f"replay.packed.bytes_per_frame.{name}"] = entry(kept, "B", 64 * 64 * 3)
+        times = [milliseconds(lambda replay=replay: replay.sample(BATCH, LENGTH)) for replay in (packed, plain)]
+        found[f"replay.packed.sample.16x32.{name}"] = entry(times[0], "ms", times[1])
+    return found
 
 
 def naive(rows: list[dict[str, Any]], rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -87,6 +123,7 @@ def bench() -> dict[str, dict[str, Any]]:
         "replay.sample.16x32.disk": entry(disk, "ms", ram_naive),
         "replay.sample.16x32.1M": entry(million, "ms", small),
         "replay.bytes_per_frame": entry(bytes_per_row(spec(64)), "B", 64 * 64 * 3),
+        **packing(),
     }
 
 
