@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from worldmodel.dists import CONTINUOUS, BoundedNormal, OneHotGroups, TanhNormal, TruncatedNormal, legal
+from worldmodel.nets import draw
 
 GRID = torch.linspace(-1 + 5e-6, 1 - 5e-6, 200_001, dtype=torch.float64)
 MEANS = [-1.5, 0.0, 0.4, 2.0]
@@ -108,3 +109,17 @@ def test_a_legal_action_is_in_the_box_and_passes_its_gradient():
 def test_tanh_log_prob_is_finite_at_the_edges():
     dist = TanhNormal(torch.tensor([[9.0]]), torch.tensor([[0.0]]), 1e-4, 1000.0)
     assert torch.isfinite(dist.log_prob(torch.tensor([[1.0]]))).all() and torch.isfinite(dist.entropy()).all()
+
+
+def test_draws_follow_probabilities_that_differ_by_orders_of_magnitude():
+    probs = torch.tensor([[0.0, 0.5, 1e-3, 0.0, 0.499, 0.0], [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
+    picks = draw(probs.log().expand(200_000, 2, 6), torch.Generator().manual_seed(0))
+    shares = torch.stack([(picks[:, 0] == k).float().mean() for k in range(6)])
+    assert (picks[:, 1] == 0).all() and shares[[0, 3, 5]].eq(0).all()  # what is impossible never happens
+    assert 7e-4 < shares[2] < 1.3e-3
+    torch.testing.assert_close(shares, probs[0], atol=4e-3, rtol=0)
+
+
+def test_a_draw_at_the_end_of_the_sum_is_still_a_class(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, 1 - 2**-24))
+    assert draw(torch.full((1000, 32), -5.0).log_softmax(-1), None).max() == 31

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.nets import gumbel_pick, mixed_log_probs, straight_through
+from worldmodel.nets import draw, mixed_log_probs, straight_through
 
 LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
 
@@ -99,7 +99,7 @@ class OneHotGroups:
         self.log_probs = [mixed_log_probs(part, unimix) for part in logits.split(list(groups), -1)]
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        return torch.cat([straight_through(logs, gumbel_pick(logs, generator)) for logs in self.log_probs], -1)
+        return torch.cat([straight_through(logs, draw(logs, generator)) for logs in self.log_probs], -1)
 
     def mode(self) -> Tensor:
         return torch.cat([straight_through(logs, logs.argmax(-1)) for logs in self.log_probs], -1)

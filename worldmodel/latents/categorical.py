@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from worldmodel.nets import gumbel_pick, mixed_log_probs, straight_through
+from worldmodel.nets import draw, mixed_log_probs, straight_through
 
 
 class Categorical:
@@ -23,7 +23,7 @@ class Categorical:
         return {"logits": mixed_log_probs(params.float().unflatten(-1, self.shape), self.unimix)}
 
     def sample(self, dist: dict[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
-        return straight_through(dist["logits"], gumbel_pick(dist["logits"], generator))
+        return straight_through(dist["logits"], draw(dist["logits"], generator))
 
     def mode(self, dist: dict[str, Tensor]) -> Tensor:
         return straight_through(dist["logits"], dist["logits"].argmax(-1))
