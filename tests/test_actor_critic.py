@@ -64,6 +64,7 @@ class Known:
 
     def __init__(self, step, reward, cont):
         self.step, self.reward_of, self.cont_of = step, reward, cont
+        self.arrivals = []
 
     @property
     def rssm(self):
@@ -71,12 +72,16 @@ class Known:
 
     def imagine_step(self, state, action, generator=None):
         x, reward = self.step(state["deter"], action, state)
-        return {"deter": x, "stoch": reward.unsqueeze(-1)}
+        self.arrivals.append({"deter": x, "stoch": reward.unsqueeze(-1)})
+        return self.arrivals[-1]
 
     def feat(self, state):
         return state["deter"]
 
-    def predict(self, states):
+    def predict(self, feat):
+        """What the last dream arrived at; its rewards are not in the features."""
+        states = {k: torch.stack([s[k] for s in self.arrivals]) for k in ("deter", "stoch")}
+        self.arrivals = []
         return self.reward_of(states), self.cont_of(states)
 
 

@@ -25,8 +25,11 @@ class LineWorld:
     def imagine(self, state, actions, generator):
         return {"deter": state["deter"].unsqueeze(1) + actions[..., :1].cumsum(1)}
 
-    def predict(self, states):
-        reward = states["deter"][..., 0]
+    def feat(self, state):
+        return state["deter"]
+
+    def predict(self, feat):
+        reward = feat[..., 0]
         return reward, torch.full_like(reward, self.cont)
 
 
@@ -202,11 +205,8 @@ def test_the_critic_closes_a_plan_with_what_is_left_to_gain():
         def imagine(self, state, actions, generator):
             return {"deter": actions.cumsum(1)}
 
-        def feat(self, state):
-            return state["deter"]
-
-        def predict(self, states):
-            ones = torch.ones(states["deter"].shape[:2])
+        def predict(self, feat):
+            ones = torch.ones(feat.shape[:2])
             return ones, 0.5 * ones
 
     start = {"deter": torch.zeros(1, 1)}

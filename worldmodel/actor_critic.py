@@ -45,12 +45,15 @@ class Actor(nn.Module):
 
 @dataclass(frozen=True)
 class Dream:
-    """N imagined rollouts; entry t of `reward`, `alive_next` belongs to the arrival at state t+1."""
+    """N imagined rollouts, time first, so that all but the first or last state is a view.
 
-    feat: Tensor  # (N,H+1,F)
-    drawn: Tensor  # (N,H,A), as the actor drew them
-    reward: Tensor  # (N,H)
-    cont: Tensor  # (N,H)
+    Entry t of `reward` and `cont` belongs to the arrival at state t+1.
+    """
+
+    feat: Tensor  # (H+1,N,F)
+    drawn: Tensor  # (H,N,A), as the actor drew them
+    reward: Tensor  # (H,N)
+    cont: Tensor  # (H,N)
 
 
 class ActorCritic(nn.Module):
@@ -80,14 +83,14 @@ class ActorCritic(nn.Module):
             dream = self.dream(model, start)
             value = self.value(dream.feat)
         discount = self.imag.discount * dream.cont
-        returns = lambda_returns(dream.reward, value[:, 1:], discount, self.imag.lam)
-        weight = torch.cat([alive.unsqueeze(1), discount[:, :-1].detach()], 1).cumprod(1)
-        feats = dream.feat[:, :-1].detach()
-        losses = {"actor": self._actor_loss(feats, dream.drawn, returns, value[:, :-1], weight)}
+        returns = lambda_returns(dream.reward, value[1:], discount, self.imag.lam, dim=0)
+        weight = torch.cat([alive.unsqueeze(0), discount[:-1].detach()]).cumprod(0)
+        feats = dream.feat[:-1].detach()
+        losses = {"actor": self._actor_loss(feats, dream.drawn, returns, value[:-1], weight)}
         losses["critic"], metrics = self._critic_loss(feats, returns.detach(), weight)
         if self.critic_config.replay:
             losses["critic_replay"] = self.critic_config.replay * self._replay_loss(batch, feat, returns, picks)
-        entropy = self.actor(feats[:, :1]).entropy().mean().detach()
+        entropy = self.actor(feats[:1]).entropy().mean().detach()
         found = {"entropy": entropy, "return": returns.mean().detach(), "imag_reward": dream.reward.mean().detach()}
         return losses, {**metrics, **found}
 
@@ -101,16 +104,13 @@ class ActorCritic(nn.Module):
     def dream(self, model, state: State, generator: torch.Generator | None = None) -> Dream:
         """Follow the actor for H steps; it sees features without their graph, as in every Dreamer."""
         feats, drawn = [model.rssm.feat(state)], []
-        arrivals = []
         for _ in range(self.imag.horizon):
             action = self.actor(feats[-1].detach()).sample(generator)
             state = model.rssm.imagine_step(state, legal(action), generator)
             feats.append(model.rssm.feat(state))
             drawn.append(action)
-            arrivals.append(state)
-        states = {k: torch.stack([s[k] for s in arrivals], 1) for k in ("deter", "stoch") if k in arrivals[0]}
-        reward, cont = model.predict(states)
-        return Dream(torch.stack(feats, 1), torch.stack(drawn, 1), reward, cont)
+        feat = torch.stack(feats)
+        return Dream(feat, torch.stack(drawn), *model.predict(feat[1:]))
 
     @torch.no_grad()
     def plans(self, model, state: State, count: int, horizon: int, generator: torch.Generator | None) -> Tensor:
@@ -159,7 +159,7 @@ class ActorCritic(nn.Module):
         """
         with torch.no_grad():
             value = self.value(feat.detach())
-            value.view(-1)[picks] = returns[:, 0].detach()
+            value.view(-1)[picks] = returns[0].detach()
             going = 1.0 - batch["is_terminal"].float()
             last = batch["is_last"].float()
             target = lambda_returns_across(batch["reward"], value, self.imag.discount * going, last, self.imag.lam)

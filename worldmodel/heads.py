@@ -53,7 +53,7 @@ class TwoHotHead(ScalarHead):
 
     def __init__(self, inputs: int, layers: int, units: int, bins: int):
         super().__init__()
-        self.net = MLP(inputs, bins, layers, units, zero_output=True)
+        self.net = MLP(inputs, bins, layers, units, zero_output=True, exact=False)
         self.bins: Tensor
         # Mirrored exactly, so that a symmetric guess is zero.
         half = symexp(torch.linspace(-20, 20, bins))[: bins // 2]

@@ -104,9 +104,8 @@ class WorldModel(nn.Module):
             losses["overshoot"] = free_nats(raw, self.free, self.free_on)
         return losses
 
-    def predict(self, states: State) -> tuple[Tensor, Tensor]:
-        """Expected reward and probability of going on at each state."""
-        feat = self.rssm.feat(states)
+    def predict(self, feat: Tensor) -> tuple[Tensor, Tensor]:
+        """Expected reward and probability of going on, by features (...,F)."""
         return self.reward.mean(feat), self.cont.mean(feat)
 
     @property

@@ -1,4 +1,4 @@
-"""Returns and their scale. Time is dimension 1; entry t belongs to the state that step t arrives at."""
+"""Returns and their scale. Entry t in time belongs to the state that step t arrives at."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import torch
 from torch import Tensor, nn
 
 
-def lambda_returns(reward: Tensor, value: Tensor, discount: Tensor, lam: float | Tensor) -> Tensor:
-    """What each state before a step is worth, (N,H,...) from leaves of that shape (Dreamer 1, eq. 6 with weights).
+def lambda_returns(reward: Tensor, value: Tensor, discount: Tensor, lam: float | Tensor, dim: int = 1) -> Tensor:
+    """What each state before a step is worth, from leaves of one shape (Dreamer 1, eq. 6 with weights); time is `dim`.
 
         G_t = reward_t + discount_t ((1 - lam) value_t + lam G_{t+1}),    G_H = value of the last arrival
 
     `discount` holds the chance of going on as well: zero where the arrival is the end. `lam` may differ by step.
     """
     mix = torch.as_tensor(lam, device=reward.device).expand_as(reward)
-    later = value[:, -1]
+    steps = [x.unbind(dim) for x in (reward, value, discount, mix)]
+    later = value.select(dim, -1)
     found = []
-    for t in reversed(range(reward.shape[1])):
-        later = reward[:, t] + discount[:, t] * ((1 - mix[:, t]) * value[:, t] + mix[:, t] * later)
+    for r, v, d, m in reversed(list(zip(*steps, strict=True))):
+        later = r + d * ((1 - m) * v + m * later)
         found.append(later)
-    return torch.stack(found[::-1], 1)
+    return torch.stack(found[::-1], dim)
 
 
 class ReturnScale(nn.Module):

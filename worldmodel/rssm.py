@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.nets import MLP, BlockLinear, Exact, Norm
+from worldmodel.nets import MLP, BlockLinear, Norm
 from worldmodel.types import State
 
 
@@ -50,11 +50,11 @@ class RSSM(nn.Module):
         self.from_stoch = nn.Linear(latent.size, hidden, bias=False) if transition != "rnn" else None
         self.input_norm = Norm(hidden)
         self.gru = GRU(hidden, deter, blocks) if transition != "ssm" else None
-        self.prior_net = MLP(self.deter_size, latent.num_params, 1, hidden)
+        self.prior_net = MLP(self.deter_size, latent.num_params, 1, hidden, exact=False)
         self.post_deter = nn.Linear(self.deter_size, hidden, bias=False)
         self.post_embed = nn.Linear(embed, hidden)
         self.post_norm = Norm(hidden)
-        self.post_out = Exact(hidden, latent.num_params)
+        self.post_out = nn.Linear(hidden, latent.num_params)
 
     def initial(self, batch: int) -> State:
         """The state before anything was seen: zeros."""
@@ -65,9 +65,13 @@ class RSSM(nn.Module):
         }
 
     def feat(self, state: State) -> Tensor:
-        """What heads, decoder and behaviour see: (...,F)."""
+        """What heads, decoder and behaviour see: (...,F), in the precision they multiply in."""
         flat = self.latent.flat(state["stoch"])
-        return torch.cat([state["deter"], flat], -1) if self.transition == "rssm" else flat
+        parts = [state["deter"], flat] if self.transition == "rssm" else [flat]
+        if torch.is_autocast_enabled(flat.device.type):
+            rough = torch.get_autocast_dtype(flat.device.type)
+            parts = [p.to(rough) for p in parts]
+        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
     def observe(self, embed: Tensor, prev_action: Tensor, is_first: Tensor, start: State) -> tuple[State, State]:
         """Filter sequences: (B,T,E), (B,T,A), (B,T) -> posterior, prior with leaves (B,T,...).

@@ -32,11 +32,11 @@ class RewardScore:
         batch, count, horizon, _ = candidates.shape
         start = {k: v.repeat_interleave(count, 0) for k, v in self.state.items()}
         states = self.model.rssm.imagine(start, candidates.flatten(0, 1), self.generator)
-        reward, cont = self.model.predict(states)
+        feat = self.model.rssm.feat(states)
+        reward, cont = self.model.predict(feat)
         alive = torch.cat([torch.ones_like(cont[:, :1]), cont], 1).cumprod(1)
         weight = alive * self.discount ** torch.arange(horizon + 1, device=reward.device)
         score = (weight[:, :-1] * reward).sum(1)
         if self.value is not None:
-            last = {k: v[:, -1] for k, v in states.items()}
-            score = score + weight[:, -1] * self.value(self.model.rssm.feat(last))
+            score = score + weight[:, -1] * self.value(feat[:, -1])
         return score.view(batch, count)

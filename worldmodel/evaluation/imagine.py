@@ -66,8 +66,9 @@ def dream(agent: Agent, rows: list[Row], context: int, generator: torch.Generato
         actions = torch.from_numpy(np.stack([r["prev_action"] for r in rows[context:]]))[None].to(agent.device)
         future = model.rssm.imagine(seen[-1], actions, generator)
         states = {k: torch.cat([torch.stack([s[k] for s in seen], 1), future[k]], 1) for k in ("deter", "stoch")}
-        pictures = to_pixels(model.decode(model.rssm.feat(states)))[0]
-        reward, _ = model.predict(states)
+        feat = model.rssm.feat(states)
+        pictures = to_pixels(model.decode(feat))[0]
+        reward, _ = model.predict(feat)
     truth = np.stack([r["image"] for r in rows])
     real = np.array([r["reward"] for r in rows], np.float32)
     return Dream(truth, pictures.cpu().numpy(), real, reward[0].float().cpu().numpy(), context)
