@@ -347,6 +347,21 @@ def test_a_copied_slow_critic_waits_for_its_turn():
     assert same == [False, False, True, False, False, True]
 
 
+def test_actor_and_critic_may_learn_at_every_other_update():
+    c, model, policy = whole("imag.every=2")
+    learner = Learner(model, c.optim, torch.device("cpu"), "fp32", policy)
+    moved = []
+    for _ in range(4):
+        before = {**policy.state_dict(), "model": model.reward.net.out.weight}
+        before = {k: v.clone() for k, v in before.items()}
+        metrics = learner.update(random_batch())
+        changed = {k.split(".")[0] for k, v in policy.state_dict().items() if not torch.equal(before[k], v)}
+        moved.append(changed)
+        assert not torch.equal(before["model"], model.reward.net.out.weight)
+        assert ("loss/actor" in metrics) == ("grad_norm/actor" in metrics) == bool(changed)
+    assert moved == [{"actor", "critic", "slow", "scale", "updates"}, set()] * 2
+
+
 def test_nothing_of_a_non_finite_update_is_kept():
     c, model, policy = whole()
     learner = Learner(model, c.optim, torch.device("cpu"), "fp32", policy)

@@ -94,7 +94,7 @@ class StopAfter:
 BUSY = ("--train.pretrain", "9", "--train.ratio", "0.5", "--run.frames", "70", "--log.eval", "20")
 
 
-ACTOR = ("--behavior.name", "actor_critic", "--imag.starts", "8", "--imag.horizon", "3")
+ACTOR = ("--behavior.name", "actor_critic", "--imag.starts", "8", "--imag.horizon", "3", "--imag.every", "2")
 BOTH = ("--planner.score", "reward+value", "--planner.proposals", "5", "--critic.slow", "copy", "--critic.every", "3")
 
 

@@ -61,13 +61,15 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         total, metrics = self.loss(batch)
         total.backward()
-        norms = {k: CLIPS[self.config.clip_by](p, self.config.clip) for k, p in self.parts.items()}
+        policy = self._dreamer()
+        taught = {k: p for k, p in self.parts.items() if k == "model" or policy is not None}
+        norms = {k: CLIPS[self.config.clip_by](p, self.config.clip) for k, p in taught.items()}
         joint = torch.stack(list(norms.values())).norm()
         if self._finite(total.detach(), joint):
             self._warm_up()
             self.optimizer.step()
-            if self.policy is not None:
-                self.policy.after_update()
+            if policy is not None:
+                policy.after_update()
         self.updates += 1
         found |= {k: v.detach() for k, v in metrics.items()}
         found |= {f"grad_norm/{k}": v for k, v in norms.items()}
@@ -80,16 +82,22 @@ class Learner:
         with autocast(self.device, self.precision):
             return self.starts.prepare(self.model, batch, self.updates)
 
+    def _dreamer(self) -> ActorCritic | None:
+        """Actor and critic, where this update trains them as well."""
+        due = self.policy is not None and self.updates % self.policy.imag.every == 0
+        return self.policy if due else None
+
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """The sum of everyone's losses, with its graph."""
         with autocast(self.device, self.precision):
             total, metrics, post, feat = self.model.loss(batch)
-        if self.policy is None:
+        policy = self._dreamer()
+        if policy is None:
             return total, metrics
         # A context of its own: autocast keeps low-precision copies of weights together with their graph, and the
         # dream, which must not reach the model's weights, would find and use them.
         with autocast(self.device, self.precision):
-            losses, extra = self.policy.losses(self.model, batch, post, feat)
+            losses, extra = policy.losses(self.model, batch, post, feat)
         shown = {f"loss/{k}": v for k, v in losses.items()}
         return total + torch.stack(list(losses.values())).sum(), {**metrics, **extra, **shown}
 

@@ -140,6 +140,7 @@ class BehaviorConfig:
 class ImagConfig:
     horizon: Count
     starts: Natural
+    every: Count
     discount: Share
     lam: Share
 

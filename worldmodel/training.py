@@ -239,8 +239,7 @@ class Training:
 
     def _log_episode(self, episode: Episode) -> None:
         assert self.logger
-        values = {"episode/score": episode.score, "episode/length": len(episode.actions)}
-        self.logger.line(self.rollout.frames, values)
+        self.logger.line(self.rollout.frames, {"episode/score": episode.score, "episode/length": len(episode.actions)})
         self.last_score = episode.score
 
     def log(self) -> None:
