@@ -8,7 +8,7 @@ import difflib
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -170,32 +170,47 @@ class Chunk:
 
     def restore(self, directory: Path, layout: Layout, room: int) -> str:
         """Read `rows` rows into memory with space for `room`; say what is wrong ('' when nothing is)."""
-        dtype = layout.dtype
-        try:
-            fd = open_regular(directory / self.name)
-        except FileNotFoundError:
-            return "missing"
-        except OSError:
-            return "not-a-file"
-        try:
-            if os.fstat(fd).st_size < self.rows * dtype.itemsize:
+        size = self.rows * layout.row_bytes
+        path = directory / self.name
+        data = np.empty(0, layout.dtype)
+
+        def place(there: int) -> memoryview | str:
+            nonlocal data
+            if there < size:
                 return "short"
-            data = np.empty(room, dtype)
-            body = as_bytes(data[: self.rows])
-            if not read_exactly(fd, body):
-                return "short"
-        except OSError:
-            return "unreadable"
-        finally:
-            os.close(fd)
-        if zlib.crc32(body) != self.crc:
-            return "bad-crc"
+            data = np.empty(room, layout.dtype)
+            return as_bytes(data[: self.rows])
+
+        why = read_checked(path, self.crc, place)
+        if why:
+            return why
         # Rows written after the checkpoint are dropped: the resumed run writes its own.
-        if (directory / self.name).stat().st_size > self.rows * dtype.itemsize:
-            os.truncate(directory / self.name, self.rows * dtype.itemsize)
+        if path.stat().st_size > size:
+            os.truncate(path, size)
         self.data, self.saved = data, self.rows
         self.episodes = layout.count(data[: self.rows], "is_first")
         return ""
+
+
+def read_checked(path: Path, crc: int, place: Callable[[int], memoryview | str]) -> str:
+    """Fill the buffer that `place` gives for a file of so many bytes, or refuses; say what is wrong ('': nothing)."""
+    try:
+        fd = open_regular(path)
+    except FileNotFoundError:
+        return "missing"
+    except OSError:
+        return "not-a-file"
+    try:
+        buffer = place(os.fstat(fd).st_size)
+        if isinstance(buffer, str):
+            return buffer
+        if not read_exactly(fd, buffer):
+            return "short"
+    except OSError:
+        return "unreadable"
+    finally:
+        os.close(fd)
+    return "" if zlib.crc32(buffer) == crc else "bad-crc"
 
 
 def as_bytes(record: np.ndarray) -> memoryview:

@@ -22,7 +22,7 @@ class Norm(nn.RMSNorm):
 
 
 class MLP(nn.Module):
-    """Linear, RMSNorm, SiLU, `layers` times, then a linear output: (...,inputs) -> (...,outputs)."""
+    """Linear, RMSNorm, SiLU, `layers` times, then a linear output (`exact`: in fp32), (...,inputs) -> (...,outputs)."""
 
     def __init__(
         self, inputs: int, outputs: int, layers: int, units: int, zero_output: bool = False, exact: bool = True

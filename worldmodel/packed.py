@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -12,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
-from worldmodel.chunks import Layout, ReplayError
-from worldmodel.files import open_regular, read_exactly, write_all
+from worldmodel.chunks import Layout, ReplayError, read_checked
+from worldmodel.files import open_regular, write_all
 
 LEVEL = 3
 BLOCK = 32  # rows compressed together; a sequence of 32 touches two blocks
@@ -84,7 +85,8 @@ class PackedChunk:
             write_all(fd, memoryview(self.body))
             os.fsync(fd)
         except OSError:
-            os.ftruncate(fd, 0)
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, 0)
             raise
         finally:
             os.close(fd)
@@ -96,26 +98,15 @@ class PackedChunk:
 
     def restore(self, directory: Path, layout: Layout, room: int) -> str:
         """Read the file; say what is wrong ('' when nothing is). Nothing larger than its rows is ever allocated."""
-        try:
-            fd = open_regular(directory / self.name)
-        except FileNotFoundError:
-            return "missing"
-        except OSError:
-            return "not-a-file"
-        try:
-            size = os.fstat(fd).st_size
+        body = bytearray()
+
+        def place(size: int) -> memoryview | str:
             if size > bound(self.rows, layout.row_bytes):
                 return "too-long"
-            body = bytearray(size)
-            if not read_exactly(fd, memoryview(body)):
-                return "short"
-        except OSError:
-            return "unreadable"
-        finally:
-            os.close(fd)
-        if zlib.crc32(body) != self.crc:
-            return "bad-crc"
-        return self._parse(bytes(body))
+            body.extend(bytes(size))
+            return memoryview(body)
+
+        return read_checked(directory / self.name, self.crc, place) or self._parse(bytes(body))
 
     def _parse(self, body: bytes) -> str:
         """Check the header against the rows promised and the bytes there."""
