@@ -80,7 +80,7 @@ def acting_dir(tmp_path_factory):
 def test_compare_drives_one_model_in_every_way(acting_dir):
     out, _ = evaluate(acting_dir, "compare", "--episodes", "2", "--planner.candidates", "20", "--planner.elites=4")
     result = json.loads((acting_dir / "eval" / "compare.json").read_text())
-    ways = {"random", "shooting", "cem", "mppi", "actor", "cem, critic", "cem, actor and critic",
+    ways = {"random", "shooting", "cem", "icem", "mppi", "actor", "cem, critic", "cem, actor and critic",
             "mppi, actor and critic"}  # fmt: skip
     assert result["drivers"].keys() == ways and result["planner"]["candidates"] == 20
     for way, found in result["drivers"].items():

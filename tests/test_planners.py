@@ -5,13 +5,19 @@ import pytest
 import torch
 
 from worldmodel import build, config
-from worldmodel.planners.proposals import Box, OneHot
+from worldmodel.planners.proposals import Box, OneHot, Seeded, coloured
 from worldmodel.types import ActionSpace
 
 BATCH, HORIZON, SIZE = 3, 5, 2
 
 
+PLANNERS = [*build.PLANNERS, "icem"]
+
+
 def planner(name, **changes):
+    """A planner by name; icem stands for cem with what its preset adds."""
+    if name == "icem":
+        name, changes = "cem", {"elites": 20, "momentum": 0.1, "keep": 0.3, "decay": 1.25, **changes}
     args = [f"planner.{k}={v}" for k, v in {"name": name, "candidates": 400, "iterations": 12, "elites": 40,
                                              "temperature": 0.5, **changes}.items()]  # fmt: skip
     return build.make_planner(config.parse(args).planner)
@@ -27,7 +33,7 @@ def quadratic(target):
     return lambda candidates: -(candidates - target.unsqueeze(1)).square().sum((-2, -1))
 
 
-@pytest.mark.parametrize("name", build.PLANNERS)
+@pytest.mark.parametrize("name", PLANNERS)
 def test_reaches_the_optimum_of_a_quadratic_inside_the_box(name):
     # Random shooting can't be sharp in ten dimensions: it gets two, and more draws.
     horizon, candidates = (1, 6000) if name == "shooting" else (HORIZON, 400)
@@ -36,7 +42,7 @@ def test_reaches_the_optimum_of_a_quadratic_inside_the_box(name):
     torch.testing.assert_close(found, target, atol=0.06, rtol=0)
 
 
-@pytest.mark.parametrize("name", build.PLANNERS)
+@pytest.mark.parametrize("name", PLANNERS)
 def test_an_optimum_outside_the_box_gives_its_nearest_corner(name):
     target = torch.full((BATCH, HORIZON, SIZE), 3.0)
     target[1] = -3.0
@@ -46,7 +52,7 @@ def test_an_optimum_outside_the_box_gives_its_nearest_corner(name):
         torch.testing.assert_close(found, target.sign(), atol=0.05, rtol=0)
 
 
-@pytest.mark.parametrize("name", build.PLANNERS)
+@pytest.mark.parametrize("name", PLANNERS)
 def test_candidates_never_leave_an_uneven_box(name):
     seen = []
 
@@ -81,7 +87,7 @@ def exact_double_integrator(horizon):
     return double_integrator(force).item()
 
 
-@pytest.mark.parametrize("name", ["cem", "mppi"])
+@pytest.mark.parametrize("name", ["cem", "icem", "mppi"])
 def test_solves_a_bounded_double_integrator(name):
     horizon = 8
     best = exact_double_integrator(horizon)
@@ -93,7 +99,7 @@ def test_solves_a_bounded_double_integrator(name):
 SPACE = ActionSpace(5, (2, 3))
 
 
-@pytest.mark.parametrize("name", build.PLANNERS)
+@pytest.mark.parametrize("name", PLANNERS)
 def test_discrete_plans_find_the_best_code(name):
     horizon = 3
     want = torch.randint(0, 2, (BATCH, horizon), generator=torch.Generator().manual_seed(1))
@@ -112,14 +118,14 @@ def test_discrete_plans_find_the_best_code(name):
     assert wrong == 0 if name != "shooting" else wrong <= 2
 
 
-@pytest.mark.parametrize("name", build.PLANNERS)
+@pytest.mark.parametrize("name", PLANNERS)
 def test_a_seed_fixes_the_plan_and_another_changes_it(name):
     target = torch.zeros(BATCH, HORIZON, SIZE)
     first, same, other = (plan(name, quadratic(target), Box(), seed=s, iterations=2) for s in (4, 4, 5))
     assert torch.equal(first, same) and not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("name", build.PLANNERS)
+@pytest.mark.parametrize("name", PLANNERS)
 def test_non_finite_scores_are_never_chosen(name):
     def score(candidates):
         total = candidates.sum((-2, -1))
@@ -144,6 +150,46 @@ def test_mppi_temperature_moves_between_the_best_and_the_mean_of_the_elites():
         errors.append((found - target).norm().item())
     # Few draws around the start: the elites' mean lies nearer the optimum than the single best one.
     assert len(set(np.round(errors, 4))) == 3 and errors[2] < errors[0]
+
+
+def rounds(horizon=4, **changes):
+    """The candidates of each round of a search for zero."""
+    seen = []
+
+    def score(candidates):
+        seen.append(candidates.clone())
+        return -candidates.square().sum((-2, -1))
+
+    plan("cem", score, Box(), horizon=horizon, **changes)
+    return seen
+
+
+def test_kept_elites_stand_again_and_rounds_shrink():
+    seen = rounds(candidates=100, iterations=4, elites=10, keep=0.3, decay=2.0)
+    assert [c.shape[1] for c in seen] == [100, 50, 40, 40]
+    for before, after in zip(seen, seen[1:], strict=False):
+        best = before.square().sum((-2, -1)).topk(3, largest=False).indices
+        torch.testing.assert_close(after[:, -3:], before.gather(1, best[..., None, None].expand(-1, -1, 4, SIZE)))
+    assert all(c.shape[1] == 100 for c in rounds(candidates=100, iterations=3, elites=10))
+
+
+def test_drafts_never_fill_a_shrunken_round():
+    drafts = torch.full((BATCH, 30, HORIZON, SIZE), 0.25)
+    drawn = Seeded(Box(), drafts).sample(torch.zeros(BATCH, HORIZON, SIZE), torch.ones(BATCH, HORIZON, SIZE), 20, None)
+    assert (
+        drawn.shape == (BATCH, 20, HORIZON, SIZE) and not (drawn[:, 0] == 0.25).any() and (drawn[:, 1:] == 0.25).all()
+    )
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 7, 12])
+@pytest.mark.parametrize("color", [0.5, 2.0, 4.0])
+def test_coloured_noise_has_unit_variance_and_pushes_one_way_for_longer(horizon, color):
+    white = torch.randn(20000, horizon, 1, generator=torch.Generator().manual_seed(0))
+    noise = coloured(white, color)
+    torch.testing.assert_close(noise.std(0), torch.ones(horizon, 1), atol=0.03, rtol=0)
+    if horizon > 2:
+        together = (noise[:, 1:] * noise[:, :-1]).mean()
+        assert together > 0.15 * color and together > (white[:, 1:] * white[:, :-1]).mean() + 0.1
 
 
 def test_scores_of_the_wrong_shape_are_caught():

@@ -51,7 +51,7 @@ STARTS: dict[str, Callable[[ReplayConfig], Cold]] = {
 
 PLANNERS = {
     "shooting": lambda p: Shooting(p.candidates),
-    "cem": lambda p: CEM(p.candidates, p.iterations, p.elites, p.momentum),
+    "cem": lambda p: CEM(p.candidates, p.iterations, p.elites, p.momentum, p.keep, p.decay),
     "mppi": lambda p: MPPI(p.candidates, p.iterations, p.elites, p.temperature, p.momentum),
 }
 
@@ -132,7 +132,7 @@ def make_mpc(c: Config, model: WorldModel, space: ActionSpace, policy: ActorCrit
         model,
         space,
         make_planner(p),
-        make_proposal(space, p.init_std, p.min_std),
+        make_proposal(space, p.init_std, p.min_std, p.color),
         horizon=p.horizon,
         discount=p.discount,
         warm_start=p.warm_start,

@@ -35,9 +35,13 @@ def setup(config: RunConfig) -> torch.device:
 
 
 def tune(threads: int) -> None:
-    """Allocator, threads (0 takes one per core available) and matrix-product precision of this process."""
+    """Allocator, threads and matrix-product precision; 0 threads takes OMP_NUM_THREADS, else one per core available.
+
+    Torch has read the variable by now. More threads than cores would cost twice the time and say nothing.
+    """
     keep_freed_memory()
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    if threads or "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     torch.set_float32_matmul_precision("high")
 
 

@@ -183,6 +183,9 @@ class PlannerConfig:
     min_std: Positive
     temperature: Positive
     momentum: Annotated[float, Range(0, 0.999)]
+    keep: Annotated[float, Range(0, 1)]
+    decay: Annotated[float, Range(1, 10)]
+    color: Annotated[float, Range(0, 4)]
     warm_start: bool
     discount: Annotated[float, Range(0, 1)]
 
@@ -210,6 +213,8 @@ def contradictions(c: Config) -> list[str]:
     found = []
     if p.elites > p.candidates:
         found.append(f"planner.elites: {p.elites} is more than planner.candidates {p.candidates}")
+    if p.keep * p.elites > p.candidates - 1:
+        found.append(f"planner.keep: {p.keep} of planner.elites {p.elites} leaves no candidate to draw anew")
     if p.proposals >= p.candidates:
         found.append(
             f"planner.proposals: {p.proposals} leaves none of planner.candidates {p.candidates} to search with"

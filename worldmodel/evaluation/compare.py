@@ -12,6 +12,9 @@ from worldmodel.rollout import Row
 
 Changes = list[tuple[str, str]]
 
+# What the preset icem adds to a CEM of any size.
+ICEM = [("planner.momentum", "0.1"), ("planner.keep", "0.3"), ("planner.decay", "1.25"), ("planner.color", "2.0")]
+
 
 def drivers(candidates: int, learned: bool) -> dict[str, Changes]:
     """Ways to drive a run, as changes to its configuration; the last four need an actor and a critic.
@@ -23,6 +26,7 @@ def drivers(candidates: int, learned: bool) -> dict[str, Changes]:
         "random": [("behavior.name", "random")],
         "shooting": planning("shooting"),
         "cem": planning("cem"),
+        "icem": [*planning("cem"), *ICEM],
         "mppi": planning("mppi"),
     }
     if learned:

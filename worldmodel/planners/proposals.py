@@ -9,10 +9,15 @@ from worldmodel.types import ActionSpace
 
 
 class Box:
-    """Continuous actions within [low, high]; the search distribution is N(mean, std), clamped."""
+    """Continuous actions within [low, high]; the search distribution is N(mean, std), clamped.
 
-    def __init__(self, low: float = -1.0, high: float = 1.0, init_std: float = 1.0, min_std: float = 0.05):
-        self.low, self.high, self.init_std, self.min_std = low, high, init_std, min_std
+    Noise may be coloured over a plan's steps: power falls as frequency^-color, so that plans push one way for longer.
+    """
+
+    def __init__(
+        self, low: float = -1.0, high: float = 1.0, init_std: float = 1.0, min_std: float = 0.05, color: float = 0.0
+    ):
+        self.low, self.high, self.init_std, self.min_std, self.color = low, high, init_std, min_std, color
 
     def start(self, batch: int, horizon: int, size: int) -> tuple[Tensor, Tensor]:
         """The broad beginning of a search: mean, std (B,H,A)."""
@@ -22,6 +27,8 @@ class Box:
     def sample(self, mean: Tensor, std: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
         batch, *rest = mean.shape
         noise = torch.randn(batch, count, *rest, generator=generator, device=mean.device)
+        if self.color:
+            noise = coloured(noise, self.color)
         return (mean.unsqueeze(1) + std.unsqueeze(1) * noise).clamp(self.low, self.high)
 
     def uniform(self, mean: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
@@ -43,6 +50,16 @@ class Box:
     def resume(self, plan: Tensor, fresh: Tensor) -> Tensor:
         """Where the next search starts, given the plan left over from the last one."""
         return plan
+
+
+def coloured(white: Tensor, color: float) -> Tensor:
+    """White noise (...,H,A) made to fall off as frequency^-color over H, of unit variance still."""
+    horizon = white.shape[-2]
+    frequency = torch.fft.fftfreq(horizon, device=white.device).abs().clamp(min=1 / horizon)
+    gain = frequency ** (-color / 2)
+    gain = gain / gain.square().mean().sqrt()
+    half = gain[: horizon // 2 + 1].unsqueeze(-1)
+    return torch.fft.irfft(torch.fft.rfft(white, dim=-2) * half, n=horizon, dim=-2)
 
 
 class OneHot:
@@ -88,8 +105,8 @@ class Seeded:
         self.inner, self.drafts = inner, drafts
 
     def sample(self, mean: Tensor, std: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-        own = self.inner.sample(mean, std, count - self.drafts.shape[1], generator)
-        return torch.cat([own, self.drafts], 1)
+        drafts = self.drafts[:, : count - 1]
+        return torch.cat([self.inner.sample(mean, std, count - drafts.shape[1], generator), drafts], 1)
 
     def refit(self, candidates: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         return self.inner.refit(candidates, weights)
@@ -98,5 +115,5 @@ class Seeded:
         return self.inner.finish(mean)
 
 
-def make_proposal(space: ActionSpace, init_std: float, min_std: float) -> Box | OneHot:
-    return OneHot(space) if space.discrete else Box(init_std=init_std, min_std=min_std)
+def make_proposal(space: ActionSpace, init_std: float, min_std: float, color: float) -> Box | OneHot:
+    return OneHot(space) if space.discrete else Box(init_std=init_std, min_std=min_std, color=color)
