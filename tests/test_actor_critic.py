@@ -8,6 +8,7 @@ from worldmodel.actor_critic import Actor, ActorCritic, frozen, lambda_returns_a
 from worldmodel.heads import GaussianHead
 from worldmodel.learner import Learner
 from worldmodel.returns import ReturnScale, lambda_returns
+from worldmodel.rssm import Steps
 from worldmodel.types import ActionSpace, ObservationSpace
 
 
@@ -78,11 +79,14 @@ class Known:
     def feat(self, state):
         return state["deter"]
 
-    def predict(self, feat):
+    def walk(self, state, steps, generator=None):
+        return Steps(self, state, steps, generator)
+
+    def predict(self, feat, *heads):
         """What the last dream arrived at; its rewards are not in the features."""
         states = {k: torch.stack([s[k] for s in self.arrivals]) for k in ("deter", "stoch")}
         self.arrivals = []
-        return self.reward_of(states), self.cont_of(states)
+        return self.reward_of(states), self.cont_of(states), *(head.mean(feat) for head in heads)
 
 
 def actor_critic(space, feat, *overrides, slow="ema"):

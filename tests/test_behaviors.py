@@ -7,6 +7,7 @@ from worldmodel import build, config
 from worldmodel.behaviors.mpc import MPC
 from worldmodel.planners.cem import CEM
 from worldmodel.planners.proposals import Box, OneHot, Seeded
+from worldmodel.rssm import Steps
 from worldmodel.scores import RewardScore
 from worldmodel.types import ActionSpace, ObservationSpace
 
@@ -22,8 +23,11 @@ class LineWorld:
     def rssm(self):
         return self
 
-    def imagine(self, state, actions, generator):
-        return {"deter": state["deter"].unsqueeze(1) + actions[..., :1].cumsum(1)}
+    def walk(self, state, steps, generator):
+        return Steps(self, state, steps, generator)
+
+    def imagine_step(self, state, action, generator):
+        return {"deter": state["deter"] + action[..., :1]}
 
     def feat(self, state):
         return state["deter"]
@@ -121,8 +125,8 @@ def test_a_discrete_plan_can_be_left_when_the_optimum_moves():
     want = {"code": 0}
 
     class Moving(LineWorld):
-        def imagine(self, state, actions, generator):
-            return {"deter": actions[..., want["code"]].unsqueeze(-1)}
+        def imagine_step(self, state, action, generator):
+            return {"deter": action[..., want["code"]].unsqueeze(-1)}
 
     behavior = MPC(Moving(), space, CEM(100, 4, 10), OneHot(space), horizon=12, discount=1.0, warm_start=True, noise=0)
     generator = torch.Generator().manual_seed(0)
@@ -202,9 +206,6 @@ def test_the_critic_closes_a_plan_with_what_is_left_to_gain():
     """Reward 1 a step, the chance of going on 1/2, a value of 8 at the end: discounts by hand."""
 
     class Ending(LineWorld):
-        def imagine(self, state, actions, generator):
-            return {"deter": actions.cumsum(1)}
-
         def predict(self, feat):
             ones = torch.ones(feat.shape[:2])
             return ones, 0.5 * ones

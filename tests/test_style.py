@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "worldmodel/fused/*": {"torch"},
     "worldmodel/nets.py": {"torch", "einops", "numpy", "worldmodel.types", "worldmodel.fused"},
     "worldmodel/dists.py": {"torch", "einops", "numpy", "worldmodel.types", "worldmodel.nets"},
-    "worldmodel/latents/*": {"torch", "einops", "numpy", "worldmodel.types", "worldmodel.nets", "worldmodel.dists"},
+    "worldmodel/latents/*": {"torch", "einops", "numpy"}
+    | {f"worldmodel.{name}" for name in ("types", "nets", "dists", "fused")},
     "worldmodel/backdrop.py": {"torch", "worldmodel.fused"},
     "worldmodel/objectives/*": {"torch", "einops"}
     | {f"worldmodel.{name}" for name in ("types", "backdrop", "nets", "dists")},

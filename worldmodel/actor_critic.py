@@ -50,17 +50,14 @@ class Actor(nn.Module):
 
 @dataclass(frozen=True)
 class Dream:
-    """N imagined rollouts, time first. Entry t of what is arrived at belongs to state t+1.
-
-    What the actor saw is a tensor of its own, not a view: a view's gradient would be the size of the whole.
-    """
+    """N imagined rollouts, time first. Entry t of what is arrived at belongs to state t+1."""
 
     seen: Tensor  # (H,N,F), without a graph
     read: Tensor  # (H,N,...), what the actor made of it
     drawn: Tensor  # (H,N,A), as the actor drew them
-    arrived: Tensor  # (H,N,F)
     reward: Tensor  # (H,N)
     cont: Tensor  # (H,N)
+    value: Tensor  # (H,N)
 
 
 class ActorCritic(nn.Module):
@@ -76,10 +73,14 @@ class ActorCritic(nn.Module):
         self.updates: Tensor
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
-    def value(self, feat: Tensor) -> Tensor:
+    @property
+    def closing(self) -> ScalarHead:
         """What returns are bootstrapped from: the slow critic or the critic itself."""
         slow = self.slow is not None and self.critic_config.bootstrap == "slow"
-        return (self.slow if slow else self.critic).mean(feat)  # type: ignore[union-attr]
+        return self.slow if slow else self.critic  # type: ignore[return-value]
+
+    def value(self, feat: Tensor) -> Tensor:
+        return self.closing.mean(feat)
 
     def losses(self, model, batch: Batch, post: State, feat: Tensor) -> tuple[dict[str, Tensor], Metrics]:
         """Scalar losses of actor and critic from the posteriors (B,T,...) of a batch; feat (B,T,F) keeps its graph."""
@@ -88,12 +89,11 @@ class ActorCritic(nn.Module):
         alive = 1.0 - batch["is_terminal"].float().flatten()[picks]
         with torch.set_grad_enabled(self.actor_config.gradient != "reinforce"), frozen(model, self.critic):
             dream = self.dream(model, start)
-            value = self.value(dream.arrived)
         discount = self.imag.discount * dream.cont
-        returns = lambda_returns(dream.reward, value, discount, self.imag.lam, dim=0)
+        returns = lambda_returns(dream.reward, dream.value, discount, self.imag.lam, dim=0)
         weight = torch.cat([alive.unsqueeze(0), discount[:-1].detach()]).cumprod(0)
         losses = {}
-        losses["actor"], entropy = self._actor_loss(dream, returns, value, weight)
+        losses["actor"], entropy = self._actor_loss(dream, returns, weight)
         losses["critic"], metrics = self._critic_loss(dream.seen, returns.detach(), weight)
         if self.critic_config.replay:
             losses["critic_replay"] = self.critic_config.replay * self._replay_loss(batch, feat, returns, picks)
@@ -109,27 +109,26 @@ class ActorCritic(nn.Module):
 
     def dream(self, model, state: State, generator: torch.Generator | None = None) -> Dream:
         """Follow the actor for H steps; it sees features without their graph, as in every Dreamer."""
-        feats, reads, drawn = [model.rssm.feat(state)], [], []
+        walk, reads, drawn = model.rssm.walk(state, self.imag.horizon, generator), [], []
         for _ in range(self.imag.horizon):
-            reads.append(self.actor.read(feats[-1].detach()))
+            reads.append(self.actor.read(walk.feat))
             drawn.append(self.actor.dist_of(reads[-1]).sample(generator))
-            state = model.rssm.imagine_step(state, legal(drawn[-1]), generator)
-            feats.append(model.rssm.feat(state))
-        seen, arrived = torch.stack([f.detach() for f in feats[:-1]]), torch.stack(feats[1:])
-        return Dream(seen, torch.stack(reads), torch.stack(drawn), arrived, *model.predict(arrived))
+            walk.go(legal(drawn[-1]))
+        read = model.predict(walk.arrived(), self.closing)
+        return Dream(walk.seen(), torch.stack(reads), torch.stack(drawn), *read)
 
     @torch.no_grad()
     def plans(self, model, state: State, count: int, horizon: int, generator: torch.Generator | None) -> Tensor:
         """Action sequences (B,count,H,A) the actor takes in dreams from states (B,...)."""
         batch = len(state["deter"])
-        state = {k: v.repeat_interleave(count, 0) for k, v in state.items()}
+        walk = model.rssm.walk({k: v.repeat_interleave(count, 0) for k, v in state.items()}, horizon, generator)
         actions = []
         for _ in range(horizon):
-            actions.append(legal(self.actor(model.rssm.feat(state)).sample(generator)))
-            state = model.rssm.imagine_step(state, actions[-1], generator)
+            actions.append(legal(self.actor(walk.feat).sample(generator)))
+            walk.go(actions[-1])
         return torch.stack(actions, 1).unflatten(0, (batch, count))
 
-    def _actor_loss(self, dream: Dream, returns: Tensor, value: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def _actor_loss(self, dream: Dream, returns: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Minus the objective: returns through the model, or log-probabilities times advantage, plus entropy.
 
         Also the mean entropy where dreams start.
@@ -143,7 +142,7 @@ class ActorCritic(nn.Module):
         gain = a.entropy * entropy
         if share > 0:
             with torch.no_grad():
-                baseline = torch.cat([self.value(dream.seen[:1]), value[:-1]])
+                baseline = torch.cat([self.value(dream.seen[:1]), dream.value[:-1]])
                 advantage = (returns - baseline) / scale
             gain = gain + share * policy.log_prob(dream.drawn.detach()) * advantage
         if share < 1:

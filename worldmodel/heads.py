@@ -1,17 +1,19 @@
 """Small predictors on features: reward, value, continuation; each has `mean(feat)` and `loss(feat, target)`.
 
-Scalar heads take these in two steps as well, so that one pass through the network serves several questions:
+They take these in two steps as well, so that one pass through the network serves several questions:
 `read(feat)`, then `mean_of(read)` and `loss_of(read, target)`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel import fused
-from worldmodel.nets import MLP, symexp
+from worldmodel.nets import MLP, side_by_side, symexp
 
 
 class ScalarHead(nn.Module):
@@ -75,15 +77,21 @@ def two_hot(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
     return low, (x - bins[low]) / (bins[low + 1] - bins[low])
 
 
-class ContinueHead(nn.Module):
-    """Probability that the episode goes on: (...,F) -> (...)."""
+class ContinueHead(ScalarHead):
+    """Probability that the episode goes on."""
 
     def __init__(self, inputs: int, layers: int, units: int):
         super().__init__()
         self.net = MLP(inputs, 1, layers, units)
 
-    def mean(self, feat: Tensor) -> Tensor:
-        return self.net(feat).float().squeeze(-1).sigmoid()
+    def mean_of(self, read: Tensor) -> Tensor:
+        return read.float().squeeze(-1).sigmoid()
 
-    def loss(self, feat: Tensor, target: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(self.net(feat).float().squeeze(-1), target, reduction="none")
+    def loss_of(self, read: Tensor, target: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(read.float().squeeze(-1), target, reduction="none")
+
+
+def means(heads: Sequence[ScalarHead], feat: Tensor) -> list[Tensor]:
+    """What several heads say of the same features."""
+    reads = side_by_side([head.net for head in heads], feat)
+    return [head.mean_of(read) for head, read in zip(heads, reads, strict=True)]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.backdrop import Backdrop
-from worldmodel.heads import ContinueHead, ScalarHead
+from worldmodel.heads import ContinueHead, ScalarHead, means
 from worldmodel.losses import detach, free_nats, overshooting
 from worldmodel.nets import Encoder
 from worldmodel.objectives import Context
@@ -104,9 +104,9 @@ class WorldModel(nn.Module):
             losses["overshoot"] = free_nats(raw, self.free, self.free_on)
         return losses
 
-    def predict(self, feat: Tensor) -> tuple[Tensor, Tensor]:
-        """Expected reward and probability of going on, by features (...,F)."""
-        return self.reward.mean(feat), self.cont.mean(feat)
+    def predict(self, feat: Tensor, *others: ScalarHead) -> list[Tensor]:
+        """Expected reward, probability of going on, and what other heads say, by features (...,F)."""
+        return means([self.reward, self.cont, *others], feat)
 
     @property
     def can_draw(self) -> bool:

@@ -40,10 +40,43 @@ class MLP(nn.Module):
             self.out.bias.data.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.rest(self.hidden[0](x)) if len(self.hidden) else self.out(x)
+
+    def rest(self, x: Tensor) -> Tensor:
+        """All but the first linear layer."""
         last, fine = len(self.norms) - 1, isinstance(self.out, Exact)
-        for i, (linear, norm) in enumerate(zip(self.hidden, self.norms, strict=True)):
-            x = fused.norm_silu(linear(x), cast(Norm, norm), fine and i == last)
+        for i, norm in enumerate(self.norms):
+            x = x if i == 0 else self.hidden[i](x)
+            x = fused.norm_silu(x, cast(Norm, norm), fine and i == last)
         return self.out(x)
+
+
+def side_by_side(nets: Sequence[MLP], x: Tensor) -> list[Tensor]:
+    """Several networks on one input, whose gradient is then one matrix product instead of one and a sum for each."""
+    if not all(len(net.hidden) for net in nets):
+        return [net(x) for net in nets]
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    firsts = _SideBySide.apply(x.to(dtype), *(cast(nn.Linear, net.hidden[0]).weight.to(dtype) for net in nets))
+    return [net.rest(first) for net, first in zip(nets, firsts, strict=True)]
+
+
+class _SideBySide(torch.autograd.Function):
+    """x (...,D) times each of some matrices (E,D)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x, *weights)
+        return tuple(F.linear(x, w) for w in weights)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        x, *weights = ctx.saved_tensors
+        sizes, grad = [len(w) for w in weights], torch.cat(grads, -1)
+        by_x = grad @ torch.cat(weights) if ctx.needs_input_grad[0] else None
+        if not any(ctx.needs_input_grad[1:]):
+            return by_x, *(None for _ in weights)
+        return by_x, *(grad.flatten(0, -2).t() @ x.flatten(0, -2)).split(sizes)
 
 
 class Exact(nn.Linear):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from worldmodel import fused
 from worldmodel.nets import MLP, BlockLinear, Norm
 from worldmodel.types import State
+from worldmodel.unrolled import Walk, filtered
 
 
 class GRU(nn.Module):
@@ -80,6 +81,10 @@ class RSSM(nn.Module):
         action_in = self.from_action(prev_action * keep)
         embed_in = self.post_embed(embed)
         state = start or self.initial(embed.shape[0])
+        if self._by_hand(embed_in):
+            deter, stoch, params = filtered(self, action_in, embed_in, is_first, state)
+            post = {"deter": deter, "stoch": stoch, **self.latent.dist(params)}
+            return post, self.latent.dist(self.prior_net(deter))
         steps = []
         for t in range(embed.shape[1]):
             state = self._reset(state, keep[:, t])
@@ -105,6 +110,17 @@ class RSSM(nn.Module):
         deter = self._advance(state, self.from_action(action))
         params = self.prior_net(deter)
         return {"deter": deter, "stoch": self.latent.sample(params, generator), "params": params}
+
+    def walk(self, state: State, steps: int, generator: torch.Generator | None = None) -> Walk | Steps:
+        """A dream from states (N,...) whose actions are given step by step."""
+        by_hand = torch.is_autocast_enabled("cpu") and self._by_hand(
+            torch.empty(0, dtype=torch.get_autocast_dtype("cpu"))
+        )
+        return (Walk if by_hand else Steps)(self, state, steps, generator)
+
+    def _by_hand(self, like: Tensor) -> bool:
+        """Whether loops over tensors like this one are better unrolled."""
+        return self.transition == "rssm" and self.gru is not None and self.gru.blocks == 1 and fused.takes(like)
 
     def imagine(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> State:
         """Open-loop rollout: (B,H,A) -> deter and stoch (B,H,...)."""
@@ -132,3 +148,25 @@ class RSSM(nn.Module):
     def _posterior(self, deter: Tensor, embed_in: Tensor) -> Tensor:
         """Parameters of the latent once something was seen."""
         return self.post_out(fused.norm_silu(self.post_deter(deter) + embed_in, self.post_norm))
+
+
+class Steps:
+    """`unrolled.Walk` by autograd, for every transition, precision and device."""
+
+    def __init__(self, rssm: RSSM, state: State, steps: int, generator: torch.Generator | None):
+        self.rssm, self.state, self.generator = rssm, state, generator
+        self.feats = [rssm.feat(state)]
+
+    @property
+    def feat(self) -> Tensor:
+        return self.feats[-1].detach()
+
+    def go(self, action: Tensor) -> None:
+        self.state = self.rssm.imagine_step(self.state, action, self.generator)
+        self.feats.append(self.rssm.feat(self.state))
+
+    def seen(self) -> Tensor:
+        return torch.stack([f.detach() for f in self.feats[:-1]])
+
+    def arrived(self) -> Tensor:
+        return torch.stack(self.feats[1:])

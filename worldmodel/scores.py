@@ -31,12 +31,14 @@ class RewardScore:
         """(B,N,H,A) -> (B,N)."""
         batch, count, horizon, _ = candidates.shape
         start = {k: v.repeat_interleave(count, 0) for k, v in self.state.items()}
-        states = self.model.rssm.imagine(start, candidates.flatten(0, 1), self.generator)
-        feat = self.model.rssm.feat(states)
+        walk = self.model.rssm.walk(start, horizon, self.generator)
+        for actions in candidates.flatten(0, 1).unbind(1):
+            walk.go(actions)
+        feat = walk.arrived()
         reward, cont = self.model.predict(feat)
-        alive = torch.cat([torch.ones_like(cont[:, :1]), cont], 1).cumprod(1)
-        weight = alive * self.discount ** torch.arange(horizon + 1, device=reward.device)
-        score = (weight[:, :-1] * reward).sum(1)
+        alive = torch.cat([torch.ones_like(cont[:1]), cont]).cumprod(0)
+        weight = alive * self.discount ** torch.arange(horizon + 1, device=reward.device).unsqueeze(1)
+        score = (weight[:-1] * reward).sum(0)
         if self.value is not None:
-            score = score + weight[:, -1] * self.value(feat[:, -1])
+            score = score + weight[-1] * self.value(feat[-1])
         return score.view(batch, count)

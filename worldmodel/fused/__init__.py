@@ -5,28 +5,23 @@ Every function here has its torch form beside it, which defines what it computes
 
 from __future__ import annotations
 
-import ctypes
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.fused.compiled import library
-
-BLOCKS = 32  # partial sums of a weight's gradient: fixed, so that results don't depend on the threads
-SMALL = 1 << 14  # numbers below which a second thread costs more than it helps
+from worldmodel.fused.compiled import BLOCKS, call, either, library
 
 
 def norm_silu(x: Tensor, norm: nn.RMSNorm, fine: bool = False) -> Tensor:
     """SiLU of a norm (...,D) -> (...,D), in the precision of x unless `fine` keeps fp32."""
-    if not _takes(x):
+    if not takes(x):
         return F.silu(norm(x))
     return _NormSilu.apply(x, norm.weight, norm.eps, fine)
 
 
 def gru(gates: Tensor, norm: nn.RMSNorm, state: Tensor) -> Tensor:
     """A GRU's new state (...,D) from its gates (...,3D) before their norm, and the old state."""
-    if not _takes(gates):
+    if not takes(gates):
         reset, candidate, update = norm(gates).chunk(3, -1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
         return torch.lerp(state, candidate, torch.sigmoid(update - 1))
@@ -35,12 +30,12 @@ def gru(gates: Tensor, norm: nn.RMSNorm, state: Tensor) -> Tensor:
 
 def draw(logits: Tensor, uniform: Tensor, unimix: float) -> Tensor | None:
     """One-hot draws (...,K) with the probabilities' gradient by uniform numbers (...); None: left to torch."""
-    return _Draw.apply(logits, uniform, unimix) if _takes(logits) else None
+    return _Draw.apply(logits, uniform, unimix) if takes(logits) else None
 
 
 def twohot_mean(read: Tensor, bins: Tensor) -> Tensor:
     """What two-hot logits (...,K) mean, over bins that mirror each other around zero."""
-    if _takes(read):
+    if takes(read):
         return _TwoHotMean.apply(read, bins)
     terms = read.float().softmax(-1) * bins
     half = len(bins) // 2
@@ -51,7 +46,7 @@ def twohot_mean(read: Tensor, bins: Tensor) -> Tensor:
 
 def twohot_loss(read: Tensor, low: Tensor, share: Tensor) -> Tensor:
     """Cross-entropy of logits (...,K) with codes (...): `share` of the bin above `low`, the rest of `low` itself."""
-    if _takes(read):
+    if takes(read):
         return _TwoHotLoss.apply(read, low, share)
     log_probs = read.float().log_softmax(-1)
     below = log_probs.gather(-1, low.unsqueeze(-1)).squeeze(-1)
@@ -63,7 +58,7 @@ def centred(image: Tensor, backdrop: Tensor, dtype: torch.dtype) -> Tensor:
     """uint8 pixels (...,H,W,3) to floats around zero, against a backdrop (H,W,3)."""
     if dtype == torch.bfloat16 and _here(image):
         y, image = torch.empty_like(image, dtype=dtype), image.contiguous()
-        _call("centred", image, backdrop.contiguous(), y, image.numel() // backdrop.numel(), backdrop.numel())
+        call("centred", image, backdrop.contiguous(), y, image.numel() // backdrop.numel(), backdrop.numel())
         return y
     # Whole numbers up to 255 are exact in bf16 too.
     return image.to(dtype).sub_(backdrop.to(dtype)).mul_(1 / 255)
@@ -71,14 +66,14 @@ def centred(image: Tensor, backdrop: Tensor, dtype: torch.dtype) -> Tensor:
 
 def picture_error(mean: Tensor, image: Tensor, backdrop: Tensor) -> Tensor:
     """Half the summed squared difference (N,) of drawn pictures (N,H,W,3) and centred pixels of the same shape."""
-    if _takes(mean):
+    if takes(mean):
         return _PictureError.apply(mean, image, backdrop)
     return 0.5 * (mean.float() - centred(image, backdrop, torch.float32)).square().flatten(1).sum(1)
 
 
 def doubled(phases: Tensor, silu: bool) -> Tensor:
     """Four phases (N,h+1,w+1,4C) side by side to one map (N,2h,2w,C) without its border, then SiLU if asked for."""
-    if _takes(phases):
+    if takes(phases):
         return _Doubled.apply(phases, silu)
     n, rows, columns, channels = phases.shape
     split = phases.view(n, rows, columns, 2, 2, channels // 4)
@@ -86,28 +81,12 @@ def doubled(phases: Tensor, silu: bool) -> Tensor:
     return F.silu(whole) if silu else whole
 
 
-def _takes(x: Tensor) -> bool:
+def takes(x: Tensor) -> bool:
     return x.dtype == torch.bfloat16 and _here(x)
 
 
 def _here(x: Tensor) -> bool:
     return x.device.type == "cpu" and library() is not None
-
-
-def _call(name: str, *arguments: Tensor | int | float | None) -> None:
-    """One C function over tensors, counts and factors, in that order; the number of threads is added."""
-    turned: list[ctypes._SimpleCData] = []
-    most = 0
-    for a in arguments:
-        if isinstance(a, Tensor):
-            turned.append(ctypes.c_void_p(a.data_ptr()))
-            most = max(most, a.numel())
-        elif a is None:
-            turned.append(ctypes.c_void_p(None))
-        else:
-            turned.append(ctypes.c_int64(a) if isinstance(a, int) else ctypes.c_float(a))
-    turned.append(ctypes.c_int(torch.get_num_threads() if most >= SMALL else 1))
-    getattr(library(), name)(*turned)
 
 
 class _NormSilu(torch.autograd.Function):
@@ -117,7 +96,7 @@ class _NormSilu(torch.autograd.Function):
         y = torch.empty_like(x, dtype=torch.float32 if fine else x.dtype)
         n, d = x.numel() // x.shape[-1], x.shape[-1]
         scale = weight.new_empty(n)
-        _call("norm_silu", x, weight, *_either(y), scale, n, d, eps)
+        call("norm_silu", x, weight, *either(y), scale, n, d, d, eps)
         ctx.save_for_backward(x, weight, scale)
         return y
 
@@ -127,7 +106,7 @@ class _NormSilu(torch.autograd.Function):
         grad, back = grads[0].contiguous(), torch.empty_like(x)
         n, d = len(scale), x.shape[-1]
         sums = weight.new_empty(BLOCKS, d) if ctx.needs_input_grad[1] else None
-        _call("norm_silu_back", *_either(grad), x, weight, scale, back, sums, n, d, BLOCKS)
+        call("norm_silu_back", *either(grad), x, weight, scale, back, sums, n, d, d, BLOCKS)
         return back, None if sums is None else sums.sum(0), None, None
 
 
@@ -137,7 +116,7 @@ class _Gru(torch.autograd.Function):
         gates, state = gates.contiguous(), state.float().contiguous()
         y, n, d = torch.empty_like(state), state.numel() // state.shape[-1], state.shape[-1]
         scale = weight.new_empty(n)
-        _call("gru", gates, weight, state, y, scale, n, d, eps)
+        call("gru", gates, weight, state, y, None, scale, n, d, d, eps)
         ctx.save_for_backward(gates, weight, state, scale)
         return y
 
@@ -147,7 +126,7 @@ class _Gru(torch.autograd.Function):
         back, old = torch.empty_like(gates), torch.empty_like(state)
         n, d = len(scale), state.shape[-1]
         sums = weight.new_empty(BLOCKS, 3 * d) if ctx.needs_input_grad[1] else None
-        _call("gru_back", grads[0].contiguous(), gates, weight, state, scale, back, old, sums, n, d, BLOCKS)
+        call("gru_back", grads[0].contiguous(), gates, weight, state, scale, back, old, sums, n, d, BLOCKS)
         return back, None if sums is None else sums.sum(0), None, old
 
 
@@ -156,7 +135,8 @@ class _Draw(torch.autograd.Function):
     def forward(ctx, logits: Tensor, uniform: Tensor, unimix: float) -> Tensor:
         logits = logits.contiguous()
         y, probs = torch.empty_like(logits), torch.empty_like(logits, dtype=torch.float32)
-        _call("draw", logits, uniform.contiguous(), y, probs, uniform.numel(), logits.shape[-1], unimix)
+        n, k = uniform.numel(), logits.shape[-1]
+        call("draw", logits, uniform.contiguous(), y, probs, n, k, 1, k, unimix)
         ctx.save_for_backward(probs)
         ctx.unimix = unimix
         return y
@@ -166,7 +146,7 @@ class _Draw(torch.autograd.Function):
         (probs,) = ctx.saved_tensors
         back = torch.empty_like(probs, dtype=torch.bfloat16)
         k = probs.shape[-1]
-        _call("draw_back", grads[0].to(torch.bfloat16).contiguous(), probs, back, probs.numel() // k, k, ctx.unimix)
+        call("draw_back", grads[0].to(torch.bfloat16).contiguous(), probs, back, probs.numel() // k, k, ctx.unimix)
         return back, None, None
 
 
@@ -174,7 +154,7 @@ class _TwoHotMean(torch.autograd.Function):
     @staticmethod
     def forward(ctx, read: Tensor, bins: Tensor) -> Tensor:
         read, y = read.contiguous(), bins.new_empty(read.shape[:-1])
-        _call("twohot_mean", read, bins, y, y.numel(), len(bins))
+        call("twohot_mean", read, bins, y, y.numel(), len(bins))
         ctx.save_for_backward(read, bins, y)
         return y
 
@@ -182,7 +162,7 @@ class _TwoHotMean(torch.autograd.Function):
     def backward(ctx, *grads: Tensor):
         read, bins, y = ctx.saved_tensors
         back = torch.empty_like(read)
-        _call("twohot_mean_back", grads[0].contiguous(), read, bins, y, back, y.numel(), len(bins))
+        call("twohot_mean_back", grads[0].contiguous(), read, bins, y, back, y.numel(), len(bins))
         return back, None
 
 
@@ -191,7 +171,7 @@ class _TwoHotLoss(torch.autograd.Function):
     def forward(ctx, read: Tensor, low: Tensor, share: Tensor) -> Tensor:
         read, low, share = read.contiguous(), low.contiguous(), share.contiguous()
         y = torch.empty_like(share)
-        _call("twohot_loss", read, low, share, y, y.numel(), read.shape[-1])
+        call("twohot_loss", read, low, share, y, y.numel(), read.shape[-1])
         ctx.save_for_backward(read, low, share)
         return y
 
@@ -199,7 +179,7 @@ class _TwoHotLoss(torch.autograd.Function):
     def backward(ctx, *grads: Tensor):
         read, low, share = ctx.saved_tensors
         back = torch.empty_like(read)
-        _call("twohot_loss_back", grads[0].contiguous(), read, low, share, back, share.numel(), read.shape[-1])
+        call("twohot_loss_back", grads[0].contiguous(), read, low, share, back, share.numel(), read.shape[-1])
         return back, None, None
 
 
@@ -208,7 +188,7 @@ class _PictureError(torch.autograd.Function):
     def forward(ctx, mean: Tensor, image: Tensor, backdrop: Tensor) -> Tensor:
         mean, image, backdrop = mean.contiguous(), image.contiguous(), backdrop.contiguous()
         gap, y = torch.empty_like(mean), backdrop.new_empty(len(mean))
-        _call("picture_error", mean, image, backdrop, gap, y, len(mean), backdrop.numel())
+        call("picture_error", mean, image, backdrop, gap, y, len(mean), backdrop.numel())
         ctx.save_for_backward(gap)
         return y
 
@@ -216,7 +196,7 @@ class _PictureError(torch.autograd.Function):
     def backward(ctx, *grads: Tensor):
         (gap,) = ctx.saved_tensors
         back = torch.empty_like(gap)
-        _call("picture_error_back", grads[0].contiguous(), gap, back, len(gap), gap.numel() // len(gap))
+        call("picture_error_back", grads[0].contiguous(), gap, back, len(gap), gap.numel() // len(gap))
         return back, None, None
 
 
@@ -227,7 +207,7 @@ class _Doubled(torch.autograd.Function):
         n, rows, columns, channels = phases.shape
         ctx.sizes = (n, rows - 1, columns - 1, channels // 4, int(silu))
         y = phases.new_empty(n, 2 * rows - 2, 2 * columns - 2, channels // 4)
-        _call("doubled", phases, y, *ctx.sizes)
+        call("doubled", phases, y, *ctx.sizes)
         ctx.save_for_backward(phases)
         return y
 
@@ -235,10 +215,5 @@ class _Doubled(torch.autograd.Function):
     def backward(ctx, *grads: Tensor):
         (phases,) = ctx.saved_tensors
         back = torch.empty_like(phases)
-        _call("doubled_back", grads[0].contiguous(), phases, back, *ctx.sizes)
+        call("doubled_back", grads[0].contiguous(), phases, back, *ctx.sizes)
         return back, None
-
-
-def _either(x: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """As the C functions take what may come in either precision: bf16, or fp32 in a second place."""
-    return (x, None) if x.dtype == torch.bfloat16 else (None, x)

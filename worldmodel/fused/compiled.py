@@ -13,11 +13,37 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 log = logging.getLogger(__name__)
 
 SOURCES = [Path(__file__).with_name(name) for name in ("common.h", "steps.c", "pictures.c")]
 FLAGS = ["-O3", "-march=native", "-std=c11", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 SECONDS = 60
+BLOCKS = 32  # partial sums of a weight's gradient: fixed, so that results don't depend on the threads
+SMALL = 1 << 14  # numbers below which a second thread costs more than it helps
+
+
+def call(name: str, *arguments: Tensor | int | float | None) -> None:
+    """One C function over tensors, counts and factors, in that order; the number of threads is added."""
+    turned: list[ctypes._SimpleCData] = []
+    most = 0
+    for a in arguments:
+        if isinstance(a, Tensor):
+            turned.append(ctypes.c_void_p(a.data_ptr()))
+            most = max(most, a.numel())
+        elif a is None:
+            turned.append(ctypes.c_void_p(None))
+        else:
+            turned.append(ctypes.c_int64(a) if isinstance(a, int) else ctypes.c_float(a))
+    turned.append(ctypes.c_int(torch.get_num_threads() if most >= SMALL else 1))
+    getattr(library(), name)(*turned)
+
+
+def either(x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """As the C functions take what may come in either precision: bf16, or fp32 in a second place."""
+    return (x, None) if x.dtype == torch.bfloat16 else (None, x)
 
 
 @functools.cache

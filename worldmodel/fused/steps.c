@@ -7,24 +7,28 @@ static inline float scale_of(const bf16 *x, i64 d, float eps) { /* RMSNorm's fac
     return 1.0f / sqrtf(s / d + eps);
 }
 
-/* silu(w * x * scale): the norm and nonlinearity after a linear layer. `fine` instead of y keeps fp32. */
-void norm_silu(const bf16 *x, const float *w, bf16 *y, float *fine, float *scale, i64 n, i64 d, float eps, int threads) {
+/* silu(w * x * scale): the norm and nonlinearity after a linear layer. `fine` instead of y keeps fp32. Rows of the result
+ * lie `apart` numbers from each other.
+ */
+void norm_silu(const bf16 *x, const float *w, bf16 *y, float *fine, float *scale, i64 n, i64 d, i64 apart, float eps,
+               int threads) {
     ROWS for (i64 i = 0; i < n; i++) {
         const bf16 *a = x + i * d;
         float s = scale[i] = scale_of(a, d, eps);
         if (fine) {
-            float *o = fine + i * d;
+            float *o = fine + i * apart;
             SIMD for (i64 j = 0; j < d; j++) { float v = f(a[j]) * s * w[j]; o[j] = v * sigmoid(v); }
         } else {
-            bf16 *o = y + i * d;
+            bf16 *o = y + i * apart;
             SIMD for (i64 j = 0; j < d; j++) { float v = f(a[j]) * s * w[j]; o[j] = rounded(v * sigmoid(v)); }
         }
     }
 }
 
-/* Gradients by x, and by w as partial sums gw (blocks, d) unless it is NULL; they come in as gy or as `fine`. */
+/* Gradients by x, and by w as partial sums gw (blocks, d) unless it is NULL; they come in as gy or as `fine`, in rows
+ * that lie `apart`. */
 void norm_silu_back(const bf16 *gy, const float *fine, const bf16 *x, const float *w, const float *scale, bf16 *gx,
-                    float *gw, i64 n, i64 d, i64 blocks, int threads) {
+                    float *gw, i64 n, i64 d, i64 apart, i64 blocks, int threads) {
     ROWS for (i64 b = 0; b < blocks; b++) {
         float g[d], h[d], sum[d];
         memset(sum, 0, sizeof sum);
@@ -33,9 +37,9 @@ void norm_silu_back(const bf16 *gy, const float *fine, const bf16 *x, const floa
             bf16 *o = gx + i * d;
             float s = scale[i], dot = 0;
             if (fine) {
-                SIMD for (i64 j = 0; j < d; j++) g[j] = fine[i * d + j];
+                SIMD for (i64 j = 0; j < d; j++) g[j] = fine[i * apart + j];
             } else {
-                SIMD for (i64 j = 0; j < d; j++) g[j] = f(gy[i * d + j]);
+                SIMD for (i64 j = 0; j < d; j++) g[j] = f(gy[i * apart + j]);
             }
             SUM(dot) for (i64 j = 0; j < d; j++) {
                 h[j] = f(a[j]) * s;
@@ -53,9 +57,10 @@ void norm_silu_back(const bf16 *gy, const float *fine, const bf16 *x, const floa
     }
 }
 
-/* The GRU's new state from its normalised gates x (n, 3d): reset, candidate, update (Dreamer 2's form). */
-void gru(const bf16 *x, const float *w, const float *state, float *y, float *scale, i64 n, i64 d, float eps,
-         int threads) {
+/* The GRU's new state from its normalised gates x (n, 3d): reset, candidate, update (Dreamer 2's form). It is rounded
+ * into `rough` as well unless that is NULL, in rows that lie `apart`. */
+void gru(const bf16 *x, const float *w, const float *state, float *y, bf16 *rough, float *scale, i64 n, i64 d, i64 apart,
+         float eps, int threads) {
     ROWS for (i64 i = 0; i < n; i++) {
         const bf16 *a = x + i * 3 * d;
         const float *old = state + i * d;
@@ -67,6 +72,7 @@ void gru(const bf16 *x, const float *w, const float *state, float *y, float *sca
             float update = sigmoid(f(a[2 * d + j]) * s * w[2 * d + j] - 1.0f);
             o[j] = old[j] + update * (candidate - old[j]);
         }
+        if (rough) { SIMD for (i64 j = 0; j < d; j++) rough[i * apart + j] = rounded(o[j]); }
     }
 }
 
@@ -155,12 +161,14 @@ void twohot_loss_back(const float *gy, const bf16 *x, const i64 *low, const floa
 
 /* One-hot draws y (n, k) of categories with logits x and a uniform share `mix`, by one uniform number u each.
  *
- * `probs` are kept for the way back: gradients pass as if the probabilities had come out.
+ * `probs` are kept for the way back: gradients pass as if the probabilities had come out. Every `groups` draws make a row
+ * of y, and rows lie `apart`.
  */
-void draw(const bf16 *x, const float *u, bf16 *y, float *probs, i64 n, i64 k, float mix, int threads) {
+void draw(const bf16 *x, const float *u, bf16 *y, float *probs, i64 n, i64 k, i64 groups, i64 apart, float mix,
+          int threads) {
     ROWS for (i64 i = 0; i < n; i++) {
         const bf16 *a = x + i * k;
-        bf16 *o = y + i * k;
+        bf16 *o = y + i / groups * apart + i % groups * k;
         float *p = probs + i * k, most = f(a[0]), total = 0, sum = 0;
         MOST(most) for (i64 j = 0; j < k; j++) most = f(a[j]) > most ? f(a[j]) : most;
         SUM(total) for (i64 j = 0; j < k; j++) total += p[j] = exponential(f(a[j]) - most);

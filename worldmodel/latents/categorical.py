@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from worldmodel.fused.compiled import call
 from worldmodel.nets import mixed_log_probs, one_hot_draw, straight_through
 
 
@@ -24,6 +25,28 @@ class Categorical:
 
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return one_hot_draw(params.unflatten(-1, self.shape), self.unimix, generator)
+
+    def draw_into(self, params: Tensor, out: Tensor, generator: torch.Generator | None) -> Tensor:
+        uniform = torch.rand(len(params), self.shape[0], generator=generator)
+        probs = torch.empty(len(params), *self.shape)
+        call(
+            "draw",
+            params,
+            uniform,
+            out,
+            probs,
+            uniform.numel(),
+            self.shape[1],
+            self.shape[0],
+            out.stride(0),
+            self.unimix,
+        )
+        return probs
+
+    def way_back(self, grad: Tensor, probs: Tensor) -> Tensor:
+        back = torch.empty_like(grad)
+        call("draw_back", grad, probs, back, len(grad) * self.shape[0], self.shape[1], self.unimix)
+        return back
 
     def mode(self, params: Tensor) -> Tensor:
         logs = self.dist(params)["logits"]

@@ -25,6 +25,12 @@ class Deterministic:
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return params.float()
 
+    def draw_into(self, params: Tensor, out: Tensor, generator: torch.Generator | None) -> None:
+        out.copy_(params)
+
+    def way_back(self, grad: Tensor, drawn: None) -> Tensor:
+        return grad
+
     def mode(self, params: Tensor) -> Tensor:
         return params.float()
 

@@ -27,6 +27,16 @@ class Gaussian:
         noise = torch.randn(dist["mean"].shape, generator=generator, device=dist["mean"].device)
         return dist["mean"] + dist["std"] * noise
 
+    def draw_into(self, params: Tensor, out: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        mean, raw = params.float().chunk(2, -1)
+        noise = torch.randn(mean.shape, generator=generator)
+        out.copy_(mean + (F.softplus(raw) + self.min_std) * noise)
+        return raw, noise
+
+    def way_back(self, grad: Tensor, drawn: tuple[Tensor, Tensor]) -> Tensor:
+        raw, noise = drawn
+        return torch.cat([grad, grad * (noise * raw.sigmoid())], -1).to(grad.dtype)
+
     def mode(self, params: Tensor) -> Tensor:
         return self.dist(params)["mean"]
 

@@ -1,0 +1,135 @@
+"""The unrolled loops are the ones autograd goes through: values, and gradients by every input and weight."""
+
+import pytest
+import torch
+
+from worldmodel import build, config, fused
+from worldmodel.rssm import RSSM, Steps
+from worldmodel.types import ActionSpace, ObservationSpace
+from worldmodel.unrolled import Walk
+
+B, T, A = 5, 7, 3
+LATENTS = ["categorical", "gaussian", "deterministic"]
+pytestmark = pytest.mark.skipif(fused.library() is None, reason="no C compiler here; autograd goes through the loops")
+
+
+def rssm_of(latent):
+    c = config.parse(["debug", f"model.latent={latent}", "model.deter=40", "model.hidden=24"])
+    torch.manual_seed(0)
+    rssm = build.make_model(c, ObservationSpace((32, 32, 3)), ActionSpace(A)).rssm
+    for name, p in rssm.named_parameters():
+        if "norm" in name:
+            p.data.uniform_(0.5, 1.5)
+    return rssm
+
+
+def with_loss(rssm, outputs, seed=9):
+    """Outputs and the gradients of a random weighted sum of them by every parameter."""
+    g = torch.Generator().manual_seed(seed)
+    total = sum((x.float() * torch.randn(x.shape, generator=g)).sum() for x in outputs)
+    total.backward()
+    found = {name: p.grad.float().clone() for name, p in rssm.named_parameters() if p.grad is not None}
+    rssm.zero_grad()
+    return [x.detach().float() for x in outputs], found
+
+
+def close(got, want, most=2e-2):
+    assert got.shape == want.shape
+    assert (got - want).norm() <= most * want.norm() + 1e-6, ((got - want).norm() / want.norm()).item()
+
+
+def both_ways(monkeypatch, function):
+    """What a function of nothing gives unrolled, and by autograd, from the same random numbers."""
+    results = []
+    for by_hand in (True, False):
+        if not by_hand:
+            monkeypatch.setattr(RSSM, "_by_hand", lambda self, like: False)
+        torch.manual_seed(3)
+        with torch.autocast("cpu", torch.bfloat16):
+            results.append(function())
+    return results
+
+
+@pytest.mark.parametrize("started", [False, True])
+@pytest.mark.parametrize("latent", LATENTS)
+def test_filtering(monkeypatch, latent, started):
+    rssm = rssm_of(latent)
+    embed = torch.randn(B, T, rssm.post_embed.in_features).requires_grad_()
+    action = torch.randn(B, T, A).requires_grad_()
+    first = torch.zeros(B, T, dtype=torch.bool)
+    first[1, 0] = first[2, 4] = first[3, 6] = first[:, 5] = True
+    start = {k: torch.randn(v.shape) for k, v in rssm.initial(B).items()} if started else {}
+
+    def run():
+        embed.grad = action.grad = None
+        post, prior = rssm.observe(embed, action, first, start)
+        leaves = [*post.values(), *prior.values()]
+        values, grads = with_loss(rssm, leaves)
+        return values, {**grads, "embed": embed.grad.clone(), "action": action.grad.clone()}, set(post)
+
+    (values, grads, names), (values_, grads_, names_) = both_ways(monkeypatch, run)
+    assert names == names_ and grads.keys() == grads_.keys() and len(grads) > 12
+    for got, want in zip(values, values_, strict=True):
+        close(got, want)
+    for name in grads:
+        close(grads[name], grads_[name], 4e-2)
+    assert (action.grad[2, 4] == 0).all() and (action.grad[2, 3] != 0).any()
+
+
+@pytest.mark.parametrize("latent", LATENTS)
+def test_walking(monkeypatch, latent):
+    rssm = rssm_of(latent)
+    start = {k: torch.randn(v.shape) for k, v in rssm.initial(B).items()}
+    actions = torch.randn(T, B, A).requires_grad_()
+    kinds = []
+
+    def run():
+        actions.grad = None
+        walk = rssm.walk(start, T)
+        kinds.append(type(walk))
+        feats = []
+        for t in range(T):
+            feats.append(walk.feat.clone())
+            # A closed loop, as with an actor: what is seen decides, without a gradient.
+            walk.go(actions[t] + walk.feat[:, :A].float())
+        assert torch.equal(walk.seen(), torch.stack(feats)) and not walk.seen().requires_grad
+        (arrived,), _ = with_loss(rssm, [walk.arrived()])
+        return arrived, actions.grad.clone()
+
+    (arrived, grad), (arrived_, grad_) = both_ways(monkeypatch, run)
+    assert kinds == [Walk, Steps]
+    close(arrived, arrived_)
+    close(grad, grad_, 4e-2)
+
+
+def test_a_walk_without_gradients_takes_the_same_way():
+    rssm = rssm_of("categorical")
+    start = {k: torch.randn(v.shape) for k, v in rssm.initial(B).items()}
+    actions = torch.randn(T, B, A).requires_grad_()
+    found = []
+    for graph in (True, False):
+        with torch.set_grad_enabled(graph), torch.autocast("cpu", torch.bfloat16):
+            walk = rssm.walk(start, T, torch.Generator().manual_seed(2))
+            for t in range(T):
+                walk.go(actions[t])
+            found.append(walk.arrived())
+    assert torch.equal(*found) and found[0].requires_grad and not found[1].requires_grad
+
+
+def test_not_even_a_nan_is_carried_over_a_start():
+    rssm = rssm_of("categorical")
+    embed = torch.randn(B, T, rssm.post_embed.in_features)
+    embed[:, 2] = float("nan")
+    first = torch.zeros(B, T, dtype=torch.bool)
+    first[:, 3] = True
+    with torch.autocast("cpu", torch.bfloat16):
+        post, _ = rssm.observe(embed, torch.randn(B, T, A), first, {})
+    assert post["logits"][:, 2].isnan().all() and post["logits"][:, 3:].isfinite().all()
+
+
+@pytest.mark.parametrize("change", ["model.transition=ssm", "model.blocks=2"])
+def test_other_transitions_stay_with_autograd(change):
+    c = config.parse(["debug", change])
+    rssm = build.make_model(c, ObservationSpace((32, 32, 3)), ActionSpace(A)).rssm
+    with torch.autocast("cpu", torch.bfloat16):
+        assert isinstance(rssm.walk(rssm.initial(2), 1), Steps)
