@@ -56,6 +56,9 @@ class SupervisedEnvs:
         steps = self.step_some(dict(enumerate(commands)))
         return [steps[i] for i in range(self.num_envs)]
 
+    def begin(self, commands: Sequence[Command]) -> None:
+        """Say what `step` will be called with next: environments in processes of their own get to work at once."""
+
     def step_some(self, commands: Mapping[int, Command]) -> dict[int, Step]:
         """`step` for some of the environments, by number; the others stay where they are."""
         if self.closed:
@@ -166,6 +169,7 @@ class VectorEnv(SupervisedEnvs):
         self.timeout_s = timeout_s
         self._recipe = _pickled(make_fn)
         self._workers: list[Worker] = []
+        self._begun: dict[int, tuple[Command, Fault | None]] = {}
         try:
             for _ in range(num_envs):
                 self._workers.append(Worker(self._recipe))
@@ -185,14 +189,28 @@ class VectorEnv(SupervisedEnvs):
             self.close()  # interrupted between command and answer: the two would never match again
             raise
 
+    def begin(self, commands: Sequence[Command]) -> None:
+        try:
+            self._hand_out(dict(enumerate(commands)))
+        except BaseException:
+            self.close()  # as in _run
+            raise
+
+    def _hand_out(self, commands: dict[int, Command]) -> dict[int, Step | Fault]:
+        """Send commands, all but those that are on their way; return where that failed."""
+        for i, (command, _) in self._begun.items():
+            if i in commands and commands[i] is not command:
+                raise ValueError(f"environment {i} has begun with another command")
+        new = [i for i in commands if i not in self._begun]
+        faults = {i: self._workers[i].await_ready() for i in new}
+        for i in new:
+            self._begun[i] = (commands[i], faults[i] or self._workers[i].send(commands[i]))
+        return {i: fault for i in commands if (fault := self._begun[i][1])}
+
     def _exchange(self, commands: dict[int, Command]) -> dict[int, Step | Fault]:
-        outcomes: dict[int, Step | Fault] = {}
+        outcomes = self._hand_out(commands)
         for i in commands:
-            if fault := self._workers[i].await_ready():
-                outcomes[i] = fault
-        for i, command in commands.items():
-            if i not in outcomes and (fault := self._workers[i].send(command)):
-                outcomes[i] = fault
+            del self._begun[i]
         pending = {self._workers[i].pipe: i for i in commands if i not in outcomes}
         deadline = time.monotonic() + self.timeout_s
         while pending:

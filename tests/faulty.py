@@ -61,6 +61,19 @@ class Faulty(gymnasium.Env):
         return obs, reward, False, False, {}
 
 
+class Noting(Faulty):
+    """Leaves a file for every step it has done."""
+
+    def __init__(self, folder: str):
+        super().__init__()
+        self.folder = folder
+
+    def step(self, action):
+        result = super().step(action)
+        Path(self.folder, str(self.count)).touch()
+        return result
+
+
 class Broken(Faulty):
     """Cannot be built."""
 

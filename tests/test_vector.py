@@ -17,7 +17,7 @@ from gymnasium import spaces
 
 import envs
 from envs.vector import EnvFailure, Reset, SerialEnv, Step, VectorEnv, make_vector
-from faulty import DO, Broken, Faulty
+from faulty import DO, Broken, Faulty, Noting
 
 ROOT = Path(__file__).resolve().parents[1]
 OK = np.zeros(1, np.float32)
@@ -96,6 +96,44 @@ def test_no_step_is_lost_or_reordered():
                 np.testing.assert_array_equal(step.obs["vector"], np.float32([t, tags[i], sent[i][0]]))
                 assert (step.reward, step.is_last, step.is_terminal) == (t, t == 20, False)
                 assert step.info == {"frames": 1}
+
+
+def test_environments_work_while_the_caller_does_something_else(tmp_path):
+    with VectorEnv(partial(Noting, str(tmp_path)), 2) as env:
+        env.step([Reset(1), Reset(2)])
+        commands = [OK, OK]
+        env.begin(commands)
+        end = time.monotonic() + 60
+        while not (tmp_path / "1").exists():
+            assert time.monotonic() < end, "nothing was done before anyone asked for it"
+            time.sleep(0.01)
+        with pytest.raises(ValueError, match="another command"):
+            env.step([DO["raise"], OK])
+
+
+@pytest.mark.parametrize("kind", [SerialEnv, VectorEnv])
+def test_steps_begun_early_are_the_same(kind):
+    make = partial(envs.make, "catcher", size=(17, 23), obs="both", time_limit=9)
+    with kind(make, 2) as early, kind(make, 2) as late:
+        steps = [Step({}, 0.0, False, True, False, {})] * 2
+        for t in range(30):
+            commands = [Reset(10 * t + i) if step.is_last else t % 3 for i, step in enumerate(steps)]
+            early.begin(commands)
+            steps = early.step(commands)
+            for a, b in zip(steps, late.step(list(commands)), strict=True):
+                same(a, b)
+
+
+@pytest.mark.parametrize("fault, words", [("exit", "exited with code 7"), ("raise", "boom")])
+def test_a_step_begun_early_may_fail_like_any_other(fault, words):
+    with VectorEnv(Faulty, 2) as env:
+        env.step([Reset(1), Reset(2)])
+        commands = [OK, DO[fault]]
+        env.begin(commands)
+        steps = env.step(commands)
+        assert steps[0].reward == 1 and steps[1].is_last and words in steps[1].info["fault"]
+        env.begin(commands := [OK, Reset(4)])
+        assert [step.reward for step in env.step(commands)] == [2, 0]
 
 
 def test_steps_belong_to_the_caller():

@@ -69,14 +69,22 @@ class Rollout:
         self.frames = 0
         self.faults = 0
         self.finished: list[Episode] = []
+        self.commands: list[Any] = []  # those of the next step, once it has begun
 
-    def step(self, policy: Policy) -> list[Row]:
-        """Act once everywhere: the previous call's actions go in, rows come out, the policy chooses anew."""
-        commands = [
+    def begin(self) -> None:
+        """Let the environments start on the next step; nothing else may use them until then."""
+        self.commands = [
             self.reset(e.seed) if fresh else self.to_env(a)
             for e, fresh, a in zip(self.episodes, self.fresh, self.actions, strict=True)
         ]
-        rows = [self._take(i, result) for i, result in enumerate(self.envs.step(commands))]
+        self.envs.begin(self.commands)
+
+    def step(self, policy: Policy) -> list[Row]:
+        """Act once everywhere: the previous call's actions go in, rows come out, the policy chooses anew."""
+        if not self.commands:
+            self.begin()
+        results, self.commands = self.envs.step(self.commands), []
+        rows = [self._take(i, result) for i, result in enumerate(results)]
         actions = np.asarray(policy(rows), np.float32)
         if not np.isfinite(actions).all():
             raise FloatingPointError("the policy chose a non-finite action; it was not passed on")

@@ -150,6 +150,7 @@ class Training:
         """One step of every environment, remembered; notes what has fallen due."""
         before = self.rollout.frames
         rows = self.rollout.step(self.policy)
+        self.rollout.begin()  # environments work while the model learns
         for stream, row in enumerate(rows):
             self.replay.add(stream, row)
         for episode in self.rollout.pop_finished():
