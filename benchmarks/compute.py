@@ -85,20 +85,21 @@ def learning(preset: str, behavior: str, precision: str) -> tuple[Learner, dict[
 
 
 def plan() -> dict[str, Entry]:
-    """One PlaNet plan (1000 x 10 x 12) at batch 1, and the default planner's."""
+    """One PlaNet plan (1000 x 10 x 12, heads of 2 x 200) at batch 1, the quick planner's, and the default one's."""
     found: dict[str, Entry] = {}
-    for name, preset in (("planet", ["planet"]), ("default", [])):
+    small = ["model.layers=2", "model.units=200"]
+    for name, preset in (("planet", ["planet", *small]), ("icem", ["planet", "icem", *small]), ("default", [])):
         times = {}
         for precision in ("bf16", "fp32"):
             c, model, _ = parts([*preset, f"run.precision={precision}"])
             p = c.planner
-            planner, proposal = build.make_planner(p), Box(init_std=p.init_std, min_std=p.min_std)
+            planner, proposal = build.make_planner(p), Box(init_std=p.init_std, min_std=p.min_std, color=p.color)
             mean, std = proposal.start(1, p.horizon, ACTION.size)
             state, generator = model.rssm.initial(1), torch.Generator().manual_seed(0)
 
             def once(model=model, planner=planner, proposal=proposal, mean=mean, std=std, state=state,
                      generator=generator, precision=precision, discount=p.discount):  # fmt: skip
-                with torch.no_grad(), runtime.autocast(torch.device("cpu"), precision):
+                with torch.no_grad(), runtime.autocast(torch.device("cpu"), precision), model.rssm.settled():
                     return planner(RewardScore(model, state, discount, generator), mean, std, proposal, generator)
 
             times[precision] = median_seconds(once, 5) * 1e3

@@ -1,5 +1,7 @@
 """Scores and behaviours on known worlds: termination counts, plans shift, noise is for collecting only."""
 
+import contextlib
+
 import pytest
 import torch
 
@@ -26,13 +28,16 @@ class LineWorld:
     def walk(self, state, steps, generator):
         return Steps(self, state, steps, generator)
 
+    def settled(self):
+        return contextlib.nullcontext()
+
     def imagine_step(self, state, action, generator):
         return {"deter": state["deter"] + action[..., :1]}
 
     def feat(self, state):
         return state["deter"]
 
-    def predict(self, feat):
+    def outlook(self, feat):
         reward = feat[..., 0]
         return reward, torch.full_like(reward, self.cont)
 
@@ -206,7 +211,7 @@ def test_the_critic_closes_a_plan_with_what_is_left_to_gain():
     """Reward 1 a step, the chance of going on 1/2, a value of 8 at the end: discounts by hand."""
 
     class Ending(LineWorld):
-        def predict(self, feat):
+        def outlook(self, feat):
             ones = torch.ones(feat.shape[:2])
             return ones, 0.5 * ones
 
@@ -237,3 +242,18 @@ def test_an_actor_evaluates_by_its_mode_or_by_a_draw_never_with_noise(greedy):
         drawn = dist.sample(torch.Generator().manual_seed(0)).clamp(-1, 1)
         torch.testing.assert_close(action, drawn)
         assert action.std() > 0.05
+
+
+def test_a_model_that_saw_no_end_expects_none():
+    c = config.parse(["debug"])
+    model = build.make_model(c, ObservationSpace((32, 32, 3)), ActionSpace(2))
+    feat = torch.randn(3, 4, model.rssm.feat_size)
+    batch = {"is_terminal": torch.zeros(2, 5, dtype=torch.bool), "image": torch.zeros(2, 5, 32, 32, 3)}
+    model.watch(batch, 0)
+    reward, cont = model.outlook(feat)
+    assert (cont == 1).all() and torch.equal(reward, model.predict(feat)[0])
+    batch["is_terminal"][1, 2] = True
+    model.watch(batch, 1)
+    batch["is_terminal"][:] = False
+    model.watch(batch, 2)
+    assert torch.equal(model.outlook(feat)[1], model.predict(feat)[1]) and (model.outlook(feat)[1] < 1).all()

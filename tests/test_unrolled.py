@@ -133,3 +133,20 @@ def test_other_transitions_stay_with_autograd(change):
     rssm = build.make_model(c, ObservationSpace((32, 32, 3)), ActionSpace(A)).rssm
     with torch.autocast("cpu", torch.bfloat16):
         assert isinstance(rssm.walk(rssm.initial(2), 1), Steps)
+
+
+def test_walks_follow_the_weights_but_where_they_are_settled():
+    rssm = rssm_of("gaussian")
+
+    def walked():
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            walk = rssm.walk(rssm.initial(B), 1, torch.Generator().manual_seed(2))
+            walk.go(torch.ones(B, A))
+            return walk.arrived()
+
+    first = walked()
+    with rssm.settled():
+        assert torch.equal(first, walked())
+        rssm.from_action.weight.data += 1
+        assert torch.equal(first, walked())  # the promise broken: it is what makes planning quick
+    assert not torch.equal(first, walked())

@@ -42,11 +42,14 @@ class WorldModel(nn.Module):
         self.cont = cont
         self.objectives = nn.ModuleDict({name: module for name, (module, _) in objectives.items()})
         self.objective_weights = {name: weight for name, (_, weight) in objectives.items()}
+        self.ends: Tensor  # whether any episode ever ended for good
+        self.register_buffer("ends", torch.tensor(False))
         self.scales = scales
         self.free, self.free_on, self.overshooting = free, free_on, overshooting
 
     def watch(self, batch: Batch, update: int) -> None:
-        """Before an update is made of a batch: take its pictures into the mean picture."""
+        """Before an update is made of a batch: take in its mean picture, and whether episodes end."""
+        self.ends |= batch["is_terminal"].any()
         if self.backdrop is not None:
             self.backdrop.watch(batch["image"], update)
 
@@ -107,6 +110,14 @@ class WorldModel(nn.Module):
     def predict(self, feat: Tensor, *others: ScalarHead) -> list[Tensor]:
         """Expected reward, probability of going on, and what other heads say, by features (...,F)."""
         return means([self.reward, self.cont, *others], feat)
+
+    def outlook(self, feat: Tensor) -> tuple[Tensor, Tensor]:
+        """`predict` for planners: a model that saw no end expects none, and need not ask its head."""
+        if self.ends:
+            reward, cont = self.predict(feat)
+            return reward, cont
+        reward = self.reward.mean(feat)
+        return reward, torch.ones_like(reward)
 
     @property
     def can_draw(self) -> bool:

@@ -35,7 +35,7 @@ class RewardScore:
         for actions in candidates.flatten(0, 1).unbind(1):
             walk.go(actions)
         feat = walk.arrived()
-        reward, cont = self.model.predict(feat)
+        reward, cont = self.model.outlook(feat)
         alive = torch.cat([torch.ones_like(cont[:1]), cont]).cumprod(0)
         weight = alive * self.discount ** torch.arange(horizon + 1, device=reward.device).unsqueeze(1)
         score = (weight[:-1] * reward).sum(0)

@@ -89,12 +89,8 @@ class Walk:
 
     def __init__(self, rssm, state: State, steps: int, generator: torch.Generator | None):
         self.latent, self.generator, self.at = rssm.latent, generator, 0
-        gru, prior = rssm.gru, rssm.prior_net
-        weights = (rssm.from_stoch.weight, rssm.input_norm.weight, gru.gates.weight, gru.gates.bias, gru.norm.weight)
-        self.cell = cell = Cell(*weights, gru.norm.eps)
-        self.action = rough(rssm.from_action.weight), rough(rssm.from_action.bias)
-        self.prior = rough(prior.hidden[0].weight), rough(prior.out.weight), rough(prior.out.bias)
-        self.prior_norm = prior.norms[0].weight.detach()
+        self.cell, self.action, self.prior, self.prior_norm = self._weights(rssm)
+        cell = self.cell
         n, self.graph = len(state["deter"]), torch.is_grad_enabled()
         kept = steps if self.graph else 1
         self.rows = torch.empty(steps + 1, n, cell.size, dtype=BF16)
@@ -109,6 +105,20 @@ class Walk:
         self.deter[0] = state["deter"]
         self.rows[0, :, cell.hidden : cell.inner] = state["deter"]
         self.rows[0, :, cell.inner :] = self.latent.flat(state["stoch"])
+
+    @staticmethod
+    def _weights(rssm):
+        """The transition in bf16; while the RSSM is settled, made by the first walk for all."""
+        if rssm.walked:
+            return rssm.walked[0]
+        gru, prior = rssm.gru, rssm.prior_net
+        recurrent = (rssm.from_stoch.weight, rssm.input_norm.weight, gru.gates.weight, gru.gates.bias, gru.norm.weight)
+        action = rough(rssm.from_action.weight), rough(rssm.from_action.bias)
+        layers = rough(prior.hidden[0].weight), rough(prior.out.weight), rough(prior.out.bias)
+        found = Cell(*recurrent, gru.norm.eps), action, layers, prior.norms[0].weight.detach()
+        if rssm.walked is not None:
+            rssm.walked.append(found)
+        return found
 
     @property
     def feat(self) -> Tensor:

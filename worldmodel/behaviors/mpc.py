@@ -55,9 +55,10 @@ class MPC:
         value = self.critic.value if self.critic is not None else None
         score = RewardScore(self.model, state, self.discount, generator, value)
         proposal: Box | OneHot | Seeded = self.proposal
-        if self.policy is not None and self.proposals:
-            drafts = self.policy.plans(self.model, state, self.proposals, self.horizon, generator)
-            proposal = Seeded(self.proposal, drafts)
-        plan = self.planner(score, mean, std, proposal, generator)
+        with self.model.rssm.settled():
+            if self.policy is not None and self.proposals:
+                drafts = self.policy.plans(self.model, state, self.proposals, self.horizon, generator)
+                proposal = Seeded(self.proposal, drafts)
+            plan = self.planner(score, mean, std, proposal, generator)
         action = explore(plan[:, 0], self.space, self.noise, generator) if mode == "train" else plan[:, 0]
         return action, {"plan": torch.cat([plan[:, 1:], fresh[:, -1:]], 1)}

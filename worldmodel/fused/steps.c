@@ -159,6 +159,32 @@ void twohot_loss_back(const float *gy, const bf16 *x, const i64 *low, const floa
     }
 }
 
+#define RUN 8 /* categories whose probabilities are summed before any is looked at */
+
+static inline __attribute__((always_inline)) void draw_one(const bf16 *restrict a, float u, bf16 *restrict o,
+                                                           float *restrict p, i64 k, float mix) {
+    float most = f(a[0]), total = 0, sum = 0;
+    MOST(most) for (i64 j = 0; j < k; j++) most = f(a[j]) > most ? f(a[j]) : most;
+    SUM(total) for (i64 j = 0; j < k; j++) total += p[j] = exponential(f(a[j]) - most);
+    float part = (1.0f - mix) / total;
+    SIMD for (i64 j = 0; j < k; j++) { p[j] = p[j] * part + mix / k; o[j] = 0; }
+    /* How many running sums u has passed, whole runs first; counted rather than branched on, which would be guesswork. */
+    i64 runs = (k - 1) / RUN, pick = 0, passed = 0;
+    float ahead = 0;
+    for (i64 r = 0; r < runs; r++) {
+        const float *q = p + r * RUN;
+        ahead += ((q[0] + q[1]) + (q[2] + q[3])) + ((q[4] + q[5]) + (q[6] + q[7]));
+        pick = ahead <= u ? (r + 1) * RUN : pick;
+        sum = ahead <= u ? ahead : sum;
+    }
+    if (pick + RUN <= k) {
+        for (i64 j = pick; j < pick + RUN - 1; j++) { sum += p[j]; passed += sum <= u; }
+    } else {
+        for (i64 j = pick; j < k - 1; j++) { sum += p[j]; passed += sum <= u; }
+    }
+    o[pick + passed] = 0x3f80; /* 1.0 */
+}
+
 /* One-hot draws y (n, k) of categories with logits x and a uniform share `mix`, by one uniform number u each.
  *
  * `probs` are kept for the way back: gradients pass as if the probabilities had come out. Every `groups` draws make a row
@@ -169,20 +195,10 @@ void draw(const bf16 *x, const float *u, bf16 *y, float *probs, i64 n, i64 k, i6
     ROWS for (i64 i = 0; i < n; i++) {
         const bf16 *a = x + i * k;
         bf16 *o = y + i / groups * apart + i % groups * k;
-        float *p = probs + i * k, most = f(a[0]), total = 0, sum = 0;
-        MOST(most) for (i64 j = 0; j < k; j++) most = f(a[j]) > most ? f(a[j]) : most;
-        SUM(total) for (i64 j = 0; j < k; j++) total += p[j] = exponential(f(a[j]) - most);
-        float part = (1.0f - mix) / total;
-        SIMD for (i64 j = 0; j < k; j++) { p[j] = p[j] * part + mix / k; o[j] = 0; }
-        i64 pick = 0;
-        for (; pick + 8 < k; pick += 8) { /* whole runs first: a running sum waits for every addition */
-            float run = 0;
-            for (i64 j = pick; j < pick + 8; j++) run += p[j];
-            if (sum + run > u[i]) break;
-            sum += run;
-        }
-        while (pick < k - 1 && (sum += p[pick]) <= u[i]) pick++;
-        o[pick] = 0x3f80; /* 1.0 */
+        float *p = probs + i * k;
+        if (k == 32) draw_one(a, u[i], o, p, 32, mix); /* the usual numbers of classes, known when this is compiled */
+        else if (k == 16) draw_one(a, u[i], o, p, 16, mix);
+        else draw_one(a, u[i], o, p, k, mix);
     }
 }
 
@@ -195,5 +211,19 @@ void draw_back(const bf16 *gy, const float *probs, bf16 *gx, i64 n, i64 k, float
         SUM(dot) for (i64 j = 0; j < k; j++) dot += f(g[j]) * (p[j] - mix / k);
         dot /= 1.0f - mix;
         SIMD for (i64 j = 0; j < k; j++) o[j] = rounded((p[j] - mix / k) * (f(g[j]) - dot));
+    }
+}
+
+/* Draws y (n, d) of normals with means and raw stds x (n, 2d), by standard normal numbers u; rows of y lie `apart`.
+ * `slope` keeps what an output's gradient is multiplied by on its way to the raw std.
+ */
+void draw_normal(const bf16 *x, const float *u, bf16 *y, float *slope, i64 n, i64 d, i64 apart, float least, int threads) {
+    ROWS for (i64 i = 0; i < n; i++) {
+        const bf16 *a = x + i * 2 * d;
+        SIMD for (i64 j = 0; j < d; j++) {
+            float raw = f(a[d + j]), v = u[i * d + j];
+            y[i * apart + j] = rounded(f(a[j]) + (softplus(raw) + least) * v);
+            slope[i * d + j] = v * sigmoid(raw);
+        }
     }
 }

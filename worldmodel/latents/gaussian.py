@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldmodel.fused.compiled import call
+
 
 class Gaussian:
     """stoch (...,S), drawn by reparameterisation."""
@@ -27,15 +29,14 @@ class Gaussian:
         noise = torch.randn(dist["mean"].shape, generator=generator, device=dist["mean"].device)
         return dist["mean"] + dist["std"] * noise
 
-    def draw_into(self, params: Tensor, out: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        mean, raw = params.float().chunk(2, -1)
-        noise = torch.randn(mean.shape, generator=generator)
-        out.copy_(mean + (F.softplus(raw) + self.min_std) * noise)
-        return raw, noise
+    def draw_into(self, params: Tensor, out: Tensor, generator: torch.Generator | None) -> Tensor:
+        noise = torch.randn(len(params), self.size, generator=generator)
+        slope = torch.empty_like(noise)
+        call("draw_normal", params, noise, out, slope, *noise.shape, out.stride(0), self.min_std)
+        return slope
 
-    def way_back(self, grad: Tensor, drawn: tuple[Tensor, Tensor]) -> Tensor:
-        raw, noise = drawn
-        return torch.cat([grad, grad * (noise * raw.sigmoid())], -1).to(grad.dtype)
+    def way_back(self, grad: Tensor, slope: Tensor) -> Tensor:
+        return torch.cat([grad, grad * slope], -1).to(grad.dtype)
 
     def mode(self, params: Tensor) -> Tensor:
         return self.dist(params)["mean"]
