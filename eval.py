@@ -1,4 +1,4 @@
-"""Open a saved run: python eval.py RUN [returns|imagine|compare] [--episodes N] [--seed S] [--planner.x value ...]."""
+"""Open a saved run: python eval.py RUN [returns|imagine|compare|probe] [--episodes N] [--seed S] [--section.key x]."""
 
 import argparse
 import json
@@ -10,15 +10,15 @@ import envs
 from worldmodel.config import split_arguments
 from worldmodel.console import Progress, say
 
-DESCRIPTION = """Evaluate a saved run. --planner.KEY VALUE and --behavior.KEY VALUE drive it in another way than it was
-trained with, as in --behavior.name mpc --planner.score reward+value --planner.proposals 5."""
+DESCRIPTION = """Evaluate a saved run. --planner.KEY VALUE, --behavior.KEY VALUE and --goal.KEY VALUE drive it in
+another way than it was trained with, as in --behavior.name mpc --planner.score goal_distance --goal.image there.png."""
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="eval.py", description=DESCRIPTION)
     parser.add_argument("run", help="a run directory, runs/<task>/<name>/seed<k>")
-    parser.add_argument("what", nargs="?", default="returns", choices=["returns", "imagine", "compare"])
-    parser.add_argument("--episodes", type=positive, default=10, help="episodes for returns (10)")
+    parser.add_argument("what", nargs="?", default="returns", choices=["returns", "imagine", "compare", "probe"])
+    parser.add_argument("--episodes", type=positive, default=10, help="episodes for returns, compare and probe (10)")
     parser.add_argument("--seed", type=natural, default=0, help="seed of the episodes (0)")
     parser.add_argument("--render", choices=["auto", "gl", "fast", "ray"], help="another renderer than the run's")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
@@ -70,13 +70,14 @@ def evaluate(args: argparse.Namespace) -> int:
     run = Run.open(args.run, args.device).driven(args.changes)
     runtime.tune(run.config.run.threads)
     e = run.config.env
-    make = partial(envs.make, e.task, size=tuple(e.size), repeat=e.repeat, time_limit=e.time_limit, obs=e.obs,
+    obs = "both" if args.what == "probe" and e.obs == "pixels" else e.obs
+    make = partial(envs.make, e.task, size=tuple(e.size), repeat=e.repeat, time_limit=e.time_limit, obs=obs,
                    render=args.render or e.render, camera=e.camera)  # fmt: skip
     target = run.path / "eval"
     target.mkdir(exist_ok=True)
     with make_vector(make, 1, timeout_s=e.timeout, restart_budget=e.restarts) as vector:
         say(f"{e.task}, {run.path}, trained on {run.frames} frames")
-        command = {"returns": returns, "imagine": imagine, "compare": compare}[args.what]
+        command = {"returns": returns, "imagine": imagine, "compare": compare, "probe": probe}[args.what]
         command(run, vector, Reset, args, target)
     return 0
 
@@ -132,6 +133,23 @@ def compare(run, vector, reset, args: argparse.Namespace, target: Path) -> None:
     if run.policy is None:
         say("this run trained no actor and no critic; with behavior.name actor_critic there are more ways to be driven")
     say(f"  {target / 'compare.json'}")
+
+
+def probe(run, vector, reset, args: argparse.Namespace, target: Path) -> None:
+    """How well a linear map reads the simulator's true state off the latent, on episodes it was not fitted on."""
+    from worldmodel.evaluation.play_back import playing
+    from worldmodel.evaluation.state_probe import gather, held_out_r2
+
+    if args.episodes < 3:
+        raise ValueError("--episodes: every third episode is held out; give at least 3")
+    rollout, player = playing(run, vector, reset, args.seed)
+    found = held_out_r2(*gather(rollout, player, args.episodes)).tolist()
+    r2 = [None if x != x else x for x in found]
+    lines = {"run": str(run.path), "frames": run.frames, "seed": args.seed, "episodes": args.episodes, "r2": r2}
+    (target / "probe.json").write_text(json.dumps(lines, indent=1) + "\n")
+    shown = ", ".join("never changes" if x is None else f"{x:.3f}" for x in r2)
+    say(f"R^2 of a linear read-out of the true state, by coordinate: {shown}; 1 is all of it, 0 nothing")
+    say(f"  {target / 'probe.json'}")
 
 
 def imagine(run, vector, reset, args: argparse.Namespace, target: Path) -> None:

@@ -1,19 +1,21 @@
 """Train a world-model agent from pixels: python train.py [PRESET ...] [--a.b value ...]. Run it again to resume."""
 
+import contextlib
 import os
 import sys
 from functools import partial
 
 import envs
 from worldmodel import config as configs
-from worldmodel.console import Progress, say
+from worldmodel.console import Progress, say, silent
 
 USAGE = """python train.py [PRESET ...] [--section.key value ...]
 
 Presets are layered left to right over configs/defaults.yaml: {presets}
 Where neither a preset nor env.task is named it takes the preset quickstart, a first skill in minutes on a CPU.
 Example: python train.py planet --env.task dmc:cartpole_balance --run.seed 1
-Running the same command again resumes the run; --run.fresh true starts over."""
+Running the same command again resumes the run; --run.fresh true starts over.
+Several processes, GPUs or machines: torchrun --nproc-per-node N train.py ..., see docs/scaling.md."""
 
 
 def main(argv: list[str]) -> int:
@@ -23,7 +25,8 @@ def main(argv: list[str]) -> int:
     try:
         c = configs.parse(with_main_job(argv), envs.check_name)
     except configs.ConfigError as error:
-        sys.stderr.write(f"{error}\n")
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # the others of this machine were given the same words
+            sys.stderr.write(f"{error}\n")
         return 2
 
     from worldmodel.guard import guarded  # torch is imported from here on
@@ -39,53 +42,70 @@ def with_main_job(argv: list[str]) -> list[str]:
 
 def train(c) -> int:
     from envs.vector import Reset, make_vector
-    from worldmodel import runtime
+    from worldmodel import parallel, runtime, snapshot
     from worldmodel.evaluation import closing
     from worldmodel.rundir import RunDir
-    from worldmodel.training import Stop, Training
+    from worldmodel.stop import Stop
+    from worldmodel.training import Training
 
-    run, stop = RunDir.of(c), Stop()
-    device = runtime.setup(c.run)
-    run.open(c)
+    launch = parallel.Launch.of(os.environ)
+    run, device = RunDir.of(c), runtime.setup(c.run, launch)
+    world = parallel.join(launch, device)
+    stop, tell = Stop(world), say if world.main else silent
+    parallel.check_same(world, c)
+    world.led(lambda: run.open(c, launch.restarts))
+    run.check_seen()
     make = partial(envs.make, c.env.task, size=tuple(c.env.size), repeat=c.env.repeat, time_limit=c.env.time_limit,
                    obs=c.env.obs, render=c.env.render, camera=c.env.camera)  # fmt: skip
     patient = partial(make, patience=c.env.patience, floor=c.env.patience_floor)
     vector = partial(make_vector, timeout_s=c.env.timeout, restart_budget=c.env.restarts)
-    with run, vector(patient, c.env.num) as collecting, vector(make, 1) as testing:
-        t = Training(c, collecting, Reset, run, device)
-        resumed = t.resume()
-        if resumed and run.is_done(t.rollout.frames, c.run.frames):
-            say(f"{run.path} is trained to {t.rollout.frames} frames; raise --run.frames to go on, or start over with "
-                "--run.fresh true")  # fmt: skip
+    playing = vector(make, 1) if world.main else contextlib.nullcontext()
+    with world, run, vector(patient, c.env.num) as collecting, playing as testing:
+        t = Training(c, collecting, Reset, run, device, world)
+        resumed = snapshot.resume(t)
+        if world.any(world.main and resumed and run.is_done(t.frames, c.run.frames)):
+            tell(f"{run.path} is trained to {t.frames} frames; raise --run.frames to go on, or start over with "
+                 "--run.fresh true")  # fmt: skip
             return 0
-        run.begin(c)
+        if world.main:
+            run.begin(c)
         t.open_logger()
-        say(f"{'resuming' if resumed else 'training'} {c.env.task} in {run.path} on {device}: {t.describe()}")
-        bar = Progress(c.run.frames, c.run.name, start=t.rollout.frames)
+        tell(f"{'resuming' if resumed else 'training'} {c.env.task} in {run.path} on {device}: {t.describe()}")
+        bar = Progress(c.run.frames, c.run.name, start=t.frames, quiet=not world.main)
 
         while True:
             t.learn_what_is_owed(stop)
-            bar.update(t.rollout.frames, t.summary())
-            if stop or t.rollout.frames >= c.run.frames:
+            bar.update(t.frames, t.summary())
+            if stop or t.frames >= c.run.frames:
                 break
             if t.due.log:
                 t.log()
             if t.due.eval and t.evaluate(testing, Reset, stop) is None:
                 break
             if t.due.save:
-                t.save()
+                snapshot.save(t)
             t.collect()
-        t.save()
+        snapshot.save(t)
         bar.close()
-        if stop or not closing.finish(t, testing, Reset, stop):
-            run.status(state="stopped", frames=t.rollout.frames)
+        done = not stop and closing.finish(t, testing, Reset, stop)
+        if world.main:
+            run.status(state="done" if done else "stopped", frames=t.frames)
+            t.logger.close()
+        if not done:
             without = " without --run.fresh" if c.run.fresh else ""
-            say(f"stopped at {t.rollout.frames} frames, all is saved; the same command{without} goes on from here")
-            return 75
-        run.status(state="done", frames=t.rollout.frames)
-    return 0
+            tell(f"stopped at {t.frames} frames, all is saved; the same command{without} goes on from here")
+    return 0 if done else 75
+
+
+def leave(code: int) -> None:
+    """End the process; a rank at once, since threads of torch.distributed may not outlive the interpreter in peace."""
+    if os.environ.get("RANK"):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -84,6 +84,24 @@ def learning(preset: str, behavior: str, precision: str) -> tuple[Learner, dict[
     return Learner(model, c.optim, torch.device("cpu"), precision, policy), batch
 
 
+def objectives(preset: str = "laptop", repeats: int = 9) -> dict[str, Entry]:
+    """CPU seconds, all threads together, of one update of the world model by each objective; the baseline decodes."""
+    found: dict[str, float] = {}
+    wanted = {name: (name, "false") for name in build.OBJECTIVES} | {"barlow with a probe": ("barlow", "true")}
+    for label, (name, probe) in wanted.items():
+        chosen = [f"loss.objective={{{name}: 1.0}}", f"loss.probe={probe}", "behavior.name=random"]
+        c, model, batch = parts([preset, *chosen])
+        learner = Learner(model, c.optim, torch.device("cpu"), "bf16")
+        times = []
+        for _ in range(repeats + 2):
+            began = time.process_time()
+            learner.update(batch)
+            times.append(time.process_time() - began)
+        found[label] = float(np.median(times[2:]))
+    whole = found["reconstruction"]
+    return {f"objectives.{name}": {"value": s, "unit": "CPU s", "baseline": whole} for name, s in found.items()}
+
+
 def plan() -> dict[str, Entry]:
     """One PlaNet plan (1000 x 10 x 12, heads of 2 x 200) at batch 1, the quick planner's, and the default one's."""
     found: dict[str, Entry] = {}

@@ -1,6 +1,6 @@
 """python benchmarks/run.py [NAME ...] [--json]: what this machine does, each figure beside a baseline of its run.
 
-NAME picks groups by prefix: roofline update plan policy replay render, or any full name such as update.small.
+NAME picks groups by prefix (roofline update objectives plan policy replay render) or is a full name such as plan.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def groups():
         "roofline": lambda: compute("roofline"),
         "update.small": lambda: compute("update", "small"),
         "update.12m": lambda: compute("update", "12m", 3),
+        "objectives": lambda: compute("objectives"),
         "plan": lambda: compute("plan"),
         "policy": lambda: compute("policy"),
         "replay": replay,

@@ -13,7 +13,7 @@ from worldmodel.backdrop import to_pixels
 from worldmodel.learner import Learner
 from worldmodel.losses import free_nats, overshooting
 from worldmodel.nets import Unpatch
-from worldmodel.objectives import Context
+from worldmodel.objectives import Context, Parts
 from worldmodel.types import ActionSpace, ObservationSpace
 
 B, T, A, H, W, VECTOR = 3, 7, 2, 32, 48, 5
@@ -356,7 +356,7 @@ def test_some_of_the_pictures_stand_for_all_of_them():
     _, part = make("loss.pictures=0.3")
     torch.manual_seed(1)
     feat = whole.rssm.feat(whole.observe(batch)[1])
-    contexts = [Context(batch, feat, {}, {}, feat, m.backdrop) for m in (whole, part)]
+    contexts = [Context(batch, feat, {}, {}, feat, m.backdrop, Parts(m.rssm, m.reward, m.cont)) for m in (whole, part)]
     want = whole.objectives["reconstruction"](contexts[0])[0]["image"]
     found = torch.stack([part.objectives["reconstruction"](contexts[1])[0]["image"] for _ in range(400)])
     drawn = found != 0

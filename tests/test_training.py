@@ -83,7 +83,7 @@ class StopAfter:
 
     looks = 0
 
-    def __init__(self):
+    def __init__(self, world):
         self.left = StopAfter.looks
 
     def __bool__(self):
@@ -113,7 +113,7 @@ def test_stopped_anywhere_and_often_it_ends_the_same(tmp_path, monkeypatch, extr
     task = "catcher" if "catcher" in extra else "counter"
     here = [*["debug", "--run.root"], str(tmp_path / "calm"), *BUSY, *extra]
     assert train_py.main(here) == 0
-    monkeypatch.setattr("worldmodel.training.Stop", StopAfter)
+    monkeypatch.setattr("worldmodel.stop.Stop", StopAfter)
     rng = random.Random(0)
     here[2] = str(tmp_path / "stopped")
     stops = 0

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from worldmodel.dists import CONTINUOUS, Dist, OneHotGroups, legal
 from worldmodel.heads import ScalarHead
 from worldmodel.nets import MLP, BlockLinear
+from worldmodel.parallel import ALONE, World
 from worldmodel.returns import ReturnScale, lambda_returns
 from worldmodel.schema import ActorConfig, CriticConfig, ImagConfig
 from worldmodel.types import ActionSpace, Batch, Metrics, State
@@ -63,9 +64,16 @@ class Dream:
 class ActorCritic(nn.Module):
     """Actor, critic, the critic's slow copy and the losses; the world model is an argument, never a part."""
 
-    def __init__(self, actor: Actor, critic: ScalarHead, imag: ImagConfig, critic_config: CriticConfig):
+    def __init__(
+        self,
+        actor: Actor,
+        critic: ScalarHead,
+        imag: ImagConfig,
+        critic_config: CriticConfig,
+        world: World = ALONE,
+    ):
         super().__init__()
-        self.actor = actor
+        self.actor, self.world = actor, world
         self.critic: ScalarHead = critic
         self.imag, self.actor_config, self.critic_config = imag, actor.config, critic_config
         self.slow = copy.deepcopy(critic).requires_grad_(False) if critic_config.slow != "none" else None
@@ -134,7 +142,7 @@ class ActorCritic(nn.Module):
         Also the mean entropy where dreams start.
         """
         a = self.actor_config
-        scale = self.scale.update(returns.detach()) if a.normalize == "percentile" else 1.0
+        scale = self.scale.update(returns.detach(), self.world.cat) if a.normalize == "percentile" else 1.0
         share = {"dynamics": 0.0, "reinforce": 1.0, "mix": a.mix}[a.gradient]
         # Dreams for likelihood ratios alone carry no graph.
         policy = self.actor(dream.seen) if share == 1 else self.actor.dist_of(dream.read)

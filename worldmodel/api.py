@@ -18,7 +18,7 @@ from worldmodel.runtime import autocast, seeded
 from worldmodel.schema import Config, learns_policy
 from worldmodel.types import ActionSpace, ObservationSpace
 
-DRIVING = ("behavior", "planner")  # what can be changed on a saved run
+DRIVING = ("behavior", "planner", "goal")  # what can be changed on a saved run
 
 
 class Run:
@@ -39,7 +39,7 @@ class Run:
         self.generator = seeded(c.run.seed, 8, device=agent.device.type)
 
     def driven(self, changes: Sequence[tuple[str, str]]) -> Run:
-        """The same model driven in another way: changed keys of behavior and planner, as (key, text)."""
+        """The same model driven in another way: changed keys of behavior, planner and goal, as (key, text)."""
         c = config.change(self.config, changes, DRIVING)
         if learns_policy(c) and self.policy is None:
             raise RunError(

@@ -6,6 +6,8 @@ posteriors of different pictures start out nearly equal, and the latent may igno
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -25,10 +27,14 @@ class Backdrop(nn.Module):
         self.register_buffer("picture", torch.full(shape, GREY), persistent=watched > 0)
 
     @torch.no_grad()
-    def watch(self, image: Tensor, update: int) -> None:
-        """Take the pictures (B,T,H,W,3) of update number `update`, counted from 0, into the mean."""
+    def watch(self, image: Tensor, update: int, over_ranks: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Take the pictures (B,T,H,W,3) of update number `update`, counted from 0, into the mean.
+
+        `over_ranks` makes one process's mean picture that of all.
+        """
         if update < self.watched:
-            self.picture.lerp_(image.float().mean((0, 1)), 1 / (update + 1))
+            mean = image.float().mean((0, 1))
+            self.picture.lerp_(over_ranks(mean) if over_ranks else mean, 1 / (update + 1))
 
     def take_out(self, image: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """uint8 pixels (...,H,W,3) to floats around zero."""

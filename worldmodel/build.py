@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -13,17 +15,29 @@ from worldmodel.backdrop import Backdrop
 from worldmodel.behaviors.actor_critic import ActorPolicy
 from worldmodel.behaviors.mpc import MPC
 from worldmodel.behaviors.random import Random
+from worldmodel.goals import Goal, load_goal
 from worldmodel.heads import ContinueHead, GaussianHead, ScalarHead, TwoHotHead
 from worldmodel.latents.categorical import Categorical
 from worldmodel.latents.deterministic import Deterministic
 from worldmodel.latents.gaussian import Gaussian
 from worldmodel.model import WorldModel
 from worldmodel.nets import Encoder
+from worldmodel.objectives import Objective
+from worldmodel.objectives.barlow import Barlow
+from worldmodel.objectives.bootstrap import Bootstrap
+from worldmodel.objectives.bottleneck import Bottleneck
+from worldmodel.objectives.contrastive import Contrastive
+from worldmodel.objectives.forward_contrastive import ForwardContrastive
+from worldmodel.objectives.inverse import Inverse
+from worldmodel.objectives.prototypes import Prototypes
 from worldmodel.objectives.reconstruction import Reconstruction
+from worldmodel.objectives.reward_only import RewardOnly
+from worldmodel.parallel import ALONE, World
 from worldmodel.planners.cem import CEM
 from worldmodel.planners.mppi import MPPI
 from worldmodel.planners.proposals import make_proposal
 from worldmodel.planners.shooting import Shooting
+from worldmodel.probe import Probe
 from worldmodel.rssm import RSSM
 from worldmodel.runtime import pick_precision
 from worldmodel.schema import Config, ModelConfig, PlannerConfig, ReplayConfig, learns_policy
@@ -32,10 +46,27 @@ from worldmodel.warm import BurnIn, Cold, Stored
 
 LATENTS = {"gaussian": Gaussian, "categorical": Categorical, "deterministic": Deterministic}
 
-OBJECTIVES = {
-    "reconstruction": lambda c, obs, feat: Reconstruction(
-        obs.image, obs.vector, feat, list(c.model.cnn), c.model.patch, c.model.units, c.loss.pictures
-    )
+
+@dataclass(frozen=True)
+class Sizes:
+    """What objectives stand between."""
+
+    obs: ObservationSpace
+    space: ActionSpace
+    feat: int
+    embed: int
+
+
+OBJECTIVES: dict[str, Callable[[Config, Sizes], Objective]] = {
+    "reconstruction": lambda c, s: make_decoder(c, s.obs, s.feat),
+    "contrastive": lambda c, s: Contrastive(s.feat, s.embed, c.contrastive),
+    "forward_contrastive": lambda c, s: ForwardContrastive(s.feat, s.embed, c.forward_contrastive),
+    "inverse": lambda c, s: Inverse(s.feat, s.embed, s.space, c.model.units, c.inverse),
+    "barlow": lambda c, s: Barlow(s.feat, s.embed, c.barlow),
+    "prototypes": lambda c, s: Prototypes(s.feat, s.embed, c.prototypes, c.ema.rate),
+    "bootstrap": lambda c, s: Bootstrap(s.feat, s.embed, c.model.units, c.bootstrap),
+    "bottleneck": lambda c, s: Bottleneck(c.bottleneck),
+    "reward_only": lambda c, s: RewardOnly(c.reward_only),
 }
 
 SCALAR_HEADS: dict[str, Callable[[int, int, int, int], ScalarHead]] = {
@@ -66,7 +97,7 @@ def make_latent(m: ModelConfig):
     return LATENTS[m.latent](m.deter if m.transition == "rnn" else m.stoch, m.classes, m.unimix, m.min_std)
 
 
-def make_model(c: Config, obs: ObservationSpace, space: ActionSpace) -> WorldModel:
+def make_model(c: Config, obs: ObservationSpace, space: ActionSpace, world: World = ALONE) -> WorldModel:
     """Encoder, RSSM, objectives and heads from a configuration and the environment's spaces."""
     m = c.model
     encoder = Encoder(obs.image, obs.vector, m.cnn, m.patch, m.units)
@@ -80,27 +111,46 @@ def make_model(c: Config, obs: ObservationSpace, space: ActionSpace) -> WorldMod
         blocks=m.blocks,
     )
     feat = rssm.feat_size
-    objectives: dict[str, tuple[Reconstruction, float]] = {
-        k: (OBJECTIVES[k](c, obs, feat), w) for k, w in c.loss.objective.items() if w
+    sizes = Sizes(obs, space, feat, encoder.size)
+    objectives: dict[str, tuple[Objective, float]] = {
+        k: (OBJECTIVES[k](c, sizes), w) for k, w in c.loss.objective.items() if w
     }
     names = [n for module, _ in objectives.values() for n in module.loss_names]
     names += ["reward", "cont", "dyn", "rep"] + (["overshoot"] if c.loss.overshooting > 1 else [])
+    replaced = {n for module, _ in objectives.values() for n in module.replaces}
     return WorldModel(
+        obs,
         Backdrop(obs.image, m.backdrop) if obs.image else None,
         encoder,
         rssm,
         objectives,
         SCALAR_HEADS[m.reward_head](feat, m.layers, m.units, m.bins),
         ContinueHead(feat, m.layers, m.units),
-        scales=loss_scales(c, names),
+        scales=loss_scales(c, [n for n in names if n not in replaced]),
         free=c.loss.free,
         free_on=c.loss.free_on,
         overshooting=c.loss.overshooting,
+        world=world,
+        shift=c.augment.shift,
+        ema=c.ema.rate,
+        probe=make_probe(c, obs, feat, [module for module, _ in objectives.values()]),
     )
 
 
+def make_decoder(c: Config, obs: ObservationSpace, feat: int) -> Reconstruction:
+    return Reconstruction(obs.image, obs.vector, feat, c.model.cnn, c.model.patch, c.model.units, c.loss.pictures)
+
+
+def make_probe(c: Config, obs: ObservationSpace, feat: int, objectives: list[Objective]) -> Probe | None:
+    """A decoder to look at the model by, where nothing else draws; random numbers stay as they were."""
+    if not c.loss.probe or obs.image is None or any(o.draws for o in objectives):
+        return None
+    with torch.random.fork_rng(devices=[]):
+        return Probe(make_decoder(c, ObservationSpace(obs.image), feat))
+
+
 def loss_scales(c: Config, names: list[str]) -> dict[str, float]:
-    """The weight of every loss the model has, by name."""
+    """The weight of every loss the model has, by name: an objective's own losses have that of the objective alone."""
     table = {
         "image": c.loss.image,
         "vector": c.loss.vector,
@@ -109,17 +159,19 @@ def loss_scales(c: Config, names: list[str]) -> dict[str, float]:
         "dyn": c.loss.dyn,
         "rep": c.loss.rep,
         "overshoot": c.loss.overshoot,
+        "dreamt_reward": c.loss.reward,
+        "dreamt_cont": c.loss.cont,
     }
-    return {name: table[name] for name in names}
+    return {name: table.get(name, 1.0) for name in names}
 
 
-def make_policy(c: Config, model: WorldModel, space: ActionSpace) -> ActorCritic | None:
+def make_policy(c: Config, model: WorldModel, space: ActionSpace, world: World = ALONE) -> ActorCritic | None:
     """Actor and critic, where the behaviour uses them."""
     if not learns_policy(c):
         return None
     feat, m = model.rssm.feat_size, c.model
     critic = SCALAR_HEADS[c.critic.head](feat, m.layers, m.units, m.bins)
-    return ActorCritic(Actor(feat, space, m.layers, m.units, c.actor), critic, c.imag, c.critic)
+    return ActorCritic(Actor(feat, space, m.layers, m.units, c.actor), critic, c.imag, c.critic, world)
 
 
 def make_planner(p: PlannerConfig):
@@ -140,7 +192,22 @@ def make_mpc(c: Config, model: WorldModel, space: ActionSpace, policy: ActorCrit
         policy=policy,
         closed_by_critic=p.score == "reward+value",
         proposals=p.proposals,
+        goal=goal_of(c, model),
     )
+
+
+def check_goal(c: Config, model: WorldModel) -> None:
+    """Refuse a goal that cannot be had now rather than when the first plan is made."""
+    goal = goal_of(c, model)
+    if goal is not None:
+        goal()
+
+
+def goal_of(c: Config, model: WorldModel) -> Callable[[], Goal] | None:
+    """What loads the goal once, where plans are scored by one; a saved run opens without the file."""
+    if c.behavior.name != "mpc" or c.planner.score != "goal_distance":
+        return None
+    return cache(lambda: load_goal(c.goal, model.observation))
 
 
 def make_agent(

@@ -36,7 +36,17 @@ from worldmodel.checkpoint_format import (
 )
 from worldmodel.files import fsync_directory, quarantine, write_all
 
-__all__ = ["FAULT_POINTS", "CheckpointError", "Loaded", "latest", "load", "load_into", "retained_states", "save"]
+__all__ = [
+    "FAULT_POINTS",
+    "CheckpointError",
+    "Loaded",
+    "latest",
+    "load",
+    "load_into",
+    "place",
+    "retained_states",
+    "save",
+]
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +82,11 @@ class Loaded:
     state: dict[str, Any]
 
 
+def place(directory: Path, step: int) -> Path:
+    """Where checkpoint `step` lies."""
+    return Path(directory) / f"{step:09d}"
+
+
 def save(
     directory: Path,
     step: int,
@@ -104,7 +119,7 @@ def _save_once(directory: Path, step: int, groups: Mapping, body: bytes, keep: i
     _fault("start")
     directory.mkdir(parents=True, exist_ok=True)
     _remove_stale(directory)
-    final = directory / f"{step:09d}"
+    final = place(directory, step)
     if os.path.lexists(final) and _verifies(final):
         return final
     staging = directory / f".tmp-{step}-{os.getpid()}"

@@ -17,6 +17,7 @@ import numpy as np
 from worldmodel.files import open_regular, read_exactly, write_all
 
 NAME = re.compile(r"(\d{4,6})-(\d{8,12})\.(rows|zrows)")  # as they came, or packed (packed.py)
+ALL_STREAMS = range(10**6)  # that names have room for
 
 Spec = Mapping[str, tuple[tuple[int, ...], Any]]
 Row = Mapping[str, Any]
@@ -113,6 +114,14 @@ class Layout:
         return {key: [list(shape), dtype.str] for key, (shape, dtype) in self.spec.items()}
 
 
+def chunk_files(directory: Path, streams: range = ALL_STREAMS) -> list[str]:
+    """List the names of the chunk files in a directory that belong to these streams, in order."""
+    if not directory.is_dir():
+        return []
+    found = [match for entry in os.scandir(directory) if (match := NAME.fullmatch(entry.name))]
+    return sorted(match[0] for match in found if int(match[1]) in streams)
+
+
 @dataclasses.dataclass
 class Chunk:
     """A run of rows of one stream: `rows` in all, the first `saved` of them on disk with checksum `crc`."""
@@ -169,9 +178,17 @@ class Chunk:
         self.saved = self.rows
 
     def restore(self, directory: Path, layout: Layout, room: int) -> str:
-        """Read `rows` rows into memory with space for `room`; say what is wrong ('' when nothing is)."""
+        """Take `rows` rows into memory with space for `room`; say what is wrong ('' when nothing is)."""
+        why = self.take_in(directory, layout, room)
+        path, size = directory / self.name, self.rows * layout.row_bytes
+        # Rows written after the checkpoint are dropped: the resumed run writes its own.
+        if not why and path.stat().st_size > size:
+            os.truncate(path, size)
+        return why
+
+    def take_in(self, directory: Path, layout: Layout, room: int) -> str:
+        """Read `rows` rows into memory with space for `room`, leaving the file as it is; say what is wrong."""
         size = self.rows * layout.row_bytes
-        path = directory / self.name
         data = np.empty(0, layout.dtype)
 
         def place(there: int) -> memoryview | str:
@@ -181,12 +198,9 @@ class Chunk:
             data = np.empty(room, layout.dtype)
             return as_bytes(data[: self.rows])
 
-        why = read_checked(path, self.crc, place)
+        why = read_checked(directory / self.name, self.crc, place)
         if why:
             return why
-        # Rows written after the checkpoint are dropped: the resumed run writes its own.
-        if path.stat().st_size > size:
-            os.truncate(path, size)
         self.data, self.saved = data, self.rows
         self.episodes = layout.count(data[: self.rows], "is_first")
         return ""

@@ -194,8 +194,8 @@ def to_yaml(config: Config) -> str:
     return stream.getvalue()
 
 
-def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ: {key: (old, new)}."""
+def differences(old: Config | Mapping, new: Config | Mapping) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ, of configurations or their plain tables: {key: (old, new)}."""
     a, b = to_plain(old), to_plain(new)
     return {f"{s}.{k}": (a[s][k], b[s][k]) for s in a for k in a[s] if a[s][k] != b[s][k]}
 

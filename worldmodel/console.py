@@ -19,20 +19,24 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"
 
 
+def silent(text: str) -> None:
+    """What `say` is to the ranks that do not talk."""
+
+
 class Progress:
     """Call `update(done, text)` as often as you like; it draws at most ten times a second."""
 
-    def __init__(self, total: int, label: str, start: int = 0, stream: TextIO | None = None):
+    def __init__(self, total: int, label: str, start: int = 0, stream: TextIO | None = None, quiet: bool = False):
         self.total, self.label, self.start = max(1, total), label, start
         self.stream = stream or sys.stderr
-        self.live = self.stream.isatty()
+        self.quiet, self.live = quiet, not quiet and self.stream.isatty()
         self.period = 0.1 if self.live else 15.0
         self.began = time.monotonic()
         self.drawn = self.began - self.period if self.live else self.began
 
     def update(self, done: int, text: str = "") -> None:
         now = time.monotonic()
-        if now - self.drawn < self.period and done < self.total:
+        if self.quiet or (now - self.drawn < self.period and done < self.total):
             return
         self.drawn = now
         share = min(1.0, done / self.total)

@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 
 from worldmodel.checkpoint import CheckpointError
 from worldmodel.config import ConfigError
 from worldmodel.learner import Diverged
+from worldmodel.parallel import Ended, Lost, speaker
 from worldmodel.replay import ReplayError
 from worldmodel.rundir import RunError
 
 
 class Plain(logging.Formatter):
-    """Warnings say that they are, information is just a line."""
+    """Warnings say that they are, information is just a line; either says whose it is where there are several ranks."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
+        kind = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        return f"{speaker(os.environ)}{kind}{text}"
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """Run a command; 2 config, 3 environment, 4 bad data, 5 diverged, 74 I/O."""
+    """Run a command; 2 config, 3 environment, 4 bad data, 5 diverged, 74 I/O or a lost rank."""
     handler = logging.StreamHandler()
     handler.setFormatter(Plain())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logging.getLogger("envs").setLevel(logging.INFO)  # which renderer was taken, and why
+    if os.environ.get("RANK", "0") == "0":
+        logging.getLogger("envs").setLevel(logging.INFO)  # which renderer was taken, and why
     logging.captureWarnings(True)
     try:
         return command()
-    except RunError as error:
-        return _report(error, error.code)
+    except Ended as error:
+        return error.exit_code
+    except (RunError, Lost) as error:
+        return _report(error, error.exit_code)
     except ConfigError as error:
         return _report(error, 2)
     except (CheckpointError, ReplayError) as error:
@@ -62,5 +68,5 @@ def _ours(error: BaseException) -> bool:
 
 
 def _report(error: object, code: int) -> int:
-    sys.stderr.write(f"{error}\n")
+    sys.stderr.write(f"{speaker(os.environ)}{error}\n")
     return code

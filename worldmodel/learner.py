@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from worldmodel.actor_critic import ActorCritic
 from worldmodel.model import WorldModel
 from worldmodel.optim import CLIPS, LaProp
+from worldmodel.parallel import ALONE, World
 from worldmodel.runtime import autocast
 from worldmodel.schema import OptimConfig
 from worldmodel.types import Batch, Metrics
@@ -19,7 +20,10 @@ class Diverged(RuntimeError):
 
 
 class Learner:
-    """World model and, where one is trained, actor and critic: one backward pass, gradients clipped part by part."""
+    """World model and, where one is trained, actor and critic: one backward pass, gradients clipped part by part.
+
+    Of several ranks each has its own batch; gradients become their means before anything is decided by them.
+    """
 
     max_skipped = 25
 
@@ -31,16 +35,22 @@ class Learner:
         precision: str,
         policy: ActorCritic | None = None,
         starts: Cold | None = None,
+        world: World = ALONE,
     ):
         self.model, self.policy, self.starts = model, policy, starts or Cold()
-        self.config, self.device, self.precision = config, device, precision
+        self.config, self.device, self.precision, self.world = config, device, precision, world
         parts: dict[str, tuple[nn.Module, float]] = {"model": (model, config.lr)}
         if policy is not None:
             parts["actor"] = (policy.actor, config.actor_lr or config.lr)
             parts["critic"] = (policy.critic, config.critic_lr or config.lr)
+        if model.probe is not None:
+            parts["probe"] = (model.probe, config.lr)
         self.parts: dict[str, list[Tensor]] = {
             k: [p for p in m.parameters() if p.requires_grad] for k, (m, _) in parts.items()
         }
+        if model.probe is not None:
+            apart = set(self.parts["probe"])
+            self.parts["model"] = [p for p in self.parts["model"] if p not in apart]
         self.rates = [lr for _, lr in parts.values()]
         self.parameters = [p for part in self.parts.values() for p in part]
         groups = [{"params": p, "lr": lr} for p, lr in zip(self.parts.values(), self.rates, strict=True)]
@@ -60,14 +70,17 @@ class Learner:
         batch, found = self._prepare(batch)
         self.optimizer.zero_grad(set_to_none=True)
         total, metrics = self.loss(batch)
-        total.backward()
+        torch.autograd.backward([total, *(v for k, v in metrics.items() if k == "loss/probe")])
         policy = self._dreamer()
-        taught = {k: p for k, p in self.parts.items() if k == "model" or policy is not None}
+        taught = {k: p for k, p in self.parts.items() if k in ("model", "probe") or policy is not None}
+        total = self._over_ranks(total.detach(), taught)
         norms = {k: CLIPS[self.config.clip_by](p, self.config.clip) for k, p in taught.items()}
-        joint = torch.stack(list(norms.values())).norm()
-        if self._finite(total.detach(), joint):
+        joint = torch.stack([v for k, v in norms.items() if k != "probe"]).norm()
+        if self._finite(total, joint):
+            self._spare_probe(norms)
             self._warm_up()
             self.optimizer.step()
+            self.model.after_update()
             if policy is not None:
                 policy.after_update()
         self.updates += 1
@@ -75,12 +88,23 @@ class Learner:
         found |= {f"grad_norm/{k}": v for k, v in norms.items()}
         return {**found, "skipped": torch.tensor(self.skipped)}
 
+    def _over_ranks(self, total: Tensor, taught: dict[str, list[Tensor]]) -> Tensor:
+        """Gradients become their means over all ranks; so does the loss, which rides along.
+
+        All ranks then hold the very same numbers, so that they clip alike and skip the same steps.
+        """
+        if self.world.size > 1:
+            total = total.clone()
+            grads = [p.grad for part in taught.values() for p in part if p.grad is not None]
+            self.world.mean_([total, *grads])
+        return total
+
     def _prepare(self, batch: Batch) -> tuple[Batch, Metrics]:
         """On the device, with the states the sequences start from."""
         batch = {k: v.to(self.device) for k, v in batch.items()}
         self.model.watch(batch, self.updates)
         with autocast(self.device, self.precision):
-            return self.starts.prepare(self.model, batch, self.updates)
+            return self.starts.prepare(self.model, self.model.augment(batch), self.updates)
 
     def _dreamer(self) -> ActorCritic | None:
         """Actor and critic, where this update trains them as well."""
@@ -114,6 +138,12 @@ class Learner:
                 "Try a lower optim.lr or optim.clip, or --run.precision fp32"
             )
         return False
+
+    def _spare_probe(self, norms: dict[str, Tensor]) -> None:
+        """The probe's own gradients, not finite, stop nobody but itself."""
+        if "probe" in norms and not bool(torch.isfinite(norms["probe"])):
+            for p in self.parts["probe"]:
+                p.grad = None
 
     def _warm_up(self) -> None:
         if self.updates > self.config.warmup:

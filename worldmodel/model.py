@@ -7,27 +7,36 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from worldmodel.augment import draw_shifts, shifted
 from worldmodel.backdrop import Backdrop
+from worldmodel.collapse import spread
 from worldmodel.heads import ContinueHead, ScalarHead, means
 from worldmodel.losses import detach, free_nats, overshooting
 from worldmodel.nets import Encoder
-from worldmodel.objectives import Context
+from worldmodel.objectives import Comparing, Context, Objective, Parts
+from worldmodel.parallel import ALONE, World
+from worldmodel.probe import Probe
 from worldmodel.rssm import RSSM
-from worldmodel.types import Batch, Losses, Metrics, State
+from worldmodel.slow import Slow
+from worldmodel.types import Batch, Losses, Metrics, ObservationSpace, State
 
 
 class WorldModel(nn.Module):
     """Encoder, RSSM, representation objectives and heads.
 
-    `scales` holds the weight of every loss by name; the losses' names must equal its keys.
+    `scales` holds the weight of every loss by name; the losses' names must equal its keys. `ema` is the rate at which a
+    slow encoder follows, where an objective aims at one.
     """
+
+    measure_every = 10  # updates between looks at how far the representation spreads
 
     def __init__(
         self,
+        observation: ObservationSpace,
         backdrop: Backdrop | None,
         encoder: Encoder,
         rssm: RSSM,
-        objectives: Mapping[str, tuple[nn.Module, float]],
+        objectives: Mapping[str, tuple[Objective, float]],
         reward: ScalarHead,
         cont: ContinueHead,
         *,
@@ -35,8 +44,13 @@ class WorldModel(nn.Module):
         free: float,
         free_on: str,
         overshooting: int,
+        shift: int,
+        ema: float,
+        probe: Probe | None,
+        world: World = ALONE,
     ):
         super().__init__()
+        self.observation = observation
         self.backdrop, self.encoder, self.rssm = backdrop, encoder, rssm
         self.reward: ScalarHead = reward
         self.cont = cont
@@ -44,22 +58,47 @@ class WorldModel(nn.Module):
         self.objective_weights = {name: weight for name, (_, weight) in objectives.items()}
         self.ends: Tensor  # whether any episode ever ended for good
         self.register_buffer("ends", torch.tensor(False))
-        self.scales = scales
-        self.free, self.free_on, self.overshooting = free, free_on, overshooting
+        self.scales, self.world = scales, world
+        self.free, self.free_on, self.overshooting, self.shift = free, free_on, overshooting, shift
+        self.replaced = {name for objective, _ in objectives.values() for name in objective.replaces}
+        self.slow = Slow(encoder, ema) if any(o.needs_slow for o, _ in objectives.values()) else None
+        self.probe = probe
+        self.measuring = True
 
     def watch(self, batch: Batch, update: int) -> None:
         """Before an update is made of a batch: take in its mean picture, and whether episodes end."""
-        self.ends |= batch["is_terminal"].any()
+        self.measuring = update % self.measure_every == 0
+        self.ends |= self.world.mean(batch["is_terminal"].any().float()) > 0
         if self.backdrop is not None:
-            self.backdrop.watch(batch["image"], update)
+            self.backdrop.watch(batch["image"], update, self.world.mean)
 
-    def encode(self, batch: Batch) -> Tensor:
-        """Embeddings (B,T,E) of what was seen."""
+    def augment(self, batch: Batch) -> Batch:
+        """The batch, with a draw of how its pictures are to be moved where that is asked for."""
+        if not self.shift or "image" not in batch:
+            return batch
+        size, length = batch["image"].shape[:2]
+        return {**batch, "shift": draw_shifts(size, length, self.shift, batch["image"].device)}
+
+    def after_update(self) -> None:
+        """Once the weights have moved: what follows them does."""
+        if self.slow is not None:
+            self.slow.follow(self.encoder)
+        for objective in self._objectives():
+            objective.after_update()
+
+    def _objectives(self) -> list[Objective]:
+        return [o for o in self.objectives.values() if isinstance(o, Objective)]
+
+    def encode(self, batch: Batch, encoder: nn.Module | None = None) -> Tensor:
+        """Embeddings (B,T,E) of what was seen, by the model's encoder or another."""
+        encoder = self.encoder if encoder is None else encoder
         if self.backdrop is None:
-            return self.encoder(batch)
+            return encoder(batch)
         rough = torch.is_autocast_enabled(batch["image"].device.type)
         picture = self.backdrop.take_out(batch["image"], torch.bfloat16 if rough else torch.float32)
-        return self.encoder({**batch, "image": picture})
+        if "shift" in batch:
+            picture = shifted(picture, batch["shift"])
+        return encoder({**batch, "image": picture})
 
     def observe(self, batch: Batch) -> tuple[Tensor, State, State]:
         """Embeddings, posteriors and priors of sequences; their first step counts as a start unless one is given."""
@@ -75,16 +114,26 @@ class WorldModel(nn.Module):
         feat = self.rssm.feat(post)
         losses: Losses = {}
         metrics: Metrics = {}
-        ctx = Context(batch, embed, post, prior, feat, self.backdrop)
+        ctx = self._context(batch, embed, post, prior, feat)
         for name, objective in self.objectives.items():
             own, extra = objective(ctx)
             losses.update({k: v * self.objective_weights[name] for k, v in own.items()})
             metrics.update(extra)
+        if self.probe is not None:
+            metrics["loss/probe"] = self.probe.loss(ctx)
         losses["reward"] = self.reward.loss(feat, batch["reward"])
         losses["cont"] = self.cont.loss(feat, 1.0 - batch["is_terminal"].float())
         losses.update(self._kl_losses(batch, post, prior))
         metrics["kl"] = self.rssm.latent.kl(post, prior).mean()
+        if self.measuring:
+            metrics |= spread("embed", embed) | spread("feat", self.rssm.expected_feat(post))
         return losses, metrics, post, feat
+
+    def _context(self, batch: Batch, embed: Tensor, post: State, prior: State, feat: Tensor) -> Context:
+        """What objectives are given; the slow encoder looks at a view of its own."""
+        slow = self.encode(self.augment(batch), self.slow) if self.slow is not None else None
+        parts = Parts(self.rssm, self.reward, self.cont)
+        return Context(batch, embed, post, prior, feat, self.backdrop, parts, slow)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics, State, Tensor]:
         """The scaled sum of all losses; metrics with every part before its scale; posterior states and features."""
@@ -99,13 +148,16 @@ class WorldModel(nn.Module):
     def _kl_losses(self, batch: Batch, post: State, prior: State) -> Losses:
         kl = self.rssm.latent.kl
         losses = {
-            "dyn": free_nats(kl(detach(post), prior), self.free, self.free_on),
-            "rep": free_nats(kl(post, detach(prior)), self.free, self.free_on),
+            "dyn": self._free_nats(kl(detach(post), prior)),
+            "rep": self._free_nats(kl(post, detach(prior))),
         }
         if self.overshooting > 1:
             raw = overshooting(self.rssm, post, batch["prev_action"], batch["is_first"], self.overshooting)
-            losses["overshoot"] = free_nats(raw, self.free, self.free_on)
-        return losses
+            losses["overshoot"] = self._free_nats(raw)
+        return {k: v for k, v in losses.items() if k not in self.replaced}
+
+    def _free_nats(self, kl: Tensor) -> Tensor:
+        return free_nats(kl, self.free, self.free_on, self.world.mean)
 
     def predict(self, feat: Tensor, *others: ScalarHead) -> list[Tensor]:
         """Expected reward, probability of going on, and what other heads say, by features (...,F)."""
@@ -119,14 +171,35 @@ class WorldModel(nn.Module):
         reward = self.reward.mean(feat)
         return reward, torch.ones_like(reward)
 
+    def goal_distance(self, states: State, goal: Tensor, kind: str) -> Tensor:
+        """How far predicted states (...,) are from a goal's embedding, which broadcasts: (...,).
+
+        `belief` and `kl` compare what the model predicts there with what it would believe if it saw the goal there;
+        `learnt` asks an objective.
+        """
+        if kind == "learnt":
+            comparing = next(o for o in self._objectives() if isinstance(o, Comparing))
+            return comparing.distance(self.rssm.feat(states), goal)
+        latent, deter = self.rssm.latent, states["deter"]
+        prior, belief = latent.dist(self.rssm.prior_net(deter)), latent.dist(self.rssm.belief(deter, goal))
+        if kind == "kl":
+            return latent.kl(belief, prior)
+        return (latent.expected(belief) - latent.expected(prior)).square().sum(-1)
+
+    def _artist(self) -> Objective | Probe | None:
+        """What draws pictures: an objective, or the probe."""
+        return next((o for o in self._objectives() if o.draws), self.probe)
+
     @property
     def can_draw(self) -> bool:
-        """Whether some objective decodes pictures."""
-        return any(getattr(o, "image", None) is not None for o in self.objectives.values())
+        """Whether features can be made into pictures."""
+        return self._artist() is not None
 
     def decode(self, feat: Tensor) -> Tensor:
         """Mean pictures (B,T,H,W,3) of features (B,T,F), in about [0, 1]."""
-        for objective in self.objectives.values():
-            if self.backdrop is not None and getattr(objective, "image", None) is not None:
-                return self.backdrop.put_back(objective.decode(feat))  # type: ignore[operator]
-        raise ValueError("this model cannot draw; that takes env.obs pixels or both, and loss.objective.reconstruction")
+        artist = self._artist()
+        if artist is None or self.backdrop is None:
+            raise ValueError(
+                "this model cannot draw: give it pictures (env.obs), and loss.probe or loss.objective.reconstruction"
+            )
+        return self.backdrop.put_back(artist.decode(feat))

@@ -6,14 +6,14 @@ import errno
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from worldmodel.capacity import bytes_per_row, check_capacity, describe_capacity
-from worldmodel.chunks import NAME, Chunk, Layout, ReplayError, ReplayMissing, Row, Spec
+from worldmodel.chunks import ALL_STREAMS, Chunk, Layout, ReplayError, ReplayMissing, Row, Spec, chunk_files
 from worldmodel.files import fsync_directory, quarantine
 from worldmodel.packed import PackedChunk
 from worldmodel.replay_manifest import Manifest
@@ -30,6 +30,9 @@ class Replay:
     The rows of a stream are numbered from 0 and row r lies in chunk r // chunk_rows, so a position is arithmetic and
     sampling costs the same however much is held. A missing chunk leaves a hole in the numbers: the contiguous runs
     between holes are the segments, and no sequence leaves its segment. Not thread-safe.
+
+    Several processes may share a directory: each writes streams of its own, `first_stream` on, and may hold chunks of
+    other streams to sample from. The one that writes the `last` ones also sees to the files nobody writes any more.
     """
 
     def __init__(
@@ -43,6 +46,8 @@ class Replay:
         seed: int,
         codec: str = "none",
         chunk_rows: int = 512,
+        first_stream: int = 0,
+        last: bool = True,
     ):
         """Make an empty buffer; `load` fills it from a manifest and the directory."""
         if store not in ("ram", "disk"):
@@ -50,7 +55,9 @@ class Replay:
         if store == "disk" and directory is None:
             raise ValueError("replay.store 'disk' needs a directory")
         self.layout = Layout(spec)
-        self.store, self.directory, self.num_streams, self.codec = store, directory, num_streams, codec
+        self.store, self.directory, self.codec = store, directory, codec
+        self.streams = range(first_stream, first_stream + num_streams)
+        self._minds = range(first_stream, ALL_STREAMS.stop if last else self.streams.stop)
         self.capacity_bytes = int(capacity_bytes)
         self.capacity_rows = self.capacity_bytes // self.layout.row_bytes  # as they come; packed, more fit
         if self.capacity_rows < 1:
@@ -67,7 +74,7 @@ class Replay:
     def _reset(self) -> None:
         self._chunks: OrderedDict[tuple[int, int], Chunk | PackedChunk] = OrderedDict()  # oldest first
         self._unsaved: dict[tuple[int, int], Chunk | PackedChunk] = {}
-        self._next = dict.fromkeys(range(self.num_streams), 0)  # stream -> number of its next row
+        self._next = dict.fromkeys(self.streams, 0)  # stream -> number of its next row
         self._segments = Segments()
         self._evicted: set[str] = set()  # files no longer sampled that a checkpoint may still need
         self._rows = self._episodes = self._bytes = 0
@@ -83,8 +90,8 @@ class Replay:
 
     def add(self, stream: int, row: Row) -> None:
         """Append one row to a stream; ValueError if it does not fit the spec."""
-        if not 0 <= stream < self.num_streams:
-            raise ValueError(f"replay has streams 0 to {self.num_streams - 1}, not {stream}")
+        if stream not in self.streams:
+            raise ValueError(f"replay writes streams {self.streams[0]} to {self.streams[-1]}, not {stream}")
         arrays = self.layout.check(row, f"replay row of stream {stream}")
         self._make_room(self.layout.row_bytes)
         chunk = self._open_chunk(stream)
@@ -205,7 +212,7 @@ class Replay:
         if self._owned:
             return
         directory.mkdir(parents=True, exist_ok=True)
-        for name in chunk_files(directory):
+        for name in chunk_files(directory, self._minds):
             quarantine(directory / name, "other-run")
         self._owned = True
 
@@ -226,11 +233,14 @@ class Replay:
             "generator": self._rng.bit_generator.state,
         }
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Become what `state()` described; damaged chunks are quarantined and leave a hole."""
+    def load(self, state: dict[str, Any], elsewhere: Collection[str] = ()) -> None:
+        """Become what `state()` described; damaged chunks are quarantined and leave a hole.
+
+        `elsewhere` names the chunk files that other processes hold.
+        """
         manifest = Manifest(state, self.layout, self._max_chunk_rows)
-        files = chunk_files(self.directory) if self.directory else []
-        if manifest.nonempty and not manifest.names & set(files):
+        files = set(chunk_files(self.directory)) if self.directory else set()
+        if not manifest.names & files and (manifest.names or (manifest.nonempty and not elsewhere)):
             raise ReplayMissing(
                 f"the replay is missing from {self.directory}: put it back or start over with --run.fresh true"
             )
@@ -240,14 +250,15 @@ class Replay:
         self._owned = True
         if self.directory is None:
             return
-        for name in sorted(set(files) - manifest.names):
+        strays = set(chunk_files(self.directory, self._minds)) - manifest.names - set(elsewhere)
+        for name in sorted(strays):
             if manifest.is_older(name):
                 self._evicted.add(name)
             else:
                 self._quarantine(name, "after-checkpoint")
         for chunk in manifest.chunks:
             self._restore(chunk, self.directory)
-        if manifest.nonempty and not self._rows:
+        if manifest.names and not self._rows:
             raise ReplayMissing(f"every replay chunk in {self.directory} is damaged; start over with --run.fresh true")
 
     def _restore(self, chunk: Chunk | PackedChunk, directory: Path) -> None:
@@ -287,10 +298,3 @@ class Replay:
                     log.warning("evicted replay chunk %s cannot be deleted: %s", name, error)
                     continue
             self._evicted.discard(name)
-
-
-def chunk_files(directory: Path) -> list[str]:
-    """List the names of the chunk files in a directory, in order."""
-    if not directory.is_dir():
-        return []
-    return sorted(entry.name for entry in os.scandir(directory) if NAME.fullmatch(entry.name))

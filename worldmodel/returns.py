@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -35,9 +37,14 @@ class ReturnScale(nn.Module):
         self.register_buffer("seen", torch.zeros(()))
 
     @torch.no_grad()
-    def update(self, returns: Tensor) -> Tensor:
-        """Take returns in; what to divide by. Early averages are freed of the zero they started from."""
-        low, high = torch.quantile(returns.float().flatten(), torch.tensor(self.quantiles, device=returns.device))
+    def update(self, returns: Tensor, over_ranks: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Take returns in; what to divide by. Early averages are freed of the zero they started from.
+
+        `over_ranks` adds the returns (N,) of other processes, so that all divide by the same.
+        """
+        seen = returns.float().flatten()
+        seen = over_ranks(seen) if over_ranks else seen
+        low, high = torch.quantile(seen, torch.tensor(self.quantiles, device=returns.device))
         if torch.isfinite(high - low):
             self.range.lerp_(high - low, 1 - self.decay)
             self.seen.lerp_(torch.ones_like(self.seen), 1 - self.decay)

@@ -71,6 +71,10 @@ class Rollout:
         self.finished: list[Episode] = []
         self.commands: list[Any] = []  # those of the next step, once it has begun
 
+    def begin_at(self, number: int) -> None:
+        """Fresh episodes from this number on, for environments that join a run late."""
+        self.episodes = [Episode(number, self.seeds(i, number)) for i in range(self.envs.num_envs)]
+
     def begin(self) -> None:
         """Let the environments start on the next step; nothing else may use them until then."""
         self.commands = [

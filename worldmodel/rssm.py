@@ -76,6 +76,11 @@ class RSSM(nn.Module):
             parts = [p.to(rough) for p in parts]
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
+    def expected_feat(self, state: State) -> Tensor:
+        """`feat` without the noise of the draw: the latent's mean in place of its sample, (...,F) in fp32."""
+        mean = self.latent.expected(state)
+        return torch.cat([state["deter"], mean], -1) if self.transition == "rssm" else mean
+
     def observe(self, embed: Tensor, prev_action: Tensor, is_first: Tensor, start: State) -> tuple[State, State]:
         """Filter sequences: (B,T,E), (B,T,A), (B,T) -> posterior, prior with leaves (B,T,...).
 
@@ -108,6 +113,10 @@ class RSSM(nn.Module):
         deter = self._advance(self._reset(state, keep), self.from_action(prev_action * keep))
         stoch = self.latent.sample(self._posterior(deter, self.post_embed(embed)), generator)
         return {"deter": deter, "stoch": stoch.float()}
+
+    def belief(self, deter: Tensor, embed: Tensor) -> Tensor:
+        """Parameters of the latent if an embedding (...,E) were seen at deter (...,D); the two broadcast."""
+        return self._posterior(deter, self.post_embed(embed))
 
     def imagine_step(self, state: State, action: Tensor, generator: torch.Generator | None = None) -> State:
         """One step without an observation; the prior's parameters ride along."""

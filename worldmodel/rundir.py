@@ -27,11 +27,11 @@ FREE_SECTIONS = ("log",)
 
 
 class RunError(RuntimeError):
-    """A run directory that can't be used as asked; `code` is the exit code."""
+    """A run directory that can't be used as asked."""
 
-    def __init__(self, message: str, code: int):
+    def __init__(self, message: str, exit_code: int):
         super().__init__(message)
-        self.code = code
+        self.exit_code = exit_code
 
 
 def slug(task: str) -> str:
@@ -61,14 +61,23 @@ class RunDir:
     def of(cls, c: Config) -> RunDir:
         return cls(Path(c.run.root) / slug(c.env.task) / slug(c.run.name) / f"seed{c.run.seed}")
 
-    def open(self, c: Config) -> None:
-        """Make or continue the directory for this configuration, under a lock; RunError where that can't be."""
-        if c.run.fresh and self.path.exists():
+    def open(self, c: Config, restarts: int = 0) -> None:
+        """Make or continue the directory for this configuration, under a lock; RunError where that can't be.
+
+        What torchrun restarts goes on; only the first start may be fresh.
+        """
+        if c.run.fresh and not restarts and self.path.exists():
             self._move_aside()
         self.path.mkdir(parents=True, exist_ok=True)
         self._take_lock()
         if self.config_file.exists() and self.checkpoints.exists():
             self._check_same(c)
+
+    def check_seen(self) -> None:
+        """On every rank: what rank 0 has opened must be there."""
+        if not (self.path / "lock").exists():
+            raise RunError(f"run.root: {self.path} is not there on this machine, though rank 0 has made it; all ranks "
+                           "need one shared file system", 2)  # fmt: skip
 
     def begin(self, c: Config) -> None:
         """Write the configuration down, once all its parts have been built."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from worldmodel.parallel import Launch
 from worldmodel.schema import RunConfig
 
 log = logging.getLogger(__name__)
@@ -28,10 +29,21 @@ def keep_freed_memory() -> None:
         log.debug("no glibc mallopt here")
 
 
-def setup(config: RunConfig) -> torch.device:
-    """Apply threads and allocator settings; choose the device."""
+def setup(config: RunConfig, launch: Launch) -> torch.device:
+    """Apply threads and allocator settings; choose the device, each rank of a machine one of its own."""
     tune(config.threads)
-    return pick_device(config.device)
+    device = pick_device(config.device)
+    if launch.size == 1 or device.type == "cpu":
+        return device
+    there = torch.cuda.device_count()
+    if launch.local_size > there:
+        raise ValueError(
+            f"{launch.local_size} ranks on this machine, but torch sees {there} of its GPUs: each rank takes one; "
+            "lower --nproc-per-node, or train on the CPU with --run.device cpu"
+        )
+    device = torch.device(device.type, launch.local_rank)
+    torch.cuda.set_device(device)
+    return device
 
 
 def tune(threads: int) -> None:
@@ -75,7 +87,11 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 def seeded(*numbers: int, device: str = "cpu") -> torch.Generator:
     """A generator from several numbers, mixed so that neighbours don't correlate."""
+    return torch.Generator(device).manual_seed(seed_of(*numbers))
+
+
+def seed_of(*numbers: int) -> int:
+    """One seed out of several numbers."""
     import numpy as np
 
-    mixed = int(np.random.SeedSequence(list(numbers)).generate_state(1, np.uint64)[0])
-    return torch.Generator(device).manual_seed(mixed & (2**63 - 1))
+    return int(np.random.SeedSequence(list(numbers)).generate_state(1, np.uint64)[0]) & (2**63 - 1)

@@ -5,22 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-
-@dataclass(frozen=True)
-class Range:
-    """Closed bounds of a number; None leaves a side open."""
-
-    low: float | None = None
-    high: float | None = None
-
-
-Count = Annotated[int, Range(1)]
-Natural = Annotated[int, Range(0)]
-Weight = Annotated[float, Range(0)]
-Share = Annotated[float, Range(0, 1)]
-Positive = Annotated[float, Range(1e-12)]
-
-Objective = Literal["reconstruction"]
+from worldmodel.ranges import Count, Natural, Positive, Range, Share, Weight
+from worldmodel.schema_objectives import (
+    AugmentConfig,
+    BarlowConfig,
+    BootstrapConfig,
+    BottleneckConfig,
+    ContrastiveConfig,
+    EmaConfig,
+    ForwardContrastiveConfig,
+    GoalConfig,
+    InverseConfig,
+    Objective,
+    PrototypesConfig,
+    RewardOnlyConfig,
+    objective_contradictions,
+)
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,7 @@ class LossConfig:
     free_on: Literal["mean", "element"]
     overshooting: Count
     overshoot: Weight
+    probe: bool
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ class CriticConfig:
 @dataclass(frozen=True)
 class PlannerConfig:
     name: Literal["cem", "mppi", "shooting"]
-    score: Literal["reward", "reward+value"]
+    score: Literal["reward", "reward+value", "goal_distance"]
     horizon: Count
     candidates: Count
     proposals: Natural
@@ -205,6 +206,17 @@ class Config:
     actor: ActorConfig
     critic: CriticConfig
     planner: PlannerConfig
+    augment: AugmentConfig
+    ema: EmaConfig
+    contrastive: ContrastiveConfig
+    forward_contrastive: ForwardContrastiveConfig
+    inverse: InverseConfig
+    barlow: BarlowConfig
+    prototypes: PrototypesConfig
+    bootstrap: BootstrapConfig
+    bottleneck: BottleneckConfig
+    reward_only: RewardOnlyConfig
+    goal: GoalConfig
 
 
 def contradictions(c: Config) -> list[str]:
@@ -244,7 +256,7 @@ def contradictions(c: Config) -> list[str]:
         found.append(f"run.frames: {c.run.frames} is less than train.prefill {c.train.prefill}")
     if not any(c.loss.objective.values()):
         found.append("loss.objective: every weight is zero; the latent would learn nothing")
-    return found
+    return found + objective_contradictions(c)
 
 
 def _policy_contradictions(c: Config) -> list[str]:

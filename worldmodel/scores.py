@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from worldmodel.goals import Goal
 from worldmodel.model import WorldModel
 from worldmodel.types import State
 
@@ -42,3 +43,22 @@ class RewardScore:
         if self.value is not None:
             score = score + weight[-1] * self.value(feat[-1])
         return score.view(batch, count)
+
+
+class GoalScore:
+    """How near a plan comes to what a goal shows, at each of its steps on average or at its end."""
+
+    def __init__(self, model: WorldModel, state: State, goal: Goal, generator: torch.Generator | None):
+        self.model, self.state, self.goal, self.generator = model, state, goal, generator
+        device = state["deter"].device
+        self.embed = model.encode({k: v.to(device) for k, v in goal.seen.items()})  # (1 or B,1,E)
+
+    def __call__(self, candidates: Tensor) -> Tensor:
+        """(B,N,H,A) -> (B,N)."""
+        batch, count = candidates.shape[:2]
+        start = {k: v.repeat_interleave(count, 0) for k, v in self.state.items()}
+        states = self.model.rssm.imagine(start, candidates.flatten(0, 1), self.generator)
+        if self.goal.at == "end":
+            states = {k: v[:, -1:] for k, v in states.items()}
+        embed = self.embed if len(self.embed) == 1 else self.embed.repeat_interleave(count, 0)
+        return -self.model.goal_distance(states, embed, self.goal.distance).mean(1).view(batch, count)

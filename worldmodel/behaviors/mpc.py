@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from worldmodel.actor_critic import ActorCritic
 from worldmodel.behaviors.explore import explore
+from worldmodel.goals import Goal
 from worldmodel.model import WorldModel
 from worldmodel.planners.proposals import Box, OneHot, Seeded
-from worldmodel.scores import RewardScore
+from worldmodel.scores import GoalScore, RewardScore
 from worldmodel.types import ActionSpace, State
 
 
 class MPC:
     """Plans with any planner; noise is added while collecting.
 
-    With an actor-critic, its critic may close the plans and its actor propose some of them.
+    With an actor-critic, its critic may close the plans and its actor propose some of them. With a goal, which is asked
+    for when it is first needed, plans are scored by how near they come to it instead of by rewards.
     """
 
     def __init__(
@@ -33,10 +37,11 @@ class MPC:
         policy: ActorCritic | None = None,
         closed_by_critic: bool = False,
         proposals: int = 0,
+        goal: Callable[[], Goal] | None = None,
     ):
         self.model, self.space, self.planner, self.proposal = model, space, planner, proposal
         self.horizon, self.discount, self.warm_start, self.noise = horizon, discount, warm_start, noise
-        self.policy, self.proposals = policy, proposals
+        self.policy, self.proposals, self.goal = policy, proposals, goal
         self.critic = policy if closed_by_critic else None
 
     def init(self, batch: int) -> State:
@@ -52,8 +57,7 @@ class MPC:
         if self.warm_start:
             old = self.proposal.resume(carry["plan"].to(device), fresh)
             mean = torch.where(is_first[:, None, None], fresh, old)
-        value = self.critic.value if self.critic is not None else None
-        score = RewardScore(self.model, state, self.discount, generator, value)
+        score = self._score(state, generator)
         proposal: Box | OneHot | Seeded = self.proposal
         with self.model.rssm.settled():
             if self.policy is not None and self.proposals:
@@ -62,3 +66,10 @@ class MPC:
             plan = self.planner(score, mean, std, proposal, generator)
         action = explore(plan[:, 0], self.space, self.noise, generator) if mode == "train" else plan[:, 0]
         return action, {"plan": torch.cat([plan[:, 1:], fresh[:, -1:]], 1)}
+
+    def _score(self, state: State, generator: torch.Generator) -> GoalScore | RewardScore:
+        """What plans from these states are worth."""
+        if self.goal is not None:
+            return GoalScore(self.model, state, self.goal(), generator)
+        value = self.critic.value if self.critic is not None else None
+        return RewardScore(self.model, state, self.discount, generator, value)

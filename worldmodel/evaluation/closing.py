@@ -11,12 +11,17 @@ CONTEXT, LENGTH = 5, 50
 
 
 def finish(t, envs, reset, stop) -> bool:
-    """The closing evaluation, its pictures, and the lines that say where they are; False where a stop cut it short."""
+    """The closing evaluation, its pictures, and the lines that say where they are; False where a stop cut it short.
+
+    All of it is rank 0's; the others follow its evaluation.
+    """
     if t.due.log:
         t.log()
     result = t.evaluate(envs, reset, stop, t.c.log.final_episodes)
     if result is None:
         return False
+    if not t.world.main:
+        return True
     s = result.summary()
     say(f"final score {s['eval/score']:.1f} (95 % interval {s['eval/score_low']:.1f} to {s['eval/score_high']:.1f}) "
         f"over {len(result.scores)} episodes on new seeds")  # fmt: skip
@@ -32,8 +37,7 @@ def finish(t, envs, reset, stop) -> bool:
         pictures = dream(t.agent, rows, CONTEXT, player.generator)
         made.append(("imagined", media.save_gif(t.run.videos / "imagined.gif", pictures.video(), fps=10)))
         media.save_png(t.run.videos / "imagined.png", pictures.strip())
-        t.logger.image(t.rollout.frames, "imagined", pictures.strip())
-    t.logger.close()
+        t.logger.image(t.frames, "imagined", pictures.strip())
     for name, path in made:
         say(f"  {name:<11}{path}")
     say("try next:")

@@ -1,4 +1,5 @@
-"""Stochastic latents: `num_params`, `dist`, `sample` and `mode` of parameters, `kl(post, prior)`, `flat(stoch)`.
+"""Stochastic latents: `num_params`, `dist`, `sample` and `mode` of parameters, `kl(post, prior)`, `flat(stoch)`, and
+`expected(dist)`, what `flat` is on average.
 
 `draw_into` is `sample` of rows (N,P) in bf16 into flat rows of `out`, without a graph; `way_back` takes the gradient
 by those rows and what `draw_into` returned to the gradient by the parameters.

@@ -52,6 +52,9 @@ class Categorical:
         logs = self.dist(params)["logits"]
         return straight_through(logs, logs.argmax(-1))
 
+    def expected(self, dist: dict[str, Tensor]) -> Tensor:
+        return dist["logits"].exp().flatten(-2)
+
     def kl(self, post: dict[str, Tensor], prior: dict[str, Tensor]) -> Tensor:
         log_post = post["logits"]
         return (log_post.exp() * (log_post - prior["logits"])).sum((-2, -1))

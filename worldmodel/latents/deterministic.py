@@ -34,6 +34,9 @@ class Deterministic:
     def mode(self, params: Tensor) -> Tensor:
         return params.float()
 
+    def expected(self, dist: dict[str, Tensor]) -> Tensor:
+        return dist["mean"]
+
     def kl(self, post: dict[str, Tensor], prior: dict[str, Tensor]) -> Tensor:
         return 0.5 * (post["mean"] - prior["mean"]).square().sum(-1)
 

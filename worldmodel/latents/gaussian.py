@@ -41,6 +41,9 @@ class Gaussian:
     def mode(self, params: Tensor) -> Tensor:
         return self.dist(params)["mean"]
 
+    def expected(self, dist: dict[str, Tensor]) -> Tensor:
+        return dist["mean"]
+
     def kl(self, post: dict[str, Tensor], prior: dict[str, Tensor]) -> Tensor:
         ratio = (post["std"] / prior["std"]).square()
         shift = ((post["mean"] - prior["mean"]) / prior["std"]).square()

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from worldmodel.ahead import dreams
 from worldmodel.backdrop import Backdrop
-from worldmodel.types import Batch, State
+from worldmodel.heads import ContinueHead, ScalarHead
+from worldmodel.rssm import RSSM
+from worldmodel.types import Batch, Losses, Metrics, State
+
+Ahead = tuple[int, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What of the world model an objective may use beside what it saw."""
+
+    rssm: RSSM
+    reward: ScalarHead
+    cont: ContinueHead
 
 
 @dataclass(frozen=True)
@@ -20,3 +37,63 @@ class Context:
     prior: State
     feat: Tensor
     backdrop: Backdrop | None  # None where there are no pictures
+    parts: Parts
+    slow: Tensor | None = None  # the slow encoder's embeddings, where an objective aims at them
+
+    @cached_property
+    def _dreams(self) -> Iterator[tuple[int, State, Tensor]]:
+        batch = self.batch
+        length = batch["is_first"].shape[1]
+        return dreams(self.parts.rssm, self.post, batch["prev_action"], batch["is_first"], length - 1)
+
+    @cached_property
+    def _dreamt(self) -> list[Ahead]:
+        return [(0, self.feat, torch.ones_like(self.batch["is_first"], dtype=torch.bool))]
+
+    def ahead(self, distances: Sequence[int]) -> Iterator[Ahead]:
+        """For each distance d: d, features (B,T-d,F) dreamt so far on from posteriors, and which of them no episode's
+        start lies in the way of (B,T-d). Entry t belongs to step t+d. Objectives of a mix share their dreams.
+        """
+        for distance in distances:
+            while len(self._dreamt) <= distance:
+                step, state, unbroken = next(self._dreams)
+                self._dreamt.append((step, self.parts.rssm.feat(state), unbroken))
+            yield self._dreamt[distance]
+
+    def aim(self, target: str) -> Tensor:
+        """The embeddings (B,T,E) to aim at: `grad`, `stop` or `ema`."""
+        if target == "ema":
+            assert self.slow is not None
+            return self.slow
+        return self.embed.detach() if target == "stop" else self.embed
+
+
+class Objective(nn.Module):
+    """What an objective says of itself; a subclass overrides what is different."""
+
+    loss_names: list[str]
+    replaces: tuple[str, ...] = ()  # losses of the model that this one stands for
+    needs_slow = False  # whether it aims at the slow encoder's embeddings
+
+    def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
+        raise NotImplementedError
+
+    @property
+    def draws(self) -> bool:
+        """Whether `decode` makes pictures of features."""
+        return False
+
+    def decode(self, feat: Tensor) -> Tensor:
+        """Mean pictures (B,T,H,W,3) of features (B,T,F), without their backdrop."""
+        raise NotImplementedError
+
+    def after_update(self) -> None:
+        """Once the weights have moved."""
+
+
+class Comparing(Objective):
+    """An objective that can say how far features are from what an embedding shows."""
+
+    def distance(self, feat: Tensor, embed: Tensor) -> Tensor:
+        """(...,F) and (...,E), which broadcast, to (...); less is nearer."""
+        raise NotImplementedError

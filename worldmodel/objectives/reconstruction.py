@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldmodel.nets import ImageDecoder, VectorDecoder
-from worldmodel.objectives import Context
+from worldmodel.objectives import Context, Objective
 from worldmodel.types import Losses, Metrics
 
 
-class Reconstruction(nn.Module):
+class Reconstruction(Objective):
     """Unit-variance Gaussian log-likelihood of pixels and vector, up to a constant; losses (B,T).
 
     Pictures are the dear part: `share` of the T steps, drawn anew each time, stand for all of them.
@@ -31,10 +31,11 @@ class Reconstruction(nn.Module):
         self.share = share
         self.image = ImageDecoder(feat, image[:2], cnn, patch) if image else None
         self.vector = VectorDecoder(feat, vector, units) if vector else None
+        self.loss_names = [name for name in ("image", "vector") if getattr(self, name) is not None]
 
     @property
-    def loss_names(self) -> list[str]:
-        return [name for name in ("image", "vector") if getattr(self, name) is not None]
+    def draws(self) -> bool:
+        return self.image is not None
 
     def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
         losses = {}
@@ -59,6 +60,5 @@ class Reconstruction(nn.Module):
         return error.new_zeros(batch, length).index_copy(1, picks, error * (length / count))
 
     def decode(self, feat: Tensor) -> Tensor:
-        """Mean pictures (B,T,H,W,3) of features (B,T,F), without their backdrop."""
         assert self.image is not None
         return self.image(rearrange(feat, "b t f -> (b t) f")).unflatten(0, feat.shape[:2])

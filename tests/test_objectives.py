@@ -1,0 +1,402 @@
+"""Every objective keeps one contract: shapes, masks, who learns from it, who does not; and each equals its equation."""
+
+import itertools
+import json
+from typing import get_args
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from blocks import BOX, CODES, batch_of, learner_of
+from runs import fingerprint, seed_dir, train
+from test_model import B, H, T, W, make, random_batch
+from worldmodel import build, config, schema_objectives
+from worldmodel.ahead import dreams
+from worldmodel.collapse import spread
+from worldmodel.learner import Learner
+from worldmodel.objectives import Comparing, Context
+from worldmodel.objectives.barlow import squared_correlations, standardised
+from worldmodel.objectives.pairs import allowed
+from worldmodel.objectives.prototypes import sinkhorn
+from worldmodel.types import ActionSpace
+
+NAMES = list(build.OBJECTIVES)
+QUICK = ["prototypes.count=12", "prototypes.size=6", "contrastive.size=7", "prototypes.freeze=0", "loss.probe=false"]
+GROUPS = ActionSpace(5, (2, 3))
+
+# Whose gradients come from an objective's own losses: the encoder's, the prior's (that is, the transition's dreams).
+TEACHES = {
+    "reconstruction": (True, False),
+    "contrastive": (True, True),
+    "forward_contrastive": (True, True),
+    "inverse": (True, True),
+    "barlow": (True, False),
+    "prototypes": (True, False),
+    "bootstrap": (True, True),
+    "bottleneck": (True, False),
+    "reward_only": (True, True),
+}
+# Losses that only exist between two steps of an episode.
+PAIRED = {"contrastive", "forward_contrastive", "inverse", "bootstrap", "dreamt_reward", "dreamt_cont"}
+
+
+def model_of(name, *overrides, **options):
+    ahead = ["contrastive.distances=[1, 2]", "bootstrap.distances=[1, 2]", "inverse.distances=[1, 2]"]
+    return make(f"loss.objective={{{name}: 1.0}}", *QUICK, *ahead, *overrides, **options)
+
+
+def batch_for(space=None, **options):
+    batch = random_batch(**options)
+    if space is not None:
+        batch["prev_action"] = space.random(B * T, torch.Generator().manual_seed(1)).view(B, T, -1)
+    return batch
+
+
+def context(model, batch):
+    embed, post, prior = model.observe(batch)
+    return model._context(batch, embed, post, prior, model.rssm.feat(post))
+
+
+def own_losses(model, batch):
+    return next(iter(model.objectives.values()))(context(model, batch))[0]
+
+
+@pytest.mark.parametrize("latent", build.LATENTS)
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_are_one_number_per_step_for_every_latent_and_kind_of_action(name, latent):
+    for space in (None, GROUPS):
+        _, model = model_of(name, f"model.latent={latent}", space=space)
+        losses, *_ = model.losses(batch_for(space))
+        assert losses.keys() == model.scales.keys() and set(model.objectives[name].loss_names) <= losses.keys()
+        assert all(v.shape == (B, T) and v.dtype == torch.float32 for v in losses.values())
+        assert all(torch.isfinite(v).all() for v in losses.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bf16_stays_close_to_fp32(name):
+    _, model = model_of(name, "model.latent=deterministic")
+    exact = own_losses(model, batch_for())
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = own_losses(model, batch_for())
+    for key, want in exact.items():
+        assert rough[key].dtype == torch.float32
+        torch.testing.assert_close(rough[key].mean(), want.mean(), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "reconstruction"])
+def test_a_vector_is_as_good_as_a_picture(name):
+    _, model = model_of(name, image=None, vector=5)
+    assert model.probe is None and not model.can_draw
+    losses, *_ = model.losses(batch_for(image=False, vector=True))
+    assert all(torch.isfinite(v).all() for v in losses.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_pair_and_no_window_crosses_an_episodes_start(name):
+    """With a start at every step nothing is left to say; with one in the middle, that step alone has lost its pairs."""
+    _, model = model_of(name)
+    batch = batch_for()
+    everywhere = own_losses(model, {**batch, "is_first": torch.ones(B, T, dtype=torch.bool)})
+    found = own_losses(model, batch)
+    for key in PAIRED & found.keys():
+        assert not everywhere[key].any()
+        # Whatever the distances, nothing reaches a step that begins an episode, and something every other.
+        assert torch.equal(found[key] == 0, batch["is_first"]), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_reach_whom_they_should(name):
+    _, model = model_of(name)
+    torch.stack([v.mean() for v in own_losses(model, batch_for()).values()]).sum().backward()
+    encoder, transition = TEACHES[name]
+    assert taught(model.encoder) == encoder and taught(model.rssm.prior_net) == transition
+    if model.slow is not None:
+        assert not taught(model.slow)
+    unused = [n for n, p in model.objectives.named_parameters() if p.requires_grad and not taught(p)]
+    assert not unused
+
+
+def taught(module):
+    found = [module] if isinstance(module, torch.Tensor) else list(module.parameters())
+    return any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in found)
+
+
+AIMING = [("contrastive", t) for t in ("grad", "stop", "ema")] + [
+    ("forward_contrastive", t) for t in ("grad", "stop", "ema")
+]
+AIMING += [("barlow", t) for t in ("grad", "stop", "ema")]
+
+
+@pytest.mark.parametrize(("name", "target"), AIMING)
+def test_a_target_learns_only_where_it_is_told_to(name, target):
+    _, model = model_of(name, f"{name}.target={target}")
+    ctx = context(model, batch_for())
+    assert (ctx.slow is not None) == (target == "ema") == (model.slow is not None)
+    embed = ctx.embed.detach().requires_grad_()
+    apart = Context(ctx.batch, embed, *({k: v.detach() for k, v in s.items()} for s in (ctx.post, ctx.prior)),
+                    ctx.feat.detach(), ctx.backdrop, ctx.parts, ctx.slow)  # fmt: skip
+    losses, _ = model.objectives[name](apart)
+    torch.stack([v.sum() for v in losses.values()]).sum().backward()
+    assert (embed.grad is not None and bool(embed.grad.abs().sum() > 0)) == (target == "grad")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_update_logs_whether_it_collapses(name):
+    c, model = model_of(name)
+    metrics = Learner(model, c.optim, torch.device("cpu"), "fp32").update(batch_for())
+    for key in ("feat/std", "feat/rank", "embed/std", "embed/rank"):
+        assert torch.isfinite(metrics[key]) and metrics[key] > 0
+
+
+def test_collapse_by_hand():
+    g = torch.Generator().manual_seed(0)
+    broad = spread("x", torch.randn(8, 60, 10, generator=g))
+    assert broad["x/rank"] > 9 and broad["x/std"].item() == pytest.approx(1, abs=0.1)
+    line = spread("x", torch.randn(8, 60, 1, generator=g) * torch.randn(10, generator=g))
+    assert line["x/rank"].item() == pytest.approx(1, abs=1e-3)
+    still = spread("x", torch.ones(8, 60, 10))
+    assert still["x/rank"] == 0 and still["x/std"] == 0
+    wide = torch.randn(4, 5, 300, generator=g)  # fewer steps than directions
+    covariance = torch.cov(wide.flatten(0, 1).T, correction=0)
+    want = covariance.trace() ** 2 / covariance.square().sum()
+    torch.testing.assert_close(spread("x", wide)["x/rank"], want, rtol=1e-3, atol=1e-3)
+
+
+def test_a_collapse_shows():
+    """An encoder that is told to agree with itself, and nothing else, goes flat; the numbers say so."""
+    learner = learner_of("{contrastive: 1.0}", "optim.lr=1e-2")
+    flat = learner.model.encoder.image.convs[-1]
+    before = learner.update(batch_of(0)[0])
+    torch.nn.init.zeros_(flat.weight)
+    learner.updates = learner.model.measure_every
+    after = learner.update(batch_of(1)[0])
+    assert before["embed/rank"] > 2 and before["embed/std"] > 1e-3
+    assert after["embed/rank"] < 1e-3 and after["embed/std"] < 1e-6
+
+
+def test_a_mix_weighs_each_of_its_parts():
+    weights = {name: 0.5 + i for i, name in enumerate(NAMES)}
+    _, model = make(f"loss.objective={json.dumps(weights)}", *QUICK, "model.latent=deterministic")
+    batch = batch_for()
+    torch.manual_seed(1)
+    losses, *_ = model.losses(batch)
+    torch.manual_seed(1)
+    ctx = context(model, batch)
+    for name, weight in weights.items():
+        for key, value in model.objectives[name](ctx)[0].items():
+            torch.testing.assert_close(losses[key], weight * value)
+    total, shown, *_ = model.loss(batch)
+    want = sum(model.scales[k] * shown[f"loss/{k}"] for k in model.scales)
+    torch.testing.assert_close(total, want)
+    assert model.scales["dreamt_reward"] == model.scales["reward"] and model.scales["contrastive"] == 1
+
+
+def test_negatives_are_where_they_are_asked_for():
+    for kind, (b, t), (i, s) in itertools.product(
+        get_args(schema_objectives.Negatives),
+        itertools.product(range(3), range(4)),
+        itertools.product(range(3), range(4)),
+    ):
+        want = {"all": True, "others": b != i, "aligned": b != i and t == s}[kind] or (b, t) == (i, s)
+        assert allowed(kind, 3, 4, torch.device("cpu"))[b * 4 + t, i * 4 + s] == want
+
+
+@pytest.mark.parametrize("negatives", ["all", "others", "aligned"])
+@pytest.mark.parametrize("form", ["bilinear", "cosine"])
+def test_contrastive_equals_a_naive_loop(form, negatives):
+    settings = {"form": form, "distances": "[0, 2]", "negatives": negatives, "temperature": 0.3}
+    chosen = [f"contrastive.{k}={v}" for k, v in settings.items()]
+    _, model = make("loss.objective={contrastive: 1.0}", *QUICK, *chosen, "model.latent=deterministic")
+    ctx = context(model, batch_for())
+    objective = model.objectives["contrastive"]
+    found = objective(ctx)[0]["contrastive"]
+    w = objective.query.weight.T @ objective.key.weight  # c'Wz
+    steps = dreams(model.rssm, ctx.post, ctx.batch["prev_action"], ctx.batch["is_first"], 2)
+    dreamt = {0: (ctx.feat, torch.ones(B, T, dtype=torch.bool)), **{d: (model.rssm.feat(s), u) for d, s, u in steps}}
+    everyone = list(itertools.product(range(B), range(T)))
+    for b, t in itertools.product(range(B), range(T)):
+        parts = []
+        for d in (0, 2):
+            if t < d or not dreamt[d][1][b, t - d]:
+                continue
+            others = [x for x in everyone if x[0] != b]
+            rivals = {"all": everyone, "others": others, "aligned": [x for x in others if x[1] == t]}[negatives]
+            rivals = rivals if negatives == "all" else [*rivals, (b, t)]
+            c, z = dreamt[d][0][b, t - d], torch.stack([ctx.embed[i, s] for i, s in rivals])
+            cosines = F.cosine_similarity(objective.query(c)[None], objective.key(z))
+            logits = z @ (c @ w) if form == "bilinear" else cosines
+            parts.append(-(logits / 0.3).log_softmax(0)[rivals.index((b, t))])
+        torch.testing.assert_close(found[b, t], torch.stack(parts).mean(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("similarity", ["distance", "dot"])
+def test_forward_contrastive_equals_its_equation(similarity):
+    chosen = [f"forward_contrastive.similarity={similarity}", "model.latent=deterministic"]
+    _, model = make("loss.objective={forward_contrastive: 1.0}", *QUICK, *chosen)
+    ctx = context(model, batch_for())
+    objective = model.objectives["forward_contrastive"]
+    found = objective(ctx)[0]["forward_contrastive"]
+    seen = objective.see(ctx.embed).flatten(0, 1)
+    for b, t in itertools.product(range(B), range(1, T)):
+        if ctx.batch["is_first"][b, t]:
+            continue
+        state = {k: ctx.post[k][b : b + 1, t - 1] for k in ("deter", "stoch")}
+        feat = model.rssm.feat(model.rssm.imagine_step(state, ctx.batch["prev_action"][b : b + 1, t]))
+        dreamt = objective.predict(feat)
+        h = (-(dreamt - seen).square().sum(-1)).exp() if similarity == "distance" else (seen @ dreamt[0]).exp()
+        torch.testing.assert_close(found[b, t], -(h[b * T + t] / h.sum()).log(), rtol=1e-3, atol=1e-3)
+        near = objective.distance(feat, ctx.embed.flatten(0, 1))
+        torch.testing.assert_close(near, -h.log(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("space", [ActionSpace(2), GROUPS], ids=["box", "groups"])
+def test_inverse_asks_for_the_first_action_of_several(space):
+    _, model = make("loss.objective={inverse: 1.0}", *QUICK, "inverse.distances=[2]", space=space)
+    batch = batch_for(space)
+    objective = model.objectives["inverse"]
+    ctx = context(model, batch)
+    loss = objective(ctx)[0]["inverse"]
+    seen = objective.see(ctx.embed)
+    seen = F.rms_norm(seen - seen.mean((0, 1)), (32,), eps=1e-5)
+    for b, t in itertools.product(range(B), range(2, T)):
+        if batch["is_first"][b, t - 1 : t + 1].any():
+            continue
+        read = objective.guess(torch.cat([seen[b, t - 2], seen[b, t], torch.ones(1)]))
+        done = batch["prev_action"][b, t - 1]  # the one that led from t-2 to t-1
+        if space.discrete:
+            want = sum(
+                F.cross_entropy(r, a.argmax()) for r, a in zip(read.split((2, 3)), done.split((2, 3)), strict=True)
+            )
+        else:
+            want = 0.5 * (read - done).square().sum()
+        torch.testing.assert_close(loss[b, t], want, rtol=1e-4, atol=1e-4)
+
+
+def test_inverse_cannot_peep_at_the_action():
+    """What it is asked with does not change with the actions, which the latents have been told."""
+    _, model = make("loss.objective={inverse: 1.0}", *QUICK, "model.latent=deterministic")
+    batch, answers = batch_for(), []
+    objective = model.objectives["inverse"]
+    objective.guess.register_forward_hook(lambda module, inputs, output: answers.append(output))
+    for sign in (1, -1):
+        objective(context(model, {**batch, "prev_action": sign * batch["prev_action"]}))
+    torch.testing.assert_close(*answers)
+
+
+@pytest.mark.parametrize("steps", [5, 400])
+def test_barlow_equals_its_equation_by_either_product(steps):
+    _, model = make("loss.objective={barlow: 1.0}", *QUICK, "barlow.redundancy=0.01")
+    g = torch.Generator().manual_seed(0)
+    a, b = (standardised(torch.randn(2, steps, 13, generator=g)) for _ in range(2))
+    c = a.T @ b / len(a)
+    torch.testing.assert_close(squared_correlations(a, b), c.square().sum())
+    ctx = context(model, batch_for())
+    ours, theirs = standardised(model.objectives["barlow"].project(ctx.feat)), standardised(ctx.embed)
+    c = ours.T @ theirs / (B * T)
+    off = c - torch.diag(c.diagonal())
+    want = (1 - c.diagonal()).square().sum() + 0.01 * off.square().sum()
+    torch.testing.assert_close(model.objectives["barlow"](ctx)[0]["barlow"], want.expand(B, T), rtol=1e-4, atol=1e-3)
+
+
+def test_sinkhorn_gives_every_cluster_its_share():
+    scores = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)) * 3 + torch.tensor([0.0, 5, 0, 0, 9])
+    found = sinkhorn(scores, 100)
+    torch.testing.assert_close(found.sum(1), torch.ones(60))
+    torch.testing.assert_close(found.sum(0), torch.full((5,), 12.0), rtol=1e-2, atol=1e-2)
+    assert torch.isfinite(sinkhorn(scores * 100, 3)).all()
+
+
+def test_prototypes_wait_and_stay_on_the_sphere():
+    c, model = make("loss.objective={prototypes: 1.0}", *QUICK, "prototypes.freeze=2", "optim.lr=0.1")
+    objective = model.objectives["prototypes"]
+    learner = Learner(model, c.optim, torch.device("cpu"), "fp32")
+    seen = [objective.centres.detach().clone()]
+    for i in range(4):
+        learner.update(batch_for(seed=i))
+        seen.append(objective.centres.detach().clone())
+    torch.testing.assert_close(seen[2], seen[0])
+    assert not torch.allclose(seen[3], seen[2], atol=1e-3)
+    torch.testing.assert_close(seen[4].norm(dim=-1), torch.ones(12))
+
+
+def test_the_slow_encoder_follows_at_its_rate():
+    c, model = make("loss.objective={bootstrap: 1.0}", *QUICK, "ema.rate=0.25")
+    slow = [p.clone() for p in model.slow.parameters()]
+    Learner(model, c.optim, torch.device("cpu"), "fp32").update(batch_for())
+    for before, now, online in zip(slow, model.slow.parameters(), model.encoder.parameters(), strict=True):
+        torch.testing.assert_close(now, 0.75 * before + 0.25 * online)
+        assert not now.requires_grad
+    assert make()[1].slow is None
+
+
+def test_the_bottlenecks_price_follows_the_kl():
+    _, model = make("loss.objective={bottleneck: 1.0}", *QUICK, "bottleneck.rate=0.1", "bottleneck.beta=0.5")
+    objective = model.objectives["bottleneck"]
+    assert "rep" not in model.scales and {"dyn", "bottleneck"} <= model.scales.keys()
+    ctx = context(model, batch_for())
+    losses, metrics = objective(ctx)
+    torch.testing.assert_close(losses["bottleneck"], 0.5 * model.rssm.latent.kl(ctx.post, ctx.prior))
+    for kl, moved in ((6.0, 0.1), (30.0, 0.1), (3.0, 0.0), (1.5, -0.05)):
+        before = objective.log_beta.item()
+        objective._kl = torch.tensor(kl)
+        objective.after_update()
+        assert objective.log_beta.item() - before == pytest.approx(moved, abs=1e-6)
+
+
+def test_a_mix_draws_its_dreams_once(monkeypatch):
+    distances = ["inverse.distances=[1, 2]", "contrastive.distances=[0, 3]"]
+    _, model = make("loss.objective={contrastive: 1.0, inverse: 1.0, reward_only: 1.0}", *QUICK, *distances)
+    steps, real = [], model.rssm.imagine_step
+    monkeypatch.setattr(model.rssm, "imagine_step", lambda *a: steps.append(1) or real(*a))
+    model.losses(batch_for())
+    assert len(steps) == 3
+
+
+@pytest.mark.parametrize("behavior", ["mpc", "actor_critic"])
+def test_every_objective_in_a_mix_resumes_exactly(tmp_path, behavior):
+    weights = json.dumps({name: 0.1 for name in NAMES})
+    extra = ("--loss.objective", weights, "--augment.shift", "2", "--contrastive.target", "ema", "--train.ratio", "0.3",
+             "--behavior.name", behavior, "--prototypes.count", "20", "--imag.horizon", "3")  # fmt: skip
+    train(tmp_path / "a", *extra)
+    train(tmp_path / "b", *extra, "--run.frames", "67")
+    train(tmp_path / "b", *extra)
+    whole = fingerprint(seed_dir(tmp_path / "a"))
+    assert whole == fingerprint(seed_dir(tmp_path / "b"))
+    lines = [json.loads(x) for x in (seed_dir(tmp_path / "a") / "metrics.jsonl").read_text().splitlines()]
+    shown = {k for line in lines for k, v in line.items() if v is not None}
+    assert {"train/feat/rank", "train/loss/contrastive", "train/bottleneck/beta", "train/loss/image"} <= shown
+
+
+@pytest.mark.parametrize(
+    ("args", "wanted"),
+    [
+        (["--loss.objective", "{contrastve: 1}"], "did you mean contrastive?"),
+        (["--loss.objective.barlo", "1"], "did you mean barlow?"),
+        (["--contrastive.temprature", "1"], "did you mean contrastive.temperature?"),
+        (["--contrastive.form", "cosin"], "did you mean cosine?"),
+        (["--inverse.distances", "[0]"], "inverse.distances[0]: 0 is out of range"),
+        (
+            ["--loss.objective", "{inverse: 1}", "--inverse.distances", "[1, 32]"],
+            "must be shorter than replay.length 32",
+        ),
+        (
+            ["--loss.objective", "{contrastive: 1}", "--contrastive.negatives", "aligned", "--replay.batch", "1"],
+            "take all",
+        ),
+        (["--augment.shift", "40"], "are more than a picture"),
+        (["--augment.shift", "4", "--env.obs", "state"], "need pictures"),
+    ],
+)
+def test_what_cannot_be_asked_of_objectives(args, wanted):
+    with pytest.raises(config.ConfigError) as caught:
+        config.parse(args)
+    assert any(wanted in problem for problem in caught.value.problems), caught.value.problems
+
+
+def test_the_schema_knows_who_can_compare():
+    sizes = build.Sizes(build.ObservationSpace((H, W, 3)), BOX, 10, 20)
+    made = {name: maker(config.parse([]), sizes) for name, maker in build.OBJECTIVES.items()}
+    assert {name for name, o in made.items() if isinstance(o, Comparing)} == set(schema_objectives.COMPARING)
+    assert set(get_args(schema_objectives.Objective)) == set(made) == set(TEACHES)
+    assert CODES.discrete

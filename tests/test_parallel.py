@@ -1,0 +1,125 @@
+"""Ranks agree: they learn as one process with all their rows, skip together and are told apart where they differ."""
+
+import numpy as np
+import pytest
+import torch
+
+from ranks import environment, learners
+from worldmodel import config, runtime
+from worldmodel.losses import free_nats
+from worldmodel.parallel import ALONE, Launch, World, join, speaker
+from worldmodel.rundir import RunDir, RunError
+from worldmodel.stop import Stop
+
+ACTOR = ["behavior.name=actor_critic", "imag.horizon=4", "loss.overshooting=1"]
+FORMS = {
+    "planner": ["loss.overshooting=3", "loss.free=1.5", "model.backdrop=5", "loss.pictures=0.5", "optim.warmup=12",
+                "optim.clip=5"],
+    "dreamer3": [*ACTOR, "model.latent=categorical", "loss.free_on=element", "optim.name=laprop",
+                 "optim.clip_by=adaptive", "optim.clip=0.3", "optim.lr=1e-3", "actor.gradient=reinforce",
+                 "imag.every=2"],
+    "dreamer2": [*ACTOR, "actor.dist=truncated", "actor.gradient=mix", "replay.start=burnin", "replay.burnin=2",
+                 "critic.slow=copy", "critic.every=3", "critic.head=gaussian", "optim.clip=50"],
+}  # fmt: skip
+UPDATES = 20
+
+
+def farthest(a, b):
+    """The largest difference of any number in two states; of numbers above one, such as pixels, their share."""
+    assert a.keys() == b.keys()
+    pairs = [(a[k].astype(np.float64), b[k].astype(np.float64)) for k in a]
+    return max(float((np.abs(x - y) / np.abs(x).clip(1)).max()) for x, y in pairs)
+
+
+@pytest.fixture(scope="module")
+def together():
+    """One process with all rows, by form."""
+    return {form: learners(1, overrides, UPDATES)[0] for form, overrides in FORMS.items()}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_two_ranks_equal_one_process_with_the_double_batch(together, form):
+    one, (first, second) = together[form], learners(2, FORMS[form], UPDATES)
+    assert farthest(first[0], second[0]) == 0 and first[1:] == second[1:]
+    assert farthest(one[0], first[0]) <= 1e-6
+    assert one[2] == first[2]
+    for whole, part in zip(one[1], first[1], strict=True):
+        assert part == pytest.approx(whole, rel=1e-4)
+
+
+@pytest.mark.parametrize(("form", "deaf"), [("planner", "mean"), ("planner", "mean_"), ("dreamer3", "cat")])
+def test_every_exchange_is_needed_for_that(together, form, deaf):
+    alone = learners(2, FORMS[form], UPDATES, None, [deaf])[0]
+    assert farthest(together[form][0], alone[0]) > 1e-5
+
+
+def test_what_is_not_finite_on_one_rank_is_skipped_by_all():
+    first, second = learners(2, FORMS["dreamer3"], 5, (1, 2))
+    assert [m["skipped"] for m in first[1]] == [m["skipped"] for m in second[1]] == [0, 0, 1, 1, 1]
+    assert farthest(first[0], second[0]) == 0 and all(np.isfinite(v).all() for v in first[0].values())
+
+
+def test_free_nats_ask_on_which_side_the_mean_of_all_ranks_is():
+    kl = torch.tensor([[0.5, 4.0]])
+    assert torch.equal(free_nats(kl, 2.0, "mean"), kl)
+    assert torch.equal(free_nats(kl, 2.0, "mean", lambda own: (own + 1.0) / 2), torch.full((1, 2), 2.0))
+    assert torch.equal(free_nats(kl, 2.0, "element", lambda own: own - 9), kl.clamp(min=2.0))
+
+
+def test_alone_nothing_is_exchanged():
+    """What is put in comes back, the very same object; torch.distributed has no process group."""
+    x = torch.ones(3)
+    assert join(Launch.of({}), torch.device("cpu")) is ALONE
+    assert join(Launch.of(environment(0, 1, 1)), torch.device("cpu")) is ALONE
+    assert ALONE.mean(x) is x and ALONE.cat(x) is x and ALONE.sum([2, 3]) == [2, 3]
+    assert ALONE.any(True) is True and ALONE.any(False) is False and ALONE.gather("a") == ["a"]
+    assert ALONE.led(lambda: 5) == 5
+    assert not torch.distributed.is_initialized()
+
+
+def test_a_rank_says_who_it_is():
+    assert speaker({}) == speaker(environment(0, 1, 1)) == ""
+    assert speaker(environment(3, 4, 1)) == "rank 3: "
+
+
+@pytest.mark.parametrize(("there", "fits"), [(1, False), (2, True)])
+def test_every_rank_of_a_machine_wants_a_gpu_of_its_own(monkeypatch, there, fits):
+    taken = []
+    monkeypatch.setattr(runtime, "tune", lambda threads: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    c = config.parse(["debug"]).run
+    launch = Launch(rank=3, size=4, local_rank=1, local_size=2)
+    if fits:
+        assert runtime.setup(c, launch) == torch.device("cuda", 1) and taken == [torch.device("cuda", 1)]
+    else:
+        with pytest.raises(ValueError, match="2 ranks on this machine, but torch sees 1 of its GPUs"):
+            runtime.setup(c, launch)
+
+
+def test_a_machine_that_does_not_see_the_run_says_what_is_needed(tmp_path):
+    with pytest.raises(RunError, match="shared file system") as caught:
+        RunDir(tmp_path / "elsewhere").check_seen()
+    assert caught.value.exit_code == 2
+
+
+class Crowd(World):
+    size = 2
+
+
+@pytest.mark.parametrize(
+    ("world", "seconds", "ends"), [(ALONE, 0.0, True), (Crowd(), 0.5, False), (Crowd(), 9.0, True)]
+)
+def test_a_signal_passed_on_twice_is_one_request_but_a_later_one_ends_the_process(monkeypatch, world, seconds, ends):
+    raised = []
+    monkeypatch.setattr("signal.signal", lambda *args: None)
+    monkeypatch.setattr("signal.raise_signal", raised.append)
+    stop, now = Stop(world), [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    assert not stop
+    stop._ask(15, None)
+    assert stop and not raised
+    now[0] += seconds
+    stop._ask(15, None)
+    assert raised == ([15] if ends else [])

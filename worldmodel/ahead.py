@@ -1,0 +1,53 @@
+"""Dreams that start from every step of a batch at once, and averages over how far they reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldmodel.rssm import RSSM
+from worldmodel.types import State
+
+
+def dreams(
+    rssm: RSSM, post: State, prev_action: Tensor, is_first: Tensor, steps: int
+) -> Iterator[tuple[int, State, Tensor]]:
+    """For d = 1..steps: d, the states (B,T-d,...) dreamt from posteriors (B,T,...) with the real actions, and whether
+    no episode starts on the way (B,T-d). Entry t belongs to step t+d.
+    """
+    length = prev_action.shape[1]
+    state = {"deter": post["deter"], "stoch": post["stoch"]}
+    unbroken = torch.ones_like(is_first, dtype=torch.bool)
+    for distance in range(1, steps + 1):
+        state = {k: v[:, : length - distance] for k, v in state.items()}
+        unbroken = unbroken[:, : length - distance] & ~is_first[:, distance:].bool()
+        state = _flat_step(rssm, state, prev_action[:, distance:])
+        yield distance, state, unbroken
+
+
+def _flat_step(rssm: RSSM, state: State, actions: Tensor) -> State:
+    """One imagined step from every (B,T) state at once."""
+    shape = actions.shape[:2]
+    flat = {k: v.flatten(0, 1) for k, v in state.items() if k in ("deter", "stoch")}
+    return {k: v.unflatten(0, shape) for k, v in rssm.imagine_step(flat, actions.flatten(0, 1)).items()}
+
+
+class Average:
+    """Mean of what different distances say of the same step; where none can say anything it is zero."""
+
+    def __init__(self, is_first: Tensor):
+        self.total = torch.zeros(is_first.shape, device=is_first.device)
+        self.count = torch.zeros_like(self.total)
+
+    def add(self, distance: int, loss: Tensor, valid: Tensor) -> None:
+        """Losses (B,T-d) of the steps from d on, of which only valid ones count."""
+        pad = (distance, 0)
+        self.total = self.total + F.pad(loss * valid, pad)
+        self.count = self.count + F.pad(valid.float(), pad)
+
+    def mean(self) -> Tensor:
+        """(B,T)."""
+        return self.total / self.count.clamp(min=1)

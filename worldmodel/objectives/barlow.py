@@ -1,0 +1,47 @@
+"""Redundancy reduction between features and embeddings (Zbontar et al. 2021; R2-Dreamer)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from worldmodel.objectives import Context, Objective
+from worldmodel.schema_objectives import BarlowConfig
+from worldmodel.types import Losses, Metrics
+
+
+class Barlow(Objective):
+    """sum_i (1 - C_ii)^2 + redundancy * sum_{i != j} C_ij^2 of the cross-correlations C over the batch's steps.
+
+    C is one matrix for the whole batch, so every step's loss is the same number.
+    """
+
+    loss_names = ["barlow"]
+
+    def __init__(self, feat: int, embed: int, config: BarlowConfig):
+        super().__init__()
+        self.config, self.needs_slow = config, config.target == "ema"
+        self.project = nn.Linear(feat, embed, bias=False)
+
+    def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
+        projected = self.project(ctx.feat)
+        with torch.autocast(projected.device.type, enabled=False):
+            ours, theirs = standardised(projected), standardised(ctx.aim(self.config.target))
+            same = (ours * theirs).mean(0)
+            others = squared_correlations(ours, theirs) - same.square().sum()
+        loss = (1 - same).square().sum() + self.config.redundancy * others
+        return {"barlow": loss.expand(ctx.feat.shape[:2])}, {"barlow/correlation": same.mean()}
+
+
+def standardised(x: Tensor) -> Tensor:
+    """(B,T,E) to (B*T,E) of mean 0 and variance 1; what never changes becomes 0."""
+    x = x.float().flatten(0, 1)
+    x = x - x.mean(0)
+    return x / (x.square().mean(0) + 1e-5).sqrt()
+
+
+def squared_correlations(a: Tensor, b: Tensor) -> Tensor:
+    """sum_ij (a'b / N)_ij^2 of (N,E) by whichever of a'b (E,E), and aa' and bb' (N,N), is smaller."""
+    n, size = a.shape
+    total = (a.T @ b).square().sum() if size <= n else ((a @ a.T) * (b @ b.T)).sum()
+    return total / n**2

@@ -1,0 +1,36 @@
+"""Predict the slow encoder's embeddings, without negatives (Grill et al. 2020; Guo et al. 2022)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+
+from worldmodel.ahead import Average
+from worldmodel.nets import MLP
+from worldmodel.objectives import Context, Objective
+from worldmodel.objectives.centre import centred
+from worldmodel.schema_objectives import BootstrapConfig
+from worldmodel.types import Losses, Metrics
+
+
+class Bootstrap(Objective):
+    """1 - cos(predicted, slow embedding), the prediction from features dreamt some steps on.
+
+    The batch's mean is taken out of the embeddings: it is most of every one, and a constant would guess it.
+    """
+
+    loss_names = ["bootstrap"]
+    needs_slow = True
+
+    def __init__(self, feat: int, embed: int, units: int, config: BootstrapConfig):
+        super().__init__()
+        self.config = config
+        self.predict = MLP(feat, embed, 1, units)
+
+    def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
+        assert ctx.slow is not None
+        target = F.normalize(centred(ctx.slow.float()), dim=-1)
+        mean = Average(ctx.batch["is_first"])
+        for distance, feat, unbroken in ctx.ahead(self.config.distances):
+            predicted = F.normalize(self.predict(feat), dim=-1)
+            mean.add(distance, 1 - (predicted * target[:, distance:]).sum(-1), unbroken)
+        return {"bootstrap": mean.mean()}, {}

@@ -1,0 +1,39 @@
+"""An information bottleneck: the reward's likelihood on a budget of nats about the picture (Zhu et al. 2023, RePo)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from worldmodel.objectives import Context, Objective
+from worldmodel.schema_objectives import BottleneckConfig
+from worldmodel.types import Losses, Metrics
+
+
+class Bottleneck(Objective):
+    """beta * KL(posterior || sg(prior)), beta rising while the KL is above `nats` and falling while below.
+
+    It stands for `rep`. The prior's own fit stays the loss `dyn`, whose weight no price should make small.
+    """
+
+    loss_names = ["bottleneck"]
+    replaces = ("rep",)
+
+    def __init__(self, config: BottleneckConfig):
+        super().__init__()
+        self.config = config
+        self.log_beta: Tensor
+        self.register_buffer("log_beta", torch.tensor(config.beta).log())
+        self._kl: Tensor | None = None
+
+    def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
+        kl = ctx.parts.rssm.latent.kl(ctx.post, {k: v.detach() for k, v in ctx.prior.items()})
+        self._kl = kl.detach().mean()
+        beta = self.log_beta.exp()
+        return {"bottleneck": beta * kl}, {"bottleneck/beta": beta}
+
+    @torch.no_grad()
+    def after_update(self) -> None:
+        """One step of the dual: the price follows what the KL is over the budget, at most by `rate`."""
+        assert self._kl is not None
+        self.log_beta += self.config.rate * (self._kl / self.config.nats - 1).clamp(-1, 1)

@@ -1,0 +1,67 @@
+"""Online clusters whose balanced assignments the latent predicts (Caron et al. 2020; Deng et al. 2022, DreamerPro)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldmodel.objectives import Context, Objective
+from worldmodel.objectives.centre import centred
+from worldmodel.schema_objectives import PrototypesConfig
+from worldmodel.slow import Slow
+from worldmodel.types import Losses, Metrics
+
+
+class Prototypes(Objective):
+    """Cross-entropy of softmax(cos(x, centres) / temperature) with Sinkhorn's assignment of the slow encoder's view.
+
+    `prototypes` asks it of x read off the features, `prototypes_view` of x read off the embedding.
+    """
+
+    loss_names = ["prototypes", "prototypes_view"]
+    needs_slow = True
+
+    def __init__(self, feat: int, embed: int, config: PrototypesConfig, rate: float):
+        super().__init__()
+        self.config = config
+        self.from_feat = nn.Linear(feat, config.size)
+        self.from_embed = nn.Linear(embed, config.size)
+        self.slow = Slow(self.from_embed, rate)
+        self.centres = nn.Parameter(F.normalize(torch.randn(config.count, config.size), dim=-1))
+        self.updates: Tensor
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
+        assert ctx.slow is not None
+        config, shape = self.config, ctx.feat.shape[:2]
+        centres = self.centres.detach() if int(self.updates) < config.freeze else self.centres
+        centres = F.normalize(centres, dim=-1)
+        with torch.no_grad():
+            targets = sinkhorn(cosines(centred(self.slow(ctx.slow)), centres) / config.sharpness, config.rounds)
+        losses = {}
+        for name, x in (("prototypes", self.from_feat(ctx.feat)), ("prototypes_view", self.from_embed(ctx.embed))):
+            logs = (cosines(x, centres) / config.temperature).log_softmax(-1)
+            losses[name] = -(targets * logs).sum(-1).view(shape)
+        return losses, {"prototypes/sure": targets.amax(-1).mean()}
+
+    @torch.no_grad()
+    def after_update(self) -> None:
+        self.updates += 1
+        self.slow.follow(self.from_embed)
+        self.centres.copy_(F.normalize(self.centres, dim=-1))
+
+
+def cosines(x: Tensor, centres: Tensor) -> Tensor:
+    """(B,T,S) against unit vectors (K,S): (B*T,K)."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.normalize(x.float().flatten(0, 1), dim=-1) @ centres.T
+
+
+def sinkhorn(scores: Tensor, rounds: int) -> Tensor:
+    """Soft assignments (N,K), rows of sum 1, in which every cluster gets about the same share of the rows."""
+    logs = scores
+    for _ in range(rounds):
+        logs = logs - logs.logsumexp(0)
+        logs = logs - logs.logsumexp(1, keepdim=True)
+    return logs.exp()

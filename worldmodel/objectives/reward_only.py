@@ -1,0 +1,26 @@
+"""Nothing but reward and continuation, read off dreams as well (as in MuZero, Schrittwieser et al. 2020)."""
+
+from __future__ import annotations
+
+from worldmodel.ahead import Average
+from worldmodel.objectives import Context, Objective
+from worldmodel.schema_objectives import RewardOnlyConfig
+from worldmodel.types import Losses, Metrics
+
+
+class RewardOnly(Objective):
+    """The heads' losses on features dreamt some steps on with the real actions; the picture is asked for nothing."""
+
+    loss_names = ["dreamt_reward", "dreamt_cont"]
+
+    def __init__(self, config: RewardOnlyConfig):
+        super().__init__()
+        self.config = config
+
+    def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
+        batch, parts = ctx.batch, ctx.parts
+        reward, cont = Average(batch["is_first"]), Average(batch["is_first"])
+        for d, feat, unbroken in ctx.ahead(self.config.distances):
+            reward.add(d, parts.reward.loss(feat, batch["reward"][:, d:]), unbroken)
+            cont.add(d, parts.cont.loss(feat, 1.0 - batch["is_terminal"][:, d:].float()), unbroken)
+        return {"dreamt_reward": reward.mean(), "dreamt_cont": cont.mean()}, {}

@@ -1,0 +1,154 @@
+"""What a checkpoint holds of a run, and how any number of ranks goes on from it.
+
+Weights, optimiser and counters are the same on all ranks: rank 0 writes them. What a rank alone knows is its `Share`;
+rank 0's lies in the checkpoint as that of a run by itself would, the others' beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from worldmodel import checkpoint
+from worldmodel.shards import deal
+
+if TYPE_CHECKING:
+    from worldmodel.training import Training
+
+STATE = "state"  # a share's plain values, among its tensors while it travels
+
+
+@dataclass
+class Share:
+    """A rank's place in its episodes, its replay's manifest, what its agent remembers and its generators."""
+
+    state: dict[str, Any]
+    groups: dict[str, dict[str, Tensor]]
+
+    @classmethod
+    def of(cls, t: Training) -> Share:
+        """What this rank alone knows, now."""
+        generators = {"torch": torch.get_rng_state(), "prefill": t.random.get_state()}
+        if torch.cuda.is_available():
+            generators["cuda"] = torch.cuda.get_rng_state()
+        state = {"rollout": t.rollout.state(), "replay": t.replay.state()}
+        return cls(state, {"player": t.player.tensors(), "generators": generators})
+
+    def restore(self, t: Training) -> None:
+        """Go on from here; the replay is restored apart, since its chunks may change hands."""
+        t.player.restore(self.groups["player"])
+        t.rollout.restore(self.state["rollout"])
+        generators = self.groups["generators"]
+        t.random.set_state(generators["prefill"])
+        torch.set_rng_state(generators["torch"])
+        if "cuda" in generators and torch.cuda.is_available():
+            torch.cuda.set_rng_state(generators["cuda"])
+
+    def packed(self) -> bytes:
+        plain = torch.frombuffer(bytearray(json.dumps(self.state).encode()), dtype=torch.uint8)
+        tensors = {f"{name}/{k}": v.cpu().contiguous() for name, group in self.groups.items() for k, v in group.items()}
+        return safetensors.torch.save({**tensors, STATE: plain})
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> Share:
+        tensors = safetensors.torch.load(data)
+        state = json.loads(tensors.pop(STATE).numpy().tobytes())
+        groups: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            group, _, key = name.partition("/")
+            groups.setdefault(group, {})[key] = tensor
+        return cls(state, groups)
+
+
+def save(t: Training) -> None:
+    """A checkpoint of everything, whole or not at all; raises OSError when the disk refuses for good."""
+    t.due.save = False
+    t.replay.flush(strict=True)
+    own = Share.of(t)
+    others = [Share.unpacked(x) for x in t.world.gather_bytes(own.packed())][1:] if t.world.size > 1 else []
+    if t.world.main:
+        _write(t, own, others)
+    t.world.meet()  # only then may go what none needs but the one that has just been pruned
+    states = checkpoint.retained_states(t.run.checkpoints)
+    t.replay.collect_garbage(manifest for state in states for manifest in _manifests(state))
+
+
+def _write(t: Training, own: Share, others: list[Share]) -> None:
+    groups = {"model": dict(t.model.state_dict()), "optimizer": t.learner.tensors(), **own.groups}
+    if t.actor_critic is not None:
+        groups["policy"] = dict(t.actor_critic.state_dict())
+    state = {
+        "frames": t.frames,
+        "observation": asdict(t.obs_space),
+        "action": asdict(t.action_space),
+        "learner": t.learner.counters(),
+        "due": asdict(t.due),
+        "prefill": asdict(t.prefill),
+        "means": t.means.state(),
+        "logger": {**t.logger.state(), "minutes": t.minutes()} if t.logger else None,
+        **own.state,
+    }
+    for rank, share in enumerate(others, 1):
+        groups |= {f"{name}-{rank}": group for name, group in share.groups.items()}
+    if others:
+        state["others"] = [share.state for share in others]
+    # Frames alone would name two checkpoints alike when a stop falls between two updates.
+    checkpoint.save(t.run.checkpoints, t.steps + t.learner.updates, groups, state, keep=t.c.log.keep)
+
+
+def _manifests(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The replay manifests of all ranks that a checkpoint was made by."""
+    return [state["replay"], *(share["replay"] for share in state.get("others", []))]
+
+
+def _shares(saved: checkpoint.Loaded) -> list[Share]:
+    """What each of the ranks knew that a checkpoint was made by."""
+    states = [saved.state, *saved.state.get("others", [])]
+    names = ("player", "generators")
+    groups = [{n: saved.groups[f"{n}-{rank}" if rank else n] for n in names} for rank in range(len(states))]
+    return [Share(state, group) for state, group in zip(states, groups, strict=True)]
+
+
+def resume(t: Training) -> bool:
+    """Continue from the newest good checkpoint; False where there is none."""
+    saved = _newest(t)
+    if saved is None:
+        return False
+    state = saved.state
+    checkpoint.load_into(t.model, saved.groups["model"], "model")
+    if t.actor_critic is not None:
+        checkpoint.load_into(t.actor_critic, saved.groups["policy"], "policy")
+    t.learner.restore(saved.groups["optimizer"], state["learner"])
+    _resume_share(t, _shares(saved))
+    t.resumed_as(state)
+    return True
+
+
+def _newest(t: Training) -> checkpoint.Loaded | None:
+    """Rank 0 chooses, so that damage is set aside once and all ranks read the same."""
+    found = t.world.led(lambda: checkpoint.latest(t.run.checkpoints))
+    number = t.world.sum([found.step + 1 if found else 0])[0] - 1
+    return found if found or number < 0 else checkpoint.load(checkpoint.place(t.run.checkpoints, number))
+
+
+def _resume_share(t: Training, shares: list[Share]) -> None:
+    """Take up this rank's share; where their number has changed, chunks are dealt anew and late ranks begin afresh."""
+    rank, size = t.world.rank, t.world.size
+    manifests = [share.state["replay"] for share in shares]
+    if size != len(shares):
+        manifests = deal(manifests, size, t.envs.num_envs)
+        counts = {k: sum(share.state["rollout"][k] for share in shares) for k in ("steps", "frames", "faults")}
+        for i, share in enumerate(shares):
+            share.state["rollout"] |= counts if i == 0 else dict.fromkeys(counts, 0)
+        # Episodes take a step at least: with this number none has been played.
+        t.rollout.begin_at(counts["steps"])
+    if rank < len(shares):
+        shares[rank].restore(t)
+    own = manifests[rank]
+    own.setdefault("generator", t.replay.state()["generator"])
+    t.replay.load(own, {c["file"] for i, m in enumerate(manifests) if i != rank for c in m["chunks"]})
