@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from blocks import CELLS, CODES, batch_of, draw, taught
+from reach import reach
 from runs import seed_dir, train
 from test_behaviors import LineWorld
 from test_eval import evaluate
@@ -263,3 +264,10 @@ def test_the_whole_program_reaches_for_a_picture_and_for_a_replayed_step(tmp_pat
     assert "goal.image: there is no file" in evaluate(run, "--episodes", "1", expect=2)[1]
     _, err = train(tmp_path / "b", *pushing, "--goal.image", str(picture(there, 16, 32)), expect=2)
     assert err.strip().endswith("resize it") and len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_the_point_mass_is_pushed_to_where_a_picture_shows_it():
+    """From data collected at random, without a reward: a contrastive forward model, CEM in its latent."""
+    end, start = reach("{forward_contrastive: 10.0}", "learnt", updates=300, goals=5)
+    assert start > 0.7 and end < 0.25, (start, end)
