@@ -161,7 +161,7 @@ def learn(world, overrides, updates, spoilt=None, deaf=()):
         found = learner.update(batch)
         metrics.append({k: float(v) for k, v in found.items() if k.startswith("grad_norm") or k == "skipped"})
     state = {**model.state_dict(), **(policy.state_dict() if policy else {})}
-    rates = [group["lr"] for group in learner.optimizer.param_groups]
+    rates = [o.param_groups[0]["lr"] for o in learner.optimizers.each.values()]
     return {k: v.numpy() for k, v in state.items()}, metrics, rates
 
 

@@ -179,7 +179,10 @@ def test_a_whole_update_is_the_same_with_and_without(monkeypatch):
         torch.manual_seed(1)
         total, _ = learner.loss(batch)
         total.backward()
-        parts = {k: torch.cat([p.grad.flatten() for p in v if p.grad is not None]) for k, v in learner.parts.items()}
+        parts = {
+            k: torch.cat([p.grad.flatten() for p in v if p.grad is not None])
+            for k, v in learner.optimizers.parts.items()
+        }
         return total.detach(), parts
 
     want, exact_parts = gradients("fp32")

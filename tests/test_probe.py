@@ -33,7 +33,9 @@ def trained(probe, *overrides, updates=5, spoil=None):
         metrics = learner.update(batch_of(i, SPACE)[0])
     weights = {**{k: v for k, v in model.state_dict().items() if not k.startswith("probe.")}, **policy.state_dict()}
     moments = {
-        k: v for k, v in learner.tensors().items() if int(k.split("/")[0]) < len(learner.parameters) - apart(model)
+        k: v
+        for k, v in learner.optimizers.tensors().items()
+        if int(k.split("/")[0]) < len(learner.optimizers.parameters) - apart(model)
     }
     shown = {k: v for k, v in metrics.items() if "probe" not in k}
     everything = {**weights, **moments, **shown, "random": torch.get_rng_state()}

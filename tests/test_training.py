@@ -333,14 +333,18 @@ def test_an_environment_that_comes_out_elsewhere_starts_a_new_episode(maker, cap
 def test_means_survive_a_save_exactly():
     a, b = Means(), Means()
     values = torch.rand(9, generator=torch.Generator().manual_seed(0))
-    for v in values:
-        a.add({"x": v})
-    for v in values[:4]:
-        b.add({"x": v})
-    b.restore(json.loads(json.dumps(b.state())))
-    for v in values[4:]:
-        b.add({"x": v})
-    assert a.pop() == b.pop() and a.pop() == {}
+    rows = [{"x": v, "y": -v} if i % 3 else {"x": v} for i, v in enumerate(values)]
+    for row in rows:
+        a.add(row)
+    for row in rows[:4]:
+        b.add(row)
+    b.restore(json.loads(json.dumps(b.state())), torch.device("cpu"))
+    for row in rows[4:]:
+        b.add(row)
+    found = a.pop()
+    assert found == b.pop() and a.pop() == {}
+    wanted = {"x": values.mean().item(), "y": -torch.stack([r["y"].neg() for r in rows if "y" in r]).mean().item()}
+    assert found == pytest.approx(wanted, rel=1e-6)
 
 
 def test_json_lines_are_cut_back_and_never_hold_nan(tmp_path):

@@ -90,7 +90,7 @@ def test_the_learner_updates_from_every_kind_of_start(starts):
     if isinstance(starts, Stored):
         state = {k: torch.randn_like(v) for k, v in model.rssm.initial(3).items()}
         batch = {**tail(batch), **stored(model, state, 0)}
-    before = [p.clone() for p in learner.parameters]
+    before = [p.clone() for p in learner.optimizers.parameters]
     metrics = learner.update(batch)
     assert torch.isfinite(metrics["loss/total"]) and learner.skipped == 0
-    assert any(not torch.equal(a, b) for a, b in zip(before, learner.parameters, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(before, learner.optimizers.parameters, strict=True))

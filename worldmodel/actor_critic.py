@@ -193,8 +193,10 @@ class ActorCritic(nn.Module):
         c = self.critic_config
         if self.slow is None:
             return
-        if c.slow == "copy" and self.updates % c.every == 0:
-            self.slow.load_state_dict(self.critic.state_dict())
+        if c.slow == "copy":
+            share = (self.updates % c.every == 0).float()
+            for old, new in zip(self.slow.parameters(), self.critic.parameters(), strict=True):
+                old.lerp_(new, share)
         if c.slow == "ema":
             torch._foreach_lerp_(list(self.slow.parameters()), list(self.critic.parameters()), c.rate)
 

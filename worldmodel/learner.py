@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from worldmodel.actor_critic import ActorCritic
+from worldmodel.captured import Captured, CudaRecorder, Recorder
 from worldmodel.model import WorldModel
-from worldmodel.optim import CLIPS, LaProp
+from worldmodel.optim import CLIPS, Optimizers
 from worldmodel.parallel import ALONE, World
 from worldmodel.runtime import autocast
 from worldmodel.schema import OptimConfig
@@ -26,6 +30,7 @@ class Learner:
     """
 
     max_skipped = 25
+    look_every = 25  # updates between looks at the counters of a device that is not to be waited for
 
     def __init__(
         self,
@@ -36,57 +41,68 @@ class Learner:
         policy: ActorCritic | None = None,
         starts: Cold | None = None,
         world: World = ALONE,
+        recorder: Recorder | None = None,
     ):
         self.model, self.policy, self.starts = model, policy, starts or Cold()
         self.config, self.device, self.precision, self.world = config, device, precision, world
-        parts: dict[str, tuple[nn.Module, float]] = {"model": (model, config.lr)}
-        if policy is not None:
-            parts["actor"] = (policy.actor, config.actor_lr or config.lr)
-            parts["critic"] = (policy.critic, config.critic_lr or config.lr)
-        if model.probe is not None:
-            parts["probe"] = (model.probe, config.lr)
-        self.parts: dict[str, list[Tensor]] = {
-            k: [p for p in m.parameters() if p.requires_grad] for k, (m, _) in parts.items()
-        }
-        if model.probe is not None:
-            apart = set(self.parts["probe"])
-            self.parts["model"] = [p for p in self.parts["model"] if p not in apart]
-        self.rates = [lr for _, lr in parts.values()]
-        self.parameters = [p for part in self.parts.values() for p in part]
-        groups = [{"params": p, "lr": lr} for p, lr in zip(self.parts.values(), self.rates, strict=True)]
-        self.optimizer = self._optimizer(groups)
+        if device.type == "cuda" and world.size == 1:
+            recorder = recorder or CudaRecorder(device)
+        # Whether a tensor's answer is too far away to wait for.
+        self.masked = device.type != "cpu" or recorder is not None
+        self.optimizers = Optimizers(_parts(model, policy, config), config, self.masked)
+        trained = set(self.optimizers.parameters) - set(model.by_hand())
+        modules = [model, *([policy] if policy is not None else [])]
+        self.followers = [t for m in modules for t in (*m.parameters(), *m.buffers()) if t not in trained]
         self.updates = 0
-        self.skipped = 0
-        self.skipped_in_a_row = 0
+        self.count = torch.zeros((), dtype=torch.int64, device=device)  # the update, for what runs on the device
+        self.skips = torch.zeros(2, dtype=torch.int64, device=device)  # in all, in a row
+        self.step = Captured(self._step, recorder)
 
-    def _optimizer(self, groups: list[dict]) -> torch.optim.Optimizer:
-        o = self.config
-        if o.name == "laprop":
-            return LaProp(groups, lr=o.lr, eps=o.eps, weight_decay=o.weight_decay)
-        return torch.optim.AdamW(groups, lr=o.lr, eps=o.eps, weight_decay=o.weight_decay, fused=True)
+    @property
+    def skipped(self) -> int:
+        """Updates left out because of non-finite numbers."""
+        return int(self.skips[0])
 
     def update(self, batch: Batch) -> Metrics:
-        """One step on a batch (B,T,...); returns scalar metrics, still on the device."""
+        """One step on a batch (B,T,...); returns scalar metrics, still on the device and good until the next step."""
+        batch = to_device(batch, self.device)
+        kind = self.model.watch(batch, self.updates), self._dreamer() is not None
+        self.optimizers.warm_up(self.updates)
+        self.count.fill_(self.updates)
+        metrics = self.step(kind, batch)
+        self.updates += 1
+        if self.updates % (self.look_every if self.masked else 1) == 0:
+            self._check()
+        return metrics
+
+    def _step(self, batch: Batch) -> Metrics:
+        """All that happens on the device; nothing in here waits for it."""
         batch, found = self._prepare(batch)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizers.zero_grad()
         total, metrics = self.loss(batch)
         torch.autograd.backward([total, *(v for k, v in metrics.items() if k == "loss/probe")])
         policy = self._dreamer()
-        taught = {k: p for k, p in self.parts.items() if k in ("model", "probe") or policy is not None}
+        taught = {k: p for k, p in self.optimizers.parts.items() if k in ("model", "probe") or policy is not None}
         total = self._over_ranks(total.detach(), taught)
         norms = {k: CLIPS[self.config.clip_by](p, self.config.clip) for k, p in taught.items()}
         joint = torch.stack([v for k, v in norms.items() if k != "probe"]).norm()
-        if self._finite(total, joint):
-            self._spare_probe(norms)
-            self._warm_up()
-            self.optimizer.step()
-            self.model.after_update()
-            if policy is not None:
-                policy.after_update()
-        self.updates += 1
+        self._move(torch.isfinite(total) & torch.isfinite(joint), norms, policy)
         found |= {k: v.detach() for k, v in metrics.items()}
         found |= {f"grad_norm/{k}": v for k, v in norms.items()}
-        return {**found, "skipped": torch.tensor(self.skipped)}
+        return {**found, "skipped": self.skips[0].clone()}
+
+    def _move(self, finite: Tensor, norms: dict[str, Tensor], policy: ActorCritic | None) -> None:
+        """Step the parts that were taught, unless a number was not finite; the probe's own stops nobody but itself."""
+        bad = (~finite).long()
+        self.skips.add_(bad).mul_(torch.stack([torch.ones_like(bad), bad]))
+        for name, norm in norms.items():
+            good = finite & torch.isfinite(norm)
+            self.optimizers.step(name, good)
+        if self.masked or finite:
+            with kept_unless(finite if self.masked else None, self.followers):
+                self.model.after_update()
+                if policy is not None:
+                    policy.after_update()
 
     def _over_ranks(self, total: Tensor, taught: dict[str, list[Tensor]]) -> Tensor:
         """Gradients become their means over all ranks; so does the loss, which rides along.
@@ -100,11 +116,9 @@ class Learner:
         return total
 
     def _prepare(self, batch: Batch) -> tuple[Batch, Metrics]:
-        """On the device, with the states the sequences start from."""
-        batch = {k: v.to(self.device) for k, v in batch.items()}
-        self.model.watch(batch, self.updates)
+        """With the states the sequences start from."""
         with autocast(self.device, self.precision):
-            return self.starts.prepare(self.model, self.model.augment(batch), self.updates)
+            return self.starts.prepare(self.model, self.model.augment(batch), self.count)
 
     def _dreamer(self) -> ActorCritic | None:
         """Actor and critic, where this update trains them as well."""
@@ -125,52 +139,54 @@ class Learner:
         shown = {f"loss/{k}": v for k, v in losses.items()}
         return total + torch.stack(list(losses.values())).sum(), {**metrics, **extra, **shown}
 
-    def _finite(self, total: Tensor, norm: Tensor) -> bool:
-        """False skips the step; a long row of such steps ends the run."""
-        if bool(torch.isfinite(total) & torch.isfinite(norm)):
-            self.skipped_in_a_row = 0
-            return True
-        self.skipped += 1
-        self.skipped_in_a_row += 1
-        if self.skipped_in_a_row >= self.max_skipped:
+    def _check(self) -> None:
+        """A long row of skipped steps ends the run."""
+        if int(self.skips[1]) >= self.max_skipped:
             raise Diverged(
                 f"{self.max_skipped} updates in a row had a non-finite loss or gradient; the last checkpoint is good. "
                 "Try a lower optim.lr or optim.clip, or --run.precision fp32"
             )
-        return False
-
-    def _spare_probe(self, norms: dict[str, Tensor]) -> None:
-        """The probe's own gradients, not finite, stop nobody but itself."""
-        if "probe" in norms and not bool(torch.isfinite(norms["probe"])):
-            for p in self.parts["probe"]:
-                p.grad = None
-
-    def _warm_up(self) -> None:
-        if self.updates > self.config.warmup:
-            return
-        share = min(1.0, (self.updates + 1) / max(1, self.config.warmup))
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * share
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Optimiser state as flat named tensors."""
-        state = self.optimizer.state_dict()["state"]
-        return {f"{i}/{k}": torch.as_tensor(v) for i, entry in state.items() for k, v in entry.items()}
 
     def counters(self) -> dict[str, int]:
-        return {"updates": self.updates, "skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
+        skipped, row = self.skips.tolist()
+        return {"updates": self.updates, "skipped": skipped, "skipped_in_a_row": row}
 
     def restore(self, tensors: dict[str, Tensor], counters: dict[str, int]) -> None:
-        """Continue exactly where `tensors()` and `counters()` were taken."""
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            index, key = name.split("/")
-            parameter = self.parameters[int(index)]
-            # The fused optimiser walks memory, not coordinates: moments must lie as their parameter does.
-            same = value.shape == parameter.shape
-            laid_out = torch.empty_like(parameter).copy_(value) if same else value.clone()
-            state.setdefault(int(index), {})[key] = laid_out.detach()
-        whole = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
-        self.updates, self.skipped = counters["updates"], counters["skipped"]
-        self.skipped_in_a_row = counters["skipped_in_a_row"]
+        """Continue exactly where `optimizers.tensors()` and `counters()` were taken."""
+        self.optimizers.restore(tensors)
+        self.updates = counters["updates"]
+        self.skips.copy_(torch.tensor([counters["skipped"], counters["skipped_in_a_row"]]))
+
+
+def _parts(model: WorldModel, policy: ActorCritic | None, config: OptimConfig) -> dict[str, tuple[list[Tensor], float]]:
+    """What learns, by name, with its learning rate; the probe is in the model, but on its own."""
+    modules: dict[str, tuple[nn.Module, float]] = {"model": (model, config.lr)}
+    found: dict[str, tuple[list[Tensor], float]] = {}
+    if policy is not None:
+        modules["actor"] = (policy.actor, config.actor_lr or config.lr)
+        modules["critic"] = (policy.critic, config.critic_lr or config.lr)
+    if model.probe is not None:
+        modules["probe"] = (model.probe, config.lr)
+    for name, (module, rate) in modules.items():
+        found[name] = [p for p in module.parameters() if p.requires_grad], rate
+    apart = set(found["probe"][0]) if "probe" in found else set()
+    found["model"] = [p for p in found["model"][0] if p not in apart], config.lr
+    return found
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """A batch where it is needed; from locked pages, a GPU fetches it while the program goes on."""
+    if device.type == "cuda":
+        batch = {k: v.pin_memory() for k, v in batch.items()}
+    return {k: v.to(device, non_blocking=True) for k, v in batch.items()}
+
+
+@contextlib.contextmanager
+def kept_unless(fine: Tensor | None, tensors: list[Tensor]) -> Iterator[None]:
+    """What happens to these tensors is undone where `fine` turns out false; None needs no asking."""
+    before = [t.clone() for t in tensors] if fine is not None else []
+    yield
+    if fine is not None:
+        with torch.no_grad():
+            for t, old in zip(tensors, before, strict=True):
+                t.copy_(torch.where(fine, t, old))

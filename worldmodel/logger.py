@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 log = logging.getLogger(__name__)
@@ -42,29 +43,43 @@ class JsonLines:
 
 
 class Means:
-    """Running means of scalar metrics between two log lines; the tensors are only read when asked for."""
+    """Running means of scalar metrics between two log lines; the tensors are only read when asked for.
+
+    Metrics that come together are added together, as one tensor.
+    """
 
     def __init__(self):
-        self.sums: dict[str, Tensor | float] = {}
-        self.counts: dict[str, int] = {}
+        self.sums: dict[tuple[str, ...], Tensor] = {}
+        self.counts: dict[tuple[str, ...], int] = {}
 
-    def add(self, metrics: Mapping[str, Tensor | float]) -> None:
-        for key, value in metrics.items():
-            value = value.double() if isinstance(value, Tensor) else float(value)
-            self.sums[key] = self.sums[key] + value if key in self.sums else value
-            self.counts[key] = self.counts.get(key, 0) + 1
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        names = tuple(metrics)
+        values = torch.stack([v.float() for v in metrics.values()]).double()
+        self.sums[names] = self.sums[names] + values if names in self.sums else values
+        self.counts[names] = self.counts.get(names, 0) + 1
 
     def pop(self) -> dict[str, float]:
-        means = {k: float(v) / self.counts[k] for k, v in self.sums.items()}
+        sums, counts = dict[str, float](), dict[str, int]()
+        for names, values in self.sums.items():
+            for name, value in zip(names, values.tolist(), strict=True):
+                sums[name] = sums.get(name, 0.0) + value
+                counts[name] = counts.get(name, 0) + self.counts[names]
         self.sums, self.counts = {}, {}
-        return means
+        return {name: value / counts[name] for name, value in sums.items()}
 
-    def state(self) -> dict:
-        return {"sums": {k: float(v).hex() for k, v in self.sums.items()}, "counts": self.counts}
+    def state(self) -> list[dict]:
+        return [
+            {"sums": {k: v.hex() for k, v in zip(names, values.tolist(), strict=True)}, "count": self.counts[names]}
+            for names, values in self.sums.items()
+        ]
 
-    def restore(self, state: dict) -> None:
-        self.sums = {k: float.fromhex(v) for k, v in state["sums"].items()}
-        self.counts = dict(state["counts"])
+    def restore(self, state: list[dict], device: torch.device) -> None:
+        self.sums, self.counts = {}, {}
+        for group in state:
+            names = tuple(group["sums"])
+            values = [float.fromhex(v) for v in group["sums"].values()]
+            self.sums[names] = torch.tensor(values, dtype=torch.float64, device=device)
+            self.counts[names] = group["count"]
 
 
 class Logger:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -65,12 +65,16 @@ class WorldModel(nn.Module):
         self.probe = probe
         self.measuring = True
 
-    def watch(self, batch: Batch, update: int) -> None:
-        """Before an update is made of a batch: take in its mean picture, and whether episodes end."""
+    def watch(self, batch: Batch, update: int) -> Hashable:
+        """Before an update is made of a batch: take in its mean picture, and whether episodes end.
+
+        What is returned tells updates apart that do different things.
+        """
         self.measuring = update % self.measure_every == 0
         self.ends |= self.world.mean(batch["is_terminal"].any().float()) > 0
         if self.backdrop is not None:
             self.backdrop.watch(batch["image"], update, self.world.mean)
+        return self.measuring, *(o.phase(update) for o in self._objectives())
 
     def augment(self, batch: Batch) -> Batch:
         """The batch, with a draw of how its pictures are to be moved where that is asked for."""
@@ -85,6 +89,10 @@ class WorldModel(nn.Module):
             self.slow.follow(self.encoder)
         for objective in self._objectives():
             objective.after_update()
+
+    def by_hand(self) -> list[Tensor]:
+        """Weights that `after_update` moves besides the optimiser."""
+        return [w for objective in self._objectives() for w in objective.by_hand()]
 
     def _objectives(self) -> list[Objective]:
         return [o for o in self.objectives.values() if isinstance(o, Objective)]

@@ -15,7 +15,7 @@ def lambda_returns(reward: Tensor, value: Tensor, discount: Tensor, lam: float |
 
     `discount` holds the chance of going on as well: zero where the arrival is the end. `lam` may differ by step.
     """
-    mix = torch.as_tensor(lam, device=reward.device).expand_as(reward)
+    mix = lam.expand_as(reward) if isinstance(lam, Tensor) else torch.full_like(reward, lam)
     steps = [x.unbind(dim) for x in (reward, value, discount, mix)]
     later = value.select(dim, -1)
     found = []
@@ -30,11 +30,13 @@ class ReturnScale(nn.Module):
 
     def __init__(self, decay: float = 0.99, low: float = 0.05, high: float = 0.95, floor: float = 1.0):
         super().__init__()
-        self.decay, self.quantiles, self.floor = decay, (low, high), floor
+        self.decay, self.floor = decay, floor
         self.range: Tensor
         self.seen: Tensor
         self.register_buffer("range", torch.zeros(()))
         self.register_buffer("seen", torch.zeros(()))
+        self.quantiles: Tensor
+        self.register_buffer("quantiles", torch.tensor([low, high]), persistent=False)
 
     @torch.no_grad()
     def update(self, returns: Tensor, over_ranks: Callable[[Tensor], Tensor] | None = None) -> Tensor:
@@ -44,8 +46,8 @@ class ReturnScale(nn.Module):
         """
         seen = returns.float().flatten()
         seen = over_ranks(seen) if over_ranks else seen
-        low, high = torch.quantile(seen, torch.tensor(self.quantiles, device=returns.device))
-        if torch.isfinite(high - low):
-            self.range.lerp_(high - low, 1 - self.decay)
-            self.seen.lerp_(torch.ones_like(self.seen), 1 - self.decay)
+        low, high = torch.quantile(seen, self.quantiles)
+        finite = torch.isfinite(high - low)
+        for kept, value in ((self.range, high - low), (self.seen, torch.ones_like(self.seen))):
+            kept.copy_(torch.where(finite, kept.lerp(value, 1 - self.decay), kept))
         return (self.range / self.seen.clamp(min=1e-8)).clamp(min=self.floor)

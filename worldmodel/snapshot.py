@@ -79,7 +79,7 @@ def save(t: Training) -> None:
 
 
 def _write(t: Training, own: Share, others: list[Share]) -> None:
-    groups = {"model": dict(t.model.state_dict()), "optimizer": t.learner.tensors(), **own.groups}
+    groups = {"model": dict(t.model.state_dict()), "optimizer": t.learner.optimizers.tensors(), **own.groups}
     if t.actor_critic is not None:
         groups["policy"] = dict(t.actor_critic.state_dict())
     state = {

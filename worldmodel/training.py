@@ -205,7 +205,7 @@ class Training:
     def resumed_as(self, state: dict) -> None:
         """Take over what a checkpoint says of all ranks; each has its share by now."""
         self.due, self.prefill = Due(**state["due"]), Prefill(**state["prefill"])
-        self.means.restore(state["means"])
+        self.means.restore(state["means"], self.learner.device)
         self._logger_state = state["logger"]
         self._take_stock()
         self.waiting = self.prefill.over and self.world.any(not self._can_sample())
@@ -274,7 +274,7 @@ class Training:
 
     def describe(self) -> str:
         """Sizes, for the start-up line."""
-        weights = sum(p.numel() for p in self.learner.parameters) / 1e6
+        weights = sum(p.numel() for p in self.learner.optimizers.parameters) / 1e6
         ranks = f", {self.world.size} ranks" if self.world.size > 1 else ""
         return f"{weights:.1f}M weights, {self.learner.precision}{ranks}; {self.size_line}"
 

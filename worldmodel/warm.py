@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from worldmodel.model import WorldModel
 from worldmodel.rollout import Row
@@ -28,7 +29,7 @@ class Cold:
     def keep(self, rows: list[Row], state: State, update: int) -> None:
         """Put into rows what `spec` lists: the states (B,...) from before them."""
 
-    def prepare(self, model: WorldModel, batch: Batch, update: int) -> tuple[Batch, Metrics]:
+    def prepare(self, model: WorldModel, batch: Batch, update: Tensor) -> tuple[Batch, Metrics]:
         return batch, {}
 
 
@@ -39,7 +40,7 @@ class BurnIn(Cold):
         self.lead = lead
 
     @torch.no_grad()
-    def prepare(self, model: WorldModel, batch: Batch, update: int) -> tuple[Batch, Metrics]:
+    def prepare(self, model: WorldModel, batch: Batch, update: Tensor) -> tuple[Batch, Metrics]:
         post = model.observe({k: v[:, : self.lead] for k, v in batch.items()})[1]
         rest = {k: v[:, self.lead :] for k, v in batch.items()}
         return rest | {f"start_{k}": post[k][:, -1] for k in ("deter", "stoch")}, {}
@@ -60,7 +61,7 @@ class Stored(Cold):
         for i, row in enumerate(rows):
             row.update({k: v[i] for k, v in kept.items()}, before_update=np.int32(update))
 
-    def prepare(self, model: WorldModel, batch: Batch, update: int) -> tuple[Batch, Metrics]:
+    def prepare(self, model: WorldModel, batch: Batch, update: Tensor) -> tuple[Batch, Metrics]:
         stamp = batch["before_update"][:, 0]
         known = (stamp != NEVER) & (update - stamp <= self.max_stale)
         rest = {k: v for k, v in batch.items() if not k.startswith("before_")}

@@ -87,8 +87,16 @@ class Objective(nn.Module):
         """Mean pictures (B,T,H,W,3) of features (B,T,F), without their backdrop."""
         raise NotImplementedError
 
+    def phase(self, update: int) -> int:
+        """Before update number `update`: learn what depends on that number, and say which phase it belongs to."""
+        return 0
+
     def after_update(self) -> None:
         """Once the weights have moved."""
+
+    def by_hand(self) -> list[Tensor]:
+        """Weights that `after_update` moves besides the optimiser."""
+        return []
 
 
 class Comparing(Objective):

@@ -29,13 +29,12 @@ class Prototypes(Objective):
         self.from_embed = nn.Linear(embed, config.size)
         self.slow = Slow(self.from_embed, rate)
         self.centres = nn.Parameter(F.normalize(torch.randn(config.count, config.size), dim=-1))
-        self.updates: Tensor
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.frozen = True
 
     def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
         assert ctx.slow is not None
         config, shape = self.config, ctx.feat.shape[:2]
-        centres = self.centres.detach() if int(self.updates) < config.freeze else self.centres
+        centres = self.centres.detach() if self.frozen else self.centres
         centres = F.normalize(centres, dim=-1)
         with torch.no_grad():
             targets = sinkhorn(cosines(centred(self.slow(ctx.slow)), centres) / config.sharpness, config.rounds)
@@ -45,9 +44,15 @@ class Prototypes(Objective):
             losses[name] = -(targets * logs).sum(-1).view(shape)
         return losses, {"prototypes/sure": targets.amax(-1).mean()}
 
+    def phase(self, update: int) -> int:
+        self.frozen = update < self.config.freeze
+        return int(self.frozen)
+
+    def by_hand(self) -> list[Tensor]:
+        return [self.centres]
+
     @torch.no_grad()
     def after_update(self) -> None:
-        self.updates += 1
         self.slow.follow(self.from_embed)
         self.centres.copy_(F.normalize(self.centres, dim=-1))
 

@@ -51,7 +51,7 @@ class Reconstruction(Objective):
         batch, length = feat.shape[:2]
         count = max(1, round(length * self.share))
         if count < length:
-            picks = torch.randperm(length)[:count].to(feat.device)
+            picks = torch.randperm(length, device=feat.device)[:count]
             feat, image = feat[:, picks], image[:, picks]
         error = ctx.backdrop.error(self.image(feat.flatten(0, 1)), image.flatten(0, 1))
         error = error.unflatten(0, (batch, count))
