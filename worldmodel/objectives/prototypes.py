@@ -29,7 +29,7 @@ class Prototypes(Objective):
         self.from_embed = nn.Linear(embed, config.size)
         self.slow = Slow(self.from_embed, rate)
         self.centres = nn.Parameter(F.normalize(torch.randn(config.count, config.size), dim=-1))
-        self.frozen = True
+        self.frozen = config.freeze > 0
 
     def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
         assert ctx.slow is not None
