@@ -8,9 +8,9 @@ BINS = 10
 
 
 def pearson(found: np.ndarray, truth: np.ndarray) -> float:
-    """Correlation; NaN where the truth never varies, 0 where only the prediction does not."""
+    """Correlation; NaN of fewer than 3 or where the truth never varies, 0 where only the prediction does not."""
     x, y = (np.asarray(a, np.float64).ravel() for a in (found, truth))
-    if len(y) < 2 or not np.ptp(y) > 0:
+    if len(y) < 3 or not np.ptp(y) > 0:
         return float("nan")
     if not np.ptp(x) > 0:
         return 0.0

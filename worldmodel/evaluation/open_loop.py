@@ -43,10 +43,13 @@ class Usual:
 
 
 def starts_of(episode: Recorded, context: int, length: int) -> np.ndarray:
-    """Steps to dream on from, spread evenly: with a whole window after them, up to the end where one may come."""
+    """Steps to dream on from, spread evenly: up to the end where one may come, else with whole windows after them.
+
+    Where an episode is too short for that, up to its middle; far horizons then see fewer windows.
+    """
     first, last = context - 1, len(episode) - 2
     if not episode.columns["is_terminal"].any():
-        last = min(last, max(first, len(episode) - 1 - length))
+        last = min(last, max((first + last) // 2, len(episode) - 1 - length))
     return np.unique(np.linspace(first, last, WINDOWS).round().astype(int)) if last >= first else np.empty(0, int)
 
 
