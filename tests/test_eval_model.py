@@ -3,11 +3,17 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import worldmodel
 from runs import seed_dir, train
 from test_eval import evaluate
+from worldmodel.evaluation.held_out import from_replay
+from worldmodel.evaluation.imagine import dream
+from worldmodel.evaluation.opened import OpenedRun
 
 QUICK = ("--episodes", "3", "--starts", "2", "--plans", "4")
 
@@ -127,3 +133,29 @@ def test_no_run_and_damaged_checkpoints(run_dir, tmp_path):
         weights.write_bytes(weights.read_bytes()[:-9])
     err = evaluate(run, "model", expect=4)[1]
     assert "checkpoint" in err
+
+
+def test_an_opened_run_dreams_as_the_agent_does(tmp_path):
+    """With a latent that draws nothing: the same pictures and rewards as `evaluation.imagine` finds, step by step."""
+    train(tmp_path, "--model.latent", "deterministic", "--run.precision", "fp32", "--run.frames", "40")
+    run = worldmodel.load(seed_dir(tmp_path))
+    [episode] = from_replay(run.path, 1)
+    rows = [{k: v[t] for k, v in episode.columns.items()} for t in range(len(episode))]
+    wanted = dream(run.agent, rows, 4, torch.Generator())
+    model = OpenedRun(run, 0)
+    post, prior = model.observe(episode.columns)
+    ahead = torch.from_numpy(episode.columns["prev_action"][4:])[None]
+    found = model.imagine({k: v[3:4] for k, v in post.items()}, ahead)
+    np.testing.assert_allclose(model.reward(found)[0], wanted.predicted_reward[4:], atol=1e-5)
+    np.testing.assert_allclose(model.decode(found)[0] * 255, wanted.model[4:], atol=0.51)
+    assert (model.kl(post, post) == 0).all() and (model.kl(post, prior) > 0).all()
+    assert model.feat(found).shape == (1, len(ahead[0]), run.model.rssm.feat_size)
+
+
+def test_a_behaviour_does_the_first_action_of_its_plan(run_dir):
+    run = worldmodel.load(run_dir)
+    state, generator = run.model.rssm.initial(2), torch.Generator()
+    begin, fresh = run.agent.behavior.init(2), torch.ones(2, dtype=torch.bool)
+    action, _ = run.agent.behavior.act(state, begin, fresh, "eval", generator.manual_seed(1))
+    plan = run.agent.behavior.plan(state, begin, fresh, generator.manual_seed(1))
+    assert plan.shape == (2, 4, 2) and torch.equal(action, plan[:, 0])

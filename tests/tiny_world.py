@@ -76,6 +76,9 @@ class Perfect:
         state = {k: torch.from_numpy(episode[k]).float() for k in ("vector", "reward", "is_terminal")}
         return state, state
 
+    def reseed(self, number):
+        """Nothing is drawn."""
+
     def imagine(self, state, actions):
         where, rows = state["vector"], []
         for action in actions.unbind(1):
@@ -114,7 +117,8 @@ class Shuffled(Perfect):
         self.generator = torch.Generator().manual_seed(0)
 
     def imagine(self, state, actions):
-        return super().imagine(state, actions[torch.randperm(len(actions), generator=self.generator)])
+        other = SPACE.random(actions[..., 0].numel(), self.generator).view(actions.shape)
+        return super().imagine(state, other)
 
 
 class Rosy(Perfect):

@@ -74,14 +74,15 @@ class DreamEnv(gymnasium.Env):
         space = self.run.action_space
         if not space.discrete:
             return spaces.Box(-1.0, 1.0, (space.size,), np.float32)
-        return spaces.Discrete(space.groups[0]) if space.scalar else spaces.MultiDiscrete(space.groups)
+        return spaces.Discrete(space.groups[0]) if space.scalar else spaces.MultiDiscrete(np.array(space.groups))
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         seed, self._first = self._first if seed is None else seed, None
         super().reset(seed=seed)
         self.generator.manual_seed(int(self.np_random.integers(2**62)))
+        info: dict[str, Any] = {}
         if options and "obs" in options:
-            rows, info = self._given(options["obs"]), {}
+            rows = self._given(options["obs"])
         else:
             rows, info = self._replayed()
         self.state, self.steps = self._watched(rows), 0

@@ -76,6 +76,7 @@ class Simulator:
 
     def branch(self, episode: Recorded, step: int, plan: np.ndarray) -> Branch | None:
         """Simulate an episode again up to a step, then act by a plan (P,A); None where it came out elsewhere."""
+        assert episode.seed is not None, "the simulator comes back to episodes that were played here"
         columns = episode.columns
         result = self._do(self.reset(episode.seed))
         for action in columns["prev_action"][1 : step + 1]:

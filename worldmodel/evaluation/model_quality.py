@@ -85,8 +85,8 @@ def measure(
 def _features(model: Opened, beliefs: Sequence[State], whole: Table) -> dict[str, float]:
     """Spread of what is believed and of what is dreamt at the last horizon, and how many numbers a feature has."""
     seen = torch.cat([model.feat(b) for b in beliefs])
-    dreamt = whole["feat"][:, -1]
-    dreamt = torch.from_numpy(dreamt[np.isfinite(dreamt).all(-1)]).float()
+    last = whole["feat"][:, -1]
+    dreamt = torch.from_numpy(last[np.isfinite(last).all(-1)]).float()
     found = spread("posterior", seen[None]) | spread("open_loop", dreamt[None])
     return {"size": seen.shape[-1], **{k: float(v) for k, v in found.items()}}
 

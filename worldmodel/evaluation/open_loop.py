@@ -95,7 +95,7 @@ def _floats(pixels: np.ndarray) -> Tensor:
 
 
 def _picture_errors(guesses: dict[str, Tensor], truth: Tensor) -> dict[str, Tensor]:
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, guess in guesses.items():
         full = guess.expand_as(truth)
         error = squared_error(full, truth)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from worldmodel.api import Run
 from worldmodel.rundir import RunError
-from worldmodel.runtime import autocast, seeded
+from worldmodel.runtime import autocast, seed_of, seeded
 from worldmodel.types import State
 
 Columns = dict[str, np.ndarray]  # an episode's rows, key by key (T,...)
@@ -25,6 +25,10 @@ class Opened(Protocol):
 
     def observe(self, episode: Columns) -> tuple[State, State]:
         """What is believed once each row (T,...) is seen, and what was expected just before."""
+        ...
+
+    def reseed(self, number: int) -> None:
+        """Draw from here on what was drawn after this number was given before."""
         ...
 
     def imagine(self, state: State, actions: Tensor) -> State:
@@ -53,13 +57,16 @@ class Opened(Protocol):
 
 
 class OpenedRun:
-    """A saved run as an `Opened`; the same seed gives the same answers."""
+    """A saved run as an `Opened`; the same seed gives the same answers to the same questions."""
 
     def __init__(self, run: Run, seed: int):
         self.model, self.agent = run.model, run.agent
         self.seen = [k for k in ("image", "vector") if getattr(run.observation_space, k)]
         self.draws = self.model.can_draw and "image" in self.seen
-        self.generator = seeded(seed, 11, device=run.agent.device.type)
+        self.seed, self.generator = seed, seeded(seed, 11, device=run.agent.device.type)
+
+    def reseed(self, number: int) -> None:
+        self.generator.manual_seed(seed_of(self.seed, 11, number))
 
     @torch.no_grad()
     def observe(self, episode: Columns) -> tuple[State, State]:

@@ -65,12 +65,16 @@ class Trials:
 def dream_plans(model: Opened, state: State, plans: Tensor, counted: np.ndarray) -> tuple[np.ndarray, Tensor | None]:
     """Returns (N,) and mean pictures (N,P,H,W,3) of plans (N,P,A) from one state (1,...).
 
-    A reward counts by the chance of being alive before it, and only where the simulator's counted (N,P).
+    A reward counts by the chance of being alive before it, and only where the simulator's counted (N,P). All plans are
+    dreamt with the same luck, so that only actions tell them apart.
     """
-    begin = {k: v.expand(len(plans), *v.shape[1:]) for k, v in state.items()}
     total, pictures = torch.zeros(len(plans), dtype=torch.float64), None
-    for _ in range(DRAWS):
-        dream = model.imagine(begin, plans)
+    for draw in range(DRAWS):
+        dreams = []
+        for plan in plans:
+            model.reseed(draw)
+            dreams.append(model.imagine(state, plan[None]))
+        dream = {k: torch.cat([d[k] for d in dreams]) for k in dreams[0]}
         cont = model.cont(dream).double()
         alive = torch.cat([torch.ones_like(cont[:, :1]), cont[:, :-1]], 1).cumprod(1)
         total += (alive * model.reward(dream) * torch.from_numpy(counted)).sum(1)
@@ -98,7 +102,7 @@ def try_plans(
     kinds = ["random"] * amounts.plans + list(own)
     long = [i for i, e in enumerate(episodes) if len(e) > context]
     for n in range(amounts.starts):
-        episode, belief = (x[long[n % len(long)]] for x in (episodes, beliefs))
+        episode, belief = episodes[long[n % len(long)]], beliefs[long[n % len(long)]]
         last = max(context - 1, len(episode) - 1 - amounts.length)
         step = int(rng.integers(context - 1, last + 1))
         state = pick(belief, np.array([step]))

@@ -49,7 +49,7 @@ def page(found: dict[str, Any], target: Path, title: str) -> Path:
     _returns(plans[0], plans[1], found.get("plans"))
     s = found.get("sensitivity", {})
     names = {"model": "agreement", "shuffled actions": "shuffled", "size of differences": "gain"}
-    _curves(plans[2], "action sensitivity, 1 is right", {n: s[k] for n, k in names.items()} if s else {}, low=-0.1)
+    _curves(plans[2], "action sensitivity, 1 is right", {n: s[k] for n, k in names.items()} if s else {}, low=-0.3)
     p = found.get("probe", {})
     read = {n: [mean_known(row) for row in p[k]] for n, k in (("model", "open_loop"), ("nothing changes", "copy")) if p}
     if p:
@@ -68,6 +68,8 @@ GUESSES = (("model", "model"), ("nothing changes", "copy"), ("the mean", "mean")
 
 def _curves(axes, title: str, lines: Mapping[str, Sequence], log: bool = False, low: float | None = None) -> None:
     """Numbers over the steps since the last seen frame; what lies below `low` is off the panel."""
+    from matplotlib.ticker import LogFormatter
+
     known = {n: np.array([np.nan if x is None else x for x in line], float) for n, line in lines.items()}
     axes.set_title(title, fontsize=10)
     if not any(np.isfinite(line).any() for line in known.values()):
@@ -78,6 +80,8 @@ def _curves(axes, title: str, lines: Mapping[str, Sequence], log: bool = False, 
         axes.plot(np.arange(1, len(line) + 1), line, label=name, marker=marker, **STYLES[name])
     if log and min(np.nanmin(line) for line in known.values()) > 0:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter())
     if low is not None:
         axes.set_ylim(low, max(1.05, *(np.nanmax(line) for line in known.values() if np.isfinite(line).any())))
     axes.set_xlabel("steps after the last seen frame", fontsize=8)

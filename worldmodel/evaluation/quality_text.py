@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 
@@ -12,12 +12,12 @@ def report(found: dict[str, Any], left_out: Sequence[str]) -> str:
     at = [0, (reach - 1) // 2, reach - 1]
     steps = ", ".join(str(h + 1) for h in dict.fromkeys(at))
     lines = [f"open loop, at {steps} steps after the last seen frame (beside: nothing changes; the mean of all)"]
-    lines += [_row(*entry, at) for entry in _curves(found)]
+    lines += [_row(name, own, beside, good, at) for name, own, beside, good in _curves(found)]
     lines += _singles(found)
     return "\n".join([*lines, *(f"left out: {line}" for line in left_out)])
 
 
-def _curves(found: dict[str, Any]):
+def _curves(found: dict[str, Any]) -> Iterator[tuple[str, list, list[list], str]]:
     """Of each curve: its name, the model's, the guessers', and which way is good."""
     if "mse" in found:
         names = (("mse", "picture MSE", "lower"), ("psnr", "picture PSNR, dB", "higher"), ("ssim", "SSIM", "higher"))
@@ -45,7 +45,9 @@ def _row(name: str, own: list, beside: list[list], good: str, at: list[int]) -> 
 def _singles(found: dict[str, Any]) -> list[str]:
     lines = []
     kl, f = found["kl"], found["features"]
-    lines.append(f"  latent KL where every frame is seen: {_number(kl['closed_loop'])}; where a dream's would start")
+    lines.append(
+        f"  latent KL where every frame is seen: {_number(kl['closed_loop'])}; no dream is expected to stay below it"
+    )
     error = found["continuation"]["calibration_error"]
     lines.append(f"  continuation is off by {_number(error)} on average (calibration error; 0 is honest)")
     lines.append(
@@ -88,4 +90,4 @@ def mean_known(values: Sequence[float | None]) -> float | None:
 
 
 def _number(x: float | None) -> str:
-    return "unknown" if x is None else f"{x:.4g}"
+    return "unknown" if x is None else f"{x:.3g}"
