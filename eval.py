@@ -215,9 +215,8 @@ def model(run, environments, reset, args: argparse.Namespace, target: Path) -> N
     (target / "model.json").write_text(json.dumps(lines, indent=1, allow_nan=False) + "\n")
     title = f"{run.config.env.task}, {run.frames} frames: {len(episodes)} {source} episodes"
     say(report(found, quality.left_out))
-    say(
-        f"  {target / 'model.json'}\n  {page(found, target / 'model.png', title)}\nwhat each number is: docs/evaluation.md"
-    )
+    say(f"  {target / 'model.json'}\n  {page(found, target / 'model.png', title)}")
+    say("what each number is: docs/evaluation.md")
 
 
 if __name__ == "__main__":

@@ -94,7 +94,8 @@ def by_horizon(
     there = np.isfinite(state).all(-1)
     reach = int(there.any(0).sum())
     for name, key in (("open_loop", "feat"), ("copy", "feat_copy")):
-        feat = np.concatenate([t[key] for _, _, t in held])
+        feat = np.concatenate([t[key] for _, _, t in held]).astype(np.float64)
+        feat = np.broadcast_to(feat, (*there.shape, feat.shape[-1]))
         rows = [readout.r2(feat[there[:, h], h], state[there[:, h], h], among) for h in range(reach)]
         found[name] = np.stack(rows)
     return found
