@@ -8,11 +8,14 @@ import warnings
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils.env_checker import check_env
 
 import worldmodel
 from runs import ROOT, seed_dir, train
 from worldmodel import DreamEnv
+from worldmodel.episodes import SavedEpisodes
+from worldmodel.evaluation.opened import OpenedRun
 from worldmodel.rundir import RunError
 
 
@@ -70,6 +73,22 @@ def test_it_dreams_on_from_where_the_replay_was(run_dir):
     obs, info = env.reset(seed=1)
     rows = env._saved.read(info["episode"])
     assert obs.shape == rows["image"].shape[1:] and obs.dtype == np.uint8 and info["step"] < len(rows["image"])
+
+
+def test_a_dream_starts_from_what_is_believed_after_the_context(tmp_path):
+    """With a latent that draws nothing: the very posterior of those rows."""
+    train(tmp_path, "--model.latent", "deterministic", "--run.precision", "fp32", "--run.frames", "40")
+    env = DreamEnv(seed_dir(tmp_path), context=4)
+    steps = set()
+    for seed in range(5):
+        _, info = env.reset(seed=seed)
+        begin = max(0, info["step"] - 3)
+        rows = {k: v[begin : info["step"] + 1] for k, v in SavedEpisodes(env.run.path).read(info["episode"]).items()}
+        post, _ = OpenedRun(env.run, 0).observe({**rows, "is_first": np.arange(len(rows["reward"])) == 0})
+        for key in ("deter", "stoch"):
+            torch.testing.assert_close(env.state[key][0], post[key][-1], atol=1e-5, rtol=0)
+        steps.add(len(rows["reward"]))
+    assert 4 in steps
 
 
 def test_it_stops_at_the_horizon_and_pays_what_the_head_expects(run_dir):

@@ -14,6 +14,7 @@ from test_eval import evaluate
 from worldmodel.evaluation.held_out import from_replay
 from worldmodel.evaluation.imagine import dream
 from worldmodel.evaluation.opened import OpenedRun
+from worldmodel.evaluation.plans import dream_plans
 
 QUICK = ("--episodes", "3", "--starts", "2", "--plans", "4")
 
@@ -150,6 +151,19 @@ def test_an_opened_run_dreams_as_the_agent_does(tmp_path):
     np.testing.assert_allclose(model.decode(found)[0] * 255, wanted.model[4:], atol=0.51)
     assert (model.kl(post, post) == 0).all() and (model.kl(post, prior) > 0).all()
     assert model.feat(found).shape == (1, len(ahead[0]), run.model.rssm.feat_size)
+
+
+def test_plans_are_dreamt_with_the_same_luck(run_dir):
+    """So that the same plan twice is the same dream, though the latent is drawn."""
+    run = worldmodel.load(run_dir)
+    [episode] = from_replay(run.path, 1)
+    model = OpenedRun(run, 0)
+    state = {k: v[5:6] for k, v in model.observe(episode.columns)[0].items()}
+    plan = torch.full((1, 4, 2), 0.5)
+    returns, pictures = dream_plans(model, state, torch.cat([plan, plan, -plan]), np.ones((3, 4), bool))
+    assert returns[0] == returns[1] and torch.equal(pictures[0], pictures[1]) and not torch.equal(*pictures[1:])
+    draws = model.imagine(state, plan)["stoch"], model.imagine(state, plan)["stoch"]
+    assert not torch.equal(*draws)
 
 
 def test_a_behaviour_does_the_first_action_of_its_plan(run_dir):

@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from tiny_world import PLAN, Blind, Frozen, Perfect, Restless, Rosy, Shuffled, quality_of
+from envs.vector import Reset, SerialEnv
+from tiny_world import PLAN, SPACE, Blind, Frozen, Grid, Perfect, Restless, Rosy, Shuffled, quality_of
 from worldmodel.evaluation.agreement import brier, calibration_error, pearson, ranks, reliability, spearman
+from worldmodel.evaluation.held_out import Simulator, collect
 from worldmodel.evaluation.model_quality import plain
 from worldmodel.evaluation.pictures import psnr, squared_error, ssim
 from worldmodel.evaluation.sensitivity import sensitivity
+from worldmodel.evaluation.state_probe import by_horizon
+from worldmodel.rollout import Rollout, episode_seeds
 
 
 def naive_ssim(x, y):
@@ -151,6 +155,34 @@ def test_an_environment_that_does_not_come_back_is_told_about():
     found = quality_of(Perfect(), kind=Restless)
     assert any("came out elsewhere" in line for line in found.left_out)
     assert len(found.results.get("plans", {"start": []})["start"]) < 5 * 9
+
+
+def test_a_branch_ends_for_good_or_at_a_limit():
+    """Steps after an end count and earn nothing; of steps after a time limit nothing is known."""
+    towards, stay = np.full((1, 2), -1, np.float32), np.zeros((1, 2), np.float32)
+    with SerialEnv(Grid, 1) as envs:
+        rollout = Rollout(envs, Reset, SPACE, episode_seeds(1))
+        simulator = Simulator(envs, Reset, rollout.to_env)
+        [ended] = collect(rollout, lambda rows: towards, 1, lambda done: None)
+        [limited] = collect(rollout, lambda rows: stay, 1, lambda done: None)
+        assert ended.columns["is_terminal"][-1] and len(limited) == 31 and not limited.columns["is_terminal"].any()
+        last = simulator.branch(ended, len(ended) - 3, np.repeat(towards, 4, 0))
+        assert last.seen.tolist() == [True, True, False, False] and last.counted.all() and (last.reward[2:] == 0).all()
+        assert np.array_equal(last.pictures[:2], ended.columns["image"][-2:])
+        assert np.array_equal(last.reward[:2], ended.columns["reward"][-2:])
+        last = simulator.branch(limited, 28, np.repeat(stay, 4, 0))
+        assert last.seen.tolist() == [True, True, False, False] == last.counted.tolist()
+        assert simulator.branch(limited, 30, stay) is None  # over already
+
+
+def test_a_read_out_is_tested_on_episodes_that_it_was_not_fitted_to():
+    rng = np.random.default_rng(0)
+    feats, states = ([rng.normal(size=(12, n)) for _ in range(6)] for n in (40, 2))  # unrelated, yet more than rows
+    tables = [{"feat": f[None, 1:], "feat_copy": f[None, :1], "state": s[None, 1:]}
+              for f, s in zip(feats, states, strict=True)]  # fmt: skip
+    found = by_horizon(feats, states, tables)
+    assert (found["posterior"] < 0.3).all() and found["open_loop"].mean() < 0.3
+    assert found["open_loop"].shape == (11, 2) == found["copy"].shape
 
 
 def test_sensitivity_needs_two_pairs_and_leaves_out_what_was_not_reached():
