@@ -1,4 +1,4 @@
-"""Open a saved run: python eval.py RUN [returns|imagine|compare|probe] [--episodes N] [--seed S] [--section.key x]."""
+"""Open a saved run: python eval.py RUN [returns|imagine|compare|probe|model] [--seed S] [--section.key x]."""
 
 import argparse
 import json
@@ -17,13 +17,18 @@ another way than it was trained with, as in --behavior.name mpc --planner.score 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="eval.py", description=DESCRIPTION)
     parser.add_argument("run", help="a run directory, runs/<task>/<name>/seed<k>")
-    parser.add_argument("what", nargs="?", default="returns", choices=["returns", "imagine", "compare", "probe"])
-    parser.add_argument("--episodes", type=positive, default=10, help="episodes for returns, compare and probe (10)")
+    what = ["returns", "imagine", "compare", "probe", "model"]
+    parser.add_argument("what", nargs="?", default="returns", choices=what)
+    parser.add_argument("--episodes", type=positive, default=10, help="episodes, for all but imagine (10)")
     parser.add_argument("--seed", type=natural, default=0, help="seed of the episodes (0)")
     parser.add_argument("--render", choices=["auto", "gl", "fast", "ray"], help="another renderer than the run's")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--context", type=positive, default=5, help="frames seen before imagining (5)")
     parser.add_argument("--length", type=positive, default=50, help="steps imagined (50)")
+    parser.add_argument("--from", dest="source", choices=["fresh", "replay"], default="fresh",
+                        help="model: episodes played now, or the last ones of the run's replay (fresh)")  # fmt: skip
+    parser.add_argument("--starts", type=positive, default=8, help="model: states from which plans are tried (8)")
+    parser.add_argument("--plans", type=positive, default=8, help="model: random plans tried from each (8)")
     own, dotted = split_dotted(argv)
     args = parser.parse_args(own)
     _, args.changes, problems = split_arguments(dotted)
@@ -70,13 +75,21 @@ def evaluate(args: argparse.Namespace) -> int:
     run = Run.open(args.run, args.device).driven(args.changes)
     runtime.tune(run.config.run.threads)
     e = run.config.env
-    obs = "both" if args.what == "probe" and e.obs == "pixels" else e.obs
-    make = partial(envs.make, e.task, size=tuple(e.size), repeat=e.repeat, time_limit=e.time_limit, obs=obs,
-                   render=args.render or e.render, camera=e.camera)  # fmt: skip
+
+    def environments(obs: str):
+        make = partial(envs.make, e.task, size=tuple(e.size), repeat=e.repeat, time_limit=e.time_limit, obs=obs,
+                       render=args.render or e.render, camera=e.camera)  # fmt: skip
+        return make_vector(make, 1, timeout_s=e.timeout, restart_budget=e.restarts)
+
     target = run.path / "eval"
     target.mkdir(exist_ok=True)
-    with make_vector(make, 1, timeout_s=e.timeout, restart_budget=e.restarts) as vector:
-        say(f"{e.task}, {run.path}, trained on {run.frames} frames")
+    about = f"{e.task}, {run.path}, trained on {run.frames} frames"
+    if args.what == "model":
+        say(about)
+        model(run, environments, Reset, args, target)
+        return 0
+    with environments("both" if args.what == "probe" and e.obs == "pixels" else e.obs) as vector:
+        say(about)
         command = {"returns": returns, "imagine": imagine, "compare": compare, "probe": probe}[args.what]
         command(run, vector, Reset, args, target)
     return 0
@@ -182,6 +195,28 @@ def imagine(run, vector, reset, args: argparse.Namespace, target: Path) -> None:
         media.save_png(target / "imagine.png", media.enlarge(result.strip(), 384)),
     ]
     say("\n".join(f"  {path}" for path in made))
+
+
+def model(run, environments, reset, args: argparse.Namespace, target: Path) -> None:
+    """Every number of the world model's quality on held-out episodes, and a page of plots."""
+    from worldmodel.evaluation.measured import Wanted, measured
+    from worldmodel.evaluation.model_quality import plain
+    from worldmodel.evaluation.quality_page import page
+    from worldmodel.evaluation.quality_text import report
+
+    if args.plans < 4:
+        raise ValueError("--plans: two pairs of random plans are compared from every state; give at least 4")
+    wanted = Wanted(args.source, args.episodes, args.seed, args.context, args.length, args.starts, args.plans)
+    source, episodes, quality = measured(run, environments, reset, wanted)
+    found = plain(quality.results)
+    about = {"run": str(run.path), "frames": run.frames, "seed": args.seed, "source": source,
+             "episodes": len(episodes), "steps": sum(map(len, episodes))}  # fmt: skip
+    lines = {**about, "context": args.context, "left_out": quality.left_out, **found}
+    (target / "model.json").write_text(json.dumps(lines, indent=1, allow_nan=False) + "\n")
+    title = f"{run.config.env.task}, {run.frames} frames: {len(episodes)} {source} episodes"
+    say(report(found, quality.left_out))
+    say(f"  {target / 'model.json'}\n  {page(found, target / 'model.png', title)}")
+    say("what each number is: docs/evaluation.md")
 
 
 if __name__ == "__main__":

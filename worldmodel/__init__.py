@@ -4,8 +4,15 @@ import worldmodel
 run = worldmodel.load("runs/dmc_cartpole_balance/planet/seed0")
 action, carry = run.act(obs, carry)          # carry None starts an episode
 frames = run.imagine(carry, actions)         # actions (H,A) -> pictures (H,H,W,3) uint8
+env = worldmodel.DreamEnv(run.path)          # the model as a gymnasium.Env
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from worldmodel.dream_env import DreamEnv
+
+__all__ = ["DreamEnv", "load"]
 __version__ = "0.1.0"
 
 
@@ -14,3 +21,12 @@ def load(run_dir, device: str = "cpu"):
     from worldmodel.api import Run
 
     return Run.open(run_dir, device=device)
+
+
+def __getattr__(name: str):
+    """What needs torch and gymnasium is imported when it is first asked for."""
+    if name == "DreamEnv":
+        from worldmodel.dream_env import DreamEnv
+
+        return DreamEnv
+    raise AttributeError(f"module 'worldmodel' has no attribute {name!r}")

@@ -51,21 +51,29 @@ class MPC:
     def act(
         self, state: State, carry: State, is_first: Tensor, mode: str, generator: torch.Generator
     ) -> tuple[Tensor, State]:
-        device = state["deter"].device
-        fresh, std = (x.to(device) for x in self.proposal.start(len(is_first), self.horizon, self.space.size))
-        mean = fresh
+        plan = self.plan(state, carry, is_first, generator)
+        action = explore(plan[:, 0], self.space, self.noise, generator) if mode == "train" else plan[:, 0]
+        last = self._start(plan)[0][:, -1:]
+        return action, {"plan": torch.cat([plan[:, 1:], last], 1)}
+
+    def plan(self, state: State, carry: State, is_first: Tensor, generator: torch.Generator) -> Tensor:
+        """The whole plan (B,H,A) of which the first action is done."""
+        mean, std = self._start(is_first)
         if self.warm_start:
-            old = self.proposal.resume(carry["plan"].to(device), fresh)
-            mean = torch.where(is_first[:, None, None], fresh, old)
+            old = self.proposal.resume(carry["plan"].to(mean.device), mean)
+            mean = torch.where(is_first[:, None, None], mean, old)
         score = self._score(state, generator)
         proposal: Box | OneHot | Seeded = self.proposal
         with self.model.rssm.settled():
             if self.policy is not None and self.proposals:
                 drafts = self.policy.plans(self.model, state, self.proposals, self.horizon, generator)
                 proposal = Seeded(self.proposal, drafts)
-            plan = self.planner(score, mean, std, proposal, generator)
-        action = explore(plan[:, 0], self.space, self.noise, generator) if mode == "train" else plan[:, 0]
-        return action, {"plan": torch.cat([plan[:, 1:], fresh[:, -1:]], 1)}
+            return self.planner(score, mean, std, proposal, generator)
+
+    def _start(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Where a fresh search begins, for as many as a tensor (B,...) holds and on its device."""
+        mean, std = self.proposal.start(len(like), self.horizon, self.space.size)
+        return mean.to(like.device), std.to(like.device)
 
     def _score(self, state: State, generator: torch.Generator) -> GoalScore | RewardScore:
         """What plans from these states are worth."""

@@ -43,5 +43,6 @@ def finish(t, envs, reset, stop) -> bool:
     say("try next:")
     say(f"  ./wm eval {t.run.path}                # returns over more episodes")
     say(f"  ./wm eval {t.run.path} imagine        # open-loop dreams beside the truth")
+    say(f"  ./wm eval {t.run.path} model          # how good the world model is, by every measure")
     say("  ./wm train pendulum                   # another task: swing up and balance")
     return True

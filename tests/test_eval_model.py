@@ -1,0 +1,175 @@
+"""`eval.py RUN model`: a file of numbers, a page of plots, and what each number means."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import worldmodel
+from runs import seed_dir, train
+from test_eval import evaluate
+from worldmodel.evaluation.held_out import from_replay
+from worldmodel.evaluation.imagine import dream
+from worldmodel.evaluation.opened import OpenedRun
+from worldmodel.evaluation.plans import dream_plans
+
+QUICK = ("--episodes", "3", "--starts", "2", "--plans", "4")
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """Pictures that actions change, episodes of a known length."""
+    root = tmp_path_factory.mktemp("measured")
+    train(root, "--env.task", "pointmass", "--env.time_limit", "15", "--run.frames", "60")
+    return seed_dir(root, "pointmass")
+
+
+def result(run_dir):
+    return json.loads((run_dir / "eval" / "model.json").read_text())
+
+
+def test_it_leaves_numbers_a_page_and_words(run_dir):
+    out, err = evaluate(run_dir, "model", *QUICK, "--length", "6")
+    found = result(run_dir)
+    assert found["source"] == "fresh" and found["episodes"] == 3 and found["steps"] == 3 * 16
+    assert len(found["windows"]) == 6 and min(found["windows"]) > 0
+    for kind in ("mse", "psnr", "ssim"):
+        assert all(len(found[kind][guess]) == 6 for guess in ("model", "copy", "mean"))
+    assert len(found["kl"]["model"]) == 6 == len(found["reward"]["correlation"])
+    assert len(found["continuation"]["reliability_by_horizon"]) == 6
+    assert len(found["probe"]["open_loop"]) == 6 and len(found["probe"]["posterior"]) == 6  # numbers of its state
+    assert len(found["sensitivity"]["agreement"]) == 4  # steps of a plan
+    assert set(found["plans"]["kind"]) == {"random", "planner"} and len(found["plans"]["real"]) == 2 * 5
+    for words in ("lower is better", "higher is better", "exploitation", "action sensitivity", "no measured episode"):
+        assert words in out
+    with Image.open(run_dir / "eval" / "model.png") as page:
+        assert page.size == (1600, 1050)
+    assert "measuring" in err and "playing" in err
+
+
+def test_the_same_seed_measures_the_same(run_dir):
+    first = evaluate(run_dir, "model", *QUICK, "--seed", "4")[0]
+    numbers = result(run_dir)
+    assert evaluate(run_dir, "model", *QUICK, "--seed", "4")[0] == first and result(run_dir) == numbers
+    evaluate(run_dir, "model", *QUICK, "--seed", "5")
+    assert result(run_dir)["mse"] != numbers["mse"]
+
+
+def test_an_actors_plans_are_tried_too(tmp_path):
+    train(tmp_path, "--behavior.name", "actor_critic", "--run.frames", "40", "--imag.starts", "8")
+    run = seed_dir(tmp_path)
+    out, _ = evaluate(run, "model", *QUICK, "--planner.horizon", "3")
+    assert set(result(run)["plans"]["by_kind"]) == {"random", "actor", "planner"}
+    assert "actions never changed the pictures" in out and "optimism on actor plans" in out
+
+
+def test_from_the_replay_there_is_no_simulator(run_dir):
+    out, _ = evaluate(run_dir, "model", "--from", "replay", "--episodes", "2")
+    found = result(run_dir)
+    assert found["source"] == "replay" and found["episodes"] == 2
+    assert "plans" not in found and "sensitivity" not in found and "probe" not in found
+    assert "no simulator at hand" in out and "which it was trained on" in out
+
+
+def test_a_run_whose_environment_is_not_here_falls_back_on_its_replay(run_dir, tmp_path):
+    run = tmp_path / "moved"
+    shutil.copytree(run_dir, run)
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("task: pointmass", "task: not_a_module:Env"))
+    out, _ = evaluate(run, "model", "--episodes", "2")
+    assert sum("can't be made here" in line for line in out.splitlines()) == 1
+    assert result(run)["source"] == "replay"
+    shutil.rmtree(run / "replay")
+    assert "replay of this run cannot be read" in evaluate(run, "model", expect=4)[1]
+
+
+def test_a_run_that_sees_no_pictures(tmp_path):
+    train(tmp_path, "--env.task", "pendulum", "--env.obs", "state", "--run.frames", "40")
+    run = seed_dir(tmp_path, "pendulum")
+    out, _ = evaluate(run, "model", *QUICK, "--length", "5")
+    found = result(run)
+    assert "cannot draw" in out and "mse" not in found and "sensitivity" not in found
+    assert "plans" in found and "probe" in found
+
+
+def test_a_run_with_discrete_actions_and_ends(tmp_path):
+    train(tmp_path, "--env.task", "catcher", "--run.frames", "60")
+    run = seed_dir(tmp_path, "catcher")
+    out, _ = evaluate(run, "model", *QUICK, "--planner.horizon", "6")
+    found = result(run)
+    assert found["continuation"]["ends_seen"] > 0 and "no measured episode" not in out
+    assert "planner" in found["plans"]["by_kind"]
+
+
+def test_a_planner_that_lacks_its_actor_is_left_out(run_dir):
+    assert "trained no actor" in evaluate(run_dir, "model", "--planner.score", "reward+value", expect=2)[1]
+    random = ("--behavior.name", "random", "--planner.proposals", "3")
+    out, _ = evaluate(run_dir, "model", *QUICK, *random)
+    assert "no planner is measured" in out and "planner" not in result(run_dir)["plans"]["by_kind"]
+
+
+@pytest.mark.parametrize(
+    ("args", "wanted"),
+    [
+        (["--plans", "3"], "give at least 4"),
+        (["--plans", "0"], "not at least 1"),
+        (["--starts", "none"], "--starts"),
+        (["--from", "nowhere"], "invalid choice"),
+        (["--context", "40", "--episodes", "1"], "the longest episode has 16 rows"),
+        (["--model.deter", "9"], "only keys of behavior"),
+    ],
+)
+def test_impossible_options(run_dir, args, wanted):
+    assert wanted in evaluate(run_dir, "model", *args, expect=2)[1]
+
+
+def test_no_run_and_damaged_checkpoints(run_dir, tmp_path):
+    assert "is not a run directory" in evaluate(tmp_path, "model", expect=4)[1]
+    run = tmp_path / "damaged"
+    shutil.copytree(run_dir, run)
+    for weights in (run / "checkpoints").glob("*/model.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:-9])
+    err = evaluate(run, "model", expect=4)[1]
+    assert "checkpoint" in err
+
+
+def test_an_opened_run_dreams_as_the_agent_does(tmp_path):
+    """With a latent that draws nothing: the same pictures and rewards as `evaluation.imagine` finds, step by step."""
+    train(tmp_path, "--model.latent", "deterministic", "--run.precision", "fp32", "--run.frames", "40")
+    run = worldmodel.load(seed_dir(tmp_path))
+    [episode] = from_replay(run.path, 1)
+    rows = [{k: v[t] for k, v in episode.columns.items()} for t in range(len(episode))]
+    wanted = dream(run.agent, rows, 4, torch.Generator())
+    model = OpenedRun(run, 0)
+    post, prior = model.observe(episode.columns)
+    ahead = torch.from_numpy(episode.columns["prev_action"][4:])[None]
+    found = model.imagine({k: v[3:4] for k, v in post.items()}, ahead)
+    np.testing.assert_allclose(model.reward(found)[0], wanted.predicted_reward[4:], atol=1e-5)
+    np.testing.assert_allclose(model.decode(found)[0] * 255, wanted.model[4:], atol=0.51)
+    assert (model.kl(post, post) == 0).all() and (model.kl(post, prior) > 0).all()
+    assert model.feat(found).shape == (1, len(ahead[0]), run.model.rssm.feat_size)
+
+
+def test_plans_are_dreamt_with_the_same_luck(run_dir):
+    """So that the same plan twice is the same dream, though the latent is drawn."""
+    run = worldmodel.load(run_dir)
+    [episode] = from_replay(run.path, 1)
+    model = OpenedRun(run, 0)
+    state = {k: v[5:6] for k, v in model.observe(episode.columns)[0].items()}
+    plan = torch.full((1, 4, 2), 0.5)
+    returns, pictures = dream_plans(model, state, torch.cat([plan, plan, -plan]), np.ones((3, 4), bool))
+    assert returns[0] == returns[1] and torch.equal(pictures[0], pictures[1]) and not torch.equal(*pictures[1:])
+    draws = model.imagine(state, plan)["stoch"], model.imagine(state, plan)["stoch"]
+    assert not torch.equal(*draws)
+
+
+def test_a_behaviour_does_the_first_action_of_its_plan(run_dir):
+    run = worldmodel.load(run_dir)
+    state, generator = run.model.rssm.initial(2), torch.Generator()
+    begin, fresh = run.agent.behavior.init(2), torch.ones(2, dtype=torch.bool)
+    action, _ = run.agent.behavior.act(state, begin, fresh, "eval", generator.manual_seed(1))
+    plan = run.agent.behavior.plan(state, begin, fresh, generator.manual_seed(1))
+    assert plan.shape == (2, 4, 2) and torch.equal(action, plan[:, 0])

@@ -1,0 +1,178 @@
+"""A saved model as an environment: `DreamEnv` is a `gymnasium.Env` that dreams, and needs no simulator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from worldmodel.api import Run
+from worldmodel.backdrop import to_pixels
+from worldmodel.episodes import SavedEpisodes
+from worldmodel.rundir import RunError
+from worldmodel.runtime import autocast
+from worldmodel.types import State
+
+OBSERVED = ("pixels", "features")
+ENDS = ("drawn", "threshold")
+
+
+class DreamEnv(gymnasium.Env):
+    """An episode is dreamt from where one of the run's replay was at some step, after watching `context` rows of it.
+
+    `reset(options={"obs": picture})` starts instead from the first observation of an episode: a picture, or a dict of
+    image and/or vector. Observations are decoded `pixels` or the latent's `features`; rewards are expected ones. An
+    episode terminates by a draw from the continuation head, or once it thinks the end is likelier than not
+    (`threshold`), and is truncated after `horizon` steps. All is a function of seed and actions.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}
+
+    def __init__(
+        self,
+        run: Run | str | Path,
+        obs: str = "pixels",
+        horizon: int = 100,
+        seed: int = 0,
+        *,
+        context: int = 5,
+        ends: str = "drawn",
+        device: str = "cpu",
+        render_mode: str | None = None,
+    ):
+        _one_of("obs", obs, OBSERVED)
+        _one_of("ends", ends, ENDS)
+        _one_of("render_mode", render_mode, (None, "rgb_array"))
+        for name, value in (("horizon", horizon), ("context", context)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"DreamEnv: {name} must be a whole number of at least 1, not {value!r}")
+        self.run = run if isinstance(run, Run) else Run.open(run, device)
+        self.model, self.agent = self.run.model, self.run.agent
+        if (obs == "pixels" or render_mode) and not (self.model.can_draw and self.run.observation_space.image):
+            raise ValueError("DreamEnv: this model cannot draw; use obs='features' and no render_mode")
+        self.obs, self.horizon, self.context, self.ends = obs, horizon, context, ends
+        self.render_mode = render_mode
+        self.observation_space = self._observations()
+        self.action_space = self._actions()
+        self.generator = torch.Generator(self.agent.device)
+        self.state: State | None = None
+        self.steps = 0
+        self._first: int | None = seed  # of the first reset that names none
+        self._saved: SavedEpisodes | None = None
+
+    def _observations(self) -> spaces.Space:
+        if self.obs == "pixels":
+            assert self.run.observation_space.image is not None
+            return spaces.Box(0, 255, self.run.observation_space.image, np.uint8)
+        return spaces.Box(-np.inf, np.inf, (self.model.rssm.feat_size,), np.float32)
+
+    def _actions(self) -> spaces.Space:
+        space = self.run.action_space
+        if not space.discrete:
+            return spaces.Box(-1.0, 1.0, (space.size,), np.float32)
+        return spaces.Discrete(space.groups[0]) if space.scalar else spaces.MultiDiscrete(np.array(space.groups))
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        seed, self._first = self._first if seed is None else seed, None
+        super().reset(seed=seed)
+        self.generator.manual_seed(int(self.np_random.integers(2**62)))
+        info: dict[str, Any] = {}
+        if options and "obs" in options:
+            rows = self._given(options["obs"])
+        else:
+            rows, info = self._replayed()
+        self.state, self.steps = self._watched(rows), 0
+        return self._observation(), info
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        if self.state is None:
+            raise gymnasium.error.ResetNeeded("DreamEnv: call reset before step")
+        vector = torch.from_numpy(self._vector(action))[None].to(self.agent.device)
+        with torch.no_grad(), autocast(self.agent.device, self.agent.precision):
+            found = self.model.rssm.imagine_step(self.state, vector, self.generator)
+            self.state = {k: found[k].float() for k in ("deter", "stoch")}
+            reward, cont = (float(x) for x in self.model.outlook(self.model.rssm.feat(self.state)))
+        self.steps += 1
+        bar = self.np_random.random() if self.ends == "drawn" else 0.5
+        return self._observation(), reward, cont <= bar, self.steps >= self.horizon, {"cont": cont}
+
+    def render(self) -> np.ndarray | None:
+        """The dreamt picture, where `render_mode` is rgb_array."""
+        if self.render_mode is None:
+            return None
+        if self.state is None:
+            raise gymnasium.error.ResetNeeded("DreamEnv: call reset before render")
+        return self._picture(self.state)
+
+    def _observation(self) -> np.ndarray:
+        assert self.state is not None
+        if self.obs == "pixels":
+            return self._picture(self.state)
+        return self.model.rssm.feat(self.state)[0].float().cpu().numpy()
+
+    @torch.no_grad()
+    def _picture(self, state: State) -> np.ndarray:
+        with autocast(self.agent.device, self.agent.precision):
+            return to_pixels(self.model.decode(self.model.rssm.feat(state)[None]))[0, 0].cpu().numpy()
+
+    def _vector(self, action: Any) -> np.ndarray:
+        """The action as the model's vector (A,)."""
+        space = self.run.action_space
+        if not space.discrete:
+            value = np.asarray(action, np.float32)
+            if value.shape != (space.size,) or not np.isfinite(value).all():
+                raise ValueError(f"DreamEnv: an action is {space.size} finite numbers, not {action!r}")
+            return value.clip(-1, 1)
+        if not self.action_space.contains(action):
+            raise ValueError(f"DreamEnv: {action!r} is not in {self.action_space}")
+        return space.one_hot([torch.tensor(int(pick)) for pick in np.atleast_1d(action)]).numpy()
+
+    def _given(self, obs: Any) -> dict[str, np.ndarray]:
+        """One row, the first of an episode."""
+        obs = obs if isinstance(obs, dict) else {"image" if np.ndim(obs) == 3 else "vector": obs}
+        wanted = self.run.observation_space
+        for key, shape in (("image", wanted.image), ("vector", wanted.vector and (wanted.vector,))):
+            if shape and np.shape(obs.get(key)) != shape:
+                raise ValueError(f"DreamEnv: this run sees {key} of shape {shape}, not {np.shape(obs.get(key))}")
+        return {**{k: np.asarray(v)[None] for k, v in obs.items()}, "prev_action": self._no_action()}
+
+    def _replayed(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The rows up to a random step of a random episode of the replay, and which those are."""
+        try:
+            self._saved = self._saved or SavedEpisodes(self.run.path)
+            if not self._saved.count:
+                raise ValueError("it holds no episode")
+            episode = int(self.np_random.integers(self._saved.count))
+            rows = self._saved.read(episode)
+        except (ValueError, OSError) as error:
+            raise RunError(
+                f"{self.run.path}: no start for a dream in its replay ({error}); give reset(options={{'obs': ...}})", 4
+            ) from None
+        step = int(self.np_random.integers(max(1, len(rows["is_last"]) - int(rows["is_last"][-1]))))
+        seen = slice(max(0, step + 1 - self.context), step + 1)
+        return {k: v[seen] for k, v in rows.items()}, {"episode": episode, "step": step}
+
+    def _no_action(self) -> np.ndarray:
+        return np.zeros((1, self.run.action_space.size), np.float32)
+
+    @torch.no_grad()
+    def _watched(self, rows: dict[str, np.ndarray]) -> State:
+        """What is believed after rows (T,...), of which the first counts as an episode's."""
+        carry = self.agent.init(1)
+        keys = [k for k in ("image", "vector", "prev_action") if k in rows]
+        state: State = {}
+        for t in range(len(rows["prev_action"])):
+            obs = {k: torch.from_numpy(rows[k][t : t + 1]) for k in keys} | {"is_first": torch.tensor([t == 0])}
+            with autocast(self.agent.device, self.agent.precision):
+                state, _ = self.agent.filter(obs, carry, self.generator)
+            carry = {**carry, **{f"state/{k}": v for k, v in state.items()}}
+        return {k: v.float() for k, v in state.items()}
+
+
+def _one_of(name: str, value: Any, allowed: tuple) -> None:
+    if value not in allowed:
+        raise ValueError(f"DreamEnv: {name} must be {' or '.join(map(repr, allowed))}, not {value!r}")

@@ -1,0 +1,105 @@
+"""Episodes to measure a model on, and the simulator taken back to a step of one to try other actions from there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldmodel.episodes import SavedEpisodes
+from worldmodel.evaluation.opened import Columns
+from worldmodel.player import Player
+from worldmodel.rollout import Rollout
+from worldmodel.rundir import RunError
+
+
+@dataclass
+class Recorded:
+    """An episode; `vector` among its columns is the simulator's state. The seed, where known, simulates it again."""
+
+    columns: Columns
+    seed: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.columns["reward"])
+
+
+@dataclass
+class Branch:
+    """What the simulator answered to a plan of P actions.
+
+    `seen` (P,) are the steps that happened; `counted` those and, where the episode ended for good, the ones after it,
+    which earn nothing. Pictures (P,H,W,3) uint8, where there are any, are black when not seen.
+    """
+
+    reward: np.ndarray
+    seen: np.ndarray
+    counted: np.ndarray
+    pictures: np.ndarray | None
+
+
+def collect(rollout: Rollout, player: Player, count: int, on_step: Callable[[int], None]) -> list[Recorded]:
+    """Whole episodes of the first environment; `on_step` hears how many are done."""
+    found: list[Recorded] = []
+    rows: list[dict[str, Any]] = []
+    while len(found) < count:
+        seed = rollout.episodes[0].seed
+        rows.append(rollout.step(player)[0])
+        if rows[-1]["is_last"]:
+            found.append(Recorded({k: np.stack([row[k] for row in rows]) for k in rows[0]}, seed))
+            rows = []
+        on_step(len(found))
+    return found
+
+
+def from_replay(run: Path, count: int) -> list[Recorded]:
+    """The last episodes of a run's replay; RunError in one line where they can't be read."""
+    try:
+        saved = SavedEpisodes(run)
+        numbers = range(max(0, saved.count - count), saved.count)
+        found = [Recorded(saved.read(number)) for number in numbers]
+    except (ValueError, OSError) as error:
+        raise RunError(f"the replay of this run cannot be read: {error}", 4) from None
+    if not found:
+        raise RunError(f"the replay of {run} holds no episode", 4)
+    return found
+
+
+class Simulator:
+    """Environment 0 of some environments; episodes must be a pure function of seed and actions."""
+
+    def __init__(self, envs, reset: Callable[[int], Any], to_env: Callable[[np.ndarray], Any]):
+        self.envs, self.reset, self.to_env = envs, reset, to_env
+
+    def branch(self, episode: Recorded, step: int, plan: np.ndarray) -> Branch | None:
+        """Simulate an episode again up to a step, then act by a plan (P,A); None where it came out elsewhere."""
+        assert episode.seed is not None, "the simulator comes back to episodes that were played here"
+        columns = episode.columns
+        result = self._do(self.reset(episode.seed))
+        for action in columns["prev_action"][1 : step + 1]:
+            if result.is_last:
+                return None
+            result = self._do(self.to_env(action))
+        if result.is_last or any(not np.array_equal(v, columns[k][step]) for k, v in result.obs.items()):
+            return None
+        length = len(plan)
+        picture = result.obs.get("image")
+        pictures = np.zeros((length, *picture.shape), np.uint8) if picture is not None else None
+        found = Branch(np.zeros(length), np.zeros(length, bool), np.zeros(length, bool), pictures)
+        for t, action in enumerate(plan):
+            result = self._do(self.to_env(action))
+            if "fault" in result.info:
+                break
+            found.reward[t], found.seen[t], found.counted[t] = result.reward, True, True
+            if found.pictures is not None:
+                found.pictures[t] = result.obs["image"]
+            if result.is_last:
+                found.counted[t + 1 :] = result.is_terminal
+                break
+        return found
+
+    def _do(self, command: Any):
+        return self.envs.step_some({0: command})[0]

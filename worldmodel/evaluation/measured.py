@@ -1,0 +1,72 @@
+"""A saved run's model measured: where the episodes come from, and what is done where there is no simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from worldmodel.api import Run
+from worldmodel.console import Progress, say
+from worldmodel.evaluation.held_out import Recorded, Simulator, collect, from_replay
+from worldmodel.evaluation.model_quality import Quality, Real, measure
+from worldmodel.evaluation.opened import OpenedRun, own_plans
+from worldmodel.evaluation.plans import Amounts
+from worldmodel.evaluation.play_back import playing
+
+Make = Callable[[str], Any]  # environments by what is observed
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How much is to be measured, and on what: `fresh` episodes, or the last ones of the `replay`."""
+
+    source: str
+    episodes: int
+    seed: int
+    context: int
+    length: int
+    starts: int
+    plans: int
+
+
+def measured(run: Run, make: Make, reset: Callable[[int], Any], wanted: Wanted) -> tuple[str, list[Recorded], Quality]:
+    """Where the episodes came from, the episodes, and all there is to say."""
+    vector = None if wanted.source == "replay" else _opened(run, make)
+    if vector is None:
+        episodes = from_replay(run.path, wanted.episodes)
+        say(f"{len(episodes)} episodes of the run's replay, which it was trained on: no word on what it never saw")
+        return "replay", episodes, _measure(run, episodes, wanted, None)
+    with vector:
+        rollout, player = playing(run, vector, reset, wanted.seed)
+        bar = Progress(wanted.episodes, "playing")
+        episodes = collect(rollout, player, wanted.episodes, bar.update)
+        bar.close()
+        own, length, left_out = own_plans(run, wanted.seed)
+        amounts = Amounts(wanted.starts, wanted.plans, length)
+        real = Real(Simulator(vector, reset, rollout.to_env), own, run.action_space, amounts)
+        quality = _measure(run, episodes, wanted, real)
+        quality.left_out += left_out
+        return "fresh", episodes, quality
+
+
+def _opened(run: Run, make: Make) -> Any | None:
+    """Environments that show the simulator's state beside the pictures, else ones that don't; None with a line."""
+    obs = run.config.env.obs
+    why = ""
+    for seen in ["both", obs] if obs == "pixels" else [obs]:
+        try:
+            return make(seen)
+        except (ValueError, RuntimeError) as error:
+            why = " ".join(str(error).split())[:200]
+    say(f"the environment can't be made here ({why}): taking the run's replay")
+    return None
+
+
+def _measure(run: Run, episodes: list[Recorded], wanted: Wanted, real: Real | None) -> Quality:
+    bar = Progress(len(episodes) + (real.work if real else 0), "measuring")
+    quality = measure(
+        OpenedRun(run, wanted.seed), episodes, wanted.context, wanted.length, wanted.seed, real, bar.update
+    )
+    bar.close()
+    return quality

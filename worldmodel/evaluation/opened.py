@@ -1,0 +1,148 @@
+"""A model as evaluation sees it: what it believes, dreams, draws and predicts. Any simulator can be wrapped as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodel.api import Run
+from worldmodel.rundir import RunError
+from worldmodel.runtime import autocast, seed_of, seeded
+from worldmodel.types import State
+
+Columns = dict[str, np.ndarray]  # an episode's rows, key by key (T,...)
+Planner = Callable[[State], Tensor]  # states (N,...) -> plans (N,P,A)
+
+
+class Opened(Protocol):
+    """States have leaves (...,X) and whatever else `kl` compares; all answers are on the CPU in fp32."""
+
+    draws: bool  # whether `decode` can be asked
+
+    def observe(self, episode: Columns) -> tuple[State, State]:
+        """What is believed once each row (T,...) is seen, and what was expected just before."""
+        ...
+
+    def reseed(self, number: int) -> None:
+        """Draw from here on what was drawn after this number was given before."""
+        ...
+
+    def imagine(self, state: State, actions: Tensor) -> State:
+        """Open loop, one draw: states (N,...), actions (N,H,A) -> (N,H,...)."""
+        ...
+
+    def decode(self, state: State) -> Tensor:
+        """Mean pictures (...,H,W,3) in [0, 1]."""
+        ...
+
+    def reward(self, state: State) -> Tensor:
+        """Expected reward on arrival (...)."""
+        ...
+
+    def cont(self, state: State) -> Tensor:
+        """Probability of going on after arrival (...)."""
+        ...
+
+    def feat(self, state: State) -> Tensor:
+        """Features (...,F), free of the noise of a draw."""
+        ...
+
+    def kl(self, post: State, prior: State) -> Tensor:
+        """How far a belief is from an expectation, in nats (...)."""
+        ...
+
+
+class OpenedRun:
+    """A saved run as an `Opened`; the same seed gives the same answers to the same questions."""
+
+    def __init__(self, run: Run, seed: int):
+        self.model, self.agent = run.model, run.agent
+        self.seen = [k for k in ("image", "vector") if getattr(run.observation_space, k)]
+        self.draws = self.model.can_draw and "image" in self.seen
+        self.seed, self.generator = seed, seeded(seed, 11, device=run.agent.device.type)
+
+    def reseed(self, number: int) -> None:
+        self.generator.manual_seed(seed_of(self.seed, 11, number))
+
+    @torch.no_grad()
+    def observe(self, episode: Columns) -> tuple[State, State]:
+        keys = [*self.seen, "prev_action", "is_first"]
+        batch = {k: torch.from_numpy(np.ascontiguousarray(episode[k]))[None].to(self.agent.device) for k in keys}
+        with torch.random.fork_rng(devices=[]), autocast(self.agent.device, self.agent.precision):
+            # Whole sequences are filtered with torch's own random numbers.
+            torch.manual_seed(int(torch.randint(2**62, (), generator=self.generator, device=self.agent.device)))
+            _, post, prior = self.model.observe(batch)
+        return {k: v[0].float() for k, v in post.items()}, {k: v[0].float() for k, v in prior.items()}
+
+    @torch.no_grad()
+    def imagine(self, state: State, actions: Tensor) -> State:
+        rssm = self.model.rssm
+        start = {k: state[k] for k in ("deter", "stoch")}
+        with autocast(self.agent.device, self.agent.precision):
+            found = rssm.imagine(start, actions.to(self.agent.device), self.generator)
+            return {k: v.float() for k, v in {**found, **rssm.latent.dist(rssm.prior_net(found["deter"]))}.items()}
+
+    @torch.no_grad()
+    def decode(self, state: State) -> Tensor:
+        with autocast(self.agent.device, self.agent.precision):
+            feat = self.model.rssm.feat(state)
+            pictures = self.model.decode(feat.reshape(1, -1, feat.shape[-1]))[0]
+        return pictures.float().clamp(0, 1).unflatten(0, feat.shape[:-1]).cpu()
+
+    def reward(self, state: State) -> Tensor:
+        return self._outlook(state)[0]
+
+    def cont(self, state: State) -> Tensor:
+        return self._outlook(state)[1]
+
+    @torch.no_grad()
+    def _outlook(self, state: State) -> list[Tensor]:
+        with autocast(self.agent.device, self.agent.precision):
+            return [x.float().cpu() for x in self.model.outlook(self.model.rssm.feat(state))]
+
+    def feat(self, state: State) -> Tensor:
+        return self.model.rssm.expected_feat(state).float().cpu()
+
+    def kl(self, post: State, prior: State) -> Tensor:
+        return self.model.rssm.latent.kl(post, prior).cpu()
+
+
+def own_plans(run: Run, seed: int) -> tuple[dict[str, Planner], int, list[str]]:
+    """The actor's and the planner's ways to make plans, how long those are, and what is missing, a line each."""
+    generator = seeded(seed, 12, device=run.agent.device.type)
+    length, left_out = run.config.planner.horizon, []
+    found: dict[str, Planner] = {}
+    if run.policy is not None:
+        policy = run.policy
+        found["actor"] = _wrapped(run, lambda state: policy.plans(run.model, state, 1, length, generator)[:, 0])
+    if run.config.planner.score == "goal_distance":
+        left_out.append("plans towards a goal are not plans for reward: no planner is measured")
+        return found, length, left_out
+    try:
+        behavior = run.driven([("behavior.name", "mpc")]).agent.behavior
+    except RunError:
+        left_out.append("the planner of this run needs the actor or the critic that it lacks: no planner is measured")
+        return found, length, left_out
+
+    def search(state: State) -> Tensor:
+        count = len(state["deter"])
+        fresh = torch.ones(count, dtype=torch.bool, device=state["deter"].device)
+        return behavior.plan(state, behavior.init(count), fresh, generator)
+
+    found["planner"] = _wrapped(run, search)
+    return found, length, left_out
+
+
+def _wrapped(run: Run, plan: Planner) -> Planner:
+    """In the precision the run acts in, without gradients; from the entries of a state that are carried on."""
+
+    @torch.no_grad()
+    def wrapped(state: State) -> Tensor:
+        with autocast(run.agent.device, run.agent.precision):
+            return plan({k: state[k] for k in ("deter", "stoch")}).float().cpu()
+
+    return wrapped

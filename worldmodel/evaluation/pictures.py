@@ -1,0 +1,44 @@
+"""How alike two pictures are: squared error, PSNR and SSIM, each of pictures (...,H,W,C) in [0, 1] to (...)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# What rounding to 8 bits costs by itself: no picture is known better, so that PSNR stays finite.
+FINEST = (1 / 255) ** 2 / 12
+WINDOW, SIGMA = 11, 1.5
+STEADY = (0.01**2, 0.03**2)  # keep the two ratios of SSIM finite in flat regions
+
+
+def squared_error(found: Tensor, truth: Tensor) -> Tensor:
+    return (found - truth).square().mean((-3, -2, -1))
+
+
+def psnr(error: Tensor) -> Tensor:
+    """Decibels of a squared error; at most 58.9, for a picture without any."""
+    return -10 * error.clamp(min=FINEST).log10()
+
+
+def ssim(found: Tensor, truth: Tensor) -> Tensor:
+    """Structural similarity (Wang et al. 2004, eq. 13), the mean over all windows that lie inside and all channels.
+
+    A Gaussian window of 11 pixels; the largest odd one that fits where pictures are smaller.
+    """
+    shape, (height, width, channels) = found.shape[:-3], found.shape[-3:]
+    size = min(WINDOW, height - 1 + height % 2, width - 1 + width % 2)
+    offset = torch.arange(size, dtype=found.dtype, device=found.device) - size // 2
+    weight = torch.exp(-0.5 * (offset / SIGMA).square())
+    weight = weight / weight.sum()
+
+    def blurred(x: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(x, weight.view(1, 1, -1, 1)), weight.view(1, 1, 1, -1))
+
+    x, y = (p.movedim(-1, -3).reshape(-1, 1, height, width) for p in (found, truth.expand_as(found)))
+    mean_x, mean_y = blurred(x), blurred(y)
+    var_x, var_y = blurred(x * x) - mean_x * mean_x, blurred(y * y) - mean_y * mean_y
+    both = blurred(x * y) - mean_x * mean_y
+    light = (2 * mean_x * mean_y + STEADY[0]) / (mean_x * mean_x + mean_y * mean_y + STEADY[0])
+    form = (2 * both + STEADY[1]) / (var_x + var_y + STEADY[1])
+    return (light * form).mean((-3, -2, -1)).view(*shape, channels).mean(-1)

@@ -1,0 +1,93 @@
+"""What the numbers of a model's quality mean, in a few lines for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+
+def report(found: dict[str, Any], left_out: Sequence[str]) -> str:
+    """A table over horizons, then single numbers; `found` is what the JSON file holds."""
+    reach = len(found["windows"])
+    at = [0, (reach - 1) // 2, reach - 1]
+    steps = ", ".join(str(h + 1) for h in dict.fromkeys(at))
+    lines = [f"open loop, at {steps} steps after the last seen frame (beside: nothing changes; the mean of all)"]
+    lines += [_row(name, own, beside, good, at) for name, own, beside, good in _curves(found)]
+    lines += _singles(found)
+    return "\n".join([*lines, *(f"left out: {line}" for line in left_out)])
+
+
+def _curves(found: dict[str, Any]) -> Iterator[tuple[str, list, list[list], str]]:
+    """Of each curve: its name, the model's, the guessers', and which way is good."""
+    if "mse" in found:
+        names = (("mse", "picture MSE", "lower"), ("psnr", "picture PSNR, dB", "higher"), ("ssim", "SSIM", "higher"))
+        for key, name, good in names:
+            yield name, found[key]["model"], [found[key]["copy"], found[key]["mean"]], f"{good} is better"
+    yield "latent KL, nats", found["kl"]["model"], [found["kl"]["copy"]], "lower is better"
+    rmse = found["reward"]["rmse"]
+    yield "reward error (RMSE)", rmse["model"], [rmse["copy"], rmse["mean"]], "lower is better"
+    yield "reward correlation", found["reward"]["correlation"], [], "1 is best"
+    brier = found["continuation"]["brier"]
+    yield "continuation (Brier)", brier["model"], [brier["mean"]], "lower is better"
+    if "probe" in found:
+        means = [[mean_known(row) for row in found["probe"][k]] for k in ("open_loop", "copy")]
+        yield "state read off, R^2", means[0], [means[1]], "1 is all of it, 0 nothing"
+
+
+def _row(name: str, own: list, beside: list[list], good: str, at: list[int]) -> str:
+    cells = []
+    for h in dict.fromkeys(at):
+        others = " ".join(_number(other[h]) for other in beside)
+        cells.append(_number(own[h]) + (f" ({others})" if beside else ""))
+    return f"  {name:<22}{'  '.join(f'{cell:<26}' for cell in cells)}{good}"
+
+
+def _singles(found: dict[str, Any]) -> list[str]:
+    lines = []
+    kl, f = found["kl"], found["features"]
+    lines.append(
+        f"  latent KL where every frame is seen: {_number(kl['closed_loop'])}; no dream is expected to stay below it"
+    )
+    error = found["continuation"]["calibration_error"]
+    lines.append(f"  continuation is off by {_number(error)} on average (calibration error; 0 is honest)")
+    lines.append(
+        f"  features: effective rank {f['posterior/rank']:.1f} of {f['size']}, std {f['posterior/std']:.3f}; dreams at "
+        f"the last step {f['open_loop/rank']:.1f} and {f['open_loop/std']:.3f}; near 1 or 0 they have collapsed"
+    )
+    if "probe" in found:
+        share = mean_known(found["probe"]["posterior"])
+        lines.append(f"  state read off what is believed: R^2 {_number(share)}; 1 is all of it, 0 nothing")
+    if "sensitivity" in found:
+        s = found["sensitivity"]
+        ends = [f"{_number(s[k][0])} to {_number(s[k][-1])}" for k in ("agreement", "shuffled", "gain")]
+        lines.append(
+            f"  action sensitivity from step 1 to {len(s['gain'])}: {ends[0]}, 1 is right; with shuffled actions "
+            f"{ends[1]}, lower is better; size of differences {ends[2]}, 1 is right"
+        )
+    if "plans" in found:
+        lines += _plans(found["plans"])
+    return lines
+
+
+def _plans(plans: dict[str, Any]) -> list[str]:
+    lines = [
+        f"  imagined against real returns: rank correlation {_number(plans['rank_within'])} among plans from one "
+        f"state, {_number(plans['rank_pooled'])} among all; 1 is best"
+    ]
+    for kind, x in plans["by_kind"].items():
+        name = {"planner": "exploitation (the planner's own plans)"}.get(kind, f"optimism on {kind} plans")
+        lines.append(
+            f"  {name}: imagined {_number(x['imagined'])} minus real {_number(x['real'])} = {_number(x['gap'])}, 95 % "
+            f"interval {_number(x['gap_low'])} to {_number(x['gap_high'])}; 0 is best"
+        )
+    return lines
+
+
+def mean_known(values: Sequence[float | None]) -> float | None:
+    """The mean of what is known."""
+    known = [x for x in values if x is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _number(x: float | None) -> str:
+    return "unknown" if x is None else f"{x:.3g}"
