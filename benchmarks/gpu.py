@@ -1,4 +1,4 @@
-"""python benchmarks/gpu.py [PRESET ...] [--device cuda|cpu] [--updates N] [--out FILE]: whole updates on a GPU, as a table.
+"""python benchmarks/gpu.py [PRESET ...] [--device cuda|cpu] [--updates N] [--out FILE]: whole updates on a GPU.
 
 For each preset, on random batches: updates a second with a CUDA graph and without, kernels an update, the share of the
 time in which one runs, memory, and the arithmetic beside this card's own matrix products. On a CPU the same lines come
