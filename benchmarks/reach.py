@@ -27,7 +27,7 @@ from worldmodel.console import Progress, say
 
 COLUMNS = 9  # pictures of an episode in the strip, before the goal
 WANDER = 20  # most random steps before the picture of a goal is taken
-BLUE, GREEN = (70, 140, 255), (90, 220, 120)
+BLUE, GREEN, BAR = (70, 140, 255), (90, 220, 120), 2
 
 Policy = Callable[[np.ndarray, Any], tuple[np.ndarray, Any]]
 
@@ -139,12 +139,12 @@ def at_random(course: Course, generator: np.random.Generator, shown: np.ndarray)
 
 
 def row_of(played: Played, shown: np.ndarray) -> np.ndarray:
-    """Start, every few steps, end and, under a green bar, the goal: (H, columns*W, 3)."""
+    """Start, every few steps, end, all under a blue bar, and the goal under a green one: (H+BAR, columns*W, 3)."""
     picks = np.linspace(0, len(played.pictures) - 1, COLUMNS).round().astype(int)
-    row = [played.pictures[i].copy() for i in picks] + [shown.copy()]
-    for picture, colour in ((row[0], BLUE), (row[-2], BLUE), (row[-1], GREEN)):
-        picture[:2] = colour
-    return np.concatenate(row, 1)
+    row = np.concatenate([*(played.pictures[i] for i in picks), shown], 1)
+    bar = np.empty((BAR, *row.shape[1:]), np.uint8)
+    bar[:, : -shown.shape[1]], bar[:, -shown.shape[1] :] = BLUE, GREEN
+    return np.concatenate([bar, row])
 
 
 def summary(episodes: list[Played], within: float) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def measure(args: argparse.Namespace) -> int:
         results[name] = summary(episodes, course.within)
     bar.close()
     out = Path(args.out)
-    media.save_png(out, media.enlarge(np.concatenate(rows), 96 * len(rows)))
+    media.save_png(out, media.enlarge(np.concatenate(rows), 128 * len(rows)))
     about = {"task": run.config.env.task, "steps": args.steps, "within": course.within, "seed": args.seed}
     out.with_suffix(".json").write_text(json.dumps({**about, "players": results}, indent=1) + "\n")
     say(f"{run.config.env.task}: within {course.within} of the goal after {args.steps} steps")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import envs
-from benchmarks.reach import COLUMNS, TASKS, Course, at_random
+from benchmarks.reach import BAR, COLUMNS, TASKS, Course, at_random
 from runs import ROOT, seed_dir, train
 
 
@@ -80,7 +80,7 @@ def test_one_command_compares_runs_and_says_what_it_cannot(tmp_path):
     assert len(found["players"]) == 3 and all(r["episodes"] == 2 for r in found["players"].values())
     assert len({r["gap_at_start"] for r in found["players"].values()}) == 1
     width, height = Image.open(tmp_path / "a" / "strip.png").size
-    assert width * 3 == height * (COLUMNS + 1)
+    assert width * 3 * (16 + BAR) == height * 16 * (COLUMNS + 1)
     reach(*asked, "--out", tmp_path / "b.png")
     assert json.loads((tmp_path / "b.json").read_text()) == found, "the same again"
     for args, wanted in (
