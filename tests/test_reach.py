@@ -1,6 +1,7 @@
 """How often saved runs reach what a picture shows: the command, its measure, and what it cannot be asked."""
 
 import json
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 import envs
-from benchmarks.reach import BAR, COLUMNS, TASKS, Course, at_random
+from benchmarks.reach import BAR, COLUMNS, TASKS, Course, at_random, opened
 from runs import ROOT, seed_dir, train
 
 
@@ -67,13 +68,22 @@ def reach(*args, cwd=ROOT, expect=0):
     return done.stdout, done.stderr
 
 
-def test_one_command_compares_runs_and_says_what_it_cannot(tmp_path):
-    small = ("--env.size", "[16,16]", "--run.frames", "30")
-    train(tmp_path, "--env.task", "rope", *small, "--loss.objective", "{forward_contrastive: 1.0}")
-    train(tmp_path, "--env.task", "rope", *small, "--run.name", "draws")
-    train(tmp_path, "--env.task", "pendulum", *small)
-    contrast, draws = seed_dir(tmp_path, "rope"), seed_dir(tmp_path, "rope", "draws")
-    asked = (contrast, draws, "--episodes", "2", "--steps", "5", "--planner.horizon", "2")
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Run directories: one that compares, one that draws, and one that says it plays another task."""
+    root = tmp_path_factory.mktemp("reach")
+    small = ("--env.task", "rope", "--env.size", "[16,16]", "--run.frames", "30")
+    train(root, *small, "--loss.objective", "{forward_contrastive: 1.0}")
+    train(root, *small, "--run.name", "draws")
+    contrast, draws = seed_dir(root, "rope"), seed_dir(root, "rope", "draws")
+    swings = shutil.copytree(draws, root / "swings")
+    text = (swings / "config.yaml").read_text()
+    (swings / "config.yaml").write_text(text.replace("task: rope", "task: pendulum"))
+    return contrast, draws, swings
+
+
+def test_one_command_compares_runs(trained, tmp_path):
+    asked = (*trained[:2], "--episodes", "2", "--steps", "5", "--planner.horizon", "2")
     out, _ = reach(*asked, "--out", tmp_path / "a" / "strip.png")
     assert "(learnt)" in out and "(belief)" in out and "random actions" in out
     found = json.loads((tmp_path / "a" / "strip.json").read_text())
@@ -83,11 +93,17 @@ def test_one_command_compares_runs_and_says_what_it_cannot(tmp_path):
     assert width * 3 * (16 + BAR) == height * 16 * (COLUMNS + 1)
     reach(*asked, "--out", tmp_path / "b.png")
     assert json.loads((tmp_path / "b.json").read_text()) == found, "the same again"
-    for args, wanted in (
-        ((seed_dir(tmp_path, "pendulum"),), "is known for pointmass, rope only"),
-        ((contrast, seed_dir(tmp_path, "pendulum")), "play different tasks"),
-        ((contrast, "--planner.horizn", "3"), "did you mean planner.horizon?"),
-        ((contrast, "--goal.distance", "learned"), "did you mean learnt?"),
+
+
+def test_what_it_cannot_be_asked_is_one_line(trained):
+    contrast, _, swings = map(str, trained)
+    for paths, changes, wanted in (
+        ([swings], [], "is known for pointmass, rope only"),
+        ([contrast, swings], [], "play different tasks"),
+        ([contrast], [("planner.horizn", "3")], "did you mean planner.horizon?"),
+        ([contrast], [("goal.distance", "learned")], "did you mean learnt?"),
     ):
-        assert wanted in reach(*args, expect=2)[1]
-    assert "is not a run directory" in reach(tmp_path / "nowhere", expect=4)[1]
+        with pytest.raises(ValueError) as caught:
+            opened(paths, changes)
+        assert wanted in str(caught.value) and "\n" not in str(caught.value)
+    assert "is not a run directory" in reach(contrast + "/nowhere", expect=4)[1]
