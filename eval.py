@@ -74,11 +74,12 @@ def evaluate(args: argparse.Namespace) -> int:
 
     run = Run.open(args.run, args.device).driven(args.changes)
     runtime.tune(run.config.run.threads)
-    e = run.config.env
+    e, d = run.config.env, run.config.distract
 
     def environments(obs: str):
         make = partial(envs.make, e.task, size=tuple(e.size), repeat=e.repeat, time_limit=e.time_limit, obs=obs,
-                       render=args.render or e.render, camera=e.camera)  # fmt: skip
+                       render=args.render or e.render, camera=e.camera, strength=d.strength, kind=d.kind,
+                       held_out=True)  # fmt: skip
         return make_vector(make, 1, timeout_s=e.timeout, restart_budget=e.restarts)
 
     target = run.path / "eval"

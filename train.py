@@ -56,10 +56,11 @@ def train(c) -> int:
     world.led(lambda: run.open(c, launch.restarts))
     run.check_seen()
     make = partial(envs.make, c.env.task, size=tuple(c.env.size), repeat=c.env.repeat, time_limit=c.env.time_limit,
-                   obs=c.env.obs, render=c.env.render, camera=c.env.camera)  # fmt: skip
+                   obs=c.env.obs, render=c.env.render, camera=c.env.camera, strength=c.distract.strength,
+                   kind=c.distract.kind)  # fmt: skip
     patient = partial(make, patience=c.env.patience, floor=c.env.patience_floor)
     vector = partial(make_vector, timeout_s=c.env.timeout, restart_budget=c.env.restarts)
-    playing = vector(make, 1) if world.main else contextlib.nullcontext()
+    playing = vector(partial(make, held_out=True), 1) if world.main else contextlib.nullcontext()
     with world, run, vector(patient, c.env.num) as collecting, playing as testing:
         t = Training(c, collecting, Reset, run, device, world)
         resumed = snapshot.resume(t)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+import envs
 from envs.dmc import DMC
 from envs.render import RendererError, choose_renderer
 
@@ -26,19 +27,35 @@ def bench(tasks: tuple[str, ...] = TASKS, seconds: float = 6.0) -> dict[str, dic
     return results
 
 
+def distract(rounds: int = 50) -> dict[str, dict[str, Any]]:
+    """Milliseconds of a step before a moving background; the baseline is the same step without."""
+    made = {name: envs.make(name) for name in ("distract:pointmass", "pointmass")}
+    times: dict[str, list[float]] = {name: [] for name in made}
+    for env in made.values():
+        env.reset(seed=0)
+    for _ in range(rounds):
+        for name, env in made.items():
+            action = np.zeros(2, np.float32)
+            start = time.perf_counter()
+            env.step(action)
+            times[name].append(time.perf_counter() - start)
+    both = {name: 1e3 * statistics.median(each) for name, each in times.items()}
+    return {"distract.step": {"value": both["distract:pointmass"], "unit": "ms", "baseline": both["pointmass"]}}
+
+
 def _rates(task: str, seconds: float) -> dict[str, float]:
     """Return the median rate of each renderer that works here."""
-    envs = {name: DMC(task, render=name) for name in _usable()}
-    for env in envs.values():
+    drawn = {name: DMC(task, render=name) for name in _usable()}
+    for env in drawn.values():
         env.reset(seed=0)
         env.render()
-    rates: dict[str, list[float]] = {name: [] for name in envs}
-    generators = {name: np.random.default_rng(0) for name in envs}
+    rates: dict[str, list[float]] = {name: [] for name in drawn}
+    generators = {name: np.random.default_rng(0) for name in drawn}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(rates["ray"]) < 3:
-        for name, env in envs.items():
+        for name, env in drawn.items():
             rates[name].append(_round(env, generators[name]))
-    for env in envs.values():
+    for env in drawn.values():
         env.close()
     return {name: statistics.median(each) for name, each in rates.items()}
 

@@ -1,6 +1,6 @@
 """python benchmarks/run.py [NAME ...] [--json]: what this machine does, each figure beside a baseline of its run.
 
-NAME picks groups by prefix (roofline update objectives plan policy replay render) or is a full name such as plan.
+NAME picks groups by prefix (roofline update objectives plan policy replay render distract) or is a full name.
 """
 
 from __future__ import annotations
@@ -33,6 +33,11 @@ def groups():
 
         return render.bench(RENDER_TASKS)
 
+    def distract():
+        from benchmarks import render
+
+        return render.distract()
+
     return {
         "roofline": lambda: compute("roofline"),
         "update.small": lambda: compute("update", "small"),
@@ -42,6 +47,7 @@ def groups():
         "policy": lambda: compute("policy"),
         "replay": replay,
         "render": render,
+        "distract": distract,
     }
 
 

@@ -7,14 +7,20 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from envs.names import FORMS, NAMES, SUITE, TASKS, check_name
+from envs.names import DISTRACT, FORMS, NAMES, SUITE, TASKS, check_name
 
 if TYPE_CHECKING:
     import gymnasium
 
 __all__ = ["FORMS", "NAMES", "SUITE", "TASKS", "check_name", "expert", "make"]
 
-_CLASSES = {"pointmass": "PointMass", "pendulum": "Pendulum", "catcher": "Catcher", "counter": "Counter"}
+_CLASSES = {
+    "pointmass": "PointMass",
+    "pendulum": "Pendulum",
+    "catcher": "Catcher",
+    "rope": "Rope",
+    "counter": "Counter",
+}
 _OBS = ("pixels", "state", "both")
 
 
@@ -29,46 +35,78 @@ def make(
     camera: int | str | None = None,
     patience: int | None = None,
     floor: float = 0.0,
+    strength: float = 1.0,
+    kind: str = "both",
+    held_out: bool = False,
 ) -> gymnasium.Env:
     """Return the environment called `name`.
 
     Observations are Box (H, W, 3) uint8, with obs=state Box (n,) float32, with obs=both a Dict of image and vector;
     actions are Box(-1, 1, (A,)), Discrete or MultiDiscrete. `time_limit` counts control steps; None keeps the task's.
     `patience` ends an episode after so many steps in a row with a reward of at most `floor` per control step.
-    From the inside out: task, normalised actions, time limit, repeat, picture, boundary checks. The limit lies inside
-    the repeat so that an episode never runs over it, the picture outside so that only what is seen is drawn.
+    `strength` and `kind` are those of distract: backgrounds; `held_out` ones are never seen where it is false.
+    From the inside out: task, normalised actions, time limit, repeat, picture, background, boundary checks. The limit
+    lies inside the repeat so that no episode runs over it, the picture outside so that only what is seen is drawn.
     """
-    if patience:
-        from envs.wrappers import Patience
-
-        whole = make(name, size=size, repeat=repeat, time_limit=time_limit, obs=obs, render=render, camera=camera)
-        return Patience(whole, patience, floor)
     check_name(name)
     size = _checked(size, repeat, time_limit, obs)
-    if not name.startswith("dmc:") and camera is not None:
+    plain = name.removeprefix(DISTRACT)
+    if not plain.startswith("dmc:") and camera is not None:
         raise ValueError(f"{name} has one camera only: leave camera empty (got {camera!r})")
-    from envs.wrappers import Check
+    from envs.wrappers import Check, Patience
 
-    if name in NAMES:
-        return Check(_builtin(name, size, repeat, time_limit, obs), name)
-    if name.startswith("dmc:"):
-        from envs.dmc import DMC
-
-        task = name.removeprefix("dmc:")
-        env = DMC(task, size=size, repeat=repeat, render=render, camera=camera, obs=obs, time_limit=time_limit)
-        return Check(env, name)
-    from envs import gym
-
-    inner = gym.registered(name.removeprefix("gym:"), size) if name.startswith("gym:") else gym.custom(name, size)
-    return Check(gym.adapt(inner, name, size=size, repeat=repeat, time_limit=time_limit, obs=obs), name)
+    env = _plain(plain, size, repeat, time_limit, obs, render, camera)
+    if name != plain:
+        env = _distracted(env, plain, strength, kind, held_out)
+    env = Check(env, name)
+    return Patience(env, patience, floor) if patience else env
 
 
 def expert(name: str) -> Callable[[gymnasium.Env], Any]:
     """Return a built-in task's good policy, which acts on the true state of the env it is given."""
-    if name not in NAMES:
+    plain = name.removeprefix(DISTRACT)
+    if plain not in NAMES:
         raise ValueError(f"there is no expert for {name!r}, only for {', '.join(NAMES)}")
-    policy = importlib.import_module(f"envs.{name}").expert
+    policy = importlib.import_module(f"envs.{plain}").expert
     return lambda env: policy(env.unwrapped)
+
+
+def _plain(
+    name: str,
+    size: tuple[int, int],
+    repeat: int,
+    time_limit: int | None,
+    obs: str,
+    render: str,
+    camera: int | str | None,
+) -> gymnasium.Env:
+    """Return an environment without distractors or checks."""
+    if name in NAMES:
+        return _builtin(name, size, repeat, time_limit, obs)
+    if name.startswith("dmc:"):
+        from envs.dmc import DMC
+
+        task = name.removeprefix("dmc:")
+        return DMC(task, size=size, repeat=repeat, render=render, camera=camera, obs=obs, time_limit=time_limit)
+    from envs import gym
+
+    inner = gym.registered(name.removeprefix("gym:"), size) if name.startswith("gym:") else gym.custom(name, size)
+    return gym.adapt(inner, name, size=size, repeat=repeat, time_limit=time_limit, obs=obs)
+
+
+def _distracted(env: gymnasium.Env, name: str, strength: float, kind: str, held_out: bool) -> gymnasium.Env:
+    """Put a moving background behind what belongs to the task."""
+    from envs.distract import KINDS, Distract
+
+    try:
+        if not 0.0 <= strength <= 1.0:
+            raise ValueError(f"strength must lie between 0 and 1, not {strength!r}")
+        if kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
+        return Distract(env, name, strength, kind, held_out)
+    except BaseException:
+        env.close()
+        raise
 
 
 def _builtin(name: str, size: tuple[int, int], repeat: int, time_limit: int | None, obs: str) -> gymnasium.Env:

@@ -36,7 +36,7 @@ class Counter(Task):
         return Canvas(size, (0, 0, 0), (0, 0, 0))
 
     def draw(self, board: Canvas) -> None:
-        board.image[:] = (self.count % 256, self.count // 256 % 256, self.tag)
+        board.fill((self.count % 256, self.count // 256 % 256, self.tag))
 
 
 def expert(env: Task) -> np.ndarray:

@@ -203,6 +203,10 @@ class DMC(gymnasium.Env):
         """Return the current mask (height, width) of what is neither sky nor ground."""
         return rendering.foreground(self.physics, self._drawer().segment(self.physics))
 
+    def mask(self) -> np.ndarray:
+        """Return how far (height, width) in [0, 1] each pixel of the last picture shows neither sky nor ground."""
+        return self._drawer().mask(self.physics)
+
     def _drawer(self) -> Any:
         """Return the renderer, made when it is first needed."""
         if self._renderer is None:

@@ -19,10 +19,17 @@ class Canvas:
         column = np.asarray(top, np.float32) * (1 - mix) + np.asarray(bottom, np.float32) * mix
         self.background = np.ascontiguousarray(np.broadcast_to(column, (*size, 3)), np.float32)
         self.image = self.background.copy()
+        self.cover: np.ndarray | None = None  # share (H, W) of each pixel drawn over since `clear`, where it is kept
 
     def clear(self) -> None:
         """Put the background back."""
         np.copyto(self.image, self.background)
+        if self.cover is not None:
+            self.cover.fill(0.0)
+
+    def watch(self) -> None:
+        """Keep `cover` from the next `clear` on."""
+        self.cover = np.zeros((self.height, self.width), np.float32)
 
     def keep(self) -> None:
         """Make what is drawn so far the background."""
@@ -31,6 +38,12 @@ class Canvas:
     def pixels(self) -> np.ndarray:
         """Return the picture as (H, W, 3) uint8."""
         return np.rint(self.image).astype(np.uint8)
+
+    def fill(self, colour: Colour) -> None:
+        """Paint all of it."""
+        self.image[:] = colour
+        if self.cover is not None:
+            self.cover.fill(1.0)
 
     def disc(self, x: float, y: float, radius: float, colour: Colour) -> None:
         """Fill a circle."""
@@ -49,7 +62,7 @@ class Canvas:
         ax, ay = x1 - x0, y1 - y0
         length2 = ax * ax + ay * ay
         if length2 > 0:
-            along = np.clip((dx * ax + dy * ay) / length2, 0.0, 1.0)
+            along = np.minimum(np.maximum((dx * ax + dy * ay) / length2, 0.0), 1.0)
             dx, dy = dx - along * ax, dy - along * ay
         self._blend(window, np.sqrt(dx * dx + dy * dy) - radius, colour)
 
@@ -61,16 +74,19 @@ class Canvas:
 
     def _window(self, left: float, right: float, low: float, high: float) -> tuple[slice, slice]:
         """Return the rows and columns that a shape within these bounds can touch."""
-        column = self.width / 2 + np.array([left, right]) / self.pixel
-        row = self.height / 2 - np.array([high, low]) / self.pixel
-        rows = slice(max(int(row[0]) - 1, 0), max(int(row[1]) + 2, 0))
-        return rows, slice(max(int(column[0]) - 1, 0), max(int(column[1]) + 2, 0))
+        top, bottom = self.height / 2 - high / self.pixel, self.height / 2 - low / self.pixel
+        first, last = self.width / 2 + left / self.pixel, self.width / 2 + right / self.pixel
+        rows = slice(max(int(top) - 1, 0), max(int(bottom) + 2, 0))
+        return rows, slice(max(int(first) - 1, 0), max(int(last) + 2, 0))
 
     def _offsets(self, window: tuple[slice, slice], x: float, y: float) -> tuple[np.ndarray, np.ndarray]:
         return self.xs[None, window[1]] - np.float32(x), self.ys[window[0], None] - np.float32(y)
 
     def _blend(self, window: tuple[slice, slice], distance: np.ndarray, colour: Colour) -> None:
         """Mix `colour` in where the signed distance to the shape is below half a pixel."""
-        cover = np.clip(0.5 - distance / np.float32(self.pixel), 0.0, 1.0)[:, :, None]
+        cover = np.minimum(np.maximum(0.5 - distance / np.float32(self.pixel), 0.0), 1.0)
         area = self.image[window]
-        area += cover * (np.asarray(colour, np.float32) - area)
+        area += cover[:, :, None] * (np.asarray(colour, np.float32) - area)
+        if self.cover is not None:
+            drawn = self.cover[window]
+            drawn += cover * (1.0 - drawn)

@@ -8,6 +8,8 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from envs.render import foreground
+
 
 class GLRenderer:
     """dm_control's standard picture, as in published scores."""
@@ -51,6 +53,10 @@ class GLRenderer:
         for label, start in zip(kinds, (0, model.ngeom, model.ngeom + model.nsite), strict=True):
             out = np.where(kind == int(label), number + start, out)
         return out
+
+    def mask(self, physics: Any) -> np.ndarray:
+        """Return how far (height, width) in [0, 1] each pixel shows neither sky nor ground; costs a picture."""
+        return foreground(physics, self.segment(physics)).astype(np.float32)
 
     def close(self) -> None:
         """Free the GL context."""

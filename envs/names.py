@@ -6,9 +6,10 @@ import difflib
 import importlib.util
 import sys
 
-TASKS = ("pointmass", "pendulum", "catcher")
+TASKS = ("pointmass", "pendulum", "catcher", "rope")
 NAMES = (*TASKS, "counter")
-FORMS = "a built-in (" + ", ".join(NAMES) + "), dmc:domain_task, gym:ID or package.module:Class"
+DISTRACT = "distract:"
+FORMS = "a built-in (" + ", ".join(NAMES) + "), dmc:domain_task, gym:ID or package.module:Class, or distract: and one"
 
 # The DeepMind Control suite by domain; a test compares it with the installed dm_control.
 _SUITE = {
@@ -40,6 +41,7 @@ def check_name(name: str) -> None:
     """Raise ValueError unless `name` can be an environment."""
     if not isinstance(name, str):
         raise ValueError(f"an environment's name is a string, not {type(name).__name__}")
+    name = name.removeprefix(DISTRACT)
     prefix, colon, rest = name.partition(":")
     if prefix == "gym" and rest:
         from envs import gym  # the one kind whose names only an import can tell

@@ -12,6 +12,7 @@ import numpy as np
 
 from envs.floor import Floor, View
 from envs.lights import Lights, Lit, Points
+from envs.render import solid
 from envs.shading import Materials, Sky
 from envs.sprites import Sprites
 
@@ -37,6 +38,8 @@ class RayRenderer:
         self._normal = np.empty(3 * count, np.float64)
         self._shadow_geom = np.empty(count, np.int32)
         self._shadow_dist = np.empty(count, np.float64)
+        self._shares = np.zeros(count, np.float32)  # of each pixel of the front layer, what is neither sky nor ground
+        self._mask: np.ndarray = np.zeros(size, np.float32)
         self._model: Any = None
 
     def _bind(self, model: Any) -> None:
@@ -64,10 +67,11 @@ class RayRenderer:
             for geom, pyramid in textures.items()
         }
         self._is_floor = np.isin(np.arange(model.ngeom), list(self._floors))
-        solid = np.asarray(model.geom_type) != _PLANE
-        self._planes = np.flatnonzero(~solid)
+        plane = np.asarray(model.geom_type) == _PLANE
+        self._planes = np.flatnonzero(plane)
+        self._solid = solid(model).astype(np.float32)
         # Only moving geoms cast shadows, unless the world itself holds solids.
-        self._fixed_shadows = bool((fixed & solid).any())
+        self._fixed_shadows = bool((fixed & ~plane).any())
         self._boxes = _boxes(model)
         self._shadow_slack = 2e-3 * model.stat.extent
 
@@ -125,6 +129,7 @@ class RayRenderer:
         rgba = self._materials.rgba()
         alpha = rgba[:, 3]
         out = self._layer(model, data, rgba, alpha == 0)
+        self._mask = self._shares.reshape(self.size)
         glass = (alpha > 0) & (alpha < 1)
         if glass.any():
             through = np.flatnonzero((self._geom >= 0) & glass[self._geom])
@@ -141,6 +146,7 @@ class RayRenderer:
             self._cast(model, data)
             model.geom_group[self._planes] = _HIDDEN_GROUP  # they cast no shadows
             hit = (self._geom >= 0) & (self._dist < self._reach)
+            self._shares = self._solid.take(self._geom) * hit
             flat = self._is_floor[self._geom] & hit
             for plane, floor in self._floors.items():
                 seen = np.flatnonzero(flat & (self._geom == plane))
@@ -183,11 +189,16 @@ class RayRenderer:
         colour = self._lights.shade(data, data.cam_xpos[self.camera], self._backward, points, self._lit(data)) * 255
         share = (splats.cover[front] * rgba[:, 3])[:, None]
         out[pixels] = out[pixels] * (1 - share) + np.minimum(colour, 255) * share
+        self._shares[pixels] = np.maximum(self._shares[pixels], share[:, 0])
 
     def _depth(self, pixels: np.ndarray) -> np.ndarray:
         """Return how far along the camera's axis the rays of some pixels went."""
         dist = np.where(self._geom[pixels] >= 0, self._dist[pixels], _FAR)
         return dist * self._cosine[pixels]
+
+    def mask(self, physics: Any) -> np.ndarray:
+        """Return how far (height, width) in [0, 1] each pixel of the last picture shows neither sky nor ground."""
+        return self._mask
 
     def segment(self, physics: Any) -> np.ndarray:
         """Return (height, width) int32: -1 for sky, geom, then geoms + site, then geoms + sites + tendon."""

@@ -66,6 +66,14 @@ class Task(gymnasium.Env):
         self.draw(self.board)
         return self.board.pixels()
 
+    def mask(self) -> np.ndarray:
+        """Return how far (H, W) in [0, 1] each pixel of the picture drawn last shows what moves."""
+        if self.board.cover is None:
+            self.board.watch()
+            self.render()
+        assert self.board.cover is not None
+        return self.board.cover
+
     def _observe(self) -> Any:
         if self.obs == "state":
             return self.vector()

@@ -16,10 +16,11 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
 import envs
+from envs import rope
 from envs.wrappers import ActionRepeat, Check, EnvDataError, NormalizeAction, TimeLimit, resize
 
 # Mean return over 100 seeds as the tasks' own files state it: the expert's, the random policy's.
-RETURNS = {"pointmass": (93.1, 14.2), "pendulum": (125.4, 6.4), "catcher": (19.7, 1.1)}
+RETURNS = {"pointmass": (93.1, 14.2), "pendulum": (125.4, 6.4), "catcher": (19.7, 1.1), "rope": (51.1, 1.4)}
 
 
 def missing(module: str) -> pytest.MarkDecorator:
@@ -248,6 +249,48 @@ def test_the_pendulum_cannot_be_lifted_without_a_swing():
             env.step(np.float32([push]))
             angles.append(abs(env.unwrapped.state()[0]))
         assert min(angles) > 1.6, "a constant push never brings it level"
+
+
+def test_the_rope_keeps_its_length_and_its_stiffness_whatever_is_done_to_it():
+    env = envs.make("rope", obs="state")
+    generator = np.random.default_rng(1)
+    for seed in range(5):
+        env.reset(seed=seed)
+        for _ in range(60):
+            before = np.array(env.unwrapped.points)
+            env.step(generator.uniform(-1, 1, 3))
+            points = np.array(env.unwrapped.points)
+            links = np.diff(points, axis=0)
+            length = np.linalg.norm(links, axis=1)
+            assert np.abs(points).max() <= rope.RIM and length.max() < rope.LINK + 1e-9
+            assert np.linalg.norm(points - before, axis=1).max() > 0
+            free = np.abs(points).max(1) < rope.RIM - 1e-9  # at the table's rim links are squeezed
+            assert length[free[1:] & free[:-1]].min(initial=rope.LINK) > 0.999 * rope.LINK
+            turn = np.diff(np.unwrap(np.arctan2(links[:, 1], links[:, 0])))
+            if free.all():
+                assert np.abs(turn).max() < rope.BEND + 1e-6
+
+
+def test_the_ropes_ends_are_picked_by_the_ends_of_the_range_and_nothing_moves_without_a_move():
+    env = envs.make("rope", obs="state")
+    for where, pick in ((-1.0, 0), (1.0, rope.POINTS - 1), (0.01, rope.POINTS // 2)):
+        env.reset(seed=2)
+        before = np.array(env.unwrapped.points)
+        env.step(np.float32([where, 0, 0]))
+        np.testing.assert_allclose(env.unwrapped.points, before, atol=1e-9)
+        env.step(np.float32([where, 0.4, -0.2]))
+        moved = np.array(env.unwrapped.points)[pick] - before[pick]
+        np.testing.assert_allclose(moved, [0.4 * rope.MOVE, -0.2 * rope.MOVE], atol=1e-6)
+
+
+def test_the_ropes_goal_is_not_drawn():
+    env = envs.make("rope")
+    env.reset(seed=0)
+    picture = env.render()
+    env.unwrapped.goal = env.unwrapped.goal[::-1]
+    np.testing.assert_array_equal(env.render(), picture)
+    env.unwrapped.points = env.unwrapped.points[::-1]
+    assert not np.array_equal(env.render(), picture), "one end is told from the other"
 
 
 def test_in_the_catcher_a_bomb_terminates_and_standing_still_is_fatal():

@@ -52,6 +52,12 @@ class EnvConfig:
 
 
 @dataclass(frozen=True)
+class DistractConfig:
+    strength: Share
+    kind: Literal["noise", "blobs", "both"]
+
+
+@dataclass(frozen=True)
 class ReplayConfig:
     store: Literal["ram", "disk"]
     codec: Literal["none", "zstd"]
@@ -195,6 +201,7 @@ class PlannerConfig:
 class Config:
     run: RunConfig
     env: EnvConfig
+    distract: DistractConfig
     replay: ReplayConfig
     train: TrainConfig
     log: LogConfig
@@ -238,6 +245,8 @@ def contradictions(c: Config) -> list[str]:
         found.append(f"model.transition: rnn has no noise; it needs model.latent deterministic, not {m.latent}")
     if m.deter % m.blocks:
         found.append(f"model.blocks: {m.blocks} does not divide model.deter {m.deter}")
+    if c.env.task.startswith("distract:") and c.env.obs == "state":
+        found.append("env.task: distract: changes pictures; env.obs is state")
     factor = m.patch * 2 ** (len(m.cnn) - 1)
     if c.env.obs != "state" and any(side % factor for side in c.env.size):
         h, w = c.env.size

@@ -1,0 +1,218 @@
+"""python benchmarks/reach.py RUN [RUN ...] [--episodes N]: how often saved runs reach what a picture shows.
+
+Every run plays the same episodes to the same goal pictures, taken out of other episodes; so do random actions.
+Whether it got there is read off the simulator's state, after the last step. The runs may have been trained in any way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import envs
+from envs.names import DISTRACT
+from eval import natural, positive, split_dotted
+from worldmodel.config import split_arguments
+from worldmodel.console import Progress, say
+
+COLUMNS = 9  # pictures of an episode in the strip, before the goal
+WANDER = 20  # most random steps before the picture of a goal is taken
+BLUE, GREEN, BAR = (70, 140, 255), (90, 220, 120), 2
+
+Policy = Callable[[np.ndarray, Any], tuple[np.ndarray, Any]]
+
+
+def apart(state: np.ndarray, goal: np.ndarray, points: int) -> float:
+    """Mean distance between the first `points` points (x, y) of two states."""
+    return float(np.linalg.norm((state - goal)[: 2 * points].reshape(points, 2), axis=1).mean())
+
+
+# The gap between two states of a task, and the gap within which one has reached the other: about the mass's radius,
+# a link of the rope.
+TASKS = {"pointmass": (partial(apart, points=1), 0.15), "rope": (partial(apart, points=12), 0.12)}
+
+
+@dataclass
+class Played:
+    """Gaps to the goal (T+1,) and pictures (T+1,H,W,3) along one episode."""
+
+    gaps: list[float]
+    pictures: list[np.ndarray]
+
+
+@dataclass
+class Course:
+    """Episodes to play: an environment, another to take goals from, and what counts as having got there."""
+
+    env: Any
+    other: Any
+    gap: Callable[[np.ndarray, np.ndarray], float]
+    within: float
+    seed: int
+
+    def begin(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Start episode `number`; return its first picture, and picture and state of its goal.
+
+        The goal's episode shows this one's marker, if the task draws one.
+        """
+        generator = np.random.default_rng([self.seed, number])
+        first, _ = self.env.reset(seed=int(generator.integers(2**31)))
+        start = self.env.unwrapped.state()
+        while True:
+            self.other.reset(seed=int(generator.integers(2**31)))
+            for _ in range(generator.integers(WANDER)):
+                self.other.step(generator.uniform(-1, 1, self.other.action_space.shape))
+            there = self.other.unwrapped.state()
+            if self.gap(start, there) > 3 * self.within:
+                self.other.unwrapped.goal = self.env.unwrapped.goal
+                return first, self.other.render(), there
+
+    def play(self, number: int, steps: int, policy_to: Callable[[np.ndarray], Policy]) -> tuple[Played, np.ndarray]:
+        """One episode by the policy that is to reach the goal picture, which is returned as well."""
+        picture, shown, there = self.begin(number)
+        policy, carry = policy_to(shown), None
+        played = Played([self.gap(self.env.unwrapped.state(), there)], [picture])
+        for _ in range(steps):
+            action, carry = policy(picture, carry)
+            picture, _, terminated, truncated, _ = self.env.step(action)
+            played.gaps.append(self.gap(self.env.unwrapped.state(), there))
+            played.pictures.append(picture)
+            if terminated or truncated:
+                break
+        return played, shown
+
+
+def opened(paths: list[str], changes: list[tuple[str, str]]) -> dict[str, Any]:
+    """Runs by path, each to be driven towards a picture; ValueError where they do not play the same task."""
+    from worldmodel.api import Run
+    from worldmodel.schema_objectives import COMPARING
+
+    runs = {}
+    for path in paths:
+        run = Run.open(path)
+        learnt = any(run.config.loss.objective.get(name) for name in COMPARING)
+        goal = [("goal.image", "given"), ("goal.run", "null"), ("goal.distance", "learnt" if learnt else "belief")]
+        planner = [("planner.score", "goal_distance"), ("planner.proposals", "0")]
+        runs[path] = run.driven([("behavior.name", "mpc"), *planner, *goal, *changes])
+    scenes = {path: (run.config.env.task, run.config.env.size, run.config.env.repeat) for path, run in runs.items()}
+    if len(set(scenes.values())) > 1:
+        raise ValueError(f"these runs play different tasks, sizes or repeats: {scenes}")
+    task, plain = run.config.env.task, run.config.env.task.removeprefix(DISTRACT)
+    if plain not in TASKS:
+        raise ValueError(f"{task}: when a goal is reached is known for {', '.join(TASKS)} only, distract: or not")
+    if any(run.config.env.obs != "pixels" for run in runs.values()):
+        raise ValueError("goals are pictures: each run's env.obs must be pixels")
+    return runs
+
+
+def course_of(run: Any, seed: int) -> Course:
+    e, d = run.config.env, run.config.distract
+    make = partial(envs.make, e.task, size=tuple(e.size), repeat=e.repeat, time_limit=e.time_limit, strength=d.strength,
+                   kind=d.kind, held_out=True)  # fmt: skip
+    return Course(make(), make(), *TASKS[e.task.removeprefix(DISTRACT)], seed)
+
+
+def drive(run: Any, shown: np.ndarray) -> Policy:
+    """The run's planner, told of a goal picture (H,W,3)."""
+    import torch
+
+    from worldmodel.goals import Goal
+
+    goal = Goal({"image": torch.from_numpy(shown)[None, None]}, run.config.goal.distance, run.config.goal.at)
+    run.agent.behavior.goal = lambda: goal
+    return run.act
+
+
+def at_random(course: Course, generator: np.random.Generator, shown: np.ndarray) -> Policy:
+    shape = course.env.action_space.shape
+    return lambda picture, carry: (generator.uniform(-1, 1, shape).astype(np.float32), carry)
+
+
+def row_of(played: Played, shown: np.ndarray) -> np.ndarray:
+    """Start, every few steps, end, all under a blue bar, and the goal under a green one: (H+BAR, columns*W, 3)."""
+    picks = np.linspace(0, len(played.pictures) - 1, COLUMNS).round().astype(int)
+    row = np.concatenate([*(played.pictures[i] for i in picks), shown], 1)
+    bar = np.empty((BAR, *row.shape[1:]), np.uint8)
+    bar[:, : -shown.shape[1]], bar[:, -shown.shape[1] :] = BLUE, GREEN
+    return np.concatenate([bar, row])
+
+
+def summary(episodes: list[Played], within: float) -> dict[str, Any]:
+    from worldmodel.evaluation.returns import bootstrap_interval
+
+    reached = np.array([played.gaps[-1] <= within for played in episodes], float)
+    low, high = bootstrap_interval(reached)
+    ends, starts = [p.gaps[-1] for p in episodes], [p.gaps[0] for p in episodes]
+    return {"reached": float(reached.mean()), "low": low, "high": high, "gap": float(np.mean(ends)),
+            "gap_at_start": float(np.mean(starts)), "episodes": len(episodes)}  # fmt: skip
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    lines = [f"{'reached':>8}{'95 % interval':>16}{'gap at end':>12}{'at start':>10}  by"]
+    for name, r in results.items():
+        interval = f"{r['low']:.2f} to {r['high']:.2f}"
+        lines.append(f"{r['reached']:>8.2f}{interval:>16}{r['gap']:>12.3f}{r['gap_at_start']:>10.3f}  {name}")
+    return "\n".join(lines)
+
+
+def measure(args: argparse.Namespace) -> int:
+    from worldmodel import runtime
+    from worldmodel.evaluation import media
+
+    runs = opened(args.runs, args.changes)
+    run = next(iter(runs.values()))
+    runtime.tune(run.config.run.threads)
+    course = course_of(run, args.seed)
+    players = {f"{path} ({run.config.goal.distance})": partial(drive, run) for path, run in runs.items()}
+    players["random actions"] = partial(at_random, course, np.random.default_rng(args.seed))
+    results, rows = {}, []
+    bar = Progress(len(players) * args.episodes, "episodes")
+    for name, policy_to in players.items():
+        episodes = []
+        for number in range(args.episodes):
+            played, shown = course.play(number, args.steps, policy_to)
+            episodes.append(played)
+            rows += [row_of(played, shown)] if number == 0 else []
+            bar.update(len(results) * args.episodes + number + 1, name)
+        results[name] = summary(episodes, course.within)
+    bar.close()
+    out = Path(args.out)
+    media.save_png(out, media.enlarge(np.concatenate(rows), 128 * len(rows)))
+    about = {"task": run.config.env.task, "steps": args.steps, "within": course.within, "seed": args.seed}
+    out.with_suffix(".json").write_text(json.dumps({**about, "players": results}, indent=1) + "\n")
+    say(f"{run.config.env.task}: within {course.within} of the goal after {args.steps} steps")
+    say(table(results))
+    say(f"  {out}\n  {out.with_suffix('.json')}")
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks/reach.py", description=__doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories, all of one task")
+    parser.add_argument("--episodes", type=positive, default=20, help="episodes of each (20)")
+    parser.add_argument("--steps", type=positive, default=40, help="agent steps of an episode (40)")
+    parser.add_argument("--seed", type=natural, default=0, help="seed of episodes and goals (0)")
+    parser.add_argument("--out", default="reach.png", help="where the pictures of the first episode go (reach.png)")
+    own, dotted = split_dotted(argv)
+    args = parser.parse_args(own)
+    _, args.changes, problems = split_arguments(dotted)
+    if problems:
+        parser.error(problems[0])
+
+    from worldmodel.guard import guarded  # torch is imported from here on
+
+    return guarded(lambda: measure(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

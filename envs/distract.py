@@ -1,0 +1,174 @@
+"""Distractors: the background gives way to moving pictures that have nothing to do with the task.
+
+A background is a function of the episode's seed, of whether it is held out, and of the number of steps since the reset.
+Nothing else is kept, so an episode simulated again from its seed and actions shows the same pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from envs.draw import Canvas
+
+KINDS = ("noise", "blobs", "both")
+MIDDLE, CONTRAST = 118.0, 52.0  # mean and standard deviation of the noise, in grey levels
+FALL = 1.3  # the noise's amplitude falls as frequency to the power of minus this; 1 is grainy, 2 all clouds
+SHARED = 0.8  # share of the noise's variance that red, green and blue have in common
+DRIFT = (0.2, 0.7)  # range of the noise's speed, in 64ths of the shorter side a step
+FLICKER = (0.05, 0.12)  # range of the angle a step by which one noise picture turns into another
+BLOBS = 4
+RADIUS = (0.1, 0.24)  # of blobs, where the shorter side spans [-1, 1]
+SPEED = (0.02, 0.07)  # of blobs a step
+
+
+def fractal(generator: np.random.Generator, size: tuple[int, int], count: int) -> np.ndarray:
+    """Pictures (count, H, W) float32 of mean 0 and variance 1 that tile the plane: 1 / frequency^FALL noise."""
+    height, width = size
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
+    frequency[0, 0] = np.inf
+    waves = np.fft.rfft2(generator.standard_normal((count, height, width))) / frequency**FALL
+    fields = np.fft.irfft2(waves, size)
+    return (fields / fields.std((1, 2), keepdims=True)).astype(np.float32)
+
+
+class Noise:
+    """Two coloured pictures that drift apart while each turns into the other."""
+
+    def __init__(self, generator: np.random.Generator, size: tuple[int, int]):
+        self.height, self.width = size
+        grey, colour = np.sqrt(SHARED), np.sqrt(1 - SHARED)
+        fields = fractal(generator, size, 8).reshape(2, 4, *size).transpose(0, 2, 3, 1)
+        tiles = CONTRAST * (grey * fields[..., :1] + colour * fields[..., 1:])
+        # Twice as large, any shift of them is a view.
+        self.tiles = np.pad(tiles, ((0, 0), (0, self.height + 1), (0, self.width + 1), (0, 0)), "wrap")
+        angle, speed = generator.uniform(0, 2 * np.pi, 2), generator.uniform(*DRIFT, 2) * min(size) / 64
+        self.velocity = np.stack([np.sin(angle), np.cos(angle)], 1) * speed[:, None]  # (2, 2) rows, columns a step
+        self.phase, self.turn = generator.uniform(0, 2 * np.pi), generator.uniform(*FLICKER)
+
+    def paint(self, picture: np.ndarray, step: int) -> None:
+        """Draw the noise of a step, between pixels by bilinear interpolation."""
+        angle = self.phase + self.turn * step
+        picture.fill(MIDDLE)
+        for tile, velocity, share in zip(self.tiles, self.velocity, (np.cos(angle), np.sin(angle)), strict=True):
+            row, column = float(velocity[0]) * step % self.height, float(velocity[1]) * step % self.width
+            top, left = int(row), int(column)
+            down, right = row - top, column - left
+            for dy, dx, part in (
+                (0, 0, (1 - down) * (1 - right)),
+                (0, 1, (1 - down) * right),
+                (1, 0, down * (1 - right)),
+                (1, 1, down * right),
+            ):
+                y, x = top + dy, left + dx
+                picture += np.float32(share * part) * tile[y : y + self.height, x : x + self.width]
+
+
+class Blobs:
+    """Discs of all colours that move straight on and turn back at the picture's rim."""
+
+    def __init__(self, generator: np.random.Generator, size: tuple[int, int]):
+        self.reach = np.array([size[1], size[0]]) / min(size)
+        self.start = generator.uniform(0, 4, (BLOBS, 2)) * self.reach
+        angle, speed = generator.uniform(0, 2 * np.pi, BLOBS), generator.uniform(*SPEED, BLOBS)
+        self.velocity = np.stack([np.cos(angle), np.sin(angle)], 1) * speed[:, None]
+        self.radius = generator.uniform(*RADIUS, BLOBS).tolist()
+        self.colour = generator.integers(0, 256, (BLOBS, 3)).tolist()
+
+    def paint(self, board: Canvas, step: int) -> None:
+        """Draw the blobs of a step."""
+        where = np.abs((self.start + self.velocity * step) % (4 * self.reach) - 2 * self.reach) - self.reach
+        for (x, y), radius, colour in zip(where.tolist(), self.radius, self.colour, strict=True):
+            board.disc(x, y, radius, colour)
+
+
+class Background:
+    """The moving pictures of one episode."""
+
+    def __init__(self, generator: np.random.Generator, board: Canvas, kind: str):
+        size = (board.height, board.width)
+        self.board = board
+        self.noise = Noise(generator, size) if kind != "blobs" else None
+        self.blobs = Blobs(generator, size) if kind != "noise" else None
+        self.plain = generator.integers(0, 256, 3).tolist()
+
+    def picture(self, step: int) -> np.ndarray:
+        """The background (H, W, 3) of a step, float32 in [0, 255]; the next call overwrites it."""
+        if self.noise:
+            self.noise.paint(self.board.image, step)
+        else:
+            self.board.fill(self.plain)
+        if self.blobs:
+            self.blobs.paint(self.board, step)
+        return np.clip(self.board.image, 0.0, 255.0, out=self.board.image)
+
+
+class Distract(gymnasium.Wrapper):
+    """Put moving pictures behind what belongs to the task.
+
+    The innermost environment says what that is: its `mask()` says how far (H, W) in [0, 1] each pixel of the picture
+    drawn last is to be left alone. `strength` 0 leaves all of the picture alone, 1 nothing but the mask.
+    """
+
+    def __init__(
+        self, env: gymnasium.Env, name: str, strength: float = 1.0, kind: str = "both", held_out: bool = False
+    ):
+        super().__init__(env)
+        self.name, self.strength, self.kind, self.held_out = name, strength, kind, held_out
+        self.mask = mask_of(env, name)
+        space = env.observation_space
+        self.key = "image" if isinstance(space, gymnasium.spaces.Dict) else ""
+        shape = (space["image"] if isinstance(space, gymnasium.spaces.Dict) else space).shape
+        if shape is None or len(shape) != 3:
+            raise ValueError(f"{name}: distract: changes pictures, and with obs=state there are none")
+        self.board = Canvas(shape[:2], (0, 0, 0), (0, 0, 0))
+        self.generator = np.random.default_rng()
+        self.background: Background | None = None
+        self.count = 0
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        if seed is not None:
+            self.generator = np.random.default_rng([int(self.held_out), seed])
+        self.count = 0
+        self.background = Background(self.generator, self.board, self.kind) if self.strength else None
+        obs, info = self.env.reset(seed=seed, options=options)
+        return self._observed(obs), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self.count += 1
+        return self._observed(obs), reward, terminated, truncated, info
+
+    def render(self) -> Any:
+        """Return the picture of the present state before the present background."""
+        return self._covered(np.asarray(self.env.render()))
+
+    def _observed(self, obs: Any) -> Any:
+        return {**obs, self.key: self._covered(obs[self.key])} if self.key else self._covered(obs)
+
+    def _covered(self, image: np.ndarray) -> np.ndarray:
+        """A picture with its background mixed with the episode's."""
+        if self.background is None:
+            return image
+        mask = self.mask()
+        if mask.shape != image.shape[:2]:
+            raise ValueError(f"{self.name}: its mask has shape {mask.shape}, its picture {image.shape[:2]}")
+        behind = self.background.picture(self.count)
+        behind -= image
+        behind *= np.repeat(self.strength * (1.0 - mask), 3).reshape(behind.shape)
+        behind += image
+        return np.rint(behind, out=behind).astype(np.uint8)
+
+
+def mask_of(env: gymnasium.Env, name: str) -> Callable[[], np.ndarray]:
+    """The innermost environment's `mask`; ValueError where it has none."""
+    mask = getattr(env.unwrapped, "mask", None)
+    if not callable(mask):
+        raise ValueError(
+            f"{name} gives no mask of what belongs to its task, so distract: cannot tell what to leave alone; take a "
+            "built-in, a dmc: task, or give your class a method mask() -> (H, W) in [0, 1]"
+        )
+    return mask

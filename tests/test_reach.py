@@ -1,0 +1,109 @@
+"""How often saved runs reach what a picture shows: the command, its measure, and what it cannot be asked."""
+
+import json
+import shutil
+import subprocess
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import envs
+from benchmarks.reach import BAR, COLUMNS, TASKS, Course, at_random, opened
+from runs import ROOT, seed_dir, train
+
+
+def course(task, seed=0):
+    make = partial(envs.make, task, size=(24, 24))
+    return Course(make(), make(), *TASKS[task.removeprefix("distract:")], seed)
+
+
+def knowing(course, shown):
+    """The task's expert, told the goal's state instead of its picture."""
+    task = course.env.unwrapped
+    there = course.other.unwrapped.state()
+    if "points" in vars(task):
+        task.goal = course.other.unwrapped.points
+    else:
+        task.goal = there[:2]
+    expert = envs.expert(type(task).__name__.lower())
+    return lambda picture, carry: (expert(course.env), carry)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_who_knows_the_goal_reaches_it_and_chance_does_not(task):
+    c = course(task)
+    known = [c.play(n, 40, partial(knowing, c))[0] for n in range(10)]
+    chance = [c.play(n, 40, partial(at_random, c, np.random.default_rng(0)))[0] for n in range(10)]
+    assert [a.gaps[0] for a in known] == [b.gaps[0] for b in chance], "the same episodes to the same goals"
+    assert all(len(p.gaps) == len(p.pictures) == 41 and p.gaps[0] > 3 * c.within for p in known + chance)
+    assert np.mean([p.gaps[-1] <= c.within for p in known]) >= 0.8
+    assert np.mean([p.gaps[-1] <= c.within for p in chance]) <= 0.2
+
+
+@pytest.mark.parametrize("task", ["pointmass", "rope", "distract:pointmass"])
+def test_the_goal_picture_is_what_would_be_seen_there(task):
+    """Put the episode into the goal's state: its picture, but for the background, is the goal picture."""
+    c = course(task)
+    first, shown, there = c.begin(3)
+    here, other = c.env.unwrapped, c.other.unwrapped
+    assert not np.array_equal(first, shown)
+    if "points" in vars(here):
+        here.points = other.points
+    else:
+        here.position = other.position
+    seen = c.env.render()
+    mask = here.mask() == 1
+    np.testing.assert_array_equal(seen[mask], shown[mask])
+    assert np.array_equal(seen, shown) == (not task.startswith("distract:"))
+    assert c.gap(here.state(), there) == 0
+
+
+def reach(*args, cwd=ROOT, expect=0):
+    command = [sys.executable, str(ROOT / "benchmarks" / "reach.py"), *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
+    assert done.returncode == expect and "Traceback" not in done.stderr, done.stdout + done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Run directories: one that compares, one that draws, and one that says it plays another task."""
+    root = tmp_path_factory.mktemp("reach")
+    small = ("--env.task", "rope", "--env.size", "[16,16]", "--run.frames", "30")
+    train(root, *small, "--loss.objective", "{forward_contrastive: 1.0}")
+    train(root, *small, "--run.name", "draws")
+    contrast, draws = seed_dir(root, "rope"), seed_dir(root, "rope", "draws")
+    swings = shutil.copytree(draws, root / "swings")
+    text = (swings / "config.yaml").read_text()
+    (swings / "config.yaml").write_text(text.replace("task: rope", "task: pendulum"))
+    return contrast, draws, swings
+
+
+def test_one_command_compares_runs(trained, tmp_path):
+    asked = (*trained[:2], "--episodes", "2", "--steps", "5", "--planner.horizon", "2")
+    out, _ = reach(*asked, "--out", tmp_path / "a" / "strip.png")
+    assert "(learnt)" in out and "(belief)" in out and "random actions" in out
+    found = json.loads((tmp_path / "a" / "strip.json").read_text())
+    assert len(found["players"]) == 3 and all(r["episodes"] == 2 for r in found["players"].values())
+    assert len({r["gap_at_start"] for r in found["players"].values()}) == 1
+    width, height = Image.open(tmp_path / "a" / "strip.png").size
+    assert width * 3 * (16 + BAR) == height * 16 * (COLUMNS + 1)
+    reach(*asked, "--out", tmp_path / "b.png")
+    assert json.loads((tmp_path / "b.json").read_text()) == found, "the same again"
+
+
+def test_what_it_cannot_be_asked_is_one_line(trained):
+    contrast, _, swings = map(str, trained)
+    for paths, changes, wanted in (
+        ([swings], [], "is known for pointmass, rope only"),
+        ([contrast, swings], [], "play different tasks"),
+        ([contrast], [("planner.horizn", "3")], "did you mean planner.horizon?"),
+        ([contrast], [("goal.distance", "learned")], "did you mean learnt?"),
+    ):
+        with pytest.raises(ValueError) as caught:
+            opened(paths, changes)
+        assert wanted in str(caught.value) and "\n" not in str(caught.value)
+    assert "is not a run directory" in reach(contrast + "/nowhere", expect=4)[1]
