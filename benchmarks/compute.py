@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from worldmodel import build, config, runtime
+from worldmodel.fused.whole import settled
 from worldmodel.learner import Learner
 from worldmodel.planners.proposals import Box
 from worldmodel.player import Player
@@ -117,7 +118,7 @@ def plan() -> dict[str, Entry]:
 
             def once(model=model, planner=planner, proposal=proposal, mean=mean, std=std, state=state,
                      generator=generator, precision=precision, discount=p.discount):  # fmt: skip
-                with torch.no_grad(), runtime.autocast(torch.device("cpu"), precision), model.rssm.settled():
+                with torch.no_grad(), runtime.autocast(torch.device("cpu"), precision), settled():
                     return planner(RewardScore(model, state, discount, generator), mean, std, proposal, generator)
 
             times[precision] = median_seconds(once, 5) * 1e3

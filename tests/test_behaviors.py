@@ -1,7 +1,5 @@
 """Scores and behaviours on known worlds: termination counts, plans shift, noise is for collecting only."""
 
-import contextlib
-
 import pytest
 import torch
 
@@ -27,9 +25,6 @@ class LineWorld:
 
     def walk(self, state, steps, generator):
         return Steps(self, state, steps, generator)
-
-    def settled(self):
-        return contextlib.nullcontext()
 
     def imagine_step(self, state, action, generator):
         return {"deter": state["deter"] + action[..., :1]}

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from worldmodel import build, config, fused
+from worldmodel.fused.whole import Step, settled
 from worldmodel.rssm import RSSM, Steps
 from worldmodel.types import ActionSpace, ObservationSpace
 from worldmodel.unrolled import Walk
@@ -102,8 +103,12 @@ def test_walking(monkeypatch, latent):
     close(grad, grad_, 4e-2)
 
 
-def test_a_walk_without_gradients_takes_the_same_way():
-    rssm = rssm_of("categorical")
+@pytest.mark.parametrize(("latent", "whole"), [("categorical", False), ("deterministic", True)])
+def test_a_walk_without_gradients_takes_the_same_way(latent, whole, monkeypatch):
+    """To the last bit step by step; where a step is one call it rounds less, and draws may come out otherwise."""
+    if not whole:
+        monkeypatch.setattr(Step, "can", lambda rssm: False)
+    rssm = rssm_of(latent)
     start = {k: torch.randn(v.shape) for k, v in rssm.initial(B).items()}
     actions = torch.randn(T, B, A).requires_grad_()
     found = []
@@ -113,7 +118,8 @@ def test_a_walk_without_gradients_takes_the_same_way():
             for t in range(T):
                 walk.go(actions[t])
             found.append(walk.arrived())
-    assert torch.equal(*found) and found[0].requires_grad and not found[1].requires_grad
+    assert found[0].requires_grad and not found[1].requires_grad
+    close(found[1], found[0], 1e-2 if whole else 0.0)
 
 
 def test_not_even_a_nan_is_carried_over_a_start():
@@ -145,7 +151,7 @@ def test_walks_follow_the_weights_but_where_they_are_settled():
             return walk.arrived()
 
     first = walked()
-    with rssm.settled():
+    with settled():
         assert torch.equal(first, walked())
         rssm.from_action.weight.data += 1
         assert torch.equal(first, walked())  # the promise broken: it is what makes planning quick

@@ -6,9 +6,6 @@ prev {deter, stoch} + prev_action --cell--> deter --prior--> stoch   (imagine)
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
@@ -46,7 +43,6 @@ class RSSM(nn.Module):
     def __init__(self, latent, transition: str, *, actions: int, embed: int, deter: int, hidden: int, blocks: int):
         super().__init__()
         self.latent, self.transition = latent, transition
-        self.walked: list | None = None  # what walks share while the weights are settled
         self.deter_size = hidden if transition == "ssm" else deter
         self.feat_size = latent.size + (deter if transition == "rssm" else 0)
         self.from_action = nn.Linear(actions, hidden)
@@ -130,15 +126,6 @@ class RSSM(nn.Module):
             torch.empty(0, dtype=torch.get_autocast_dtype("cpu"))
         )
         return (Walk if by_hand else Steps)(self, state, steps, generator)
-
-    @contextlib.contextmanager
-    def settled(self) -> Iterator[None]:
-        """No weight changes in here, so that what walks make of them is made once."""
-        self.walked = []
-        try:
-            yield
-        finally:
-            self.walked = None
 
     def _by_hand(self, like: Tensor) -> bool:
         """Whether loops over tensors like this one are better unrolled."""

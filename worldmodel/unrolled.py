@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.fused.compiled import BLOCKS, call
+from worldmodel.fused.whole import Step, once
 from worldmodel.types import State
 
 BF16 = torch.bfloat16
@@ -89,9 +90,11 @@ class Walk:
 
     def __init__(self, rssm, state: State, steps: int, generator: torch.Generator | None):
         self.latent, self.generator, self.at = rssm.latent, generator, 0
-        self.cell, self.action, self.prior, self.prior_norm = self._weights(rssm)
+        self.cell, self.action, self.prior, self.prior_norm = once(rssm, lambda: self._weights(rssm))
         cell = self.cell
         n, self.graph = len(state["deter"]), torch.is_grad_enabled()
+        whole = not self.graph and Step.can(rssm)
+        self.step = once(rssm.gru, lambda: Step(rssm)) if whole else None
         kept = steps if self.graph else 1
         self.rows = torch.empty(steps + 1, n, cell.size, dtype=BF16)
         self.deter = torch.empty(steps + 1, n, cell.deter)
@@ -108,17 +111,12 @@ class Walk:
 
     @staticmethod
     def _weights(rssm):
-        """The transition in bf16; while the RSSM is settled, made by the first walk for all."""
-        if rssm.walked:
-            return rssm.walked[0]
+        """The transition in bf16."""
         gru, prior = rssm.gru, rssm.prior_net
         recurrent = (rssm.from_stoch.weight, rssm.input_norm.weight, gru.gates.weight, gru.gates.bias, gru.norm.weight)
         action = rough(rssm.from_action.weight), rough(rssm.from_action.bias)
         layers = rough(prior.hidden[0].weight), rough(prior.out.weight), rough(prior.out.bias)
-        found = Cell(*recurrent, gru.norm.eps), action, layers, prior.norms[0].weight.detach()
-        if rssm.walked is not None:
-            rssm.walked.append(found)
-        return found
+        return Cell(*recurrent, gru.norm.eps), action, layers, prior.norms[0].weight.detach()
 
     @property
     def feat(self) -> Tensor:
@@ -132,6 +130,11 @@ class Walk:
         slot = t if self.graph else 0
         # `data`: autograd holds features of earlier steps, and must not take writing this one for a change of theirs.
         row, following, pre = self.rows[t], self.rows.data[t + 1], self.pre[slot]
+        if self.step is not None:
+            params = self.step.go(row, action, self.deter[t], following, self.deter[t + 1])
+            self.latent.draw_into(params, following[:, cell.inner :], self.generator)
+            self.at += 1
+            return
         with torch.autocast("cpu", enabled=False):
             torch.addmm(self.action[1], action.to(BF16), self.action[0].t(), out=pre)
             near = following[:, cell.hidden : cell.inner]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from worldmodel.actor_critic import ActorCritic
 from worldmodel.behaviors.explore import explore
+from worldmodel.fused.whole import settled
 from worldmodel.goals import Goal
 from worldmodel.model import WorldModel
 from worldmodel.planners.proposals import Box, OneHot, Seeded
@@ -64,7 +65,7 @@ class MPC:
             mean = torch.where(is_first[:, None, None], mean, old)
         score = self._score(state, generator)
         proposal: Box | OneHot | Seeded = self.proposal
-        with self.model.rssm.settled():
+        with settled():
             if self.policy is not None and self.proposals:
                 drafts = self.policy.plans(self.model, state, self.proposals, self.horizon, generator)
                 proposal = Seeded(self.proposal, drafts)

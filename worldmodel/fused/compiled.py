@@ -18,7 +18,7 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-SOURCES = [Path(__file__).with_name(name) for name in ("common.h", "steps.c", "pictures.c")]
+SOURCES = [Path(__file__).with_name(name) for name in ("common.h", "steps.c", "whole.c", "pictures.c")]
 FLAGS = ["-O3", "-march=native", "-std=c11", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 SECONDS = 60
 BLOCKS = 32  # partial sums of a weight's gradient: fixed, so that results don't depend on the threads

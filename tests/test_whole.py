@@ -1,0 +1,122 @@
+"""A dream's step and a head's answer in one call are what torch makes of the same weights."""
+
+import pytest
+import torch
+
+from worldmodel import build, config
+from worldmodel.fused import whole
+from worldmodel.nets import MLP, side_by_side
+from worldmodel.types import ActionSpace, ObservationSpace
+
+pytestmark = pytest.mark.skipif(not whole.here(), reason="no compiler, or no 512-bit bf16 products: torch does it all")
+SIZES = {"small": (40, 24, 3), "planet": (200, 200, 6), "wide": (96, 512, 1)}  # deter, hidden, actions
+NOTHING = 77.0
+
+
+def rssm_of(deter, hidden, actions, latent):
+    c = config.parse(["debug", f"model.latent={latent}", f"model.deter={deter}", f"model.hidden={hidden}",
+                      "model.stoch=6"])  # fmt: skip
+    torch.manual_seed(0)
+    rssm = build.make_model(c, ObservationSpace((32, 32, 3)), ActionSpace(actions)).rssm
+    for name, p in rssm.named_parameters():
+        if "norm" in name:
+            p.data.uniform_(0.5, 1.5)
+        elif "bias" in name:
+            p.data.normal_()
+    return rssm
+
+
+def close(got, want, most=1e-2):
+    assert got.shape == want.shape
+    assert (got.float() - want.float()).norm() <= most * want.float().norm() + 1e-6
+
+
+def rows_of(rssm, n):
+    """Rows whose inputs are missing, their fp32 deter, and the rows to come."""
+    deter = torch.randn(n, rssm.gru.size)
+    stoch = torch.randn(n, rssm.latent.size)
+    missing = torch.full((n, rssm.from_action.out_features), NOTHING)
+    row = torch.cat([missing, deter, stoch], 1).bfloat16()
+    return row, deter, torch.full_like(row, NOTHING)
+
+
+@pytest.mark.parametrize("n", [1, 11, 12, 25, 64])
+@pytest.mark.parametrize("latent", ["gaussian", "categorical"])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_step_is_the_cells_and_touches_nothing_else(size, latent, n):
+    rssm = rssm_of(*SIZES[size], latent)
+    deter, hidden = rssm.gru.size, rssm.from_action.out_features
+    row, old, following = rows_of(rssm, n)
+    action, new = torch.rand(n, SIZES[size][2]) * 2 - 1, torch.full_like(old, NOTHING)
+    stoch = row[:, hidden + deter :].clone()
+    params = whole.Step(rssm).go(row, action, old, following, new)
+    with torch.no_grad():
+        state = {"deter": old, "stoch": stoch.float().view(n, *rssm.latent.shape)}
+        want = rssm._advance(state, rssm.from_action(action))
+        close(new, want)
+        close(params, rssm.prior_net(want))
+    assert torch.equal(following[:, hidden : hidden + deter], new.bfloat16())
+    assert (following[:, :hidden] == NOTHING).all() and (following[:, hidden + deter :] == NOTHING).all()
+    assert torch.equal(row[:, hidden : hidden + deter], old.bfloat16()) and torch.equal(row[:, hidden + deter :], stoch)
+
+
+def test_threads_change_nothing():
+    rssm, found = rssm_of(*SIZES["planet"], "gaussian"), []
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        torch.manual_seed(1)
+        row, old, following = rows_of(rssm, 200)
+        torch.set_num_threads(threads)
+        whole.Step(rssm).go(row, torch.ones(200, 6), old, following, new := torch.empty_like(old))
+        found.append(new)
+    torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize(("layers", "units", "outputs"), [(1, 40, 1), (2, 200, 3), (3, 64, 255)])
+def test_a_head_answers_as_its_network_does(layers, units, outputs, exact):
+    torch.manual_seed(0)
+    net = MLP(46, outputs, layers, units, exact=exact)
+    for norm in net.norms:
+        norm.weight.data.uniform_(0.5, 1.5)
+    net.out.bias.data.normal_()
+    whole_rows = torch.randn(5, 7, 60).bfloat16()
+    feat = whole_rows[..., 10:56]  # apart, as features lie in rows
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), whole.settled():
+        assert whole.Reader.can(net, feat)
+        got = net(feat)
+        both = side_by_side([net, net], feat)
+    want = net(feat.float())
+    assert got.dtype == (torch.float32 if exact else torch.bfloat16)
+    close(got, want)
+    assert all(torch.equal(got, x) for x in both)
+
+
+def test_who_wants_gradients_or_changes_weights_is_left_to_torch():
+    net, feat = MLP(8, 1, 1, 8), torch.randn(3, 8).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        with whole.settled():
+            assert not whole.Reader.can(net, feat)
+            assert net(feat).requires_grad
+        with torch.no_grad():
+            assert not whole.Reader.can(net, feat)
+            with whole.settled():
+                assert whole.Reader.can(net, feat) and not whole.Reader.can(net, feat.float())
+                assert not whole.Reader.can(MLP(7, 1, 1, 8), feat[:, :7])
+                assert not whole.Reader.can(MLP(8, 1, 1, 7), feat)
+
+
+def test_what_is_settled_is_packed_once_and_forgotten_afterwards():
+    made = []
+    owner = object()
+
+    def make():
+        made.append(1)
+        return len(made)
+
+    with whole.settled():
+        with whole.settled():
+            assert whole.once(owner, make) == 1
+        assert whole.once(owner, make) == 1
+    assert whole.once(owner, make) == 2

@@ -1,0 +1,193 @@
+/* A dream's step and a head, whole: a few rows go through all products and what lies between without leaving the cache.
+ *
+ * For processors that multiply bf16 in 512-bit registers; elsewhere these functions are missing and their callers do
+ * without. Weights come packed: for each 32 outputs, for each pair of inputs, 32 pairs. Sizes are padded with zeros to
+ * multiples of 32 where they are outputs, and must be even where they are inputs.
+ */
+#include "common.h"
+
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#include <immintrin.h>
+
+#define SOME 24 /* rows that go through together */
+#define ALWAYS static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 12")
+
+static inline i64 padded(i64 d) { return (d + 31) & ~(i64)31; }
+static inline __mmask16 up_to(i64 left) { return left >= 16 ? 0xffff : (__mmask16)((1 << left) - 1); }
+
+static inline __m512 sigmoid16(__m512 x) { /* to 1 in 10^6 */
+    __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(-1.44269504f));
+    t = _mm512_min_ps(_mm512_max_ps(t, _mm512_set1_ps(-126.0f)), _mm512_set1_ps(126.0f));
+    __m512 whole = _mm512_roundscale_ps(t, 8), r = _mm512_sub_ps(t, whole);
+    __m512 p = _mm512_set1_ps(1.54035e-4f);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.33335581e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.61812911e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.55041087e-2f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.40226507e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.93147181e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+    __m512 d = _mm512_add_ps(_mm512_scalef_ps(p, whole), _mm512_set1_ps(1.0f)), y = _mm512_rcp14_ps(d);
+    return _mm512_mul_ps(y, _mm512_fnmadd_ps(d, y, _mm512_set1_ps(2.0f)));
+}
+
+static inline void put(bf16 *to, __m512 x, i64 left) {
+    _mm256_mask_storeu_epi16(to, up_to(left), (__m256i)_mm512_cvtneps_pbh(x));
+}
+
+/* y (rows, 32) += x (rows, 2 pairs) times 32 packed outputs. */
+ALWAYS void tile(const int rows, const bf16 *x, i64 ldx, const bf16 *w, i64 pairs, float *y, i64 ldy) {
+    __m512 sum[12][2];
+    UNROLL for (int r = 0; r < rows; r++) {
+        sum[r][0] = _mm512_loadu_ps(y + r * ldy);
+        sum[r][1] = _mm512_loadu_ps(y + r * ldy + 16);
+    }
+    for (i64 p = 0; p < pairs; p++) {
+        __m512bh left = (__m512bh)_mm512_loadu_si512(w + 64 * p);
+        __m512bh right = (__m512bh)_mm512_loadu_si512(w + 64 * p + 32);
+        UNROLL for (int r = 0; r < rows; r++) {
+            int32_t pair;
+            memcpy(&pair, x + r * ldx + 2 * p, 4);
+            __m512bh both = (__m512bh)_mm512_set1_epi32(pair);
+            sum[r][0] = _mm512_dpbf16_ps(sum[r][0], both, left);
+            sum[r][1] = _mm512_dpbf16_ps(sum[r][1], both, right);
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++) {
+        _mm512_storeu_ps(y + r * ldy, sum[r][0]);
+        _mm512_storeu_ps(y + r * ldy + 16, sum[r][1]);
+    }
+}
+
+/* y (rows, m) += x (rows, k) w^T. */
+static void add_product(i64 rows, const bf16 *x, i64 ldx, i64 k, const bf16 *w, float *y, i64 ldy, i64 m) {
+    for (i64 c = 0; c < m; c += 32, w += 32 * k) {
+        i64 r = 0;
+        for (; r + 12 <= rows; r += 12) tile(12, x + r * ldx, ldx, w, k / 2, y + r * ldy + c, ldy);
+        for (; r + 4 <= rows; r += 4) tile(4, x + r * ldx, ldx, w, k / 2, y + r * ldy + c, ldy);
+        for (; r < rows; r++) tile(1, x + r * ldx, ldx, w, k / 2, y + r * ldy + c, ldy);
+    }
+}
+
+static void begin(i64 rows, const float *bias, float *y, i64 m) { /* without a bias: zeros */
+    for (i64 r = 0; r < rows; r++) {
+        if (bias) memcpy(y + r * m, bias, m * sizeof *y);
+        else memset(y + r * m, 0, m * sizeof *y);
+    }
+}
+
+static inline __m512 factor(const float *y, i64 m, i64 d, float eps) { /* RMSNorm's, of a padded row */
+    __m512 sum = _mm512_setzero_ps();
+    for (i64 j = 0; j < m; j += 16) {
+        __m512 v = _mm512_loadu_ps(y + j);
+        sum = _mm512_fmadd_ps(v, v, sum);
+    }
+    return _mm512_set1_ps(1.0f / sqrtf(_mm512_reduce_add_ps(sum) / d + eps));
+}
+
+/* SiLU of the norm of rows (rows, d), to bf16 rows that lie `apart`, or in place where there are none. */
+static void norm_silu_of(i64 rows, float *y, i64 d, const float *w, float eps, bf16 *out, i64 apart) {
+    i64 m = padded(d);
+    for (i64 r = 0; r < rows; r++) {
+        float *a = y + r * m;
+        __m512 s = factor(a, m, d, eps);
+        for (i64 j = 0; j < m; j += 16) {
+            __m512 v = _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(a + j), s), _mm512_loadu_ps(w + j));
+            v = _mm512_mul_ps(v, sigmoid16(v));
+            if (!out) _mm512_storeu_ps(a + j, v);
+            else if (j < d) put(out + r * apart + j, v, d - j);
+        }
+    }
+}
+
+/* The GRU's new state from its gates (rows, 3, padded d), in fp32 and in bf16 rows that lie `apart`. */
+static void gru_of(i64 rows, const float *y, i64 d, const float *w, float eps, const float *old, float *new, bf16 *near,
+                   i64 apart) {
+    i64 m = padded(d);
+    __m512 one = _mm512_set1_ps(1.0f), two = _mm512_set1_ps(2.0f);
+    for (i64 r = 0; r < rows; r++) {
+        const float *a = y + r * 3 * m;
+        __m512 s = factor(a, 3 * m, 3 * d, eps);
+#define GATE(i) _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(a + (i) * m + j), s), _mm512_loadu_ps(w + (i) * m + j))
+        for (i64 j = 0; j < d; j += 16) {
+            __mmask16 mask = up_to(d - j);
+            __m512 inner = _mm512_mul_ps(sigmoid16(GATE(0)), GATE(1));
+            __m512 candidate = _mm512_fmsub_ps(two, sigmoid16(_mm512_mul_ps(two, inner)), one);
+            __m512 update = sigmoid16(_mm512_sub_ps(GATE(2), one));
+            __m512 before = _mm512_maskz_loadu_ps(mask, old + r * d + j);
+            __m512 after = _mm512_fmadd_ps(update, _mm512_sub_ps(candidate, before), before);
+            _mm512_mask_storeu_ps(new + r * d + j, mask, after);
+            put(near + r * apart + j, after, d - j);
+        }
+#undef GATE
+    }
+}
+
+/* From states in rows [input | deter | stoch] of `size`, inputs missing, and actions: the next deter, here and in the
+ * next rows, and the parameters of the prior there. */
+void dream_step(bf16 *row, const bf16 *action, const float *old, bf16 *next, float *deter, bf16 *params,
+                const bf16 *from_action, const float *bias, const bf16 *from_stoch, const float *input_norm,
+                const bf16 *into_gates, const float *gates_bias, const float *gru_norm, const bf16 *to_prior,
+                const float *prior_norm, const bf16 *to_params, const float *params_bias, i64 n, i64 size, i64 actions,
+                i64 stoch, i64 hidden, i64 d, i64 count, float eps, int threads) {
+    i64 h = padded(hidden), g = 3 * padded(d), c = padded(count), most = h > g ? h : g;
+    most = most > c ? most : c;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (i64 i = 0; i < n; i += SOME) {
+        i64 rows = n - i < SOME ? n - i : SOME;
+        float y[SOME * most];
+        bf16 middle[SOME * hidden], *here = row + i * size, *there = next + i * size + hidden;
+        begin(rows, bias, y, h);
+        add_product(rows, action + i * actions, actions, actions, from_action, y, h, h);
+        add_product(rows, here + hidden + d, size, stoch, from_stoch, y, h, h);
+        norm_silu_of(rows, y, hidden, input_norm, eps, here, size);
+        begin(rows, gates_bias, y, g);
+        add_product(rows, here, size, hidden + d, into_gates, y, g, g);
+        gru_of(rows, y, d, gru_norm, eps, old + i * d, deter + i * d, there, size);
+        begin(rows, NULL, y, h);
+        add_product(rows, there, size, d, to_prior, y, h, h);
+        norm_silu_of(rows, y, hidden, prior_norm, eps, middle, hidden);
+        begin(rows, params_bias, y, c);
+        add_product(rows, middle, hidden, hidden, to_params, y, c, c);
+        for (i64 r = 0; r < rows; r++)
+            for (i64 j = 0; j < count; j += 16)
+                put(params + (i + r) * count + j, _mm512_loadu_ps(y + r * c + j), count - j);
+    }
+}
+
+/* An MLP's outputs (n, outputs) of features x (n, k) in rows that lie `apart`: `fine` by fp32 weights `exact`
+ * (outputs, padded units), or `rough` by packed ones. */
+void read_head(const bf16 *x, float *fine, bf16 *rough, const bf16 *first, const bf16 *rest, const float *norms,
+               const float *exact, const bf16 *last, const float *bias, i64 n, i64 apart, i64 k, i64 layers, i64 units,
+               i64 outputs, float eps, int threads) {
+    i64 u = padded(units), o = padded(outputs), most = u > o ? u : o;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (i64 i = 0; i < n; i += SOME) {
+        i64 rows = n - i < SOME ? n - i : SOME;
+        float y[SOME * most];
+        bf16 middle[SOME * units];
+        for (i64 l = 0; l < layers; l++) {
+            begin(rows, NULL, y, u);
+            if (l) add_product(rows, middle, units, units, rest + (l - 1) * u * units, y, u, u);
+            else add_product(rows, x + i * apart, apart, k, first, y, u, u);
+            int keep = fine && l == layers - 1;
+            norm_silu_of(rows, y, units, norms + l * u, eps, keep ? NULL : middle, units);
+        }
+        if (fine) {
+            for (i64 r = 0; r < rows; r++)
+                for (i64 j = 0; j < outputs; j++) {
+                    __m512 sum = _mm512_setzero_ps();
+                    for (i64 q = 0; q < u; q += 16)
+                        sum = _mm512_fmadd_ps(_mm512_loadu_ps(y + r * u + q), _mm512_loadu_ps(exact + j * u + q), sum);
+                    fine[(i + r) * outputs + j] = _mm512_reduce_add_ps(sum) + bias[j];
+                }
+        } else {
+            begin(rows, bias, y, o);
+            add_product(rows, middle, units, units, last, y, o, o);
+            for (i64 r = 0; r < rows; r++)
+                for (i64 j = 0; j < outputs; j += 16)
+                    put(rough + (i + r) * outputs + j, _mm512_loadu_ps(y + r * o + j), outputs - j);
+        }
+    }
+}
+#endif
