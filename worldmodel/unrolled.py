@@ -131,8 +131,7 @@ class Walk:
         # `data`: autograd holds features of earlier steps, and must not take writing this one for a change of theirs.
         row, following, pre = self.rows[t], self.rows.data[t + 1], self.pre[slot]
         if self.step is not None:
-            params = self.step.go(row, action, self.deter[t], following, self.deter[t + 1])
-            self.latent.draw_into(params, following[:, cell.inner :], self.generator)
+            self.step.go(row, action, self.deter[t], following, self.deter[t + 1], self.generator)
             self.at += 1
             return
         with torch.autocast("cpu", enabled=False):

@@ -123,13 +123,38 @@ static void gru_of(i64 rows, const float *y, i64 d, const float *w, float eps, c
     }
 }
 
+static inline __m512 softplus16(__m512 x) { /* max(x, 0) + log(1 + e^-|x|), the logarithm as 2 atanh(e / (2 + e)) */
+    __m512 one = _mm512_set1_ps(1.0f), two = _mm512_set1_ps(2.0f), p = _mm512_set1_ps(1.0f / 11);
+    __m512 share = sigmoid16(_mm512_abs_ps(x)); /* e^-|x| = 1 / share - 1 */
+    __m512 e = _mm512_sub_ps(_mm512_div_ps(one, share), one), s = _mm512_div_ps(e, _mm512_add_ps(two, e));
+    __m512 q = _mm512_mul_ps(s, s);
+    p = _mm512_fmadd_ps(p, q, _mm512_set1_ps(1.0f / 9));
+    p = _mm512_fmadd_ps(p, q, _mm512_set1_ps(1.0f / 7));
+    p = _mm512_fmadd_ps(p, q, _mm512_set1_ps(1.0f / 5));
+    p = _mm512_fmadd_ps(p, q, _mm512_set1_ps(1.0f / 3));
+    p = _mm512_fmadd_ps(p, q, one);
+    return _mm512_fmadd_ps(_mm512_mul_ps(two, s), p, _mm512_max_ps(x, _mm512_setzero_ps()));
+}
+
+/* Draws from normal distributions whose parameters are rows (rows, [means | what softplus makes the stds of]). */
+static void draw_of(i64 rows, const float *y, i64 apart, const float *noise, i64 stoch, float least, bf16 *out, i64 size) {
+    for (i64 r = 0; r < rows; r++)
+        for (i64 j = 0; j < stoch; j += 16) {
+            __mmask16 mask = up_to(stoch - j);
+            const float *mean = y + r * apart + j;
+            __m512 std = _mm512_add_ps(softplus16(_mm512_maskz_loadu_ps(mask, mean + stoch)), _mm512_set1_ps(least));
+            __m512 drawn = _mm512_maskz_loadu_ps(mask, noise + r * stoch + j);
+            put(out + r * size + j, _mm512_fmadd_ps(std, drawn, _mm512_maskz_loadu_ps(mask, mean)), stoch - j);
+        }
+}
+
 /* From states in rows [input | deter | stoch] of `size`, inputs missing, and actions: the next deter, here and in the
- * next rows, and the parameters of the prior there. */
-void dream_step(bf16 *row, const bf16 *action, const float *old, bf16 *next, float *deter, bf16 *params,
-                const bf16 *from_action, const float *bias, const bf16 *from_stoch, const float *input_norm,
+ * next rows, and there either the latent drawn by `noise`, or in `params` the prior's parameters. */
+void dream_step(bf16 *row, const bf16 *action, const float *old, bf16 *next, float *deter, const float *noise,
+                bf16 *params, const bf16 *from_action, const float *bias, const bf16 *from_stoch, const float *input_norm,
                 const bf16 *into_gates, const float *gates_bias, const float *gru_norm, const bf16 *to_prior,
                 const float *prior_norm, const bf16 *to_params, const float *params_bias, i64 n, i64 size, i64 actions,
-                i64 stoch, i64 hidden, i64 d, i64 count, float eps, int threads) {
+                i64 stoch, i64 hidden, i64 d, i64 count, float eps, float least, int threads) {
     i64 h = padded(hidden), g = 3 * padded(d), c = padded(count), most = h > g ? h : g;
     most = most > c ? most : c;
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -149,7 +174,8 @@ void dream_step(bf16 *row, const bf16 *action, const float *old, bf16 *next, flo
         norm_silu_of(rows, y, hidden, prior_norm, eps, middle, hidden);
         begin(rows, params_bias, y, c);
         add_product(rows, middle, hidden, hidden, to_params, y, c, c);
-        for (i64 r = 0; r < rows; r++)
+        if (noise) draw_of(rows, y, c, noise + i * stoch, stoch, least, there + d, size);
+        for (i64 r = 0; params && r < rows; r++)
             for (i64 j = 0; j < count; j += 16)
                 put(params + (i + r) * count + j, _mm512_loadu_ps(y + r * c + j), count - j);
     }

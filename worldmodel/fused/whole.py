@@ -65,7 +65,7 @@ class Step:
         gru, prior = rssm.gru, rssm.prior_net
         gates = [packed(w) for w in gru.gates.weight.chunk(3)]
         self.actions = rssm.from_action.in_features
-        self.hidden, self.deter, self.stoch = rssm.from_action.out_features, gru.size, rssm.latent.size
+        self.hidden, self.deter, self.latent = rssm.from_action.out_features, gru.size, rssm.latent
         self.count, self.eps = rssm.latent.num_params, gru.norm.eps
         self.weights = (
             packed(rssm.from_action.weight),
@@ -86,15 +86,28 @@ class Step:
         """Whether the sizes suit: pairs of inputs go together."""
         return here() and not any(x % 2 for x in (rssm.from_action.out_features, rssm.gru.size, rssm.latent.size))
 
-    def go(self, row: Tensor, action: Tensor, old: Tensor, following: Tensor, deter: Tensor) -> Tensor:
-        """From rows (N,[input|deter|stoch]) and actions (N,A): deter, in the next rows too; the prior's parameters."""
+    def go(
+        self,
+        row: Tensor,
+        action: Tensor,
+        old: Tensor,
+        following: Tensor,
+        deter: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """From rows (N,[input|deter|stoch]), actions (N,A) and deter: the next deter, and the rest of the next rows."""
         n, even = len(row), self.actions + self.actions % 2
-        given = torch.zeros(n, even, dtype=BF16) if even > self.actions else torch.empty(n, even, dtype=BF16)
-        given[:, : self.actions] = action
-        params = torch.empty(n, self.count, dtype=BF16)
-        sizes = n, row.stride(0), even, self.stoch, self.hidden, self.deter, self.count
-        call("dream_step", row, given, old, following, deter, params, *self.weights, *sizes, self.eps)
-        return params
+        given = action if action.dtype == BF16 and even == self.actions else torch.zeros(n, even, dtype=BF16)
+        if given is not action:
+            given[:, : self.actions] = action
+        normal = self.latent.normal
+        noise = torch.randn(n, self.latent.size, generator=generator) if normal else None
+        params = None if normal else torch.empty(n, self.count, dtype=BF16)
+        sizes = n, row.stride(0), even, self.latent.size, self.hidden, self.deter, self.count
+        both = self.eps, self.latent.min_std if normal else 0.0
+        call("dream_step", row, given.contiguous(), old, following, deter, noise, params, *self.weights, *sizes, *both)
+        if params is not None:
+            self.latent.draw_into(params, following[:, self.hidden + self.deter :], generator)
 
 
 class Reader:

@@ -13,6 +13,7 @@ class Categorical:
     """stoch (...,S,K) one-hot; a share `unimix` of uniform probability keeps the KL finite (Dreamer 3)."""
 
     dist_keys = ("logits",)
+    normal = False
 
     def __init__(self, stoch: int, classes: int, unimix: float, min_std: float):
         self.shape: tuple[int, ...] = (stoch, classes)

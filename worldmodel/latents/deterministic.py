@@ -13,6 +13,7 @@ class Deterministic:
     """
 
     dist_keys = ("mean",)
+    normal = False
 
     def __init__(self, stoch: int, classes: int, unimix: float, min_std: float):
         self.shape: tuple[int, ...] = (stoch,)

@@ -13,6 +13,7 @@ class Gaussian:
     """stoch (...,S), drawn by reparameterisation."""
 
     dist_keys = ("mean", "std")
+    normal = True
 
     def __init__(self, stoch: int, classes: int, unimix: float, min_std: float):
         self.shape: tuple[int, ...] = (stoch,)
