@@ -127,12 +127,13 @@ def plan() -> dict[str, Entry]:
 
 
 def policy() -> dict[str, Entry]:
-    """One step of the online filter at batch 1, without planning; the baseline is the same in fp32."""
+    """One step of the online filter and the actor with one environment; the baseline is one of 16 with as many."""
+    c, model, batch = parts(["small", "behavior.name=actor_critic"])
+    agent = build.make_agent(c, model, ACTION, torch.device("cpu"), build.make_policy(c, model, ACTION))
+    row = {k: batch[k][0, 0].numpy() for k in ("image", "prev_action", "is_first")}
     times = {}
-    for precision in ("bf16", "fp32"):
-        c, model, batch = parts(["small", f"run.precision={precision}", "behavior.name=random"])
-        agent = build.make_agent(c, model, ACTION, torch.device("cpu"))
-        player = Player(agent, 1, "eval", runtime.seeded(0))
-        row = {k: batch[k][0, 0].numpy() for k in ("image", "prev_action", "is_first")}
-        times[precision] = median_seconds(lambda player=player, row=row: player([row]), 50, warm=10) * 1e3
-    return {"policy.small": {"value": times["bf16"], "unit": "ms", "baseline": times["fp32"]}}
+    for count in (1, 16):
+        player = Player(agent, count, "train", runtime.seeded(0))
+        rows = [row] * count
+        times[count] = median_seconds(lambda player=player, rows=rows: player(rows), 200, warm=20) * 1e3
+    return {"policy.small": {"value": times[1], "unit": "ms", "baseline": times[16] / 16}}

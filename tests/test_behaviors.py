@@ -252,3 +252,17 @@ def test_a_model_that_saw_no_end_expects_none():
     batch["is_terminal"][:] = False
     model.watch(batch, 2)
     assert torch.equal(model.outlook(feat)[1], model.predict(feat)[1]) and (model.outlook(feat)[1] < 1).all()
+
+
+@pytest.mark.parametrize(("behavior", "count", "wanted"), [("actor_critic", 1, False), ("actor_critic", 2, True),
+                                                           ("mpc", 1, True)])  # fmt: skip
+def test_a_lone_environment_without_plans_is_answered_in_fp32(behavior, count, wanted, monkeypatch):
+    c = config.parse(["debug", f"behavior.name={behavior}", "run.precision=bf16"])
+    model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
+    policy = build.make_policy(c, model, SPACE) if behavior == "actor_critic" else None
+    agent, rough = build.make_agent(c, model, SPACE, torch.device("cpu"), policy), []
+    encode = model.encode
+    monkeypatch.setattr(model, "encode", lambda seen: rough.append(torch.is_autocast_enabled("cpu")) or encode(seen))
+    obs = {"image": torch.zeros(count, 32, 32, 3, dtype=torch.uint8), "is_first": torch.ones(count, dtype=torch.bool)}
+    agent.act(obs, agent.init(count), "eval", torch.Generator().manual_seed(0))
+    assert rough == [wanted]

@@ -30,7 +30,9 @@ class Agent:
     @torch.no_grad()
     def act(self, obs: dict[str, Tensor], carry: Carry, mode: str, generator: torch.Generator) -> tuple[Tensor, Carry]:
         """obs: image (B,H,W,3) and/or vector (B,n), is_first (B,) -> action (B,A), carry."""
-        with autocast(self.device, self.precision):
+        # One picture is read sooner in fp32: converting the weights would take longer than multiplying by them.
+        single = self.device.type == "cpu" and len(obs["is_first"]) == 1 and not self.behavior.plans
+        with autocast(self.device, "fp32" if single else self.precision):
             state, is_first = self.filter(obs, carry, generator)
             kept = part(carry, "behavior/")
             action, kept = self.behavior.act(state, kept, is_first, mode, generator)

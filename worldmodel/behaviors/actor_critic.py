@@ -15,6 +15,8 @@ from worldmodel.types import ActionSpace, State
 class ActorPolicy:
     """Samples while collecting, with noise on top where asked for; the distribution's mode or a sample otherwise."""
 
+    plans = False
+
     def __init__(self, model: WorldModel, space: ActionSpace, policy: ActorCritic, noise: float):
         self.model, self.space, self.policy, self.noise = model, space, policy, noise
 

@@ -24,6 +24,8 @@ class MPC:
     for when it is first needed, plans are scored by how near they come to it instead of by rewards.
     """
 
+    plans = True
+
     def __init__(
         self,
         model: WorldModel,

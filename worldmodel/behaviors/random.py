@@ -9,6 +9,8 @@ from worldmodel.types import ActionSpace, State
 
 
 class Random:
+    plans = False
+
     def __init__(self, space: ActionSpace):
         self.space = space
 
