@@ -45,7 +45,7 @@ def distract(rounds: int = 50) -> dict[str, dict[str, Any]]:
 
 def _rates(task: str, seconds: float) -> dict[str, float]:
     """Return the median rate of each renderer that works here."""
-    drawn = {name: DMC(task, render=name) for name in _usable()}
+    drawn = {name: DMC(task, render=name) for name in usable()}
     for env in drawn.values():
         env.reset(seed=0)
         env.render()
@@ -60,7 +60,7 @@ def _rates(task: str, seconds: float) -> dict[str, float]:
     return {name: statistics.median(each) for name, each in rates.items()}
 
 
-def _usable() -> list[str]:
+def usable() -> list[str]:
     """Return the renderers that this machine can run."""
     try:
         choose_renderer("gl")

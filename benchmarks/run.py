@@ -1,6 +1,6 @@
 """python benchmarks/run.py [NAME ...] [--json]: what this machine does, each figure beside a baseline of its run.
 
-NAME picks groups by prefix (roofline update objectives plan policy replay render distract) or is a full name.
+NAME picks groups by prefix (roofline update objectives plan policy replay render collect distract) or is a full name.
 """
 
 from __future__ import annotations
@@ -33,6 +33,11 @@ def groups():
 
         return render.bench(RENDER_TASKS)
 
+    def collect():
+        from benchmarks import collect
+
+        return collect.bench()
+
     def distract():
         from benchmarks import render
 
@@ -47,6 +52,7 @@ def groups():
         "policy": lambda: compute("policy"),
         "replay": replay,
         "render": render,
+        "collect": collect,
         "distract": distract,
     }
 
