@@ -1,6 +1,7 @@
 """python benchmarks/run.py [NAME ...] [--json]: what this machine does, each figure beside a baseline of its run.
 
-NAME picks groups by prefix (roofline update objectives plan policy replay render collect distract) or is a full name.
+NAME picks groups by prefix (roofline update objectives plan policy replay render collect distract startup memory) or is
+a full name.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ def groups():
 
         return render.bench(RENDER_TASKS)
 
+    def process(name):
+        from benchmarks import process
+
+        return getattr(process, name)()
+
     def collect():
         from benchmarks import collect
 
@@ -53,6 +59,8 @@ def groups():
         "replay": replay,
         "render": render,
         "collect": collect,
+        "startup": lambda: process("startup"),
+        "memory": lambda: process("memory"),
         "distract": distract,
     }
 

@@ -1,0 +1,75 @@
+"""What a process costs: seconds until it answers, and the memory of a training."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+Entry = dict[str, float | str | None]
+MIB = 1024.0
+
+
+def seconds_of(*arguments: str) -> float:
+    """Wall-clock of a command; RuntimeError with its words where it answers with more than a config error."""
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+    took = time.perf_counter() - began
+    if done.returncode not in ((0, 2) if "fast" in arguments else (0,)):
+        raise RuntimeError(f"{arguments} ended with {done.returncode}: {done.stderr}")
+    return took
+
+
+def startup(repeats: int = 5) -> dict[str, Entry]:
+    """Medians; the baseline of help and of errors is Python's own start, that of a short run importing torch."""
+    bare = sorted(seconds_of("-c", "pass") for _ in range(repeats))[repeats // 2]
+    torch = sorted(seconds_of("-c", "import torch") for _ in range(repeats))[repeats // 2]
+    found: dict[str, Entry] = {}
+    for name, arguments in (("help", ["train.py", "--help"]), ("error", ["train.py", "--optim.lr", "fast"])):
+        times = sorted(seconds_of(*arguments) for _ in range(repeats))
+        found[f"startup.{name}"] = {"value": times[repeats // 2], "unit": "s", "baseline": bare}
+    times = sorted(short_run() for _ in range(3))
+    return {**found, "startup.short_run": {"value": times[1], "unit": "s", "baseline": torch}}
+
+
+def short_run() -> float:
+    """Seconds of a whole training that takes 64 frames of `walker_walk` and learns nothing: first steps are in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        task = ["--env.task", "dmc:walker_walk", "--env.repeat", "2", "--env.time_limit", "64", "--run.root", folder]
+        little = ["--run.frames", "64", "--train.prefill", "64", "--train.pretrain", "0", "--train.ratio", "0",
+                  "--log.final_episodes", "1"]  # fmt: skip
+        return seconds_of("train.py", "laptop", *task, *little)
+
+
+TRAINING = """
+import json, sys
+from benchmarks.compute import learning
+from worldmodel import runtime
+def high():
+    status = open("/proc/self/status").read()
+    return {k: int(status.split(k + ":")[1].split()[0]) for k in ("VmHWM", "VmRSS")}
+runtime.tune(0)
+learner, batch = learning("small", "actor_critic", "bf16")
+seen = []
+for _ in range(3):
+    for _ in range(int(sys.argv[1])):
+        learner.update(batch)
+    seen.append(high())
+print(json.dumps(seen))
+"""
+
+
+def memory(updates: int = 8) -> dict[str, Entry]:
+    """Peak resident memory of `small` updates, the replay not counted; growth from the first third to the last."""
+    done = subprocess.run(
+        [sys.executable, "-c", TRAINING, str(updates)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    seen = json.loads(done.stdout)
+    return {
+        "memory.small.peak": {"value": seen[-1]["VmHWM"] / MIB, "unit": "MiB", "baseline": None},
+        "memory.small.grown": {"value": (seen[-1]["VmRSS"] - seen[0]["VmRSS"]) / MIB, "unit": "MiB", "baseline": None},
+    }
