@@ -50,11 +50,12 @@ def session_of(path, seed=0, simulated=True, directory=None):
 
 def shown(moment):
     """All that is seen of a step, as something that can be compared."""
-    parts = [moment.look.picture, moment.real.picture]
-    return [None if p is None else p.tobytes() for p in parts] + [
-        moment.look.reward, moment.look.cont, moment.look.value, moment.look.spread, moment.real.reward,
-        moment.real.over, None if moment.action is None else moment.action.tolist(),
-    ]  # fmt: skip
+    look, real = moment.look, moment.real
+    pictures = {"dream": look.picture, "real": real.picture}
+    return {k: None if p is None else p.tobytes() for k, p in pictures.items()} | {
+        "reward": look.reward, "cont": look.cont, "value": look.value, "spread": look.spread,
+        "real_reward": real.reward, "over": real.over, "action": None if moment.action is None else moment.action.tolist(),
+    }  # fmt: skip
 
 
 def actions_of(count, size=2, seed=0):
@@ -70,7 +71,7 @@ def test_a_session_is_a_function_of_seed_and_actions(run_dir):
     first = driven(session_of(run_dir), actions)
     assert driven(session_of(run_dir), actions) == first
     other = driven(session_of(run_dir, seed=1), actions)
-    assert other[0][0] != first[0][0] and other[0][1] != first[0][1]
+    assert other[0]["dream"] != first[0]["dream"] and other[0]["real"] != first[0]["real"]
 
 
 def test_going_back_and_doing_the_same_shows_the_very_same(run_dir):
@@ -89,7 +90,7 @@ def test_a_branch_gives_up_what_lay_beyond_and_meets_the_same_luck(run_dir):
     session.rewind(3)
     other = driven(session, actions_of(4, seed=1))
     assert len(session.history) == 8 and session.at == 7
-    assert all(a[1] != b[1] and a[3] != b[3] for a, b in zip(other, first[3:], strict=False))
+    assert all(a["real"] != b["real"] and a["dream"] != b["dream"] for a, b in zip(other, first[3:], strict=False))
     session.rewind(3)
     assert driven(session, actions[3:]) == first[3:]
 
@@ -117,11 +118,11 @@ def test_simulator_and_dream_get_the_same_actions(run_dir):
 def test_the_dream_goes_on_where_the_episode_ends(run_dir):
     session = session_of(run_dir)
     rows = driven(session, actions_of(LENGTH + 3))
-    assert [row[5] for row in rows] == [""] * (LENGTH - 1) + ["at its time limit"] * 4
-    assert [row[4] is None for row in rows] == [False] * LENGTH + [True] * 3
-    assert rows[-1][1] == rows[LENGTH - 1][1] and rows[-1][0] != rows[LENGTH - 1][0]
+    assert [row["over"] for row in rows] == [""] * (LENGTH - 1) + ["at its time limit"] * 4
+    assert [row["real_reward"] is None for row in rows] == [False] * LENGTH + [True] * 3
+    assert rows[-1]["real"] == rows[LENGTH - 1]["real"] and rows[-1]["dream"] != rows[LENGTH - 1]["dream"]
     session.rewind(LENGTH - 2)
-    assert driven(session, actions_of(1, seed=5))[0][4] is not None
+    assert driven(session, actions_of(1, seed=5))[0]["real_reward"] is not None
 
 
 def test_a_replay_step_is_where_the_simulator_comes_to_as_well(run_dir):
