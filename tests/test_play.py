@@ -54,7 +54,8 @@ def shown(moment):
     pictures = {"dream": look.picture, "real": real.picture}
     return {k: None if p is None else p.tobytes() for k, p in pictures.items()} | {
         "reward": look.reward, "cont": look.cont, "value": look.value, "spread": look.spread,
-        "real_reward": real.reward, "over": real.over, "action": None if moment.action is None else moment.action.tolist(),
+        "real_reward": real.reward, "over": real.over,
+        "action": None if moment.action is None else moment.action.tolist(),
     }  # fmt: skip
 
 
@@ -174,7 +175,11 @@ def test_every_driver_acts_and_planners_go_on_from_their_plans(actor_dir):
 
 def test_discrete_actions_by_hand(actor_dir):
     session = session_of(actor_dir)
-    assert session.step("hand", 2).action.tolist() == [0, 0, 1] and session.step("hand", [0]).action.tolist() == [1, 0, 0]
+    assert session.step("hand", 2).action.tolist() == [0, 0, 1] and session.step("hand", [0]).action.tolist() == [
+        1,
+        0,
+        0,
+    ]
     for wrong in (3, -1, 0.5, [0, 1], None, "1", True, [[1]], float("nan")):
         with pytest.raises(ValueError, match="action"):
             session.step("hand", wrong)

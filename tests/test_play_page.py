@@ -36,11 +36,15 @@ def test_keys_drive_frames_change_and_curves_grow(page, run_dir):
     before = {side: page.run(f"{PIXELS}('{side}')") for side in ("dream", "real")}
     ink = page.run(INK)
     assert page.run(STEPS) == 1
+    assert (
+        page.run("document.getElementById('no-dream').offsetHeight + document.getElementById('no-real').offsetHeight")
+        == 0
+    )
     page.key("ArrowRight", up=False)
     page.key(" ", "Space", " ")
     page.wait(f"{STEPS} > 12")
     page.key(" ", "Space", " ")
-    page.key("ArrowLeft")
+    page.key("ArrowRight")
     page.wait("document.getElementById('run').textContent === 'Run' && !busy")
     count = page.run(STEPS)
     assert page.run("steps.slice(2, 12).every(s => s.action[0] === 1 && s.action[1] === 0 && s.driver === 'hand')")

@@ -151,7 +151,9 @@ def test_a_fault_of_ours_is_one_line_for_the_page_and_a_traceback_for_us(server,
 def test_a_thousand_bad_frames_and_torn_requests(server, caplog, capfd):
     for n in range(1000):
         with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as client:
-            client.sendall([b"\x00\x01\x02\r\n\r\n", b"GET", b"POST / HTTP/1.1\r\nContent-Length: 9", b"\r\n" * 3][n % 4])
+            client.sendall(
+                [b"\x00\x01\x02\r\n\r\n", b"GET", b"POST / HTTP/1.1\r\nContent-Length: 9", b"\r\n" * 3][n % 4]
+            )
     assert ask(server)[0] == 200
     assert "Traceback" not in caplog.text + "".join(capfd.readouterr())
 
@@ -213,8 +215,17 @@ def test_it_serves_a_dream_and_stops_cleanly(run_dir, number):
         body = json.dumps({"at": 0, "driver": "hand", "action": [0.5, -0.5]})
         connection.request("POST", f"/{token}/step", body, {"Content-Type": "application/json"})
         found = json.load(connection.getresponse())
-        assert found["at"] == 1 and found["now"]["action"] == [0.5, -0.5] and found["dream"]["rgb"] != found["real"]["rgb"]
-        for wrong in ({"at": 9}, {"at": 0, "action": [1]}, {"at": "0"}, {}, {"at": 0, "more": 1}, {"at": 0, "driver": 3}):
+        assert (
+            found["at"] == 1 and found["now"]["action"] == [0.5, -0.5] and found["dream"]["rgb"] != found["real"]["rgb"]
+        )
+        for wrong in (
+            {"at": 9},
+            {"at": 0, "action": [1]},
+            {"at": "0"},
+            {},
+            {"at": 0, "more": 1},
+            {"at": 0, "driver": 3},
+        ):
             connection.request("POST", f"/{token}/step", json.dumps(wrong), {"Content-Type": "application/json"})
             answer = connection.getresponse()
             assert answer.status == 400 and json.load(answer)["error"]

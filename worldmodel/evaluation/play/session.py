@@ -206,4 +206,3 @@ class Session:
         over = "it failed" if "fault" in step.info else "for good" if step.is_terminal else "at its time limit"
         reward = None if step.is_first else float(step.reward)
         return Real(step.obs.get("image"), reward, over if step.is_last else "", True)
-
