@@ -1,4 +1,4 @@
-"""A run directory as a report reads it: nothing but files, and nothing of a model but what its checkpoint says in words."""
+"""A run directory as a report reads it: files alone, and of a checkpoint no weights."""
 
 from __future__ import annotations
 

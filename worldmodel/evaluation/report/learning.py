@@ -15,7 +15,7 @@ from worldmodel.schema import Config
 SEED_KEY = "run.seed"
 LOSS = "train/loss/"
 ALSO = ("train/kl", "train/value", "train/entropy", "train/embed/std", "train/feat/std", "fps/frames")
-PUBLISHED_STYLE = 4  # what is published is drawn in the last styles
+MEAN_STYLE, PUBLISHED_STYLE = 0, 4  # what is published is drawn in the last styles
 
 
 def shown(value: object) -> str:
@@ -52,8 +52,10 @@ def scores(seeds: Sequence[Seed], lacking: list[str]) -> str:
     """Returns by frames, every seed and their mean, beside what is published."""
     evaluated = [(seed, curve(seed.scores, "eval/score")) for seed in seeds]
     reach = max(seed.frames for seed in seeds)
-    series = [Series(f"episodes while training, {seed.name}", thinned(curve(seed.metrics, "episode/score")), i, dots=True)
-              for i, seed in enumerate(seeds)]  # fmt: skip
+    series = [
+        Series(f"training episodes, {seed.name}", thinned(curve(seed.metrics, "episode/score")), i, dots=True)
+        for i, seed in enumerate(seeds)
+    ]
     series += [evaluation(seed, points, i, alone=len(seeds) == 1) for i, (seed, points) in enumerate(evaluated)]
     if len(seeds) > 1:
         series.append(mean_of([points for _, points in evaluated]))
@@ -69,8 +71,9 @@ def scores(seeds: Sequence[Seed], lacking: list[str]) -> str:
         lacking.append(f"no evaluation yet: {command(seeds[0].path, '')} plays episodes with what there is")
         parts.append(p(lacking[-1], "lacking"))
     else:
-        parts.append(table("the last evaluation of each seed", ("run", "frames", "mean return", "95 % interval", "episodes"),
-                           [last_row(seed) for seed, points in evaluated if points]))  # fmt: skip
+        head = ("run", "frames", "mean return", "95 % interval", "episodes")
+        rows = [last_row(seed) for seed, points in evaluated if points]
+        parts.append(table("the last evaluation of each seed", head, rows))
     parts += compared(seeds, reach)
     return "".join(parts)
 
@@ -87,8 +90,9 @@ def mean_of(curves: Sequence[list[tuple[float, float]]]) -> Series:
     tables = [dict(points) for points in curves]
     at = sorted(set.intersection(*(set(t) for t in tables)))
     columns = [[t[x] for t in tables] for x in at]
-    return Series("mean of the seeds, lowest to highest", [(x, sum(c) / len(c)) for x, c in zip(at, columns, strict=True)],
-                  5, low=[min(c) for c in columns], high=[max(c) for c in columns])  # fmt: skip
+    means = [(x, sum(c) / len(c)) for x, c in zip(at, columns, strict=True)]
+    ends = {"low": [min(c) for c in columns], "high": [max(c) for c in columns]}
+    return Series("mean of the seeds, lowest to highest", means, MEAN_STYLE, **ends)
 
 
 def last_row(seed: Seed) -> tuple[str, ...]:
@@ -114,8 +118,8 @@ def compared(seeds: Sequence[Seed], reach: int) -> list[str]:
     for method in known:
         inside = [k for k, frames in enumerate(method.frames) if frames <= reach] or [0]
         k = inside[-1]
-        rows.append((method.name, f"{method.frames[k]:,}", f"{method.mean[k]:.0f}", f"{method.std[k]:.0f}", method.seeds,
-                     method.repeat, method.source))  # fmt: skip
+        numbers = [f"{method.frames[k]:,}", f"{method.mean[k]:.0f}", f"{method.std[k]:.0f}"]
+        rows.append((method.name, *numbers, method.seeds, method.repeat, method.source))
     head = ("method", "frames", "mean return", "std over seeds", "seeds", "action repeat", "from")
     note = (f"Published runs see the task's standard picture with action repeat {known[0].repeat}; this run: renderer "
             f"{env.render}, repeat {env.repeat}. DreamerV3's numbers are those of training episodes.")  # fmt: skip
@@ -133,7 +137,7 @@ def losses(seeds: Sequence[Seed], lacking: list[str]) -> str:
         lacking.append("no losses yet: there is no line in metrics.jsonl; train it further")
         return p(lacking[-1], "lacking")
     words = p(
-        "Before weighting, means between two log lines; where a curve spans more than a factor of 30 its axis is logarithmic.",
+        "Losses before their weights, means between two log lines; the axis is logarithmic where a curve spans a factor of 30.",
         "soft",
     )
     return words + f'<div class="plots">{"".join(drawn)}</div>'

@@ -11,7 +11,7 @@ from worldmodel.evaluation.report.gather import Seed
 from worldmodel.evaluation.report.html import Pictures, command, p, table, wide
 from worldmodel.evaluation.report.svg import Series, bars, lines
 
-DREAM = "the truth, then the model's: green bar, frames it saw, orange bar, dreamt from the actions alone; then the difference"
+DREAM = "truth, model (green bar: frames it saw; orange bar: dreamt from the actions alone), and their difference"
 VIDEOS = {
     "videos/agent.gif": "the agent at the end of its training",
     "videos/imagined.gif": DREAM,
@@ -59,8 +59,9 @@ def each(seeds: Sequence[Seed], file: str, what: str, lacking: list[str], show: 
 
 def returns(seeds: Sequence[Seed], lacking: list[str]) -> str:
     def show(seed: Seed, x: dict[str, Any]) -> str:
-        return p(f"{x['eval/score']:.1f}, 95 % interval {x['eval/score_low']:.1f} to {x['eval/score_high']:.1f}, over "
-                 f"{len(x['scores'])} episodes on new seeds (--seed {x['seed']}), after {x['frames']:,} frames")  # fmt: skip
+        ends = f"{x['eval/score_low']:.1f} to {x['eval/score_high']:.1f}"
+        about = f"{len(x['scores'])} episodes on new seeds (--seed {x['seed']}), after {x['frames']:,} frames"
+        return p(f"{x['eval/score']:.1f}, 95 % interval {ends}, over {about}")
 
     return each(seeds, "returns.json", "--episodes 10", lacking, show)
 

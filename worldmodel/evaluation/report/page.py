@@ -52,8 +52,9 @@ def page(seeds: Sequence[Seed]) -> tuple[str, list[str]]:
     title = f"{c.env.task}, {c.run.name}"
     text = (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
-        f'<title>{escape(title)}</title><link rel="icon" href="data:,"><style>{STYLE.read_text(encoding="utf-8")}</style></head>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><link rel="icon" href="data:,">'
+        f"<style>{STYLE.read_text(encoding='utf-8')}</style></head>"
         f'<body><a class="skip" href="#main">to the report</a><header><h1>{escape(title)}</h1>{summary(seeds)}</header>'
         f'<nav aria-label="parts of this report"><ul>{links}</ul></nav><main id="main">{body}</main></body></html>\n'
     )
