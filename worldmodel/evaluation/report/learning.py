@@ -65,7 +65,7 @@ def scores(seeds: Sequence[Seed], lacking: list[str]) -> str:
         points = [(float(method.frames[k]), method.mean[k]) for k in inside]
         low, high = ([method.mean[k] + sign * method.std[k] for k in inside] for sign in (-1, 1))
         series.append(Series(method.name, points, PUBLISHED_STYLE + i, low=low, high=high))
-    drawn = lines("return of an episode, higher is better", series, "environment frames")
+    drawn = lines("return of an episode, higher is better", series, "environment frames", base=0.0)
     parts = [f'<div class="large">{drawn}</div>' if drawn else ""]
     if not any(points for _, points in evaluated):
         lacking.append(f"no evaluation yet: {command(seeds[0].path, '')} plays episodes with what there is")
@@ -137,7 +137,7 @@ def losses(seeds: Sequence[Seed], lacking: list[str]) -> str:
         lacking.append("no losses yet: there is no line in metrics.jsonl; train it further")
         return p(lacking[-1], "lacking")
     words = p(
-        "Losses before their weights, means between two log lines; the axis is logarithmic where a curve spans a factor of 30.",
+        "Losses before their weights, averaged between log lines; axes whose curve spans a factor of 30 are logarithmic",
         "soft",
     )
     return words + f'<div class="plots">{"".join(drawn)}</div>'

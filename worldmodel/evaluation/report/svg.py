@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from html import escape
 
 WIDTH, HEIGHT = 400, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 40
+LEFT, RIGHT, TOP, BOTTOM = 52, 24, 10, 40
 MOST_POINTS = 200
 STYLES = 6  # colours and dashes that the page's style has
 WIDE = 30.0  # a span beyond which positive numbers are drawn by their logarithm
@@ -46,12 +46,12 @@ class Axis:
         return self.start + share * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        if self.log and self.high - self.low >= 1:
-            step = max(1, math.ceil((self.high - self.low) / 4))
-            return [10.0**k for k in range(math.ceil(self.low), math.floor(self.high) + 1, step)]
         if self.log:
-            return [10.0**self.low, 10.0**self.high]
-        rough = (self.high - self.low) / 4
+            step = math.ceil((self.high - self.low) / 5)
+            leading = (1, 2, 5) if self.high - self.low < 2 else (1,)
+            powers = [k for k in range(math.floor(self.low), math.ceil(self.high) + 1) if k % step == 0]
+            return [m * 10.0**k for k in powers for m in leading if self.low <= math.log10(m * 10.0**k) <= self.high]
+        rough = (self.high - self.low) / 6
         power = 10 ** math.floor(math.log10(rough))
         step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough)
         return [k * step for k in range(math.ceil(self.low / step), math.floor(self.high / step + 1e-9) + 1)]
@@ -72,15 +72,21 @@ def thinned(points: list[Point]) -> list[Point]:
     return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts]
 
 
-def lines(title: str, series: Sequence[Series], x_name: str, log: bool = False) -> str:
-    """A figure with its title, a key where there is more than one line, and what it shows in words."""
+def lines(title: str, series: Sequence[Series], x_name: str, log: bool = False, base: float | None = None) -> str:
+    """A figure with its title, a key where there is more than one line, and what it shows in words.
+
+    Where all numbers are above `base` the axis begins there.
+    """
     series = [s for s in series if s.points]
     xs = [x for s in series for x, _ in s.points]
     ys = [y for s in series for y in [*(y for _, y in s.points), *s.low, *s.high]]
     if not ys:
         return ""
     steep = log and min(ys) > 0 and max(ys) / min(ys) > WIDE
-    across, up = Axis(xs, LEFT, WIDTH - RIGHT), Axis(ys, HEIGHT - BOTTOM, TOP, steep)
+    across, up = (
+        Axis(xs, LEFT, WIDTH - RIGHT),
+        Axis([*ys, min(ys) if base is None else base], HEIGHT - BOTTOM, TOP, steep),
+    )
     marks = [_band(s, across, up) + _marks(s, across, up) for s in series]
     ends = "; ".join(f"{s.name} ends at {s.points[-1][1]:.3g}" for s in series if not s.dots)
     words = f"{title} by {x_name}. {ends}."
