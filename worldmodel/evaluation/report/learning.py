@@ -137,7 +137,7 @@ def losses(seeds: Sequence[Seed], lacking: list[str]) -> str:
         lacking.append("no losses yet: there is no line in metrics.jsonl; train it further")
         return p(lacking[-1], "lacking")
     words = p(
-        "Losses before their weights, averaged between log lines; axes whose curve spans a factor of 30 are logarithmic",
+        "Losses before their weights, averaged between log lines; an axis that spans a factor of 30 is logarithmic.",
         "soft",
     )
     return words + f'<div class="plots">{"".join(drawn)}</div>'
