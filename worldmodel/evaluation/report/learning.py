@@ -71,7 +71,7 @@ def scores(seeds: Sequence[Seed], lacking: list[str]) -> str:
         lacking.append(f"no evaluation yet: {command(seeds[0].path, '')} plays episodes with what there is")
         parts.append(p(lacking[-1], "lacking"))
     else:
-        head = ("run", "frames", "mean return", "95 % interval", "episodes")
+        head = ("run", "frames", "mean return", "95 % interval", "episodes", "where")
         rows = [last_row(seed) for seed, points in evaluated if points]
         parts.append(table("the last evaluation of each seed", head, rows))
     parts += compared(seeds, reach)
@@ -99,13 +99,8 @@ def last_row(seed: Seed) -> tuple[str, ...]:
     x = next(line for line in reversed(seed.scores) if isinstance(line.get("eval/score"), int | float))
     ends = [x.get("eval/score_low"), x.get("eval/score_high")]
     interval = " to ".join("unknown" if y is None else f"{y:.1f}" for y in ends)
-    return (
-        f"{seed.name}, {seed.path}",
-        f"{x['frames']:,}",
-        f"{x['eval/score']:.1f}",
-        interval,
-        str(x.get("eval/episodes", "")),
-    )
+    numbers = (f"{x['frames']:,}", f"{x['eval/score']:.1f}", interval, str(x.get("eval/episodes", "unknown")))
+    return seed.name, *numbers, str(seed.path)
 
 
 def compared(seeds: Sequence[Seed], reach: int) -> list[str]:
