@@ -168,9 +168,12 @@ def watched(agent: Agent, rows: dict[str, np.ndarray], generator: torch.Generato
     keys = [k for k in ("image", "vector", "prev_action") if k in rows]
     state: State = {}
     for t in range(len(rows["prev_action"])):
-        obs = {k: torch.from_numpy(rows[k][t : t + 1]).expand(dreams, *rows[k].shape[1:]) for k in keys}
+        obs: dict[str, torch.Tensor] = {
+            k: torch.from_numpy(rows[k][t : t + 1]).expand(dreams, *rows[k].shape[1:]) for k in keys
+        }
+        obs["is_first"] = torch.full((dreams,), t == 0)
         with autocast(agent.device, agent.precision):
-            state, _ = agent.filter({**obs, "is_first": torch.full((dreams,), t == 0)}, carry, generator)
+            state, _ = agent.filter(obs, carry, generator)
         carry = {**carry, **{f"state/{k}": v for k, v in state.items()}}
     return {k: v.float() for k, v in state.items()}
 

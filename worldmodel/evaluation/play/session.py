@@ -183,8 +183,7 @@ class Session:
         assert self.start is not None and self.start.seed is not None
         done = [m.action for m in self.history[1 : self.at + 1] if m.action is not None]
         found = self._simulated(self.start.seed, [*self.start.actions, *done])
-        picture = found.obs.get("image") if found is not None else None
-        if found is None or (here.picture is not None and not np.array_equal(picture, here.picture)):
+        if found is None or (here.picture is not None and not np.array_equal(found.obs["image"], here.picture)):
             self.note = self.note or "the simulator did not come back to this step: the dream goes on alone"
             return False
         return True

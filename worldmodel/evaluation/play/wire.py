@@ -100,7 +100,7 @@ def packed(picture: np.ndarray | None) -> dict[str, Any] | None:
     if picture is None:
         return None
     height, width, _ = picture.shape
-    return {"height": height, "width": width, "rgb": base64.b64encode(np.ascontiguousarray(picture)).decode()}
+    return {"height": height, "width": width, "rgb": base64.b64encode(picture.tobytes()).decode()}
 
 
 def finite(x: float) -> float | None:

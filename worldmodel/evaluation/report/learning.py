@@ -28,7 +28,7 @@ def configuration(seeds: Sequence[Seed]) -> str:
     changed = configs.differences(configs.parse([]), first)
     rows = [(key, shown(now), shown(was)) for key, (was, now) in changed.items()]
     parts = [table("what is not as by default", ("key", "here", "by default"), rows)]
-    odd = {}
+    odd: dict[str, list[tuple[str, str, str, str]]] = {}
     for seed in seeds[1:]:
         for key, (one, other) in configs.differences(first, seed.config).items():
             if key != SEED_KEY:
@@ -81,8 +81,8 @@ def scores(seeds: Sequence[Seed], lacking: list[str]) -> str:
 def evaluation(seed: Seed, points: list[tuple[float, float]], style: int, alone: bool) -> Series:
     """One seed's evaluations; with its interval where no other's lie in the way."""
     low, high = ([y for _, y in curve(seed.scores, f"eval/score_{end}")] for end in ("low", "high"))
-    bands = {"low": low, "high": high} if alone else {}
-    return Series(f"evaluation, {seed.name}", points, style, thin=not alone, **bands)
+    low, high = (low, high) if alone else ([], [])
+    return Series(f"evaluation, {seed.name}", points, style, thin=not alone, low=low, high=high)
 
 
 def mean_of(curves: Sequence[list[tuple[float, float]]]) -> Series:
@@ -91,8 +91,8 @@ def mean_of(curves: Sequence[list[tuple[float, float]]]) -> Series:
     at = sorted(set.intersection(*(set(t) for t in tables)))
     columns = [[t[x] for t in tables] for x in at]
     means = [(x, sum(c) / len(c)) for x, c in zip(at, columns, strict=True)]
-    ends = {"low": [min(c) for c in columns], "high": [max(c) for c in columns]}
-    return Series("mean of the seeds, lowest to highest", means, MEAN_STYLE, **ends)
+    low, high = [min(c) for c in columns], [max(c) for c in columns]
+    return Series("mean of the seeds, lowest to highest", means, MEAN_STYLE, low=low, high=high)
 
 
 def last_row(seed: Seed) -> tuple[str, ...]:
