@@ -22,7 +22,7 @@ class SavedEpisodes:
         if not states:
             raise ValueError(f"{run} is no run directory with a checkpoint in it")
         saved = states[-1]["replay"]
-        self.collecting = states[-1]["rollout"]["episodes"]  # by stream: the number of the open episode, or of the next
+        self.collecting = states[-1].get("rollout", {}).get("episodes", [])  # by stream: the open one, or the next
         self.directory = run / "replay"
         self.layout = Layout({key: (tuple(shape), kind) for key, (shape, kind) in saved["spec"].items()})
         manifest = Manifest(saved, self.layout, MOST_ROWS)
