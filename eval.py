@@ -1,4 +1,4 @@
-"""Open a saved run: python eval.py RUN [returns|imagine|compare|probe|model] [--seed S] [--section.key x]."""
+"""Open a saved run: python eval.py RUN [returns|imagine|compare|probe|model|play|report] [--section.key x]."""
 
 import argparse
 import json
@@ -15,10 +15,25 @@ another way than it was trained with, as in --behavior.name mpc --planner.score 
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="eval.py", description=DESCRIPTION)
-    parser.add_argument("run", help="a run directory, runs/<task>/<name>/seed<k>")
-    what = ["returns", "imagine", "compare", "probe", "model"]
-    parser.add_argument("what", nargs="?", default="returns", choices=what)
+    args, parser, dotted = parsed(argv)
+    _, args.changes, problems = split_arguments(dotted)
+    if problems:
+        parser.error(problems[0])
+
+    from worldmodel.guard import guarded  # torch is imported from here on
+
+    return guarded(lambda: evaluate(args))
+
+
+WHAT = ("returns", "imagine", "compare", "probe", "model", "play", "report")
+
+
+def parsed(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser, list[str]]:
+    """The arguments, what to complain by, and the words of --section.key value."""
+    usage = f"eval.py RUN [{'|'.join(WHAT)}] [options]\n       eval.py RUN [RUN ...] report"
+    parser = argparse.ArgumentParser(prog="eval.py", description=DESCRIPTION, usage=usage)
+    parser.add_argument("words", nargs="+", metavar="RUN [what]", help="a run directory, runs/<task>/<name>/seed<k>, "
+                        "and what to do with it (returns); report takes the directories of several seeds")  # fmt: skip
     parser.add_argument("--episodes", type=positive, default=10, help="episodes, for all but imagine (10)")
     parser.add_argument("--seed", type=natural, default=0, help="seed of the episodes (0)")
     parser.add_argument("--render", choices=["auto", "gl", "fast", "ray"], help="another renderer than the run's")
@@ -29,15 +44,17 @@ def main(argv: list[str]) -> int:
                         help="model: episodes played now, or the last ones of the run's replay (fresh)")  # fmt: skip
     parser.add_argument("--starts", type=positive, default=8, help="model: states from which plans are tried (8)")
     parser.add_argument("--plans", type=positive, default=8, help="model: random plans tried from each (8)")
+    parser.add_argument("--port", type=port, default=0, help="play: where to serve; 0 takes any that is free (0)")
+    parser.add_argument("--no-browser", action="store_true", help="play: open no browser, only say the address")
     own, dotted = split_dotted(argv)
-    args = parser.parse_args(own)
-    _, args.changes, problems = split_arguments(dotted)
-    if problems:
-        parser.error(problems[0])
-
-    from worldmodel.guard import guarded  # torch is imported from here on
-
-    return guarded(lambda: evaluate(args))
+    args = parser.parse_intermixed_args(own)
+    words = args.words
+    args.what = words.pop() if len(words) > 1 and words[-1] in WHAT else "returns"
+    if len(words) > 1 and args.what != "report":
+        parser.error(f"argument what: invalid choice: {words[-1]!r} (choose from {', '.join(WHAT)}); only report takes "
+                     "several runs")  # fmt: skip
+    args.runs, args.run = words, words[0]
+    return args, parser, dotted
 
 
 def split_dotted(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -60,6 +77,13 @@ def positive(text: str) -> int:
     return value
 
 
+def port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port: they go from 0 to 65535")
+    return value
+
+
 def natural(text: str) -> int:
     value = int(text)
     if value < 0:
@@ -68,6 +92,8 @@ def natural(text: str) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> int:
+    if args.what == "report":
+        return report(args)
     from envs.vector import Reset, make_vector
     from worldmodel import runtime
     from worldmodel.api import Run
@@ -85,9 +111,9 @@ def evaluate(args: argparse.Namespace) -> int:
     target = run.path / "eval"
     target.mkdir(exist_ok=True)
     about = f"{e.task}, {run.path}, trained on {run.frames} frames"
-    if args.what == "model":
+    if args.what in ("model", "play"):
         say(about)
-        model(run, environments, Reset, args, target)
+        {"model": model, "play": play}[args.what](run, environments, Reset, args, target)
         return 0
     with environments("both" if args.what == "probe" and e.obs == "pixels" else e.obs) as vector:
         say(about)
@@ -218,6 +244,25 @@ def model(run, environments, reset, args: argparse.Namespace, target: Path) -> N
     say(report(found, quality.left_out))
     say(f"  {target / 'model.json'}\n  {page(found, target / 'model.png', title)}")
     say("what each number is: docs/evaluation.md")
+
+
+def play(run, environments, reset, args: argparse.Namespace, target: Path) -> None:
+    """A page on this machine from which a dream is driven, the simulator beside it."""
+    from worldmodel.evaluation.play.live import play as serve
+
+    serve(run, environments, reset, target, seed=args.seed, context=args.context, port=args.port,
+          browse=not args.no_browser)  # fmt: skip
+
+
+def report(args: argparse.Namespace) -> int:
+    """Everything there is to see of one or more seeds of a run, on one page."""
+    from worldmodel.evaluation.report.page import write
+
+    made, lacking = write([Path(path) for path in args.runs], Path(args.run) / "eval" / "report.html")
+    say(f"  {made}")
+    for line in lacking:
+        say(line)
+    return 0
 
 
 if __name__ == "__main__":

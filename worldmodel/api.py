@@ -53,12 +53,7 @@ class Run:
     def open(cls, path: str | Path, device: str = "cpu") -> Run:
         """The newest good checkpoint of a run directory; RunError or CheckpointError in one line."""
         run = RunDir(Path(path))
-        if not run.config_file.is_file():
-            raise RunError(f"{path} is not a run directory (no config.yaml in it){_nearby(Path(path))}", 4)
-        try:
-            c = config.load(run.config_file)
-        except config.ConfigError as error:
-            raise RunError(f"{run.config_file} does not fit this version: {'; '.join(error.problems)}", 4) from None
+        c = run.config()
         saved = checkpoint.latest(run.checkpoints)
         if saved is None:
             raise RunError(f"{path} holds no checkpoint yet; train it first", 4)
@@ -101,10 +96,3 @@ def spaces_from(state: dict[str, Any]) -> tuple[ObservationSpace, ActionSpace]:
     height, width, channels = o["image"] or (0, 0, 0)
     observation = ObservationSpace((height, width, channels) if o["image"] else None, o["vector"])
     return observation, ActionSpace(a["size"], tuple(a["groups"]), a["scalar"])
-
-
-def _nearby(path: Path) -> str:
-    """Run directories below what was given, or in runs/, as a hint."""
-    roots = [path if path.is_dir() else Path("runs")]
-    found = sorted(str(f.parent) for root in roots if root.is_dir() for f in root.glob("**/config.yaml"))[:4]
-    return f"; there is {', '.join(found)}" if found else "; make one with ./wm train"

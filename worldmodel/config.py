@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import math
 import types
@@ -192,6 +193,17 @@ def to_yaml(config: Config) -> str:
     yaml.default_flow_style = False
     yaml.dump(to_plain(config), stream)
     return stream.getvalue()
+
+
+def as_text(value: Any) -> str:
+    """A plain value as it is written on a command line; `assign` reads it back."""
+    if isinstance(value, str):
+        try:
+            plain = YAML(typ="safe", pure=True).load(value) == value
+        except YAMLError:
+            plain = False
+        return value if plain else json.dumps(value)
+    return json.dumps(to_plain(value))
 
 
 def differences(old: Config | Mapping, new: Config | Mapping) -> dict[str, tuple[Any, Any]]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from worldmodel.agent import Agent
 from worldmodel.api import Run
 from worldmodel.backdrop import to_pixels
 from worldmodel.episodes import SavedEpisodes
@@ -85,7 +86,7 @@ class DreamEnv(gymnasium.Env):
             rows = self._given(options["obs"])
         else:
             rows, info = self._replayed()
-        self.state, self.steps = self._watched(rows), 0
+        self.state, self.steps = watched(self.agent, rows, self.generator), 0
         return self._observation(), info
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -159,18 +160,22 @@ class DreamEnv(gymnasium.Env):
     def _no_action(self) -> np.ndarray:
         return np.zeros((1, self.run.action_space.size), np.float32)
 
-    @torch.no_grad()
-    def _watched(self, rows: dict[str, np.ndarray]) -> State:
-        """What is believed after rows (T,...), of which the first counts as an episode's."""
-        carry = self.agent.init(1)
-        keys = [k for k in ("image", "vector", "prev_action") if k in rows]
-        state: State = {}
-        for t in range(len(rows["prev_action"])):
-            obs = {k: torch.from_numpy(rows[k][t : t + 1]) for k in keys} | {"is_first": torch.tensor([t == 0])}
-            with autocast(self.agent.device, self.agent.precision):
-                state, _ = self.agent.filter(obs, carry, self.generator)
-            carry = {**carry, **{f"state/{k}": v for k, v in state.items()}}
-        return {k: v.float() for k, v in state.items()}
+
+@torch.no_grad()
+def watched(agent: Agent, rows: dict[str, np.ndarray], generator: torch.Generator, dreams: int = 1) -> State:
+    """What is believed after rows (T,...), of which the first counts as an episode's: so many draws of it (K,...)."""
+    carry = agent.init(dreams)
+    keys = [k for k in ("image", "vector", "prev_action") if k in rows]
+    state: State = {}
+    for t in range(len(rows["prev_action"])):
+        obs: dict[str, torch.Tensor] = {
+            k: torch.from_numpy(rows[k][t : t + 1]).expand(dreams, *rows[k].shape[1:]) for k in keys
+        }
+        obs["is_first"] = torch.full((dreams,), t == 0)
+        with autocast(agent.device, agent.precision):
+            state, _ = agent.filter(obs, carry, generator)
+        carry = {**carry, **{f"state/{k}": v for k, v in state.items()}}
+    return {k: v.float() for k, v in state.items()}
 
 
 def _one_of(name: str, value: Any, allowed: tuple) -> None:

@@ -22,6 +22,7 @@ class SavedEpisodes:
         if not states:
             raise ValueError(f"{run} is no run directory with a checkpoint in it")
         saved = states[-1]["replay"]
+        self.collecting = states[-1].get("rollout", {}).get("episodes", [])  # by stream: the open one, or the next
         self.directory = run / "replay"
         self.layout = Layout({key: (tuple(shape), kind) for key, (shape, kind) in saved["spec"].items()})
         manifest = Manifest(saved, self.layout, MOST_ROWS)
@@ -56,6 +57,17 @@ class SavedEpisodes:
             more = self._columns(self.chunks[at])
             rows = {key: np.concatenate([column, more[key]]) for key, column in rows.items()}
         return {key: column[: _end(rows)] for key, column in rows.items()}
+
+    def place(self, number: int) -> tuple[int, int]:
+        """The stream of an episode, and how many more of that stream came after it."""
+        numbers = [(chunk.stream, chunk.episodes) for chunk in self.chunks]
+        before = 0
+        for stream, count in numbers:
+            before += count
+            if number < before:
+                through = sum(c for s, c in numbers if s <= stream)  # chunks lie stream by stream
+                return stream, through - 1 - number
+        raise ValueError(f"there is no episode {number}: {self.directory} holds {self.count}")
 
     def _goes_on(self, at: int) -> bool:
         """Whether the rows of one chunk continue in the next."""

@@ -61,6 +61,15 @@ class RunDir:
     def of(cls, c: Config) -> RunDir:
         return cls(Path(c.run.root) / slug(c.env.task) / slug(c.run.name) / f"seed{c.run.seed}")
 
+    def config(self) -> Config:
+        """What it was trained with; RunError where this is no run directory, or not one of this version."""
+        if not self.config_file.is_file():
+            raise RunError(f"{self.path} is not a run directory (no config.yaml in it){_nearby(self.path)}", 4)
+        try:
+            return configs.load(self.config_file)
+        except configs.ConfigError as error:
+            raise RunError(f"{self.config_file} does not fit this version: {'; '.join(error.problems)}", 4) from None
+
     def open(self, c: Config, restarts: int = 0) -> None:
         """Make or continue the directory for this configuration, under a lock; RunError where that can't be.
 
@@ -142,3 +151,10 @@ class RunDir:
                 "Use another --run.name, or start over with --run.fresh true",
                 2,
             )
+
+
+def _nearby(path: Path) -> str:
+    """Run directories below what was given, or in runs/, as a hint."""
+    roots = [path if path.is_dir() else Path("runs")]
+    found = sorted(str(f.parent) for root in roots if root.is_dir() for f in root.glob("**/config.yaml"))[:4]
+    return f"; there is {', '.join(found)}" if found else "; make one with ./wm train"

@@ -44,5 +44,7 @@ def finish(t, envs, reset, stop) -> bool:
     say(f"  ./wm eval {t.run.path}                # returns over more episodes")
     say(f"  ./wm eval {t.run.path} imagine        # open-loop dreams beside the truth")
     say(f"  ./wm eval {t.run.path} model          # how good the world model is, by every measure")
+    say(f"  ./wm eval {t.run.path} play           # drive the dream yourself, the simulator beside it")
+    say(f"  ./wm eval {t.run.path} report         # everything about this run on one page")
     say("  ./wm train pendulum                   # another task: swing up and balance")
     return True

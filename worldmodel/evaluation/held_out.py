@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,23 +74,34 @@ class Simulator:
     def __init__(self, envs, reset: Callable[[int], Any], to_env: Callable[[np.ndarray], Any]):
         self.envs, self.reset, self.to_env = envs, reset, to_env
 
+    def back(self, seed: int, actions: Iterable[np.ndarray]) -> Any | None:
+        """Where an episode is after these actions (A,); None where it ended before."""
+        result = self._do(self.reset(seed))
+        for action in actions:
+            if result.is_last:
+                return None
+            result = self.act(action)
+        return result
+
+    def act(self, action: np.ndarray) -> Any:
+        """The answer to one action (A,) of an open episode."""
+        return self._do(self.to_env(action))
+
     def branch(self, episode: Recorded, step: int, plan: np.ndarray) -> Branch | None:
         """Simulate an episode again up to a step, then act by a plan (P,A); None where it came out elsewhere."""
         assert episode.seed is not None, "the simulator comes back to episodes that were played here"
         columns = episode.columns
-        result = self._do(self.reset(episode.seed))
-        for action in columns["prev_action"][1 : step + 1]:
-            if result.is_last:
-                return None
-            result = self._do(self.to_env(action))
-        if result.is_last or any(not np.array_equal(v, columns[k][step]) for k, v in result.obs.items()):
+        result = self.back(episode.seed, columns["prev_action"][1 : step + 1])
+        if result is None or result.is_last:
+            return None
+        if any(not np.array_equal(v, columns[k][step]) for k, v in result.obs.items()):
             return None
         length = len(plan)
         picture = result.obs.get("image")
         pictures = np.zeros((length, *picture.shape), np.uint8) if picture is not None else None
         found = Branch(np.zeros(length), np.zeros(length, bool), np.zeros(length, bool), pictures)
         for t, action in enumerate(plan):
-            result = self._do(self.to_env(action))
+            result = self.act(action)
             if "fault" in result.info:
                 break
             found.reward[t], found.seen[t], found.counted[t] = result.reward, True, True

@@ -12,7 +12,7 @@ from worldmodel.evaluation.held_out import Recorded, Simulator, collect, from_re
 from worldmodel.evaluation.model_quality import Quality, Real, measure
 from worldmodel.evaluation.opened import OpenedRun, own_plans
 from worldmodel.evaluation.plans import Amounts
-from worldmodel.evaluation.play_back import playing
+from worldmodel.evaluation.play_back import first_made, playing
 
 Make = Callable[[str], Any]  # environments by what is observed
 
@@ -53,14 +53,10 @@ def measured(run: Run, make: Make, reset: Callable[[int], Any], wanted: Wanted) 
 def _opened(run: Run, make: Make) -> Any | None:
     """Environments that show the simulator's state beside the pictures, else ones that don't; None with a line."""
     obs = run.config.env.obs
-    why = ""
-    for seen in ["both", obs] if obs == "pixels" else [obs]:
-        try:
-            return make(seen)
-        except (ValueError, RuntimeError) as error:
-            why = " ".join(str(error).split())[:200]
-    say(f"the environment can't be made here ({why}): taking the run's replay")
-    return None
+    found, why = first_made(make, ["both", obs] if obs == "pixels" else [obs])
+    if found is None:
+        say(f"the environment can't be made here ({why}): taking the run's replay")
+    return found
 
 
 def _measure(run: Run, episodes: list[Recorded], wanted: Wanted, real: Real | None) -> Quality:

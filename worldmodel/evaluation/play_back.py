@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from worldmodel.player import Player
 from worldmodel.rollout import Rollout, Row, episode_seeds
 from worldmodel.runtime import seeded
@@ -21,3 +24,14 @@ def record(rollout: Rollout, player: Player, length: int) -> list[Row]:
     while len(rows) < length and not (rows and rows[-1]["is_last"]):
         rows.append(rollout.step(player)[0])
     return rows
+
+
+def first_made(make: Callable[[str], Any], kinds: Sequence[str]) -> tuple[Any | None, str]:
+    """Environments by what is observed, the first of these kinds that can be made; else None and why, in one line."""
+    why = ""
+    for kind in kinds:
+        try:
+            return make(kind), ""
+        except (ValueError, RuntimeError) as error:
+            why = " ".join(str(error).split())[:200]
+    return None, why

@@ -1,0 +1,288 @@
+"""A dream that is driven: the same way through it is the same dream, and the simulator goes the same way."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import envs
+import worldmodel
+from envs.vector import Reset, SerialEnv
+from runs import seed_dir, train
+from worldmodel.episodes import SavedEpisodes
+from worldmodel.evaluation.play.live import opened
+from worldmodel.evaluation.play.session import MOST_STEPS
+from worldmodel.rundir import RunError
+
+LENGTH = 15
+POINTMASS = ("--env.task", "pointmass", "--env.time_limit", str(LENGTH), "--run.frames", "60")
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """Pictures that two actions change, episodes of a known length."""
+    root = tmp_path_factory.mktemp("driven")
+    train(root, *POINTMASS)
+    return seed_dir(root, "pointmass")
+
+
+@pytest.fixture(scope="module")
+def actor_dir(tmp_path_factory):
+    """Discrete actions, an actor and a critic."""
+    root = tmp_path_factory.mktemp("acting")
+    train(root, "--env.task", "catcher", "--behavior.name", "actor_critic", "--run.frames", "40", "--imag.starts", "8")
+    return seed_dir(root, "catcher")
+
+
+def simulators(run, obs=None):
+    e = run.config.env
+    make = lambda: envs.make(e.task, size=e.size, repeat=e.repeat, time_limit=e.time_limit, obs=obs or e.obs)  # noqa: E731
+    return SerialEnv(make)
+
+
+def session_of(path, seed=0, simulated=True, directory=None):
+    run = worldmodel.load(path)
+    vector = simulators(run) if simulated else None
+    notes = [] if simulated else ["no simulator"]
+    return opened(run, vector, Reset, directory or path / "eval", seed, 5, notes).session
+
+
+def shown(moment):
+    """All that is seen of a step, as something that can be compared."""
+    look, real = moment.look, moment.real
+    pictures = {"dream": look.picture, "real": real.picture}
+    return {k: None if p is None else p.tobytes() for k, p in pictures.items()} | {
+        "reward": look.reward, "cont": look.cont, "value": look.value, "spread": look.spread,
+        "real_reward": real.reward, "over": real.over,
+        "action": None if moment.action is None else moment.action.tolist(),
+    }  # fmt: skip
+
+
+def actions_of(count, size=2, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, (count, size)).tolist()
+
+
+def driven(session, actions):
+    return [shown(session.step("hand", action)) for action in actions]
+
+
+def test_a_session_is_a_function_of_seed_and_actions(run_dir):
+    actions = actions_of(6)
+    first = driven(session_of(run_dir), actions)
+    assert driven(session_of(run_dir), actions) == first
+    other = driven(session_of(run_dir, seed=1), actions)
+    assert other[0]["dream"] != first[0]["dream"] and other[0]["real"] != first[0]["real"]
+
+
+def test_going_back_and_doing_the_same_shows_the_very_same(run_dir):
+    session, actions = session_of(run_dir), actions_of(8)
+    first = driven(session, actions)
+    assert shown(session.rewind(3)) == first[2] and len(session.history) == 9
+    again = driven(session, actions[3:])
+    assert again == first[3:]
+    session.rewind(0)
+    assert driven(session, actions) == first
+
+
+def test_a_branch_gives_up_what_lay_beyond_and_meets_the_same_luck(run_dir):
+    session, actions = session_of(run_dir), actions_of(8)
+    first = driven(session, actions)
+    session.rewind(3)
+    other = driven(session, actions_of(4, seed=1))
+    assert len(session.history) == 8 and session.at == 7
+    assert all(a["real"] != b["real"] and a["dream"] != b["dream"] for a, b in zip(other, first[3:], strict=False))
+    session.rewind(3)
+    assert driven(session, actions[3:]) == first[3:]
+
+
+def test_simulator_and_dream_get_the_same_actions(run_dir):
+    """Every command the environment is given since its last reset, after a branch too, and what it alone would show."""
+    session, done = session_of(run_dir), []
+    inner = session.simulator.envs.step_some
+    session.simulator.envs.step_some = lambda commands: done.append(commands[0]) or inner(commands)
+    driven(session, actions_of(5))
+    session.rewind(2)
+    driven(session, actions_of(3, seed=1))
+    last = max(i for i, command in enumerate(done) if isinstance(command, Reset))
+    given = np.stack(done[last + 1 :])
+    dreamt = np.stack([m.action for m in session.history[1:]])
+    assert np.array_equal(given, dreamt) and len(given) == 5
+    with simulators(session.dreams.run) as alone:
+        steps = [alone.step_some({0: Reset(session.start.seed)})[0]]
+        steps += [alone.step_some({0: action})[0] for action in dreamt]
+    for moment, step in zip(session.history, steps, strict=True):
+        assert np.array_equal(moment.real.picture, step.obs["image"])
+        assert moment.real.reward == (None if step.is_first else step.reward)
+
+
+def test_the_dream_goes_on_where_the_episode_ends(run_dir):
+    session = session_of(run_dir)
+    rows = driven(session, actions_of(LENGTH + 3))
+    assert [row["over"] for row in rows] == [""] * (LENGTH - 1) + ["at its time limit"] * 4
+    assert [row["real_reward"] is None for row in rows] == [False] * LENGTH + [True] * 3
+    assert rows[-1]["real"] == rows[LENGTH - 1]["real"] and rows[-1]["dream"] != rows[LENGTH - 1]["dream"]
+    session.rewind(LENGTH - 2)
+    assert driven(session, actions_of(1, seed=5))[0]["real_reward"] is not None
+
+
+def test_a_replay_step_is_where_the_simulator_comes_to_as_well(run_dir):
+    session = session_of(run_dir)
+    saved = SavedEpisodes(run_dir)
+    for number in range(saved.count):
+        rows = saved.read(number)
+        step = len(rows["reward"]) // 2
+        moment = session.from_replay(number, step)
+        assert moment.real.takes_part and session.note == ""
+        assert np.array_equal(moment.real.picture, rows["image"][step])
+        found = session.step("hand", rows["prev_action"][step + 1].tolist())
+        assert np.array_equal(found.real.picture, rows["image"][step + 1])
+        assert found.real.reward == pytest.approx(float(rows["reward"][step + 1]))
+    assert saved.count >= 3 and "episode 0" not in session.start.label
+
+
+def test_episodes_of_the_replay_are_placed_in_their_streams(tmp_path):
+    train(tmp_path, *POINTMASS, "--env.num", "2")
+    path = seed_dir(tmp_path, "pointmass")
+    saved, session = SavedEpisodes(path), session_of(path)
+    places = [saved.place(n) for n in range(saved.count)]
+    assert {stream for stream, _ in places} == {0, 1} and places == sorted(places, key=lambda p: (p[0], -p[1]))
+    for number in range(saved.count):
+        assert session.from_replay(number, 3).real.takes_part
+    with pytest.raises(ValueError, match="there is no episode"):
+        saved.place(saved.count)
+
+
+def test_another_world_than_the_replays_is_seen_and_said(run_dir):
+    session = session_of(run_dir)
+    session.simulator.reset = lambda seed: Reset(seed + 1)
+    moment = session.from_replay(0, 4)
+    assert not moment.real.takes_part and "did not come to this step" in session.note
+    found = session.step("hand", [0.5, 0.5])
+    assert found.real.picture is None and found.look.picture is not None
+
+
+def test_every_driver_acts_and_planners_go_on_from_their_plans(actor_dir):
+    session = session_of(actor_dir)
+    assert list(session.dreams.drivers) == ["actor_critic", "mpc", "random"] and session.dreams.left_out == []
+    moments = [session.step(driver) for driver in ("actor_critic", "mpc", "mpc", "random")]
+    assert [m.driver for m in moments] == ["actor_critic", "mpc", "mpc", "random"]
+    assert all(m.action.sum() == 1 and set(m.action) <= {0, 1} and m.look.value is not None for m in moments)
+    assert moments[1].kept["plan"].shape == moments[2].kept["plan"].shape
+    session.rewind(0)
+    assert [shown(session.step(d)) for d in ("actor_critic", "mpc", "mpc", "random")] == [shown(m) for m in moments]
+
+
+def test_discrete_actions_by_hand(actor_dir):
+    session = session_of(actor_dir)
+    assert session.step("hand", 2).action.tolist() == [0, 0, 1] and session.step("hand", [0]).action.tolist() == [
+        1,
+        0,
+        0,
+    ]
+    for wrong in (3, -1, 0.5, [0, 1], None, "1", True, [[1]], float("nan")):
+        with pytest.raises(ValueError, match="action"):
+            session.step("hand", wrong)
+    assert len(session.history) == 3
+
+
+def test_wrong_actions_drivers_and_steps_change_nothing(run_dir):
+    session = session_of(run_dir)
+    driven(session, actions_of(2))
+    for wrong in (1.0, [1.0], [1.0, 2.0, 3.0], [float("inf"), 0.0], None, {"a": 1}):
+        with pytest.raises(ValueError, match="action"):
+            session.step("hand", wrong)
+    for wrong in ("nobody", "actor_critic"):
+        with pytest.raises(ValueError, match="driver"):
+            session.step(wrong)
+    for wrong in (-1, 3):
+        with pytest.raises(ValueError, match="no step"):
+            session.rewind(wrong)
+    with pytest.raises(ValueError, match="no step 99"):
+        session.from_replay(0, 99)
+    with pytest.raises(ValueError, match="no episode 999"):
+        session.from_replay(999, 0)
+    assert len(session.history) == 3 and session.at == 2 and session.step("hand", [9, -9]).action.tolist() == [1, -1]
+
+
+def test_the_spread_is_that_of_the_dreams(run_dir):
+    session = session_of(run_dir)
+    moment = session.step("hand", [0.3, -0.3])
+    model = session.dreams.model
+    feat = model.rssm.feat(moment.state)
+    assert len(feat) == session.dreams.count == 8
+    pictures = model.decode(feat[None])[0].clamp(0, 1).numpy()
+    assert moment.look.spread == pytest.approx(pictures.std(0).mean(), rel=0.05) and moment.look.spread > 0
+    assert np.abs(pictures[0] * 255 - moment.look.picture).max() < 3
+
+
+def test_a_clip_holds_both_sides_and_never_replaces_one(run_dir, tmp_path):
+    session = session_of(run_dir)
+    driven(session, actions_of(6))
+    first, second = session.clip(tmp_path, 0, 6), session.clip(tmp_path, 2, 4)
+    assert first != second and first.exists() and second.exists()
+    with Image.open(first) as video:
+        assert video.n_frames == 7 and video.size == (2 * 192, 192)
+    for wrong in ((0, 7), (3, 3), (4, 2), (-1, 2)):
+        with pytest.raises(ValueError, match="a clip goes"):
+            session.clip(tmp_path, *wrong)
+
+
+def test_without_a_simulator_the_dream_begins_in_the_replay(run_dir):
+    session = session_of(run_dir, simulated=False)
+    moment = session.step("hand", [0, 0])
+    assert moment.real.picture is None and "replay" in session.start.label
+    with pytest.raises(ValueError, match="no simulator"):
+        session.new_episode()
+    assert session.clip(session.dreams.run.path / "eval", 0, 1).exists()
+
+
+def test_without_a_simulator_and_a_replay_there_is_nothing_to_begin_from(run_dir, tmp_path):
+    lone = tmp_path / "lone"
+    shutil.copytree(run_dir, lone, ignore=shutil.ignore_patterns("replay"))
+    session = session_of(lone)
+    assert session.replay.count == 0 and session.replay.why
+    with pytest.raises(ValueError, match="begin with a new episode"):
+        session.from_replay(0, 0)
+    with pytest.raises(RunError, match="nothing to begin") as caught:
+        session_of(lone, simulated=False)
+    assert caught.value.exit_code == 4
+
+
+def test_a_simulator_that_fails_for_good_is_done_without(run_dir):
+    session = session_of(run_dir)
+    driven(session, actions_of(2))
+
+    def broken(commands):
+        raise RuntimeError("the budget is spent")
+
+    session.simulator.envs.step_some = broken
+    moment = session.step("hand", [0.1, 0.1])
+    assert moment.real.picture is None and "the budget is spent" in session.note and session.simulator is None
+    assert session.step("hand", [0.1, 0.1]).look.picture is not None
+
+
+def test_a_model_that_cannot_draw_has_curves_only(tmp_path):
+    train(tmp_path, "--env.task", "pendulum", "--env.obs", "state", "--run.frames", "40")
+    path = seed_dir(tmp_path, "pendulum")
+    run = worldmodel.load(path)
+    with simulators(run, "both") as vector:
+        answers = opened(run, vector, Reset, tmp_path, 0, 5, [])
+        moment = answers.session.step("hand", [0.5])
+        assert moment.look.picture is None and moment.look.spread > 0 and moment.real.picture.shape == (32, 32, 3)
+        assert any("cannot draw" in note for note in answers.notes)
+        with pytest.raises(ValueError, match="cannot draw"):
+            answers.session.clip(tmp_path, 0, 1)
+
+
+def test_a_dream_has_a_length_at_which_it_ends(run_dir, monkeypatch):
+    from worldmodel.evaluation.play import session as module
+
+    monkeypatch.setattr(module, "MOST_STEPS", 4)
+    assert MOST_STEPS == 2000
+    session = session_of(run_dir, simulated=False)
+    driven(session, actions_of(3))
+    with pytest.raises(ValueError, match="4 steps long"):
+        session.step("hand", [0, 0])
+    session.rewind(1)
+    session.step("hand", [0, 0])

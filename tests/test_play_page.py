@@ -1,0 +1,94 @@
+"""The page in a browser: keys drive, frames change, curves grow, and going back branches off."""
+
+import pytest
+
+import browser
+from runs import seed_dir, train
+from test_play_server import served
+
+pytestmark = pytest.mark.skipif(browser.PROGRAM is None, reason="there is no chromium here (apt-get install chromium)")
+
+PIXELS = "(id => [...document.getElementById(id).getContext('2d').getImageData(0, 0, 32, 32).data].join())"
+STEPS = "Number(document.querySelector('.trace canvas').dataset.steps)"
+INK = """[...document.querySelector('.trace canvas').getContext('2d').getImageData(50, 0, 300, 80).data]
+    .filter(x => x).length"""
+HIDDEN = "document.getElementById('no-dream').offsetHeight + document.getElementById('no-real').offsetHeight"
+WORDS = "p, button:enabled, label, h1, h2, figcaption, summary, output, li, dd"
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    root = tmp_path_factory.mktemp("paged")
+    train(root, "--env.task", "pointmass", "--env.time_limit", "40", "--run.frames", "80")
+    return seed_dir(root, "pointmass")
+
+
+@pytest.fixture
+def page(run_dir, tmp_path):
+    with served(run_dir) as (_, url):
+        chromium = browser.Browser(tmp_path / "profile")
+        try:
+            chromium.open(url)
+            chromium.wait("!document.getElementById('run').disabled")
+            yield chromium
+        finally:
+            chromium.close()
+
+
+def test_keys_drive_frames_change_and_curves_grow(page, run_dir):
+    before = {side: page.run(f"{PIXELS}('{side}')") for side in ("dream", "real")}
+    ink = page.run(INK)
+    assert page.run(STEPS) == 1
+    assert page.run(HIDDEN) == 0
+    page.key("ArrowRight", up=False)
+    page.key(" ", "Space", " ")
+    page.wait(f"{STEPS} > 12")
+    page.key(" ", "Space", " ")
+    page.key("ArrowRight")
+    page.wait("document.getElementById('run').textContent === 'Run' && !busy")
+    count = page.run(STEPS)
+    assert page.run("steps.slice(2, 12).every(s => s.action[0] === 1 && s.action[1] === 0 && s.driver === 'hand')")
+    assert all(page.run(f"{PIXELS}('{side}')") != picture for side, picture in before.items())
+    assert page.run(INK) > ink and page.run("steps[5].real !== null && steps[5].reward !== null")
+
+    page.run("look(4)")
+    page.wait("at === 4 && !busy")
+    assert page.run(STEPS) == count
+    page.key("ArrowLeft", up=False)
+    page.key(".", "Period", ".")
+    page.wait("at === 5 && !busy")
+    assert page.run(STEPS) == 6 and page.run("steps[5].action[0] === -1 && steps[5].real !== null && ghost.length > 3")
+    page.key("c", "KeyC", "c")
+    page.wait("document.getElementById('status').textContent.startsWith('saved')")
+    assert len(list((run_dir / "eval").glob("play-*.gif"))) == 1
+    assert page.errors() == []
+
+
+def test_it_can_be_used_by_keyboard_alone_and_says_what_things_are(page):
+    seen = []
+    for _ in range(40):
+        page.key("Tab", text=None)
+        seen.append(page.run("document.activeElement.id || document.activeElement.textContent"))
+        outlined = "getComputedStyle(document.activeElement).outlineStyle"
+        assert page.run(f"document.activeElement === document.body || {outlined} !== 'none'")
+    assert {"run", "next", "fps", "driver", "a0", "a1", "episode", "clip", "replay-episode"} <= set(seen)
+    unnamed = """[...document.querySelectorAll('button, select, input, canvas')].filter(x =>
+        !(x.labels && x.labels.length) && !x.getAttribute('aria-label') && !x.textContent.trim()).map(x => x.id)"""
+    assert page.run(unnamed) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_and_nothing_is_cut_off_on_a_phone(page, scheme):
+    page.looks_like(360, 740, scheme)
+    contrast = """(() => {
+      const light = c => c.match(/[\\d.]+/g).slice(0, 3).map(x => x / 255)
+        .map(x => x <= .04045 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4)
+        .reduce((s, x, i) => s + x * [.2126, .7152, .0722][i], 0);
+      const under = x => { for (; x; x = x.parentElement) { const c = getComputedStyle(x).backgroundColor;
+        if (!/, 0\\)$/.test(c)) return light(c); } return 1; };
+      return Math.min(...[...document.querySelectorAll('WORDS')]
+        .filter(x => x.textContent.trim()).map(x => { const a = light(getComputedStyle(x).color), b = under(x);
+          return (Math.max(a, b) + .05) / (Math.min(a, b) + .05); })); })()"""
+    assert page.run(contrast.replace("WORDS", WORDS)) >= 4.5
+    assert page.run("document.documentElement.scrollWidth") <= 360
+    assert page.run("Math.min(...[...document.querySelectorAll('button')].map(b => b.offsetHeight || 44))") >= 44

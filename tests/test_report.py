@@ -1,0 +1,292 @@
+"""The report: well formed, by itself, small, safe, and honest about what it lacks."""
+
+import json
+import re
+import shlex
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+import browser
+from runs import seed_dir, train
+from test_eval import evaluate
+from worldmodel import config as configs
+from worldmodel.evaluation import media
+from worldmodel.evaluation.report import learning, reference, svg
+from worldmodel.evaluation.report.gather import read
+from worldmodel.evaluation.report.html import Pictures
+from worldmodel.evaluation.report.page import page, write
+
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+class Reader(HTMLParser):
+    """Tags that are left open or closed twice, and all that a page could fetch."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.faults, self.headings, self.fetched, self.links, self.ids, self.words = (
+            [],
+            [],
+            [],
+            [],
+            [],
+            [],
+            [],
+        )
+        self.images = []
+        self.feed(text)
+        self.close()
+        self.faults += [f"<{tag}> is never closed" for tag in self.open]
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.images += [found] * (tag == "img")
+        self.headings += [int(n) for n in re.findall("^h([1-6])$", tag)]
+        self.ids += [value for key, value in attrs if key == "id"]
+        self.faults += [f"<{tag} {k}>" for k in found if k.startswith("on")] + ["a script"] * (tag == "script")
+        self.links += [value for key, value in attrs if (tag, key) == ("a", "href")]
+        kinds = ("src", "srcset", "poster", "data", "xlink:href", "action") + ("href",) * (tag != "a")
+        self.fetched += [found[k] for k in kinds if k in found]
+        self.fetched += re.findall(r"url\(([^)]*)", found.get("style", ""))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(f"</{tag}> closes nothing")
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if self.open and self.open[-1] == "style":
+            self.fetched += re.findall(r"url\(([^)]*)|@import([^;]*)", data)
+
+
+def check(text):
+    """What every report must be."""
+    reader = Reader(text)
+    assert reader.faults == []
+    assert all(image.get("alt", "").strip() for image in reader.images)
+    assert all(source.startswith("data:") for source in reader.fetched) and reader.fetched
+    assert all(link.startswith("#") and link[1:] in reader.ids for link in reader.links)
+    assert len(set(reader.ids)) == len(reader.ids)
+    levels = reader.headings
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert len(text.encode()) < 10_000_000
+    return reader
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    root = tmp_path_factory.mktemp("reported")
+    train(root, "--env.task", "pointmass", "--env.time_limit", "15", "--run.frames", "60")
+    return seed_dir(root, "pointmass")
+
+
+@pytest.fixture(scope="module")
+def measured_dir(run_dir, tmp_path_factory):
+    """With everything that eval.py measures."""
+    path = tmp_path_factory.mktemp("measured") / "seed0"
+    shutil.copytree(run_dir, path)
+    quick = ("--planner.candidates", "12", "--planner.elites", "4")
+    evaluate(path, "--episodes", "3")
+    evaluate(path, "imagine", "--length", "6")
+    evaluate(path, "model", "--episodes", "3", "--length", "6", "--starts", "2", "--plans", "4")
+    evaluate(path, "compare", "--episodes", "1", *quick)
+    evaluate(path, "probe", "--episodes", "3")
+    media.save_gif(path / "eval" / "play-000.gif", np.zeros((2, 32, 64, 3), np.uint8))
+    return path
+
+
+def test_of_a_run_that_nobody_measured(run_dir):
+    out, _ = evaluate(run_dir, "report")
+    text = (run_dir / "eval" / "report.html").read_text()
+    words = "".join(check(text).words)
+    assert str(run_dir / "eval" / "report.html") in out
+    for command in ("--episodes 10", "model", "probe", "compare"):
+        line = f"./wm eval {run_dir} {command}"
+        assert line in words and line in out
+    assert "No published score is known for pointmass" in words and "Not finished" not in words
+    assert text.count("<svg viewBox") > 8  # the learning curve and the losses
+
+
+def test_of_a_run_that_was_measured_in_every_way(measured_dir):
+    out, _ = evaluate(measured_dir, "report")
+    reader = check((measured_dir / "eval" / "report.html").read_text())
+    words = "".join(reader.words)
+    assert "not been measured" not in words + out
+    found = json.loads((measured_dir / "eval" / "returns.json").read_text())
+    assert f"{found['eval/score']:.1f}, 95 % interval" in words
+    assert "exploitation" in words and "ms per action" in words and "coordinate" in words
+    assert len(reader.images) == 6  # two videos of training's end, two and a clip of eval's, and the page of plots
+
+
+def test_names_and_values_are_text(run_dir, tmp_path):
+    """A run, a path and a configuration that try to be a page."""
+    path = tmp_path / "<script>alert(1)</script>" / "seed0"
+    shutil.copytree(run_dir, path, ignore=shutil.ignore_patterns("eval"))
+    evil = "\"><script>alert('x')</script><img src=x onerror=alert(1)>&amp;"
+    c = configs.change(read(path).config, [("run.name", json.dumps(evil)), ("run.root", json.dumps("</pre><b>"))])
+    (path / "config.yaml").write_text(configs.to_yaml(c))
+    lines = [json.loads(text) for text in (path / "metrics.jsonl").read_text().splitlines()]
+    lines.append({"frames": 50, "train/loss/<script>": 1.0, 'train/loss/a"b': 2.0})
+    (path / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    made, _ = write([path], path / "eval" / "report.html")
+    text = made.read_text()
+    reader = check(text)
+    assert "<script" not in text and evil in "".join(reader.words) and "loss/<script>" in "".join(reader.words)
+
+
+def test_seeds_side_by_side(run_dir, tmp_path):
+    other = tmp_path / "seed1"
+    train(tmp_path, "--env.task", "pointmass", "--env.time_limit", "15", "--run.frames", "60", "--run.seed", "1",
+          "--model.deter", "24")  # fmt: skip
+    other = seed_dir(tmp_path, "pointmass", seed=1)
+    before = (run_dir / "eval").exists() and set((run_dir / "eval").iterdir())
+    out, _ = evaluate(other, run_dir, "report")
+    words = "".join(check((other / "eval" / "report.html").read_text()).words)
+    assert "2 seeds" in words and "mean of the seeds" in words and "seed 1" in words
+    assert "differ in more than their seeds" in words and "model.deter" in words
+    assert str(other / "eval" / "report.html") in out
+    assert before == ((run_dir / "eval").exists() and set((run_dir / "eval").iterdir()))
+
+
+def test_the_command_trains_the_same_again(run_dir):
+    odd = [("run.name", "'1e3'"), ("run.root", "a b$(c)"), ("optim.lr", "1.5e-7"), ("env.camera", "2"),
+           ("run.seed", "4"), ("loss.objective", "{contrastive: 0.5, inverse: 2}"), ("model.cnn", "[4, 8]"),
+           ("env.time_limit", "null")]  # fmt: skip
+    for config in (read(run_dir).config, configs.change(read(run_dir).config, odd)):
+        program, command, *words = shlex.split(learning.reproduce(config))
+        assert (program, command) == ("./wm", "train") and configs.parse(words) == config
+
+
+def test_damaged_pieces_are_named_and_the_rest_is_shown(measured_dir, tmp_path):
+    path = tmp_path / "seed0"
+    shutil.copytree(measured_dir, path)
+    (path / "eval" / "model.json").write_text('{"episodes": 3}')
+    (path / "eval" / "compare.json").write_text("{")
+    (path / "eval" / "probe.json").write_text('["r2"]')
+    (path / "scores.jsonl").write_text('{"frames": "many"}\n7\n{"torn')
+    (path / "status.json").write_text("[")
+    for file in path.glob("checkpoints/*/state.json"):
+        file.write_text("{}")
+    made, lacking = write([path], path / "eval" / "report.html")
+    words = "".join(check(made.read_text()).words)
+    for name in ("model", "compare", "probe"):
+        assert any(f"{name}.json cannot be read" in line for line in lacking)
+    assert "no evaluation yet" in words and "No checkpoint of this run can be read" in words and "Not finished" in words
+
+
+def test_a_page_does_not_grow_without_bounds(run_dir, tmp_path):
+    path = tmp_path / "seed0"
+    shutil.copytree(run_dir, path, ignore=shutil.ignore_patterns("eval"))
+    noise = np.random.default_rng(0).integers(0, 256, (40, 192, 192, 3), np.uint8)
+    for number in range(9):
+        media.save_gif(path / "eval" / f"play-{number:03}.gif", noise)
+    with (path / "metrics.jsonl").open("a") as file:
+        for frames in range(60, 20060):
+            file.write(json.dumps({"frames": frames, "train/loss/total": frames * 1.0, "episode/score": 1.0}) + "\n")
+    text, _ = page([read(path)])
+    assert "would make this page too large" in "".join(check(text).words)
+    assert text.count("data:image/gif") >= 3
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "wanted"),
+    [
+        (["nowhere", "report"], 4, "is not a run directory"),
+        (["{run}", "nowhere", "report"], 4, "nowhere is not a run directory"),
+        (["{run}", "{run}", "report"], 2, "named twice"),
+        (["{run}", "{run}"], 2, "only report takes"),
+        (["{run}", "{run}", "model"], 2, "only report takes"),
+        (["{run}", "reports"], 2, "invalid choice"),
+    ],
+)
+def test_a_users_mistakes(run_dir, args, code, wanted):
+    assert wanted in evaluate(*[a.format(run=run_dir) for a in args], expect=code)[1]
+
+
+def test_runs_of_two_tasks_are_no_seeds_of_one(run_dir, tmp_path):
+    path = tmp_path / "seed0"
+    path.mkdir()
+    (path / "config.yaml").write_text(configs.to_yaml(configs.change(read(run_dir).config, [("env.task", "catcher")])))
+    assert "not seeds of one" in evaluate(run_dir, path, "report", expect=2)[1]
+
+
+def test_published_scores_are_those_of_the_table():
+    found = {method.name: method for method in reference.published("dmc:walker_walk", "pixels")}
+    theirs = found["DreamerV3, published"]
+    assert theirs.frames[:2] == [50_000, 100_000] and theirs.seeds == "10"
+    assert theirs.mean[1] == 643.3 and theirs.std[1] == 117.6 and found["DrQ-v2, published"].repeat == "2"
+    for task, obs in (("dmc:walker_walk", "state"), ("walker_walk", "pixels"), ("dmc:nothing", "pixels")):
+        assert reference.published(task, obs) == []
+
+
+def test_what_is_published_is_drawn_beside_a_run(run_dir, tmp_path):
+    path = tmp_path / "seed0"
+    path.mkdir()
+    (path / "config.yaml").write_text(
+        configs.to_yaml(configs.change(read(run_dir).config, [("env.task", "dmc:walker_walk")]))
+    )
+    lines = [
+        {"frames": f, "eval/score": f / 200, "eval/score_low": 0, "eval/score_high": 900} for f in (40_000, 120_000)
+    ]
+    (path / "scores.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    words = "".join(check(page([read(path)])[0]).words)
+    assert (
+        "DreamerV3, published" in words and "643" in words and "danijar/dreamerv3" in words and "renderer auto" in words
+    )
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (3, 3), (-5, 1e6), (1e-9, 2e-9), (0.02, 0.021), (-3, -3)])
+def test_axes_have_a_few_round_ticks_within_their_ends(low, high):
+    axis = svg.Axis([low, high], 50, 350)
+    ticks = axis.ticks()
+    assert 2 <= len(ticks) <= 8 and all(50 - 1e-6 <= axis.at(t) <= 350 + 1e-6 for t in ticks)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1e-8, 1), (0.5, 40), (3, 2000), (1, 1e30)])
+def test_logarithmic_axes_too(low, high):
+    axis = svg.Axis([low, high], 200, 10, log=True)
+    ticks = axis.ticks()
+    assert 2 <= len(ticks) <= 8 and all(10 - 1e-6 <= axis.at(t) <= 200 + 1e-6 for t in ticks)
+    assert axis.at(low) == pytest.approx(200) and axis.at(high) == pytest.approx(10)
+
+
+def test_a_plot_draws_its_numbers_where_they_are():
+    drawn = svg.lines("a < b", [svg.Series("one", [(0, 0), (10, 4)]), svg.Series("two", [(5, 2)], 1)], "x & y")
+    assert f"M{svg.LEFT}.0,{svg.HEIGHT - svg.BOTTOM}.0L{svg.WIDTH - svg.RIGHT}.0,{svg.TOP}.0" in drawn
+    assert "a &lt; b" in drawn and "x &amp; y" in drawn and "<circle" in drawn and Reader(drawn).faults == []
+    assert svg.lines("empty", [svg.Series("one", [])], "x") == ""
+    many = svg.thinned([(float(x), 2.0 * x) for x in range(10_001)])
+    assert len(many) <= svg.MOST_POINTS and all(y == pytest.approx(2 * x) for x, y in many)
+
+
+def test_pictures_that_do_not_fit_are_named(tmp_path):
+    path = media.save_gif(tmp_path / "a.gif", np.zeros((2, 32, 32, 3), np.uint8))
+    assert "too large" in Pictures(most=50).embedded(path, "x")
+    assert "cannot be read" in Pictures().embedded(tmp_path / "none.gif", "x")
+
+
+@pytest.mark.skipif(browser.PROGRAM is None, reason="there is no chromium here (apt-get install chromium)")
+def test_it_opens_from_the_disk_in_a_browser(measured_dir, tmp_path):
+    made, _ = write([measured_dir], measured_dir / "eval" / "report.html")
+    chromium = browser.Browser(tmp_path / "profile", 360, 740, "dark")
+    try:
+        chromium.open(f"file://{made}")
+        assert chromium.run("document.documentElement.scrollWidth") <= 360
+        assert chromium.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+        chromium.key("Tab")
+        assert chromium.run("document.activeElement.className") == "skip"
+        assert chromium.run("getComputedStyle(document.activeElement).outlineStyle") != "none"
+        assert chromium.errors() == []
+    finally:
+        chromium.close()

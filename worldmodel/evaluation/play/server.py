@@ -1,0 +1,161 @@
+"""The page's server: on 127.0.0.1 alone, for whoever knows the token, and for no page of another site.
+
+A site whose name is made to lead to 127.0.0.1 (DNS rebinding) still sends its own name as Host and Origin.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import secrets
+import socketserver
+import sys
+from collections.abc import Callable
+from functools import partial
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qsl
+
+from worldmodel.evaluation.play.desk import Busy, Desk
+from worldmodel.rundir import RunError
+
+log = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+MOST_BODY = 1 << 16
+IDLE_S = 60.0  # after which a silent connection is closed
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+Question = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class Refused(Exception):
+    """A request that is answered with a status and one line."""
+
+    def __init__(self, status: HTTPStatus, line: str):
+        super().__init__(line)
+        self.status = status
+
+
+class Server(ThreadingHTTPServer):
+    """`looks` are asked by GET and change nothing but what is looked at, `deeds` by POST; both at the desk."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int, desk: Desk, page: bytes, looks: dict[str, Question], deeds: dict[str, Question]):
+        self.desk, self.page, self.looks, self.deeds = desk, page, looks, deeds
+        self.token = secrets.token_urlsafe(24)
+        try:
+            super().__init__((HOST, port), Handler)
+        except OSError as error:
+            raise RunError(
+                f"--port: {port} cannot be had ({error.strerror or error}); give another, or 0 for any that is free", 74
+            ) from None
+        self.hosts = {f"{name}:{self.server_port}" for name in (HOST, "localhost")}
+
+    def server_bind(self) -> None:
+        socketserver.TCPServer.server_bind(self)  # HTTPServer's would look up this machine's name
+        self.server_name, self.server_port = HOST, int(self.server_address[1])
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.server_port}/{self.token}/"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that hangs up is none of our business; anything else is a fault to be seen."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            log.exception("a request could not be answered")
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "worldmodel", ""
+    disable_nagle_algorithm = True  # else every frame would wait for an acknowledgement
+    timeout = IDLE_S
+
+    def do_GET(self) -> None:
+        self._answered(self._looked)
+
+    def do_POST(self) -> None:
+        self._answered(self._done)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet: the page asks many times a second."""
+
+    def _answered(self, answer: Callable[[str], tuple[bytes, str]]) -> None:
+        """An answer, or one line about why there is none; whatever was not read then goes with the connection."""
+        try:
+            self._send(HTTPStatus.OK, *answer(self._allowed()))
+        except Refused as error:
+            self._refuse(error.status, str(error))
+        except (ValueError, RunError) as error:
+            self._refuse(HTTPStatus.BAD_REQUEST, str(error))
+        except Busy as error:
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+        except OSError:
+            raise
+        except Exception as error:
+            log.exception("a question could not be answered")
+            self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}; the terminal says more")
+
+    def _allowed(self) -> str:
+        """What is asked for, once it is known that it may be."""
+        host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
+        if host not in self.server.hosts or (origin is not None and origin.removeprefix("http://") != host):
+            raise Refused(HTTPStatus.FORBIDDEN, "only pages of this server are answered")
+        _, _, rest = self.path.partition("/")
+        token, _, asked = rest.partition("/")
+        if not hmac.compare_digest(token.encode("latin-1", "replace"), self.server.token.encode()):
+            raise Refused(HTTPStatus.FORBIDDEN, "the address lacks its token: open the one that the terminal shows")
+        return asked
+
+    def _looked(self, asked: str) -> tuple[bytes, str]:
+        name, _, query = asked.partition("?")
+        if not name:
+            return self.server.page, "text/html; charset=utf-8"
+        values = {k: int(v) for k, v in parse_qsl(query, max_num_fields=8)}
+        return self._put(self.server.looks, name, values)
+
+    def _done(self, name: str) -> tuple[bytes, str]:
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdigit()):
+            raise Refused(HTTPStatus.LENGTH_REQUIRED, "say how long the question is")
+        if len(length) > 9 or int(length) > MOST_BODY:
+            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {MOST_BODY} bytes")
+        if self.headers.get_content_type() != "application/json":
+            raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "ask in application/json")
+        body = self.rfile.read(int(length))
+        try:
+            asked = json.loads(body)
+        except (ValueError, RecursionError):
+            raise Refused(HTTPStatus.BAD_REQUEST, "this is not JSON") from None
+        if not isinstance(asked, dict):
+            raise Refused(HTTPStatus.BAD_REQUEST, "give a JSON object")
+        return self._put(self.server.deeds, name, asked)
+
+    def _put(self, questions: dict[str, Question], name: str, asked: dict[str, Any]) -> tuple[bytes, str]:
+        if name not in questions:
+            raise Refused(HTTPStatus.NOT_FOUND, "there is no such question")
+        found = self.server.desk.ask(partial(questions[name], asked))
+        return json.dumps(found, allow_nan=False).encode(), "application/json"
+
+    def _refuse(self, status: HTTPStatus, line: str) -> None:
+        self.close_connection = True
+        self._send(status, json.dumps({"error": " ".join(line.split())}).encode(), "application/json")
+
+    def _send(self, status: HTTPStatus, body: bytes, kind: str) -> None:
+        self.send_response(status)
+        headers = {"Content-Type": kind, "Content-Length": str(len(body)), "Cache-Control": "no-store",
+                   "Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff",
+                   "Referrer-Policy": "no-referrer"}  # fmt: skip
+        if self.close_connection:
+            headers["Connection"] = "close"
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)

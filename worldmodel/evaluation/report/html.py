@@ -1,0 +1,65 @@
+"""Pieces of the page, all of whose words are escaped."""
+
+from __future__ import annotations
+
+import base64
+import shlex
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+MOST_PICTURES = 7_000_000  # bytes of the page that pictures may take
+KINDS = {".gif": "image/gif", ".png": "image/png"}
+
+
+def p(text: str, kind: str = "") -> str:
+    return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+
+
+def code(text: str) -> str:
+    return f'<pre class="wrap" tabindex="0"><code>{escape(text)}</code></pre>'
+
+
+def wide(text: str, label: str) -> str:
+    """Text in columns, which scrolls where it does not fit."""
+    return f'<pre tabindex="0" role="region" aria-label="{escape(label)}">{escape(text)}</pre>'
+
+
+def folded(title: str, inside: str) -> str:
+    return f"<details><summary>{escape(title)}</summary>{inside}</details>"
+
+
+def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The first cell of a row names it."""
+    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    body = "".join(
+        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
+        for first, *rest in rows
+    )
+    inside = f"<table><caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">{inside}</div>'
+
+
+def command(path: Path, what: str) -> str:
+    """What to type to have something of a run measured."""
+    return f"./wm eval {shlex.quote(str(path))} {what}".strip()
+
+
+class Pictures:
+    """Pictures put into the page, until it would grow too large."""
+
+    def __init__(self, most: int = MOST_PICTURES):
+        self.left = most
+
+    def embedded(self, path: Path, alt: str, pixels: bool = False) -> str:
+        """The picture itself, or a line on where it lies."""
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            return p(f"{path} cannot be read ({error.strerror})", "lacking")
+        size = 4 * len(data) // 3 + 100
+        if size > self.left:
+            return p(f"{path} ({len(data) / 1e6:.1f} MB) would make this page too large: open it by itself", "lacking")
+        self.left -= size
+        source = f"data:{KINDS[path.suffix]};base64,{base64.b64encode(data).decode()}"
+        return f'<img src="{source}" alt="{escape(alt)}"{" class=pixels" * pixels}>'

@@ -1,0 +1,115 @@
+"""What eval.py has measured of a run, and its videos; what it has not is said, with the command that does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from worldmodel.evaluation.quality_text import report
+from worldmodel.evaluation.report.gather import Seed
+from worldmodel.evaluation.report.html import Pictures, command, p, table, wide
+from worldmodel.evaluation.report.svg import Series, bars, lines
+
+DREAM = "truth, model (green bar: frames it saw; orange bar: dreamt from the actions alone), and their difference"
+VIDEOS = {
+    "videos/agent.gif": "the agent at the end of its training",
+    "videos/imagined.gif": DREAM,
+    "eval/agent.gif": "the agent, as evaluated last",
+    "eval/imagine.gif": DREAM,
+}
+ODD = (KeyError, TypeError, ValueError, IndexError, AttributeError)  # what a damaged file of numbers gives
+GUESSES = {"model": "the model", "copy": "nothing changes", "mean": "the mean"}
+
+
+def videos(seeds: Sequence[Seed], pictures: Pictures, lacking: list[str]) -> str:
+    found = []
+    for seed in seeds:
+        clips = sorted(f"eval/{path.name}" for path in (seed.path / "eval").glob("play-*.gif"))
+        named = {**VIDEOS, **{clip: "driven by hand: dreamt left, real right" for clip in clips}}
+        for name, words in named.items():
+            if (seed.path / name).exists():
+                text = f"{seed.name}, {name}: {words}"
+                found.append(f"<details open><summary>{escape(text)}</summary>"
+                             f"{pictures.embedded(seed.path / name, text, pixels=True)}</details>")  # fmt: skip
+    if not found:
+        lacking.append(f"no video yet: {command(seeds[0].path, '')} makes one of the agent, "
+                       f"{command(seeds[0].path, 'imagine')} one of a dream")  # fmt: skip
+        return p(lacking[-1], "lacking")
+    return p("Close a video to stop it.", "soft") + "".join(found)
+
+
+def each(seeds: Sequence[Seed], file: str, what: str, lacking: list[str], show: Any) -> str:
+    """A part for every seed that has a file of numbers, a line for one that has none or a damaged one."""
+    parts = []
+    for seed in seeds:
+        title = f"<h3>{escape(seed.name)}</h3>" if len(seeds) > 1 else ""
+        found = seed.measured(file)
+        try:
+            body = show(seed, found) if found is not None else ""
+        except ODD:
+            body, found = "", None
+        if found is None:
+            state = "cannot be read" if (seed.path / "eval" / file).exists() else "has not been measured"
+            lacking.append(f"{seed.path}/eval/{file} {state}: {command(seed.path, what)}")
+            body = p(lacking[-1], "lacking")
+        parts.append(title + body)
+    return "".join(parts)
+
+
+def returns(seeds: Sequence[Seed], lacking: list[str]) -> str:
+    def show(seed: Seed, x: dict[str, Any]) -> str:
+        ends = f"{x['eval/score_low']:.1f} to {x['eval/score_high']:.1f}"
+        about = f"{len(x['scores'])} episodes on new seeds (--seed {x['seed']}), after {x['frames']:,} frames"
+        return p(f"{x['eval/score']:.1f}, 95 % interval {ends}, over {about}")
+
+    return each(seeds, "returns.json", "--episodes 10", lacking, show)
+
+
+def quality(seeds: Sequence[Seed], pictures: Pictures, lacking: list[str]) -> str:
+    """The numbers of eval.py model, a few of its curves, and its page of plots."""
+
+    def show(seed: Seed, x: dict[str, Any]) -> str:
+        about = f"{x['episodes']} {x['source']} episodes, {x['steps']} steps, after {x['frames']:,} frames"
+        plots = [guessed(x.get("mse"), "picture MSE, lower is better"),
+                 guessed(x["reward"]["rmse"], "reward error (RMSE), lower is better"),
+                 guessed(x["kl"], "latent KL in nats, lower is better")]  # fmt: skip
+        drawn = f'<div class="plots">{"".join(plots)}</div>'
+        page = seed.path / "eval" / "model.png"
+        plotted = pictures.embedded(page, f"every curve of the model's quality, {seed.name}") if page.exists() else ""
+        return p(about, "soft") + wide(report(x, x["left_out"]), "the model's quality in numbers") + drawn + plotted
+
+    return each(seeds, "model.json", "model", lacking, show)
+
+
+def guessed(curves: dict[str, list] | None, title: str) -> str:
+    """The model's curve beside those that need no model, by steps since the last seen frame."""
+    found = []
+    for i, (key, name) in enumerate(GUESSES.items()):
+        line = (curves or {}).get(key) or []
+        found.append(Series(name, [(h + 1.0, float(y)) for h, y in enumerate(line) if y is not None], i))
+    return lines(title, found, "steps after the last seen frame", log=True)
+
+
+def planners(seeds: Sequence[Seed], lacking: list[str]) -> str:
+    def show(seed: Seed, x: dict[str, Any]) -> str:
+        ways = sorted(x["drivers"].items(), key=lambda item: -item[1]["eval/score"])
+        numbers = [(n, *(float(r[f"eval/score{k}"]) for k in ("", "_low", "_high"))) for n, r in ways]
+        rows = [(n, f"{mean:.1f}", f"{low:.1f} to {high:.1f}", f"{r['ms_per_action']:.1f}", str(len(r["scores"])))
+                for (n, mean, low, high), (_, r) in zip(numbers, ways, strict=True)]  # fmt: skip
+        head = ("driven by", "mean return", "95 % interval", "ms per action", "episodes")
+        drawn = bars("mean return and 95 % interval, higher is better", numbers)
+        return table("one model, driven in several ways", head, rows) + f'<div class="large">{drawn}</div>'
+
+    return each(seeds, "compare.json", "compare", lacking, show)
+
+
+def state_known(seeds: Sequence[Seed], lacking: list[str]) -> str:
+    def show(seed: Seed, x: dict[str, Any]) -> str:
+        known = [f"{r2:.3f}" if r2 is not None else "never changes" for r2 in x["r2"]]
+        rows = [(str(i), r2) for i, r2 in enumerate(known)]
+        return table(
+            "R² of a linear read-out of the simulator's state; 1 is all of it, 0 nothing", ("coordinate", "R²"), rows
+        )
+
+    return each(seeds, "probe.json", "probe", lacking, show)
