@@ -58,8 +58,7 @@ class Plan:
 
     batch: Batch  # the tensors the graph reads
     seen: int = 0  # updates run without a graph
-    replay: Callable[[], None] | None = None
-    found: Metrics | None = None
+    graph: tuple[Callable[[], None], Metrics] | None = None  # what runs it, and where its results are
 
 
 class Captured:
@@ -80,18 +79,19 @@ class Captured:
         plan = self._plan(kind, batch)
         for name, value in batch.items():
             plan.batch[name].copy_(value, non_blocking=True)
-        if plan.replay is None and plan.seen >= self.warm:
+        if plan.graph is None and plan.seen < self.warm:
+            plan.seen += 1
+            return self.recorder.aside(lambda: self.step(plan.batch))
+        if plan.graph is None:
             try:
-                plan.replay, plan.found = self.recorder.capture(lambda: self.step(plan.batch))
+                plan.graph = self.recorder.capture(lambda: self.step(plan.batch))
             except RuntimeError as error:
                 log.warning("updates run without a CUDA graph, slower: %s", str(error).splitlines()[0])
                 self.recorder = None
                 return self.step(batch)
-        if plan.replay is None or plan.found is None:
-            plan.seen += 1
-            return self.recorder.aside(lambda: self.step(plan.batch))
-        plan.replay()
-        return plan.found
+        replay, found = plan.graph
+        replay()
+        return found
 
     def _plan(self, kind: Hashable, batch: Batch) -> Plan:
         """The plan of this kind of update; kinds whose batches look alike read the same tensors."""

@@ -161,16 +161,16 @@ class Learner:
 def _parts(model: WorldModel, policy: ActorCritic | None, config: OptimConfig) -> dict[str, tuple[list[Tensor], float]]:
     """What learns, by name, with its learning rate; the probe is in the model, but on its own."""
     modules: dict[str, tuple[nn.Module, float]] = {"model": (model, config.lr)}
-    found: dict[str, tuple[list[Tensor], float]] = {}
     if policy is not None:
         modules["actor"] = (policy.actor, config.actor_lr or config.lr)
         modules["critic"] = (policy.critic, config.critic_lr or config.lr)
     if model.probe is not None:
         modules["probe"] = (model.probe, config.lr)
+    apart = set(model.probe.parameters()) if model.probe is not None else set()
+    found: dict[str, tuple[list[Tensor], float]] = {}
     for name, (module, rate) in modules.items():
-        found[name] = [p for p in module.parameters() if p.requires_grad], rate
-    apart = set(found["probe"][0]) if "probe" in found else set()
-    found["model"] = [p for p in found["model"][0] if p not in apart], config.lr
+        own = [p for p in module.parameters() if p.requires_grad]
+        found[name] = [p for p in own if name != "model" or p not in apart], rate
     return found
 
 
