@@ -90,14 +90,23 @@ class Walk:
 
     def __init__(self, rssm, state: State, steps: int, generator: torch.Generator | None):
         self.latent, self.generator, self.at = rssm.latent, generator, 0
-        self.cell, self.action, self.prior, self.prior_norm = once(rssm, lambda: self._weights(rssm))
-        cell = self.cell
         n, self.graph = len(state["deter"]), torch.is_grad_enabled()
+        self.hidden, deter = rssm.from_action.out_features, rssm.gru.size  # features begin behind the input
+        inner = self.hidden + deter
+        self.rows = torch.empty(steps + 1, n, inner + self.latent.size, dtype=BF16)
+        self.deter = torch.empty(steps + 1, n, deter)
+        self.deter[0] = state["deter"]
+        self.rows[0, :, self.hidden : inner] = state["deter"]
+        self.rows[0, :, inner:] = self.latent.flat(state["stoch"])
         whole = not self.graph and Step.can(rssm)
         self.step = once(rssm.gru, lambda: Step(rssm)) if whole else None
-        kept = steps if self.graph else 1
-        self.rows = torch.empty(steps + 1, n, cell.size, dtype=BF16)
-        self.deter = torch.empty(steps + 1, n, cell.deter)
+        if self.step is None:
+            self._prepare(rssm, n, steps if self.graph else 1)
+
+    def _prepare(self, rssm, n: int, kept: int) -> None:
+        """Weights, and buffers for so many steps, where a step is not one call."""
+        self.cell, self.action, self.prior, self.prior_norm = once(rssm, lambda: self._weights(rssm))
+        cell = self.cell
         self.pre = torch.empty(kept, n, cell.hidden, dtype=BF16)
         self.gates = torch.empty(kept, n, 3 * cell.deter, dtype=BF16)
         self.middle = torch.empty(kept, n, cell.hidden, dtype=BF16)
@@ -105,9 +114,6 @@ class Walk:
         self.silu, self.params = torch.empty(n, cell.hidden, dtype=BF16), torch.empty(n, len(self.prior[2]), dtype=BF16)
         self.draws = list[Any]()
         self.actions: list[Tensor] = []
-        self.deter[0] = state["deter"]
-        self.rows[0, :, cell.hidden : cell.inner] = state["deter"]
-        self.rows[0, :, cell.inner :] = self.latent.flat(state["stoch"])
 
     @staticmethod
     def _weights(rssm):
@@ -121,19 +127,19 @@ class Walk:
     @property
     def feat(self) -> Tensor:
         """Features (N,F) of where the dream stands, without a graph."""
-        return self.rows[self.at, :, self.cell.hidden :]
+        return self.rows[self.at, :, self.hidden :]
 
     @torch.no_grad()
     def go(self, action: Tensor) -> None:
         """One step by actions (N,A)."""
-        cell, t = self.cell, self.at
-        slot = t if self.graph else 0
+        t, slot = self.at, self.at if self.graph else 0
         # `data`: autograd holds features of earlier steps, and must not take writing this one for a change of theirs.
-        row, following, pre = self.rows[t], self.rows.data[t + 1], self.pre[slot]
+        row, following = self.rows[t], self.rows.data[t + 1]
         if self.step is not None:
             self.step.go(row, action, self.deter[t], following, self.deter[t + 1], self.generator)
             self.at += 1
             return
+        cell, pre = self.cell, self.pre[slot]
         with torch.autocast("cpu", enabled=False):
             torch.addmm(self.action[1], action.to(BF16), self.action[0].t(), out=pre)
             near = following[:, cell.hidden : cell.inner]
@@ -149,12 +155,12 @@ class Walk:
 
     def seen(self) -> Tensor:
         """Features (H,N,F) of the states the actions were taken in."""
-        return self.rows[: self.at, :, self.cell.hidden :]
+        return self.rows[: self.at, :, self.hidden :]
 
     def arrived(self) -> Tensor:
         """Features (H,N,F) of the states the actions led to."""
         if not self.graph:
-            return self.rows[1 : self.at + 1, :, self.cell.hidden :]
+            return self.rows[1 : self.at + 1, :, self.hidden :]
         return _Arrived.apply(torch.stack(self.actions), self)
 
     def back(self, grad: Tensor) -> Tensor:
@@ -183,7 +189,7 @@ class _Arrived(torch.autograd.Function):
     @staticmethod
     def forward(ctx, actions: Tensor, walk: Walk) -> Tensor:
         ctx.walk, ctx.dtype = walk, actions.dtype
-        return walk.rows[1:, :, walk.cell.hidden :]
+        return walk.rows[1:, :, walk.hidden :]
 
     @staticmethod
     def backward(ctx, *grads: Tensor):
