@@ -1,4 +1,4 @@
-"""Agent steps per second while collecting with one environment: simulate, draw, filter, act, remember."""
+"""Agent steps per second with one environment: simulate and draw alone, then filter, act and remember as well."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import statistics
 import time
 from functools import partial
 
+import numpy as np
 import torch
 
 import envs
@@ -30,14 +31,24 @@ class Collector:
         model = build.make_model(c, observation, space)
         agent = build.make_agent(c, model, space, torch.device("cpu"), build.make_policy(c, model, space))
         self.player = Player(agent, 1, "train", runtime.seeded(0))
+        generator = np.random.default_rng(0)
+        self.random = lambda rows: generator.uniform(-1, 1, (len(rows), space.size))
         self.rollout = Rollout(self.envs, Reset, space, episode_seeds(0))
         self.replay = Replay(build.replay_spec(observation, space), capacity_bytes=10**9, store="ram", codec="zstd",
                              directory=None, num_streams=1, seed=0)  # fmt: skip
 
-    def rate(self, steps: int) -> float:
+    def collecting(self, steps: int) -> float:
+        """Steps per second of the whole loop."""
         began = time.perf_counter()
         for _ in range(steps):
             self.replay.add(0, self.rollout.step(self.player)[0])
+        return steps / (time.perf_counter() - began)
+
+    def stepping(self, steps: int) -> float:
+        """Steps per second where actions are random and nothing is kept."""
+        began = time.perf_counter()
+        for _ in range(steps):
+            self.rollout.step(self.random)
         return steps / (time.perf_counter() - began)
 
 
@@ -46,17 +57,16 @@ def bench(preset: str = "small", rounds: int = 5, steps: int = 100) -> dict[str,
     from benchmarks.render import usable
 
     made = {name: Collector(preset, name) for name in usable()}
-    rates: dict[str, list[float]] = {name: [] for name in made}
-    for collector in made.values():
-        collector.rate(steps // 2)
-    for _ in range(rounds):
+    rates: dict[str, list[float]] = {}
+    for _ in range(rounds + 1):
         for name, collector in made.items():
-            rates[name].append(collector.rate(steps))
+            rates.setdefault(f"collect.{name}", []).append(collector.collecting(steps))
+            rates.setdefault(f"collect.environment.{name}", []).append(collector.stepping(steps))
     for collector in made.values():
         collector.envs.close()
-    medians = {name: statistics.median(each) for name, each in rates.items()}
+    medians = {name: statistics.median(each[1:]) for name, each in rates.items()}  # the first round warms up
     task = TASK.removeprefix("dmc:")
     return {
-        f"collect.{name}.{task}": {"value": rate, "unit": "steps/s", "baseline": medians.get("gl")}
+        f"{name}.{task}": {"value": rate, "unit": "steps/s", "baseline": medians.get(name.rpartition(".")[0] + ".gl")}
         for name, rate in medians.items()
     }
