@@ -1,4 +1,7 @@
-"""python benchmarks/curves.py TARGET RUN [RUN ...]: seeds of one or more runs as one small JSONL and one PNG."""
+"""curves.py TARGET SOURCE [SOURCE ...] [LABEL=LEVEL ...]: seeds of some runs as one small JSONL and one PNG.
+
+A source is a run's directory, RUN@NAME to call it something else, or the scores.jsonl of an earlier target.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,17 @@ from worldmodel.evaluation.media import read_lines
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
-def collect(runs: list[Path]) -> list[dict]:
+def collect(sources: list[str]) -> list[dict]:
     """One line per evaluation of each seed, with the wall-clock where the run noted it."""
     lines = []
-    for run in runs:
-        c = config.read_yaml(run / "config.yaml")
-        named = {"task": c["env"]["task"], "name": c["run"]["name"], "seed": c["run"]["seed"]}
-        lines += [{**named, **x} for x in read_lines(run / "scores.jsonl")]
+    for source in sources:
+        path, _, name = source.partition("@")
+        if path.endswith(".jsonl"):
+            lines += read_lines(Path(path))
+            continue
+        c = config.read_yaml(Path(path) / "config.yaml")
+        named = {"task": c["env"]["task"], "name": name or c["run"]["name"], "seed": c["run"]["seed"]}
+        lines += [{**named, **x} for x in read_lines(Path(path) / "scores.jsonl")]
     return lines
 
 
@@ -60,11 +67,11 @@ def draw_seeds(axes, lines: list[dict], name: str, color: str) -> None:
 
 def main(argv: list[str]) -> int:
     levels = {k: float(v) for k, v in (a.split("=") for a in argv if "=" in a)}
-    target, *runs = (Path(a) for a in argv if "=" not in a)
-    lines = collect(runs)
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "scores.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
-    draw(lines, target / "curve.png", levels)
+    target, *sources = (a for a in argv if "=" not in a)
+    lines, folder = collect(sources), Path(target)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "scores.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    draw(lines, folder / "curve.png", levels)
     return 0
 
 
