@@ -141,6 +141,8 @@ def test_three_lines_of_python(run_dir):
     assert action.shape == (1,) and np.abs(action).max() <= 1
     frames = run.imagine(carry, np.zeros((6, 1)))
     assert frames.shape == (6, 32, 32, 3) and frames.dtype == np.uint8
+    drawn = run.draw(carry)
+    assert drawn.shape == (32, 32, 3) and drawn.dtype == np.uint8
 
 
 def test_loading_gives_the_weights_that_were_saved(run_dir):

@@ -82,6 +82,12 @@ class Run:
         return action[0].numpy(), carry
 
     @torch.no_grad()
+    def draw(self, carry: Carry) -> np.ndarray:
+        """What the model takes the present to look like: a picture (H,W,3) uint8."""
+        with autocast(self.agent.device, self.agent.precision):
+            return to_pixels(self.model.decode(self.model.rssm.feat(part(carry, "state/"))))[0].cpu().numpy()
+
+    @torch.no_grad()
     def imagine(self, carry: Carry, actions: np.ndarray) -> np.ndarray:
         """Dream on from a carry: actions (H,A) -> pictures (H,H,W,3) uint8."""
         plan = torch.as_tensor(np.asarray(actions, np.float32), device=self.agent.device)[None]

@@ -1,0 +1,213 @@
+"""What each representation objective is worth, clean and before moving backgrounds: one table, one plot.
+
+represent.py [pendulum|cartpole] [--seeds N] [--only NAME ...] [--where clean distracted] [--out DIR] [--summary]
+
+Every cell is a training of its own (`train.py`, resumed if it was stopped, left alone if it is done) and a linear
+read-out of the simulator's state (`eval.py RUN probe`). --summary draws what there is and trains nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.curves import COLORS
+from worldmodel.evaluation.media import read_lines
+from worldmodel.rundir import slug
+
+ROOT = Path(__file__).resolve().parent.parent
+WHERE = ("clean", "distracted")
+OBJECTIVES: dict[str, list[str]] = {
+    "reconstruction": ["--loss.objective", "{reconstruction: 1.0}"],
+    "contrastive": ["--loss.objective", "{contrastive: 1.0}"],
+    "inverse": ["--loss.objective", "{inverse: 1.0}"],
+    "inverse+contrastive": ["--loss.objective", "{contrastive: 1.0, inverse: 0.1}"],
+    "forward_contrastive": ["--loss.objective", "{forward_contrastive: 1.0}"],
+    "barlow": ["--loss.objective", "{barlow: 1.0}"],
+    "prototypes": ["--loss.objective", "{prototypes: 1.0}"],
+    "bootstrap": ["--loss.objective", "{bootstrap: 1.0}"],
+    "bottleneck": ["--loss.objective", "{bottleneck: 1.0}"],
+    "reward_only": ["--loss.objective", "{reward_only: 1.0}"],
+}
+JOBS: dict[str, tuple[str, list[str]]] = {
+    "pendulum": ("pendulum", ["pendulum"]),
+    "cartpole": ("dmc:cartpole_swingup", ["laptop", "swingup", "--run.frames", "50000"]),
+}
+
+
+def train(job: str, name: str, where: str, seed: int) -> None:
+    """Train one cell if it is not done, and probe it."""
+    run = place(job, name, where, seed)
+    if not finished(run):
+        call("train.py", *JOBS[job][1], "--env.task", task_of(job, where), *OBJECTIVES[name],
+             "--run.name", label(name, where), "--run.seed", str(seed))  # fmt: skip
+    if not (run / "eval" / "probe.json").is_file():
+        call("eval.py", str(run), "probe", "--episodes", "6")
+
+
+def call(script: str, *arguments: str) -> None:
+    """Run one of the project's programs; what it says goes to the terminal."""
+    subprocess.run([sys.executable, str(ROOT / script), *arguments], check=True, cwd=ROOT)
+
+
+def place(job: str, name: str, where: str, seed: int) -> Path:
+    """Where a cell's run lies."""
+    return ROOT / "runs" / slug(task_of(job, where)) / label(name, where) / f"seed{seed}"
+
+
+def task_of(job: str, where: str) -> str:
+    return JOBS[job][0] if where == "clean" else f"distract:{JOBS[job][0]}"
+
+
+def label(name: str, where: str) -> str:
+    return f"represent_{name.replace('+', '_')}_{where}"
+
+
+def finished(run: Path) -> bool:
+    """Whether a run has closed."""
+    status = run / "status.json"
+    return status.is_file() and json.loads(status.read_text())["state"] == "done"
+
+
+def gather(job: str, seeds: int) -> list[dict]:
+    """One line for each cell that is there: its evaluations' frames and returns, and the probe's mean R^2."""
+    lines = []
+    for name in OBJECTIVES:
+        for where in WHERE:
+            for seed in range(seeds):
+                run = place(job, name, where, seed)
+                probe = run / "eval" / "probe.json"
+                if not finished(run) or not probe.is_file():
+                    continue
+                known = [x for x in json.loads(probe.read_text())["r2"] if x is not None]
+                scores = read_lines(run / "scores.jsonl")
+                lines.append({
+                    "job": job, "objective": name, "where": where, "seed": seed, "r2": float(np.mean(known)),
+                    "return": scores[-1]["eval/score"], "minutes": scores[-1].get("time/minutes"),
+                    "frames": [x["frames"] for x in scores], "returns": [x["eval/score"] for x in scores],
+                })  # fmt: skip
+    return lines
+
+
+def mean_of(lines: list[dict], name: str, where: str, key: str) -> str:
+    """Mean and every seed of one cell, as text."""
+    own = [x[key] for x in lines if x["objective"] == name and x["where"] == where]
+    digits = 2 if key == "r2" else 0
+    return f"{np.mean(own):.{digits}f} ({', '.join(f'{x:.{digits}f}' for x in own)})" if own else "-"
+
+
+def kept(lines: list[dict], name: str) -> str:
+    """The share of the clean return that is left before moving backgrounds."""
+    means = [[x["return"] for x in lines if x["objective"] == name and x["where"] == where] for where in WHERE]
+    return f"{np.mean(means[1]) / np.mean(means[0]):.0%}" if all(means) else "-"
+
+
+def table(lines: list[dict]) -> str:
+    """All of it in Markdown."""
+    rows = [
+        "| objective | return, clean | distracted | kept | state R^2, clean | distracted |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in OBJECTIVES:
+        cells = [mean_of(lines, name, where, "return") for where in WHERE]
+        known = [mean_of(lines, name, where, "r2") for where in WHERE]
+        rows.append(f"| `{name}` | {cells[0]} | {cells[1]} | {kept(lines, name)} | {known[0]} | {known[1]} |")
+    return "\n".join(rows) + "\n"
+
+
+def draw(lines: list[dict], target: Path) -> None:
+    """Closing returns and read-outs as bars, a dot for each seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 4.2), dpi=110, sharey=True)
+    names = [n for n in OBJECTIVES if any(x["objective"] == n for x in lines)][::-1]
+    for axis, key, title in zip(axes, ("return", "r2"), ("return", "linear read-out of the state, R²"), strict=True):
+        for i, where in enumerate(WHERE):
+            for y, name in enumerate(names):
+                own = [x[key] for x in lines if x["objective"] == name and x["where"] == where]
+                at = y + 0.2 - 0.4 * i
+                if own:
+                    axis.barh(at, np.mean(own), 0.36, color=COLORS[i], alpha=0.5, label=where if y == 0 else None)
+                    axis.plot(own, [at] * len(own), "o", ms=3.5, color=COLORS[i])
+        axis.set(title=f"{title} (higher is better)", yticks=range(len(names)), yticklabels=names)
+        axis.set_xlim(left=0)
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].legend(fontsize=8, loc="lower right")
+    figure.tight_layout()
+    figure.savefig(target)
+
+
+def draw_seen(job: str, target: Path, steps: int = 10) -> None:
+    """What each objective's decoder draws of the same pictures, a row each, the truth above; seed 0, distracted."""
+    from PIL import Image
+
+    import envs
+    import worldmodel
+
+    rows: list[np.ndarray] = []
+    for name in OBJECTIVES:
+        run_path = place(job, name, "distracted", 0)
+        if not finished(run_path):
+            continue
+        run = worldmodel.load(run_path)
+        e = run.config.env
+        env = envs.make(e.task, size=tuple(e.size), repeat=e.repeat, render=e.render)
+        truth, drawn = watched(run, env, steps)
+        env.close()
+        rows += [drawn] if rows else [truth, drawn]
+    if rows:
+        sheet = np.concatenate(rows)
+        Image.fromarray(sheet).resize((sheet.shape[1] * 2, sheet.shape[0] * 2), Image.Resampling.NEAREST).save(target)
+
+
+def watched(run, env, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every third picture of an episode of random actions beside one another, and the model's own of them."""
+    generator, carry, truth, drawn = np.random.default_rng(0), None, [], []
+    obs, _ = env.reset(seed=12345)
+    for step in range(3 * steps):
+        _, carry = run.act(obs, carry)
+        if step % 3 == 2:
+            truth.append(obs)
+            drawn.append(run.draw(carry))
+        action = generator.uniform(-1, 1, env.action_space.shape).astype(np.float32)
+        carry = {**carry, "prev_action": torch.from_numpy(action)[None]}
+        obs, *_ = env.step(action)
+    return np.concatenate(truth, 1), np.concatenate(drawn, 1)
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("job", nargs="?", choices=JOBS, default="pendulum")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES), metavar="NAME")
+    parser.add_argument("--where", nargs="+", choices=WHERE, default=WHERE)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "objectives")
+    parser.add_argument("--summary", action="store_true", help="train nothing")
+    args = parser.parse_args(argv)
+    cells = [(seed, name, where) for seed in range(args.seeds) for name in args.only for where in args.where]
+    for seed, name, where in [] if args.summary else cells:
+        train(args.job, name, where, seed)
+    lines = gather(args.job, args.seeds)
+    target = args.out / args.job
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "scores.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    (target / "table.md").write_text(table(lines))
+    draw(lines, target / "objectives.png")
+    draw_seen(args.job, target / "seen.png")
+    sys.stdout.write(table(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

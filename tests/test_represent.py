@@ -1,0 +1,44 @@
+"""The table of objectives, made from run directories whose numbers are known."""
+
+import json
+
+import pytest
+
+from benchmarks import represent
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    monkeypatch.setattr(represent, "ROOT", tmp_path)
+
+    def make(name, where, seed, returned, r2, state="done"):
+        run = represent.place("pendulum", name, where, seed)
+        (run / "eval").mkdir(parents=True)
+        (run / "status.json").write_text(json.dumps({"state": state, "frames": 20}))
+        scores = [{"frames": 10, "eval/score": 1.0}, {"frames": 20, "eval/score": returned, "time/minutes": 2.0}]
+        (run / "scores.jsonl").write_text("".join(json.dumps(x) + "\n" for x in scores))
+        (run / "eval" / "probe.json").write_text(json.dumps({"r2": r2}))
+        return run
+
+    return make
+
+
+def test_a_cell_lies_where_a_training_of_that_name_writes(made):
+    run = represent.place("cartpole", "inverse+contrastive", "distracted", 2)
+    assert run.parts[-3:] == ("distract_dmc_cartpole_swingup", "represent_inverse_contrastive_distracted", "seed2")
+
+
+def test_closing_returns_and_known_states_are_averaged_over_seeds(made, tmp_path):
+    made("barlow", "clean", 0, 100.0, [0.5, None])
+    made("barlow", "clean", 1, 60.0, [0.9, 0.3])
+    made("barlow", "distracted", 0, 60.0, [0.25])
+    made("bootstrap", "clean", 0, 50.0, [0.1], state="stopped")  # not closed: left out
+    lines = represent.gather("pendulum", 3)
+    assert [(x["objective"], x["where"], x["seed"]) for x in lines] == [
+        ("barlow", "clean", 0), ("barlow", "clean", 1), ("barlow", "distracted", 0)
+    ]  # fmt: skip
+    row = next(x for x in represent.table(lines).splitlines() if x.startswith("| `barlow`"))
+    assert row == "| `barlow` | 80 (100, 60) | 60 (60) | 75% | 0.55 (0.50, 0.60) | 0.25 (0.25) |"
+    assert "| `bootstrap` | - | - | - | - | - |" in represent.table(lines)
+    represent.draw(lines, tmp_path / "bars.png")
+    assert (tmp_path / "bars.png").stat().st_size > 1000
