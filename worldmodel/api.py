@@ -85,7 +85,8 @@ class Run:
     def draw(self, carry: Carry) -> np.ndarray:
         """What the model takes the present to look like: a picture (H,W,3) uint8."""
         with autocast(self.agent.device, self.agent.precision):
-            return to_pixels(self.model.decode(self.model.rssm.feat(part(carry, "state/"))))[0].cpu().numpy()
+            feat = self.model.rssm.feat(part(carry, "state/")).unsqueeze(1)
+            return to_pixels(self.model.decode(feat))[0, 0].cpu().numpy()
 
     @torch.no_grad()
     def imagine(self, carry: Carry, actions: np.ndarray) -> np.ndarray:
