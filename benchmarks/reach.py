@@ -196,13 +196,19 @@ def measure(args: argparse.Namespace) -> int:
     return 0
 
 
+def png(text: str) -> str:
+    if not text.endswith(".png"):
+        raise argparse.ArgumentTypeError(f"{text} is no name of a picture: give one that ends in .png")
+    return text
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks/reach.py", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories, all of one task")
     parser.add_argument("--episodes", type=positive, default=20, help="episodes of each (20)")
     parser.add_argument("--steps", type=positive, default=40, help="agent steps of an episode (40)")
     parser.add_argument("--seed", type=natural, default=0, help="seed of episodes and goals (0)")
-    parser.add_argument("--out", default="reach.png", help="where the pictures of the first episode go (reach.png)")
+    parser.add_argument("--out", type=png, default="reach.png", help="pictures of the first episode (reach.png)")
     own, dotted = split_dotted(argv)
     args = parser.parse_args(own)
     _, args.changes, problems = split_arguments(dotted)
