@@ -51,7 +51,7 @@ def train(c) -> int:
     launch = parallel.Launch.of(os.environ)
     run, device = RunDir.of(c), runtime.setup(c.run, launch)
     world = parallel.join(launch, device)
-    stop, tell = Stop(world), say if world.main else silent
+    stop, tell = Stop(world, c.run.max_minutes), say if world.main else silent
     parallel.check_same(world, c)
     world.led(lambda: run.open(c, launch.restarts))
     run.check_seen()
@@ -94,7 +94,7 @@ def train(c) -> int:
             t.logger.close()
         if not done:
             without = " without --run.fresh" if c.run.fresh else ""
-            tell(f"stopped at {t.frames} frames, all is saved; the same command{without} goes on from here")
+            tell(f"stopped{stop.why} at {t.frames} frames, all is saved; the same command{without} goes on from here")
     return 0 if done else 75
 
 

@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import nn
 
-from worldmodel import checkpoint
-from worldmodel.checkpoint import FAULT_POINTS, CheckpointError, latest, load, load_into, retained_states, save
+from worldmodel import checkpoint, files, strike
+from worldmodel.checkpoint import CheckpointError, latest, load, load_into, retained_states, save
 from worldmodel.checkpoint_format import FORMAT, digest, seal
 
+POINTS = strike.SAVE[strike.SAVE.index("start") : strike.SAVE.index("saved")]  # those of a checkpoint alone
 FILES = ("manifest.json", "state.json", "model.safetensors", "generators.safetensors")
 
 
@@ -111,16 +112,16 @@ def test_a_number_is_never_overwritten(tmp_path):
     assert names(tmp_path / "quarantine") == ["000000004-damaged"]
 
 
-@pytest.mark.parametrize("point", FAULT_POINTS)
+@pytest.mark.parametrize("point", POINTS)
 def test_killed_at_every_sub_step(tmp_path, monkeypatch, point):
     for step in (1, 2, 3):
         save_step(tmp_path, step)
-    monkeypatch.setenv("WM_FAULT", f"checkpoint:{point}")
+    monkeypatch.setenv("WM_FAULT", f"save:{point}")
     assert in_child(save_step, tmp_path, 4) == 137
     monkeypatch.delenv("WM_FAULT")
     if point == "prune-moved":
         assert "000000001" not in names(tmp_path)  # what is half deleted must not carry a number
-    arrived = FAULT_POINTS.index(point) >= FAULT_POINTS.index("renamed")
+    arrived = POINTS.index(point) >= POINTS.index("renamed")
     assert_is(latest(tmp_path), 4 if arrived else 3)
     assert not (tmp_path / "quarantine").exists()
     save_step(tmp_path, 5)  # by another process: what the dead one left is cleared away
@@ -137,7 +138,7 @@ def test_killed_program_resumes(tmp_path):
     )
     base = {**os.environ, "PYTHONPATH": str(Path(checkpoint.__file__).parents[1])}
     outputs = []
-    for fault in ("checkpoint:manifest-torn", None):
+    for fault in ("save:manifest-torn", None):
         env = {**base, "WM_FAULT": fault} if fault else base
         if fault:
             save(tmp_path, 2, {"m": {"w": torch.full((3,), 2)}}, {"n": 2})
@@ -345,7 +346,7 @@ def fill_disk(directory):
 
 
 def test_disk_full_keeps_the_old_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(files, "RETRY_SECONDS", 0.01)
     save_step(tmp_path, 1)
     assert in_child(fill_disk, tmp_path) == 74
     assert names(tmp_path) == ["000000001", "why"]
@@ -364,13 +365,13 @@ def free_disk_after_two_warnings(directory):
             if len(warnings) == 2:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
-    checkpoint.log.addHandler(Handler())
+    files.log.addHandler(Handler())
     save(directory, 2, {"model": {"weight": torch.zeros(64, 64)}}, {"step": 2}, retries=3)
     os._exit(len(warnings))
 
 
 def test_disk_full_for_a_while_is_retried(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(files, "RETRY_SECONDS", 0.01)
     assert in_child(free_disk_after_two_warnings, tmp_path) == 2
     assert names(tmp_path) == ["000000002"]
     assert latest(tmp_path).groups["model"]["weight"].shape == (64, 64)

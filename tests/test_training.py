@@ -81,9 +81,9 @@ def test_a_signal_saves_exits_75_and_the_same_command_goes_on(tmp_path, name):
 class StopAfter:
     """A stop that is asked for after it has been looked at so many times."""
 
-    looks = 0
+    looks, why = 0, " by a test"
 
-    def __init__(self, world):
+    def __init__(self, world, minutes=None):
         self.left = StopAfter.looks
 
     def __bool__(self):

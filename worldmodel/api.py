@@ -57,17 +57,20 @@ class Run:
         saved = checkpoint.latest(run.checkpoints)
         if saved is None:
             raise RunError(f"{path} holds no checkpoint yet; train it first", 4)
-        observation, space = spaces_from(saved.state)
+        with checkpoint.understood(saved.path):
+            observation, space = spaces_from(saved.state)
+            frames = int(saved.state["frames"])
+            groups = {"model": saved.groups["model"], "policy": saved.groups.get("policy", {})}
         target = runtime.pick_device(device)
         model = build.make_model(c, observation, space).to(target)
-        checkpoint.load_into(model, saved.groups["model"], "model")
+        checkpoint.load_into(model, groups["model"], "model")
         model.requires_grad_(False)
         policy = build.make_policy(c, model, space)
         if policy is not None:
-            checkpoint.load_into(policy.to(target), saved.groups["policy"], "policy")
+            checkpoint.load_into(policy.to(target), groups["policy"], "policy")
             policy.requires_grad_(False)
         agent = build.make_agent(c, model, space, target, policy)
-        return cls(c, run.path, agent, observation, saved.state["frames"], policy)
+        return cls(c, run.path, agent, observation, frames, policy)
 
     def act(self, obs: Any, carry: Carry | None = None, mode: str = "eval") -> tuple[np.ndarray, Carry]:
         """A picture, or a dict of image and/or vector, to an action (A,); carry None starts an episode."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import resource
 import shutil
 from pathlib import Path
 
@@ -41,8 +43,12 @@ def check_capacity(spec: Spec, capacity_bytes: int, store: str, directory: Path 
 
 
 def available_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the bytes this process may still allocate: the least of MemAvailable and its cgroups' limits."""
+    """Return the bytes this process may still allocate: the least of MemAvailable and its cgroups' and own limits."""
     limits = _cgroup_limits(proc, cgroup)
+    own = resource.getrlimit(resource.RLIMIT_AS)[0]  # ulimit -v
+    if own != resource.RLIM_INFINITY:
+        size = re.search(r"^VmSize:\s*(\d+) kB", _text(proc / "self" / "status"), re.MULTILINE)
+        limits.append(max(0, own - (int(size[1]) * 1024 if size else 0)))
     for line in _text(proc / "meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             limits.append(int(line.split()[1]) * 1024)

@@ -93,6 +93,10 @@ class Captured:
         replay()
         return found
 
+    def forget(self) -> None:
+        """Graphs hold the memory of weights' and optimiser's tensors: where those are replaced, all begin anew."""
+        self.plans = {}
+
     def _plan(self, kind: Hashable, batch: Batch) -> Plan:
         """The plan of this kind of update; kinds whose batches look alike read the same tensors."""
         look = tuple((name, v.shape, v.dtype) for name, v in sorted(batch.items()))

@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import shutil
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from worldmodel import strike
 from worldmodel.checkpoint_format import (
     FORMAT,
     GROUP,
@@ -33,43 +33,26 @@ from worldmodel.checkpoint_format import (
     read_manifest,
     read_verified,
     seal,
+    understood,
 )
-from worldmodel.files import fsync_directory, quarantine, write_all
+from worldmodel.files import fsync_directory, persist, quarantine, write_all
 
 __all__ = [
-    "FAULT_POINTS",
     "CheckpointError",
     "Loaded",
     "latest",
     "load",
     "load_into",
+    "numbered",
     "place",
     "retained_states",
     "save",
+    "understood",
 ]
 
 log = logging.getLogger(__name__)
 
-FAULT_POINTS = (
-    "start",
-    "staging-created",
-    "tensors-torn",
-    "tensors-unsynced",
-    "tensors-written",
-    "state-torn",
-    "state-unsynced",
-    "state-written",
-    "manifest-torn",
-    "manifest-unsynced",
-    "manifest-written",
-    "staging-synced",
-    "renamed",
-    "parent-synced",
-    "prune-moved",
-    "pruned",
-)
 STAGING = re.compile(r"\.tmp-\d+-(\d+)")
-RETRY_SECONDS = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,21 +85,16 @@ def save(
         if not GROUP.fullmatch(group):
             raise ValueError(f"checkpoint group {group!r} must consist of letters, digits, '_' and '-'")
     body = dump_json(state)
-    for attempt in range(retries + 1):
-        try:
-            return _save_once(directory, step, groups, body, keep)
-        except OSError as error:
-            _remove_stale(directory)
-            if attempt == retries:
-                where = f"checkpoint {step} cannot be written to {directory}; older ones are intact"
-                raise OSError(error.errno, f"{where}: {error.strerror or error}") from error
-            log.warning("checkpoint %d failed (%s), trying again", step, error)
-            time.sleep(RETRY_SECONDS * (attempt + 1))
-    raise AssertionError("unreachable: retries is negative")
+
+    def undo() -> None:
+        _remove_stale(directory)
+
+    what = f"checkpoint {step} cannot be written to {directory}; older ones are intact"
+    return persist(lambda: _save_once(directory, step, groups, body, keep), what, retries, undo)
 
 
 def _save_once(directory: Path, step: int, groups: Mapping, body: bytes, keep: int) -> Path:
-    _fault("start")
+    strike.here("start")
     directory.mkdir(parents=True, exist_ok=True)
     _remove_stale(directory)
     final = place(directory, step)
@@ -124,7 +102,7 @@ def _save_once(directory: Path, step: int, groups: Mapping, body: bytes, keep: i
         return final
     staging = directory / f".tmp-{step}-{os.getpid()}"
     staging.mkdir()
-    _fault("staging-created")
+    strike.here("staging-created")
     files = {}
     for group, tensors in groups.items():
         data = safetensors.torch.save(_detached(tensors))
@@ -132,11 +110,11 @@ def _save_once(directory: Path, step: int, groups: Mapping, body: bytes, keep: i
     files[STATE] = _write(staging / STATE, body, "state")
     _write(staging / MANIFEST, seal({"format": FORMAT, "step": step, "files": files}), "manifest")
     fsync_directory(staging)
-    _fault("staging-synced")
+    strike.here("staging-synced")
     os.rename(staging, final)
-    _fault("renamed")
+    strike.here("renamed")
     fsync_directory(directory)
-    _fault("parent-synced")
+    strike.here("parent-synced")
     _prune(directory, final, keep)
     return final
 
@@ -164,21 +142,14 @@ def _write(path: Path, data: bytes, point: str) -> dict[str, Any]:
     try:
         view = memoryview(data)
         write_all(fd, view[: len(view) // 2])
-        _fault(f"{point}-torn")
+        strike.here(f"{point}-torn")
         write_all(fd, view[len(view) // 2 :])
-        _fault(f"{point}-unsynced")
+        strike.here(f"{point}-unsynced")
         os.fsync(fd)
     finally:
         os.close(fd)
-    _fault(f"{point}-written")
+    strike.here(f"{point}-written")
     return {"sha256": digest(data), "bytes": len(data)}
-
-
-def _fault(point: str) -> None:
-    """End the process here when a test asks for it."""
-    assert point in FAULT_POINTS, point
-    if os.environ.get("WM_FAULT") == f"checkpoint:{point}":
-        os._exit(137)
 
 
 def _remove_stale(directory: Path) -> None:
@@ -204,22 +175,22 @@ def _alive(pid: int) -> bool:
 
 def _prune(directory: Path, newest: Path, keep: int) -> None:
     """Delete all but the last `keep` checkpoints; a failure only costs space."""
-    numbered = _numbered(directory)
-    for path in numbered[: max(0, len(numbered) - keep)]:
+    found = numbered(directory)
+    for path in found[: max(0, len(found) - keep)]:
         if path == newest:
             continue
         # Renamed first: what has a number is always whole.
         staging = directory / f".tmp-{int(path.name)}-{os.getpid()}"
         try:
             os.rename(path, staging)
-            _fault("prune-moved")
+            strike.here("prune-moved")
             shutil.rmtree(staging)
         except OSError as error:
             log.warning("old checkpoint %s cannot be deleted: %s", path, error)
-    _fault("pruned")
+    strike.here("pruned")
 
 
-def _numbered(directory: Path) -> list[Path]:
+def numbered(directory: Path) -> list[Path]:
     """List whatever carries a checkpoint's number, oldest first."""
     with contextlib.suppress(FileNotFoundError):
         return sorted((p for p in directory.iterdir() if NUMBER.fullmatch(p.name)), key=lambda p: int(p.name))
@@ -243,8 +214,8 @@ def load(path: Path) -> Loaded:
 def latest(directory: Path) -> Loaded | None:
     """Load the newest sound checkpoint, moving damaged ones aside; None where there never was one."""
     directory = Path(directory)
-    numbered = _numbered(directory)
-    for path in reversed(numbered):
+    found = numbered(directory)
+    for path in reversed(found):
         try:
             return load(path)
         except NewerFormat:
@@ -253,15 +224,18 @@ def latest(directory: Path) -> Loaded | None:
             log.warning("%s; the checkpoint was moved to %s", error, quarantine(path, error.why))
     # What an earlier start moved aside counts too: running the command again must not begin anew in silence.
     aside = directory / "quarantine"
-    if numbered or (aside.is_dir() and any(NUMBER.match(path.name) for path in aside.iterdir())):
-        raise CheckpointError(f"every checkpoint in {directory} is damaged; start over with --run.fresh true")
+    if found or (aside.is_dir() and any(NUMBER.match(path.name) for path in aside.iterdir())):
+        raise CheckpointError(
+            f"every checkpoint in {directory} is damaged; start over with --run.fresh true, which keeps this directory "
+            f"beside the new one, or put an undamaged copy back from {aside}"
+        )
     return None
 
 
 def retained_states(directory: Path) -> list[dict[str, Any]]:
     """Return the state of every checkpoint whose state.json is sound, oldest first."""
     states = []
-    for path in _numbered(Path(directory)):
+    for path in numbered(Path(directory)):
         with contextlib.suppress(CheckpointError):
             expected = read_manifest(path)[1][STATE]
             states.append(parse_state(path / STATE, read_verified(path / STATE, expected)))

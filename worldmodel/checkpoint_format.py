@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,21 @@ class CheckpointError(RuntimeError):
 
 class NewerFormat(CheckpointError):
     """The checkpoint is sound but a later version of the program wrote it."""
+
+
+@contextlib.contextmanager
+def understood(path: Path) -> Iterator[None]:
+    """What a sound checkpoint holds may still be an older program's, or nobody's: one line says what does not fit."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
+            raise  # says itself what it is
+        what = f"lacks {error}" if isinstance(error, KeyError) else f"does not fit ({str(error).splitlines()[0][:200]})"
+        raise CheckpointError(
+            f"checkpoint {path} is whole but {what}: another version of this program wrote it. Go on with that one, or "
+            "start over with --run.fresh true, which keeps the old directory beside the new one"
+        ) from error
 
 
 def digest(data: bytes) -> str:

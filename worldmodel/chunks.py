@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel import strike
 from worldmodel.files import open_regular, read_exactly, write_all
 
 NAME = re.compile(r"(\d{4,6})-(\d{8,12})\.(rows|zrows)")  # as they came, or packed (packed.py)
@@ -166,7 +167,11 @@ class Chunk:
             os.ftruncate(fd, start * size)
             os.lseek(fd, 0, os.SEEK_END)
             try:
-                write_all(fd, as_bytes(self.data[start : self.rows]))
+                data = as_bytes(self.data[start : self.rows])
+                write_all(fd, data[: len(data) // 2])
+                strike.here("replay-torn")
+                write_all(fd, data[len(data) // 2 :])
+                strike.here("replay-unsynced")
                 os.fsync(fd)
             except OSError:
                 with contextlib.suppress(OSError):

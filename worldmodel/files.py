@@ -2,9 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+RETRIES, RETRY_SECONDS = 3, 0.2
+
+
+def persist(write: Callable[[], T], what: str, retries: int = RETRIES, undo: Callable[[], None] | None = None) -> T:
+    """Write, again where the disk refuses; after so many retries an OSError that begins with `what` was not written.
+
+    `undo` clears away what a failed attempt has left.
+    """
+    attempt = 0
+    while True:
+        try:
+            return write()
+        except OSError as error:
+            if undo:
+                undo()
+            why = error.strerror or str(error)
+            if attempt == retries:
+                again = "make room, or see that it can be written to, and give the same command again"
+                raise OSError(error.errno, f"{what}: {why}. To go on, {again}") from error
+            attempt += 1
+            log.warning("%s: %s; trying again (%d of %d)", what.split(";")[0], why, attempt, retries)
+            time.sleep(RETRY_SECONDS * attempt)
 
 
 def fsync_directory(path: Path) -> None:

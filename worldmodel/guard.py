@@ -7,12 +7,19 @@ import os
 import sys
 from collections.abc import Callable
 
+import torch
+
 from worldmodel.checkpoint import CheckpointError
 from worldmodel.config import ConfigError
 from worldmodel.learner import Diverged
 from worldmodel.parallel import Ended, Lost, speaker
 from worldmodel.replay import ReplayError
 from worldmodel.rundir import RunError
+
+ROOM = (
+    "lower replay.batch, replay.length, planner.candidates or replay.capacity_gb, or let nothing else run beside it. "
+    "What the last checkpoint holds is kept"
+)
 
 
 class Plain(logging.Formatter):
@@ -44,6 +51,8 @@ def guarded(command: Callable[[], int]) -> int:
         return _report(error, 4)
     except (Diverged, FloatingPointError) as error:
         return _report(error, 5)
+    except MemoryError as error:
+        return _report(f"out of memory{f' ({error})' if str(error) else ''}; {ROOM}", 74)
     except OSError as error:
         return _report(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 74)
     except KeyboardInterrupt:
@@ -53,6 +62,8 @@ def guarded(command: Callable[[], int]) -> int:
             return _report(error, 2)
         raise
     except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            return _report(f"out of memory ({str(error).splitlines()[0][-160:]}); {ROOM}", 74)
         if type(error).__module__.startswith("envs"):
             return _report(error, 3)
         raise

@@ -53,7 +53,7 @@ class Learner:
         trained = set(self.optimizers.parameters) - set(model.by_hand())
         modules = [model, *([policy] if policy is not None else [])]
         self.followers = [t for m in modules for t in (*m.parameters(), *m.buffers()) if t not in trained]
-        self.updates = 0
+        self.updates = self.rollbacks = 0
         self.count = torch.zeros((), dtype=torch.int64, device=device)  # the update, for what runs on the device
         self.skips = torch.zeros(2, dtype=torch.int64, device=device)  # in all, in a row
         self.step = Captured(self._step, recorder)
@@ -140,21 +140,23 @@ class Learner:
         return total + torch.stack(list(losses.values())).sum(), {**metrics, **extra, **shown}
 
     def _check(self) -> None:
-        """A long row of skipped steps ends the run."""
+        """A long row of skipped steps is more than bad luck."""
         if int(self.skips[1]) >= self.max_skipped:
-            raise Diverged(
-                f"{self.max_skipped} updates in a row had a non-finite loss or gradient; the last checkpoint is good. "
-                "Try a lower optim.lr or optim.clip, or --run.precision fp32"
-            )
+            raise Diverged(f"{self.max_skipped} updates in a row had a loss or gradient that is not finite")
+
+    def rolled_back(self) -> None:
+        """Weights and optimiser have been replaced by earlier ones."""
+        self.rollbacks += 1
+        self.skips[1] = 0
+        self.step.forget()
 
     def counters(self) -> dict[str, int]:
         skipped, row = self.skips.tolist()
-        return {"updates": self.updates, "skipped": skipped, "skipped_in_a_row": row}
+        return {"updates": self.updates, "skipped": skipped, "skipped_in_a_row": row, "rollbacks": self.rollbacks}
 
-    def restore(self, tensors: dict[str, Tensor], counters: dict[str, int]) -> None:
-        """Continue exactly where `optimizers.tensors()` and `counters()` were taken."""
-        self.optimizers.restore(tensors)
-        self.updates = counters["updates"]
+    def restore(self, counters: dict[str, int]) -> None:
+        """Count on from where `counters()` were taken; weights and optimiser are restored apart."""
+        self.updates, self.rollbacks = int(counters["updates"]), int(counters.get("rollbacks", 0))
         self.skips.copy_(torch.tensor([counters["skipped"], counters["skipped_in_a_row"]]))
 
 

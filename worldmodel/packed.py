@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
+from worldmodel import strike
 from worldmodel.chunks import Layout, ReplayError, read_checked
 from worldmodel.files import open_regular, write_all
 
@@ -82,7 +83,11 @@ class PackedChunk:
         assert self.body is not None
         fd = os.open(directory / self.name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
-            write_all(fd, memoryview(self.body))
+            body = memoryview(self.body)
+            write_all(fd, body[: len(body) // 2])
+            strike.here("replay-torn")
+            write_all(fd, body[len(body) // 2 :])
+            strike.here("replay-unsynced")
             os.fsync(fd)
         except OSError:
             with contextlib.suppress(OSError):

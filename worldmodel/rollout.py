@@ -91,7 +91,11 @@ class Rollout:
         rows = [self._take(i, result) for i, result in enumerate(results)]
         actions = np.asarray(policy(rows), np.float32)
         if not np.isfinite(actions).all():
-            raise FloatingPointError("the policy chose a non-finite action; it was not passed on")
+            raise FloatingPointError(
+                f"the policy chose an action that is not finite, at agent step {self.steps}; the environment never "
+                "saw it. The last checkpoint is kept: the same command goes on from there. If this comes back, give a "
+                "lower optim.lr, or --run.precision fp32, together with a new --run.name"
+            )
         self.actions = actions
         return rows
 

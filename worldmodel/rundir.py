@@ -18,6 +18,7 @@ FREE_KEYS = (
     "run.frames",
     "run.fresh",
     "run.threads",
+    "run.max_minutes",
     "run.device",
     "env.render",
     "env.timeout",

@@ -29,6 +29,7 @@ class RunConfig:
     name: str
     seed: Annotated[int, Range(0, 2**31 - 1)]
     frames: Count
+    max_minutes: Positive | None
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "bf16", "fp32"]
     threads: Annotated[int, Range(0, 1024)]

@@ -6,7 +6,9 @@ rank 0's lies in the checkpoint as that of a run by itself would, the others' be
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from worldmodel import checkpoint
+from worldmodel import checkpoint, strike
+from worldmodel.files import persist
 from worldmodel.shards import deal
 
 if TYPE_CHECKING:
@@ -68,14 +71,18 @@ class Share:
 def save(t: Training) -> None:
     """A checkpoint of everything, whole or not at all; raises OSError when the disk refuses for good."""
     t.due.save = False
-    t.replay.flush(strict=True)
+    what = f"the replay cannot be written to {t.run.replay}; the last checkpoint is intact"
+    persist(lambda: t.replay.flush(strict=True), what)
+    strike.here("replay-flushed")
     own = Share.of(t)
     others = [Share.unpacked(x) for x in t.world.gather_bytes(own.packed())][1:] if t.world.size > 1 else []
     if t.world.main:
         _write(t, own, others)
     t.world.meet()  # only then may go what none needs but the one that has just been pruned
+    strike.here("saved")
     states = checkpoint.retained_states(t.run.checkpoints)
     t.replay.collect_garbage(manifest for state in states for manifest in _manifests(state))
+    strike.here("collected")
 
 
 def _write(t: Training, own: Share, others: list[Share]) -> None:
@@ -116,22 +123,43 @@ def _shares(saved: checkpoint.Loaded) -> list[Share]:
 
 def resume(t: Training) -> bool:
     """Continue from the newest good checkpoint; False where there is none."""
-    saved = _newest(t)
+    saved = _chosen(t, lambda: checkpoint.latest(t.run.checkpoints))
     if saved is None:
         return False
-    state = saved.state
-    checkpoint.load_into(t.model, saved.groups["model"], "model")
-    if t.actor_critic is not None:
-        checkpoint.load_into(t.actor_critic, saved.groups["policy"], "policy")
-    t.learner.restore(saved.groups["optimizer"], state["learner"])
-    _resume_share(t, _shares(saved))
-    t.resumed_as(state)
+    with checkpoint.understood(saved.path):
+        restore_weights(t, saved)
+        t.learner.restore(saved.state["learner"])
+        _resume_share(t, _shares(saved))
+        t.resumed_as(saved.state)
     return True
 
 
-def _newest(t: Training) -> checkpoint.Loaded | None:
+def restore_weights(t: Training, saved: checkpoint.Loaded) -> None:
+    """Everything that learns, and its optimiser, as they were saved."""
+    checkpoint.load_into(t.model, saved.groups["model"], "model")
+    if t.actor_critic is not None:
+        checkpoint.load_into(t.actor_critic, saved.groups["policy"], "policy")
+    t.learner.optimizers.restore(saved.groups["optimizer"])
+
+
+def last_good(t: Training) -> checkpoint.Loaded | None:
+    """The newest checkpoint whose weights are finite and whose last update was one."""
+
+    def find() -> checkpoint.Loaded | None:
+        for path in reversed(checkpoint.numbered(t.run.checkpoints)):
+            with contextlib.suppress(checkpoint.CheckpointError):
+                saved = checkpoint.load(path)
+                weights = [v for name in ("model", "policy") for v in saved.groups.get(name, {}).values()]
+                if saved.state["learner"]["skipped_in_a_row"] == 0 and all(v.isfinite().all() for v in weights):
+                    return saved
+        return None
+
+    return _chosen(t, find)
+
+
+def _chosen(t: Training, find: Callable[[], checkpoint.Loaded | None]) -> checkpoint.Loaded | None:
     """Rank 0 chooses, so that damage is set aside once and all ranks read the same."""
-    found = t.world.led(lambda: checkpoint.latest(t.run.checkpoints))
+    found = t.world.led(find)
     number = t.world.sum([found.step + 1 if found else 0])[0] - 1
     return found if found or number < 0 else checkpoint.load(checkpoint.place(t.run.checkpoints, number))
 

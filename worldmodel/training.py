@@ -10,14 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from worldmodel import build
+from worldmodel import build, memory
 from worldmodel.agent import part
 from worldmodel.evaluation.returns import Evaluation, run_episodes
-from worldmodel.learner import Learner
+from worldmodel.learner import Diverged, Learner
 from worldmodel.logger import Logger, Means
 from worldmodel.parallel import ALONE, World
 from worldmodel.player import Player
 from worldmodel.replay import Replay, bytes_per_row, check_capacity, describe_capacity
+from worldmodel.rollback import roll_back
 from worldmodel.rollout import Rollout, Row, episode_seeds, spaces_of
 from worldmodel.rundir import RunDir
 from worldmodel.runtime import pick_precision, seed_of, seeded
@@ -56,12 +57,6 @@ class Prefill:
     steps: int = 0
 
 
-def expected_rows(c: Config, environments: int) -> int:
-    """Rows the whole run will write: its agent steps, and one more for every reset."""
-    steps = -(-c.run.frames // c.env.repeat)
-    return steps + steps // 10 + environments
-
-
 class Training:
     """Parts of a run, wired; `train.py` holds the loop."""
 
@@ -78,6 +73,7 @@ class Training:
         seed = c.run.seed
         torch.manual_seed(seed)
         self.obs_space, self.action_space = spaces_of(envs)
+        memory.check(c, self.obs_space, self.action_space, device, world)
         self.model = build.make_model(c, self.obs_space, self.action_space, world).to(device)
         self.actor_critic = build.make_policy(c, self.model, self.action_space, world)
         if self.actor_critic is not None:
@@ -115,7 +111,7 @@ class Training:
         c, world, count = self.c, self.world, self.envs.num_envs
         spec = build.replay_spec(self.obs_space, self.action_space) | self.starts.spec(self.model.rssm.initial(1))
         capacity = int(c.replay.capacity_gb * 1e9)
-        expected = min(capacity, expected_rows(c, count * world.size) * bytes_per_row(spec))
+        expected = min(capacity, memory.expected_rows(c, count * world.size) * bytes_per_row(spec))
         check_capacity(spec, expected * world.here // world.size, c.replay.store, self.run.replay)
         self.size_line = describe_capacity(spec, expected, c.replay.store)
         return Replay(
@@ -197,8 +193,12 @@ class Training:
     def learn_what_is_owed(self, stop: Stop) -> None:
         """Update until nothing is owed or a stop is asked for."""
         while self.updates_owed() > 0 and not stop:
-            batch = self.replay.sample(self.c.replay.batch, self.sampled)
-            metrics = self.learner.update(build.to_tensors(batch))
+            batch = build.to_tensors(self.replay.sample(self.c.replay.batch, self.sampled))
+            try:
+                metrics = self.learner.update(batch)
+            except Diverged as error:
+                roll_back(self, batch, error)
+                continue
             if self.world.main:
                 self.means.add(metrics)
 
@@ -227,7 +227,7 @@ class Training:
             "time/minutes": self.minutes(),
         }
         self.clock = Clock(time.monotonic(), self.frames, self.learner.updates)
-        counts = {"steps": self.steps, "updates": self.learner.updates}
+        counts = {"steps": self.steps, "updates": self.learner.updates, "rollbacks": self.learner.rollbacks}
         sizes = {f"replay/{k}": v for k, v in self.replay.stats().items()}
         means = {f"train/{k}": v for k, v in self.means.pop().items()}
         self.logger.line(self.frames, {**counts, **means, **sizes, "env/faults": self.faults, **speed})
