@@ -31,7 +31,8 @@ def main(argv: list[str]) -> int:
 
     from worldmodel.guard import guarded  # torch is imported from here on
 
-    return guarded(lambda: train(c))
+    kept = "\nwhat the last checkpoint holds is kept; the same command goes on from there"
+    return guarded(lambda: train(c), kept)
 
 
 def with_main_job(argv: list[str]) -> list[str]:

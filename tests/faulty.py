@@ -61,6 +61,49 @@ class Faulty(gymnasium.Env):
         return obs, reward, False, False, {}
 
 
+class Moody(gymnasium.Env):
+    """A picture that counts; where the folder WM_MOODS holds a file '5-raise' it does that at step 5, once in all."""
+
+    observation_space = spaces.Box(0, 255, (32, 32, 3), np.uint8)
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    count = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return np.zeros((32, 32, 3), np.uint8), {}
+
+    def step(self, action):
+        assert np.isfinite(action).all(), "a bad action came through"
+        self.count += 1
+        picture, reward = np.full((32, 32, 3), self.count, np.uint8), float(self.count)
+        match self._mood():
+            case "raise":
+                raise RuntimeError("boom")
+            case "nan":
+                reward = float("nan")
+            case "shape":
+                picture = picture[:5]
+            case "dtype":
+                picture = picture.astype(np.float64)
+            case "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case "huge":
+                reward = 3e38
+        return picture, reward, False, self.count >= 12, {}
+
+    def _mood(self):
+        for path in sorted(Path(os.environ["WM_MOODS"]).glob(f"{self.count}-*")):
+            try:
+                path.unlink()  # another worker may have been faster
+            except FileNotFoundError:
+                continue
+            return path.name.partition("-")[2]
+        return "even"
+
+
 class Noting(Faulty):
     """Leaves a file for every step it has done."""
 

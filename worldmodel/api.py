@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldmodel import build, checkpoint, config, runtime
+from worldmodel import build, checkpoint, config, memory, runtime
 from worldmodel.actor_critic import ActorCritic
 from worldmodel.agent import Agent, Carry, part
 from worldmodel.backdrop import to_pixels
@@ -62,6 +62,7 @@ class Run:
             frames = int(saved.state["frames"])
             groups = {"model": saved.groups["model"], "policy": saved.groups.get("policy", {})}
         target = runtime.pick_device(device)
+        memory.check_weights(c, observation, space)
         model = build.make_model(c, observation, space).to(target)
         checkpoint.load_into(model, groups["model"], "model")
         model.requires_grad_(False)

@@ -33,6 +33,11 @@ class ReplayError(RuntimeError):
 class ReplayMissing(ReplayError):
     """None of the rows that the manifest promises are there."""
 
+    def __init__(self, what: str):
+        """Say what can be done about it."""
+        super().__init__(f"{what}: put it back, go on from the same weights and collect anew with --replay.lost "
+                         "accept, or start over with --run.fresh true")  # fmt: skip
+
 
 class Layout:
     """How one row is packed: the arrays one after the other, then every scalar bool as one bit."""

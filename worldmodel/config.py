@@ -14,36 +14,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
+from worldmodel.plain_yaml import MAX_BITS, UNREADABLE, ConfigError, named, parsed, read_yaml, shown
 from worldmodel.schema import Config, Range, contradictions
 
 log = logging.getLogger(__name__)
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
-
-
-class ConfigError(ValueError):
-    """A wrong configuration; `problems` holds one line each."""
-
-    def __init__(self, problems: Sequence[str]):
-        self.problems = list(problems)
-        super().__init__("\n".join(self.problems))
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Plain data from a YAML file; no tags, no objects."""
-    try:
-        data = YAML(typ="safe", pure=True).load(path.read_text())
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path.name}: not valid YAML ({' '.join(str(error).split())[:160]})"]) from None
-    except RecursionError:
-        raise ConfigError([f"{path.name}: nested too deeply to be a configuration"]) from None
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise ConfigError([f"{path.name}: expected a table of sections, got {type(data).__name__}"])
-    return data
 
 
 def presets() -> list[str]:
@@ -156,9 +133,9 @@ def assign(values: dict[str, Any], key: str, text: str) -> str | None:
     if len(parts) < 2 or ".".join(parts[:2]) not in known:
         return f"unknown key '{key}'{suggest(key, known)}"
     try:
-        value = YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
-        return f"{key}: cannot read the value {text!r}"
+        value = parsed(text)
+    except UNREADABLE:
+        return f"{key}: cannot read the value {shown(text)}"
     node = values[parts[0]]
     for part in parts[1:-1]:
         node = node.get(part) if isinstance(node, dict) else None
@@ -199,8 +176,8 @@ def as_text(value: Any) -> str:
     """A plain value as it is written on a command line; `assign` reads it back."""
     if isinstance(value, str):
         try:
-            plain = YAML(typ="safe", pure=True).load(value) == value
-        except YAMLError:
+            plain = parsed(value) == value
+        except UNREADABLE:
             plain = False
         return value if plain else json.dumps(value)
     return json.dumps(to_plain(value))
@@ -227,29 +204,30 @@ def _convert(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
     if origin is Literal:
         if isinstance(value, str) and value in args:
             return value
-        hint = suggest(str(value), args)
-        problems.append(f"{where}: {str(value)!r} is not one of {', '.join(args)}{hint}")
+        given = named(value)
+        problems.append(f"{where}: {given!r} is not one of {', '.join(args)}{suggest(given, args)}")
         return None
     if origin in (list, tuple):
         return _convert_list(value, kind, where, problems)
     if origin is dict:
         if not isinstance(value, dict):
-            problems.append(f"{where}: expected a table like {{name: weight}}, got {_show(value)}")
+            problems.append(f"{where}: expected a table like {{name: weight}}, got {shown(value)}")
             return None
-        return {_convert(k, args[0], where, problems): _convert(v, args[1], f"{where}.{k}", problems)
+        return {_convert(k, args[0], where, problems): _convert(v, args[1], f"{where}.{named(k)}", problems)
                 for k, v in value.items()}  # fmt: skip
     return _convert_scalar(value, kind, where, problems)
 
 
 def _convert_table(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
     if not isinstance(value, Mapping):
-        problems.append(f"{where}: expected a table, got {_show(value)}")
+        problems.append(f"{where}: expected a table, got {shown(value)}")
         return None
     hints = get_type_hints(kind, include_extras=True)
     prefix = f"{where}." if where else ""
     for key in value:
         if key not in hints:
-            problems.append(f"unknown key '{prefix}{key}'{suggest(str(key), list(hints))}")
+            name = named(key)
+            problems.append(f"unknown key '{prefix}{name}'{suggest(name, list(hints))}")
     for key in hints:
         if key not in value:
             problems.append(f"missing key '{prefix}{key}'")
@@ -261,19 +239,22 @@ def _convert_list(value: Any, kind: Any, where: str, problems: list[str]) -> Any
     origin, args = get_origin(kind), get_args(kind)
     if not isinstance(value, list) or (origin is list and not value) or (origin is tuple and len(value) != len(args)):
         wanted = f"{len(args)} values" if origin is tuple else "a list of values"
-        problems.append(f"{where}: expected {wanted}, got {_show(value)}")
+        problems.append(f"{where}: expected {wanted}, got {shown(value)}")
         return None
     inner = args if origin is tuple else [args[0]] * len(value)
     return origin(_convert(v, k, f"{where}[{i}]", problems) for i, (v, k) in enumerate(zip(value, inner, strict=True)))
 
 
 def _convert_scalar(value: Any, kind: type, where: str, problems: list[str]) -> Any:
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        problems.append(f"{where}: expected {kind.__name__}, got {shown(value)}")
+        return None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is int and isinstance(value, float) and value.is_integer():  # 1e5 frames
         value = int(value)
     if type(value) is not kind:
-        problems.append(f"{where}: expected {kind.__name__}, got {_show(value)}")
+        problems.append(f"{where}: expected {kind.__name__}, got {shown(value)}")
         return None
     if isinstance(value, float) and not math.isfinite(value):
         problems.append(f"{where}: expected a finite number, got {value}")
@@ -289,7 +270,3 @@ def _check_range(value: Any, bounds: Range, where: str, problems: list[str]) -> 
         wanted = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
         problems.append(f"{where}: {value} is out of range, it must be {wanted}")
     return value
-
-
-def _show(value: Any) -> str:
-    return "nothing" if value is None else f"{type(value).__name__} {str(value)[:60]!r}"

@@ -16,10 +16,7 @@ from worldmodel.parallel import Ended, Lost, speaker
 from worldmodel.replay import ReplayError
 from worldmodel.rundir import RunError
 
-ROOM = (
-    "lower replay.batch, replay.length, planner.candidates or replay.capacity_gb, or let nothing else run beside it. "
-    "What the last checkpoint holds is kept"
-)
+ROOM = "lower replay.batch, replay.length, planner.candidates or replay.capacity_gb, or let nothing else run beside it"
 
 
 class Plain(logging.Formatter):
@@ -31,8 +28,11 @@ class Plain(logging.Formatter):
         return f"{speaker(os.environ)}{kind}{text}"
 
 
-def guarded(command: Callable[[], int]) -> int:
-    """Run a command; 2 config, 3 environment, 4 bad data, 5 diverged, 74 I/O or a lost rank."""
+def guarded(command: Callable[[], int], kept: str = "") -> int:
+    """Run a command; 2 config, 3 environment, 4 bad data, 5 diverged, 74 I/O, no memory or a lost rank.
+
+    `kept` is said where a run is cut short by what it was not to blame for.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(Plain())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
@@ -52,7 +52,7 @@ def guarded(command: Callable[[], int]) -> int:
     except (Diverged, FloatingPointError) as error:
         return _report(error, 5)
     except MemoryError as error:
-        return _report(f"out of memory{f' ({error})' if str(error) else ''}; {ROOM}", 74)
+        return _report(f"out of memory{f' ({error})' if str(error) else ''}; {ROOM}{kept}", 74)
     except OSError as error:
         return _report(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 74)
     except KeyboardInterrupt:
@@ -63,9 +63,9 @@ def guarded(command: Callable[[], int]) -> int:
         raise
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            return _report(f"out of memory ({str(error).splitlines()[0][-160:]}); {ROOM}", 74)
+            return _report(f"out of memory ({str(error).splitlines()[0][-160:]}); {ROOM}{kept}", 74)
         if type(error).__module__.startswith("envs"):
-            return _report(error, 3)
+            return _report(f"{str(error).rstrip()}{kept}", 3)
         raise
 
 

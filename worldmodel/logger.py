@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -37,9 +38,12 @@ class JsonLines:
 
     def cut(self, size: int) -> None:
         """Drop what was written after `size` bytes."""
-        if self.path.exists() and self.size() > size:
-            with self.path.open("r+b") as file:
-                file.truncate(size)
+        try:
+            if self.path.exists() and self.size() > size:
+                with self.path.open("r+b") as file:
+                    file.truncate(size)
+        except OSError as error:
+            log.warning("%s keeps lines from after the checkpoint (%s)", self.path.name, error.strerror)
 
 
 class Means:
@@ -79,11 +83,13 @@ class Means:
             names = tuple(group["sums"])
             values = [float.fromhex(v) for v in group["sums"].values()]
             self.sums[names] = torch.tensor(values, dtype=torch.float64, device=device)
-            self.counts[names] = group["count"]
+            self.counts[names] = max(1, int(group["count"]))
 
 
 class Logger:
     """metrics.jsonl, scores.jsonl and TensorBoard, all keyed by environment frames."""
+
+    kept = {"metrics": int, "scores": int, "minutes": float}  # what a checkpoint remembers
 
     def __init__(self, run_dir: Path, tensorboard: bool, purge_frame: int | None = None):
         self.metrics = JsonLines(run_dir / "metrics.jsonl")
@@ -101,7 +107,7 @@ class Logger:
         self._draw("add_image", name, picture, frames, dataformats="HWC")
 
     def _draw(self, what: str, *args, **options) -> None:
-        """Hand something to TensorBoard; a disk that refuses costs the board, never the run."""
+        """Have TensorBoard do something; a disk that refuses costs the board, never the run."""
         if self.board is None:
             return
         try:
@@ -111,8 +117,7 @@ class Logger:
             self.board = None
 
     def close(self) -> None:
-        if self.board is not None:
-            self.board.close()
+        self._draw("close")
 
     def state(self) -> dict:
         return {"metrics": self.metrics.size(), "scores": self.scores.size()}
@@ -125,6 +130,14 @@ class Logger:
 def _tensorboard(run_dir: Path, purge_frame: int | None):
     from torch.utils.tensorboard import SummaryWriter
 
+    usual = threading.excepthook
+
+    def calm(args: threading.ExceptHookArgs) -> None:
+        """Its thread ends on a full disk, which `_draw` is told of in time: no traceback of it."""
+        if not (isinstance(args.exc_value, OSError) and "AsyncWriter" in type(args.thread).__name__):
+            usual(args)
+
+    threading.excepthook = calm
     try:
         return SummaryWriter(str(run_dir), purge_step=None if purge_frame is None else purge_frame + 1)
     except OSError as error:

@@ -39,6 +39,11 @@ def check(c: Config, obs: ObservationSpace, space: ActionSpace, device: torch.de
         _compare(c, obs, space, parts, available_memory(), world.here)
 
 
+def check_weights(c: Config, obs: ObservationSpace, space: ActionSpace) -> None:
+    """ValueError where not even the weights would find room: a run directory may ask for anything."""
+    _compare(c, obs, space, {}, available_memory())
+
+
 def _compare(
     c: Config, obs: ObservationSpace, space: ActionSpace, parts: dict[str, int], free: int, here: int = 1
 ) -> None:

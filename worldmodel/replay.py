@@ -233,22 +233,20 @@ class Replay:
             "generator": self._rng.bit_generator.state,
         }
 
-    def load(self, state: dict[str, Any], elsewhere: Collection[str] = ()) -> None:
+    def load(self, state: dict[str, Any], elsewhere: Collection[str] = (), forgo: bool = False) -> None:
         """Become what `state()` described; damaged chunks are quarantined and leave a hole.
 
-        `elsewhere` names the chunk files that other processes hold.
+        `elsewhere` names the chunk files that other processes hold; with `forgo` nothing is held of what there was.
         """
         manifest = Manifest(state, self.layout, self._max_chunk_rows)
         files = set(chunk_files(self.directory)) if self.directory else set()
-        if not manifest.names & files and (manifest.names or (manifest.nonempty and not elsewhere)):
-            raise ReplayMissing(
-                f"the replay is missing from {self.directory}: put it back or start over with --run.fresh true"
-            )
+        if not forgo and not manifest.names & files and (manifest.names or (manifest.nonempty and not elsewhere)):
+            raise ReplayMissing(f"the replay is missing from {self.directory}")
         self._reset()
         self.chunk_rows, self._rng = manifest.chunk_rows, manifest.generator
         self._next.update(manifest.next)
-        self._owned = True
-        if self.directory is None:
+        self._owned = not forgo
+        if self.directory is None or forgo:
             return
         strays = set(chunk_files(self.directory, self._minds)) - manifest.names - set(elsewhere)
         for name in sorted(strays):
@@ -259,7 +257,7 @@ class Replay:
         for chunk in manifest.chunks:
             self._restore(chunk, self.directory)
         if manifest.names and not self._rows:
-            raise ReplayMissing(f"every replay chunk in {self.directory} is damaged; start over with --run.fresh true")
+            raise ReplayMissing(f"every replay chunk in {self.directory} is damaged")
 
     def _restore(self, chunk: Chunk | PackedChunk, directory: Path) -> None:
         """Verify one chunk of the manifest and take it in, or move it aside."""

@@ -147,13 +147,16 @@ class Rollout:
         """Simulate the open episodes again from their seeds and actions."""
         if len(state["episodes"]) != self.envs.num_envs:
             raise ValueError(f"env.num: the run was collecting with {len(state['episodes'])} environments; keep that")
+        actions = np.array(state["next_actions"], np.float32).reshape(self.actions.shape)
+        if not np.isfinite(actions).all():
+            raise ValueError("the next actions are not finite")
         for i, saved in enumerate(state["episodes"]):
-            self.episodes[i] = Episode(saved["number"], saved["seed"])
-            self.fresh[i] = saved["fresh"]
-            if not saved["fresh"]:
+            self.episodes[i] = Episode(_natural(saved["number"]), _natural(saved["seed"], 2**32))
+            self.fresh[i] = bool(saved["fresh"])
+            if not self.fresh[i]:
                 self._replay(i, saved)
-        self.actions = np.array(state["next_actions"], np.float32).reshape(self.actions.shape)
-        self.steps, self.frames, self.faults = state["steps"], state["frames"], state["faults"]
+        self.actions = actions
+        self.steps, self.frames, self.faults = (_natural(state[key]) for key in ("steps", "frames", "faults"))
         self.finished = []
 
     def _replay(self, i: int, saved: dict) -> None:
@@ -164,6 +167,8 @@ class Rollout:
             if self.fresh[i]:
                 break
             self.actions[i] = np.array(action, np.float32)
+            if not np.isfinite(self.actions[i]).all():
+                raise ValueError("an action of an open episode is not finite")
             self._take(i, self.envs.step_some({i: self.to_env(self.actions[i])})[i])
         if self.fresh[i] or checksum(self.seen[i]) != saved["seen"]:
             log.warning(
@@ -172,6 +177,12 @@ class Rollout:
             )  # fmt: skip
             number = saved["number"] + 1
             self.episodes[i], self.fresh[i] = Episode(number, self.seeds(i, number)), True
+
+
+def _natural(value: Any, below: int = 2**53) -> int:
+    if type(value) is not int or not 0 <= value < below:
+        raise ValueError(f"{value!r} is not a whole number below {below}")
+    return value
 
 
 def checksum(obs: dict[str, np.ndarray]) -> int:

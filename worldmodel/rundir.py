@@ -21,10 +21,14 @@ FREE_KEYS = (
     "run.max_minutes",
     "run.device",
     "env.render",
+    "replay.lost",
     "env.timeout",
     "env.restarts",
 )
 FREE_SECTIONS = ("log",)
+
+
+MAX_STATUS = 1 << 16
 
 
 class RunError(RuntimeError):
@@ -64,6 +68,7 @@ class RunDir:
 
     def config(self) -> Config:
         """What it was trained with; RunError where this is no run directory, or not one of this version."""
+        self.check_links()
         if not self.config_file.is_file():
             raise RunError(f"{self.path} is not a run directory (no config.yaml in it){_nearby(self.path)}", 4)
         try:
@@ -79,9 +84,20 @@ class RunDir:
         if c.run.fresh and not restarts and self.path.exists():
             self._move_aside()
         self.path.mkdir(parents=True, exist_ok=True)
+        self.check_links()
         self._take_lock()
         if self.config_file.exists() and self.checkpoints.exists():
             self._check_same(c)
+
+    def check_links(self) -> None:
+        """Refuse what would make this program write somewhere else: a run directory may come from anyone."""
+        watched = [self.path, self.videos, self.path / "eval", self.path / "diverged"]
+        inside = [entry for folder in watched if folder.is_dir() for entry in folder.iterdir()]
+        inside += [folder / "quarantine" for folder in (self.checkpoints, self.replay)]
+        for entry in inside:
+            if entry.is_symlink():
+                raise RunError(f"{entry} is a symbolic link, and nothing is read or written through one; put the files "
+                               "themselves there (--run.root says on which disk a run lies)", 4)  # fmt: skip
 
     def check_seen(self) -> None:
         """On every rank: what rank 0 has opened must be there."""
@@ -101,8 +117,9 @@ class RunDir:
     def is_done(self, frames: int, wanted: int) -> bool:
         """True where an earlier command finished, its closing evaluation included."""
         try:
-            state = json.loads(self.status_file.read_text())["state"]
-        except (OSError, ValueError, KeyError, TypeError):
+            with self.status_file.open() as file:
+                state = json.loads(file.read(MAX_STATUS))["state"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return False
         return state == "done" and frames >= wanted
 

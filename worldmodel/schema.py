@@ -68,6 +68,7 @@ class ReplayConfig:
     start: Literal["cold", "burnin", "stored"]
     burnin: Count
     max_stale: Natural
+    lost: Literal["refuse", "accept"]
 
 
 @dataclass(frozen=True)

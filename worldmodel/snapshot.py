@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,10 +19,13 @@ from torch import Tensor
 
 from worldmodel import checkpoint, strike
 from worldmodel.files import persist
+from worldmodel.replay import ReplayMissing
 from worldmodel.shards import deal
 
 if TYPE_CHECKING:
     from worldmodel.training import Training
+
+log = logging.getLogger(__name__)
 
 STATE = "state"  # a share's plain values, among its tensors while it travels
 
@@ -179,4 +183,10 @@ def _resume_share(t: Training, shares: list[Share]) -> None:
         shares[rank].restore(t)
     own = manifests[rank]
     own.setdefault("generator", t.replay.state()["generator"])
-    t.replay.load(own, {c["file"] for i, m in enumerate(manifests) if i != rank for c in m["chunks"]})
+    try:
+        t.replay.load(own, {c["file"] for i, m in enumerate(manifests) if i != rank for c in m["chunks"]})
+    except ReplayMissing as error:
+        if t.c.replay.lost == "refuse":
+            raise
+        log.warning("%s; it goes on without, as replay.lost accept says", str(error).split(":")[0])
+        t.replay.load(own, forgo=True)

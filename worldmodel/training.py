@@ -206,7 +206,8 @@ class Training:
         """Take over what a checkpoint says of all ranks; each has its share by now."""
         self.due, self.prefill = Due(**state["due"]), Prefill(**state["prefill"])
         self.means.restore(state["means"], self.learner.device)
-        self._logger_state = state["logger"]
+        sizes = state["logger"]
+        self._logger_state = sizes and {k: kind(sizes[k]) for k, kind in Logger.kept.items()}
         self._take_stock()
         self.waiting = self.prefill.over and self.world.any(not self._can_sample())
 

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
 from worldmodel.console import say
 from worldmodel.evaluation import media
 from worldmodel.evaluation.imagine import dream
 from worldmodel.evaluation.play_back import playing, record
 
+log = logging.getLogger(__name__)
+
 CONTEXT, LENGTH = 5, 50
+
+
+def drawn(name: str, write: Callable[[], Path]) -> None:
+    """Say where a picture is; a disk that refuses costs the picture, never the run."""
+    try:
+        say(f"  {name:<11}{write()}")
+    except OSError as error:
+        log.warning("a picture cannot be written (%s); the run is whole without it", error.strerror or error)
 
 
 def finish(t, envs, reset, stop) -> bool:
@@ -25,21 +39,18 @@ def finish(t, envs, reset, stop) -> bool:
     s = result.summary()
     say(f"final score {s['eval/score']:.1f} (95 % interval {s['eval/score_low']:.1f} to {s['eval/score_high']:.1f}) "
         f"over {len(result.scores)} episodes on new seeds")  # fmt: skip
-    made = [("checkpoint", t.run.checkpoints)]
-    made.append(
-        ("curve", media.learning_curve(t.run.path, t.run.path / "curve.png", f"{t.c.env.task}, {t.c.run.name}"))
-    )
+    say(f"  {'checkpoint':<11}{t.run.checkpoints}")
+    title = f"{t.c.env.task}, {t.c.run.name}"
+    drawn("curve", lambda: media.learning_curve(t.run.path, t.run.path / "curve.png", title))
     if result.video:
-        made.append(("agent", media.save_gif(t.run.videos / "agent.gif", result.video)))
+        drawn("agent", lambda: media.save_gif(t.run.videos / "agent.gif", result.video))
     rollout, player = playing(t, envs, reset, t.c.run.seed)
     rows = record(rollout, player, CONTEXT + LENGTH)
     if t.model.can_draw and result.video and len(rows) > CONTEXT:
         pictures = dream(t.agent, rows, CONTEXT, player.generator)
-        made.append(("imagined", media.save_gif(t.run.videos / "imagined.gif", pictures.video(), fps=10)))
-        media.save_png(t.run.videos / "imagined.png", pictures.strip())
+        drawn("imagined", lambda: media.save_gif(t.run.videos / "imagined.gif", pictures.video(), fps=10))
+        drawn("", lambda: media.save_png(t.run.videos / "imagined.png", pictures.strip()))
         t.logger.image(t.frames, "imagined", pictures.strip())
-    for name, path in made:
-        say(f"  {name:<11}{path}")
     say("try next:")
     say(f"  ./wm eval {t.run.path}                # returns over more episodes")
     say(f"  ./wm eval {t.run.path} imagine        # open-loop dreams beside the truth")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,11 +39,9 @@ def read_lines(path: Path) -> list[dict]:
     """A JSON-lines file; a torn last line is left out."""
     lines = []
     for text in path.read_text().splitlines() if path.exists() else []:
-        try:
+        with contextlib.suppress(ValueError, RecursionError):
             lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
-    return lines
+    return [line for line in lines if isinstance(line, dict)]
 
 
 def learning_curve(run_dir: Path, target: Path, title: str) -> Path:

@@ -1,0 +1,127 @@
+"""python benchmarks/soak.py [--minutes M] [--kills S]: a training of M minutes, a worker killed every S seconds.
+
+Prints by how much its memory, descriptors, threads, children and shared memory grow an hour, once its replay is full.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+ARGS = ("debug", "--env.num", "2", "--env.restarts", "1000000", "--run.frames", "1000000000", "--run.precision", "fp32",
+        "--replay.capacity_gb", "1e-3", "--log.checkpoint", "200", "--log.every", "50", "--log.eval", "2000")  # fmt: skip
+KINDS = ("rss_mb", "workers_rss_mb", "descriptors", "threads", "children", "zombies", "shared_memory")
+
+
+def status(pid: int) -> dict[str, str]:
+    """The lines of /proc/PID/status; empty where the process is gone."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return {}
+    return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+
+
+def megabytes(found: dict[str, str]) -> float:
+    return int(found.get("VmRSS", "0 kB").split()[0]) / 1024
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def look(pid: int) -> dict[str, float]:
+    """What a training holds now."""
+    own, below = status(pid), [status(child) for child in children(pid)]
+    return {
+        "rss_mb": megabytes(own),
+        "workers_rss_mb": sum(map(megabytes, below)),
+        "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
+        "threads": int(own["Threads"]),
+        "children": len(below),
+        "zombies": sum(found.get("State", "").startswith("Z") for found in below),
+        "shared_memory": len(os.listdir("/dev/shm")),
+    }
+
+
+def soak(minutes: float, kills: float, folder: Path) -> dict:
+    """Train for so long; samples once a second, slopes over the last two thirds of them, an hour each."""
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        *ARGS,
+        "--run.root",
+        str(folder),
+        "--run.max_minutes",
+        f"{minutes:g}",
+    ]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    samples, times, killed = [], [], 0
+    with open(folder / "said.log", "w") as log:
+        training = subprocess.Popen(command, stdout=log, stderr=log, env=env)
+        due = time.monotonic() + kills
+        while training.poll() is None:
+            time.sleep(min(1.0, 60 * minutes / 60))
+            lines = folder.glob("*/*/*/metrics.jsonl")
+            if not any(lines) or training.poll() is not None:
+                continue  # it is still starting up
+            try:
+                samples.append(look(training.pid))
+            except (OSError, KeyError):
+                break  # just gone
+            times.append(time.monotonic())
+            workers = children(training.pid)[:2]
+            if kills and workers and time.monotonic() > due:
+                os.kill(workers[killed % len(workers)], signal.SIGKILL)
+                killed, due = killed + 1, time.monotonic() + kills
+        training.wait()
+    said = (folder / "said.log").read_text()
+    if training.returncode != 75 or len(samples) < 9:
+        raise SystemExit(f"the training ended with {training.returncode} after {len(samples)} samples\n{said[-2000:]}")
+    return {**slopes(samples, times), "exit": training.returncode, "killed": killed, "restarts": said.count("env worker"),
+            "samples": len(samples), **newest(folder)}  # fmt: skip
+
+
+def newest(folder: Path) -> dict:
+    """How far it came."""
+    (metrics,) = folder.glob("*/*/*/metrics.jsonl")
+    last = [x for x in map(json.loads, metrics.read_text().splitlines()) if "updates" in x][-1]
+    return {"frames": last["frames"], "updates": last["updates"], "replay_rows": last["replay/rows"]}
+
+
+def slopes(samples: list[dict[str, float]], times: list[float]) -> dict:
+    """Growth an hour, and the most that was seen, of each kind."""
+    late = len(samples) // 3
+    hours = (np.array(times[late:]) - times[late]) / 3600
+    found = {}
+    for kind in KINDS:
+        values = np.array([sample[kind] for sample in samples[late:]], float)
+        slope = float(np.polyfit(hours, values, 1)[0])
+        found[kind] = {"per_hour": round(slope, 2), "first": values[0], "last": values[-1], "most": float(values.max())}
+    return {"minutes": round((times[-1] - times[0]) / 60, 2), "growth": found}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--kills", type=float, default=5.0, help="seconds between kills of a worker; 0 kills none")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        sys.stdout.write(json.dumps(soak(args.minutes, args.kills, Path(folder)), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""The real programs in processes of their own, forked from one that has imported torch, with faults put in."""
+
+import os
+import resource
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+import eval as eval_py
+import ranks
+import train as train_py
+from runs import fingerprint, seed_dir
+
+SECONDS = 600  # a machine may be busy; none of these takes more than seconds of its own
+# Enough of a run to save often, to pack and evict chunks of the replay, and to end mid-episode.
+SHORT = ("--train.prefill", "10", "--run.frames", "80", "--log.checkpoint", "5", "--log.keep", "2", "--log.eval", "0",
+         "--log.every", "5", "--log.final_episodes", "1", "--replay.capacity_gb", "1e-4")  # fmt: skip
+
+
+def go(root, *args, expect=0, before=None, env=None, program="train", traceback=False):
+    """A program to its end; what it said. `before` is called in its process first."""
+    process = start(root, *args, before=before, env=env, program=program)
+    process.join(SECONDS)
+    late = process.is_alive()
+    process.kill()
+    process.join()
+    said = log_of(root).read_text()
+    assert not late, f"still there after {SECONDS} s\n{said}"
+    assert process.exitcode == expect, f"exit {process.exitcode}, wanted {expect}\n{said}"
+    assert traceback or "Traceback" not in said, said
+    return said
+
+
+def start(root, *args, before=None, env=None, program="train"):
+    Path(root).mkdir(parents=True, exist_ok=True)
+    argv = ["debug", "--run.root", str(root), *args] if program == "train" else list(args)
+    process = ranks.processes().Process(target=_run, args=(program, argv, before, env or {}, log_of(root)), daemon=True)
+    process.start()
+    return process
+
+
+def log_of(root):
+    return Path(root) / "said.log"
+
+
+def _run(program, argv, before, env, log):
+    os.environ.update(env)
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    if before:
+        before()
+    sys.exit({"train": train_py.main, "eval": eval_py.main}[program](argv))
+
+
+def print_of(root):
+    """Hashes of all that must be equal of the run below a root."""
+    return fingerprint(seed_dir(root))
+
+
+# ---- what can be done to a program
+
+
+def signalled_at(look, name):
+    """A signal when the loop looks for the so manieth time whether it is to stop: between any two things it does."""
+    return partial(_signalled_at, look, name)
+
+
+def _signalled_at(look, name):
+    from worldmodel import stop
+
+    class Struck(stop.Stop):
+        left = look
+
+        def __bool__(self):
+            Struck.left -= 1
+            if Struck.left == 0:
+                signal.raise_signal(signal.Signals[name])
+            return super().__bool__()
+
+    stop.Stop = Struck
+
+
+def limited(**limits):
+    """Resource limits, as ulimit sets them: limited(RLIMIT_FSIZE=10_000)."""
+    return partial(_limited, limits)
+
+
+def _limited(limits):
+    for name, value in limits.items():
+        resource.setrlimit(getattr(resource, name), (value, resource.RLIM_INFINITY))
+
+
+def weights_lost(update, of="model"):
+    """All weights of a part become NaN in front of this update, or of the first action after so many of them."""
+    return partial(_weights_lost, update, of)
+
+
+def _weights_lost(update, of):
+    import torch
+
+    from worldmodel.learner import Learner
+
+    usual = Learner.update
+
+    def struck(self, batch):
+        if self.updates == update and not self.rollbacks:
+            part = self.model if of == "model" else self.policy.actor
+            with torch.no_grad():
+                for p in part.parameters():
+                    p.fill_(float("nan"))
+        return usual(self, batch)
+
+    Learner.update = struck

@@ -1,0 +1,71 @@
+"""YAML as plain data, from anyone: bounded in size, without objects, shown in a line however large it has become."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+MAX_BYTES = 1 << 20
+MAX_BITS = 63
+# YAML's own errors, and what its constructors of numbers, dates and tables let through.
+UNREADABLE = (
+    YAMLError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
+class ConfigError(ValueError):
+    """A wrong configuration; `problems` holds one line each."""
+
+    def __init__(self, problems: Sequence[str]):
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Plain data from a YAML file; no tags, no objects, nothing larger than a configuration can be."""
+    with path.open("rb") as file:
+        text = file.read(MAX_BYTES + 1)
+    if len(text) > MAX_BYTES:
+        raise ConfigError([f"{path.name}: more than {MAX_BYTES:,} bytes are no configuration"])
+    try:
+        data = parsed(text.decode())
+    except UNREADABLE as error:
+        raise ConfigError([f"{path.name}: not valid YAML ({' '.join(str(error).split())[:160]})"]) from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError([f"{path.name}: expected a table of sections, got {type(data).__name__}"])
+    return data
+
+
+def parsed(text: str) -> Any:
+    """Plain data out of YAML text; one of UNREADABLE where it is none."""
+    return YAML(typ="safe", pure=True).load(text)
+
+
+def shown(value: Any) -> str:
+    """A value's kind and beginning; YAML's references may make of a few lines a value without end."""
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        return f"int of {value.bit_length()} bits"
+    if isinstance(value, str | int | float):
+        return f"{type(value).__name__} {str(value)[:60]!r}"
+    return "nothing" if value is None else f"{type(value).__name__} {reprlib.repr(value)[:60]!r}"
+
+
+def named(key: Any) -> str:
+    """A name or a choice, on one line."""
+    text = str(key)[:60] if isinstance(key, str | float) or key is None else shown(key)
+    return " ".join(text.split())
