@@ -21,8 +21,8 @@ HEAD = """# Reliability
 
 What was done to the real program, and what came of it. Made by `python benchmarks/reliability.py` from
 `docs/results/reliability.jsonl`, where every test marked `fault` leaves a line when it has passed. "Lost" counts
-environment steps that the end's result lacks: 0 where weights, optimiser, generators, replay and metrics are hash-equal to
-those of a run that nobody disturbed, empty where that is not the question. `--run` runs those tests again.
+environment steps that the end's result lacks: 0 where weights, optimiser, generators, replay and metrics are hash-equal
+to those of a run that nobody disturbed, empty where that is not the question. `--run` runs those tests again.
 
 | row | fault injected | times | outcome | lost | test |
 |---|---|---|---|---|---|
@@ -34,9 +34,9 @@ TAIL = """
   may add in another order from run to run; equality there is neither promised nor measured.
 - Exit codes: 0 done, 2 configuration, 3 environment, 4 bad data, 5 diverged, 74 disk, memory, busy directory or lost
   rank, 75 stopped and resumable. After any of them what the last checkpoint holds is kept.
-- Where to strike: `worldmodel/strike.py` names every sub-step of a save. `WM_FUZZ=20 pytest tests/test_fuzz.py
-  tests/test_config_fuzz.py` tries twenty times as many inputs, `WM_RESUMES=20 pytest tests/test_faults_resume.py` twenty times
-  as many lots of stops, `WM_SOAK=60 pytest tests/test_soak.py` is a soak of a minute.
+- Where to strike: `worldmodel/strike.py` names every sub-step of a save. Twenty times as many inputs are tried by
+  `WM_FUZZ=20 pytest tests/test_fuzz.py tests/test_config_fuzz.py`, as many lots of stops by
+  `WM_RESUMES=20 pytest tests/test_faults_resume.py`; `WM_SOAK=60 pytest tests/test_soak.py` is a soak of a minute.
 """
 
 
@@ -68,8 +68,8 @@ def soaked(line: dict) -> str:
     }
     kinds = "".join(f"| {k} | {' | '.join(f'{x:g}' for x in values)} |\n" for k, values in shown.items())
     return (
-        f"\n## Soak\n\n`python benchmarks/soak.py`, {line['on']}: {line['minutes']:g} minutes, {line['frames']:,} frames, "
-        f"{line['updates']:,} updates, {line['killed']} workers killed. Over the last two thirds of them:\n\n"
+        f"\n## Soak\n\n`python benchmarks/soak.py`, {line['on']}: {line['minutes']:g} minutes, {line['frames']:,} "
+        f"frames, {line['updates']:,} updates, {line['killed']} workers killed. Over the last two thirds of them:\n\n"
         f"| | first | last | most | growth an hour |\n|---|---|---|---|---|\n{kinds}"
     )
 
@@ -78,9 +78,9 @@ def saved(line: dict) -> str:
     """What a save costs."""
     rows, pauses = line["replay_rows"], line["seconds"]
     return (
-        f"\n## Saves\n\n`python benchmarks/saves.py {' '.join(line['presets'])}`, {line['on']}. With {rows:,} rows in the "
-        f"replay ({line['megabytes_replay']:g} MB on disk), {line['rows_between_saves']:,} of them new since the last "
-        f"save, a training paused for {min(pauses):g} to {max(pauses):g} seconds ({len(pauses)} saves) and wrote "
+        f"\n## Saves\n\n`python benchmarks/saves.py {' '.join(line['presets'])}`, {line['on']}. With {rows:,} rows in "
+        f"the replay ({line['megabytes_replay']:g} MB on disk), {line['rows_between_saves']:,} of them new since the "
+        f"last save, a training paused for {min(pauses):g} to {max(pauses):g} seconds ({len(pauses)} saves) and wrote "
         f"{max(line['megabytes_written']):g} MB at most.\n"
     )
 

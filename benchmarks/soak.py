@@ -19,7 +19,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 ARGS = ("debug", "--env.num", "2", "--env.restarts", "1000000", "--run.frames", "1000000000", "--run.precision", "fp32",
-        "--replay.capacity_gb", "1e-3", "--log.checkpoint", "200", "--log.every", "50", "--log.eval", "2000")  # fmt: skip
+        "--replay.capacity_gb", "1e-3", "--log.checkpoint", "200",
+        "--log.every", "50", "--log.eval", "2000")  # fmt: skip
 KINDS = ("rss_mb", "workers_rss_mb", "descriptors", "threads", "children", "zombies", "shared_memory")
 
 
@@ -91,8 +92,8 @@ def soak(minutes: float, kills: float, folder: Path) -> dict:
     said = (folder / "said.log").read_text()
     if training.returncode != 75 or len(samples) < 9:
         raise SystemExit(f"the training ended with {training.returncode} after {len(samples)} samples\n{said[-2000:]}")
-    return {**slopes(samples, times), "exit": training.returncode, "killed": killed, "restarts": said.count("env worker"),
-            "samples": len(samples), **newest(folder)}  # fmt: skip
+    return {**slopes(samples, times), "exit": training.returncode, "killed": killed,
+            "restarts": said.count("env worker"), "samples": len(samples), **newest(folder)}  # fmt: skip
 
 
 def newest(folder: Path) -> dict:

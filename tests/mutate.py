@@ -94,5 +94,5 @@ for letter, before in zip("bcdefghij", "abcdefghi", strict=True):
     BOMB += f", &{letter} [" + ",".join([f"*{before}"] * 9) + "]"
 YAML_VALUES = [*map(json.dumps, NASTY), f"[{BOMB}]", "[" * 3000, "&a [*a]", "!!binary x", "1:99:99", "!!set {a}",
                "!!python/object/apply:os.system [id]", "2001-99-99", "!!timestamp 1", "0x" + "f" * 6000, "9" * 6000,
-               "!!omap [a: 1]",
-               "<<: *a", "? [a]", "|\n  x", "!<tag:yaml.org,2002:float> x", ".nan", "-.inf", "0o9", "@", "%", "`"]  # fmt: skip
+               "!!omap [a: 1]", "<<: *a", "? [a]", "|\n  x",
+               "!<tag:yaml.org,2002:float> x", ".nan", "-.inf", "0o9", "@", "%", "`"]  # fmt: skip

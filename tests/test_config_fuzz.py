@@ -22,7 +22,8 @@ HINTS = {
 }
 # Sizes and times of the whole run are held small; these are what is learnt, and how.
 DRAWN = ("model", "loss", "optim", "behavior", "imag", "actor", "critic", "planner", "augment", "ema", "contrastive",
-         "forward_contrastive", "inverse", "barlow", "prototypes", "bootstrap", "bottleneck", "reward_only")  # fmt: skip
+         "forward_contrastive", "inverse", "barlow", "prototypes", "bootstrap", "bottleneck",
+         "reward_only")  # fmt: skip
 LEARNT = [k for k in HINTS if k.split(".")[0] in DRAWN and k not in ("model.cnn", "model.patch")]
 LEARNT += ["replay.start", "replay.burnin", "replay.max_stale", "replay.store", "replay.codec", "env.obs"]
 

@@ -31,7 +31,8 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.fault(8, "SIGTERM, SIGUSR1 or SIGKILL at random places of the loop, five times a run: between updates, "
-                   "inside evaluations, in mid-episode", "weights, optimiser, generators, replay, metrics hash-equal")  # fmt: skip
+                   "inside evaluations, in mid-episode",
+                   "weights, optimiser, generators, replay, metrics hash-equal")  # fmt: skip
 def test_stopped_and_killed_anywhere_it_ends_the_same(tmp_path, kind, record_property):
     task = "catcher" if "catcher" in KINDS[kind] else "counter"
     args, stops = (*BUSY, *KINDS[kind]), 0

@@ -158,8 +158,8 @@ def test_a_tight_limit_on_memory_counts(tmp_path):
     20, "MUJOCO_GL set to what is not there", "a line says what draws instead; asked for GL, exit 2 or 3"
 )
 def test_without_gl_a_line_says_what_draws_instead(tmp_path, value):
-    task = ("--env.task", "dmc:cartpole_balance", "--run.frames", "20", "--train.prefill", "20", "--train.pretrain", "0",
-            "--log.final_episodes", "1", "--env.time_limit", "10", "--log.eval", "0")  # fmt: skip
+    task = ("--env.task", "dmc:cartpole_balance", "--run.frames", "20", "--train.prefill", "20", "--train.pretrain",
+            "0", "--log.final_episodes", "1", "--env.time_limit", "10", "--log.eval", "0")  # fmt: skip
     env = {"MUJOCO_GL": value}
     said = go(tmp_path, *task, env=env)
     assert sum(x.startswith("drawing with ray") for x in said.splitlines()) == 1

@@ -59,7 +59,7 @@ def test_manifests(tmp_path, record_property):
     path = saved(tmp_path / "run") / "manifest.json"
     good = path.read_bytes()
     content, refused = json.loads(good)["content"], 0
-    for rng in inputs("manifest", 700, record_property):
+    for rng in inputs("manifest", 1200, record_property):
         try:
             bad = mutate.in_bytes(rng, good) if rng.random() < 0.4 else seal(mutate.in_json(rng, content))
         except ValueError:
@@ -70,7 +70,7 @@ def test_manifests(tmp_path, record_property):
         except CheckpointError as error:
             assert "\n" not in str(error) and error.exit_code == 4
             refused += 1
-    assert refused > 0.7 * 700 * TIMES
+    assert refused > 0.7 * 1200 * TIMES
 
 
 @pytest.mark.fault(15, "safetensors files mutated, headers as JSON among them, checksums right", "read or refused")
@@ -79,7 +79,7 @@ def test_tensors(tmp_path, record_property):
     good = path.read_bytes()
     size = int.from_bytes(good[:8], "little")
     header, body = json.loads(good[8 : 8 + size]), good[8 + size :]
-    for rng in inputs("tensors", 1500, record_property):
+    for rng in inputs("tensors", 6000, record_property):
         if rng.random() < 0.4:
             bad = mutate.in_bytes(rng, good)
         else:
@@ -124,7 +124,7 @@ def test_replay_manifests(tmp_path, record_property):
     folder = tmp_path / "run"
     state = collected(folder)
     files = {p: p.read_bytes() for p in folder.iterdir()}
-    for rng in inputs("replay", 500, record_property):
+    for rng in inputs("replay", 1500, record_property):
         found = replay(folder)
         try:
             found.load(json.loads(json.dumps(mutate.in_json(rng, state))))

@@ -77,7 +77,9 @@ class Means:
             for names, values in self.sums.items()
         ]
 
-    def restore(self, state: list[dict], device: torch.device) -> None:
+    def restore(self, state: list[dict] | dict, device: torch.device) -> None:
+        if isinstance(state, dict):  # as runs kept it before metrics were added together
+            state = [{"sums": {k: v}, "count": state["counts"][k]} for k, v in state["sums"].items()]
         self.sums, self.counts = {}, {}
         for group in state:
             names = tuple(group["sums"])

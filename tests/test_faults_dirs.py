@@ -1,0 +1,187 @@
+"""Run directories that somebody has tampered with, or that another version has written, opened by the real programs."""
+
+import json
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from children import SHORT, go, print_of
+from runs import seed_dir
+from test_checkpoint import forge
+from worldmodel import config
+from worldmodel.checkpoint_format import FORMAT, seal
+
+OLD = Path(__file__).parent / "run-of-format-1.tar.xz"
+MORE = (*SHORT, "--run.frames", "90")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("made")
+    go(root, *SHORT)
+    return root
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    """A run directory of this test's own, in tmp_path/root."""
+    shutil.copytree(made, tmp_path / "root")
+    return seed_dir(tmp_path / "root")
+
+
+def newest(run):
+    return max(run.glob("checkpoints/[0-9]*"), key=lambda p: int(p.name))
+
+
+class Payload:
+    """What touches a file when it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.marker),)
+
+
+@pytest.mark.fault(
+    14,
+    "a pickle, an object array and a .pt with a payload in the place of every file, and beside it, under a valid seal",
+    "nothing is unpickled: what cannot be read is refused or set aside",
+)
+def test_nothing_in_a_run_directory_is_ever_unpickled(run, tmp_path, record_property):
+    marker = tmp_path / "touched"
+    torch.save({"w": Payload(str(marker))}, tmp_path / "evil.pt")
+    np.save(tmp_path / "evil.npy", np.array([Payload(str(marker))], object), allow_pickle=True)
+    evil = [(tmp_path / "evil.pt").read_bytes(), (tmp_path / "evil.npy").read_bytes()]
+    times = 0
+    for checkpoint in run.glob("checkpoints/[0-9]*"):
+        number = int(checkpoint.name)
+        for i, file in enumerate(sorted(checkpoint.glob("*.safetensors"))):
+            file.write_bytes(evil[i % 2])
+            times += 1
+        (checkpoint / "weights.pt").write_bytes(evil[0])
+        forge(checkpoint)
+        content = json.loads((checkpoint / "manifest.json").read_text())["content"]
+        content["files"].pop("weights.pt")
+        (checkpoint / "manifest.json").write_bytes(seal({**content, "step": number}))
+    for name in (
+        "model.pt",
+        "checkpoint.pkl",
+        "status.json",
+        "scores.jsonl",
+        "replay/0000-00000000.rows",
+        "replay/x.npz",
+    ):
+        (run / name).write_bytes(evil[times % 2])
+        times += 1
+    said = go(tmp_path / "root", *MORE, expect=4)
+    assert "every checkpoint" in said
+    go(tmp_path / "root", str(run), program="eval", expect=4)
+    assert not marker.exists()
+    record_property("times", times)
+
+
+@pytest.mark.fault(14, "YAML tags that would run a command, in config.yaml", "refused in one line, nothing runs")
+def test_a_configuration_runs_nothing(run, tmp_path):
+    marker = tmp_path / "touched"
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(
+        text.replace("seed: 0", f"seed: !!python/object/apply:os.system ['touch {marker}']")
+    )
+    for program, args in (("train", MORE), ("eval", (str(run),))):
+        said = go(tmp_path / "root", *args, program=program, expect=4)
+        assert "config.yaml" in said.strip().splitlines()[-1]
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "status.tmp", "curve.png", "replay", "checkpoints/quarantine", "videos/agent.gif"]
+)
+@pytest.mark.fault(
+    15, "a symbolic link out of the run directory in the place of what is written", "exit 4, nothing written through it"
+)
+def test_nothing_is_written_through_a_link(run, tmp_path, name):
+    outside = tmp_path / "outside"
+    if name in ("replay", "checkpoints/quarantine"):
+        outside.mkdir()
+    else:
+        outside.write_text("mine")
+    path = run / name
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    os.symlink(outside, path)
+    for program, args in (("train", MORE), ("eval", (str(run),))):
+        said = go(tmp_path / "root", *args, program=program, expect=4)
+        assert str(path) in said and "symbolic link" in said
+    assert list(outside.iterdir()) == [] if outside.is_dir() else outside.read_text() == "mine"
+
+
+@pytest.mark.fault(
+    15, "a configuration of nested references that stand for 9^10 words, in a saved run", "one line, exit 4"
+)
+def test_a_bomb_of_references_is_one_line(run, tmp_path):
+    from mutate import BOMB
+
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("seed: 0", f"seed: [{BOMB}]"))
+    said = go(tmp_path / "root", str(run), program="eval", expect=4)
+    assert "run.seed: expected int, got list" in said and len(said) < 2000
+
+
+@pytest.mark.fault(25, "a checkpoint of a later format; a sound one that lacks what this version wants",
+                   "exit 4: which version is needed, or what is lacking; nothing is moved")  # fmt: skip
+def test_another_version_s_checkpoint_is_refused_and_left_alone(run, tmp_path, record_property):
+    path = newest(run)
+    manifest, state = (path / "manifest.json").read_bytes(), (path / "state.json").read_bytes()
+    content = json.loads(manifest)["content"]
+    (path / "manifest.json").write_bytes(seal({**content, "format": FORMAT + 1}))
+    for program, args in (("train", MORE), ("eval", (str(run),))):
+        said = go(tmp_path / "root", *args, program=program, expect=4)
+        assert f"format {FORMAT + 1}" in said and "update it" in said
+    less = {k: v for k, v in json.loads(state).items() if k != "prefill"}
+    forge(path, data={"state.json": json.dumps(less).encode()})
+    content = json.loads((path / "manifest.json").read_text())["content"]
+    (path / "manifest.json").write_bytes(seal({**content, "step": int(path.name)}))
+    said = go(tmp_path / "root", *MORE, expect=4)
+    assert "lacks 'prefill'" in said and "--run.fresh true" in said
+    assert path.exists() and not (run / "checkpoints" / "quarantine").exists()
+    (path / "state.json").write_bytes(state)
+    (path / "manifest.json").write_bytes(manifest)
+    record_property("times", 2)
+
+
+@pytest.mark.fault(
+    25,
+    "a run directory that an earlier version has written, kept as it was",
+    "resumed; younger keys take their defaults",
+)
+def test_a_run_of_an_earlier_version_goes_on(tmp_path):
+    with tarfile.open(OLD) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (found,) = tmp_path.glob("*/*/*/config.yaml")
+    saved = config.read_yaml(found)
+    saved["run"]["root"], frames = str(tmp_path), saved["run"]["frames"]
+    saved["run"]["frames"] = frames + 20
+    said = go(tmp_path, *[f"--{s}.{k}={config.as_text(v)}" for s, table in saved.items() for k, v in table.items()])
+    assert "resuming" in said and json.loads(found.with_name("status.json").read_text())["frames"] == frames + 20
+
+
+@pytest.mark.fault(16, "another width than that of the saved weights", "exit 4, the first tensor and both shapes")
+def test_weights_that_do_not_fit_are_named(run, tmp_path):
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("units: 16", "units: 18"))
+    for program, args in (("train", (*MORE, "--model.units", "18")), ("eval", (str(run),))):
+        said = go(tmp_path / "root", *args, program=program, expect=4)
+        assert "tensor '" in said and "(16," in said and "(18," in said
+
+
+def test_a_copy_goes_on_as_the_original_does(run, made, tmp_path):
+    """What the tests above damage is otherwise whole."""
+    go(tmp_path / "root", *SHORT)
+    assert print_of(tmp_path / "root") == print_of(made)
