@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 from gymnasium import error, spaces
 
-from envs.wrappers import ActionRepeat, NormalizeAction, Resize, TimeLimit, resize
+from envs.wrappers import ActionRepeat, NormalizeAction, Resize, TimeLimit, as_declared, resize
 
 # Packages that register their ids under a namespace only once they are imported.
 _NAMESPACES = {"ALE": ("ale_py", "pip install ale-py")}
@@ -178,11 +178,12 @@ class _FromDict(gymnasium.ObservationWrapper):
         }
         only = {"pixels": "image", "state": "vector"}.get(obs)
         self.observation_space = parts[only] if only else spaces.Dict(parts)
+        self.pictures = source["image"]
 
     def observation(self, observation: Any) -> Any:
         if self.obs == "state":
             return np.asarray(observation["vector"], np.float32).ravel()
-        image = resize(observation["image"], self.size)
+        image = resize(as_declared(observation["image"], self.pictures), self.size)
         if self.obs == "pixels":
             return image
         return {"image": image, "vector": np.asarray(observation["vector"], np.float32).ravel()}

@@ -92,7 +92,14 @@ class Resize(gymnasium.ObservationWrapper):
         self.observation_space = spaces.Box(0, 255, (*size, 3), np.uint8)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
-        return resize(observation, self.size)
+        return resize(as_declared(observation, self.env.observation_space), self.size)
+
+
+def as_declared(picture: Any, space: gymnasium.Space) -> Any:
+    """The picture, if it has its space's shape: once it is resized nobody could tell."""
+    if np.shape(picture) != space.shape:
+        raise EnvDataError(f"observation has shape {np.shape(picture)}, expected {space.shape}")
+    return picture
 
 
 class NormalizeAction(gymnasium.ActionWrapper):

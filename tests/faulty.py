@@ -96,6 +96,8 @@ class Moody(gymnasium.Env):
 
     def _mood(self):
         for path in sorted(Path(os.environ["WM_MOODS"]).glob(f"{self.count}-*")):
+            if "torch" in sys.modules and not path.name.endswith("huge"):
+                continue  # a training's own process, not a worker's
             try:
                 path.unlink()  # another worker may have been faster
             except FileNotFoundError:

@@ -113,6 +113,7 @@ def test_a_number_is_never_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize("point", POINTS)
+@pytest.mark.fault(1, "os._exit at each sub-step of a checkpoint, the library alone", "the newest whole one loads")
 def test_killed_at_every_sub_step(tmp_path, monkeypatch, point):
     for step in (1, 2, 3):
         save_step(tmp_path, step)
@@ -185,6 +186,11 @@ DAMAGES = {
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.fault(
+    2,
+    "each file cut, flipped, longer or gone, the library alone",
+    "set aside with one warning; the one before loads",
+)
 def test_damage_falls_back_one(tmp_path, caplog, name, damage):
     save_step(tmp_path, 1)
     DAMAGES[damage](save_step(tmp_path, 2) / name)
@@ -231,6 +237,7 @@ def forge(path, *, files=None, fmt=FORMAT, data=None):
 
 
 @pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "x.pkl", ".."])
+@pytest.mark.fault(15, "paths in a checkpoint's manifest, sealed", "refused")
 def test_manifest_names_that_are_paths_are_refused(tmp_path, name):
     secret = tmp_path / "secret.safetensors"
     secret.write_bytes(b"x" * 9)
@@ -280,6 +287,7 @@ def test_a_pipe_does_not_hang(tmp_path):
 
 
 @pytest.mark.parametrize("header", [2**62, 10**8 + 1, 200])
+@pytest.mark.fault(15, "a safetensors header larger than its file", "refused before it is allocated")
 def test_a_huge_safetensors_header_is_refused(tmp_path, header):
     path = save_step(tmp_path, 2)
     forge(path, data={"model.safetensors": header.to_bytes(8, "little") + b"{}" + b" " * 60})

@@ -60,6 +60,7 @@ def test_yaml_round_trip(tmp_path):
     assert config.differences(c, config.parse(["planet"])) == {"env.camera": (1, None)}
 
 
+@pytest.mark.fault(17, "six mistakes on one command line", "exit 2, a line each, with what was meant")
 def test_all_problems_are_reported_at_once_with_hints():
     result = train("planett", "--model.detr", "3", "--optim.lr", "-1", "--run.frames", "many", "--planner.name", "cme",
                    "--env.task", "dmc:cartpole_balanse")  # fmt: skip

@@ -153,6 +153,7 @@ def test_a_forged_header_is_refused_though_its_checksum_fits(tmp_path, change):
     assert aside(tmp_path) == ["0000-00000001.zrows-malformed"]
 
 
+@pytest.mark.fault(15, "a zstd bomb in a replay chunk", "refused before it is unpacked")
 def test_a_block_that_unpacks_to_more_than_its_rows_is_refused(tmp_path):
     layout = Layout(SPEC)
     chunk = PackedChunk.of(0, 0, 0, np.zeros(8, layout.dtype))

@@ -40,6 +40,7 @@ def test_a_finished_run_leaves_all_it_promises(unbroken):
     assert last["updates"] == 2 + 9 and last["steps"] == 120
 
 
+@pytest.mark.fault(23, "the same seed in another process; another seed", "equal hashes; other ones")
 def test_a_second_run_of_the_same_seed_is_equal_and_another_seed_differs(unbroken, tmp_path):
     train(tmp_path)
     train(tmp_path, "--run.seed", "1")
@@ -152,6 +153,11 @@ def test_every_published_form_trains_an_actor_that_acts(tmp_path, form):
     assert ("train/loss/critic_replay" in last) == (form == "dreamer3") == ("train/warm" in last)
 
 
+@pytest.mark.fault(
+    7,
+    "SIGKILL between saves: a replay newer than the checkpoint",
+    "rows after it dropped; the end equals an undisturbed run",
+)
 def test_killed_outright_it_goes_on_from_the_last_checkpoint(unbroken, tmp_path):
     process = start(tmp_path)
     wait_for_lines(seed_dir(tmp_path) / "metrics.jsonl", 4)
@@ -212,6 +218,7 @@ def test_weights_that_do_not_fit_the_configuration(unbroken, tmp_path):
     assert "24" in err and "28" in err and "model" in err
 
 
+@pytest.mark.fault(19, "resumed with another optim.lr and log.every", "exit 2; the difference that counts is shown")
 def test_another_configuration_shows_the_difference_and_refuses(unbroken, tmp_path):
     copy_of(unbroken, tmp_path)
     _, err = train(tmp_path, "--optim.lr", "0.5", "--log.every", "7", expect=2)
@@ -231,6 +238,7 @@ def test_an_unfinished_ending_is_made_up_for(unbroken, tmp_path):
     assert (run / "curve.png").exists() and fingerprint(run) == fingerprint(unbroken)
 
 
+@pytest.mark.fault(18, "a second run started on the directory of a first", "exit 74, one line")
 def test_two_runs_on_one_directory(tmp_path):
     first = start(tmp_path, "--run.frames", "100000")
     wait_for_lines(seed_dir(tmp_path) / "metrics.jsonl", 1)

@@ -172,6 +172,7 @@ def test_an_env_that_raises_or_hands_over_bad_data_costs_one_episode(kind, fault
 
 
 @pytest.mark.parametrize("fault, words", [("exit", "exited with code 7"), ("die", "SIGKILL"), ("hang", "no answer")])
+@pytest.mark.fault(10, "a worker that exits, is killed or hangs, the library alone", "replaced; the others go on")
 def test_a_worker_that_dies_or_hangs_in_a_step_is_replaced(fault, words):
     with VectorEnv(Faulty, 3, timeout_s=1.5) as env:
         env.step([Reset(i) for i in range(3)])
@@ -265,6 +266,7 @@ def test_workers_leave_when_the_parent_is_killed(hung):
     assert wait_gone(pids, 10) == []
 
 
+@pytest.mark.fault(22, "thirty workers that die or fail", "descriptors, shared memory and children as before")
 def test_thirty_restarts_leave_nothing_behind():
     def held() -> tuple[int, set[str], int]:
         children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()

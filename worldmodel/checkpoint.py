@@ -221,7 +221,9 @@ def latest(directory: Path) -> Loaded | None:
         except NewerFormat:
             raise
         except CheckpointError as error:
-            log.warning("%s; the checkpoint was moved to %s", error, quarantine(path, error.why))
+            log.warning(
+                "%s; the checkpoint was moved to %s, the one before it is tried", error, quarantine(path, error.why)
+            )
     # What an earlier start moved aside counts too: running the command again must not begin anew in silence.
     aside = directory / "quarantine"
     if found or (aside.is_dir() and any(NUMBER.match(path.name) for path in aside.iterdir())):

@@ -158,7 +158,9 @@ class RunDir:
             old = configs.load(self.config_file)
         except configs.ConfigError as error:
             raise RunError(
-                f"{self.config_file} cannot be read ({error.problems[0]}); start over with --run.fresh true", 4
+                f"{self.config_file} cannot be read ({error.problems[0]}); put it back as it was, or start over with "
+                "--run.fresh true, which keeps this directory beside the new one",
+                4,
             ) from None
         changed = configs.differences(old, c)
         held = {k: v for k, v in changed.items() if k not in FREE_KEYS and k.split(".")[0] not in FREE_SECTIONS}

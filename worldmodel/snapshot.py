@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,12 @@ class Share:
 def save(t: Training) -> None:
     """A checkpoint of everything, whole or not at all; raises OSError when the disk refuses for good."""
     t.due.save = False
+    if not finite(t, t.model.state_dict()):
+        raise FloatingPointError(
+            f"the weights are no longer finite at {t.frames} frames, so nothing was saved over the last checkpoint, "
+            "which is good: the same command goes on from there. If this comes back, give a lower optim.lr, or "
+            "--run.precision fp32, together with a new --run.name"
+        )
     what = f"the replay cannot be written to {t.run.replay}; the last checkpoint is intact"
     persist(lambda: t.replay.flush(strict=True), what)
     strike.here("replay-flushed")
@@ -138,6 +144,14 @@ def resume(t: Training) -> bool:
     return True
 
 
+def finite(t: Training, model: Mapping[str, Tensor], policy: Mapping[str, Tensor] | None = None) -> bool:
+    """Whether no weight of the model, and of actor and critic, has been lost."""
+    parts = [(t.model, model)]
+    if t.actor_critic is not None:
+        parts.append((t.actor_critic, t.actor_critic.state_dict() if policy is None else policy))
+    return all(bool(held[name].isfinite().all()) for part, held in parts for name, _ in part.named_parameters())
+
+
 def restore_weights(t: Training, saved: checkpoint.Loaded) -> None:
     """Everything that learns, and its optimiser, as they were saved."""
     checkpoint.load_into(t.model, saved.groups["model"], "model")
@@ -153,8 +167,8 @@ def last_good(t: Training) -> checkpoint.Loaded | None:
         for path in reversed(checkpoint.numbered(t.run.checkpoints)):
             with contextlib.suppress(checkpoint.CheckpointError):
                 saved = checkpoint.load(path)
-                weights = [v for name in ("model", "policy") for v in saved.groups.get(name, {}).values()]
-                if saved.state["learner"]["skipped_in_a_row"] == 0 and all(v.isfinite().all() for v in weights):
+                sound = finite(t, saved.groups["model"], saved.groups.get("policy", {}))
+                if sound and saved.state["learner"]["skipped_in_a_row"] == 0:
                     return saved
         return None
 

@@ -17,9 +17,11 @@ CONTEXT, LENGTH = 5, 50
 
 
 def drawn(name: str, write: Callable[[], Path]) -> None:
-    """Say where a picture is; a disk that refuses costs the picture, never the run."""
+    """Say where a picture is, if it has a name; a disk that refuses costs the picture, never the run."""
     try:
-        say(f"  {name:<11}{write()}")
+        path = write()
+        if name:
+            say(f"  {name:<11}{path}")
     except OSError as error:
         log.warning("a picture cannot be written (%s); the run is whole without it", error.strerror or error)
 
