@@ -76,12 +76,12 @@ def soaked(line: dict) -> str:
 
 def saved(line: dict) -> str:
     """What a save costs."""
-    rows, pauses = line["replay_rows"], line["seconds"]
+    rows, pauses, pixels = line["replay_rows"], line["seconds"], line["pixels"]
     return (
-        f"\n## Saves\n\n`python benchmarks/saves.py {' '.join(line['presets'])}`, {line['on']}. With {rows:,} rows in "
-        f"the replay ({line['megabytes_replay']:g} MB on disk), {line['rows_between_saves']:,} of them new since the "
-        f"last save, a training paused for {min(pauses):g} to {max(pauses):g} seconds ({len(pauses)} saves) and wrote "
-        f"{max(line['megabytes_written']):g} MB at most.\n"
+        f"\n## Saves\n\n`python benchmarks/saves.py {' '.join(line['presets'])} --size {pixels}`, {line['on']}. With "
+        f"{rows:,} rows of {pixels}x{pixels} pictures in the replay ({line['megabytes_replay']:g} MB on disk), "
+        f"{line['rows_between_saves']:,} of them new since the last save, a training paused for {min(pauses):g} to "
+        f"{max(pauses):g} seconds ({len(pauses)} saves) and wrote {max(line['megabytes_written']):g} MB at most.\n"
     )
 
 

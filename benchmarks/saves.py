@@ -1,4 +1,4 @@
-"""python benchmarks/saves.py [PRESET ...] [--rows N]: how long a training pauses to save, and how much it writes.
+"""python benchmarks/saves.py [PRESET ...] [--rows N] [--size PIXELS]: how long a save takes, and what it writes.
 
 The replay first takes N rows; then every save has the rows of `log.checkpoint` frames to add, as in a run.
 """
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 SAVES = 5
 
 
-def measure(presets: list[str], rows: int) -> dict:
+def measure(presets: list[str], rows: int, pixels: int) -> dict:
     """Seconds of each save, and bytes on disk before and after."""
     import torch
 
@@ -31,7 +31,13 @@ def measure(presets: list[str], rows: int) -> dict:
     from worldmodel.training import Training
 
     with tempfile.TemporaryDirectory() as root:
-        frames = [f"--run.frames={10**9}", "--replay.capacity_gb=16", "--env.task=pointmass", f"--run.root={root}"]
+        frames = [
+            f"--run.frames={10**9}",
+            "--replay.capacity_gb=16",
+            "--env.task=pointmass",
+            f"--env.size=[{pixels}, {pixels}]",
+            f"--run.root={root}",
+        ]
         c = config.parse([*presets, *frames])
         torch.manual_seed(0)
         run = RunDir.of(c)
@@ -50,6 +56,7 @@ def measure(presets: list[str], rows: int) -> dict:
                 written.append(size(run.replay) - before + size(max(run.checkpoints.iterdir())))
             return {
                 "presets": presets,
+                "pixels": pixels,
                 "replay_rows": len(t.replay),
                 "rows_between_saves": c.log.checkpoint // c.env.repeat,
                 "seconds_first_save": round(first, 3),
@@ -81,8 +88,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("presets", nargs="*", default=["laptop"])
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--size", type=int, default=64)
     args = parser.parse_args()
-    sys.stdout.write(json.dumps(measure(args.presets, args.rows)) + "\n")
+    sys.stdout.write(json.dumps(measure(args.presets, args.rows, args.size)) + "\n")
 
 
 if __name__ == "__main__":

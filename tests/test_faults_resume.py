@@ -13,7 +13,8 @@ from runs import fingerprint, seed_dir
 
 TIMES = int(os.environ.get("WM_RESUMES", "1"))
 BUSY = (*SHORT, "--run.frames", "45", "--log.checkpoint", "8", "--log.eval", "15", "--log.episodes", "1",
-        "--train.pretrain", "3", "--train.ratio", "0.4", "--replay.capacity_gb", "2e-4")  # fmt: skip
+        "--train.prefill", "24", "--train.pretrain", "3", "--train.ratio", "0.4", "--replay.capacity_gb",
+        "2e-4")  # fmt: skip
 ACTOR = ("--behavior.name", "actor_critic", "--imag.starts", "4", "--imag.horizon", "3")
 CLOSED = ("--planner.score", "reward+value", "--planner.proposals", "5", "--imag.starts", "4", "--imag.horizon", "3")
 KINDS = {

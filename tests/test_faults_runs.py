@@ -7,6 +7,7 @@ import subprocess
 import time
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from children import SECONDS, SHORT, go, limited, print_of, start, weights_lost
@@ -47,7 +48,7 @@ def test_environments_that_fail_in_every_way_cost_an_episode_each(tmp_path, reco
     assert not any((tmp_path / "moods").iterdir())
     last = [x for x in lines(tmp_path, "faulty_Moody") if "env/faults" in x][-1]
     assert last["env/faults"] == len(names) == said.count("env worker")
-    for words in ("boom", "SIGKILL", "no answer in 5 s", "not finite", "shape", "dtype"):
+    for words in ("boom", "SIGKILL", "no answer in 5 s", "one finite number", "has shape", "has dtype"):
         line = next(x for x in said.splitlines() if words in x and "env worker" in x)
         assert "episode step" in line and "action [" in line
     record_property("times", 3)
@@ -159,6 +160,14 @@ def test_without_gl_a_line_says_what_draws_instead(tmp_path, value):
     assert sum("drawing with ray" in x for x in said.splitlines()) == 1
     said = go(tmp_path / "gl", *task, "--env.render", "gl", env=env, expect=2)
     assert "use render=ray" in said and len(said.strip().splitlines()) <= 3
+
+
+def test_memory_that_runs_out_is_one_line(capsys):
+    from worldmodel.guard import guarded
+
+    assert guarded(lambda: torch.empty(1 << 50), "\nall is kept") == 74
+    said = capsys.readouterr().err
+    assert said.startswith("out of memory") and "lower replay.batch" in said and said.endswith("\nall is kept\n")
 
 
 SCONTROL = """#!/bin/sh
