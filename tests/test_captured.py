@@ -151,6 +151,10 @@ def test_each_kind_of_update_has_its_graph_and_reads_one_copy_of_the_batch():
     assert recorder.captures == 2 and len(set(seen)) == 1
     captured(0, {"x": torch.zeros(5)})
     assert len(set(seen)) == 2
+    captured.forget()  # what the graphs read is no longer there
+    for i in range(5):
+        assert captured(0, {"x": torch.full((3,), float(i))})["sum"] == 3 * i
+    assert recorder.captures == 3
 
 
 def test_a_wait_would_be_noticed():

@@ -40,7 +40,7 @@ def wrong(key):
     kind, bounds = bare(HINTS[key])
     found = ["[1, [2]]" if get_origin(kind) not in (list, tuple) else "{a: 1}", "2001-02-03"]
     if bounds is not None:
-        found += [str(bounds.low - 1)] * (bounds.low is not None) + [str(bounds.high + 1)] * (bounds.high is not None)
+        found += [str(end + step) for end, step in ((bounds.low, -1), (bounds.high, 1)) if end is not None]
     if kind in (int, float, bool) or get_origin(kind) in (Literal, dict):
         found += ["nonsense", ".nan"]
     return st.tuples(st.just(key), st.sampled_from(found))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
+import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from worldmodel.files import write_all
 
 log = logging.getLogger(__name__)
 
@@ -23,10 +27,17 @@ class JsonLines:
         self.failed = False
 
     def write(self, line: Mapping[str, object]) -> None:
-        """Append one line; a full disk costs the line, never the run."""
+        """Append one line, whole or not at all; a full disk costs the line, never the run."""
+        data = json.dumps({k: _plain(v) for k, v in line.items()}).encode() + b"\n"
         try:
-            with self.path.open("a") as file:
-                file.write(json.dumps({k: _plain(v) for k, v in line.items()}) + "\n")
+            with self.path.open("ab", buffering=0) as file:
+                before = os.fstat(file.fileno()).st_size
+                try:
+                    write_all(file.fileno(), memoryview(data))
+                except OSError:
+                    with contextlib.suppress(OSError):
+                        file.truncate(before)
+                    raise
             self.failed = False
         except OSError as error:
             if not self.failed:
