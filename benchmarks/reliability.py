@@ -51,7 +51,7 @@ def run(record: Path) -> int:
 def table(lines: list[dict]) -> str:
     """One row for each fault a test puts in; the runs of a parametrised test are counted together."""
     groups: dict[tuple, list[dict]] = {}
-    for line in lines:
+    for line in {(line["row"], line["test"], line["case"]): line for line in lines}.values():  # the last of each
         groups.setdefault((line["row"], line["injected"], line["outcome"], line["test"]), []).append(line)
     rows = []
     for (row, injected, outcome, test), found in sorted(groups.items(), key=lambda g: (g[0][0], g[0][3])):

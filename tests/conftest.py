@@ -23,5 +23,6 @@ def pytest_runtest_makereport(item, call):
         for mark in item.iter_markers("fault"):
             row, injected, outcome = mark.args
             test = f"{item.path.name}::{item.originalname}"
-            line = {"row": row, "injected": injected, "outcome": outcome, "test": test, **dict(item.user_properties)}
+            line = {"row": row, "injected": injected, "outcome": outcome, "test": test, "case": item.name}
+            line |= dict(item.user_properties)
             file.write(json.dumps(line) + "\n")

@@ -104,7 +104,7 @@ def test_a_full_disk_for_the_logs_does_not_end_a_run(tmp_path, record_property):
     held = [*made.glob("checkpoints/*/*"), *made.glob("replay/*.*")]
     most = max(path.stat().st_size for path in held) + 100
     said = go(tmp_path / "full", *args, before=limited(RLIMIT_FSIZE=most))
-    assert said.count("cannot write metrics.jsonl") == 1 and said.count("TensorBoard cannot write") <= 1
+    assert 1 <= said.count("cannot write metrics.jsonl") <= 3 and said.count("TensorBoard cannot write") <= 1
     assert "a picture cannot be written" in said and "final score" in said
     full, ample = (seed_dir(tmp_path / name) / "metrics.jsonl" for name in ("full", "calm"))
     assert full.stat().st_size <= most < ample.stat().st_size

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldmodel import checkpoint, strike
 from worldmodel.files import persist
@@ -146,7 +146,7 @@ def resume(t: Training) -> bool:
 
 def finite(t: Training, model: Mapping[str, Tensor], policy: Mapping[str, Tensor] | None = None) -> bool:
     """Whether no weight of the model, and of actor and critic, has been lost."""
-    parts = [(t.model, model)]
+    parts: list[tuple[nn.Module, Mapping[str, Tensor]]] = [(t.model, model)]
     if t.actor_critic is not None:
         parts.append((t.actor_critic, t.actor_critic.state_dict() if policy is None else policy))
     return all(bool(held[name].isfinite().all()) for part, held in parts for name, _ in part.named_parameters())
