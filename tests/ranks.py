@@ -22,6 +22,8 @@ PRELOAD = (
     "worldmodel.training",
     "worldmodel.evaluation.closing",
     "matplotlib.pyplot",
+    "torch._dynamo",  # the first optimiser of a process imports it, which takes most of a second
+    "envs.counter",
     "pytest",
 )
 
