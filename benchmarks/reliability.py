@@ -68,7 +68,7 @@ def soaked(line: dict) -> str:
     }
     kinds = "".join(f"| {k} | {' | '.join(f'{x:g}' for x in values)} |\n" for k, values in shown.items())
     return (
-        f"\n## Soak\n\n`python benchmarks/soak.py`, {line['on']}: {line['minutes']:g} minutes, {line['frames']:,} "
+        f"\n`python benchmarks/soak.py`, {line['on']}: {line['minutes']:g} minutes, {line['frames']:,} "
         f"frames, {line['updates']:,} updates, {line['killed']} workers killed. Over the last two thirds of them:\n\n"
         f"| | first | last | most | growth an hour |\n|---|---|---|---|---|\n{kinds}"
     )
@@ -78,8 +78,8 @@ def saved(line: dict) -> str:
     """What a save costs."""
     rows, pauses, pixels = line["replay_rows"], line["seconds"], line["pixels"]
     return (
-        f"\n## Saves\n\n`python benchmarks/saves.py {' '.join(line['presets'])} --size {pixels}`, {line['on']}. With "
-        f"{rows:,} rows of {pixels}x{pixels} pictures in the replay ({line['megabytes_replay']:g} MB on disk), "
+        f"\n`python benchmarks/saves.py {' '.join(line['presets'])} --size {pixels}`, {line['on']}. With {rows:,} rows of "
+        f"{pixels}x{pixels} pictures in the replay ({line['megabytes_replay']:g} MB on disk), "
         f"{line['rows_between_saves']:,} of them new since the last save, a training paused for {min(pauses):g} to "
         f"{max(pauses):g} seconds ({len(pauses)} saves) and wrote {max(line['megabytes_written']):g} MB at most.\n"
     )
@@ -93,9 +93,9 @@ def page(lines: list[dict]) -> str:
     text = HEAD + table(tests)
     if missing:
         text += f"\nNot in the table, since no test of them has run for it: rows {', '.join(missing)}.\n"
-    for kind, write, script in (("soak", soaked, "soak.py"), ("saves", saved, "saves.py")):
-        found = [line for line in lines if line.get("kind") == kind]
-        text += write(found[-1]) if found else f"\n`benchmarks/{script}`: not measured yet.\n"
+    for kind, heading, write in (("soak", "Soak", soaked), ("saves", "Saves", saved)):
+        found = {str(line.get("pixels")): write(line) for line in lines if line.get("kind") == kind}
+        text += f"\n## {heading}\n" + ("".join(found.values()) or f"\n`benchmarks/{kind}.py`: not measured yet.\n")
     return text + TAIL
 
 

@@ -175,9 +175,7 @@ echo "$@" >> {log}
 """
 
 
-@pytest.mark.fault(
-    9, "a Slurm job's warning signal, twice, with a fake scontrol", "saved, requeued, and at the end not"
-)
+@pytest.mark.fault(9, "a Slurm job's warning signal, with a fake scontrol", "saved, requeued, and at the end not")
 def test_a_slurm_job_requeues_itself_until_it_is_done(tmp_path):
     """The script of docs/slurm.sh, as sbatch would start it."""
     log, bin_dir = tmp_path / "scontrol.log", tmp_path / "bin"
