@@ -78,8 +78,8 @@ def saved(line: dict) -> str:
     """What a save costs."""
     rows, pauses, pixels = line["replay_rows"], line["seconds"], line["pixels"]
     return (
-        f"\n`python benchmarks/saves.py {' '.join(line['presets'])} --size {pixels}`, {line['on']}. With {rows:,} rows of "
-        f"{pixels}x{pixels} pictures in the replay ({line['megabytes_replay']:g} MB on disk), "
+        f"\n`python benchmarks/saves.py {' '.join(line['presets'])} --size {pixels}`, {line['on']}. With {rows:,} rows "
+        f"of {pixels}x{pixels} pictures in the replay ({line['megabytes_replay']:g} MB on disk), "
         f"{line['rows_between_saves']:,} of them new since the last save, a training paused for {min(pauses):g} to "
         f"{max(pauses):g} seconds ({len(pauses)} saves) and wrote {max(line['megabytes_written']):g} MB at most.\n"
     )

@@ -75,7 +75,7 @@ def soak(minutes: float, kills: float, folder: Path) -> dict:
         training = subprocess.Popen(command, stdout=log, stderr=log, env=env)
         due = time.monotonic() + kills
         while training.poll() is None:
-            time.sleep(min(1.0, 60 * minutes / 50))
+            time.sleep(min(1.0, minutes))
             lines = folder.glob("*/*/*/metrics.jsonl")
             if not any(lines) or training.poll() is not None:
                 continue  # it is still starting up

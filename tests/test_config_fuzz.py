@@ -90,7 +90,7 @@ TINY = ["debug", "--run.frames", "14", "--train.prefill", "12", "--train.ratio",
 
 @pytest.mark.fault(17, "right configurations drawn by Hypothesis, a few keys at a time", "they train two updates")
 def test_every_right_configuration_trains(tmp_path, capfd, record_property):
-    count, trained = int(12 * TIMES), []
+    count, trained = int(9 * TIMES), []
 
     @settings(max_examples=count, **QUIET)
     @given(st.lists(st.sampled_from(LEARNT).flatmap(right), min_size=1, max_size=4, unique_by=lambda x: x[0]))

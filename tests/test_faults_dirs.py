@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from children import SHORT, go, print_of
+from children import SHORT, go
 from runs import seed_dir
 from test_checkpoint import forge
 from worldmodel import config
@@ -179,9 +179,3 @@ def test_weights_that_do_not_fit_are_named(run, tmp_path):
     for program, args in (("train", (*MORE, "--model.units", "18")), ("eval", (str(run),))):
         said = go(tmp_path / "root", *args, program=program, expect=4)
         assert "tensor '" in said and "(16," in said and "(18," in said
-
-
-def test_a_copy_goes_on_as_the_original_does(run, made, tmp_path):
-    """What the tests above damage is otherwise whole."""
-    go(tmp_path / "root", *SHORT)
-    assert print_of(tmp_path / "root") == print_of(made)

@@ -98,12 +98,12 @@ SMALL = (
 @pytest.mark.fault(5, "RLIMIT_FSIZE that metrics.jsonl and TensorBoard's file reach",
                    "a warning each; training goes on to its end with the same weights")  # fmt: skip
 def test_a_full_disk_for_the_logs_does_not_end_a_run(tmp_path, record_property):
-    args = (*SHORT, *SMALL, "--log.every", "1", "--log.tensorboard", "true", "--train.ratio", "1")
+    args = (*SHORT, *SMALL, "--log.every", "1", "--train.ratio", "1")
     go(tmp_path / "calm", *args)
     made = seed_dir(tmp_path / "calm")
     held = [*made.glob("checkpoints/*/*"), *made.glob("replay/*.*")]
     most = max(path.stat().st_size for path in held) + 100
-    said = go(tmp_path / "full", *args, before=limited(RLIMIT_FSIZE=most))
+    said = go(tmp_path / "full", *args, "--log.tensorboard", "true", before=limited(RLIMIT_FSIZE=most))
     assert 1 <= said.count("cannot write metrics.jsonl") <= 3 and said.count("TensorBoard cannot write") <= 1
     assert "a picture cannot be written" in said and "final score" in said
     full, ample = (seed_dir(tmp_path / name) / "metrics.jsonl" for name in ("full", "calm"))
@@ -167,9 +167,11 @@ def test_damage_to_any_file_costs_one_checkpoint(calm, tmp_path, record_property
         middle = len(data) // 2
         flipped = data[:middle] + bytes([data[middle] ^ 8]) + data[middle + 1 :]
         path.write_bytes([b"", data[:middle], data[: len(data) * 99 // 100], flipped][times % 4])
-        said = go(tmp_path, *SHORT)
+        said = go(tmp_path, *SHORT, "--run.frames", "1000", before=signalled_at(12, "SIGTERM"), expect=75)
         assert said.count("the checkpoint was moved to") == 1 and "resuming" in said
-        assert print_of(tmp_path) == print_of(calm)
         times += 1
+    for root in (tmp_path, tmp_path / "calm"):
+        go(root, *SHORT, "--run.frames", "140")
+    assert print_of(tmp_path) == print_of(tmp_path / "calm")
     record_property("times", times)
     record_property("lost", 0)

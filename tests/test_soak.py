@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.soak import soak
 
-SECONDS = float(os.environ.get("WM_SOAK", "15"))
+SECONDS = float(os.environ.get("WM_SOAK", "10"))
 
 
 @pytest.mark.fault(22, "a run with two workers, one of them killed every 0.7 seconds", "memory, descriptors, threads, "
