@@ -31,7 +31,8 @@ def main(argv: list[str]) -> int:
 
     from worldmodel.guard import guarded  # torch is imported from here on
 
-    kept = "\nwhat the last checkpoint holds is kept; the same command goes on from there"
+    without = " without --run.fresh" if c.run.fresh else ""
+    kept = f"\nwhat the last checkpoint holds is kept; the same command{without} goes on from there"
     return guarded(lambda: train(c), kept)
 
 

@@ -124,7 +124,7 @@ class RunDir:
         return state == "done" and frames >= wanted
 
     def _take_lock(self) -> None:
-        handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
