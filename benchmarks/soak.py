@@ -59,39 +59,30 @@ def look(pid: int) -> dict[str, float]:
 
 
 def soak(minutes: float, kills: float, folder: Path) -> dict:
-    """Train for so long; samples once a second, slopes over the last two thirds of them, an hour each."""
-    command = [
-        sys.executable,
-        str(ROOT / "train.py"),
-        *ARGS,
-        "--run.root",
-        str(folder),
-        "--run.max_minutes",
-        f"{minutes:g}",
-    ]
+    """Train for so long after the first line of metrics; slopes over the last two thirds of the time, an hour each."""
+    command = [sys.executable, str(ROOT / "train.py"), *ARGS, "--run.root", str(folder)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     samples, times, killed = [], [], 0
     with open(folder / "said.log", "w") as log:
         training = subprocess.Popen(command, stdout=log, stderr=log, env=env)
-        due = time.monotonic() + kills
-        while training.poll() is None:
+        due = 0.0
+        while training.poll() is None and (not times or times[-1] < times[0] + 60 * minutes):
             time.sleep(min(1.0, minutes))
-            lines = folder.glob("*/*/*/metrics.jsonl")
-            if not any(lines) or training.poll() is not None:
+            if not any(folder.glob("*/*/*/metrics.jsonl")):
                 continue  # it is still starting up
             try:
                 samples.append(look(training.pid))
             except (OSError, KeyError):
-                break  # just gone
+                break  # it is gone; below it is said how
             times.append(time.monotonic())
             workers = children(training.pid)[:2]
-            if kills and workers and time.monotonic() > due:
+            if kills and workers and times[-1] > due:
                 os.kill(workers[killed % len(workers)], signal.SIGKILL)
-                killed, due = killed + 1, time.monotonic() + kills
+                killed, due = killed + 1, times[-1] + kills
+        training.terminate()
         training.wait()
-    samples, times = samples[:-2], times[:-2]  # in the last ones it may have been on its way out
     said = (folder / "said.log").read_text()
-    if training.returncode != 75 or len(samples) < 9:
+    if training.returncode != 75:
         raise SystemExit(f"the training ended with {training.returncode} after {len(samples)} samples\n{said[-2000:]}")
     return {**slopes(samples, times), "exit": training.returncode, "killed": killed,
             "restarts": said.count("env worker"), "samples": len(samples), **newest(folder)}  # fmt: skip
