@@ -30,6 +30,8 @@ to those of a run that nobody disturbed, empty where that is not the question. `
 TAIL = """
 ## Said plainly
 
+- The rows of `benchmarks/saves.py` are 256 frames over and over: they pack better than those of a run.
+- The soak lasted as long as it says, no longer.
 - The same seed gives the same hashes on a CPU: across restarts, and with environments side by side. On a GPU reductions
   may add in another order from run to run; equality there is neither promised nor measured.
 - Exit codes: 0 done, 2 configuration, 3 environment, 4 bad data, 5 diverged, 74 disk, memory, busy directory or lost
