@@ -38,16 +38,15 @@ def parsed(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser
     own, dotted = split_dotted(argv)
     args = parser.parse_intermixed_args(own)
     words = args.words
-    args.what = words.pop() if len(words) > 1 and words[-1] in WHAT else "returns"
+    last = words[-1]
+    args.what = words.pop() if len(words) > 1 and last in WHAT else "returns"
+    if len(words) > 1 and words[-1] == last and "/" not in last and not Path(last).exists():
+        parser.error(f"argument what: invalid choice: {last!r} (choose from {', '.join(WHAT)})")
     if len(words) > 1 and args.what not in SEVERAL:
         parser.error(f"{args.what} takes one run; only {' and '.join(SEVERAL)} take several")
-    if len(words) > 1 and (wrong := next((w for w in words if w not in WHAT and not Path(w).exists()), None)):
-        if words.index(wrong) == len(words) - 1 and "/" not in wrong:
-            parser.error(f"argument what: invalid choice: {wrong!r} (choose from {', '.join(WHAT)})")
-    if args.source not in FROM.get(args.what, ("fresh",)):
-        parser.error(
-            f"--from {args.source}: {args.what} is made of {' or '.join(FROM.get(args.what, ('fresh',)))} episodes"
-        )
+    sources = FROM.get(args.what, ("fresh",))
+    if args.source not in sources:
+        parser.error(f"--from {args.source}: {args.what} takes {' or '.join(sources)} episodes")
     args.runs = [Path(word) for word in words]
     return args, parser, dotted
 
@@ -64,8 +63,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     add("--long", type=positive, help="imagine: steps of the longest dreams (as far as the episode lets them go)")
     add("--samples", type=several, default=8, help="imagine: dreams of the same actions, to see where they part (8)")
     add("--from", dest="source", choices=["fresh", "replay", "saved"], default="fresh",
-        help="model, imagine: episodes played now, or the last ones of the run's replay; returns: episodes played now, or "
-             "what RUN/eval/returns.json holds (fresh)")  # fmt: skip
+        help="model, imagine: episodes played now, or the last ones of the run's replay; returns: episodes played now, "
+             "or what RUN/eval/returns.json holds (fresh)")  # fmt: skip
     add("--starts", type=positive, default=8, help="model: states from which plans are tried (8)")
     add("--plans", type=positive, default=8, help="model: random plans tried from each (8)")
     add("--budgets", type=shares, default=[0.25, 1.0], help="compare: planners' candidates, as shares of the run's "

@@ -23,7 +23,7 @@ def start(root, *args):
 def train(root, *args, expect=0):
     """train.py to its end; fails unless it exits as expected, always without a traceback."""
     process = start(root, *args)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == expect, f"exit {process.returncode}, wanted {expect}\n{out}\n{err}"
     assert "Traceback" not in err, err
     return out, err

@@ -205,8 +205,8 @@ def test_a_page_does_not_grow_without_bounds(run_dir, tmp_path):
         (["nowhere", "report"], 4, "is not a run directory"),
         (["{run}", "nowhere", "report"], 4, "nowhere is not a run directory"),
         (["{run}", "{run}", "report"], 2, "named twice"),
-        (["{run}", "{run}"], 2, "only report takes"),
-        (["{run}", "{run}", "model"], 2, "only report takes"),
+        (["{run}", "{run}"], 2, "named twice"),
+        (["{run}", "{run}", "model"], 2, "only returns and report take several"),
         (["{run}", "reports"], 2, "invalid choice"),
     ],
 )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from worldmodel.console import say
 from worldmodel.evaluation import media
+from worldmodel.evaluation.board import CONTEXT, LENGTH
 from worldmodel.evaluation.imagine import dream
 from worldmodel.evaluation.play_back import playing, record
-
-CONTEXT, LENGTH = 5, 50
 
 
 def finish(t, envs, reset, stop) -> bool:
@@ -37,7 +36,6 @@ def finish(t, envs, reset, stop) -> bool:
         pictures = dream(t.agent, rows, CONTEXT, player.generator)
         made.append(("imagined", media.save_gif(t.run.videos / "imagined.gif", pictures.video(), fps=10)))
         media.save_png(t.run.videos / "imagined.png", pictures.strip())
-        t.logger.image(t.frames, "imagined", pictures.strip())
     for name, path in made:
         say(f"  {name:<11}{path}")
     say("try next:")

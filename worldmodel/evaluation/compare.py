@@ -64,7 +64,7 @@ PLANNINGS = {
 def drivers(
     planner: PlannerConfig, learned: bool, budgets: Sequence[float]
 ) -> tuple[dict[str, Driver], dict[str, str]]:
-    """By full name what can drive a run, planners once for each share of its candidates; by name what cannot, and why."""
+    """By full name what can drive a run, planners once for each share of its candidates; by name why others cannot."""
     found = {"random": Driver("random", [("behavior.name", "random")])}
     if learned:
         found["actor"] = Driver("actor", [("behavior.name", "actor_critic")])
@@ -119,7 +119,7 @@ def drawn(results: dict[str, dict[str, Any]], target: Path, title: str) -> Path:
                 axes.annotate(str(r["candidates"]), (r["ms_per_action"], r["eval/score"]), textcoords="offset points",
                               xytext=(5, 4), fontsize=6, color=kind(number)["color"])  # fmt: skip
     axes.set_xscale("log")
-    axes.set(xlabel="milliseconds per action (log scale; small numbers: candidates)", ylabel="mean return, 95 % interval",
+    axes.set(xlabel="milliseconds per action (log scale; small numbers: candidates)", ylabel="mean return, 95 % range",
              title="up is better, left is quicker")  # fmt: skip
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
     return save(figure, target, title)

@@ -27,9 +27,10 @@ class Future:
 
     @property
     def label(self) -> str:
-        """Rewards count by the chance of being alive before them."""
+        """Its name and return; rewards count by the chance of being alive before them."""
         alive = np.cumprod(np.concatenate([[1.0], self.cont[:-1]]))
-        return f"{self.name}: return {float((alive * self.reward).sum()):.3g}"
+        as_done = " with the actions that were done" if self.kind == "luck" else ""
+        return f"{self.name}{as_done}: expected return {float((alive * self.reward).sum()):.3g}"
 
 
 def futures(scene: Scene, length: int, samples: int) -> tuple[list[Future], list[str]]:
@@ -38,7 +39,7 @@ def futures(scene: Scene, length: int, samples: int) -> tuple[list[Future], list
     done = scene.actions(scene.context, length)
     for k in range(samples):
         scene.model.reseed(k)
-        found.append(_seen(scene, "luck", f"as done, luck {k + 1}", scene.model.imagine(scene.start, done)))
+        found.append(_seen(scene, "luck", f"luck {k + 1}", scene.model.imagine(scene.start, done)))
     for name, action in held(scene.run.action_space):
         scene.model.reseed(0)
         plan = torch.from_numpy(action).expand(1, length, -1)
@@ -59,7 +60,7 @@ def held(space: ActionSpace) -> list[tuple[str, np.ndarray]]:
             for end in (-1.0, 1.0):
                 action = np.zeros(space.size, np.float32)
                 action[i] = end
-                found.append((f"action {i} at {end:+.0f}", action))
+                found.append((f"action {i}: {end:+.0f}", action))
         return found[:MOST_ACTIONS]
     for i, count in enumerate(space.groups):
         for choice in range(count):

@@ -47,8 +47,11 @@ def strips(videos: Sequence[tuple[str, np.ndarray]], columns: int, tile: int = T
     rows = []
     for text, video in videos:
         picks = np.linspace(0, len(video) - 1, min(columns, len(video))).round().astype(int)
-        rows.append((text, np.concatenate(list(video[picks]), 1)[None]))
-    width = max(enlarge(row, tile).shape[2] for _, row in rows)
-    bands = [np.concatenate([text_band(text, width)[None], padded(large := enlarge(row, tile), large.shape[1], width)], 1)
-             for text, row in rows]  # fmt: skip
-    return np.concatenate([padded(band, band.shape[1] + GAP, width) for band in bands], 1)[0]
+        large = np.pad(enlarge(video[picks], tile), [(0, 0), (0, 0), (0, GAP // 2), (0, 0)], constant_values=255)
+        rows.append((text, np.concatenate(list(large), 1)[None]))
+    width = max(row.shape[2] for _, row in rows)
+    found = []
+    for text, row in rows:
+        band = np.concatenate([text_band(text, width)[None], padded(row, row.shape[1], width)], 1)
+        found.append(padded(band, band.shape[1] + GAP, width))
+    return np.concatenate(found, 1)[0]

@@ -89,9 +89,10 @@ def many(scene: Scene, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
     found, left_out = futures.futures(scene, length, wanted.samples)
     real = scene.truth(slice(scene.context, scene.context + length))
     shown = [("what happened", real), *((f.label, f.pictures) for f in found)]
+    named = [("what happened", real), *((f.name, f.pictures) for f in found)]
     rows = [{"kind": f.kind, "name": f.name, "reward": f.reward, "continuation": f.cont} for f in found]
     made = [written(target / "futures.json", scene, {"left_out": left_out, "futures": rows})]
-    made += media.save_clips(target / "futures", grids.tiles(shown, 6), FPS)
+    made += media.save_clips(target / "futures", grids.tiles(named, 6), FPS)
     made.append(media.save_png(target / "futures.png", grids.strips(shown, STILLS, 48)))
     counts = (f"{sum(f.kind == kind for f in found)} by {kind}" for kind in ("luck", "action", "policy"))
     return "\n".join([f"futures from one state: {', '.join(counts)}", *left_out]), made
@@ -99,8 +100,8 @@ def many(scene: Scene, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
 
 def long(scene: Scene, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
     """Until they break."""
-    found = breaking.until_broken(scene, breaking.longest(scene, wanted.long))
-    title = f"{scene.run.config.env.task}: {found['dreams']} dreams of up to {found['length']} steps"
+    found = breaking.until_broken(scene, breaking.longest(scene, wanted.long), wanted.samples)
+    title = f"{scene.run.config.env.task}: dreams of up to {found['length']} steps, from {found['dreams']} moments"
     made = [written(target / "long.json", scene, found), breaking.drawn(scene, found, target / "long.png", title)]
     return breaking.described(found), made
 
@@ -109,8 +110,9 @@ def latents(scene: Scene, wanted: Wanted, target: Path) -> tuple[str, list[Path]
     """What groups draw, and a line between two beliefs."""
     line, ends = traversal.interpolation(scene)
     videos, found = traversal.traversal(scene)
+    picture = grids.strips([line, *videos], traversal.BETWEEN + 2, 64)
     made = [written(target / "latents.json", scene, {"interpolation": ends, "traversal": found}),
-            media.save_png(target / "latents.png", grids.strips([line, *videos], traversal.BETWEEN + 2, 64))]  # fmt: skip
+            media.save_png(target / "latents.png", picture)]  # fmt: skip
     effect = found["effect"]
     words = f"{len(effect)} latent groups; the strongest, {int(effect.argmax())}, changes pixels by {effect.max():.3f}"
     return f"{words} (RMS), the median one by {sorted(effect)[len(effect) // 2]:.3f}", made
@@ -125,5 +127,6 @@ def part(scene: Scene, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
             parting.drawn(found, target / "uncertainty.png", title)]  # fmt: skip
     made += media.save_clips(target / "uncertainty", grids.tiles(parting.video(found), 3), FPS)
     pooled = values["correlation_pooled"]
-    return (f"spread of {wanted.samples} dreams: {values['std'][0]:.4f} at step 1, {values['std'][-1]:.4f} at the last; "
-            f"correlation with their error {pooled:.2f}, 1 is uncertain just where it is wrong"), made  # fmt: skip
+    ends = f"{values['std'][0]:.4f} at step 1, {values['std'][-1]:.4f} at the last"
+    return (f"spread of {wanted.samples} dreams: {ends}; correlation with their error {pooled:.2f}, 1 is uncertain "
+            "just where it is wrong"), made  # fmt: skip

@@ -7,6 +7,7 @@ import logging
 import shutil
 import subprocess
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +27,19 @@ def enlarge(frames: np.ndarray, height: int = 192) -> np.ndarray:
 
 
 def save_gif(path: Path, frames: Sequence[np.ndarray] | np.ndarray, fps: float = 20.0) -> Path:
-    """A looping GIF; one palette, taken from frames all over the video, keeps it small and steady."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    frames = np.asarray(frames)
+    path.write_bytes(gif(enlarge(np.asarray(frames)), fps))
+    return path
+
+
+def gif(frames: np.ndarray, fps: float = 20.0) -> bytes:
+    """A looping GIF; one palette, taken from frames all over the video, keeps it small and steady."""
     sample = frames[np.linspace(0, len(frames) - 1, min(16, len(frames))).round().astype(int)]
     palette = Image.fromarray(np.concatenate(list(sample))).quantize(256, method=Image.Quantize.MEDIANCUT)
-    pictures = [Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.NONE) for f in enlarge(frames)]
-    duration = max(20, round(1000 / fps))
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=duration, loop=0)
-    return path
+    pictures = [Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
+    found, more = BytesIO(), {"append_images": pictures[1:], "duration": max(20, round(1000 / fps)), "loop": 0}
+    pictures[0].save(found, "GIF", save_all=True, **more)
+    return found.getvalue()
 
 
 def save_webp(path: Path, frames: Sequence[np.ndarray] | np.ndarray, fps: float = 20.0) -> Path:

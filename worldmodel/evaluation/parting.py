@@ -1,4 +1,4 @@
-"""Where dreams of the same actions part: uncertainty as a heat map over draws of luck, beside the error it announces."""
+"""Where dreams of the same actions part: uncertainty as a heat map over draws of luck, and the error it announces."""
 
 from __future__ import annotations
 

@@ -13,18 +13,23 @@ from torch import Tensor
 from worldmodel.api import Run
 from worldmodel.console import Progress, say
 from worldmodel.evaluation.held_out import Recorded, from_replay
-from worldmodel.evaluation.open_loop import pick
+from worldmodel.evaluation.open_loop import Usual, pick
 from worldmodel.evaluation.opened import OpenedRun
 from worldmodel.evaluation.play_back import first_made, playing, record
 from worldmodel.rollout import Row
+from worldmodel.rundir import RunError
 from worldmodel.types import State
 
 MOST_ROWS = 2000  # of an episode: all of its pictures are decoded at once
+USUAL = 20  # episodes of the replay whose mean picture is taken
 
 
 @dataclass
 class Scene:
-    """`belief` (T,...) is the posterior at each row of the episode; dreams begin at the last of `context` rows."""
+    """`belief` (T,...) is the posterior at each row of the episode; dreams begin at the last of `context` rows.
+
+    `usual` (H,W,3) in [0, 1] is the mean picture of `usual_of`: the best guess of who knows the task but sees nothing.
+    """
 
     run: Run
     model: OpenedRun
@@ -32,6 +37,8 @@ class Scene:
     belief: State
     source: str
     context: int
+    usual: Tensor
+    usual_of: str
 
     @property
     def start(self) -> State:
@@ -80,4 +87,17 @@ def opened(
         episode = Recorded({k: np.stack([row[k] for row in rows]) for k in rows[0]})
     if len(episode) < context + 2:
         raise ValueError(f"--context: the episode ended after {len(episode)} rows; give fewer than {len(episode) - 1}")
-    return Scene(run, model, episode, model.observe(episode.columns)[0], source, context)
+    usual, usual_of = _usual(run, episode)
+    return Scene(run, model, episode, model.observe(episode.columns)[0], source, context, usual, usual_of)
+
+
+def _usual(run: Run, episode: Recorded) -> tuple[Tensor, str]:
+    """The mean picture of the replay's last episodes, or of the one at hand where the replay is gone."""
+    try:
+        episodes = from_replay(run.path, USUAL)
+        name = f"the replay's last {len(episodes)} episodes"
+    except RunError:
+        episodes, name = [episode], "the episode itself"
+    picture = Usual.of(episodes).picture
+    assert picture is not None
+    return picture, name

@@ -61,10 +61,10 @@ def _categorical(scene: Scene, here: State) -> tuple[Tensor, str]:
 
 
 def interpolation(scene: Scene) -> tuple[tuple[str, np.ndarray], dict[str, Any]]:
-    """A straight line in the latent from the belief after the context to the one farthest from it in the episode."""
+    """A straight line in the latent from the belief after the context to the later one that is farthest from it."""
     feat = scene.model.feat(scene.belief)
     begin = scene.context - 1
-    end = int((feat - feat[begin]).square().sum(-1).argmax())
+    end = begin + int((feat[begin:] - feat[begin]).square().sum(-1).argmax())
     two = pick(scene.belief, np.array([begin, end]))
     weight = torch.linspace(0, 1, BETWEEN, device=two["deter"].device)
     line = {}
