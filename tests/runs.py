@@ -1,11 +1,17 @@
 """Running the real train.py in a directory of a test's own, and reading what it left."""
 
 import hashlib
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from worldmodel.config import split_arguments
+from worldmodel.rundir import RunError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -47,3 +53,14 @@ def fingerprint(run):
         prints[name] = hashlib.sha256(json.dumps(kept).encode()).hexdigest()
         prints[f"{name} lines"] = len(kept)
     return prints
+
+
+def mistaken(*args):
+    """The exit code of an eval.py that ends by a user's mistake, and its line, without a process of its own."""
+    program = importlib.import_module("eval")
+    with pytest.raises((SystemExit, RunError)) as mistake:
+        args, _, dotted = program.parsed([str(arg) for arg in args])
+        args.changes = split_arguments(dotted)[1]
+        program.evaluate(args)
+    error = mistake.value
+    return error.exit_code if isinstance(error, RunError) else error.code, str(error)

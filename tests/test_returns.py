@@ -1,6 +1,5 @@
 """Returns: statistics as rliable computes them, episodes side by side, successes, videos, and seeds taken together."""
 
-import importlib
 import json
 import shutil
 from pathlib import Path
@@ -12,13 +11,12 @@ from gymnasium import spaces
 from PIL import Image
 
 from envs.vector import Reset, SerialEnv
-from runs import ROOT, seed_dir, train
+from runs import ROOT, mistaken, seed_dir, train
 from test_eval import evaluate
 from worldmodel.evaluation import media, seeds
 from worldmodel.evaluation.aggregates import AGGREGATES, estimates, iqm, profile
 from worldmodel.evaluation.returns import Evaluation, Film, run_episodes
 from worldmodel.rollout import Rollout, episode_seeds
-from worldmodel.rundir import RunError
 from worldmodel.types import ActionSpace
 
 # Made by rliable 1.2.0 (arch 7.2.0, scipy 1.17.1, numpy 2.4.6) in an environment of its own, of scores (runs, tasks):
@@ -169,15 +167,6 @@ def test_several_runs_at_once(two_seeds):
     again, _ = evaluate(*two_seeds, "returns", "--from", "saved")
     assert json.loads((two_seeds[0] / "eval" / "seeds.json").read_text())["tasks"] == result["tasks"]
     assert "IQM" in again and "trained on" not in again
-
-
-def mistaken(*args):
-    """What a command says to a mistake, and its exit code, without a process of its own."""
-    program = importlib.import_module("eval")
-    with pytest.raises((SystemExit, RunError)) as mistake:
-        program.evaluate(program.parsed([str(arg) for arg in args])[0])
-    error = mistake.value
-    return error.exit_code if isinstance(error, RunError) else error.code, str(error)
 
 
 def test_mistakes_with_several_runs(two_seeds, tmp_path, capsys, monkeypatch):

@@ -1,9 +1,9 @@
 """Dreams that go on until they break: the horizon from which on a picture that never changes is as near to the truth.
 
 Dreams break at the first of `PATIENCE` steps in a row at which the error of their mean over some draws of luck is no
-less than that of the mean picture of many episodes, which knows the task and has seen nothing. A single dream of a world
-that cannot be foretold is twice as wrong as their mean, however good the model. Likewise dreams lose to the last seen
-frame, and their latent to the last seen latent.
+less than that of the mean picture of many episodes, which knows the task and has seen nothing. A single dream of what
+cannot be foretold is twice as wrong as their mean, however good the model. Likewise dreams lose to the last seen frame,
+and their latent to the last seen latent.
 """
 
 from __future__ import annotations

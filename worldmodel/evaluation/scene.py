@@ -83,6 +83,7 @@ def opened(
             rollout, player = playing(run, envs, reset, seed)
             bar = Progress(MOST_ROWS, "playing, at most")
             rows = record(rollout, player, MOST_ROWS, bar.update)
+            bar.update(MOST_ROWS, f"an episode of {len(rows)} rows")
             bar.close()
         episode = Recorded({k: np.stack([row[k] for row in rows]) for k in rows[0]})
     if len(episode) < context + 2:

@@ -92,12 +92,12 @@ def drawn(pages: Sequence[tuple[str, dict[str, Any]]], target: Path) -> Path:
             _intervals(axes, name, methods)
         row[0].set_ylabel(title, fontsize=9)
         _profiles(row[3], methods)
-    return save(figure, target, "returns over seeds: bars are 95 % intervals, further right is better")
+    return save(figure, target, "returns over seeds, a dot each: bars are 95 % intervals, further right is better")
 
 
 def _intervals(axes: Any, name: str, methods: dict[str, Any]) -> None:
-    shown = {"iqm": "IQM (the middle half of all runs)"}.get(name, f"{name} of the runs")
-    axes.set_title(f"{shown}, higher is better")
+    axes.set_title(f"{'IQM' if name == 'iqm' else name}, higher is better")
+    axes.use_sticky_edges = False
     for place, x in enumerate(methods.values()):
         color = COLORS[place % len(COLORS)]
         axes.barh(place, x[name]["high"] - x[name]["low"], left=x[name]["low"], height=0.6, color=color, alpha=0.35)
