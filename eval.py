@@ -177,7 +177,7 @@ def compare(args: argparse.Namespace) -> None:
     from worldmodel.evaluation.compared import Wanted, compared
 
     run, environments = opened(args, args.runs[0])
-    compared(run, environments, Reset, Wanted(args.episodes, args.seed, args.budgets, args.drivers, args.changes))
+    compared(run, environments, Reset, Wanted(args.episodes, args.seed, args.budgets, args.drivers))
 
 
 def probe(args: argparse.Namespace) -> None:

@@ -112,8 +112,8 @@ def drawn(results: dict[str, dict[str, Any]], target: Path, title: str) -> Path:
     for number, way in enumerate(dict.fromkeys(r["way"] for r in results.values())):
         own = [r for r in results.values() if r["way"] == way]
         mean, low, high = (np.array([r[f"eval/score{k}"] for r in own]) for k in ("", "_low", "_high"))
-        axes.errorbar([r["ms_per_action"] for r in own], mean, [mean - low, high - mean], label=way, capsize=3, lw=1.5,
-                      ms=6, **kind(number))  # fmt: skip
+        axes.errorbar([r["ms_per_action"] for r in own], mean, [mean - low, high - mean], label=way, capsize=2, lw=1.5,
+                      elinewidth=0.7, ms=6, **kind(number))  # fmt: skip
         for r in own:
             if r["candidates"]:
                 axes.annotate(str(r["candidates"]), (r["ms_per_action"], r["eval/score"]), textcoords="offset points",

@@ -9,7 +9,7 @@ from typing import Any
 
 from worldmodel.api import Run
 from worldmodel.console import Progress, say
-from worldmodel.evaluation.compare import Changes, Driver, Timed, drawn, drivers, table
+from worldmodel.evaluation.compare import Driver, Timed, drawn, drivers, table
 from worldmodel.evaluation.play_back import needed, playing
 from worldmodel.evaluation.returns import run_episodes
 
@@ -22,7 +22,6 @@ class Wanted:
     seed: int
     budgets: Sequence[float]
     only: str | None
-    changes: Changes
 
 
 def compared(run: Run, make: Callable[..., Any], reset: Callable[[int], Any], wanted: Wanted) -> None:
@@ -34,7 +33,7 @@ def compared(run: Run, make: Callable[..., Any], reset: Callable[[int], Any], wa
     bar = Progress(len(ways) * wanted.episodes, "compare")
     with needed(make)() as envs:  # one at a time: an action's time is that of a single decision
         for number, (name, way) in enumerate(ways.items()):
-            rollout, player = playing(run.driven([*wanted.changes, *way.changes]), envs, reset, wanted.seed)
+            rollout, player = playing(run.driven(way.changes), envs, reset, wanted.seed)
             timed = Timed(player)
 
             def draw(done: int, before: int = number * wanted.episodes, name: str = name) -> bool:

@@ -39,8 +39,10 @@ def videos(seeds: Sequence[Seed], pictures: Pictures, lacking: list[str]) -> str
         for name, words in named.items():
             if (seed.path / name).exists():
                 text = f"{seed.name}, {name}: {words}"
+                small = (seed.path / name).with_suffix(".webp")  # the same in a fraction of the bytes
+                shown = small if small.exists() else seed.path / name
                 found.append(f"<details open><summary>{escape(text)}</summary>"
-                             f"{pictures.embedded(seed.path / name, text, pixels=True)}</details>")  # fmt: skip
+                             f"{pictures.embedded(shown, text, pixels=True)}</details>")  # fmt: skip
     if not found:
         lacking.append(f"no video yet: {command(seeds[0].path, '')} makes one of the agent, "
                        f"{command(seeds[0].path, 'imagine')} one of a dream")  # fmt: skip
