@@ -121,7 +121,8 @@ def drawn(scene: Scene, found: dict[str, Any], target: Path, title: str) -> Path
 
 
 def _errors(axes: Any, title: str, curves: dict[str, Curve], found: dict[str, Any], lost: int | None) -> None:
-    names = {"model": ("the mean dream" if "mean" in curves else "dreams", 0, "-"), "single": ("a single dream", 5, "-"),
+    own = "the mean dream" if "single" in curves else "dreams"
+    names = {"model": (own, 0, "-"), "single": ("a single dream", 5, "-"),
              "copy": ("the last seen, for ever", 1, "--"), "mean": ("the usual picture", 6, ":")}  # fmt: skip
     for key, curve in curves.items():
         name, color, dash = names[key]
