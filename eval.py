@@ -1,17 +1,20 @@
-"""Open a saved run: python eval.py RUN [returns|imagine|compare|probe|model|play|report] [--section.key x]."""
+"""Open saved runs: python eval.py RUN [RUN ...] [returns|imagine|compare|probe|model|play|report] [--section.key x]."""
 
 import argparse
-import json
 import sys
 from functools import partial
 from pathlib import Path
 
 import envs
 from worldmodel.config import split_arguments
-from worldmodel.console import Progress, say
+from worldmodel.console import say
 
-DESCRIPTION = """Evaluate a saved run. --planner.KEY VALUE, --behavior.KEY VALUE and --goal.KEY VALUE drive it in
-another way than it was trained with, as in --behavior.name mpc --planner.score goal_distance --goal.image there.png."""
+DESCRIPTION = """Evaluate saved runs. --planner.KEY VALUE, --behavior.KEY VALUE and --goal.KEY VALUE drive them in
+another way than they were trained with, as in --behavior.name mpc --planner.score goal_distance --goal.image there.png.
+"""
+WHAT = ("returns", "imagine", "compare", "probe", "model", "play", "report")
+SEVERAL = ("returns", "report")  # what takes several runs
+FROM = {"returns": ("fresh", "saved"), "imagine": ("fresh", "replay"), "model": ("fresh", "replay")}
 
 
 def main(argv: list[str]) -> int:
@@ -25,36 +28,50 @@ def main(argv: list[str]) -> int:
     return guarded(lambda: evaluate(args))
 
 
-WHAT = ("returns", "imagine", "compare", "probe", "model", "play", "report")
-
-
 def parsed(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser, list[str]]:
     """The arguments, what to complain by, and the words of --section.key value."""
-    usage = f"eval.py RUN [{'|'.join(WHAT)}] [options]\n       eval.py RUN [RUN ...] report"
+    usage = f"eval.py RUN [{'|'.join(WHAT)}] [options]\n       eval.py RUN [RUN ...] [{'|'.join(SEVERAL)}]"
     parser = argparse.ArgumentParser(prog="eval.py", description=DESCRIPTION, usage=usage)
     parser.add_argument("words", nargs="+", metavar="RUN [what]", help="a run directory, runs/<task>/<name>/seed<k>, "
-                        "and what to do with it (returns); report takes the directories of several seeds")  # fmt: skip
-    parser.add_argument("--episodes", type=positive, default=10, help="episodes, for all but imagine (10)")
-    parser.add_argument("--seed", type=natural, default=0, help="seed of the episodes (0)")
-    parser.add_argument("--render", choices=["auto", "gl", "fast", "ray"], help="another renderer than the run's")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--context", type=positive, default=5, help="frames seen before imagining (5)")
-    parser.add_argument("--length", type=positive, default=50, help="steps imagined (50)")
-    parser.add_argument("--from", dest="source", choices=["fresh", "replay"], default="fresh",
-                        help="model: episodes played now, or the last ones of the run's replay (fresh)")  # fmt: skip
-    parser.add_argument("--starts", type=positive, default=8, help="model: states from which plans are tried (8)")
-    parser.add_argument("--plans", type=positive, default=8, help="model: random plans tried from each (8)")
-    parser.add_argument("--port", type=port, default=0, help="play: where to serve; 0 takes any that is free (0)")
-    parser.add_argument("--no-browser", action="store_true", help="play: open no browser, only say the address")
+                        "and what to do with it (returns); returns and report take several")  # fmt: skip
+    options(parser)
     own, dotted = split_dotted(argv)
     args = parser.parse_intermixed_args(own)
     words = args.words
-    args.what = words.pop() if len(words) > 1 and words[-1] in WHAT else "returns"
-    if len(words) > 1 and args.what != "report":
-        parser.error(f"argument what: invalid choice: {words[-1]!r} (choose from {', '.join(WHAT)}); only report takes "
-                     "several runs")  # fmt: skip
-    args.runs, args.run = words, words[0]
+    last = words[-1]
+    args.what = words.pop() if len(words) > 1 and last in WHAT else "returns"
+    if len(words) > 1 and words[-1] == last and "/" not in last and not Path(last).exists():
+        parser.error(f"argument what: invalid choice: {last!r} (choose from {', '.join(WHAT)})")
+    if len(words) > 1 and args.what not in SEVERAL:
+        parser.error(f"{args.what} takes one run; only {' and '.join(SEVERAL)} take several")
+    sources = FROM.get(args.what, ("fresh",))
+    if args.source not in sources:
+        parser.error(f"--from {args.source}: {args.what} takes {' or '.join(sources)} episodes")
+    args.runs = [Path(word) for word in words]
     return args, parser, dotted
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--episodes", type=positive, default=10, help="episodes, for all but imagine (10)")
+    add("--seed", type=natural, default=0, help="seed of the episodes (0)")
+    add("--envs", type=natural, default=0, help="returns: environments side by side; 0 takes one for every core (0)")
+    add("--render", choices=["auto", "gl", "fast", "ray"], help="another renderer than the run's")
+    add("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    add("--context", type=positive, default=5, help="frames seen before imagining (5)")
+    add("--length", type=positive, default=50, help="steps imagined (50)")
+    add("--long", type=positive, help="imagine: steps of the longest dreams (as far as the episode lets them go)")
+    add("--samples", type=several, default=8, help="imagine: dreams of the same actions, to see where they part (8)")
+    add("--from", dest="source", choices=["fresh", "replay", "saved"], default="fresh",
+        help="model, imagine: episodes played now, or the last ones of the run's replay; returns: episodes played now, "
+             "or what RUN/eval/returns.json holds (fresh)")  # fmt: skip
+    add("--starts", type=positive, default=8, help="model: states from which plans are tried (8)")
+    add("--plans", type=positive, default=8, help="model: random plans tried from each (8)")
+    add("--budgets", type=shares, default=[0.25, 1.0], help="compare: planners' candidates, as shares of the run's "
+        "planner.candidates (0.25,1)")  # fmt: skip
+    add("--drivers", help="compare: only these ways to drive, as in 'actor;cem' (all)")
+    add("--port", type=port, default=0, help="play: where to serve; 0 takes any that is free (0)")
+    add("--no-browser", action="store_true", help="play: open no browser, only say the address")
 
 
 def split_dotted(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -71,9 +88,21 @@ def split_dotted(argv: list[str]) -> tuple[list[str], list[str]]:
 
 
 def positive(text: str) -> int:
+    return at_least(1, text)
+
+
+def several(text: str) -> int:
+    return at_least(2, text)
+
+
+def natural(text: str) -> int:
+    return at_least(0, text)
+
+
+def at_least(least: int, text: str) -> int:
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text} is not at least {least}")
     return value
 
 
@@ -84,185 +113,122 @@ def port(text: str) -> int:
     return value
 
 
-def natural(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
+def shares(text: str) -> list[float]:
+    values = sorted({float(word) for word in text.split(",")})
+    if not all(0 < value <= 1000 for value in values):
+        raise argparse.ArgumentTypeError(f"{text} is no list of shares above 0, such as 0.25,1,4")
+    return values
 
 
 def evaluate(args: argparse.Namespace) -> int:
     if args.what == "report":
-        return report(args)
-    from envs.vector import Reset, make_vector
+        report(args)
+    elif args.what == "returns":
+        returns(args)
+    else:
+        {"model": model, "play": play, "imagine": imagine, "compare": compare, "probe": probe}[args.what](args)
+    return 0
+
+
+def opened(args: argparse.Namespace, path: Path):
+    """A run, and what makes so many of its environments by what is observed."""
+    from envs.vector import make_vector
     from worldmodel import runtime
     from worldmodel.api import Run
 
-    run = Run.open(args.run, args.device).driven(args.changes)
+    run = Run.open(path, args.device).driven(args.changes)
     runtime.tune(run.config.run.threads)
     e, d = run.config.env, run.config.distract
 
-    def environments(obs: str):
+    def environments(obs: str = e.obs, num: int = 1):
         make = partial(envs.make, e.task, size=tuple(e.size), repeat=e.repeat, time_limit=e.time_limit, obs=obs,
                        render=args.render or e.render, camera=e.camera, strength=d.strength, kind=d.kind,
                        held_out=True)  # fmt: skip
-        return make_vector(make, 1, timeout_s=e.timeout, restart_budget=e.restarts)
+        return make_vector(make, num, timeout_s=e.timeout, restart_budget=e.restarts)
 
-    target = run.path / "eval"
-    target.mkdir(exist_ok=True)
-    about = f"{e.task}, {run.path}, trained on {run.frames} frames"
-    if args.what in ("model", "play"):
-        say(about)
-        {"model": model, "play": play}[args.what](run, environments, Reset, args, target)
-        return 0
-    with environments("both" if args.what == "probe" and e.obs == "pixels" else e.obs) as vector:
-        say(about)
-        command = {"returns": returns, "imagine": imagine, "compare": compare, "probe": probe}[args.what]
-        command(run, vector, Reset, args, target)
-    return 0
+    (run.path / "eval").mkdir(exist_ok=True)
+    say(f"{e.task}, {run.path}, trained on {run.frames} frames")
+    return run, environments
 
 
-def returns(run, vector, reset, args: argparse.Namespace, target: Path) -> None:
-    """Scores with an interval, and a video of the first episode."""
-    from worldmodel.evaluation import media
-    from worldmodel.evaluation.play_back import playing
-    from worldmodel.evaluation.returns import run_episodes
+def returns(args: argparse.Namespace) -> None:
+    """Scores with intervals and videos; of several runs, their seeds together."""
+    from envs.vector import Reset
+    from worldmodel.evaluation import scored, seeds
+    from worldmodel.evaluation.play_back import needed
 
-    rollout, player = playing(run, vector, reset, args.seed)
-    bar = Progress(args.episodes, "episodes")
-
-    def draw(done: int) -> bool:
-        bar.update(done)
-        return False
-
-    result = run_episodes(rollout, player, args.episodes, draw)
-    bar.close()
-    summary = result.summary(args.seed)
-    lines = {"run": str(run.path), "frames": run.frames, "seed": args.seed, **summary, "scores": result.scores}
-    (target / "returns.json").write_text(json.dumps(lines, indent=1) + "\n")
-    say(f"return {summary['eval/score']:.1f}, 95 % interval {summary['eval/score_low']:.1f} to "
-        f"{summary['eval/score_high']:.1f}, {args.episodes} episodes; higher is better")  # fmt: skip
-    made = [target / "returns.json"]
-    if result.video:
-        made.append(media.save_gif(target / "agent.gif", result.video))
-    say("\n".join(f"  {path}" for path in made))
+    wanted = scored.Wanted(args.episodes, args.seed, args.envs)
+    seeds.check_different(args.runs)
+    found = []
+    for path in args.runs:
+        if args.source == "saved":
+            found.append(scored.saved(path))
+            say(f"{path}, after {found[-1]['frames']} frames\n{scored.describe(found[-1])}")
+            continue
+        run, environments = opened(args, path)
+        found.append(scored.score(run, needed(lambda num, make=environments: make(num=num)), Reset, wanted))
+    if len(found) > 1:
+        seeds.aggregate(found, args.runs[0] / "eval", args.seed)
 
 
-def compare(run, vector, reset, args: argparse.Namespace, target: Path) -> None:
+def compare(args: argparse.Namespace) -> None:
     """The same model driven by its actor, by planners and by both: returns and milliseconds per action."""
-    from worldmodel.evaluation import compare as ways
-    from worldmodel.evaluation.play_back import playing
-    from worldmodel.evaluation.returns import run_episodes
+    from envs.vector import Reset
+    from worldmodel.evaluation.compared import Wanted, compared
 
-    def play(changes) -> dict:
-        rollout, player = playing(run.driven([*changes, *args.changes]), vector, reset, args.seed)
-        timed = ways.Timed(player)
-        result = run_episodes(rollout, timed, args.episodes)
-        return {**result.summary(args.seed), "scores": result.scores, "ms_per_action": timed.milliseconds}
-
-    named = ways.drivers(run.config.planner.candidates, run.policy is not None)
-    bar = Progress(len(named), "compare")
-    results = {}
-    for name, changes in named.items():
-        bar.update(len(results), name)
-        results[name] = play(changes)
-    bar.close()
-    about = {"run": str(run.path), "frames": run.frames, "seed": args.seed, "planner": vars(run.config.planner)}
-    (target / "compare.json").write_text(json.dumps({**about, "drivers": results}, indent=1) + "\n")
-    say(ways.table(results))
-    if run.policy is None:
-        say("this run trained no actor and no critic; with behavior.name actor_critic there are more ways to be driven")
-    say(f"  {target / 'compare.json'}")
+    run, environments = opened(args, args.runs[0])
+    compared(run, environments, Reset, Wanted(args.episodes, args.seed, args.budgets, args.drivers))
 
 
-def probe(run, vector, reset, args: argparse.Namespace, target: Path) -> None:
+def probe(args: argparse.Namespace) -> None:
     """How well a linear map reads the simulator's true state off the latent, on episodes it was not fitted on."""
-    from worldmodel.evaluation.play_back import playing
-    from worldmodel.evaluation.state_probe import gather, held_out_r2
+    from envs.vector import Reset
+    from worldmodel.evaluation.probed import probed
 
-    if args.episodes < 3:
-        raise ValueError("--episodes: every third episode is held out; give at least 3")
-    rollout, player = playing(run, vector, reset, args.seed)
-    found = held_out_r2(*gather(rollout, player, args.episodes)).tolist()
-    r2 = [None if x != x else x for x in found]
-    lines = {"run": str(run.path), "frames": run.frames, "seed": args.seed, "episodes": args.episodes, "r2": r2}
-    (target / "probe.json").write_text(json.dumps(lines, indent=1) + "\n")
-    shown = ", ".join("never changes" if x is None else f"{x:.3f}" for x in r2)
-    say(f"R^2 of a linear read-out of the true state, by coordinate: {shown}; 1 is all of it, 0 nothing")
-    say(f"  {target / 'probe.json'}")
+    run, environments = opened(args, args.runs[0])
+    probed(run, environments, Reset, args.episodes, args.seed)
 
 
-def imagine(run, vector, reset, args: argparse.Namespace, target: Path) -> None:
-    """Context frames, then the model's open-loop future beside the truth and the error."""
-    from worldmodel.evaluation import media
-    from worldmodel.evaluation.imagine import dream
-    from worldmodel.evaluation.play_back import playing, record
+def imagine(args: argparse.Namespace) -> None:
+    """Dreams beside the truth, many futures, the longest dreams, what the latent draws, and where dreams part."""
+    from envs.vector import Reset
+    from worldmodel.evaluation.imagined import Wanted, imagined
 
-    rollout, player = playing(run, vector, reset, args.seed)
-    rows = record(rollout, player, args.context + args.length)
-    if len(rows) < args.context + 2:
-        raise ValueError(f"--context: the episode ended after {len(rows)} steps; give fewer than {len(rows) - 1}")
-    result = dream(run.agent, rows, args.context, run.generator)
-    still = result.truth[args.context - 1 : args.context]
-    own, frozen = result.mse()[args.context :], result.mse(still)[args.context :]
-    lines = {
-        "run": str(run.path),
-        "context": args.context,
-        "image_mse": own.tolist(),
-        "image_mse_copy_last": frozen.tolist(),
-        "reward": result.reward.tolist(),
-        "predicted_reward": result.predicted_reward.tolist(),
-    }
-    (target / "imagine.json").write_text(json.dumps(lines, indent=1) + "\n")
-    say(f"open loop over {len(own)} steps: picture MSE {own.mean():.5f}, copying the last seen frame gives "
-        f"{frozen.mean():.5f}; lower is better")  # fmt: skip
-    made = [
-        target / "imagine.json",
-        media.save_gif(target / "imagine.gif", result.video(), fps=10),
-        media.save_png(target / "imagine.png", media.enlarge(result.strip(), 384)),
-    ]
-    say("\n".join(f"  {path}" for path in made))
+    run, environments = opened(args, args.runs[0])
+    wanted = Wanted(args.source, args.seed, args.context, args.length, args.long, args.samples)
+    imagined(run, environments, Reset, wanted)
 
 
-def model(run, environments, reset, args: argparse.Namespace, target: Path) -> None:
+def model(args: argparse.Namespace) -> None:
     """Every number of the world model's quality on held-out episodes, and a page of plots."""
-    from worldmodel.evaluation.measured import Wanted, measured
-    from worldmodel.evaluation.model_quality import plain
-    from worldmodel.evaluation.quality_page import page
-    from worldmodel.evaluation.quality_text import report
+    from envs.vector import Reset
+    from worldmodel.evaluation.measured import Wanted, write
 
     if args.plans < 4:
         raise ValueError("--plans: two pairs of random plans are compared from every state; give at least 4")
+    run, environments = opened(args, args.runs[0])
     wanted = Wanted(args.source, args.episodes, args.seed, args.context, args.length, args.starts, args.plans)
-    source, episodes, quality = measured(run, environments, reset, wanted)
-    found = plain(quality.results)
-    about = {"run": str(run.path), "frames": run.frames, "seed": args.seed, "source": source,
-             "episodes": len(episodes), "steps": sum(map(len, episodes))}  # fmt: skip
-    lines = {**about, "context": args.context, "left_out": quality.left_out, **found}
-    (target / "model.json").write_text(json.dumps(lines, indent=1, allow_nan=False) + "\n")
-    title = f"{run.config.env.task}, {run.frames} frames: {len(episodes)} {source} episodes"
-    say(report(found, quality.left_out))
-    say(f"  {target / 'model.json'}\n  {page(found, target / 'model.png', title)}")
-    say("what each number is: docs/evaluation.md")
+    write(run, environments, Reset, wanted)
 
 
-def play(run, environments, reset, args: argparse.Namespace, target: Path) -> None:
+def play(args: argparse.Namespace) -> None:
     """A page on this machine from which a dream is driven, the simulator beside it."""
+    from envs.vector import Reset
     from worldmodel.evaluation.play.live import play as serve
 
-    serve(run, environments, reset, target, seed=args.seed, context=args.context, port=args.port,
+    run, environments = opened(args, args.runs[0])
+    serve(run, environments, Reset, run.path / "eval", seed=args.seed, context=args.context, port=args.port,
           browse=not args.no_browser)  # fmt: skip
 
 
-def report(args: argparse.Namespace) -> int:
+def report(args: argparse.Namespace) -> None:
     """Everything there is to see of one or more seeds of a run, on one page."""
     from worldmodel.evaluation.report.page import write
 
-    made, lacking = write([Path(path) for path in args.runs], Path(args.run) / "eval" / "report.html")
+    made, lacking = write(args.runs, args.runs[0] / "eval" / "report.html")
     say(f"  {made}")
     for line in lacking:
         say(line)
-    return 0
 
 
 if __name__ == "__main__":

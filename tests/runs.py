@@ -1,11 +1,17 @@
 """Running the real train.py in a directory of a test's own, and reading what it left."""
 
 import hashlib
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from worldmodel.config import split_arguments
+from worldmodel.rundir import RunError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,7 +29,7 @@ def start(root, *args):
 def train(root, *args, expect=0):
     """train.py to its end; fails unless it exits as expected, always without a traceback."""
     process = start(root, *args)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == expect, f"exit {process.returncode}, wanted {expect}\n{out}\n{err}"
     assert "Traceback" not in err, err
     return out, err
@@ -47,3 +53,15 @@ def fingerprint(run):
         prints[name] = hashlib.sha256(json.dumps(kept).encode()).hexdigest()
         prints[f"{name} lines"] = len(kept)
     return prints
+
+
+def mistaken(*args):
+    """The exit code of an eval.py that ends by a user's mistake, and its line, without a process of its own."""
+    program = importlib.import_module("eval")
+    with pytest.raises((SystemExit, RunError, ValueError)) as mistake:
+        args, _, dotted = program.parsed([str(arg) for arg in args])
+        args.changes = split_arguments(dotted)[1]
+        program.evaluate(args)
+    error = mistake.value
+    codes = {RunError: lambda: error.exit_code, SystemExit: lambda: error.code}
+    return codes.get(type(error), lambda: 2)(), str(error)

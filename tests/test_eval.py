@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageSequence
 
 import worldmodel
-from runs import ROOT, seed_dir, train
+from runs import ROOT, mistaken, seed_dir, train
 from worldmodel.evaluation.returns import bootstrap_interval, run_episodes
 from worldmodel.rollout import Rollout, episode_seeds
 from worldmodel.types import ActionSpace
@@ -25,26 +25,30 @@ def run_dir(tmp_path_factory):
 
 def evaluate(*args, expect=0):
     done = subprocess.run(
-        [sys.executable, str(ROOT / "eval.py"), *map(str, args)], capture_output=True, text=True, timeout=120
+        [sys.executable, str(ROOT / "eval.py"), *map(str, args)], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == expect and "Traceback" not in done.stderr, done.stdout + done.stderr
     return done.stdout, done.stderr
 
 
 def test_returns_writes_scores_and_a_video(run_dir):
-    out, _ = evaluate(run_dir, "--episodes", "3")
+    out, _ = evaluate(run_dir, "--episodes", "3", "--envs", "2")
     result = json.loads((run_dir / "eval" / "returns.json").read_text())
     assert len(result["scores"]) == 3 and result["eval/score"] == np.mean(result["scores"])
     assert result["eval/score_low"] <= result["eval/score"] <= result["eval/score_high"]
     assert "higher is better" in out
-    with Image.open(run_dir / "eval" / "agent.gif") as video:
-        # The counter's first row and its 20 steps, at 20 pictures a second; equal pictures are merged and last longer.
-        assert sum(frame.info["duration"] for frame in ImageSequence.Iterator(video)) == 21 * 50
+    for name in ("best", "median", "worst"):
+        with Image.open(run_dir / "eval" / f"{name}.gif") as video:
+            # The counter's first row and its 20 steps, at 20 pictures a second; equal pictures are merged.
+            assert sum(frame.info["duration"] for frame in ImageSequence.Iterator(video)) == 21 * 50
+    assert result["places"] == {"best": 0, "median": 1, "worst": 0} and result["envs"] == 2
+    assert result["eval/iqm"] == 210.0 and "IQM" in out
 
 
 def test_returns_are_the_same_for_the_same_seed(run_dir):
-    first = evaluate(run_dir, "--episodes", "2", "--seed", "5")[0]
-    assert evaluate(run_dir, "--episodes", "2", "--seed", "5")[0] == first
+    same = ("--episodes", "2", "--seed", "5", "--envs", "1")
+    first = evaluate(run_dir, *same)[0]
+    assert evaluate(run_dir, *same)[0] == first
 
 
 def test_imagine_shows_context_then_the_model_alone(run_dir):
@@ -78,21 +82,47 @@ def acting_dir(tmp_path_factory):
 
 
 def test_compare_drives_one_model_in_every_way(acting_dir):
-    out, _ = evaluate(acting_dir, "compare", "--episodes", "2", "--planner.candidates", "20", "--planner.elites=4")
+    small = ("--planner.candidates", "20", "--planner.elites=4", "--budgets", "0.5,1,2")
+    out, err = evaluate(acting_dir, "compare", "--episodes", "1", *small)
     result = json.loads((acting_dir / "eval" / "compare.json").read_text())
-    ways = {"random", "shooting", "cem", "icem", "mppi", "actor", "cem, critic", "cem, actor and critic",
-            "mppi, actor and critic"}  # fmt: skip
-    assert result["drivers"].keys() == ways and result["planner"]["candidates"] == 20
-    for way, found in result["drivers"].items():
-        assert way in out and len(found["scores"]) == 2 and found["ms_per_action"] > 0
-    slow, fast = result["drivers"]["cem"]["ms_per_action"], result["drivers"]["random"]["ms_per_action"]
-    assert slow > fast
+    planners = ("shooting", "cem", "icem", "mppi", "cem, critic", "cem, actor", "cem, actor and critic",
+                "mppi, actor and critic")  # fmt: skip
+    names = {"random", "actor", *(f"{way}, {count}" for way in planners for count in (10, 20, 40))}
+    assert result["drivers"].keys() == names and result["planner"]["candidates"] == 20
+    for name, found in result["drivers"].items():
+        assert name in out and len(found["scores"]) == 1 and found["ms_per_action"] > 0
+        assert found["candidates"] == (int(name.split()[-1]) if found["way"] != name else None)
+    slow, fast = (result["drivers"][name]["ms_per_action"] for name in ("cem, 20", "random"))
+    assert slow > fast and result["left_out"] == [] and "compare [" in err
+    with Image.open(acting_dir / "eval" / "compare.png") as picture:
+        assert picture.size == (850, 500)
 
 
 def test_compare_without_an_actor_says_what_is_missing(run_dir):
-    out, _ = evaluate(run_dir, "compare", "--episodes", "1", "--planner.candidates", "20", "--planner.elites", "4")
-    assert "trained no actor" in out
-    assert "actor" not in json.loads((run_dir / "eval" / "compare.json").read_text())["drivers"]
+    few = ("--episodes", "1", "--budgets", "1")
+    out, _ = evaluate(run_dir, "compare", *few)
+    for name in ("actor", "cem, critic", "cem, actor", "cem, actor and critic", "mppi, actor and critic"):
+        assert f"left out: {name}; this run trained no actor" in out
+    found = json.loads((run_dir / "eval" / "compare.json").read_text())
+    assert len(found["left_out"]) == 5
+    assert found["drivers"].keys() == {"random", *(f"{way}, 16" for way in ("shooting", "cem", "icem", "mppi"))}
+    evaluate(run_dir, "compare", *few, "--drivers", "cem; random")
+    assert json.loads((run_dir / "eval" / "compare.json").read_text())["drivers"].keys() == {"cem, 16", "random"}
+
+
+@pytest.mark.parametrize(
+    ("args", "wanted"),
+    [
+        (["--drivers", "cem,actor"], "'cem,actor' is not one of"),
+        (["--drivers", "actor"], "--drivers: left out: actor; this run trained no actor"),
+        (["--budgets", "0,1"], "no list of shares"),
+        (["--budgets", "few"], "--budgets"),
+    ],
+)
+def test_impossible_comparisons(run_dir, args, wanted, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT)
+    code, line = mistaken(run_dir, "compare", *args)
+    assert code == 2 and wanted in line + capsys.readouterr().err
 
 
 def test_one_checkpoint_acts_as_actor_as_planner_and_as_both(acting_dir):

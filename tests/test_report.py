@@ -100,7 +100,7 @@ def measured_dir(run_dir, tmp_path_factory):
     evaluate(path, "--episodes", "3")
     evaluate(path, "imagine", "--length", "6")
     evaluate(path, "model", "--episodes", "3", "--length", "6", "--starts", "2", "--plans", "4")
-    evaluate(path, "compare", "--episodes", "1", *quick)
+    evaluate(path, "compare", "--episodes", "1", "--budgets", "1", *quick)
     evaluate(path, "probe", "--episodes", "3")
     media.save_gif(path / "eval" / "play-000.gif", np.zeros((2, 32, 64, 3), np.uint8))
     return path
@@ -111,7 +111,7 @@ def test_of_a_run_that_nobody_measured(run_dir):
     text = (run_dir / "eval" / "report.html").read_text()
     words = "".join(check(text).words)
     assert str(run_dir / "eval" / "report.html") in out
-    for command in ("--episodes 10", "model", "probe", "compare"):
+    for command in ("--episodes 10", "model", "probe", "compare", "imagine"):
         line = f"./wm eval {run_dir} {command}"
         assert line in words and line in out
     assert "No published score is known for pointmass" in words and "Not finished" not in words
@@ -126,7 +126,8 @@ def test_of_a_run_that_was_measured_in_every_way(measured_dir):
     found = json.loads((measured_dir / "eval" / "returns.json").read_text())
     assert f"{found['eval/score']:.1f}, 95 % interval" in words
     assert "exploitation" in words and "ms per action" in words and "coordinate" in words
-    assert len(reader.images) == 6  # two videos of training's end, two and a clip of eval's, and the page of plots
+    # Two videos of training's end, six and a clip of eval's, three stills of dreams, the page of plots, the planners'.
+    assert len(reader.images) == 14
 
 
 def test_names_and_values_are_text(run_dir, tmp_path):
@@ -205,8 +206,8 @@ def test_a_page_does_not_grow_without_bounds(run_dir, tmp_path):
         (["nowhere", "report"], 4, "is not a run directory"),
         (["{run}", "nowhere", "report"], 4, "nowhere is not a run directory"),
         (["{run}", "{run}", "report"], 2, "named twice"),
-        (["{run}", "{run}"], 2, "only report takes"),
-        (["{run}", "{run}", "model"], 2, "only report takes"),
+        (["{run}", "{run}"], 2, "named twice"),
+        (["{run}", "{run}", "model"], 2, "only returns and report take several"),
         (["{run}", "reports"], 2, "invalid choice"),
     ],
 )

@@ -9,6 +9,7 @@ import math
 import os
 import threading
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -119,12 +120,17 @@ class Logger:
         """A picture (H,W,3) uint8 into TensorBoard."""
         self._draw("add_image", name, picture, frames, dataformats="HWC")
 
+    def video(self, frames: int, name: str, gif: bytes, size: tuple[int, int]) -> None:
+        """An animated GIF of a size (H,W) into TensorBoard, which plays it among the pictures."""
+        if self.board is not None:
+            self._draw("file_writer.add_summary", _moving(name, gif, size), frames)
+
     def _draw(self, what: str, *args, **options) -> None:
         """Have TensorBoard do something; a disk that refuses costs the board, never the run."""
         if self.board is None:
             return
         try:
-            getattr(self.board, what)(*args, **options)
+            attrgetter(what)(self.board)(*args, **options)
         except OSError as error:
             log.warning("TensorBoard cannot write (%s); training goes on without it", error.strerror or error)
             self.board = None
@@ -156,6 +162,14 @@ def _tensorboard(run_dir: Path, purge_frame: int | None):
     except OSError as error:
         log.warning("TensorBoard cannot write to %s (%s); training goes on without it", run_dir.name, error.strerror)
         return None
+
+
+def _moving(name: str, gif: bytes, size: tuple[int, int]):
+    """A summary that holds an animated picture; torch's own add_video would want moviepy."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    picture = Summary.Image(height=size[0], width=size[1], colorspace=3, encoded_image_string=gif)
+    return Summary(value=[Summary.Value(tag=name, image=picture)])
 
 
 def _plain(value: object) -> object:

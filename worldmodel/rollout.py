@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 Policy = Callable[[list[Row]], np.ndarray]
+SUCCESS = ("success", "is_success")  # what Gymnasium's tasks call it in a step's info
 
 
 def spaces_of(envs) -> tuple[ObservationSpace, ActionSpace]:
@@ -51,6 +52,7 @@ class Episode:
         self.number, self.seed = number, seed
         self.actions: list[np.ndarray] = []
         self.score = 0.0
+        self.success: bool | None = None  # whether any step was one, where the task says so
 
 
 class Rollout:
@@ -115,6 +117,8 @@ class Rollout:
             episode.score += float(result.reward)
             self.frames += int(result.info.get("frames", 1))
             self.steps += 1
+            for flag in (result.info[key] for key in SUCCESS if key in result.info):
+                episode.success = bool(episode.success) or bool(flag)
         self.faults += "fault" in result.info
         self.fresh[i] = result.is_last
         self.seen[i] = result.obs

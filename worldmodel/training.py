@@ -12,6 +12,7 @@ import torch
 
 from worldmodel import build, memory
 from worldmodel.agent import part
+from worldmodel.evaluation import board
 from worldmodel.evaluation.returns import Evaluation, run_episodes
 from worldmodel.learner import Diverged, Learner
 from worldmodel.logger import Logger, Means
@@ -262,6 +263,7 @@ class Training:
         self.due.eval = False
         self.logger.line(self.frames, {**result.summary(), "time/minutes": self.minutes()}, scores=True)
         self.last_eval = result.summary()["eval/score"]
+        board.show(self.logger, self.frames, self.agent, result, seeded(*numbers, 1, device=self.agent.device.type))
         return result
 
     def _follow_evaluation(self, stop: Stop) -> Evaluation | None:

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from worldmodel.console import say
 from worldmodel.evaluation import media
+from worldmodel.evaluation.board import CONTEXT, LENGTH
 from worldmodel.evaluation.imagine import dream
 from worldmodel.evaluation.play_back import playing, record
 
 log = logging.getLogger(__name__)
-
-CONTEXT, LENGTH = 5, 50
 
 
 def drawn(name: str, write: Callable[[], Path]) -> None:
@@ -52,7 +51,6 @@ def finish(t, envs, reset, stop) -> bool:
         pictures = dream(t.agent, rows, CONTEXT, player.generator)
         drawn("imagined", lambda: media.save_gif(t.run.videos / "imagined.gif", pictures.video(), fps=10))
         drawn("", lambda: media.save_png(t.run.videos / "imagined.png", pictures.strip()))
-        t.logger.image(t.frames, "imagined", pictures.strip())
     say("try next:")
     say(f"  ./wm eval {t.run.path}                # returns over more episodes")
     say(f"  ./wm eval {t.run.path} imagine        # open-loop dreams beside the truth")

@@ -1,47 +1,82 @@
-"""One saved model driven in several ways: what each earns, and how long it thinks about an action."""
+"""Ways to drive one saved model, at several budgets: what each earns, and how long it thinks about an action."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from worldmodel.evaluation.plots import kind, pyplot, save
 from worldmodel.player import Player
 from worldmodel.rollout import Row
+from worldmodel.schema import PlannerConfig
 
 Changes = list[tuple[str, str]]
 
 # What the preset icem adds to a CEM of any size.
 ICEM = [("planner.momentum", "0.1"), ("planner.keep", "0.3"), ("planner.decay", "1.25"), ("planner.color", "2.0")]
+SEEDS = 20  # one in so many candidates of a seeded planner comes from the actor
 
 
-def drivers(candidates: int, learned: bool) -> dict[str, Changes]:
-    """Ways to drive a run, as changes to its configuration; the last four need an actor and a critic.
+@dataclass(frozen=True)
+class Driver:
+    """A way to drive, as changes to the run's configuration; `candidates` of a planner, None of what does not plan."""
 
-    A twentieth of a seeded planner's candidates come from the actor.
-    """
-    seeds = max(1, candidates // 20)
-    found = {
-        "random": [("behavior.name", "random")],
-        "shooting": planning("shooting"),
-        "cem": planning("cem"),
-        "icem": [*planning("cem"), *ICEM],
-        "mppi": planning("mppi"),
-    }
+    name: str
+    changes: Changes
+    candidates: int | None = None
+
+
+@dataclass(frozen=True)
+class Planning:
+    planner: str
+    score: str = "reward"
+    seeded: bool = False
+    more: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def learned(self) -> bool:
+        """Whether it needs an actor or a critic."""
+        return self.seeded or self.score != "reward"
+
+    def changes(self, candidates: int, elites: int) -> Changes:
+        keys = {"name": self.planner, "score": self.score, "candidates": candidates, "elites": elites,
+                "proposals": max(1, candidates // SEEDS) if self.seeded else 0}  # fmt: skip
+        return [("behavior.name", "mpc"), *((f"planner.{k}", str(v)) for k, v in keys.items()), *self.more]
+
+
+PLANNINGS = {
+    "shooting": Planning("shooting"),
+    "cem": Planning("cem"),
+    "icem": Planning("cem", more=tuple(ICEM)),
+    "mppi": Planning("mppi"),
+    "cem, critic": Planning("cem", "reward+value"),
+    "cem, actor": Planning("cem", "reward", True),
+    "cem, actor and critic": Planning("cem", "reward+value", True),
+    "mppi, actor and critic": Planning("mppi", "reward+value", True),
+}
+
+
+def drivers(
+    planner: PlannerConfig, learned: bool, budgets: Sequence[float]
+) -> tuple[dict[str, Driver], dict[str, str]]:
+    """By full name what can drive a run, planners once for each share of its candidates; by name why others cannot."""
+    found = {"random": Driver("random", [("behavior.name", "random")])}
     if learned:
-        found |= {
-            "actor": [("behavior.name", "actor_critic")],
-            "cem, critic": planning("cem", "reward+value"),
-            "cem, actor and critic": planning("cem", "reward+value", seeds),
-            "mppi, actor and critic": planning("mppi", "reward+value", seeds),
-        }
-    return found
-
-
-def planning(name: str, score: str = "reward", proposals: int = 0) -> Changes:
-    planner = {"name": name, "score": score, "proposals": proposals}
-    return [("behavior.name", "mpc"), *((f"planner.{key}", str(value)) for key, value in planner.items())]
+        found["actor"] = Driver("actor", [("behavior.name", "actor_critic")])
+    able = {name: planning for name, planning in PLANNINGS.items() if learned or not planning.learned}
+    for name, planning in able.items():
+        for share in budgets:
+            candidates = max(4, round(planner.candidates * share))
+            elites = min(max(2, round(planner.elites * share)), candidates // 2)
+            found[f"{name}, {candidates}"] = Driver(name, planning.changes(candidates, elites), candidates)
+    unable = [] if learned else ["actor", *(name for name in PLANNINGS if name not in able)]
+    why = "this run trained no actor and no critic (behavior.name actor_critic would)"
+    return found, {name: f"left out: {name}; {why}" for name in unable}
 
 
 class Timed:
@@ -64,8 +99,27 @@ class Timed:
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """Plain text, the best return first."""
-    lines = [f"{'driven by':<24}{'return':>9}{'95 % interval':>20}{'ms/action':>11}"]
+    lines = [f"{'driven by (candidates)':<30}{'return':>9}{'95 % interval':>20}{'ms/action':>11}"]
     for name, r in sorted(results.items(), key=lambda item: -item[1]["eval/score"]):
         interval = f"{r['eval/score_low']:.1f} to {r['eval/score_high']:.1f}"
-        lines.append(f"{name:<24}{r['eval/score']:>9.1f}{interval:>20}{r['ms_per_action']:>11.1f}")
+        lines.append(f"{name:<30}{r['eval/score']:>9.1f}{interval:>20}{r['ms_per_action']:>11.1f}")
     return "\n".join(lines)
+
+
+def drawn(results: dict[str, dict[str, Any]], target: Path, title: str) -> Path:
+    """Return against thinking time, a line through the budgets of each way."""
+    figure, axes = pyplot().subplots(figsize=(8.5, 5), dpi=100)
+    for number, way in enumerate(dict.fromkeys(r["way"] for r in results.values())):
+        own = [r for r in results.values() if r["way"] == way]
+        mean, low, high = (np.array([r[f"eval/score{k}"] for r in own]) for k in ("", "_low", "_high"))
+        axes.errorbar([r["ms_per_action"] for r in own], mean, [mean - low, high - mean], label=way, capsize=2, lw=1.5,
+                      elinewidth=0.7, ms=6, **kind(number))  # fmt: skip
+        for r in own:
+            if r["candidates"]:
+                axes.annotate(str(r["candidates"]), (r["ms_per_action"], r["eval/score"]), textcoords="offset points",
+                              xytext=(5, 4), fontsize=6, color=kind(number)["color"])  # fmt: skip
+    axes.set_xscale("log")
+    axes.set(xlabel="milliseconds per action (log scale; small numbers: candidates)", ylabel="mean return, 95 % range",
+             title="up is better, left is quicker")  # fmt: skip
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
+    return save(figure, target, title)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 from worldmodel.api import Run
 from worldmodel.console import Progress, say
 from worldmodel.evaluation.held_out import Recorded, Simulator, collect, from_replay
-from worldmodel.evaluation.model_quality import Quality, Real, measure
+from worldmodel.evaluation.model_quality import Quality, Real, measure, plain
 from worldmodel.evaluation.opened import OpenedRun, own_plans
 from worldmodel.evaluation.plans import Amounts
 from worldmodel.evaluation.play_back import first_made, playing
+from worldmodel.evaluation.quality_page import page
+from worldmodel.evaluation.quality_text import report
 
 Make = Callable[[str], Any]  # environments by what is observed
 
@@ -28,6 +31,20 @@ class Wanted:
     length: int
     starts: int
     plans: int
+
+
+def write(run: Run, make: Make, reset: Callable[[int], Any], wanted: Wanted) -> None:
+    """RUN/eval/model.json, a page of plots, and what the numbers say."""
+    source, episodes, quality = measured(run, make, reset, wanted)
+    found, target = plain(quality.results), run.path / "eval"
+    about = {"run": str(run.path), "frames": run.frames, "seed": wanted.seed, "source": source,
+             "episodes": len(episodes), "steps": sum(map(len, episodes))}  # fmt: skip
+    lines = {**about, "context": wanted.context, "left_out": quality.left_out, **found}
+    (target / "model.json").write_text(json.dumps(lines, indent=1, allow_nan=False) + "\n")
+    title = f"{run.config.env.task}, {run.frames} frames: {len(episodes)} {source} episodes"
+    say(report(found, quality.left_out))
+    say(f"  {target / 'model.json'}\n  {page(found, target / 'model.png', title)}")
+    say("what each number is: docs/evaluation.md")
 
 
 def measured(run: Run, make: Make, reset: Callable[[int], Any], wanted: Wanted) -> tuple[str, list[Recorded], Quality]:

@@ -7,22 +7,30 @@ from typing import Any
 
 from worldmodel.player import Player
 from worldmodel.rollout import Rollout, Row, episode_seeds
+from worldmodel.rundir import RunError
 from worldmodel.runtime import seeded
 
 ENTROPY = 9  # keeps these episodes apart from those of training
 
 
 def playing(run, envs, reset, seed: int) -> tuple[Rollout, Player]:
-    """Greedy play on episodes named by a seed; `run` has an agent and an action_space."""
-    player = Player(run.agent, envs.num_envs, "eval", seeded(seed, ENTROPY, device=run.agent.device.type))
-    return Rollout(envs, reset, run.action_space, episode_seeds(seed, ENTROPY)), player
+    """Greedy play on episodes named by a seed; `run` has an agent and an action_space.
+
+    The n-th episode over all environments is the same one however many play side by side.
+    """
+    count, seeds = envs.num_envs, episode_seeds(seed, ENTROPY)
+    player = Player(run.agent, count, "eval", seeded(seed, ENTROPY, device=run.agent.device.type))
+    return Rollout(envs, reset, run.action_space, lambda env, episode: seeds(0, episode * count + env)), player
 
 
-def record(rollout: Rollout, player: Player, length: int) -> list[Row]:
+def record(
+    rollout: Rollout, player: Player, length: int, on_row: Callable[[int], None] = lambda done: None
+) -> list[Row]:
     """The first rows of the first environment's episode, at most `length`."""
     rows: list[Row] = []
     while len(rows) < length and not (rows and rows[-1]["is_last"]):
         rows.append(rollout.step(player)[0])
+        on_row(len(rows))
     return rows
 
 
@@ -33,5 +41,22 @@ def first_made(make: Callable[[str], Any], kinds: Sequence[str]) -> tuple[Any | 
         try:
             return make(kind), ""
         except (ValueError, RuntimeError) as error:
-            why = " ".join(str(error).split())[:200]
+            why = in_a_line(error)
     return None, why
+
+
+def needed(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Environments that there is no doing without: RunError in one line where they can't be made."""
+
+    def made(*args: Any, **options: Any) -> Any:
+        try:
+            return make(*args, **options)
+        except (ValueError, RuntimeError) as error:
+            raise RunError(f"the environment can't be made here ({in_a_line(error)}); imagine, model, play and report "
+                           "do without it, and so does returns --from saved", 3) from None  # fmt: skip
+
+    return made
+
+
+def in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

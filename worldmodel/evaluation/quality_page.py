@@ -8,28 +8,24 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel.evaluation.plots import COLORS, pyplot, save
 from worldmodel.evaluation.quality_text import mean_known
 
-# Okabe and Ito's colours, and a line style each, so that neither alone has to tell them apart.
+# A line style each beside the colour, so that neither alone has to tell them apart.
 STYLES: dict[str, dict[str, Any]] = {
-    "model": {"color": "#0072B2", "ls": "-", "lw": 2},
-    "nothing changes": {"color": "#D55E00", "ls": "--", "lw": 1.5},
-    "the mean": {"color": "#555555", "ls": ":", "lw": 1.5},
-    "every frame seen": {"color": "#009E73", "ls": "-.", "lw": 1.5},
-    "shuffled actions": {"color": "#CC79A7", "ls": "--", "lw": 1.5},
-    "size of differences": {"color": "#E69F00", "ls": "-.", "lw": 1.5},
+    "model": {"color": COLORS[0], "ls": "-", "lw": 2},
+    "nothing changes": {"color": COLORS[1], "ls": "--", "lw": 1.5},
+    "the mean": {"color": COLORS[6], "ls": ":", "lw": 1.5},
+    "every frame seen": {"color": COLORS[2], "ls": "-.", "lw": 1.5},
+    "shuffled actions": {"color": COLORS[3], "ls": "--", "lw": 1.5},
+    "size of differences": {"color": COLORS[4], "ls": "-.", "lw": 1.5},
 }
-KINDS = {"random": ("#999999", "o"), "actor": ("#E69F00", "s"), "planner": ("#0072B2", "D")}
+KINDS = {"random": ("#999999", "o"), "actor": (COLORS[4], "s"), "planner": (COLORS[0], "D")}
 
 
 def page(found: dict[str, Any], target: Path, title: str) -> Path:
     """Twelve panels; one whose numbers were left out says so. `found` is what the JSON file holds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, grid = pyplot.subplots(3, 4, figsize=(16, 10.5), dpi=100)
+    figure, grid = pyplot().subplots(3, 4, figsize=(16, 10.5), dpi=100)
     pictures, returns, plans = (grid[i] for i in range(3))
     for axes, key, name in zip(
         pictures, ("mse", "psnr", "ssim"), ("picture MSE, lower", "PSNR in dB, higher", "SSIM, higher"), strict=False
@@ -55,12 +51,7 @@ def page(found: dict[str, Any], target: Path, title: str) -> Path:
     if p:
         read["every frame seen"] = [mean_known(p["posterior"])] * len(read["model"])
     _curves(plans[3], "true state read off, R² (1 is all of it)", read, low=-0.5)
-    figure.suptitle(title)
-    figure.tight_layout()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target)
-    pyplot.close(figure)
-    return target
+    return save(figure, target, title)
 
 
 GUESSES = (("model", "model"), ("nothing changes", "copy"), ("the mean", "mean"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -50,7 +50,9 @@ def state_r2(
     return Readout.fit(feat, state, ridge).r2(held_feat, held_state)
 
 
-def gather(rollout: Rollout, player: Player, episodes: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def gather(
+    rollout: Rollout, player: Player, episodes: int, on_episode: Callable[[int], None] = lambda done: None
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Features (T,F) and true states (T,n) of whole episodes of the first environment, whose rows hold the state."""
     rssm = player.agent.model.rssm
     feats: list[list[np.ndarray]] = [[]]
@@ -60,6 +62,7 @@ def gather(rollout: Rollout, player: Player, episodes: int) -> tuple[list[np.nda
         feats[-1].append(rssm.feat(part(player.carry, "state/"))[0].float().cpu().numpy())
         states[-1].append(row["vector"])
         if row["is_last"]:
+            on_episode(len(feats))
             if len(feats) == episodes:
                 return [np.stack(f).astype(np.float64) for f in feats], [np.stack(s).astype(np.float64) for s in states]
             feats.append([])

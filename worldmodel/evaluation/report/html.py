@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 MOST_PICTURES = 7_000_000  # bytes of the page that pictures may take
-KINDS = {".gif": "image/gif", ".png": "image/png"}
+KINDS = {".gif": "image/gif", ".png": "image/png", ".webp": "image/webp"}
 
 
 def p(text: str, kind: str = "") -> str:

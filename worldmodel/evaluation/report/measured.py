@@ -15,8 +15,17 @@ DREAM = "truth, model (green bar: frames it saw; orange bar: dreamt from the act
 VIDEOS = {
     "videos/agent.gif": "the agent at the end of its training",
     "videos/imagined.gif": DREAM,
-    "eval/agent.gif": "the agent, as evaluated last",
+    "eval/best.gif": "the agent, as evaluated last: its best episode",
+    "eval/median.gif": "the agent, as evaluated last: the median episode",
+    "eval/worst.gif": "the agent, as evaluated last: its worst episode",
     "eval/imagine.gif": DREAM,
+    "eval/futures.gif": "many futures from one state: with other luck, under other actions, under other drivers",
+    "eval/uncertainty.gif": "truth, the mean of several dreams of the same actions, and where those part",
+}
+STILLS = {
+    "long": "Dreams that go on until they break",
+    "uncertainty": "Where dreams of the same actions part",
+    "latents": "What single latent groups draw",
 }
 ODD = (KeyError, TypeError, ValueError, IndexError, AttributeError)  # what a damaged file of numbers gives
 GUESSES = {"model": "the model", "copy": "nothing changes", "mean": "the mean"}
@@ -30,8 +39,10 @@ def videos(seeds: Sequence[Seed], pictures: Pictures, lacking: list[str]) -> str
         for name, words in named.items():
             if (seed.path / name).exists():
                 text = f"{seed.name}, {name}: {words}"
+                small = (seed.path / name).with_suffix(".webp")  # the same in a fraction of the bytes
+                shown = small if small.exists() else seed.path / name
                 found.append(f"<details open><summary>{escape(text)}</summary>"
-                             f"{pictures.embedded(seed.path / name, text, pixels=True)}</details>")  # fmt: skip
+                             f"{pictures.embedded(shown, text, pixels=True)}</details>")  # fmt: skip
     if not found:
         lacking.append(f"no video yet: {command(seeds[0].path, '')} makes one of the agent, "
                        f"{command(seeds[0].path, 'imagine')} one of a dream")  # fmt: skip
@@ -61,7 +72,9 @@ def returns(seeds: Sequence[Seed], lacking: list[str]) -> str:
     def show(seed: Seed, x: dict[str, Any]) -> str:
         ends = f"{x['eval/score_low']:.1f} to {x['eval/score_high']:.1f}"
         about = f"{len(x['scores'])} episodes on new seeds (--seed {x['seed']}), after {x['frames']:,} frames"
-        return p(f"{x['eval/score']:.1f}, 95 % interval {ends}, over {about}")
+        more = f"; middle half (IQM) {x['eval/iqm']:.1f}" if "eval/iqm" in x else ""
+        more += f"; success in {x['eval/success']:.0%}" if "eval/success" in x else ""
+        return p(f"{x['eval/score']:.1f}, 95 % interval {ends}{more}, over {about}")
 
     return each(seeds, "returns.json", "--episodes 10", lacking, show)
 
@@ -91,7 +104,20 @@ def guessed(curves: dict[str, list] | None, title: str) -> str:
     return lines(title, found, "steps after the last seen frame", log=True)
 
 
-def planners(seeds: Sequence[Seed], lacking: list[str]) -> str:
+def dreams(seeds: Sequence[Seed], pictures: Pictures, lacking: list[str]) -> str:
+    """What eval.py imagine has drawn, as stills."""
+    found = []
+    for seed in seeds:
+        for name, words in STILLS.items():
+            if (path := seed.path / "eval" / f"{name}.png").exists():
+                found.append(f"<h3>{escape(words)}</h3>{pictures.embedded(path, f'{seed.name}: {words}')}")
+    if not found:
+        lacking.append(f"no dream has been drawn yet: {command(seeds[0].path, 'imagine')}")
+        return p(lacking[-1], "lacking")
+    return "".join(found)
+
+
+def planners(seeds: Sequence[Seed], pictures: Pictures, lacking: list[str]) -> str:
     def show(seed: Seed, x: dict[str, Any]) -> str:
         ways = sorted(x["drivers"].items(), key=lambda item: -item[1]["eval/score"])
         numbers = [(n, *(float(r[f"eval/score{k}"]) for k in ("", "_low", "_high"))) for n, r in ways]
@@ -99,7 +125,10 @@ def planners(seeds: Sequence[Seed], lacking: list[str]) -> str:
                 for (n, mean, low, high), (_, r) in zip(numbers, ways, strict=True)]  # fmt: skip
         head = ("driven by", "mean return", "95 % interval", "ms per action", "episodes")
         drawn = bars("mean return and 95 % interval, higher is better", numbers)
-        return table("one model, driven in several ways", head, rows) + f'<div class="large">{drawn}</div>'
+        picture = seed.path / "eval" / "compare.png"
+        words = f"return against milliseconds per action, {seed.name}: up is better, left is quicker"
+        plotted = pictures.embedded(picture, words) if picture.exists() else ""
+        return table("one model, driven in several ways", head, rows) + f'<div class="large">{drawn}</div>' + plotted
 
     return each(seeds, "compare.json", "compare", lacking, show)
 

@@ -1,0 +1,56 @@
+"""TensorBoard while a run trains: a video and a dream at every evaluation, whatever the latent is taught."""
+
+import io
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from runs import ROOT, fingerprint, seed_dir, train
+
+QUICK = ("--env.task", "pointmass", "--env.time_limit", "12", "--log.tensorboard", "true", "--run.frames", "70",
+         "--log.eval", "30", "--loss.objective", "{contrastive: 1.0}")  # fmt: skip
+
+
+def events(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(run), {"images": 0, "scalars": 0})
+    found.Reload()
+    return found
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    """Trained without a decoder of its own: its dreams are drawn by the probe."""
+    root = tmp_path_factory.mktemp("watched")
+    train(root, *QUICK)
+    return seed_dir(root, "pointmass")
+
+
+def test_every_evaluation_leaves_a_video_and_a_dream(watched):
+    found = events(watched)
+    for name in ("agent", "imagined"):
+        # The closing evaluation comes at the frames of one that was due.
+        assert sorted({image.step for image in found.Images(name)}) == [30, 60, 70]
+    with Image.open(io.BytesIO(found.Images("agent")[0].encoded_image_string)) as video:
+        assert video.format == "GIF" and video.n_frames > 2 and video.size == (32, 32)
+    with Image.open(io.BytesIO(found.Images("imagined")[0].encoded_image_string)) as strip:
+        assert strip.size == (12 * 32, 3 * 32)
+    assert "eval/score" in found.Tags()["scalars"]
+
+
+def test_a_model_that_cannot_draw_shows_the_agent_alone(tmp_path):
+    train(
+        tmp_path, *QUICK[:-4], "--run.frames", "40", "--loss.objective", "{contrastive: 1.0}", "--loss.probe", "false"
+    )
+    assert events(seed_dir(tmp_path, "pointmass")).Tags()["images"] == ["agent"]
+
+
+def test_without_a_board_its_package_is_never_imported_and_the_same_is_learnt(watched, tmp_path):
+    args = ["debug", "--run.root", str(tmp_path), *QUICK, "--log.tensorboard", "false"]
+    code = f"import sys, train; code = train.main({args}); sys.exit(code or 9 * ('tensorboard' in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert fingerprint(seed_dir(tmp_path, "pointmass")) == fingerprint(watched)

@@ -1,0 +1,194 @@
+"""Dreams looked at: what is known of perfect and of frozen ones, and the files that eval.py imagine leaves."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import worldmodel
+from envs.vector import Reset, SerialEnv
+from runs import ROOT, mistaken, seed_dir, train
+from test_eval import evaluate
+from tiny_world import SPACE, Frozen, Grid, Perfect, Shuffled, wander
+from worldmodel.evaluation import breaking, futures, grids, media, parting, scene, traversal
+from worldmodel.evaluation.held_out import collect, from_replay
+from worldmodel.evaluation.open_loop import Usual
+from worldmodel.evaluation.opened import OpenedRun
+from worldmodel.evaluation.scene import Scene
+from worldmodel.rollout import Rollout, episode_seeds
+from worldmodel.types import ActionSpace
+
+CONTEXT = 3
+
+
+def seen_by(model):
+    """The longest of some of the grid's episodes, as a model sees it."""
+    config = SimpleNamespace(
+        replay=SimpleNamespace(length=8), loss=SimpleNamespace(overshooting=1), imag=SimpleNamespace(horizon=5)
+    )
+    with SerialEnv(Grid, 1) as envs:
+        rollout = Rollout(envs, Reset, SPACE, episode_seeds(1))
+        episodes = collect(rollout, wander(), 6, lambda done: None)
+    episode = max(episodes, key=len)
+    belief, _ = model.observe(episode.columns)
+    return Scene(
+        SimpleNamespace(config=config), model, episode, belief, "fresh", CONTEXT, Usual.of(episodes).picture, ""
+    )
+
+
+def test_a_perfect_models_dreams_never_break_and_never_part():
+    view = seen_by(Perfect())
+    found = breaking.until_broken(view, 8, 2)
+    assert (found["mse"]["model"] == 0).all() and (found["kl"]["model"] == 0).all() and found["breaks"] is None
+    assert found["behind_copy"] is None and (found["mse"]["mean"] > 0).all() and found["length"] == 8
+    assert "do not break in 8 steps" in breaking.described(found)
+    parts = parting.parted(view, 6, 4)
+    assert (parts["std"] == 0).all() and (parts["error"] == 0).all() and np.array_equal(parts["mean"], parts["truth"])
+
+
+def test_a_frozen_models_dreams_are_the_last_frame_and_lose_to_it_at_once():
+    found = breaking.until_broken(seen_by(Frozen()), 8, 2)
+    np.testing.assert_array_equal(found["mse"]["model"], found["mse"]["copy"])
+    np.testing.assert_array_equal(found["mse"]["model"], found["mse"]["single"])
+    assert found["behind_copy"] == 1 == found["kl_behind_copy"]
+
+
+def test_dreams_of_other_actions_part_where_they_are_wrong():
+    parts = parting.parted(seen_by(Shuffled()), 6, 16)
+    found = parting.numbers(parts)
+    assert (found["std"] > 0).all() and found["std"][5] > found["std"][0] and found["correlation_pooled"] > 0.3
+
+
+def test_losing_takes_several_steps_in_a_row():
+    assert breaking.loses([1, 3, 1, 3, 3, 3, 1], [2] * 7) == 4
+    assert breaking.loses([1, 3, 3], [2] * 3) is None
+    assert breaking.loses([2, 2, 2], [2] * 3) == 1
+
+
+def test_the_longest_dreams_leave_room_for_others():
+    view = SimpleNamespace(episode=range(30), context=10)
+    assert [breaking.longest(view, wanted) for wanted in (None, 7, 99)] == [10, 7, 20]
+
+
+def test_actions_to_keep_to():
+    names, actions = zip(*futures.held(ActionSpace(2)), strict=True)
+    assert names[:3] == ("nothing", "action 0: -1", "action 0: +1") and len(names) == 5
+    assert np.array_equal(actions[4], [0, 1])
+    names, actions = zip(*futures.held(ActionSpace(5, (3, 2))), strict=True)
+    assert (
+        len(names) == 5 and np.array_equal(actions[1], [0, 1, 0, 1, 0]) and np.array_equal(actions[4], [1, 0, 0, 0, 1])
+    )
+    assert len(futures.held(ActionSpace(20))) == futures.MOST_ACTIONS
+
+
+def test_grids_hold_every_picture_where_it_belongs():
+    one, two = np.full((5, 8, 8, 3), 40, np.uint8), np.full((3, 8, 8, 3), 90, np.uint8)
+    moving = grids.tiles([("one", one), ("two", two), ("three", one)], 2, 16)
+    side = 16 + grids.GAP
+    assert moving.shape == (5, 2 * (grids.BAND + side), 2 * side, 3)
+    assert (moving[:, grids.BAND + 3, 3] == 40).all() and (moving[:, grids.BAND + 3, side + 3] == 90).all()
+    assert (moving[0, -side:, side:] == 255).all()
+    still = grids.strips([("one", one), ("two", two)], 4, 8)
+    assert (still[grids.BAND + 1, 1] == 40).all() and still.shape[0] == 2 * (grids.BAND + side - 8)
+    assert (still[:, -1] != 90).all()  # three pictures, not four
+
+
+@pytest.fixture(scope="module")
+def blind_dir(tmp_path_factory):
+    """No objective draws, groups of classes, no actor; dreams are drawn by the probe."""
+    root = tmp_path_factory.mktemp("imagined")
+    train(root, "--env.task", "pointmass", "--env.time_limit", "15", "--run.frames", "60", "--model.latent",
+          "categorical", "--loss.objective", "{contrastive: 1.0}")  # fmt: skip
+    return seed_dir(root, "pointmass")
+
+
+def read(run, name):
+    return json.loads((run / "eval" / f"{name}.json").read_text())
+
+
+def test_every_side_of_a_dream_of_a_model_without_a_decoder(blind_dir):
+    out, err = evaluate(blind_dir, "imagine", "--length", "6", "--samples", "3", "--long", "7")
+    eval_dir = blind_dir / "eval"
+    assert len(read(blind_dir, "imagine")["image_mse"]) == 6
+    found = read(blind_dir, "futures")
+    kinds = [future["kind"] for future in found["futures"]]
+    assert kinds == ["luck"] * 3 + ["action"] * 5 + ["policy"] * 2 and all(
+        len(future["reward"]) == 6 == len(future["continuation"]) for future in found["futures"]
+    )
+    assert "the actor cannot drive" in out and any("the actor" in line for line in found["left_out"])
+    long = read(blind_dir, "long")
+    assert long["length"] == 7 == len(long["mse"]["mean"]) and "episodes" in long["mean_of"] and long["samples"] == 3
+    effect = read(blind_dir, "latents")["traversal"]["effect"]
+    assert len(effect) == 6 and max(effect) > 0
+    spread = read(blind_dir, "uncertainty")
+    assert len(spread["std"]) == 6 and spread["std"][0] > 0 and -1 <= spread["correlation_pooled"] <= 1
+    for name in ("imagine", "futures", "uncertainty"):
+        with Image.open(eval_dir / f"{name}.gif") as gif, Image.open(eval_dir / f"{name}.webp") as webp:
+            assert gif.size == webp.size and webp.n_frames >= 6
+    for name in ("imagine", "futures", "long", "latents", "uncertainty"):
+        with Image.open(eval_dir / f"{name}.png") as picture:
+            assert min(picture.size) > 100
+    assert "dreaming [" in err and "playing" in err
+    assert ("no MP4" in out) == (media.encoder() is None)
+
+
+def test_luck_tells_dreams_apart_and_a_traversal_moves_one_group(blind_dir):
+    run = worldmodel.load(blind_dir)
+    [episode] = from_replay(run.path, 1)
+    model = OpenedRun(run, 0)
+    picture = Usual.of([episode]).picture
+    view = Scene(run, model, episode, model.observe(episode.columns)[0], "replay", 4, picture, "")
+    one, two, again = (futures.futures(view, 5, 2)[0][i].pictures for i in (0, 1, 0))
+    assert np.array_equal(one, again) and not np.array_equal(one, two)
+    here = {k: v[3:4] for k, v in view.belief.items()}
+    stoch, _ = traversal._categorical(view, here)
+    best = stoch.mode(0).values.mode(0).values
+    assert stoch.shape == (6, 5, 6, 5) and (stoch.sum(-1) == 1).all()
+    for g in range(6):
+        others = [i for i in range(6) if i != g]
+        assert torch.equal(stoch[g][:, others], best[others].expand(5, 5, 5))
+        assert torch.equal(stoch[g, :, g].sum(0), torch.ones(5))  # every class once
+    pictures = traversal.interpolation(view)[0][1]
+    assert len(pictures) == traversal.BETWEEN + 2 and np.array_equal(pictures[0], view.truth(3))
+
+
+@pytest.fixture
+def moved(blind_dir, tmp_path):
+    """A run whose environment is not here."""
+    run = tmp_path / "moved"
+    shutil.copytree(blind_dir, run, ignore=shutil.ignore_patterns("eval"))
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("task: pointmass", "task: not_a_module:Env"))
+    return run
+
+
+def test_where_the_environment_cannot_be_made(moved, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    out, _ = evaluate(moved, "imagine", "--length", "4", "--samples", "2")
+    assert sum("can't be made here" in line for line in out.splitlines()) == 1
+    assert read(moved, "imagine")["source"] == "replay" and (moved / "eval" / "long.png").exists()
+    for what in ("returns", "compare", "probe"):
+        code, line = mistaken(moved, what)
+        assert code == 3 and line.startswith("the environment can't be made here (") and "\n" not in line
+    shutil.rmtree(moved / "replay")
+    code, line = mistaken(moved, "imagine")
+    assert code == 4 and "replay of this run cannot be read" in line
+
+
+def test_a_run_of_an_older_format(moved, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    text = (moved / "config.yaml").read_text()
+    (moved / "config.yaml").write_text(text.replace("transition: rssm", "cell: gru"))
+    for what in ("returns", "imagine", "compare", "probe", "model", "play", "report"):
+        code, line = mistaken(moved, what)
+        assert code == 4 and "does not fit this version" in line and "\n" not in line
+
+
+def test_a_model_that_cannot_draw_says_so(monkeypatch):
+    monkeypatch.setattr(scene, "OpenedRun", lambda run, seed: SimpleNamespace(draws=False))
+    with pytest.raises(ValueError, match="this model cannot draw: train it on pictures"):
+        scene.opened(None, None, Reset, "fresh", 0, 5)

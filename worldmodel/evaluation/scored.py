@@ -1,0 +1,99 @@
+"""`eval.py RUN returns`: what a run earns over whole episodes, and videos of the best, the median and the worst."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worldmodel.api import Run
+from worldmodel.console import Progress, say
+from worldmodel.evaluation import media
+from worldmodel.evaluation.play_back import playing
+from worldmodel.evaluation.returns import Evaluation, run_episodes
+from worldmodel.rundir import RunDir, RunError
+
+FILE = "returns.json"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How many episodes, of which seed, in how many environments side by side; 0 takes one for every core."""
+
+    episodes: int
+    seed: int
+    envs: int
+
+    @property
+    def side_by_side(self) -> int:
+        return min(self.episodes, self.envs or len(os.sched_getaffinity(0)))
+
+
+def score(run: Run, make: Callable[[int], Any], reset: Callable[[int], Any], wanted: Wanted) -> dict[str, Any]:
+    """Play, write RUN/eval/returns.json and the videos, say what came out; returns what the file holds."""
+    target = run.path / "eval"
+    bar = Progress(wanted.episodes, "episodes")
+    with make(wanted.side_by_side) as envs:
+        rollout, player = playing(run, envs, reset, wanted.seed)
+
+        def draw(done: int) -> bool:
+            bar.update(done)
+            return False
+
+        result = run_episodes(rollout, player, wanted.episodes, draw, films=True)
+        bar.close()
+    assert result is not None
+    lines = {"run": str(run.path), "task": run.config.env.task, "name": run.config.run.name, "frames": run.frames,
+             "seed": wanted.seed, "envs": wanted.side_by_side, **result.summary(wanted.seed),
+             **result.robust(wanted.seed), "scores": result.scores, "lengths": result.lengths,
+             "successes": result.successes, "places": result.places()}  # fmt: skip
+    made = [target / FILE, *_videos(result, target)]
+    (target / FILE).write_text(json.dumps(lines, indent=1) + "\n")
+    say(describe(lines))
+    say("\n".join(f"  {path}" for path in made))
+    if len(made) > 1 and not any(path.suffix == ".mp4" for path in made):
+        say(media.NO_MP4)
+    return lines
+
+
+def _videos(result: Evaluation, target: Path) -> list[Path]:
+    made: list[Path] = []
+    for name, place in result.places().items():
+        film = result.films[place]
+        if film is not None:
+            made += media.save_clips(target / name, film.pictures())
+    return made
+
+
+def describe(x: dict[str, Any]) -> str:
+    """What the numbers are, and which way is good."""
+    count = x["eval/episodes"]
+    lines = [f"return {x['eval/score']:.1f}, 95 % interval {x['eval/score_low']:.1f} to {x['eval/score_high']:.1f}, "
+             f"{count} episodes; higher is better",
+             f"  middle half of the episodes (IQM) {x['eval/iqm']:.1f}, {x['eval/iqm_low']:.1f} to "
+             f"{x['eval/iqm_high']:.1f}"]  # fmt: skip
+    if "eval/success" in x:
+        lines.append(f"  success in {x['eval/success']:.0%} of the episodes, {x['eval/success_low']:.0%} to "
+                     f"{x['eval/success_high']:.0%}")  # fmt: skip
+    places = (f"{name} {x['scores'][place]:.1f} (episode {place})" for name, place in x["places"].items())
+    lines.append("  " + ", ".join(places))
+    return "\n".join(lines)
+
+
+def saved(path: Path) -> dict[str, Any]:
+    """What an earlier command left of a run; RunError in one line where there is nothing to read."""
+    RunDir(path).config()  # says what is wrong where this is no run
+    try:
+        found = json.loads((path / "eval" / FILE).read_text())
+        if not (found["scores"] and {"task", "name", "frames"} <= found.keys()):
+            raise ValueError
+        return found
+    except OSError:
+        raise RunError(f"{path}/eval/{FILE} is not there: make it with ./wm eval {path}", 4) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise RunError(
+            f"{path}/eval/{FILE} is damaged or of another version: ./wm eval {path} makes it anew", 4
+        ) from None
