@@ -141,9 +141,7 @@ def opened(args: argparse.Namespace, path: Path):
     e, d = run.config.env, run.config.distract
 
     def environments(obs: str = e.obs, num: int = 1):
-        make = partial(envs.make, e.task, size=tuple(e.size), repeat=e.repeat, time_limit=e.time_limit, obs=obs,
-                       render=args.render or e.render, camera=e.camera, strength=d.strength, kind=d.kind,
-                       held_out=True)  # fmt: skip
+        make = partial(envs.configured(e, d), obs=obs, render=args.render or e.render, held_out=True)
         return make_vector(make, num, timeout_s=e.timeout, restart_budget=e.restarts)
 
     (run.path / "eval").mkdir(exist_ok=True)

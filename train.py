@@ -57,9 +57,7 @@ def train(c) -> int:
     parallel.check_same(world, c)
     world.led(lambda: run.open(c, launch.restarts))
     run.check_seen()
-    make = partial(envs.make, c.env.task, size=tuple(c.env.size), repeat=c.env.repeat, time_limit=c.env.time_limit,
-                   obs=c.env.obs, render=c.env.render, camera=c.env.camera, strength=c.distract.strength,
-                   kind=c.distract.kind)  # fmt: skip
+    make = envs.configured(c.env, c.distract)
     patient = partial(make, patience=c.env.patience, floor=c.env.patience_floor)
     vector = partial(make_vector, timeout_s=c.env.timeout, restart_budget=c.env.restarts)
     playing = vector(partial(make, held_out=True), 1) if world.main else contextlib.nullcontext()

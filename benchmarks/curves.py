@@ -15,8 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from worldmodel import config
 from worldmodel.evaluation.media import read_lines
-
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+from worldmodel.evaluation.plots import COLORS, pyplot, save
 
 
 def collect(sources: list[str]) -> list[dict]:
@@ -35,22 +34,15 @@ def collect(sources: list[str]) -> list[dict]:
 
 def draw(lines: list[dict], target: Path, levels: dict[str, float]) -> None:
     """One colour for each run's name: every seed thin, their mean thick; reference levels dashed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6.4, 4), dpi=110)
+    figure, axes = pyplot().subplots(figsize=(6.4, 4), dpi=110)
     for name, color in zip(dict.fromkeys(x["name"] for x in lines), COLORS, strict=False):
         draw_seeds(axes, [x for x in lines if x["name"] == name], name, color)
     for name, level in levels.items():
         axes.axhline(level, ls="--", lw=1, color="#555555")
         axes.annotate(name, (0.01, level), xycoords=("axes fraction", "data"), fontsize=8, va="bottom", color="#555555")
     axes.set(xlabel="environment frames", ylabel="evaluation return (higher is better)", title=lines[0]["task"])
-    axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(target)
+    save(figure, target)
 
 
 def draw_seeds(axes, lines: list[dict], name: str, color: str) -> None:

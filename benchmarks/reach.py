@@ -117,8 +117,7 @@ def opened(paths: list[str], changes: list[tuple[str, str]]) -> dict[str, Any]:
 
 def course_of(run: Any, seed: int) -> Course:
     e, d = run.config.env, run.config.distract
-    make = partial(envs.make, e.task, size=tuple(e.size), repeat=e.repeat, time_limit=e.time_limit, strength=d.strength,
-                   kind=d.kind, held_out=True)  # fmt: skip
+    make = partial(envs.configured(e, d), obs="pixels", held_out=True)
     return Course(make(), make(), *TASKS[e.task.removeprefix(DISTRACT)], seed)
 
 

@@ -19,9 +19,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.curves import COLORS
-from worldmodel.evaluation.media import read_lines
-from worldmodel.rundir import slug
+from worldmodel.evaluation.media import enlarge, read_lines, save_png
+from worldmodel.evaluation.plots import COLORS, pyplot, save
+from worldmodel.rundir import RunDir, slug
 
 ROOT = Path(__file__).resolve().parent.parent
 WHERE = ("clean", "distracted")
@@ -38,24 +38,10 @@ OBJECTIVES: dict[str, list[str]] = {
     "reward_only": ["--loss.objective", "{reward_only: 1.0}"],
 }
 JOBS: dict[str, tuple[str, list[str]]] = {
-    "pendulum": (
-        "pendulum",
-        [
-            "pendulum",
-            "--env.size",
-            "[32,32]",
-            "--model.cnn",
-            "[16,32,64]",
-            "--optim.eps",
-            "1e-8",
-            "--run.frames",
-            "3000",
-            "--log.eval",
-            "1000",
-        ],
-    ),
+    "pendulum": ("pendulum", ["pendulum", "--env.size", "[32,32]", "--model.cnn", "[16,32,64]", "--optim.eps", "1e-8",
+                              "--run.frames", "3000", "--log.eval", "1000"]),
     "cartpole": ("dmc:cartpole_swingup", ["laptop", "swingup", "--run.frames", "50000"]),
-}
+}  # fmt: skip
 
 
 def train(job: str, name: str, where: str, seed: int) -> None:
@@ -87,9 +73,8 @@ def label(name: str, where: str) -> str:
 
 
 def finished(run: Path) -> bool:
-    """Whether a run has closed."""
-    status = run / "status.json"
-    return status.is_file() and json.loads(status.read_text())["state"] == "done"
+    """Whether a run has closed, at whatever number of frames."""
+    return RunDir(run).is_done(0, 0)
 
 
 def gather(job: str, seeds: int) -> list[dict]:
@@ -140,12 +125,7 @@ def table(lines: list[dict]) -> str:
 
 def draw(lines: list[dict], target: Path) -> None:
     """Closing returns and read-outs as bars, a dot for each seed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 4.2), dpi=110, sharey=True)
+    figure, axes = pyplot().subplots(1, 2, figsize=(9, 4.2), dpi=110, sharey=True)
     names = [n for n in OBJECTIVES if any(x["objective"] == n for x in lines)][::-1]
     for axis, key, title in zip(axes, ("return", "r2"), ("return", "linear read-out of the state, R²"), strict=True):
         for i, where in enumerate(WHERE):
@@ -157,16 +137,12 @@ def draw(lines: list[dict], target: Path) -> None:
                     axis.plot(own, [at] * len(own), "o", ms=3.5, color=COLORS[i])
         axis.set(title=f"{title} (higher is better)", yticks=range(len(names)), yticklabels=names)
         axis.set_xlim(left=0)
-        axis.grid(axis="x", alpha=0.3)
     axes[0].legend(fontsize=8, loc="lower right")
-    figure.tight_layout()
-    figure.savefig(target)
+    save(figure, target)
 
 
 def draw_seen(job: str, target: Path, steps: int = 10) -> None:
     """What each objective's decoder draws of the same pictures, a row each, the truth above; seed 0, distracted."""
-    from PIL import Image
-
     import envs
     import worldmodel
 
@@ -176,14 +152,13 @@ def draw_seen(job: str, target: Path, steps: int = 10) -> None:
         if not finished(run_path):
             continue
         run = worldmodel.load(run_path)
-        e = run.config.env
-        env = envs.make(e.task, size=tuple(e.size), repeat=e.repeat, render=e.render)
+        env = envs.configured(run.config.env, run.config.distract)(held_out=True)
         truth, drawn = watched(run, env, steps)
         env.close()
         rows += [drawn] if rows else [truth, drawn]
     if rows:
         sheet = np.concatenate(rows)
-        Image.fromarray(sheet).resize((sheet.shape[1] * 2, sheet.shape[0] * 2), Image.Resampling.NEAREST).save(target)
+        save_png(target, enlarge(sheet, 2 * len(sheet)))
 
 
 def watched(run, env, steps: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from envs.names import DISTRACT, FORMS, NAMES, SUITE, TASKS, check_name
@@ -12,7 +13,7 @@ from envs.names import DISTRACT, FORMS, NAMES, SUITE, TASKS, check_name
 if TYPE_CHECKING:
     import gymnasium
 
-__all__ = ["FORMS", "NAMES", "SUITE", "TASKS", "check_name", "expert", "make"]
+__all__ = ["FORMS", "NAMES", "SUITE", "TASKS", "check_name", "configured", "expert", "make"]
 
 _CLASSES = {
     "pointmass": "PointMass",
@@ -22,6 +23,12 @@ _CLASSES = {
     "counter": "Counter",
 }
 _OBS = ("pixels", "state", "both")
+
+
+def configured(env: Any, distract: Any) -> partial[gymnasium.Env]:
+    """`make` with what a run's sections env and distract say; patience, which is for collecting alone, left out."""
+    return partial(make, env.task, size=tuple(env.size), repeat=env.repeat, time_limit=env.time_limit, obs=env.obs,
+                   render=env.render, camera=env.camera, strength=distract.strength, kind=distract.kind)  # fmt: skip
 
 
 def make(

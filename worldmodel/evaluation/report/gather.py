@@ -48,12 +48,10 @@ def read(path: Path) -> Seed:
     config = run.config()
     try:
         states = checkpoint.retained_states(run.checkpoints)
-        status = json.loads(run.status_file.read_text()) if run.status_file.exists() else {}
     except (checkpoint.CheckpointError, ValueError):
-        states, status = [], {}
+        states = []
     metrics, scores = (numbered(run.path / f"{name}.jsonl") for name in ("metrics", "scores"))
-    done = isinstance(status, dict) and status.get("state") == "done"
-    return Seed(run.path, config, metrics, scores, states[-1] if states else None, done)
+    return Seed(run.path, config, metrics, scores, states[-1] if states else None, run.is_done(0, 0))
 
 
 def read_all(paths: list[Path]) -> list[Seed]:
@@ -69,7 +67,7 @@ def read_all(paths: list[Path]) -> list[Seed]:
 
 def numbered(path: Path) -> list[dict[str, Any]]:
     """The lines that say at how many frames they were written."""
-    return [x for x in read_lines(path) if isinstance(x, dict) and isinstance(x.get("frames"), int)]
+    return [x for x in read_lines(path) if isinstance(x.get("frames"), int)]
 
 
 def curve(lines: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
