@@ -17,14 +17,15 @@ from worldmodel.replay import Replay
 from worldmodel.rollout import Rollout, episode_seeds, spaces_of
 
 TASK, REPEAT = "dmc:walker_walk", 2
+AGENTS = {"laptop": ["laptop", "walker"], "small": ["small"]}
 Entry = dict[str, float | str | None]
 
 
 class Collector:
-    """A run's collecting half with an actor of the preset that was never trained."""
+    """A run's collecting half with an actor that was never trained."""
 
-    def __init__(self, preset: str, render: str):
-        c = config.parse([preset, "behavior.name=actor_critic", "replay.codec=zstd"])
+    def __init__(self, presets: list[str], render: str):
+        c = config.parse([*presets, "behavior.name=actor_critic", "replay.codec=zstd"])
         make = partial(envs.make, TASK, size=(64, 64), repeat=REPEAT, render=render)
         self.envs = make_vector(make, 1)
         observation, space = spaces_of(self.envs)
@@ -52,19 +53,20 @@ class Collector:
         return steps / (time.perf_counter() - began)
 
 
-def bench(preset: str = "small", rounds: int = 5, steps: int = 100) -> dict[str, Entry]:
+def bench(rounds: int = 5, steps: int = 100) -> dict[str, Entry]:
     """Medians of interleaved rounds; the baseline is the same agent with the standard picture (`gl`)."""
     from benchmarks.render import usable
 
-    made = {name: Collector(preset, name) for name in usable()}
+    made = {(agent, name): Collector(presets, name) for agent, presets in AGENTS.items() for name in usable()}
     rates: dict[str, list[float]] = {}
     for _ in range(rounds + 1):
-        for name, collector in made.items():
-            rates.setdefault(f"collect.{name}", []).append(collector.collecting(steps))
+        for (agent, name), collector in made.items():
+            rates.setdefault(f"collect.{agent}.{name}", []).append(collector.collecting(steps))
             rates.setdefault(f"collect.environment.{name}", []).append(collector.stepping(steps))
     for collector in made.values():
         collector.envs.close()
-    medians = {name: statistics.median(each[1:]) for name, each in rates.items()}  # the first round warms up
+    skipped = len(AGENTS)  # the first round warms up
+    medians = {name: statistics.median(each[skipped if "environment" in name else 1 :]) for name, each in rates.items()}
     task = TASK.removeprefix("dmc:")
     return {
         f"{name}.{task}": {"value": rate, "unit": "steps/s", "baseline": medians.get(name.rpartition(".")[0] + ".gl")}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,15 +10,12 @@ import numpy as np
 
 from envs.floor import Floor, View
 from envs.lights import Lights, Lit, Points
+from envs.rays import Rays, many
 from envs.render import solid
 from envs.shading import Materials, Sky
 from envs.sprites import Sprites
 
-_VISIBLE = np.array([1, 1, 1, 0, 0, 0], np.uint8)  # geom groups that the standard picture shows
-_HIDDEN_GROUP = 5
-_FAR = 1e10
 _DIRECTIONAL = int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
-_PLANE = int(mujoco.mjtGeom.mjGEOM_PLANE)
 
 
 class RayRenderer:
@@ -33,9 +28,6 @@ class RayRenderer:
         self.camera = camera
         self.shadows = shadows
         count = size[0] * size[1]
-        self._geom = np.empty(count, np.int32)
-        self._dist = np.empty(count, np.float64)
-        self._normal = np.empty(3 * count, np.float64)
         self._shadow_geom = np.empty(count, np.int32)
         self._shadow_dist = np.empty(count, np.float64)
         self._shares = np.zeros(count, np.float32)  # of each pixel of the front layer, what is neither sky nor ground
@@ -45,17 +37,9 @@ class RayRenderer:
     def _bind(self, model: Any) -> None:
         """Read everything about a model that does not change."""
         self._model = model
-        self._rotation: np.ndarray | None = None
-        height, width = self.size
-        pixel = 2 * np.tan(np.deg2rad(model.cam_fovy[self.camera]) / 2) / height
-        x = (np.arange(width) + 0.5 - width / 2) * pixel
-        y = (height / 2 - np.arange(height) - 0.5) * pixel
-        rays = np.stack(np.broadcast_arrays(x, y[:, None], -1.0), -1).reshape(-1, 3)
-        self._rays = rays / np.linalg.norm(rays, axis=1, keepdims=True)
-        self._pixel = pixel
-        self._cosine = -self._rays[:, 2]
-        self._reach = model.vis.map.zfar * model.stat.extent / self._cosine  # the far clipping plane
-        self._sprites = Sprites(model, self.size, self.camera, pixel)
+        self._rays = rays = Rays(model, self.size, self.camera)
+        self._reach = model.vis.map.zfar * model.stat.extent / rays.cosine  # the far clipping plane
+        self._sprites = Sprites(model, self.size, self.camera, rays.pixel)
         self._sky = Sky(model)
         self._materials = Materials(model)
         self._lights = Lights(model)
@@ -63,64 +47,24 @@ class RayRenderer:
         fixed = np.asarray(model.body_weldid)[model.geom_bodyid] == 0
         still = _stands_still(model, self.camera)
         self._floors = {
-            geom: Floor(model, geom, pyramid, pixel, self._lights, gloss[geom], still and bool(fixed[geom]))
+            geom: Floor(model, geom, pyramid, rays.pixel, self._lights, gloss[geom], still and bool(fixed[geom]))
             for geom, pyramid in textures.items()
         }
         self._is_floor = np.isin(np.arange(model.ngeom), list(self._floors))
-        plane = np.asarray(model.geom_type) == _PLANE
-        self._planes = np.flatnonzero(plane)
         self._solid = solid(model).astype(np.float32)
         # Only moving geoms cast shadows, unless the world itself holds solids.
+        plane = np.isin(np.arange(model.ngeom), rays.planes)
         self._fixed_shadows = bool((fixed & ~plane).any())
-        self._boxes = _boxes(model)
         self._shadow_slack = 2e-3 * model.stat.extent
-
-    def _aim(self, data: Any) -> None:
-        """Turn the rays with the camera; most cameras never turn, and then the sky is kept too."""
-        rotation = data.cam_xmat[self.camera].reshape(3, 3)
-        if self._rotation is None or not np.array_equal(rotation, self._rotation):
-            self._rotation = rotation.copy()
-            self._backward = rotation[:, 2].astype(np.float32)
-            self._directions = self._rays @ rotation.T
-            self._directions32 = self._directions.astype(np.float32)
-            self._background = self._sky.colours(self._directions32, self._pixel)
-
-    @contextmanager
-    def _adjusted(self, model: Any, hidden: np.ndarray) -> Iterator[None]:
-        """Let rays skip `hidden` geoms and use our boxes; the simulation never sees either change."""
-        groups, boxes = model.geom_group, model.bvh_aabb[: len(self._boxes)]
-        kept_groups, kept_boxes = groups.copy(), boxes.copy()
-        try:
-            groups[hidden] = _HIDDEN_GROUP
-            boxes[:] = self._boxes
-            yield
-        finally:
-            groups[:] = kept_groups
-            boxes[:] = kept_boxes
-
-    def _cast(self, model: Any, data: Any) -> None:
-        """Cast every pixel's ray."""
-        mujoco.mj_multiRay(
-            model,
-            data,
-            data.cam_xpos[self.camera],
-            self._directions.reshape(-1),
-            _VISIBLE,
-            True,
-            -1,
-            self._geom,
-            self._dist,
-            self._normal,
-            len(self._geom),
-            _FAR,
-        )
 
     def _prepare(self, physics: Any) -> tuple[Any, Any]:
         """Follow the model and the camera, and return MuJoCo's model and data."""
         model, data = physics.model.ptr, physics.data.ptr
         if model is not self._model:
             self._bind(model)
-        self._aim(data)
+        if self._rays.aim(data):
+            self._backward = data.cam_xmat[self.camera].reshape(3, 3)[:, 2].astype(np.float32)
+            self._background = self._sky.colours(self._rays.directions32, self._rays.pixel)
         return model, data
 
     def render(self, physics: Any) -> np.ndarray:
@@ -128,28 +72,27 @@ class RayRenderer:
         model, data = self._prepare(physics)
         rgba = self._materials.rgba()
         alpha = rgba[:, 3]
-        out = self._layer(model, data, rgba, alpha == 0)
+        rays, out = self._rays, self._layer(data, rgba, alpha == 0)
         self._mask = self._shares.reshape(self.size)
         glass = (alpha > 0) & (alpha < 1)
         if glass.any():
-            through = np.flatnonzero((self._geom >= 0) & glass[self._geom])
-            share = alpha[self._geom[through], None]
+            through = np.flatnonzero((rays.geom >= 0) & glass[rays.geom])
+            share = alpha[rays.geom[through], None]
             if len(through):
-                behind = self._layer(model, data, rgba, alpha < 1)
+                behind = self._layer(data, rgba, alpha < 1)
                 out[through] = share * out[through] + (1 - share) * behind[through]
         return out.astype(np.uint8).reshape(*self.size, 3)
 
-    def _layer(self, model: Any, data: Any, rgba: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    def _layer(self, data: Any, rgba: np.ndarray, hidden: np.ndarray) -> np.ndarray:
         """Return the picture (pixels, 3) in [0, 255] without some geoms, all else opaque."""
-        out = self._background.copy()
-        with self._adjusted(model, hidden):
-            self._cast(model, data)
-            model.geom_group[self._planes] = _HIDDEN_GROUP  # they cast no shadows
-            hit = (self._geom >= 0) & (self._dist < self._reach)
-            self._shares = self._solid.take(self._geom) * hit
-            flat = self._is_floor[self._geom] & hit
+        rays, out = self._rays, self._background.copy()
+        with rays.hiding(hidden):
+            rays.cast(data)
+            hit = (rays.geom >= 0) & (rays.dist < self._reach)
+            self._shares = self._solid.take(rays.geom) * hit
+            flat = self._is_floor[rays.geom] & hit
             for plane, floor in self._floors.items():
-                seen = np.flatnonzero(flat & (self._geom == plane))
+                seen = np.flatnonzero(flat & (rays.geom == plane))
                 floor.draw(out, data, rgba[plane], self._view(data), seen, self._lit(data))
             self._draw_solids(out, data, rgba, np.flatnonzero(hit & ~flat))
             self._draw_sprites(out, data)
@@ -159,11 +102,11 @@ class RayRenderer:
         """Draw everything but floors where the rays `hit` it."""
         if not len(hit):
             return
-        geom = self._geom.take(hit)
-        direction = self._directions32.take(hit, 0)
+        rays = self._rays
+        geom, direction = rays.geom.take(hit), rays.directions32.take(hit, 0)
         points = Points(
-            position=direction * self._dist.take(hit).astype(np.float32)[:, None],
-            normal=self._normal.reshape(-1, 3).take(hit, 0).astype(np.float32),
+            position=direction * rays.dist.take(hit).astype(np.float32)[:, None],
+            normal=rays.normal.take(hit, 0).astype(np.float32),
             rgb=(rgba[:, :3] * self._materials.tint).astype(np.float32).take(geom, 0),
             gloss=self._materials.gloss.take(geom, 0),
             direction=direction,
@@ -178,9 +121,9 @@ class RayRenderer:
         if splats is None or not len(front):
             return
         pixels, rgba = splats.pixels[front], splats.rgba[front]
-        direction = self._directions32.take(pixels, 0)
+        direction = self._rays.directions32.take(pixels, 0)
         points = Points(
-            position=direction * (splats.depth[front] / self._cosine[pixels]).astype(np.float32)[:, None],
+            position=direction * (splats.depth[front] / self._rays.cosine[pixels]).astype(np.float32)[:, None],
             normal=splats.normal[front],
             rgb=rgba[:, :3],
             gloss=splats.gloss[front],
@@ -193,8 +136,7 @@ class RayRenderer:
 
     def _depth(self, pixels: np.ndarray) -> np.ndarray:
         """Return how far along the camera's axis the rays of some pixels went."""
-        dist = np.where(self._geom[pixels] >= 0, self._dist[pixels], _FAR)
-        return dist * self._cosine[pixels]
+        return self._rays.dist[pixels] * self._rays.cosine[pixels]
 
     def mask(self, physics: Any) -> np.ndarray:
         """Return how far (height, width) in [0, 1] each pixel of the last picture shows neither sky nor ground."""
@@ -203,9 +145,9 @@ class RayRenderer:
     def segment(self, physics: Any) -> np.ndarray:
         """Return (height, width) int32: -1 for sky, geom, then geoms + site, then geoms + sites + tendon."""
         model, data = self._prepare(physics)
-        with self._adjusted(model, self._materials.rgba()[:, 3] == 0):
-            self._cast(model, data)
-        ids = np.where(self._dist < self._reach, self._geom, -1)
+        with self._rays.hiding(self._materials.rgba()[:, 3] == 0):
+            self._rays.cast(data)
+        ids = np.where(self._rays.dist < self._reach, self._rays.geom, -1)
         splats = self._sprites.splats(data)
         if splats:
             front = (splats.depth < self._depth(splats.pixels)) & splats.centre
@@ -218,7 +160,7 @@ class RayRenderer:
 
     def _view(self, data: Any) -> View:
         """Return where the camera is and how it looks."""
-        return View(data.cam_xpos[self.camera], self._backward, self._directions32)
+        return View(data.cam_xpos[self.camera], self._backward, self._rays.directions32)
 
     def _lit(self, data: Any) -> Lit | None:
         """Return the function that tells which points a lamp reaches, or None where shadows are off."""
@@ -234,8 +176,7 @@ class RayRenderer:
         length = np.sqrt(np.einsum("ij,ij->i", rays, rays))
         rays /= length[:, None]
         geom, dist = self._shadow_geom[: len(rays)], self._shadow_dist[: len(rays)]
-        towards, fixed = rays.reshape(-1), self._fixed_shadows
-        mujoco.mj_multiRay(model, data, position, towards, _VISIBLE, fixed, -1, geom, dist, None, len(rays), _FAR)
+        many(model, data, position, rays, self._fixed_shadows, geom, dist)
         return (geom < 0) | (dist > length - self._shadow_slack)
 
 
@@ -244,20 +185,3 @@ def _stands_still(model: Any, camera: int) -> bool:
     weld = np.asarray(model.body_weldid)
     bodies, modes = [model.cam_bodyid[camera], *model.light_bodyid], [model.cam_mode[camera], *model.light_mode]
     return not weld[bodies].any() and not any(modes)  # mode 0 is fixed to the body
-
-
-def _boxes(model: Any) -> np.ndarray:
-    """Return bounding boxes, a row per node of the bodies' trees, that surely hold each body's geoms.
-
-    mj_multiRay misses geoms that stand out of the model's own boxes: those of bodies with visual-only geoms, and those
-    of the world where a task moves its geoms.
-    """
-    boxes = np.array(model.bvh_aabb[: int((model.body_bvhadr + model.body_bvhnum).max(initial=0))])
-    reach = np.linalg.norm(model.geom_pos, axis=1) + model.geom_rbound
-    for body in np.flatnonzero(model.body_bvhnum):
-        start, first = model.body_bvhadr[body], model.body_geomadr[body]
-        geoms = slice(first, first + model.body_geomnum[body])
-        boundless = body == 0 or (model.geom_rbound[geoms] == 0).any()
-        size = _FAR if boundless else reach[geoms].max(initial=0) + np.linalg.norm(model.body_ipos[body])
-        boxes[start : start + model.body_bvhnum[body]] = (0, 0, 0, size, size, size)
-    return boxes

@@ -53,7 +53,7 @@ def test_every_ray_meets_what_a_single_ray_meets(task):
     env.reset(seed=3)
     env.step(np.full(env.action_space.shape, 0.7))
     ids = env._drawer().segment(env.physics).ravel()
-    model, data, rays = env.physics.model.ptr, env.physics.data.ptr, env._renderer._directions
+    model, data, rays = env.physics.model.ptr, env.physics.data.ptr, env._renderer._rays.directions
     seen, groups = np.zeros(1, np.int32), np.array([1, 1, 1, 0, 0, 0], np.uint8)
     for pixel in np.flatnonzero(ids < model.ngeom):
         mujoco.mj_ray(model, data, data.cam_xpos[0], rays[pixel], groups, True, -1, seen)

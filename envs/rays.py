@@ -1,0 +1,161 @@
+"""What each pixel's ray meets: planes worked out for all of them at once, MuJoCo's rays only where a solid may be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import mujoco
+import numpy as np
+
+VISIBLE = np.array([1, 1, 1, 0, 0, 0], np.uint8)  # geom groups that the standard picture shows
+FAR = 1e10
+_HIDDEN_GROUP = 5
+_CORNERS = np.stack(np.meshgrid([-1, 1], [-1, 1], [-1, 1]), -1).reshape(8, 3)
+_MARGIN = 1e-6  # of a pixel, on both sides of what a box covers
+_FRONT = 1e-9  # how squarely a ray has to meet a plane's front
+
+
+class Rays:
+    """One ray per pixel of a camera that sees a model; arrays have a row per pixel."""
+
+    def __init__(self, model: Any, size: tuple[int, int], camera: int) -> None:
+        self._model, self._size, self._camera = model, size, camera
+        height, width = size
+        self.pixel = float(2 * np.tan(np.deg2rad(model.cam_fovy[camera]) / 2) / height)
+        x = (np.arange(width) + 0.5 - width / 2) * self.pixel
+        y = (height / 2 - np.arange(height) - 0.5) * self.pixel
+        rays = np.stack(np.broadcast_arrays(x, y[:, None], -1.0), -1).reshape(-1, 3)
+        self._rays = rays / np.linalg.norm(rays, axis=1, keepdims=True)
+        self.cosine = -self._rays[:, 2]
+        self.geom = np.full(len(rays), -1, np.int32)  # met, or -1
+        self.dist = np.full(len(rays), FAR)
+        self.normal = np.zeros((len(rays), 3))
+        self._rotation: np.ndarray | None = None
+        plane = np.asarray(model.geom_type) == int(mujoco.mjtGeom.mjGEOM_PLANE)
+        self.planes = np.flatnonzero(plane)
+        self._others = np.flatnonzero(~plane)
+        self._corners = model.geom_aabb[self._others, None, :3] + _CORNERS * model.geom_aabb[self._others, None, 3:]
+        self._boxes = _boxes(model)
+
+    def aim(self, data: Any) -> bool:
+        """Turn the rays with the camera, and return whether they had to; most cameras never turn."""
+        rotation = data.cam_xmat[self._camera].reshape(3, 3)
+        if self._rotation is not None and np.array_equal(rotation, self._rotation):
+            return False
+        self._rotation = rotation.copy()
+        self._facing: dict[bytes, tuple[np.ndarray, ...]] = {}
+        self.directions = self._rays @ rotation.T
+        self.directions32 = self.directions.astype(np.float32)
+        return True
+
+    @contextmanager
+    def hiding(self, hidden: np.ndarray) -> Iterator[None]:
+        """Let rays skip `hidden` geoms and use our boxes; the simulation never sees either change."""
+        groups, boxes = self._model.geom_group, self._model.bvh_aabb[: len(self._boxes)]
+        kept_groups, kept_boxes = groups.copy(), boxes.copy()
+        try:
+            groups[hidden] = _HIDDEN_GROUP
+            boxes[:] = self._boxes
+            yield
+        finally:
+            groups[:] = kept_groups
+            boxes[:] = kept_boxes
+
+    def cast(self, data: Any) -> None:
+        """Find what every ray meets first: `geom`, `dist`, and `normal` where that is no plane.
+
+        To be called inside `hiding`. Rays cast after it, for shadows, do not meet planes.
+        """
+        groups, origin = self._model.geom_group, data.cam_xpos[self._camera]
+        self.geom.fill(-1)
+        self.dist.fill(FAR)
+        for plane in self.planes:
+            if groups[plane] < len(VISIBLE) and VISIBLE[groups[plane]]:
+                self._meet(data, origin, int(plane))
+        groups[self.planes] = _HIDDEN_GROUP
+        near = np.flatnonzero(self._covered(data, origin))
+        if not len(near):
+            return
+        geom, dist, normal = np.empty(len(near), np.int32), np.empty(len(near)), np.empty((len(near), 3))
+        towards = self.directions.take(near, 0)
+        many(self._model, data, origin, towards, True, geom, dist, normal)
+        first = np.flatnonzero((geom >= 0) & (dist < self.dist.take(near)))
+        pixels = near.take(first)
+        self.geom[pixels], self.dist[pixels] = geom.take(first), dist.take(first)
+        self.normal[pixels] = normal.take(first, 0)
+
+    def _meet(self, data: Any, origin: np.ndarray, plane: int) -> None:
+        """Let rays meet the front of a plane where nothing nearer was met."""
+        pose, (x, y) = data.geom_xmat[plane].reshape(3, 3), self._model.geom_size[plane, :2]
+        key = pose.tobytes()
+        if key not in self._facing:
+            across, down, along = (self.directions @ axis for axis in pose.T)
+            facing = along < -_FRONT
+            self._facing = {key: (across, down, np.where(facing, -1 / np.where(facing, along, -1), 0)), **self._facing}
+            self._facing = dict(list(self._facing.items())[: len(self.planes)])  # those of this frame, if planes turn
+        across, down, inverse = self._facing[key]
+        start = (origin - data.geom_xpos[plane]) @ pose
+        dist = start[2] * inverse
+        met = (dist > 0) & (dist < self.dist)
+        if x > 0:
+            met &= np.abs(start[0] + dist * across) <= x
+        if y > 0:
+            met &= np.abs(start[1] + dist * down) <= y
+        np.copyto(self.dist, dist, where=met)
+        self.geom[met] = plane
+        self.normal[met] = pose[:, 2]
+
+    def _covered(self, data: Any, origin: np.ndarray) -> np.ndarray:
+        """Return which pixels lie in a rectangle around the picture of some solid's box."""
+        height, width = self._size
+        covered = np.zeros(self._size, bool)
+        shown = VISIBLE[np.minimum(self._model.geom_group[self._others], len(VISIBLE) - 1)] > 0
+        poses = data.geom_xmat[self._others].reshape(-1, 3, 3).transpose(0, 2, 1)
+        corners = (self._corners @ poses + (data.geom_xpos[self._others] - origin)[:, None]) @ self._rotation
+        depth = -corners[..., 2]
+        front = depth.min(1, initial=FAR) > 1e-6
+        depth[~front] = 1.0
+        x = corners[..., 0] / (depth * self.pixel) + width / 2
+        y = height / 2 - corners[..., 1] / (depth * self.pixel)
+        # A pixel's ray goes through its centre, half a pixel from its edges.
+        low = np.ceil(np.stack([y.min(1), x.min(1)], 1) - 0.5 - _MARGIN)
+        high = np.floor(np.stack([y.max(1), x.max(1)], 1) - 0.5 + _MARGIN) + 1
+        low[~front], high[~front] = 0, (height, width)
+        low, high = (np.clip(each, 0, (height, width)).astype(int) for each in (low, high))
+        for (top, left), (bottom, right) in zip(low[shown].tolist(), high[shown].tolist(), strict=True):
+            covered[top:bottom, left:right] = True
+        return covered.ravel()
+
+
+def many(
+    model: Any,
+    data: Any,
+    origin: np.ndarray,
+    towards: np.ndarray,
+    fixed: bool,
+    geom: np.ndarray,
+    dist: np.ndarray,
+    normal: np.ndarray | None = None,
+) -> None:
+    """Cast rays (n, 3) from one point into arrays of n rows; `fixed` says whether the world's own geoms count."""
+    flat, into = towards.reshape(-1), None if normal is None else normal.reshape(-1)
+    mujoco.mj_multiRay(model, data, origin, flat, VISIBLE, fixed, -1, geom, dist, into, len(towards), FAR)
+
+
+def _boxes(model: Any) -> np.ndarray:
+    """Return bounding boxes, a row per node of the bodies' trees, that surely hold each body's geoms.
+
+    mj_multiRay misses geoms that stand out of the model's own boxes: those of bodies with visual-only geoms, and those
+    of the world where a task moves its geoms.
+    """
+    boxes = np.array(model.bvh_aabb[: int((model.body_bvhadr + model.body_bvhnum).max(initial=0))])
+    reach = np.linalg.norm(model.geom_pos, axis=1) + model.geom_rbound
+    for body in np.flatnonzero(model.body_bvhnum):
+        start, first = model.body_bvhadr[body], model.body_geomadr[body]
+        geoms = slice(first, first + model.body_geomnum[body])
+        boundless = body == 0 or (model.geom_rbound[geoms] == 0).any()
+        size = FAR if boundless else reach[geoms].max(initial=0) + np.linalg.norm(model.body_ipos[body])
+        boxes[start : start + model.body_bvhnum[body]] = (0, 0, 0, size, size, size)
+    return boxes
