@@ -40,7 +40,7 @@ OBJECTIVES: dict[str, list[str]] = {
 JOBS: dict[str, tuple[str, list[str]]] = {
     "pendulum": ("pendulum", ["pendulum", "--env.size", "[32,32]", "--model.cnn", "[16,32,64]", "--optim.eps", "1e-8",
                               "--run.frames", "3000", "--log.eval", "1000"]),
-    "cartpole": ("dmc:cartpole_swingup", ["laptop", "swingup", "--run.frames", "50000"]),
+    "cartpole": ("dmc:cartpole_balance", ["quickstart"]),
 }  # fmt: skip
 
 
