@@ -53,23 +53,22 @@ class RayRenderer:
         self._is_floor = np.isin(np.arange(model.ngeom), list(self._floors))
         self._solid = solid(model).astype(np.float32)
         # Only moving geoms cast shadows, unless the world itself holds solids.
-        plane = np.isin(np.arange(model.ngeom), rays.planes)
-        self._fixed_shadows = bool((fixed & ~plane).any())
+        self._fixed_shadows = bool(fixed[rays.solids].any())
         self._shadow_slack = 2e-3 * model.stat.extent
 
-    def _prepare(self, physics: Any) -> tuple[Any, Any]:
-        """Follow the model and the camera, and return MuJoCo's model and data."""
+    def _prepare(self, physics: Any) -> Any:
+        """Follow the model and the camera, and return MuJoCo's data."""
         model, data = physics.model.ptr, physics.data.ptr
         if model is not self._model:
             self._bind(model)
         if self._rays.aim(data):
             self._backward = data.cam_xmat[self.camera].reshape(3, 3)[:, 2].astype(np.float32)
             self._background = self._sky.colours(self._rays.directions32, self._rays.pixel)
-        return model, data
+        return data
 
     def render(self, physics: Any) -> np.ndarray:
         """Return the (height, width, 3) uint8 picture."""
-        model, data = self._prepare(physics)
+        data = self._prepare(physics)
         rgba = self._materials.rgba()
         alpha = rgba[:, 3]
         rays, out = self._rays, self._layer(data, rgba, alpha == 0)
@@ -144,14 +143,14 @@ class RayRenderer:
 
     def segment(self, physics: Any) -> np.ndarray:
         """Return (height, width) int32: -1 for sky, geom, then geoms + site, then geoms + sites + tendon."""
-        model, data = self._prepare(physics)
+        data = self._prepare(physics)
         with self._rays.hiding(self._materials.rgba()[:, 3] == 0):
             self._rays.cast(data)
         ids = np.where(self._rays.dist < self._reach, self._rays.geom, -1)
         splats = self._sprites.splats(data)
         if splats:
             front = (splats.depth < self._depth(splats.pixels)) & splats.centre
-            ids[splats.pixels[front]] = model.ngeom + splats.label[front]
+            ids[splats.pixels[front]] = self._model.ngeom + splats.label[front]
         return ids.reshape(self.size)
 
     def close(self) -> None:

@@ -34,9 +34,8 @@ class Rays:
         self.normal = np.zeros((len(rays), 3))
         self._rotation: np.ndarray | None = None
         plane = np.asarray(model.geom_type) == int(mujoco.mjtGeom.mjGEOM_PLANE)
-        self.planes = np.flatnonzero(plane)
-        self._others = np.flatnonzero(~plane)
-        self._corners = model.geom_aabb[self._others, None, :3] + _CORNERS * model.geom_aabb[self._others, None, 3:]
+        self._planes, self.solids = np.flatnonzero(plane), np.flatnonzero(~plane)
+        self._corners = model.geom_aabb[self.solids, None, :3] + _CORNERS * model.geom_aabb[self.solids, None, 3:]
         self._boxes = _boxes(model)
 
     def aim(self, data: Any) -> bool:
@@ -45,7 +44,7 @@ class Rays:
         if self._rotation is not None and np.array_equal(rotation, self._rotation):
             return False
         self._rotation = rotation.copy()
-        self._facing: dict[bytes, tuple[np.ndarray, ...]] = {}
+        self._facing: dict[int, tuple[np.ndarray, ...]] = {}  # of a plane: its pose, and how rays run in its axes
         self.directions = self._rays @ rotation.T
         self.directions32 = self.directions.astype(np.float32)
         return True
@@ -64,17 +63,16 @@ class Rays:
             boxes[:] = kept_boxes
 
     def cast(self, data: Any) -> None:
-        """Find what every ray meets first: `geom`, `dist`, and `normal` where that is no plane.
+        """Find what every ray meets first: `geom`, `dist` and `normal`.
 
         To be called inside `hiding`. Rays cast after it, for shadows, do not meet planes.
         """
         groups, origin = self._model.geom_group, data.cam_xpos[self._camera]
         self.geom.fill(-1)
         self.dist.fill(FAR)
-        for plane in self.planes:
-            if groups[plane] < len(VISIBLE) and VISIBLE[groups[plane]]:
-                self._meet(data, origin, int(plane))
-        groups[self.planes] = _HIDDEN_GROUP
+        for plane in self._planes[self._shown(self._planes)].tolist():
+            self._meet(data, origin, plane)
+        groups[self._planes] = _HIDDEN_GROUP
         near = np.flatnonzero(self._covered(data, origin))
         if not len(near):
             return
@@ -86,16 +84,19 @@ class Rays:
         self.geom[pixels], self.dist[pixels] = geom.take(first), dist.take(first)
         self.normal[pixels] = normal.take(first, 0)
 
+    def _shown(self, geoms: np.ndarray) -> np.ndarray:
+        """Return which geoms belong to a group that is drawn."""
+        return VISIBLE.take(self._model.geom_group[geoms], mode="clip") > 0
+
     def _meet(self, data: Any, origin: np.ndarray, plane: int) -> None:
         """Let rays meet the front of a plane where nothing nearer was met."""
         pose, (x, y) = data.geom_xmat[plane].reshape(3, 3), self._model.geom_size[plane, :2]
-        key = pose.tobytes()
-        if key not in self._facing:
+        kept = self._facing.get(plane)
+        if kept is None or not np.array_equal(kept[0], pose):
             across, down, along = (self.directions @ axis for axis in pose.T)
-            facing = along < -_FRONT
-            self._facing = {key: (across, down, np.where(facing, -1 / np.where(facing, along, -1), 0)), **self._facing}
-            self._facing = dict(list(self._facing.items())[: len(self.planes)])  # those of this frame, if planes turn
-        across, down, inverse = self._facing[key]
+            inverse = np.where(along < -_FRONT, -1 / np.minimum(along, -_FRONT), 0)  # 0: its front is not seen
+            kept = self._facing[plane] = (pose.copy(), across, down, inverse)
+        _, across, down, inverse = kept
         start = (origin - data.geom_xpos[plane]) @ pose
         dist = start[2] * inverse
         met = (dist > 0) & (dist < self.dist)
@@ -111,9 +112,9 @@ class Rays:
         """Return which pixels lie in a rectangle around the picture of some solid's box."""
         height, width = self._size
         covered = np.zeros(self._size, bool)
-        shown = VISIBLE[np.minimum(self._model.geom_group[self._others], len(VISIBLE) - 1)] > 0
-        poses = data.geom_xmat[self._others].reshape(-1, 3, 3).transpose(0, 2, 1)
-        corners = (self._corners @ poses + (data.geom_xpos[self._others] - origin)[:, None]) @ self._rotation
+        shown = self._shown(self.solids)
+        poses = data.geom_xmat[self.solids].reshape(-1, 3, 3).transpose(0, 2, 1)
+        corners = (self._corners @ poses + (data.geom_xpos[self.solids] - origin)[:, None]) @ self._rotation
         depth = -corners[..., 2]
         front = depth.min(1, initial=FAR) > 1e-6
         depth[~front] = 1.0
