@@ -15,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from worldmodel.console import say
+
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = {"gym-classic": ("pygame", "pygame"), "gym-box2d": ("Box2D", "gymnasium[box2d]"), "gym-atari": ("ale_py",) * 2}
 TORCH_AGAIN = "--force-reinstall 'torch==2.13.*'"
@@ -189,9 +191,9 @@ def examine() -> list[Line]:
 def main() -> int:
     lines = examine()
     for line in lines:
-        print(f"{line.label:<9} {line.value}" + (f"\n          -> {line.hint}" if line.hint else ""))
+        say(f"{line.label:<9} {line.value}" + (f"\n          -> {line.hint}" if line.hint else ""))
     blocking = [line.label for line in lines if line.blocks]
-    print(f"\nnot ready: {', '.join(blocking)}" if blocking else "\nready: ./wm train")
+    say(f"\nnot ready: {', '.join(blocking)}" if blocking else "\nready: ./wm train")
     return 3 if blocking else 0
 
 
