@@ -17,7 +17,7 @@ from worldmodel.player import Player
 from worldmodel.scores import RewardScore
 from worldmodel.types import ActionSpace, ObservationSpace
 
-OBSERVATION, ACTION = ObservationSpace((64, 64, 3)), ActionSpace(6)
+ACTION = ActionSpace(6)
 Entry = dict[str, float | str | None]
 
 
@@ -43,16 +43,17 @@ def roofline() -> dict[str, Entry]:
     return found
 
 
-def parts(preset: list[str]):
+def parts(preset: list[str], action: ActionSpace = ACTION):
     """Model, configuration and a random batch of a preset."""
     c = config.parse(preset)
     torch.manual_seed(0)
-    model = build.make_model(c, OBSERVATION, ACTION)
+    observation = ObservationSpace((*c.env.size, 3))
+    model = build.make_model(c, observation, action)
     b, t = c.replay.batch, c.replay.length
     flags = {k: torch.zeros(b, t, dtype=torch.bool) for k in ("is_first", "is_last", "is_terminal")}
     batch = {
-        "image": torch.randint(0, 256, (b, t, 64, 64, 3), dtype=torch.uint8),
-        "prev_action": torch.rand(b, t, ACTION.size) * 2 - 1,
+        "image": torch.randint(0, 256, (b, t, *observation.image), dtype=torch.uint8),
+        "prev_action": torch.rand(b, t, action.size) * 2 - 1,
         "reward": torch.rand(b, t),
         **flags,
     }
@@ -90,17 +91,22 @@ def objectives(preset: str = "laptop", repeats: int = 9) -> dict[str, Entry]:
     found: dict[str, float] = {}
     wanted = {name: (name, "false") for name in build.OBJECTIVES} | {"barlow with a probe": ("barlow", "true")}
     for label, (name, probe) in wanted.items():
-        chosen = [f"loss.objective={{{name}: 1.0}}", f"loss.probe={probe}", "behavior.name=random"]
-        c, model, batch = parts([preset, *chosen])
-        learner = Learner(model, c.optim, torch.device("cpu"), "bf16")
-        times = []
-        for _ in range(repeats + 2):
-            began = time.process_time()
-            learner.update(batch)
-            times.append(time.process_time() - began)
-        found[label] = float(np.median(times[2:]))
+        chosen = [f"loss.objective={{{name}: 1.0}}", f"loss.probe={probe}"]
+        found[label] = model_seconds([preset, *chosen], ACTION, repeats)
     whole = found["reconstruction"]
     return {f"objectives.{name}": {"value": s, "unit": "CPU s", "baseline": whole} for name, s in found.items()}
+
+
+def model_seconds(preset: list[str], action: ActionSpace, repeats: int) -> float:
+    """CPU seconds, all threads together, of one update of the world model: the median."""
+    c, model, batch = parts([*preset, "behavior.name=random"], action)
+    learner = Learner(model, c.optim, torch.device("cpu"), "bf16")
+    times = []
+    for _ in range(repeats + 2):
+        began = time.process_time()
+        learner.update(batch)
+        times.append(time.process_time() - began)
+    return float(np.median(times[2:]))
 
 
 def plan() -> dict[str, Entry]:

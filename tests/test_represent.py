@@ -33,12 +33,12 @@ def test_closing_returns_and_known_states_are_averaged_over_seeds(made, tmp_path
     made("barlow", "clean", 1, 60.0, [0.9, 0.3])
     made("barlow", "distracted", 0, 60.0, [0.25])
     made("bootstrap", "clean", 0, 50.0, [0.1], state="stopped")  # not closed: left out
-    lines = represent.gather("pendulum", 3)
+    lines, speed = represent.gather("pendulum", 3), dict.fromkeys(represent.OBJECTIVES, 0.125)
     assert [(x["objective"], x["where"], x["seed"]) for x in lines] == [
         ("barlow", "clean", 0), ("barlow", "clean", 1), ("barlow", "distracted", 0)
     ]  # fmt: skip
-    row = next(x for x in represent.table(lines).splitlines() if x.startswith("| `barlow`"))
-    assert row == "| `barlow` | 80 (100, 60) | 60 (60) | 75% | 0.55 (0.50, 0.60) | 0.25 (0.25) |"
-    assert "| `bootstrap` | - | - | - | - | - |" in represent.table(lines)
+    row = next(x for x in represent.table(lines, speed).splitlines() if x.startswith("| `barlow`"))
+    assert row == "| `barlow` | 80 (100, 60) | 60 (60) | 75% | 0.55 (0.50, 0.60) | 0.25 (0.25) | 0.125 |"
+    assert "| `bootstrap` | - | - | - | - | - | 0.125 |" in represent.table(lines, speed)
     represent.draw(lines, tmp_path / "bars.png")
     assert (tmp_path / "bars.png").stat().st_size > 1000
