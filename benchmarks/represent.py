@@ -63,8 +63,10 @@ def train(job: str, name: str, where: str, seed: int) -> None:
 
 
 def call(script: str, *arguments: str) -> None:
-    """Run one of the project's programs; what it says goes to the terminal."""
-    subprocess.run([sys.executable, str(ROOT / script), *arguments], check=True, cwd=ROOT)
+    """Run one of the project's programs; what it says goes to the terminal, and if it stops so does this."""
+    code = subprocess.run([sys.executable, str(ROOT / script), *arguments], cwd=ROOT).returncode
+    if code:
+        sys.exit(code)
 
 
 def place(job: str, name: str, where: str, seed: int) -> Path:
