@@ -10,11 +10,15 @@ import numpy as np
 import torch
 
 import envs
+from benchmarks.compute import parts
+from benchmarks.render import usable
 from envs.vector import Reset, make_vector
 from worldmodel import build, config, runtime
+from worldmodel.learner import Learner
 from worldmodel.player import Player
 from worldmodel.replay import Replay
 from worldmodel.rollout import Rollout, episode_seeds, spaces_of
+from worldmodel.types import ActionSpace
 
 TASK, REPEAT = "dmc:walker_walk", 2
 AGENTS = {"laptop": ["laptop", "walker"], "small": ["small"]}
@@ -24,19 +28,21 @@ Entry = dict[str, float | str | None]
 class Collector:
     """A run's collecting half with an actor that was never trained."""
 
-    def __init__(self, presets: list[str], render: str):
+    def __init__(self, presets: list[str], render: str, count: int = 1):
         c = config.parse([*presets, "behavior.name=actor_critic", "replay.codec=zstd"])
         make = partial(envs.make, TASK, size=(64, 64), repeat=REPEAT, render=render)
-        self.envs = make_vector(make, 1)
+        self.envs = make_vector(make, count)
         observation, space = spaces_of(self.envs)
         model = build.make_model(c, observation, space)
-        agent = build.make_agent(c, model, space, torch.device("cpu"), build.make_policy(c, model, space))
-        self.player = Player(agent, 1, "train", runtime.seeded(0))
+        policy = build.make_policy(c, model, space)
+        agent = build.make_agent(c, model, space, torch.device("cpu"), policy)
+        self.learner = Learner(model, c.optim, torch.device("cpu"), "bf16", policy)
+        self.player = Player(agent, count, "train", runtime.seeded(0))
         generator = np.random.default_rng(0)
         self.random = lambda rows: generator.uniform(-1, 1, (len(rows), space.size))
         self.rollout = Rollout(self.envs, Reset, space, episode_seeds(0))
         self.replay = Replay(build.replay_spec(observation, space), capacity_bytes=10**9, store="ram", codec="zstd",
-                             directory=None, num_streams=1, seed=0)  # fmt: skip
+                             directory=None, num_streams=count, seed=0)  # fmt: skip
 
     def collecting(self, steps: int) -> float:
         """Steps per second of the whole loop."""
@@ -52,11 +58,33 @@ class Collector:
             self.rollout.step(self.random)
         return steps / (time.perf_counter() - began)
 
+    def learning(self, updates: int, overlapped: bool) -> float:
+        """Updates per second with a step of every environment between two, taken while learning or after it."""
+        batch = parts(["laptop"], ActionSpace(6))[2]
+        began = time.perf_counter()
+        for _ in range(updates):
+            for stream, row in enumerate(self.rollout.step(self.player)):
+                self.replay.add(stream, row)
+            if overlapped:
+                self.rollout.begin()
+            self.learner.update(batch)
+        return updates / (time.perf_counter() - began)
+
+
+def overlap(rounds: int = 5, updates: int = 10) -> dict[str, Entry]:
+    """Four environments in processes of their own, one thread to learn with; the baseline makes them wait for it."""
+    found: dict[str, Entry] = {}
+    for name in usable():
+        collector = Collector(AGENTS["laptop"], name, 4)
+        rates = [[collector.learning(updates, overlapped) for overlapped in (True, False)] for _ in range(rounds + 1)]
+        collector.envs.close()
+        together, apart = (statistics.median(each) for each in zip(*rates[1:], strict=True))
+        found[f"overlap.{name}"] = {"value": together, "unit": "updates/s", "baseline": apart}
+    return found
+
 
 def bench(rounds: int = 5, steps: int = 100) -> dict[str, Entry]:
     """Medians of interleaved rounds; the baseline is the same agent with the standard picture (`gl`)."""
-    from benchmarks.render import usable
-
     made = {(agent, name): Collector(presets, name) for agent, presets in AGENTS.items() for name in usable()}
     rates: dict[str, list[float]] = {}
     for _ in range(rounds + 1):

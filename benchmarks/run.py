@@ -1,7 +1,7 @@
 """python benchmarks/run.py [NAME ...] [--json]: what this machine does, each figure beside a baseline of its run.
 
-NAME picks groups by prefix (roofline update objectives plan policy replay render collect distract startup memory) or is
-a full name.
+NAME picks groups by prefix (roofline update objectives plan policy replay render collect overlap distract startup
+memory) or is a full name.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def groups():
 
         return getattr(process, name)()
 
-    def collect():
+    def collect(name):
         from benchmarks import collect
 
-        return collect.bench()
+        return getattr(collect, name)()
 
     def distract():
         from benchmarks import render
@@ -58,7 +58,8 @@ def groups():
         "policy": lambda: compute("policy"),
         "replay": replay,
         "render": render,
-        "collect": collect,
+        "collect": lambda: collect("bench"),
+        "overlap": lambda: collect("overlap"),
         "startup": lambda: process("startup"),
         "memory": lambda: process("memory"),
         "distract": distract,

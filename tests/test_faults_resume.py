@@ -10,6 +10,8 @@ import pytest
 
 from children import SHORT, go, print_of, signalled_at
 from runs import fingerprint, seed_dir
+from worldmodel import build, config
+from worldmodel.rundir import slug
 
 TIMES = int(os.environ.get("WM_RESUMES", "1"))
 BUSY = (*SHORT, "--run.frames", "45", "--log.checkpoint", "8", "--log.eval", "15", "--log.episodes", "1",
@@ -20,14 +22,23 @@ CLOSED = ("--planner.score", "reward+value", "--planner.proposals", "5", "--imag
 KINDS = {
     "planner": (),
     "planner, two environments": ("--env.num", "2", "--model.latent", "categorical", "--loss.objective",
-                                  "{contrastive: 1.0}"),
+                                  "{contrastive: 1.0, barlow: 1.0, forward_contrastive: 1.0}"),
     "actor, two environments": (*ACTOR, "--env.num", "2", "--replay.start", "stored", "--loss.objective",
                                 "{inverse: 1.0}"),
     "planner closed by a critic, discrete actions": (*CLOSED, "--env.task", "catcher", "--replay.start", "burnin",
                                                      "--replay.burnin", "3", "--planner.name", "mppi"),
     "actor, slow encoder, replay on disk": (*ACTOR, "--loss.objective", "{bootstrap: 1.0, prototypes: 1.0}",
                                             "--replay.store", "disk", "--optim.name", "laprop"),
+    "random actions, shifted pictures before moving backgrounds": (
+        "--behavior.name", "random", "--env.task", "distract:pendulum", "--augment.shift", "2", "--loss.objective",
+        "{bottleneck: 1.0, reward_only: 1.0, reconstruction: 1.0}", "--model.transition", "ssm"),
 }  # fmt: skip
+
+
+def test_every_behaviour_and_objective_is_among_them():
+    configs = [config.parse(["debug", *BUSY, *more]) for more in KINDS.values()]
+    assert {c.behavior.name for c in configs} == set(build.BEHAVIORS)
+    assert {name for c in configs for name in c.loss.objective} == set(build.OBJECTIVES)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -35,8 +46,8 @@ KINDS = {
                    "inside evaluations, in mid-episode",
                    "weights, optimiser, generators, replay, metrics hash-equal")  # fmt: skip
 def test_stopped_and_killed_anywhere_it_ends_the_same(tmp_path, kind, record_property):
-    task = "catcher" if "catcher" in KINDS[kind] else "counter"
     args, stops = (*BUSY, *KINDS[kind]), 0
+    task = slug(config.parse(["debug", *args]).env.task)
     go(tmp_path / "calm", *args)
     wanted = fingerprint(seed_dir(tmp_path / "calm", task))
     for lot in range(TIMES):
