@@ -167,6 +167,14 @@ def test_bf16_losses_stay_close_to_fp32():
     assert abs(rough - exact) < 0.01 * abs(exact)
 
 
+@pytest.mark.parametrize(("latent", "taught"), [("deterministic", True), ("gaussian", False)])
+def test_free_nats_spare_the_prior_of_noisy_latents_alone(latent, taught):
+    _, model = make(f"model.latent={latent}", "loss.free=1000", "loss.overshooting=1")
+    model.loss(random_batch())[0].backward()
+    grads = [p.grad for p in model.rssm.prior_net.parameters()]
+    assert any(g is not None and g.abs().sum() > 0 for g in grads) == taught
+
+
 @pytest.mark.parametrize(("image", "vector"), [(True, True), (False, True)])
 def test_vectors_beside_or_instead_of_pixels(image, vector):
     _, model = make(image=(H, W, 3) if image else None, vector=VECTOR)

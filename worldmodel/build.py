@@ -127,7 +127,7 @@ def make_model(c: Config, obs: ObservationSpace, space: ActionSpace, world: Worl
         SCALAR_HEADS[m.reward_head](feat, m.layers, m.units, m.bins),
         ContinueHead(feat, m.layers, m.units),
         scales=loss_scales(c, [n for n in names if n not in replaced]),
-        free=c.loss.free,
+        free=c.loss.free if rssm.latent.noisy else 0.0,
         free_on=c.loss.free_on,
         overshooting=c.loss.overshooting,
         world=world,

@@ -2,5 +2,6 @@
 `expected(dist)`, what `flat` is on average.
 
 `draw_into` is `sample` of rows (N,P) in bf16 into flat rows of `out`, without a graph; `way_back` takes the gradient
-by those rows and what `draw_into` returned to the gradient by the parameters. `normal` ones are drawn by noise (N,S).
+by those rows and what `draw_into` returned to the gradient by the parameters. `normal` ones are drawn by noise (N,S);
+those that are not `noisy` have no nats to be free of.
 """

@@ -14,6 +14,7 @@ class Categorical:
 
     dist_keys = ("logits",)
     normal = False
+    noisy = True
 
     def __init__(self, stoch: int, classes: int, unimix: float, min_std: float):
         self.shape: tuple[int, ...] = (stoch, classes)

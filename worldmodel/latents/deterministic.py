@@ -9,11 +9,13 @@ from torch import Tensor
 class Deterministic:
     """stoch (...,S) is the network's output; the KL is the one between unit Gaussians around the two outputs.
 
-    It is half the squared distance, so that the prior still learns to predict the posterior.
+    It is half the squared distance, so that the prior still learns to predict the posterior. Free nats would spare it
+    that: a decoder is as happy with latents too small to be a nat apart.
     """
 
     dist_keys = ("mean",)
     normal = False
+    noisy = False
 
     def __init__(self, stoch: int, classes: int, unimix: float, min_std: float):
         self.shape: tuple[int, ...] = (stoch,)

@@ -14,6 +14,7 @@ class Gaussian:
 
     dist_keys = ("mean", "std")
     normal = True
+    noisy = True
 
     def __init__(self, stoch: int, classes: int, unimix: float, min_std: float):
         self.shape: tuple[int, ...] = (stoch,)
