@@ -42,12 +42,12 @@ OBJECTIVES = {
     "contrastive+reward_only": "{contrastive: 1.0, reward_only: 1.0}",
 }
 # Rewards weigh a hundred times as much as elsewhere: at ten their squared errors are nothing beside the KL where no
-# picture has to be drawn. Almost half of the frames are random ones, which cost little: many backgrounds are seen.
+# picture has to be drawn. Many frames for few updates: each episode has a background of its own.
 JOBS: dict[str, tuple[str, ActionSpace, list[str]]] = {
     "pendulum": ("pendulum", ActionSpace(1), [
         "pendulum", "--env.size", "[32,32]", "--model.cnn", "[16,32,64]", "--loss.reward", "1000", "--optim.eps",
-        "1e-8", "--run.frames", "7000", "--train.prefill", "3000", "--train.pretrain", "300", "--log.every", "500",
-        "--log.eval", "1000"]),
+        "1e-8", "--run.frames", "12000", "--train.prefill", "3000", "--train.pretrain", "300", "--train.ratio", "0.15",
+        "--log.every", "500", "--log.eval", "1500"]),
     "cartpole": ("dmc:cartpole_balance", ActionSpace(1), ["quickstart"]),
 }  # fmt: skip
 
