@@ -41,7 +41,8 @@ class Progress:
         self.drawn = now
         share = min(1.0, done / self.total)
         passed, fresh = now - self.began, done - self.start
-        left = duration(passed * (self.total - done) / fresh) if fresh > 0 and done < self.total else "0:00"
+        known = fresh > 0 or done >= self.total
+        left = duration(passed * max(0, self.total - done) / max(1, fresh)) if known else "?"
         bar = "#" * int(20 * share) + "." * (20 - int(20 * share))
         line = f"{self.label} [{bar}] {share:4.0%} {duration(passed)} passed, {left} left  {text}"
         self.stream.write(f"\r\033[K{line[:150]}" if self.live else line + "\n")

@@ -1,0 +1,39 @@
+"""What the progress line promises."""
+
+import io
+
+from worldmodel import console
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_time_that_is_left_follows_from_what_this_command_did(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    stream = Terminal()
+    bar = console.Progress(10, "playing", start=2, stream=stream)
+
+    def shown(done, at):
+        now[0] = 100.0 + at
+        stream.truncate(0)
+        bar.update(done)
+        return stream.getvalue()
+
+    assert "? left" in shown(2, 5)  # what an earlier command did says nothing of this one's pace
+    line = shown(5, 9)
+    assert "50%" in line and "0:09 passed" in line and "0:15 left" in line
+    assert "0:00 left" in shown(10, 24)
+
+
+def test_nothing_but_lines_now_and_then_where_there_is_no_terminal(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    bar = console.Progress(10, "playing", stream=stream)
+    for second in range(31):
+        now[0] = 100.0 + second
+        bar.update(min(9, second))
+    assert stream.getvalue().count("\n") == 2 and "\r" not in stream.getvalue()
