@@ -46,6 +46,16 @@ def setup(config: RunConfig, launch: Launch) -> torch.device:
     return device
 
 
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def spare_cores(device: torch.device, processes: int) -> bool:
+    """Whether so many processes that learn on this device leave cores of the machine to others."""
+    return device.type != "cpu" or torch.get_num_threads() * processes < cores()
+
+
 def tune(threads: int) -> None:
     """Allocator, threads and matrix-product precision; 0 threads takes OMP_NUM_THREADS, else one per core available.
 
@@ -53,7 +63,7 @@ def tune(threads: int) -> None:
     """
     keep_freed_memory()
     if threads or "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+        torch.set_num_threads(threads or cores())
     torch.set_float32_matmul_precision("high")
 
 

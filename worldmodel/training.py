@@ -22,7 +22,7 @@ from worldmodel.replay import Replay, bytes_per_row, check_capacity, describe_ca
 from worldmodel.rollback import roll_back
 from worldmodel.rollout import Rollout, Row, episode_seeds, spaces_of
 from worldmodel.rundir import RunDir
-from worldmodel.runtime import pick_precision, seed_of, seeded
+from worldmodel.runtime import pick_precision, seed_of, seeded, spare_cores
 from worldmodel.schema import Config
 from worldmodel.stop import Stop
 from worldmodel.warm import NEVER
@@ -154,7 +154,8 @@ class Training:
         """One step of every environment, remembered; notes what has fallen due."""
         before = self.frames
         rows = self.rollout.step(self.policy)
-        self.rollout.begin()  # environments work while the model learns
+        if spare_cores(self.learner.device, self.world.here):
+            self.rollout.begin()  # environments work while the model learns
         for stream, row in enumerate(rows, self.first):
             self.replay.add(stream, row)
         for score, length in self._take_stock():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from worldmodel.evaluation import media
 from worldmodel.evaluation.play_back import playing
 from worldmodel.evaluation.returns import Evaluation, run_episodes
 from worldmodel.rundir import RunDir, RunError
+from worldmodel.runtime import cores
 
 FILE = "returns.json"
 
@@ -29,7 +29,7 @@ class Wanted:
 
     @property
     def side_by_side(self) -> int:
-        return min(self.episodes, self.envs or len(os.sched_getaffinity(0)))
+        return min(self.episodes, self.envs or cores())
 
 
 def score(run: Run, make: Callable[[int], Any], reset: Callable[[int], Any], wanted: Wanted) -> dict[str, Any]:
