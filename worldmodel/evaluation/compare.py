@@ -18,7 +18,7 @@ from worldmodel.schema import PlannerConfig
 Changes = list[tuple[str, str]]
 
 # What the preset icem adds to a CEM of any size.
-ICEM = [("planner.momentum", "0.1"), ("planner.keep", "0.3"), ("planner.decay", "1.25"), ("planner.color", "2.0")]
+ICEM = [("planner.momentum", "0.1"), ("planner.keep", "0.3"), ("planner.decay", "1.25"), ("planner.color", "1.0")]
 SEEDS = 20  # one in so many candidates of a seeded planner comes from the actor
 
 
