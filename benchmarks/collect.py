@@ -18,7 +18,7 @@ from worldmodel.learner import Learner
 from worldmodel.player import Player
 from worldmodel.replay import Replay
 from worldmodel.rollout import Rollout, episode_seeds, spaces_of
-from worldmodel.types import ActionSpace
+from worldmodel.types import Batch
 
 TASK, REPEAT = "dmc:walker_walk", 2
 AGENTS = {"laptop": ["laptop", "walker"], "small": ["small"]}
@@ -36,7 +36,7 @@ class Collector:
         model = build.make_model(c, observation, space)
         policy = build.make_policy(c, model, space)
         agent = build.make_agent(c, model, space, torch.device("cpu"), policy)
-        self.learner = Learner(model, c.optim, torch.device("cpu"), "bf16", policy)
+        self.config, self.model, self.policy = c, model, policy
         self.player = Player(agent, count, "train", runtime.seeded(0))
         generator = np.random.default_rng(0)
         self.random = lambda rows: generator.uniform(-1, 1, (len(rows), space.size))
@@ -58,26 +58,28 @@ class Collector:
             self.rollout.step(self.random)
         return steps / (time.perf_counter() - began)
 
-    def learning(self, updates: int, overlapped: bool) -> float:
+    def learning(self, learner: Learner, batch: Batch, updates: int, overlapped: bool) -> float:
         """Updates per second with a step of every environment between two, taken while learning or after it."""
-        batch = parts(["laptop"], ActionSpace(6))[2]
         began = time.perf_counter()
         for _ in range(updates):
             for stream, row in enumerate(self.rollout.step(self.player)):
                 self.replay.add(stream, row)
             if overlapped:
                 self.rollout.begin()
-            self.learner.update(batch)
+            learner.update(batch)
         return updates / (time.perf_counter() - began)
 
 
 def overlap(rounds: int = 5, updates: int = 10) -> dict[str, Entry]:
-    """Four environments in processes of their own, one thread to learn with; the baseline makes them wait for it."""
+    """Four environments in processes of their own beside a learner; the baseline makes them wait for it."""
     found: dict[str, Entry] = {}
+    _, _, batch = parts(AGENTS["laptop"])
     for name in usable():
-        collector = Collector(AGENTS["laptop"], name, 4)
-        rates = [[collector.learning(updates, overlapped) for overlapped in (True, False)] for _ in range(rounds + 1)]
-        collector.envs.close()
+        c = Collector(AGENTS["laptop"], name, 4)
+        learner = Learner(c.model, c.config.optim, torch.device("cpu"), "bf16", c.policy)
+        rates = [[c.learning(learner, batch, updates, together) for together in (True, False)]
+                 for _ in range(rounds + 1)]  # fmt: skip
+        c.envs.close()
         together, apart = (statistics.median(each) for each in zip(*rates[1:], strict=True))
         found[f"overlap.{name}"] = {"value": together, "unit": "updates/s", "baseline": apart}
     return found

@@ -21,6 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.compute import model_seconds
+from worldmodel import build
 from worldmodel.evaluation.media import enlarge, read_lines, save_png
 from worldmodel.evaluation.plots import COLORS, pyplot, save
 from worldmodel.rundir import RunDir, slug
@@ -28,17 +29,8 @@ from worldmodel.types import ActionSpace
 
 ROOT = Path(__file__).resolve().parent.parent
 WHERE = ("clean", "distracted")
-OBJECTIVES = {
-    "reconstruction": "{reconstruction: 1.0}",
-    "contrastive": "{contrastive: 1.0}",
-    "inverse": "{inverse: 1.0}",
+OBJECTIVES = {name: f"{{{name}: 1.0}}" for name in build.OBJECTIVES} | {
     "inverse+contrastive": "{contrastive: 1.0, inverse: 0.1}",
-    "forward_contrastive": "{forward_contrastive: 1.0}",
-    "barlow": "{barlow: 1.0}",
-    "prototypes": "{prototypes: 1.0}",
-    "bootstrap": "{bootstrap: 1.0}",
-    "bottleneck": "{bottleneck: 1.0}",
-    "reward_only": "{reward_only: 1.0}",
     "contrastive+reward_only": "{contrastive: 1.0, reward_only: 1.0}",
 }
 # Rewards weigh a hundred times as much as elsewhere: at ten their squared errors are nothing beside the KL where no
