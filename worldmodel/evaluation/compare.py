@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel.config import CONFIG_DIR, read_yaml
 from worldmodel.evaluation.plots import kind, pyplot, save
 from worldmodel.player import Player
 from worldmodel.rollout import Row
@@ -18,7 +19,8 @@ from worldmodel.schema import PlannerConfig
 Changes = list[tuple[str, str]]
 
 # What the preset icem adds to a CEM of any size.
-ICEM = [("planner.momentum", "0.1"), ("planner.keep", "0.3"), ("planner.decay", "1.25"), ("planner.color", "1.0")]
+ADDED = ("momentum", "keep", "decay", "color")
+ICEM = [(f"planner.{k}", str(v)) for k, v in read_yaml(CONFIG_DIR / "icem.yaml")["planner"].items() if k in ADDED]
 SEEDS = 20  # one in so many candidates of a seeded planner comes from the actor
 
 
