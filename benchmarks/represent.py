@@ -34,12 +34,14 @@ OBJECTIVES = {name: f"{{{name}: 1.0}}" for name in build.OBJECTIVES} | {
     "contrastive+reward_only": "{contrastive: 1.0, reward_only: 1.0}",
 }
 # Rewards weigh a hundred times as much as elsewhere: at ten their squared errors are nothing beside the KL where no
-# picture has to be drawn. Many frames for few updates: each episode has a background of its own.
+# picture has to be drawn. Many frames for few updates: each episode has a background of its own. Plans are a quarter of
+# the preset's (models trained with those are driven as well by these), so that a cell takes minutes.
 JOBS: dict[str, tuple[str, ActionSpace, list[str]]] = {
     "pendulum": ("pendulum", ActionSpace(1), [
         "pendulum", "--env.size", "[32,32]", "--model.cnn", "[16,32,64]", "--loss.reward", "1000", "--optim.eps",
         "1e-8", "--run.frames", "12000", "--train.prefill", "3000", "--train.pretrain", "300", "--train.ratio", "0.15",
-        "--log.every", "500", "--log.eval", "1500"]),
+        "--planner.candidates", "100", "--planner.iterations", "2", "--planner.horizon", "12",
+        "--log.every", "500", "--log.eval", "3000"]),
     "cartpole": ("dmc:cartpole_balance", ActionSpace(1), ["quickstart"]),
 }  # fmt: skip
 
