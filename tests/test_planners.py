@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from worldmodel import build, config
+from worldmodel.evaluation.compare import ICEM
 from worldmodel.planners.proposals import Box, OneHot, Seeded, coloured
 from worldmodel.types import ActionSpace
 
@@ -17,7 +18,8 @@ PLANNERS = [*build.PLANNERS, "icem"]
 def planner(name, **changes):
     """A planner by name; icem stands for cem with what its preset adds."""
     if name == "icem":
-        name, changes = "cem", {"elites": 20, "momentum": 0.1, "keep": 0.3, "decay": 1.25, **changes}
+        added = {key.removeprefix("planner."): value for key, value in ICEM}
+        name, changes = "cem", {"elites": 20, **added, **changes}
     args = [f"planner.{k}={v}" for k, v in {"name": name, "candidates": 400, "iterations": 12, "elites": 40,
                                              "temperature": 0.5, **changes}.items()]  # fmt: skip
     return build.make_planner(config.parse(args).planner)
