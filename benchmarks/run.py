@@ -1,7 +1,7 @@
 """python benchmarks/run.py [NAME ...] [--json]: what this machine does, each figure beside a baseline of its run.
 
-NAME picks groups by prefix (roofline update objectives plan policy replay render collect overlap distract startup
-memory) or is a full name.
+NAME picks groups by prefix (roofline update objectives plan policy replay render collect overlap distract play
+startup memory) or is a full name.
 """
 
 from __future__ import annotations
@@ -44,6 +44,11 @@ def groups():
 
         return getattr(collect, name)()
 
+    def play():
+        from benchmarks import play
+
+        return play.bench()
+
     def distract():
         from benchmarks import render
 
@@ -63,6 +68,7 @@ def groups():
         "startup": lambda: process("startup"),
         "memory": lambda: process("memory"),
         "distract": distract,
+        "play": play,
     }
 
 

@@ -1,6 +1,10 @@
 """The page in a browser: keys drive, frames change, curves grow, and going back branches off."""
 
+import json
+
+import numpy as np
 import pytest
+from PIL import Image
 
 import browser
 from runs import seed_dir, train
@@ -60,8 +64,27 @@ def test_keys_drive_frames_change_and_curves_grow(page, run_dir):
     assert page.run(STEPS) == 6 and page.run("steps[5].action[0] === -1 && steps[5].real !== null && ghost.length > 3")
     page.key("c", "KeyC", "c")
     page.wait("document.getElementById('status').textContent.startsWith('saved')")
-    assert len(list((run_dir / "eval").glob("play-*.gif"))) == 1
+    (clip,) = (run_dir / "eval").glob("play-*.gif")
+    said = json.loads(clip.with_suffix(".json").read_text())
+    assert [s["at"] for s in said["steps"]] == list(range(6)) and said["steps"][5]["action"] == [-1, 0]
     assert page.errors() == []
+
+
+def test_a_screenshot_has_two_pictures_and_a_curve_in_every_trace(page, tmp_path):
+    page.run("void run()")
+    page.wait(f"{STEPS} > 8")
+    page.run("pause()")
+    page.wait("!busy")
+    page.picture(tmp_path / "page.png")
+    with Image.open(tmp_path / "page.png") as taken:
+        shown = np.asarray(taken.convert("RGB"))
+    places = page.run("""[document.getElementById('dream'), document.getElementById('real'),
+        ...document.querySelectorAll('.trace canvas')].map(x => x.getBoundingClientRect())
+        .map(r => [r.x, r.y + scrollY, r.width, r.height].map(Math.round))""")
+    assert len(places) >= 5
+    for x, y, width, height in places:
+        part = shown[y : y + height, x : x + width].reshape(-1, 3)
+        assert len(part) > 1000 and len(np.unique(part, axis=0)) > 3
 
 
 def test_it_can_be_used_by_keyboard_alone_and_says_what_things_are(page):

@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +19,7 @@ from worldmodel.evaluation.plots import COLORS, pyplot, save
 
 log = logging.getLogger(__name__)
 
-NO_MP4 = "no MP4 beside them: there is no ffmpeg here; pip install imageio-ffmpeg, or install ffmpeg"
+NO_MP4 = f"no MP4 beside them: there is no ffmpeg here; install it, or {sys.executable} -m pip install imageio-ffmpeg"
 
 
 def enlarge(frames: np.ndarray, height: int = 192) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,16 @@ class Answers:
         return self._all()
 
     def clip(self, asked: Asked) -> dict[str, Any]:
+        """Steps as a video, and their numbers beside it: enough to drive the same way again."""
         only(asked, "first", "last")
-        return {"path": str(self.session.clip(self.directory, whole(asked, "first"), whole(asked, "last")))}
+        first, last = whole(asked, "first"), whole(asked, "last")
+        path = self.session.clip(self.directory, first, last)
+        s = self.session
+        assert s.start is not None
+        steps = [numbers(m, t) for t, m in enumerate(s.history[: last + 1])]
+        found = {"start": s.start.label, "first": first, "last": last, "steps": steps}
+        path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+        return {"path": str(path)}
 
     def _all(self) -> dict[str, Any]:
         s = self.session
