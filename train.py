@@ -31,9 +31,11 @@ def main(argv: list[str]) -> int:
 
     from worldmodel.guard import guarded  # torch is imported from here on
 
-    without = " without --run.fresh" if c.run.fresh else ""
-    kept = f"\nwhat the last checkpoint holds is kept; the same command{without} goes on from there"
-    return guarded(lambda: train(c), kept)
+    kept = "\nwhat the last checkpoint holds is kept; the same command goes on from there"
+    code = guarded(lambda: train(c), kept)
+    if c.run.fresh and code not in (0, 2, 75) and os.environ.get("RANK", "0") == "0":
+        sys.stderr.write("--run.fresh true starts over whenever it is given; to go on, leave it out\n")
+    return code
 
 
 def with_main_job(argv: list[str]) -> list[str]:
@@ -69,7 +71,7 @@ def train(c) -> int:
                  "--run.fresh true")  # fmt: skip
             return 0
         if world.main:
-            run.begin(c)
+            run.begin(c, t.frames)
         t.open_logger()
         tell(f"{'resuming' if resumed else 'training'} {c.env.task} in {run.path} on {device}: {t.describe()}")
         bar = Progress(c.run.frames, c.run.name, start=t.frames, quiet=not world.main)
@@ -84,18 +86,27 @@ def train(c) -> int:
             if t.due.eval and t.evaluate(testing, Reset, stop) is None:
                 break
             if t.due.save:
-                snapshot.save(t)
+                save(t)
             t.collect()
-        snapshot.save(t)
+        save(t)
         bar.close()
         done = not stop and closing.finish(t, testing, Reset, stop)
         if world.main:
-            run.status(state="done" if done else "stopped", frames=t.frames)
+            run.status("done" if done else "stopped", t.frames)
             t.logger.close()
         if not done:
             without = " without --run.fresh" if c.run.fresh else ""
             tell(f"stopped{stop.why} at {t.frames} frames, all is saved; the same command{without} goes on from here")
     return 0 if done else 75
+
+
+def save(t) -> None:
+    """A checkpoint, and a note that there is one."""
+    from worldmodel import snapshot
+
+    snapshot.save(t)
+    if t.world.main:
+        t.run.note(t.frames)
 
 
 def leave(code: int) -> None:

@@ -34,6 +34,10 @@ TAIL = """
 - The soak lasted as long as it says, no longer.
 - The same seed gives the same hashes on a CPU: across restarts, and with environments side by side. On a GPU reductions
   may add in another order from run to run; equality there is neither promised nor measured.
+- With `env.num 1`, and in evaluation always, the environment runs in the training's own process: what it raises is
+  caught, but one that hangs there hangs the run, and one that crashes ends it. `env.num 2` has every collecting
+  environment watched in a process of its own; for evaluation there is no such switch (`log.eval 0` leaves the closing
+  one). `kill -9` ends a run that hangs, and the same command goes on from the last checkpoint.
 - Exit codes: 0 done, 2 configuration, 3 environment, 4 bad data, 5 diverged, 74 disk, memory, busy directory or lost
   rank, 75 stopped and resumable. After any of them what the last checkpoint holds is kept.
 - Where to strike: `worldmodel/strike.py` names every sub-step of a save. Twenty times as many inputs are tried by

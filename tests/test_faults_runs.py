@@ -1,17 +1,13 @@
-"""The whole program with environments that fail, numbers that are not finite, budgets of time and memory."""
+"""The whole program with environments that fail, numbers that are not finite, too little memory."""
 
 import json
-import os
-import signal
-import subprocess
-import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from children import SECONDS, SHORT, go, limited, weights_lost
-from runs import ROOT, command, seed_dir
+from children import go, limited, weights_lost
+from runs import seed_dir
 
 MOODY = (
     "--env.task",
@@ -112,13 +108,6 @@ def test_an_actor_gone_mad_moves_nothing_and_is_not_saved(tmp_path, every, words
     go(tmp_path, *args, env=env)
 
 
-def test_a_budget_of_minutes_stops_as_a_signal_does(tmp_path):
-    said = go(tmp_path, *SHORT, "--run.max_minutes", "1e-9", expect=75)
-    assert "stopped after run.max_minutes 1e-09 at 0 frames, all is saved; the same command goes on from here" in said
-    said = go(tmp_path, *SHORT, "--run.frames", "100000", "--run.max_minutes", "0.01", expect=75)
-    assert "stopped after run.max_minutes 0.01 at" in said and "resuming" in said
-
-
 @pytest.mark.parametrize(("key", "value", "lower"), [
     ("planner.candidates", "1000000000", "planner.candidates"),
     ("model.deter", "1000000", "model.deter"),
@@ -165,34 +154,3 @@ def test_memory_that_runs_out_is_one_line(capsys):
     assert guarded(lambda: torch.empty(1 << 50), "\nall is kept") == 74
     said = capsys.readouterr().err
     assert said.startswith("out of memory") and "lower replay.batch" in said and said.endswith("\nall is kept\n")
-
-
-SCONTROL = """#!/bin/sh
-echo "$@" >> {log}
-"""
-
-
-@pytest.mark.fault(9, "a Slurm job's warning signal, with a fake scontrol", "saved, requeued, and at the end not")
-def test_a_slurm_job_requeues_itself_until_it_is_done(tmp_path):
-    """The script of docs/slurm.sh, as sbatch would start it."""
-    log, bin_dir = tmp_path / "scontrol.log", tmp_path / "bin"
-    bin_dir.mkdir()
-    (bin_dir / "scontrol").write_text(SCONTROL.format(log=log))
-    (bin_dir / "scontrol").chmod(0o755)
-    env = {**os.environ, "PATH": f"{bin_dir}:{os.environ['PATH']}", "SLURM_JOB_ID": "4711", "OMP_NUM_THREADS": "1"}
-    script = ["bash", str(ROOT / "docs" / "slurm.sh")]
-    job = subprocess.Popen([*script, *command(tmp_path, *SHORT, "--run.frames", "1000000")], env=env, text=True,
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
-    deadline = time.monotonic() + SECONDS
-    while not (seed_dir(tmp_path) / "metrics.jsonl").exists():
-        assert time.monotonic() < deadline and job.poll() is None
-        time.sleep(0.1)
-    job.send_signal(signal.SIGUSR1)
-    out, err = job.communicate(timeout=SECONDS)
-    assert job.returncode == 0 and log.read_text() == "requeue 4711\n" and "stopped by SIGUSR1" in out, err
-    # The same job again, with little left to do.
-    again = subprocess.run(
-        [*script, *command(tmp_path, *SHORT)], env=env, capture_output=True, text=True, timeout=SECONDS
-    )
-    assert again.returncode == 0 and log.read_text() == "requeue 4711\n" and "resuming" in again.stdout, again.stderr
-    assert json.loads((seed_dir(tmp_path) / "status.json").read_text())["state"] == "done"

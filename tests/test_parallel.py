@@ -109,9 +109,19 @@ class Crowd(World):
 
 
 @pytest.mark.parametrize(
-    ("world", "seconds", "ends"), [(ALONE, 0.0, True), (Crowd(), 0.5, False), (Crowd(), 9.0, True)]
+    ("world", "second", "seconds", "ends"),
+    [
+        (ALONE, 15, 0.0, True),
+        (ALONE, 10, 0.5, False),
+        (ALONE, 10, 9.0, True),
+        (Crowd(), 15, 0.5, False),
+        (Crowd(), 10, 0.5, False),
+        (Crowd(), 15, 9.0, True),
+    ],
 )
-def test_a_signal_passed_on_twice_is_one_request_but_a_later_one_ends_the_process(monkeypatch, world, seconds, ends):
+def test_a_signal_passed_on_is_one_request_but_a_later_one_ends_the_process(
+    monkeypatch, capfd, world, second, seconds, ends
+):
     raised = []
     monkeypatch.setattr("signal.signal", lambda *args: None)
     monkeypatch.setattr("signal.raise_signal", raised.append)
@@ -121,5 +131,12 @@ def test_a_signal_passed_on_twice_is_one_request_but_a_later_one_ends_the_proces
     stop._ask(15, None)
     assert stop and not raised
     now[0] += seconds
-    stop._ask(15, None)
-    assert raised == ([15] if ends else [])
+    stop._ask(second, None)
+    assert raised == ([second] if ends else []) and stop.why == " by SIGTERM"
+    assert ("ended at once by a second signal" in capfd.readouterr().err) == ends
+
+
+def test_a_job_that_slurm_starts_anew_is_a_restart():
+    assert [Launch.of({"SLURM_RESTART_COUNT": said}).restarts for said in ("", "0", "2", "two")] == [0, 0, 2, 0]
+    both = {"SLURM_RESTART_COUNT": "2", "TORCHELASTIC_RESTART_COUNT": "1", **environment(0, 2, 1)}
+    assert Launch.of(both).restarts == 3

@@ -17,8 +17,12 @@ log = logging.getLogger(__name__)
 RETRIES, RETRY_SECONDS = 3, 0.2
 
 
+class Unwritten(OSError):
+    """Something that had to be written was not; the message says what, what is kept all the same, and what to do."""
+
+
 def persist(write: Callable[[], T], what: str, retries: int = RETRIES, undo: Callable[[], None] | None = None) -> T:
-    """Write, again where the disk refuses; after so many retries an OSError that begins with `what` was not written.
+    """Write, again where the disk refuses; after so many retries Unwritten, which begins with `what` was not written.
 
     `undo` clears away what a failed attempt has left.
     """
@@ -32,7 +36,7 @@ def persist(write: Callable[[], T], what: str, retries: int = RETRIES, undo: Cal
             why = error.strerror or str(error)
             if attempt == retries:
                 again = "make room, or see that it can be written to, and give the same command again"
-                raise OSError(error.errno, f"{what}: {why}. To go on, {again}") from error
+                raise Unwritten(error.errno, f"{what}: {why}. To go on, {again}") from error
             attempt += 1
             log.warning("%s: %s; trying again (%d of %d)", what.split(";")[0], why, attempt, retries)
             time.sleep(RETRY_SECONDS * attempt)

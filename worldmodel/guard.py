@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -11,12 +12,26 @@ import torch
 
 from worldmodel.checkpoint import CheckpointError
 from worldmodel.config import ConfigError
+from worldmodel.files import Unwritten
 from worldmodel.learner import Diverged
 from worldmodel.parallel import Ended, Lost, speaker
 from worldmodel.replay import ReplayError
 from worldmodel.rundir import RunError
 
 ROOM = "lower replay.batch, replay.length, planner.candidates or replay.capacity_gb, or let nothing else run beside it"
+
+FULL = "make room there, or raise the limit on it (quota, ulimit -f)"
+CLOSED = "see that it can be read and written by you"
+ADVICE = {
+    errno.ENOSPC: FULL,
+    errno.EDQUOT: FULL,
+    errno.EFBIG: FULL,
+    errno.EACCES: CLOSED,
+    errno.EPERM: CLOSED,
+    errno.EROFS: CLOSED,
+    errno.ENOMEM: ROOM,
+    errno.EMFILE: "raise the limit on open files (ulimit -n), or lower env.num",
+}
 
 
 class Plain(logging.Formatter):
@@ -53,10 +68,14 @@ def guarded(command: Callable[[], int], kept: str = "") -> int:
         return _report(error, 5)
     except MemoryError as error:
         return _report(f"out of memory{f' ({error})' if str(error) else ''}; {ROOM}{kept}", 74)
+    except Unwritten as error:
+        return _report(error.strerror, 74)
     except OSError as error:
-        return _report(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 74)
+        what = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+        advice = f"; {ADVICE[error.errno]}" if error.errno in ADVICE else ""
+        return _report(f"{what}{advice}{kept}", 74)
     except KeyboardInterrupt:
-        return _report("interrupted", 130)
+        return _report(f"interrupted{kept}", 130)
     except ValueError as error:
         if _ours(error):
             return _report(error, 2)

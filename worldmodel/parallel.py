@@ -49,7 +49,10 @@ class Ended(RuntimeError):
 
 @dataclass(frozen=True)
 class Launch:
-    """What torchrun says in the environment; `local_` is about this machine alone."""
+    """What torchrun says in the environment; `local_` is about this machine alone.
+
+    `restarts` counts those of torchrun and how often Slurm has put the job back into its queue.
+    """
 
     rank: int = 0
     size: int = 1
@@ -62,7 +65,7 @@ class Launch:
         """ValueError where only half of it is there or it makes no sense."""
         said = [name for name in ("RANK", "WORLD_SIZE") if name in env]
         if not said:
-            return cls()
+            return cls(restarts=_requeued(env))
         lacking = [name for name in NEEDED if not env.get(name)]
         if lacking:
             raise ValueError(
@@ -74,7 +77,7 @@ class Launch:
         if rank >= size or local[0] >= local[1] or local[1] > size:
             raise ValueError(f"RANK {rank} of WORLD_SIZE {size}, LOCAL_RANK {local[0]} of LOCAL_WORLD_SIZE {local[1]}: "
                              "ranks count from 0 and end below the size; let torchrun set them")  # fmt: skip
-        return cls(rank, size, *local, _number(env, "TORCHELASTIC_RESTART_COUNT", 0))
+        return cls(rank, size, *local, _number(env, "TORCHELASTIC_RESTART_COUNT", 0) + _requeued(env))
 
 
 def _number(env: Mapping[str, str], name: str, default: int | None = None) -> int:
@@ -82,6 +85,12 @@ def _number(env: Mapping[str, str], name: str, default: int | None = None) -> in
     if not text.isdecimal():
         raise ValueError(f"{name} is {text!r}, not a whole number; let torchrun set it")
     return int(text)
+
+
+def _requeued(env: Mapping[str, str]) -> int:
+    """How often Slurm has started this job anew."""
+    text = env.get("SLURM_RESTART_COUNT", "")
+    return int(text) if text.isdecimal() else 0
 
 
 def speaker(env: Mapping[str, str]) -> str:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import json
+import logging
 import os
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 from worldmodel import config as configs
+from worldmodel.checkpoint_format import NUMBER
+from worldmodel.files import persist
 from worldmodel.schema import Config
+
+log = logging.getLogger(__name__)
 
 # Keys a resumed run may change: they say how long, how often, where and how fast, not what is learnt.
 FREE_KEYS = (
@@ -43,11 +51,22 @@ def slug(task: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "_", task)
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write a small file so that it is either the old or the new one, never half."""
+def _replace(path: Path, text: str, kept: str) -> None:
+    """Write a small file so that it is either the old or the new one, never half; Unwritten where that fails."""
     partial = path.with_suffix(".tmp")
-    partial.write_text(text)
-    partial.replace(path)
+
+    def write() -> None:
+        with partial.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+    def undo() -> None:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+    persist(write, f"{path} cannot be written; {kept}", undo=undo)
 
 
 class RunDir:
@@ -79,14 +98,17 @@ class RunDir:
     def open(self, c: Config, restarts: int = 0) -> None:
         """Make or continue the directory for this configuration, under a lock; RunError where that can't be.
 
-        What torchrun restarts goes on; only the first start may be fresh.
+        What torchrun or Slurm restarts goes on; only the first start may be fresh.
         """
-        if c.run.fresh and not restarts and self.path.exists():
+        if c.run.fresh and restarts and self.path.exists():
+            log.warning("--run.fresh true counts for a job's first start, and this is its restart %d: %s goes on; to "
+                        "start over, submit the job anew", restarts, self.path)  # fmt: skip
+        elif c.run.fresh and self.path.exists():
             self._move_aside()
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.check_links()
         self._take_lock()
-        if self.config_file.exists() and self.checkpoints.exists():
+        if not self._has_checkpoints():
+            self._check_untrained()
+        elif self.config_file.exists():
             self._check_same(c)
 
     def check_links(self) -> None:
@@ -105,37 +127,82 @@ class RunDir:
             raise RunError(f"run.root: {self.path} is not there on this machine, though rank 0 has made it; all ranks "
                            "need one shared file system", 2)  # fmt: skip
 
-    def begin(self, c: Config) -> None:
-        """Write the configuration down, once all its parts have been built."""
-        _replace(self.config_file, configs.to_yaml(c))
-        self.status(state="running")
+    def begin(self, c: Config, frames: int) -> None:
+        """Write the configuration down, once all its parts have been built and have gone on to `frames`."""
+        kept = "the checkpoints are as they were" if frames else "nothing has been trained yet"
+        _replace(self.config_file, configs.to_yaml(c), kept)
+        self.status("running", frames, kept)
 
-    def status(self, **values: object) -> None:
-        """Machine-readable state of the run, replaced as a whole."""
-        _replace(self.status_file, json.dumps(values, indent=1) + "\n")
+    def status(self, state: str, frames: int, kept: str = "all that was learnt is in the last checkpoint") -> None:
+        """Machine-readable state of the run, replaced as a whole: frames that a checkpoint holds, or held."""
+        _replace(self.status_file, json.dumps({"state": state, "frames": frames}, indent=1) + "\n", kept)
+
+    def note(self, frames: int) -> None:
+        """A checkpoint was written at so many frames; a disk that refuses costs the note, never the run."""
+        try:
+            self.status("running", frames)
+        except OSError as error:
+            log.warning("%s; training goes on", str(error.strerror).split(". To go on")[0])
 
     def is_done(self, frames: int, wanted: int) -> bool:
         """True where an earlier command finished, its closing evaluation included."""
-        try:
-            with self.status_file.open() as file:
-                state = json.loads(file.read(MAX_STATUS))["state"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return False
-        return state == "done" and frames >= wanted
+        return self._said().get("state") == "done" and frames >= wanted
+
+    def _said(self) -> dict[str, Any]:
+        """What status.json says; nothing where it is not there or holds no such thing."""
+        with contextlib.suppress(OSError, ValueError, RecursionError), self.status_file.open() as file:
+            said = json.loads(file.read(MAX_STATUS))
+            return said if isinstance(said, dict) else {}
+        return {}
+
+    def _has_checkpoints(self) -> bool:
+        """Whether there is any, damaged ones included."""
+        folders = [folder for folder in (self.checkpoints, self.checkpoints / "quarantine") if folder.is_dir()]
+        return any(NUMBER.match(entry.name) for folder in folders for entry in folder.iterdir())
+
+    def _check_untrained(self) -> None:
+        """Without a checkpoint a run starts again, its logs cut to nothing, unless it has had one."""
+        said = self._said()
+        state, frames = said.get("state"), said.get("frames", 0)
+        if state in ("done", "stopped") or frames != 0 or (not said and self.status_file.exists()):
+            held = f"it was saved at {frames} frames (state {state!r})" if said else "it cannot be read"
+            raise RunError(
+                f"{self.checkpoints} is missing or empty, but {self.status_file.name} says of this run that {held}. "
+                "Nothing was touched: put the checkpoints back, or start over with --run.fresh true, which keeps this "
+                "directory beside the new one", 4)  # fmt: skip
+        logs = [name for name in ("metrics.jsonl", "scores.jsonl") if (self.path / name).exists()]
+        if logs:
+            log.warning("an earlier start of %s ended before its first checkpoint: it starts again from nothing, and "
+                        "%s with it", self.path, " and ".join(logs))  # fmt: skip
 
     def _take_lock(self) -> None:
-        handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-            raise RunError(
-                f"another process is training in {self.path}; wait for it, or give this run its own --run.name", 74
-            ) from None
-        self._lock = handle
+        """Make the directory and lock it; once more where another process has moved it aside in between."""
+        while self._lock is None:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.check_links()
+            place = self.path / "lock"
+            handle = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if place.exists() and os.path.samestat(os.fstat(handle), place.stat()):
+                    self._lock = handle
+            except OSError as error:
+                raise RunError(self._no_lock(error), 74) from None
+            finally:
+                if self._lock is None:
+                    os.close(handle)
+
+    def _no_lock(self, error: OSError) -> str:
+        """Why there is none, and what to do about it."""
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return f"another process is training in {self.path}; wait for it, or give this run its own --run.name"
+        return (
+            f"{self.path / 'lock'} cannot be locked ({error.strerror}), and without a lock two trainings might write "
+            "here at once. Nothing was touched: choose a --run.root on a file system with locks, such as a local disk"
+        )
 
     def _move_aside(self) -> None:
-        self._take_lock()  # refuse to move a directory that is being written
+        self._take_lock()  # refuses to move a directory that is being written
         target = self.path.with_name(f"{self.path.name}-{time.strftime('%Y%m%d-%H%M%S')}")
         self.path.rename(target)
         self.close()
