@@ -1,9 +1,11 @@
 """The real programs in processes of their own, forked from one that has imported torch, with faults put in."""
 
+import json
 import os
 import resource
 import signal
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -68,18 +70,72 @@ def signalled_at(look, name):
 
 
 def _signalled_at(look, name):
+    left = look
+
+    def count(_):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            signal.raise_signal(signal.Signals[name])
+
+    _watch(count)
+
+
+def looks_listed(path):
+    """A line for every look: frames, updates, whether it evaluates, and how many looks there have been just there."""
+    return partial(_looks_listed, path)
+
+
+def _looks_listed(path):
+    _watch(lambda place: path.open("a").write(json.dumps(place) + "\n"))
+
+
+def struck_at(place, name, note, point=""):
+    """A signal at the look at this place, or at a sub-step of the next save from there on; `note` says it was there."""
+    return partial(_struck_at, place, name, note, point)
+
+
+def _struck_at(place, name, note, point):
+    def strike(now):
+        if now != place:
+            return
+        note.write_text(json.dumps(now))
+        if point:
+            os.environ["WM_FAULT"] = f"save:{point}={name}"
+        else:
+            signal.raise_signal(signal.Signals[name])
+
+    _watch(strike)
+
+
+def _watch(tell):
+    """Call `tell` with the place the program is at whenever it looks whether it is to stop."""
     from worldmodel import stop
+    from worldmodel.training import Training
 
-    class Struck(stop.Stop):
-        left = look
+    run, seen, began, evaluate = [], Counter(), Training.__init__, Training.evaluate
+    evaluating = False
 
+    def begin(self, *args, **options):
+        began(self, *args, **options)
+        run.append(self)
+
+    def noticed(self, *args, **options):
+        nonlocal evaluating
+        evaluating = True
+        try:
+            return evaluate(self, *args, **options)
+        finally:
+            evaluating = False
+
+    class Watched(stop.Stop):
         def __bool__(self):
-            Struck.left -= 1
-            if Struck.left == 0:
-                signal.raise_signal(signal.Signals[name])
+            place = (run[0].frames, run[0].learner.updates, evaluating)
+            seen[place] += 1
+            tell([*place, seen[place]])
             return super().__bool__()
 
-    stop.Stop = Struck
+    Training.__init__, Training.evaluate, stop.Stop = begin, noticed, Watched
 
 
 def limited(**limits):

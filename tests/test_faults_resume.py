@@ -1,22 +1,27 @@
 """Resuming exactly, as a property: stopped or killed at places drawn by lot, as often as you like, every kind of agent.
 
-WM_RESUMES multiplies how many lots are drawn.
+A calm run lists every place where it looks whether it is to stop; the lots are drawn from these. WM_RESUMES multiplies
+how many are drawn.
 """
 
+import json
 import os
 import random
 
 import pytest
 
-from children import SHORT, go, print_of, signalled_at
+from children import SHORT, go, looks_listed, print_of, struck_at
 from runs import fingerprint, seed_dir
-from worldmodel import build, config
+from worldmodel import build, config, strike
 from worldmodel.rundir import slug
 
 TIMES = int(os.environ.get("WM_RESUMES", "1"))
+SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
+# Pruning waits for a checkpoint too many, and a replay without new rows writes none.
+EVERY_SAVE = [point for point in strike.SAVE if point != "prune-moved"]
 BUSY = (*SHORT, "--run.frames", "45", "--log.checkpoint", "8", "--log.eval", "15", "--log.episodes", "1",
-        "--train.prefill", "24", "--train.pretrain", "3", "--train.ratio", "0.4", "--replay.capacity_gb",
-        "2e-4")  # fmt: skip
+        "--train.prefill", "12", "--train.pretrain", "3", "--train.ratio", "0.4", "--replay.capacity_gb", "2e-4",
+        "--replay.length", "6", "--env.time_limit", "9")  # fmt: skip
 ACTOR = ("--behavior.name", "actor_critic", "--imag.starts", "4", "--imag.horizon", "3")
 CLOSED = ("--planner.score", "reward+value", "--planner.proposals", "5", "--imag.starts", "4", "--imag.horizon", "3")
 KINDS = {
@@ -41,33 +46,68 @@ def test_every_behaviour_and_objective_is_among_them():
     assert {name for c in configs for name in c.loss.objective} == set(build.OBJECTIVES)
 
 
+def drawn(rng, looks):
+    """Four stops in the order of the run, (place, signal, sub-step of a save): two kills and two signals.
+
+    Early, later, inside an evaluation and in the save at frame 40; a place is (frames, updates, evaluating, ordinal).
+    """
+    early, later, saving = ([p for p in looks if a <= p[0] < b] for a, b in ((0, 20), (20, 32), (32, 40)))
+    inside = [p for p in looks if p[2] and p[1]]
+    places = [rng.choice(early), rng.choice(later), rng.choice(inside), rng.choice(saving)]
+    names = ["SIGKILL", rng.choice(SIGNALS), "SIGKILL", rng.choice(SIGNALS)]
+    names = names[:: rng.choice((1, -1))]
+    order = sorted(places, key=looks.index)
+    return [(p, name, rng.choice(EVERY_SAVE) if p is places[3] else "") for p, name in zip(order, names, strict=True)]
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.fault(8, "SIGTERM, SIGUSR1 or SIGKILL at random places of the loop, three times a run: between updates, "
-                   "inside evaluations, in mid-episode",
+@pytest.mark.fault(8, "SIGKILL, and SIGTERM, SIGINT or SIGUSR1, at places drawn from those of a calm run, four times a "
+                   "run: early, later between updates, inside an evaluation, inside a save; each kind at least three "
+                   "times after it has learnt",
                    "weights, optimiser, generators, replay, metrics hash-equal")  # fmt: skip
 def test_stopped_and_killed_anywhere_it_ends_the_same(tmp_path, kind, record_property):
-    args, stops = (*BUSY, *KINDS[kind]), 0
+    args, stops, list_of = (*BUSY, *KINDS[kind]), 0, tmp_path / "looks"
     task = slug(config.parse(["debug", *args]).env.task)
-    go(tmp_path / "calm", *args)
+    go(tmp_path / "calm", *args, before=looks_listed(list_of))
     wanted = fingerprint(seed_dir(tmp_path / "calm", task))
+    looks = [json.loads(line) for line in list_of.read_text().splitlines()]
+    assert len({frames for frames, *_ in looks}) >= 45 // 2 and looks[-1][1] >= 10
     for lot in range(TIMES):
-        rng, root = random.Random(f"{kind} {lot}"), tmp_path / f"struck{lot}"
-        for _ in range(3):
-            name, code = rng.choice([("SIGTERM", 75), ("SIGUSR1", 75), ("SIGKILL", -9), ("SIGKILL", -9)])
-            go(root, *args, before=signalled_at(rng.randint(1, 30), name), expect=code)
+        rng, root, learnt = random.Random(f"{kind} {lot}"), tmp_path / f"struck{lot}", []
+        for stop, (place, name, point) in enumerate(drawn(rng, looks)):
+            note = tmp_path / f"struck{lot}-{stop}"
+            go(root, *args, before=struck_at(place, name, note, point), expect=-9 if name == "SIGKILL" else 75)
+            frames, updates, evaluating, _ = json.loads(note.read_text())
+            learnt += [(name, evaluating, bool(point))] * (updates > 0)
             stops += 1
+        assert len(learnt) >= 3 and {name == "SIGKILL" for name, *_ in learnt} == {True, False}
+        assert any(evaluating for _, evaluating, _ in learnt) and any(saving for *_, saving in learnt)
         go(root, *args)
         assert fingerprint(seed_dir(root, task)) == wanted
     record_property("times", stops)
     record_property("lost", 0)
 
 
-@pytest.mark.fault(23, "the same seed twice, three environments side by side, on all cores and on one, where nothing "
-                   "overlaps", "equal hashes")  # fmt: skip
+@pytest.mark.fault(23, "the same seed twice, 210 steps of three environments side by side, on all cores and on one, "
+                   "where nothing overlaps", "equal hashes")  # fmt: skip
 def test_the_same_seed_gives_the_same_run_with_parallel_environments(tmp_path):
     for name, more, before in (("a", (), None), ("b", ("--env.timeout", "500"), on_one_core)):
-        go(tmp_path / name, *BUSY, "--env.num", "3", "--run.threads", "1", *more, before=before)
-    assert print_of(tmp_path / "a") == print_of(tmp_path / "b")
+        go(tmp_path / name, *BUSY, *LONGER, "--env.num", "3", "--run.threads", "1", *more, before=before)
+    assert print_of(tmp_path / "a") == print_of(tmp_path / "b") and print_of(tmp_path / "a")["frames"] >= 200
+
+
+LONGER = (
+    "--run.frames",
+    "210",
+    "--train.prefill",
+    "30",
+    "--train.ratio",
+    "0.1",
+    "--log.checkpoint",
+    "50",
+    "--log.eval",
+    "100",
+)
 
 
 def on_one_core():
