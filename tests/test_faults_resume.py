@@ -17,7 +17,7 @@ from worldmodel.rundir import slug
 
 TIMES = int(os.environ.get("WM_RESUMES", "1"))
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
-# Pruning waits for a checkpoint too many, and a replay without new rows writes none.
+# Pruning alone waits for a checkpoint too many.
 EVERY_SAVE = [point for point in strike.SAVE if point != "prune-moved"]
 BUSY = (*SHORT, "--run.frames", "45", "--log.checkpoint", "8", "--log.eval", "15", "--log.episodes", "1",
         "--train.prefill", "12", "--train.pretrain", "3", "--train.ratio", "0.4", "--replay.capacity_gb", "2e-4",
