@@ -29,7 +29,11 @@ def main(argv: list[str]) -> int:
             sys.stderr.write(f"{error}\n")
         return 2
 
-    from worldmodel.guard import guarded  # torch is imported from here on
+    try:
+        from worldmodel.guard import guarded  # torch is imported from here on
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted before anything was begun\n")
+        return 130
 
     kept = "\nwhat the last checkpoint holds is kept; the same command goes on from there"
     code = guarded(lambda: train(c), kept)

@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 
+import train as train_py
 from children import SHORT, go, limited, print_of, refused_at_the_end, signalled_at
 from runs import seed_dir
 from worldmodel import config
@@ -128,3 +129,19 @@ def test_a_file_system_without_locks_is_not_taken_for_another_training(tmp_path,
     with pytest.raises(RunError, match="lock cannot be locked .No locks available.*--run.root") as caught:
         opened(tmp_path)
     assert caught.value.exit_code == 74 and "another process" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"), [(errno.ENOSPC, "make room there"), (errno.EROFS, "written by you"), (errno.EIO, "")]
+)
+def test_whatever_the_system_refuses_is_said_with_what_is_kept(monkeypatch, capsys, number, advice):
+    def refused(c):
+        raise OSError(number, "no", "/there")
+
+    monkeypatch.setattr(train_py, "train", refused)
+    assert train_py.main(["debug", "--run.fresh", "true"]) == 74
+    first, kept, fresh = capsys.readouterr().err.strip().splitlines()
+    assert first.startswith("no: /there") and advice in first
+    assert kept == "what the last checkpoint holds is kept; the same command goes on from there"
+    assert "--run.fresh true starts over" in fresh and "leave it out" in fresh
+    assert train_py.main(["debug"]) == 74 and "--run.fresh" not in capsys.readouterr().err

@@ -246,22 +246,27 @@ def retained_states(directory: Path) -> list[dict[str, Any]]:
 
 def load_into(target: Any, tensors: Mapping[str, Tensor], name: str) -> None:
     """Copy tensors into a module or a dict of tensors; nothing is copied unless all names, shapes and kinds fit."""
+    advice = "the checkpoint is as it was: use the run's own configuration, or another --run.name"
     wanted: Mapping[str, Tensor] = target.state_dict() if hasattr(target, "state_dict") else target
     for key, tensor in wanted.items():
         if key not in tensors:
-            raise CheckpointError(f"{name}: the checkpoint has no tensor {key!r} of shape {tuple(tensor.shape)}")
+            raise CheckpointError(
+                f"{name}: the checkpoint has no tensor {key!r} of shape {tuple(tensor.shape)}; {advice}"
+            )
         found = tensors[key]
         if found.shape != tensor.shape:
             raise CheckpointError(
                 f"{name}: tensor {key!r} has shape {tuple(found.shape)} in the checkpoint but "
-                f"{tuple(tensor.shape)} here; use the run's own configuration"
+                f"{tuple(tensor.shape)} here; {advice}"
             )
         if found.dtype != tensor.dtype and not (found.is_floating_point() and tensor.is_floating_point()):
-            raise CheckpointError(f"{name}: tensor {key!r} is {found.dtype} in the checkpoint but {tensor.dtype} here")
+            raise CheckpointError(
+                f"{name}: tensor {key!r} is {found.dtype} in the checkpoint but {tensor.dtype} here; {advice}"
+            )
     for key, tensor in tensors.items():
         if key not in wanted:
             raise CheckpointError(
-                f"{name}: the checkpoint's tensor {key!r} of shape {tuple(tensor.shape)} fits nothing"
+                f"{name}: the checkpoint's tensor {key!r} of shape {tuple(tensor.shape)} fits nothing; {advice}"
             )
     with torch.no_grad():
         for key, tensor in wanted.items():

@@ -75,7 +75,10 @@ class PackedChunk:
             unpack = zstandard.ZstdDecompressor().decompress
             rows = np.frombuffer(b"".join([unpack(b) for b in blocks]), dtype)
         except zstandard.ZstdError as error:
-            raise ReplayError(f"replay chunk {self.name} was damaged while in use: {error}") from error
+            raise ReplayError(
+                f"replay chunk {self.name} was damaged while in use: {error}. The last checkpoint is kept: the same "
+                "command goes on from there; if this comes back, look to this machine's memory and disk"
+            ) from error
         return rows[first - low * BLOCK : end - low * BLOCK]
 
     def save(self, directory: Path) -> None:

@@ -170,7 +170,10 @@ class Ranks(World):
             dist.init_process_group(backend, store=own, rank=self.rank, world_size=self.size, timeout=answer)
         except (RuntimeError, ValueError) as error:
             place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-            raise Lost(f"the {self.size} ranks did not find each other at {place} ({_short(error)})") from error
+            raise Lost(
+                f"the {self.size} ranks did not find each other at {place} ({_short(error)}). Nothing was begun: see "
+                "that all were started and reach that address, then give the same command again"
+            ) from error
 
     @contextlib.contextmanager
     def _exchange(self) -> Iterator[None]:

@@ -12,6 +12,10 @@ from worldmodel.packed import PackedChunk
 FORMAT = 1
 MAX_STREAMS = 10_000
 MAX_ROWS = 2**53
+UNTOUCHED = (
+    "Nothing was touched: put back the checkpoint and the configuration that belong to this replay, or start over with "
+    "--run.fresh true, which keeps this directory beside the new one"
+)
 
 
 class Manifest:
@@ -21,8 +25,10 @@ class Manifest:
         """Check the whole manifest; ReplayError says in one line what is wrong."""
         try:
             self._parse(state, layout, max_chunk_rows)
+        except ReplayError as error:
+            raise ReplayError(f"{error}. {UNTOUCHED}") from error
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-            raise ReplayError(f"the replay manifest is malformed: {error!r}") from error
+            raise ReplayError(f"the replay manifest is malformed: {error!r}. {UNTOUCHED}") from error
         self.names = {chunk.name for chunk in self.chunks}
         self.nonempty = any(self.next.values())
         # Files before a stream's oldest chunk were evicted; older checkpoints may still need them.

@@ -93,7 +93,11 @@ class RunDir:
         try:
             return configs.load(self.config_file)
         except configs.ConfigError as error:
-            raise RunError(f"{self.config_file} does not fit this version: {'; '.join(error.problems)}", 4) from None
+            raise RunError(
+                f"{self.config_file} does not fit this version: {'; '.join(error.problems)}. Nothing was touched: use "
+                "the version that made it, or put the file back as it was",
+                4,
+            ) from None
 
     def open(self, c: Config, restarts: int = 0) -> None:
         """Make or continue the directory for this configuration, under a lock; RunError where that can't be.
