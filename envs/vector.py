@@ -97,9 +97,8 @@ class SupervisedEnvs:
         if self.faults > self.restart_budget:
             self.close()
             raise EnvFailure(
-                f"environments failed {self.faults} times, the budget is {self.restart_budget} (env.restarts); the last: "
-                + line
-                + (f"\n{fault.trace}" if fault.trace else "")
+                f"environments failed {self.faults} times, the budget is {self.restart_budget} (env.restarts); "
+                f"the last: {line}" + (f"\n{fault.trace}" if fault.trace else "")
             )
         self._restart(i)
         return line
