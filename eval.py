@@ -67,6 +67,8 @@ def options(parser: argparse.ArgumentParser) -> None:
              "or what RUN/eval/returns.json holds (fresh)")  # fmt: skip
     add("--starts", type=positive, default=8, help="model: states from which plans are tried (8)")
     add("--plans", type=positive, default=8, help="model: random plans tried from each (8)")
+    add("--follow", type=natural, default=25, help="model: steps that policies are followed for, in the dream and in the "
+        "simulator; 0 leaves them out (25)")  # fmt: skip
     add("--budgets", type=shares, default=[0.25, 1.0], help="compare: planners' candidates, as shares of the run's "
         "planner.candidates (0.25,1)")  # fmt: skip
     add("--drivers", help="compare: only these ways to drive, as in 'actor;cem' (all)")
@@ -205,7 +207,8 @@ def model(args: argparse.Namespace) -> None:
     if args.plans < 4:
         raise ValueError("--plans: two pairs of random plans are compared from every state; give at least 4")
     run, environments = opened(args, args.runs[0])
-    wanted = Wanted(args.source, args.episodes, args.seed, args.context, args.length, args.starts, args.plans)
+    wanted = Wanted(args.source, args.episodes, args.seed, args.context, args.length, args.starts, args.plans,
+                    args.follow)  # fmt: skip
     write(run, environments, Reset, wanted)
 
 

@@ -9,12 +9,13 @@ from envs.vector import Reset, SerialEnv
 from worldmodel.evaluation.held_out import Simulator, collect
 from worldmodel.evaluation.model_quality import Real, measure
 from worldmodel.evaluation.plans import Amounts
+from worldmodel.evaluation.policies import always, mixed
 from worldmodel.rollout import Rollout, episode_seeds
 from worldmodel.types import ActionSpace
 
 CELLS, SIDE = 12, 24
 SPACE = ActionSpace(2)
-PLAN = 4
+PLAN, FOLLOW = 4, 9
 
 
 def move(where, action):
@@ -79,6 +80,9 @@ class Perfect:
     def reseed(self, number):
         """Nothing is drawn."""
 
+    def see(self, state, row):
+        return {k: torch.as_tensor(np.float32(row[k]))[None] for k in ("vector", "reward", "is_terminal")}
+
     def imagine(self, state, actions):
         where, rows = state["vector"], []
         for action in actions.unbind(1):
@@ -132,6 +136,13 @@ class Rosy(Perfect):
         return state["reward"] + 0.5 * torch.as_tensor(there)
 
 
+class Contrary(Perfect):
+    """What is good is called bad."""
+
+    def reward(self, state):
+        return -state["reward"]
+
+
 class Blind(Perfect):
     draws = False
 
@@ -147,6 +158,21 @@ def planner_of(model):
         return plans[(alive * model.reward(dream)).sum(1).argmax()][None]
 
     return plan
+
+
+def to_column(goal):
+    """A policy that looks where it is, goes to a column and stays there."""
+    return lambda dice: lambda state: (goal - state["vector"]).clamp(-1, 1) * torch.tensor([1.0, 0.0])
+
+
+POLICIES = {
+    "left": always(torch.tensor([-1.0, 0.0])),
+    "right": always(torch.tensor([1.0, 0.0])),
+    "up": always(torch.tensor([0.0, 1.0])),
+    "to column 6": to_column(6),
+    "half right": mixed(always(torch.tensor([1.0, 0.0])), 0.5, SPACE),
+    "random": mixed(always(torch.zeros(2)), 1, SPACE),
+}
 
 
 def wander():
@@ -165,5 +191,6 @@ def quality_of(model, kind=Grid, episodes=6, own=True, keep=("image", "vector"),
                 del episode.columns[key]
         simulator = Simulator(envs, Reset, rollout.to_env)
         plans = {"planner": planner_of(model)} if own else {}
-        tried = Real(simulator, plans, SPACE, Amounts(starts=5, plans=8, length=PLAN)) if real else None
+        amounts = Amounts(starts=5, plans=8, length=PLAN, follow=FOLLOW)
+        tried = Real(simulator, plans, POLICIES, SPACE, amounts) if real else None
         return measure(model, recorded, context=2, length=8, real=tried)

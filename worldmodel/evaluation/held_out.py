@@ -89,6 +89,13 @@ class Simulator:
 
     def branch(self, episode: Recorded, step: int, plan: np.ndarray) -> Branch | None:
         """Simulate an episode again up to a step, then act by a plan (P,A); None where it came out elsewhere."""
+        actions = iter(plan)
+        return self.drive(episode, step, len(plan), lambda row: next(actions))
+
+    def drive(
+        self, episode: Recorded, step: int, length: int, choose: Callable[[dict[str, Any] | None], np.ndarray]
+    ) -> Branch | None:
+        """The same for actions (A,) that are chosen one by one, by the row that answered to the last (at first None)."""
         assert episode.seed is not None, "the simulator comes back to episodes that were played here"
         columns = episode.columns
         result = self.back(episode.seed, columns["prev_action"][1 : step + 1])
@@ -96,11 +103,12 @@ class Simulator:
             return None
         if any(not np.array_equal(v, columns[k][step]) for k, v in result.obs.items()):
             return None
-        length = len(plan)
         picture = result.obs.get("image")
         pictures = np.zeros((length, *picture.shape), np.uint8) if picture is not None else None
         found = Branch(np.zeros(length), np.zeros(length, bool), np.zeros(length, bool), pictures)
-        for t, action in enumerate(plan):
+        row = None
+        for t in range(length):
+            action = choose(row)
             result = self.act(action)
             if "fault" in result.info:
                 break
@@ -110,6 +118,8 @@ class Simulator:
             if result.is_last:
                 found.counted[t + 1 :] = result.is_terminal
                 break
+            row = {**result.obs, "prev_action": action, "reward": np.float32(result.reward), "is_first": False,
+                   "is_last": False, "is_terminal": False}  # fmt: skip
         return found
 
     def _do(self, command: Any):

@@ -12,6 +12,7 @@ from worldmodel.console import Progress, say
 from worldmodel.evaluation.held_out import Recorded, Simulator, collect, from_replay
 from worldmodel.evaluation.model_quality import Quality, Real, measure, plain
 from worldmodel.evaluation.opened import OpenedRun, own_plans
+from worldmodel.evaluation.own_policies import own_policies
 from worldmodel.evaluation.plans import Amounts
 from worldmodel.evaluation.play_back import first_made, playing
 from worldmodel.evaluation.quality_page import page
@@ -31,6 +32,7 @@ class Wanted:
     length: int
     starts: int
     plans: int
+    follow: int
 
 
 def write(run: Run, make: Make, reset: Callable[[int], Any], wanted: Wanted) -> None:
@@ -60,8 +62,9 @@ def measured(run: Run, make: Make, reset: Callable[[int], Any], wanted: Wanted) 
         episodes = collect(rollout, player, wanted.episodes, bar.update)
         bar.close()
         own, length, left_out = own_plans(run, wanted.seed)
-        amounts = Amounts(wanted.starts, wanted.plans, length)
-        real = Real(Simulator(vector, reset, rollout.to_env), own, run.action_space, amounts)
+        policies = own_policies(run, wanted.seed) if wanted.follow else {}
+        amounts = Amounts(wanted.starts, wanted.plans, length, wanted.follow)
+        real = Real(Simulator(vector, reset, rollout.to_env), own, policies, run.action_space, amounts)
         quality = _measure(run, episodes, wanted, real)
         quality.left_out += left_out
         return "fresh", episodes, quality

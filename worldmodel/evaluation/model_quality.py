@@ -13,23 +13,25 @@ from worldmodel.collapse import spread
 from worldmodel.evaluation.held_out import Recorded, Simulator
 from worldmodel.evaluation.open_loop import Table, Usual, curves, dream_on, joined
 from worldmodel.evaluation.opened import Opened, Planner
-from worldmodel.evaluation.plans import Amounts, Trials, compared, sensitive, try_plans
+from worldmodel.evaluation.plans import Amounts, Start, Trials, compared, sensitive, starts_from, try_plans
+from worldmodel.evaluation.policies import Policies, follow, ranked
 from worldmodel.evaluation.state_probe import by_horizon
 from worldmodel.types import ActionSpace, State
 
 
 @dataclass(frozen=True)
 class Real:
-    """The simulator, and whose plans are tried in it."""
+    """The simulator, whose plans are tried in it, and which policies are followed."""
 
     simulator: Simulator
     own: dict[str, Planner]
+    policies: Policies
     space: ActionSpace
     amounts: Amounts
 
     @property
     def work(self) -> int:
-        return self.amounts.starts * (self.amounts.plans + len(self.own))
+        return self.amounts.starts * (self.amounts.plans + len(self.own) + len(self.policies))
 
 
 @dataclass
@@ -73,13 +75,28 @@ def measure(
     quality.results["features"] = _features(model, beliefs, whole)
     _probe(quality, model, episodes, beliefs, tables)
     if real is None:
-        quality.left_out.append("no simulator at hand: plans were not tried, no exploitation and no action sensitivity")
+        quality.left_out.append("no simulator at hand: plans were not tried, policies not followed, action sensitivity not seen")
     else:
-        done = len(episodes)
-        trials = try_plans(model, real.simulator, episodes, beliefs, real.own, real.space, real.amounts, context, seed,
-                           lambda n: on_step(done + n))  # fmt: skip
-        _plans(quality, model, trials, seed)
+        starts = starts_from(episodes, beliefs, real.amounts, context, seed)
+        _tried(quality, model, real, starts, seed, lambda n: on_step(len(episodes) + n))
     return quality
+
+
+def _tried(
+    quality: Quality, model: Opened, real: Real, starts: Sequence[Start], seed: int, on_step: Callable[[int], None]
+) -> None:
+    """Plans and policies, in the dream and in the simulator."""
+    trials = try_plans(model, real.simulator, starts, real.own, real.space, real.amounts, seed, on_step)
+    _plans(quality, trials, seed)
+    if not real.amounts.follow:
+        quality.left_out.append("policies are not followed (--follow 0)")
+        return
+    before, length = len(starts) * (real.amounts.plans + len(real.own)), real.amounts.follow
+    found = follow(model, real.simulator, starts, real.policies, length, seed, lambda n: on_step(before + n))
+    if found.real:
+        quality.results["policies"] = ranked(found, length, seed)
+    else:
+        quality.left_out.append("no policy could be followed: no ranking of policies")
 
 
 def _features(model: Opened, beliefs: Sequence[State], whole: Table) -> dict[str, float]:
@@ -110,7 +127,7 @@ def _probe(
         quality.results["probe"] = by_horizon(feats, states, [t for _, _, t in usable])
 
 
-def _plans(quality: Quality, model: Opened, trials: Trials, seed: int) -> None:
+def _plans(quality: Quality, trials: Trials, seed: int) -> None:
     if trials.strays:
         quality.left_out.append(
             f"{trials.strays} starts of plans: simulated again by seed and actions, the environment came out elsewhere"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,6 +29,10 @@ class Opened(Protocol):
 
     def reseed(self, number: int) -> None:
         """Draw from here on what was drawn after this number was given before."""
+        ...
+
+    def see(self, state: State, row: dict[str, Any]) -> State:
+        """What is believed once the next row is seen too: states (1,...)."""
         ...
 
     def imagine(self, state: State, actions: Tensor) -> State:
@@ -77,6 +81,14 @@ class OpenedRun:
             torch.manual_seed(int(torch.randint(2**62, (), generator=self.generator, device=self.agent.device)))
             _, post, prior = self.model.observe(batch)
         return {k: v[0].float() for k, v in post.items()}, {k: v[0].float() for k, v in prior.items()}
+
+    @torch.no_grad()
+    def see(self, state: State, row: dict[str, Any]) -> State:
+        obs = {k: torch.as_tensor(row[k])[None] for k in [*self.seen, "prev_action", "is_first"]}
+        carry = {f"state/{k}": state[k] for k in ("deter", "stoch")} | {"prev_action": obs["prev_action"]}
+        with autocast(self.agent.device, self.agent.precision):
+            found, _ = self.agent.filter(obs, carry, self.generator)
+        return {k: v.float() for k, v in found.items()}
 
     @torch.no_grad()
     def imagine(self, state: State, actions: Tensor) -> State:

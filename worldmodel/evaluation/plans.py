@@ -18,7 +18,7 @@ from worldmodel.evaluation.agreement import spearman
 from worldmodel.evaluation.held_out import Branch, Recorded, Simulator
 from worldmodel.evaluation.open_loop import pick
 from worldmodel.evaluation.opened import Opened, Planner
-from worldmodel.evaluation.returns import bootstrap_interval
+from worldmodel.evaluation.returns import interval
 from worldmodel.evaluation.sensitivity import sensitivity
 from worldmodel.types import ActionSpace, State
 
@@ -27,11 +27,21 @@ DRAWS = 8  # dreams of one plan, which are averaged
 
 @dataclass(frozen=True)
 class Amounts:
-    """How many states plans start from, how many random ones from each, and how long they are."""
+    """How many states to start from, how many random plans from each, how long plans are and policies are followed."""
 
     starts: int
     plans: int
     length: int
+    follow: int
+
+
+@dataclass(frozen=True)
+class Start:
+    """A step of an episode, and what is believed there (1,...)."""
+
+    episode: Recorded
+    step: int
+    state: State
 
 
 @dataclass
@@ -84,33 +94,41 @@ def dream_plans(model: Opened, state: State, plans: Tensor, counted: np.ndarray)
     return (total / DRAWS).numpy(), pictures
 
 
-def try_plans(
-    model: Opened,
-    simulator: Simulator,
-    episodes: Sequence[Recorded],
-    beliefs: Sequence[State],
-    own: dict[str, Planner],
-    space: ActionSpace,
-    amounts: Amounts,
-    context: int,
-    seed: int,
-    on_plan: Callable[[int], None],
-) -> Trials:
-    """From steps all over the episodes, random plans and the run's own, dreamt and done."""
-    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    trials, done = Trials(), 0
-    kinds = ["random"] * amounts.plans + list(own)
+def starts_from(
+    episodes: Sequence[Recorded], beliefs: Sequence[State], amounts: Amounts, context: int, seed: int
+) -> list[Start]:
+    """Steps all over the episodes; with room for plans and policies after them, where the episode is that long."""
+    rng, found = np.random.default_rng(seed), []
     long = [i for i, e in enumerate(episodes) if len(e) > context]
     for n in range(amounts.starts):
         episode, belief = episodes[long[n % len(long)]], beliefs[long[n % len(long)]]
-        last = max(context - 1, len(episode) - 1 - amounts.length)
+        last = max(context - 1, len(episode) - 1 - max(amounts.length, amounts.follow))
         step = int(rng.integers(context - 1, last + 1))
-        state = pick(belief, np.array([step]))
+        found.append(Start(episode, step, pick(belief, np.array([step]))))
+    return found
+
+
+def try_plans(
+    model: Opened,
+    simulator: Simulator,
+    starts: Sequence[Start],
+    own: dict[str, Planner],
+    space: ActionSpace,
+    amounts: Amounts,
+    seed: int,
+    on_plan: Callable[[int], None],
+) -> Trials:
+    """From every start, random plans and the run's own, dreamt and done."""
+    generator = torch.Generator().manual_seed(seed)
+    trials, done = Trials(), 0
+    kinds = ["random"] * amounts.plans + list(own)
+    for start in starts:
+        state = start.state
         random = space.random(amounts.plans * amounts.length, generator).unflatten(0, (amounts.plans, amounts.length))
         plans = torch.cat([random, *(make(state) for make in own.values())])
         branches: list[Branch] = []
         for plan in plans:
-            branch = simulator.branch(episode, step, plan.numpy())
+            branch = simulator.branch(start.episode, start.step, plan.numpy())
             if branch is None:
                 break
             branches.append(branch)
@@ -139,7 +157,7 @@ def compared(trials: Trials, seed: int = 0) -> dict[str, Any]:
         said, was = imagined[kind == name], real[kind == name]
         # Plans from one start are not independent: the interval is over starts.
         gaps = np.array([(said - was)[start[kind == name] == s].mean() for s in np.unique(start)])
-        low, high = bootstrap_interval(gaps, seed)
+        low, high = interval(gaps, seed)
         numbers = {"imagined": said.mean(), "real": was.mean(), "gap": gaps.mean(), "gap_low": low, "gap_high": high}
         by_kind[name] = {k: float(v) for k, v in numbers.items()}
     return {

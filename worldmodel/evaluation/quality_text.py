@@ -1,9 +1,11 @@
-"""What the numbers of a model's quality mean, in a few lines for the terminal."""
+"""What the numbers of a model's quality mean, in a few lines for the terminal; 95 % intervals in brackets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+from worldmodel.evaluation.returns import FEW
 
 
 def report(found: dict[str, Any], left_out: Sequence[str]) -> str:
@@ -66,7 +68,33 @@ def _singles(found: dict[str, Any]) -> list[str]:
         )
     if "plans" in found:
         lines += _plans(found["plans"])
+    if "policies" in found:
+        lines += _policies(found["policies"])
     return lines
+
+
+def _policies(x: dict[str, Any]) -> list[str]:
+    count = len(x["by_policy"])
+    lines = [
+        f"  imagined against real returns of {count} policies over {x['steps']} steps: rank correlation "
+        f"{_number(x['rank'])}, 1 is best; imagined minus real {_spread(x, 'gap')}, 0 is best"
+    ]
+    for name, y in x["by_policy"].items():
+        numbers = (f"{word} {_spread(y, word)}" for word in ("imagined", "real", "gap"))
+        lines.append(f"    {name:<28}{'; '.join(numbers)}")
+    return [*lines, *_few("policies were followed", x["starts"])]
+
+
+def _few(what: str, starts: int) -> list[str]:
+    if starts == 1:
+        return [f"  {what} from one start (--starts): no intervals"]
+    return [f"  {what} from {starts} starts (--starts): intervals over so few say little"] if starts < FEW else []
+
+
+def _spread(x: dict[str, Any], key: str) -> str:
+    """A mean, and its interval where there is one."""
+    low, high = x[f"{key}_low"], x[f"{key}_high"]
+    return _number(x[key]) + (f" ({_number(low)} to {_number(high)})" if low is not None else "")
 
 
 def _plans(plans: dict[str, Any]) -> list[str]:
@@ -77,10 +105,10 @@ def _plans(plans: dict[str, Any]) -> list[str]:
     for kind, x in plans["by_kind"].items():
         name = {"planner": "exploitation (the planner's own plans)"}.get(kind, f"optimism on {kind} plans")
         lines.append(
-            f"  {name}: imagined {_number(x['imagined'])} minus real {_number(x['real'])} = {_number(x['gap'])}, 95 % "
-            f"interval {_number(x['gap_low'])} to {_number(x['gap_high'])}; 0 is best"
+            f"  {name}: imagined {_number(x['imagined'])} minus real {_number(x['real'])} = {_spread(x, 'gap')}; "
+            "0 is best"
         )
-    return lines
+    return [*lines, *_few("plans were tried", len(set(plans["start"])))]
 
 
 def mean_known(values: Sequence[float | None]) -> float | None:

@@ -78,6 +78,14 @@ class Evaluation:
                 "worst": order[0]}  # fmt: skip
 
 
+FEW = 5  # episodes or starts below which an interval says little
+
+
+def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """`bootstrap_interval`, and NaN of a single value: nothing is known of how far others would lie."""
+    return bootstrap_interval(values, seed) if len(values) > 1 else (float("nan"), float("nan"))
+
+
 def bootstrap_interval(scores: np.ndarray, seed: int = 0, draws: int = 10_000) -> tuple[float, float]:
     """95 % percentile-bootstrap interval of the mean."""
     rng = np.random.default_rng(seed)

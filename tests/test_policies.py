@@ -1,0 +1,122 @@
+"""Policies in dreams and in the simulator, on models of which every return is known."""
+
+import numpy as np
+import pytest
+import torch
+
+import worldmodel
+from envs.vector import Reset, SerialEnv
+from runs import seed_dir, train
+from tiny_world import FOLLOW, POLICIES, SPACE, Contrary, Frozen, Grid, Perfect, Rosy, quality_of, to_column
+from worldmodel.evaluation.held_out import Simulator, collect, from_replay
+from worldmodel.evaluation.opened import OpenedRun
+from worldmodel.evaluation.own_policies import own_policies
+from worldmodel.evaluation.plans import Amounts, starts_from
+from worldmodel.evaluation.policies import follow, ranked
+from worldmodel.rollout import Rollout, episode_seeds
+
+
+def followed(model, policies, count=6, seed=0):
+    """The returns of policies from steps of one episode, and the cells (S,2) they start from."""
+    stay = np.zeros((1, 2), np.float32)
+    with SerialEnv(Grid, 1) as envs:
+        rollout = Rollout(envs, Reset, SPACE, episode_seeds(1))
+        episodes = collect(rollout, lambda rows: stay, 3, lambda done: None)
+        simulator = Simulator(envs, Reset, rollout.to_env)
+        beliefs = [model.observe(e.columns)[0] for e in episodes]
+        starts = starts_from(episodes, beliefs, Amounts(count, 4, 4, FOLLOW), 2, seed)
+        found = follow(model, simulator, starts, policies, FOLLOW, seed)
+    return found, torch.cat([start.state["vector"] for start in starts]).numpy()
+
+
+def test_a_perfect_model_ranks_policies_and_earns_what_it_dreams():
+    found = quality_of(Perfect()).results["policies"]
+    assert found["rank"] == pytest.approx(1) and found["steps"] == FOLLOW and found["starts"] == 5
+    assert found["gap"] == found["gap_low"] == found["gap_high"] == 0
+    assert list(found["by_policy"]) == list(POLICIES)
+    for x in found["by_policy"].values():
+        assert x["gap"] == x["gap_low"] == x["gap_high"] == 0 and x["imagined_low"] == x["real_low"]
+        assert x["real_low"] <= x["real"] <= x["real_high"] and x["imagined"] == x["real"]
+    assert found["by_policy"]["right"]["real"] > found["by_policy"]["left"]["real"]
+
+
+def test_rewards_of_the_opposite_sign_turn_the_ranking_round():
+    found = ranked(followed(Contrary(), POLICIES)[0], FOLLOW)
+    assert found["rank"] == pytest.approx(-1)
+    for x in found["by_policy"].values():
+        assert x["imagined"] == -x["real"]
+
+
+def test_returns_of_policies_by_hand():
+    """Right of its column a policy goes left, left of it right, and then stays: only one that looks can do so."""
+    found, cells = followed(Perfect(), {"to column 6": to_column(6)})
+    assert len(set(cells[:, 0])) > 1
+    for real, (x, y) in zip(found.real, cells, strict=True):
+        columns = [max(6, x - k) if x > 6 else min(6, x + k) for k in range(1, FOLLOW + 1)]
+        assert real == [sum((column - y) / 8 for column in columns)]
+
+
+def test_a_gap_is_what_rewards_are_inflated_by_where_a_policy_goes():
+    policies = {name: POLICIES[name] for name in ("left", "right", "up")}
+    found, cells = followed(Rosy(wall=10), policies)
+    gaps = np.array(found.imagined) - np.array(found.real)
+    reached = {"right": lambda x, k: min(x + k, 11), "up": lambda x, k: x}
+    for name, column in reached.items():
+        wanted = [sum(0.5 for k in range(1, FOLLOW + 1) if column(x, k) >= 10) for x, _ in cells]
+        assert gaps[:, list(policies).index(name)].tolist() == wanted
+    total = ranked(found, FOLLOW)
+    assert total["by_policy"]["right"]["gap"] > total["by_policy"]["up"]["gap"]
+    assert total["gap"] == pytest.approx(gaps.mean()) and total["gap"] > 0
+
+
+def test_a_policy_answers_to_the_dream_in_the_dream():
+    """Where nothing is dreamt to change, all that is earned there is the worth of the start, again and again."""
+    found, cells = followed(Frozen(), {"to column 6": to_column(6)})
+    np.testing.assert_allclose(np.ravel(found.imagined), FOLLOW * (cells[:, 0] - cells[:, 1]) / 8)
+    assert np.ravel(found.real).tolist() != np.ravel(found.imagined).tolist()
+
+
+def test_the_same_dice_fall_in_both_worlds_and_others_with_another_seed():
+    policies = {"half right": POLICIES["half right"]}
+    (one, _), (other, _) = followed(Perfect(), policies), followed(Perfect(), policies, seed=1)
+    assert one.imagined == one.real and one.real != other.real
+    assert one.real != followed(Perfect(), {"right": POLICIES["right"]})[0].real
+
+
+def test_one_start_has_no_interval():
+    found = ranked(followed(Perfect(), POLICIES, count=1)[0], FOLLOW)
+    assert np.isnan(found["gap_low"]) and np.isnan(found["by_policy"]["left"]["real_high"]) and found["gap"] == 0
+
+
+@pytest.mark.parametrize("args", [("--behavior.name", "actor_critic", "--imag.starts", "8"), ("--env.task", "catcher")])
+def test_the_policies_of_a_run(tmp_path, args):
+    """Continuous with an actor, discrete without: at least five that act on dreams and on what is seen."""
+    train(tmp_path, *args, "--run.frames", "40")
+    run = worldmodel.load(next(tmp_path.glob("*/*/seed0")))
+    policies = own_policies(run, 0)
+    guide = "actor" if run.policy is not None else "planner"
+    assert {"planner", guide, f"{guide}, 1/3 random", f"{guide}, 2/3 random", "random"} < policies.keys()
+    assert len(policies) >= 6 and any(name.startswith("always ") for name in policies)
+    model = OpenedRun(run, 0)
+    [episode] = from_replay(run.path, 1)
+    state = {k: v[3:4] for k, v in model.observe(episode.columns)[0].items()}
+    row = {k: v[4] for k, v in episode.columns.items()}
+    for begin in policies.values():
+        act = begin(1)
+        for seen in (state, model.see(state, row)):
+            action = act({k: v.expand(3, *v.shape[1:]) for k, v in seen.items()})
+            assert action.shape == (3, run.action_space.size) and action.abs().max() <= 1
+
+
+def test_what_is_seen_changes_a_belief_as_in_play(tmp_path):
+    """With a latent that draws nothing: row by row comes to what a whole sequence comes to."""
+    train(tmp_path, "--model.latent", "deterministic", "--run.precision", "fp32", "--run.frames", "40")
+    run = worldmodel.load(seed_dir(tmp_path))
+    [episode] = from_replay(run.path, 1)
+    model = OpenedRun(run, 0)
+    whole, _ = model.observe(episode.columns)
+    state = {k: v[2:3] for k, v in whole.items()}
+    for t in range(3, 8):
+        state = model.see(state, {k: v[t] for k, v in episode.columns.items()})
+        for key in ("deter", "stoch"):
+            torch.testing.assert_close(state[key], whole[key][t : t + 1], atol=1e-4, rtol=0)
