@@ -105,6 +105,9 @@ class Perfect:
     def kl(self, post, prior):
         return (post["vector"] - prior["vector"]).square().sum(-1)
 
+    def centre(self, posts):
+        return {"vector": posts["vector"].mean(0)}
+
 
 class Frozen(Perfect):
     """Nothing ever changes."""

@@ -11,7 +11,7 @@ import torch
 
 from worldmodel.collapse import spread
 from worldmodel.evaluation.held_out import Recorded, Simulator
-from worldmodel.evaluation.open_loop import Table, Usual, curves, dream_on, joined
+from worldmodel.evaluation.open_loop import Table, Usual, beside_centre, curves, dream_on, joined
 from worldmodel.evaluation.opened import Opened, Planner
 from worldmodel.evaluation.plans import Amounts, Start, Trials, compared, sensitive, starts_from, try_plans
 from worldmodel.evaluation.policies import Policies, follow, ranked
@@ -66,6 +66,7 @@ def measure(
         closed.append(float(model.kl(post, prior)[context:].mean()) if len(episode) > context else float("nan"))
         tables.append(dream_on(model, episode, post, context, length, usual))
         on_step(n + 1)
+    beside_centre(model, episodes, beliefs, tables, context)
     whole = joined([t for t in tables if t is not None])
     quality = Quality(curves(whole, usual, float(np.nanmean(closed))), [])
     if not model.draws:

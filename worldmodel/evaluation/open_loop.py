@@ -93,6 +93,20 @@ def dream_on(model: Opened, episode: Recorded, post: State, context: int, length
     return table | {"feat": _masked(model.feat(dream).numpy(), there), "feat_copy": model.feat(still).numpy()}
 
 
+def beside_centre(
+    model: Opened, episodes: Sequence[Recorded], beliefs: Sequence[State], tables: Sequence[Table | None], context: int
+) -> None:
+    """Into every table: the KL from what was believed to the centre of all beliefs, by window and horizon."""
+    centre = model.centre({k: torch.cat([b[k] for b in beliefs]) for k in beliefs[0]})
+    for episode, belief, table in zip(episodes, beliefs, tables, strict=True):
+        if table is not None:
+            there = np.isfinite(table["reward"])
+            length = there.shape[1]
+            steps = starts_of(episode, context, length)[:, None] + 1 + np.arange(length)
+            far = np.asarray(model.kl(belief, centre), np.float64)
+            table["kl_mean"] = _masked(far[np.minimum(steps, len(episode) - 1)], there)
+
+
 def _floats(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels).float() / 255
 
@@ -104,7 +118,7 @@ def _picture_errors(guesses: dict[str, Tensor], truth: Tensor) -> dict[str, Tens
         error = squared_error(full, truth)
         # Window by window: SSIM keeps ten pictures for one.
         alike = torch.stack([ssim(*pair) for pair in zip(full, truth, strict=True)])
-        found |= {f"mse/{name}": error, f"psnr/{name}": psnr(error), f"ssim/{name}": alike}
+        found |= {f"mse/{name}": error, f"ssim/{name}": alike}
     return found
 
 
@@ -123,30 +137,40 @@ def joined(tables: Sequence[Table]) -> Table:
 
 def curves(table: Table, usual: Usual, closed: float) -> dict[str, Any]:
     """The results by horizon (H,); `closed` is the mean KL where every frame is seen."""
-    by_mean = {k: np.nanmean(v, 0) for k, v in table.items() if k.startswith(("mse/", "psnr/", "ssim/", "kl"))}
+    by_mean = {k: np.nanmean(v, 0) for k, v in table.items() if k.startswith(("mse/", "ssim/", "kl"))}
     found: dict[str, Any] = {"windows": np.isfinite(table["reward"]).sum(0)}
     if "mse/model" in by_mean:
-        for kind in ("mse", "psnr", "ssim"):
+        for kind in ("mse", "ssim"):
             found[kind] = {name: by_mean[f"{kind}/{name}"] for name in ("model", "copy", "mean")}
-    found["kl"] = {"model": by_mean["kl"], "copy": by_mean["kl_copy"], "closed_loop": closed}
+        # Of the mean error: a mean of decibels would make much of the few pictures that hardly differ.
+        found["psnr"] = {name: psnr(torch.from_numpy(error)).numpy() for name, error in found["mse"].items()}
+    kl = {"model": by_mean["kl"], "copy": by_mean["kl_copy"], "mean": by_mean["kl_mean"]}
+    found["kl"] = {**kl, "closed_loop": closed}
     guesses = {"model": table["said_reward"], "copy": table["copied_reward"], "mean": usual.reward}
     errors = {k: np.sqrt(np.nanmean(np.square(v - table["reward"]), 0)) for k, v in guesses.items()}
-    pairs = [_both(*columns) for columns in zip(table["said_reward"].T, table["reward"].T, strict=True)]
-    found["reward"] = {"rmse": errors, "correlation": np.array([pearson(*pair) for pair in pairs])}
+    said = {"model": table["said_reward"], "copy": table["copied_reward"]}
+    alike = {k: np.array([pearson(*pair) for pair in _by_horizon(v, table["reward"])]) for k, v in said.items()}
+    found["reward"] = {"rmse": errors, "correlation": alike}
     return found | {"continuation": _continuation(table, usual)}
 
 
 def _continuation(table: Table, usual: Usual) -> dict[str, Any]:
-    pairs = [_both(*columns) for columns in zip(table["said_cont"].T, table["cont"].T, strict=True)]
-    usually = [brier(np.full(len(was), usual.cont), was) for _, was in pairs]
-    whole = reliability(*_both(table["said_cont"], table["cont"]))
+    pairs = _by_horizon(table["said_cont"], table["cont"])
+    constants = {"copy": 1.0, "mean": usual.cont}  # what is dreamt on from had not ended
+    scores = {k: np.array([brier(np.full(len(was), c), was) for _, was in pairs]) for k, c in constants.items()}
+    whole, each = reliability(*_both(table["said_cont"], table["cont"])), [reliability(*pair) for pair in pairs]
     return {
         "ends_seen": int((table["cont"] == 0).sum()),
-        "brier": {"model": np.array([brier(*pair) for pair in pairs]), "mean": np.array(usually)},
+        "brier": {"model": np.array([brier(*pair) for pair in pairs]), **scores},
         "calibration_error": calibration_error(whole),
         "reliability": whole,
-        "reliability_by_horizon": [reliability(*pair) for pair in pairs],
+        "calibration_error_by_horizon": np.array([calibration_error(bins) for bins in each]),
+        "reliability_by_horizon": each,
     }
+
+
+def _by_horizon(said: np.ndarray, was: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [_both(*columns) for columns in zip(said.T, was.T, strict=True)]
 
 
 def _both(said: np.ndarray, was: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -59,6 +59,10 @@ class Opened(Protocol):
         """How far a belief is from an expectation, in nats (...)."""
         ...
 
+    def centre(self, posts: State) -> State:
+        """The one expectation, of no dynamics at all, to which the mean `kl` of beliefs (N,...) is least."""
+        ...
+
 
 class OpenedRun:
     """A saved run as an `Opened`; the same seed gives the same answers to the same questions."""
@@ -121,6 +125,10 @@ class OpenedRun:
 
     def kl(self, post: State, prior: State) -> Tensor:
         return self.model.rssm.latent.kl(post, prior).cpu()
+
+    def centre(self, posts: State) -> State:
+        latent = self.model.rssm.latent
+        return latent.centre({k: posts[k] for k in latent.dist_keys})
 
 
 def own_plans(run: Run, seed: int) -> tuple[dict[str, Planner], int, list[str]]:

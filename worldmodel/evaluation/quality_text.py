@@ -25,12 +25,15 @@ def _curves(found: dict[str, Any]) -> Iterator[tuple[str, list, list[list], str]
         names = (("mse", "picture MSE", "lower"), ("psnr", "picture PSNR, dB", "higher"), ("ssim", "SSIM", "higher"))
         for key, name, good in names:
             yield name, found[key]["model"], [found[key]["copy"], found[key]["mean"]], f"{good} is better"
-    yield "latent KL, nats", found["kl"]["model"], [found["kl"]["copy"]], "lower is better"
+    kl = found["kl"]
+    yield "latent KL, nats", kl["model"], [kl["copy"], kl["mean"]], "lower is better"
     rmse = found["reward"]["rmse"]
     yield "reward error (RMSE)", rmse["model"], [rmse["copy"], rmse["mean"]], "lower is better"
-    yield "reward correlation", found["reward"]["correlation"], [], "1 is best"
+    alike = found["reward"]["correlation"]
+    yield "reward correlation", alike["model"], [alike["copy"]], "1 is best"
     brier = found["continuation"]["brier"]
-    yield "continuation (Brier)", brier["model"], [brier["mean"]], "lower is better"
+    yield "continuation (Brier)", brier["model"], [brier["copy"], brier["mean"]], "lower is better"
+    yield "off by (calibration)", found["continuation"]["calibration_error_by_horizon"], [], "0 is honest"
     if "probe" in found:
         means = [[mean_known(row) for row in found["probe"][k]] for k in ("open_loop", "copy")]
         yield "state read off, R^2", means[0], [means[1]], "1 is all of it, 0 nothing"
@@ -51,7 +54,7 @@ def _singles(found: dict[str, Any]) -> list[str]:
         f"  latent KL where every frame is seen: {_number(kl['closed_loop'])}; no dream is expected to stay below it"
     )
     error = found["continuation"]["calibration_error"]
-    lines.append(f"  continuation is off by {_number(error)} on average (calibration error; 0 is honest)")
+    lines.append(f"  continuation is off by {_number(error)} over all steps (calibration error; 0 is honest)")
     lines.append(
         f"  features: effective rank {f['posterior/rank']:.1f} of {f['size']}, std {f['posterior/std']:.3f}; dreams at "
         f"the last step {f['open_loop/rank']:.1f} and {f['open_loop/std']:.3f}; near 1 or 0 they have collapsed"
@@ -64,7 +67,8 @@ def _singles(found: dict[str, Any]) -> list[str]:
         ends = [f"{_number(s[k][0])} to {_number(s[k][-1])}" for k in ("agreement", "shuffled", "gain")]
         lines.append(
             f"  action sensitivity from step 1 to {len(s['gain'])}: {ends[0]}, 1 is right; with shuffled actions "
-            f"{ends[1]}, lower is better; size of differences {ends[2]}, 1 is right"
+            f"{ends[1]}, 0 is right, give or take {_number(s['chance'][0])} that so few plans leave to chance; "
+            f"size of differences {ends[2]}, 1 is right"
         )
     if "plans" in found:
         lines += _plans(found["plans"])

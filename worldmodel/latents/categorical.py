@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -60,6 +62,10 @@ class Categorical:
     def kl(self, post: dict[str, Tensor], prior: dict[str, Tensor]) -> Tensor:
         log_post = post["logits"]
         return (log_post.exp() * (log_post - prior["logits"])).sum((-2, -1))
+
+    def centre(self, dist: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The mean of the probabilities."""
+        return {"logits": dist["logits"].logsumexp(0) - math.log(len(dist["logits"]))}
 
     def flat(self, stoch: Tensor) -> Tensor:
         return stoch.flatten(-2)

@@ -43,5 +43,8 @@ class Deterministic:
     def kl(self, post: dict[str, Tensor], prior: dict[str, Tensor]) -> Tensor:
         return 0.5 * (post["mean"] - prior["mean"]).square().sum(-1)
 
+    def centre(self, dist: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"mean": dist["mean"].mean(0)}
+
     def flat(self, stoch: Tensor) -> Tensor:
         return stoch

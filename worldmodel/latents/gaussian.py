@@ -51,5 +51,11 @@ class Gaussian:
         shift = ((post["mean"] - prior["mean"]) / prior["std"]).square()
         return 0.5 * (ratio + shift - 1 - ratio.log()).sum(-1)
 
+    def centre(self, dist: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The Gaussian with the mean and the variance of their mixture."""
+        mean = dist["mean"].mean(0)
+        spread = (dist["mean"] - mean).square().mean(0) + dist["std"].square().mean(0)
+        return {"mean": mean, "std": spread.sqrt()}
+
     def flat(self, stoch: Tensor) -> Tensor:
         return stoch

@@ -1,0 +1,88 @@
+"""What stands beside the model: that nothing changes, that all is as usual; and probabilities horizon by horizon."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tiny_world import Perfect, quality_of
+from worldmodel.evaluation.held_out import Recorded
+from worldmodel.evaluation.open_loop import beside_centre, starts_of
+from worldmodel.latents.categorical import Categorical
+from worldmodel.latents.deterministic import Deterministic
+from worldmodel.latents.gaussian import Gaussian
+
+KINDS = {
+    "categorical": (
+        Categorical(2, 2, 0.0, 0.1),
+        {"logits": torch.tensor([[[0.9, 0.1], [0.5, 0.5]], [[0.5, 0.5], [0.5, 0.5]]]).log()},
+        {"logits": torch.tensor([[0.7, 0.3], [0.5, 0.5]]).log()},
+        [0.9 * math.log(9 / 7) + 0.1 * math.log(1 / 3), 0.5 * math.log(5 / 7) + 0.5 * math.log(5 / 3)],
+    ),
+    "gaussian": (
+        Gaussian(1, 0, 0.0, 0.1),
+        {"mean": torch.tensor([[0.0], [2.0]]), "std": torch.tensor([[1.0], [1.0]])},
+        {"mean": torch.tensor([1.0]), "std": torch.tensor([math.sqrt(2)])},
+        [math.log(2) / 2] * 2,
+    ),
+    "deterministic": (
+        Deterministic(2, 0, 0.0, 0.1),
+        {"mean": torch.tensor([[0.0, 1.0], [2.0, 5.0]])},
+        {"mean": torch.tensor([1.0, 3.0])},
+        [2.5, 2.5],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_centre_of_beliefs_by_hand_is_the_best_of_all_constants(kind):
+    latent, posts, centre, wanted = KINDS[kind]
+    found = latent.centre(posts)
+    for key, value in centre.items():
+        torch.testing.assert_close(found[key], value)
+    torch.testing.assert_close(latent.kl(posts, found), torch.tensor(wanted))
+    torch.manual_seed(0)
+    for _ in range(20):
+        other = {k: v * (1 + 0.2 * torch.rand_like(v)) for k, v in found.items()}
+        if kind == "categorical":
+            other = {"logits": other["logits"].log_softmax(-1)}
+        assert latent.kl(posts, other).mean() >= latent.kl(posts, found).mean()
+
+
+def test_kl_from_the_centre_is_that_of_the_row_that_was_reached():
+    cells = [np.arange(n, dtype=np.float32)[:, None] + np.zeros(2, np.float32) for n in (8, 6)]
+    episodes = [Recorded({"reward": np.zeros(len(c)), "is_terminal": np.zeros(len(c), bool)}) for c in cells]
+    beliefs = [{"vector": torch.from_numpy(c)} for c in cells]
+    tables = []
+    for episode in episodes:
+        steps = starts_of(episode, 2, 3)[:, None] + 1 + np.arange(3)
+        tables.append({"reward": np.where(steps < len(episode), 0.0, np.nan), "at": steps})
+    beside_centre(Perfect(), episodes, beliefs, tables, 2)
+    mean = (28 + 15) / 14
+    for table in tables:
+        wanted = np.where(np.isnan(table["reward"]), np.nan, 2 * (table["at"] - mean) ** 2)
+        np.testing.assert_allclose(table["kl_mean"], wanted, rtol=1e-5)
+
+
+class Unsure(Perfect):
+    """At one horizon it gives what goes on four chances in five, and is right about ends."""
+
+    def imagine(self, state, actions):
+        found = super().imagine(state, actions)
+        ahead = torch.arange(1, actions.shape[1] + 1).expand(actions.shape[:2])
+        return found | {"doubt": 0.2 * (ahead == 3)}
+
+    def cont(self, state):
+        return (super().cont(state) - state["doubt"]).clamp(min=0)
+
+
+def test_miscalibration_is_seen_at_its_horizon_alone():
+    ends = quality_of(Unsure(), real=False).results["continuation"]
+    share = 1 - ends["brier"]["copy"]  # that went on: where one began, the episode had not ended
+    assert 0 < share[2] < 1
+    wanted = np.zeros(8)
+    wanted[2] = 0.2 * share[2]
+    np.testing.assert_allclose(ends["calibration_error_by_horizon"], wanted, atol=1e-7)
+    assert ends["brier"]["model"][2] == pytest.approx(0.04 * share[2])
+    assert 0 < ends["calibration_error"] < wanted[2]
