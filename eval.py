@@ -45,8 +45,10 @@ def parsed(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser
     if len(words) > 1 and args.what not in SEVERAL:
         parser.error(f"{args.what} takes one run; only {' and '.join(SEVERAL)} take several")
     sources = FROM.get(args.what, ("fresh",))
-    if args.source not in sources:
-        parser.error(f"--from {args.source}: {args.what} takes {' or '.join(sources)} episodes")
+    given = args.what == "model" and Path(args.source).is_dir()
+    if args.source not in sources and not given:
+        other = ", or those of another run's directory; this is none" if args.what == "model" else ""
+        parser.error(f"--from {args.source}: {args.what} takes {' or '.join(sources)} episodes{other}")
     args.runs = [Path(word) for word in words]
     return args, parser, dotted
 
@@ -62,13 +64,13 @@ def options(parser: argparse.ArgumentParser) -> None:
     add("--length", type=positive, default=50, help="steps imagined (50)")
     add("--long", type=positive, help="imagine: steps of the longest dreams (as far as the episode lets them go)")
     add("--samples", type=several, default=8, help="imagine: dreams of the same actions, to see where they part (8)")
-    add("--from", dest="source", choices=["fresh", "replay", "saved"], default="fresh",
-        help="model, imagine: episodes played now, or the last ones of the run's replay; returns: episodes played now, "
-             "or what RUN/eval/returns.json holds (fresh)")  # fmt: skip
+    add("--from", dest="source", default="fresh", metavar="WHERE",
+        help="model, imagine: episodes played now (fresh), or the last ones of the run's replay; model: or those of "
+             "another run, by its directory; returns: fresh, or what RUN/eval/returns.json holds (saved)")  # fmt: skip
     add("--starts", type=positive, default=8, help="model: states from which plans are tried (8)")
     add("--plans", type=positive, default=8, help="model: random plans tried from each (8)")
-    add("--follow", type=natural, default=25, help="model: steps that policies are followed for, in the dream and in the "
-        "simulator; 0 leaves them out (25)")  # fmt: skip
+    add("--follow", type=natural, default=25, help="model: steps that policies are followed for, dreamt and "
+        "done; 0 leaves them out (25)")  # fmt: skip
     add("--budgets", type=shares, default=[0.25, 1.0], help="compare: planners' candidates, as shares of the run's "
         "planner.candidates (0.25,1)")  # fmt: skip
     add("--drivers", help="compare: only these ways to drive, as in 'actor;cem' (all)")

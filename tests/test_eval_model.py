@@ -9,14 +9,15 @@ import torch
 from PIL import Image
 
 import worldmodel
-from runs import seed_dir, train
+from runs import ROOT, mistaken, seed_dir, train
 from test_eval import evaluate
+from worldmodel.evaluation import held_out
 from worldmodel.evaluation.held_out import from_replay
 from worldmodel.evaluation.imagine import dream
 from worldmodel.evaluation.opened import OpenedRun
 from worldmodel.evaluation.plans import dream_plans
 
-QUICK = ("--episodes", "3", "--starts", "2", "--plans", "4")
+QUICK = ("--episodes", "3", "--starts", "2", "--plans", "4", "--follow", "5")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,8 @@ def test_it_leaves_numbers_a_page_and_words(run_dir):
     assert len(found["windows"]) == 6 and min(found["windows"]) > 0
     for kind in ("mse", "psnr", "ssim"):
         assert all(len(found[kind][guess]) == 6 for guess in ("model", "copy", "mean"))
-    assert len(found["kl"]["model"]) == 6 == len(found["reward"]["correlation"])
+    assert len(found["kl"]["model"]) == 6 == len(found["reward"]["correlation"]["copy"])
+    assert all(len(found["kl"][guess]) == 6 == len(found["continuation"]["brier"][guess]) for guess in ("copy", "mean"))
     assert len(found["continuation"]["reliability_by_horizon"]) == 6
     assert len(found["probe"]["open_loop"]) == 6 and len(found["probe"]["posterior"]) == 6  # numbers of its state
     assert len(found["sensitivity"]["agreement"]) == 4  # steps of a plan
@@ -46,7 +48,11 @@ def test_it_leaves_numbers_a_page_and_words(run_dir):
     for words in ("lower is better", "higher is better", "exploitation", "action sensitivity", "no measured episode"):
         assert words in out
     with Image.open(run_dir / "eval" / "model.png") as page:
-        assert page.size == (1600, 1050)
+        assert page.size == (1600, 1400)
+    assert found["policies"]["steps"] == 5 and found["policies"]["starts"] == 2
+    assert {"planner", "random", "always nothing"} < found["policies"]["by_policy"].keys()
+    assert "of 8 policies over 5 steps: rank correlation" in out
+    assert "policies were followed from 2 starts" in out and "plans were tried from 2 starts" in out
     assert "measuring" in err and "playing" in err
 
 
@@ -72,6 +78,50 @@ def test_from_the_replay_there_is_no_simulator(run_dir):
     assert found["source"] == "replay" and found["episodes"] == 2
     assert "plans" not in found and "sensitivity" not in found and "probe" not in found
     assert "no simulator at hand" in out and "which it was trained on" in out
+
+
+def test_episodes_of_another_run(run_dir, tmp_path, monkeypatch, capsys):
+    """By its directory; it must have been trained on the same shapes and actions."""
+    other = tmp_path / "other" / "seed7"
+    shutil.copytree(run_dir, other, ignore=shutil.ignore_patterns("eval"))
+    out, _ = evaluate(run_dir, "model", "--from", other, "--episodes", "2", "--length", "4")
+    assert f"2 episodes of the replay of {other}, trained on pointmass" in out and "no simulator at hand" in out
+    found, shown = result(run_dir), capsys.readouterr
+    assert (
+        found["source"] == str(other) and found["episodes"] == 2 and "plans" not in found and len(found["kl"]["mean"])
+    )
+    monkeypatch.syspath_prepend(ROOT)
+    state_of = held_out.checkpoint.retained_states
+
+    def of_another(change):
+        monkeypatch.setattr(held_out.checkpoint, "retained_states", lambda path: [{**state_of(path)[-1], **change}])
+        return mistaken(run_dir, "model", "--from", other)
+
+    code, line = of_another({"action": {"size": 3, "groups": [3], "scalar": True}})
+    assert code == 2 and line.endswith(
+        "its actions are 3 choices, this run does 2 numbers; give a run of the same task"
+    )
+    code, line = of_another({"observation": {"image": [64, 64, 3], "vector": None}})
+    assert code == 2 and "its image has shape (64, 64, 3), this run sees (32, 32, 3)" in line and "\n" not in line
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(ROOT)
+    (tmp_path / "empty").mkdir()
+    code, line = mistaken(run_dir, "model", "--from", tmp_path / "empty")
+    assert code == 4 and "is not a run directory" in line
+    assert mistaken(run_dir, "model", "--from", "nowhere")[0] == 2 and "this is none" in shown().err
+    assert mistaken(run_dir, "imagine", "--from", other)[0] == 2 and "fresh or replay" in shown().err
+
+
+def test_one_start_gives_no_interval(run_dir):
+    out, _ = evaluate(run_dir, "model", *QUICK, "--starts", "1", "--length", "3")
+    found = result(run_dir)
+    assert found["plans"]["by_kind"]["planner"]["gap_low"] is None is found["policies"]["gap_high"]
+    assert (
+        "plans were tried from one start (--starts): no intervals" in out and " to " not in out.split("minus real")[1]
+    )
+    assert "policies were followed from one start" in out
+    quick = (*QUICK, "--starts", "1", "--follow", "0", "--length", "3")
+    assert "policies are not followed" in evaluate(run_dir, "model", *quick)[0] and "policies" not in result(run_dir)
 
 
 def test_a_run_whose_environment_is_not_here_falls_back_on_its_replay(run_dir, tmp_path):
@@ -117,7 +167,8 @@ def test_a_planner_that_lacks_its_actor_is_left_out(run_dir):
         (["--plans", "3"], "give at least 4"),
         (["--plans", "0"], "not at least 1"),
         (["--starts", "none"], "--starts"),
-        (["--from", "nowhere"], "invalid choice"),
+        (["--from", "nowhere"], "this is none"),
+        (["--follow", "-1"], "not at least 0"),
         (["--context", "40", "--episodes", "1"], "the longest episode has 16 rows"),
         (["--model.deter", "9"], "only keys of behavior"),
     ],

@@ -12,6 +12,7 @@ import numpy as np
 
 from worldmodel.config import CONFIG_DIR, read_yaml
 from worldmodel.evaluation.plots import kind, pyplot, save
+from worldmodel.evaluation.returns import FEW
 from worldmodel.player import Player
 from worldmodel.rollout import Row
 from worldmodel.schema import PlannerConfig
@@ -103,9 +104,16 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     """Plain text, the best return first."""
     lines = [f"{'driven by (candidates)':<30}{'return':>9}{'95 % interval':>20}{'ms/action':>11}"]
     for name, r in sorted(results.items(), key=lambda item: -item[1]["eval/score"]):
-        interval = f"{r['eval/score_low']:.1f} to {r['eval/score_high']:.1f}"
+        interval = f"{r['eval/score_low']:.1f} to {r['eval/score_high']:.1f}" if len(r["scores"]) > 1 else "-"
         lines.append(f"{name:<30}{r['eval/score']:>9.1f}{interval:>20}{r['ms_per_action']:>11.1f}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *few(min(len(r["scores"]) for r in results.values()))])
+
+
+def few(episodes: int) -> list[str]:
+    """What is to be thought of intervals over so many."""
+    if episodes == 1:
+        return ["one episode each way (--episodes): no intervals"]
+    return [f"{episodes} episodes each way (--episodes): intervals over so few say little"] if episodes < FEW else []
 
 
 def drawn(results: dict[str, dict[str, Any]], target: Path, title: str) -> Path:
@@ -114,7 +122,8 @@ def drawn(results: dict[str, dict[str, Any]], target: Path, title: str) -> Path:
     for number, way in enumerate(dict.fromkeys(r["way"] for r in results.values())):
         own = [r for r in results.values() if r["way"] == way]
         mean, low, high = (np.array([r[f"eval/score{k}"] for r in own]) for k in ("", "_low", "_high"))
-        axes.errorbar([r["ms_per_action"] for r in own], mean, [mean - low, high - mean], label=way, capsize=2, lw=1.5,
+        spread = [mean - low, high - mean] if all(len(r["scores"]) > 1 for r in own) else None
+        axes.errorbar([r["ms_per_action"] for r in own], mean, spread, label=way, capsize=2, lw=1.5,
                       elinewidth=0.7, ms=6, **kind(number))  # fmt: skip
         for r in own:
             if r["candidates"]:

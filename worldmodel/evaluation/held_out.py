@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel import checkpoint
+from worldmodel.api import spaces_from
 from worldmodel.episodes import SavedEpisodes
 from worldmodel.evaluation.opened import Columns
 from worldmodel.player import Player
 from worldmodel.rollout import Rollout
-from worldmodel.rundir import RunError
+from worldmodel.rundir import RunDir, RunError
+from worldmodel.types import ActionSpace, ObservationSpace
 
 
 @dataclass
@@ -68,6 +71,31 @@ def from_replay(run: Path, count: int) -> list[Recorded]:
     return found
 
 
+def given(path: Path, observation: ObservationSpace, action: ActionSpace, count: int) -> list[Recorded]:
+    """The last episodes of another run's replay; RunError in one line where its spaces are others than these."""
+    run = RunDir(path)
+    run.config()  # says what is wrong where this is no run
+    states = checkpoint.retained_states(run.checkpoints)
+    if not states:
+        raise RunError(f"--from {path}: it holds no checkpoint, by which its episodes are found", 4)
+    seen, done = spaces_from(states[-1])
+    for key in ("image", "vector"):
+        wanted, found = getattr(observation, key), getattr(seen, key)
+        if wanted and found != wanted:
+            raise RunError(f"--from {path}: its {key} has shape {found}, this run sees {wanted}; "
+                           "give a run of the same env.size, env.obs and task", 2)  # fmt: skip
+    if done != action:
+        raise RunError(f"--from {path}: its actions are {_words(done)}, this run does {_words(action)}; "
+                       "give a run of the same task", 2)  # fmt: skip
+    return from_replay(path, count)
+
+
+def _words(space: ActionSpace) -> str:
+    if not space.discrete:
+        return f"{space.size} numbers"
+    return f"{' and '.join(map(str, space.groups))} choices"
+
+
 class Simulator:
     """Environment 0 of some environments; episodes must be a pure function of seed and actions."""
 
@@ -95,7 +123,7 @@ class Simulator:
     def drive(
         self, episode: Recorded, step: int, length: int, choose: Callable[[dict[str, Any] | None], np.ndarray]
     ) -> Branch | None:
-        """The same for actions (A,) that are chosen one by one, by the row that answered to the last (at first None)."""
+        """The same for actions (A,) chosen one by one, by the row that answered to the last (None at first)."""
         assert episode.seed is not None, "the simulator comes back to episodes that were played here"
         columns = episode.columns
         result = self.back(episode.seed, columns["prev_action"][1 : step + 1])

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from worldmodel.api import Run
 from worldmodel.console import Progress, say
-from worldmodel.evaluation.held_out import Recorded, Simulator, collect, from_replay
+from worldmodel.evaluation.held_out import Recorded, Simulator, collect, from_replay, given
 from worldmodel.evaluation.model_quality import Quality, Real, measure, plain
 from worldmodel.evaluation.opened import OpenedRun, own_plans
 from worldmodel.evaluation.own_policies import own_policies
@@ -17,13 +18,18 @@ from worldmodel.evaluation.plans import Amounts
 from worldmodel.evaluation.play_back import first_made, playing
 from worldmodel.evaluation.quality_page import page
 from worldmodel.evaluation.quality_text import report
+from worldmodel.rundir import RunDir
 
+OWN = ("fresh", "replay")
 Make = Callable[[str], Any]  # environments by what is observed
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """How much is to be measured, and on what: `fresh` episodes, or the last ones of the `replay`."""
+    """How much is to be measured, and on what: `fresh` episodes, or the last ones of the `replay` or of another run's.
+
+    A `source` that is neither is that other run's directory.
+    """
 
     source: str
     episodes: int
@@ -43,7 +49,7 @@ def write(run: Run, make: Make, reset: Callable[[int], Any], wanted: Wanted) -> 
              "episodes": len(episodes), "steps": sum(map(len, episodes))}  # fmt: skip
     lines = {**about, "context": wanted.context, "left_out": quality.left_out, **found}
     (target / "model.json").write_text(json.dumps(lines, indent=1, allow_nan=False) + "\n")
-    title = f"{run.config.env.task}, {run.frames} frames: {len(episodes)} {source} episodes"
+    title = f"{run.config.env.task}, {run.frames} frames: {len(episodes)} episodes, {source}"
     say(report(found, quality.left_out))
     say(f"  {target / 'model.json'}\n  {page(found, target / 'model.png', title)}")
     say("what each number is: docs/evaluation.md")
@@ -51,6 +57,11 @@ def write(run: Run, make: Make, reset: Callable[[int], Any], wanted: Wanted) -> 
 
 def measured(run: Run, make: Make, reset: Callable[[int], Any], wanted: Wanted) -> tuple[str, list[Recorded], Quality]:
     """Where the episodes came from, the episodes, and all there is to say."""
+    if wanted.source not in OWN:
+        path = Path(wanted.source)
+        episodes = given(path, run.observation_space, run.action_space, wanted.episodes)
+        say(f"{len(episodes)} episodes of the replay of {path}, trained on {RunDir(path).config().env.task}")
+        return wanted.source, episodes, _measure(run, episodes, wanted, None)
     vector = None if wanted.source == "replay" else _opened(run, make)
     if vector is None:
         episodes = from_replay(run.path, wanted.episodes)

@@ -76,7 +76,9 @@ def measure(
     quality.results["features"] = _features(model, beliefs, whole)
     _probe(quality, model, episodes, beliefs, tables)
     if real is None:
-        quality.left_out.append("no simulator at hand: plans were not tried, policies not followed, action sensitivity not seen")
+        quality.left_out.append(
+            "no simulator at hand: plans were not tried, policies not followed, action sensitivity not seen"
+        )
     else:
         starts = starts_from(episodes, beliefs, real.amounts, context, seed)
         _tried(quality, model, real, starts, seed, lambda n: on_step(len(episodes) + n))

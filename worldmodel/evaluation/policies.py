@@ -88,7 +88,7 @@ def in_dream(model: Opened, state: State, act: Act, counted: np.ndarray) -> floa
 
 
 def ranked(found: Followed, length: int, seed: int = 0) -> dict[str, Any]:
-    """Whether policies are ranked right, each one's returns with intervals over starts, and the gap over all of them."""
+    """Whether policies are ranked right, each one's returns with intervals over starts, and the gap over all."""
     imagined, real = np.array(found.imagined), np.array(found.real)
     gap = imagined - real
     by_policy = {
