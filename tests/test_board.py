@@ -4,10 +4,18 @@ import io
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from runs import ROOT, fingerprint, seed_dir, train
+from test_model import A, H, W, make, random_batch
+from worldmodel import build
+from worldmodel.evaluation import board
+from worldmodel.evaluation.returns import Evaluation
+from worldmodel.logger import Logger
+from worldmodel.types import ActionSpace
 
 QUICK = ("--env.task", "pointmass", "--env.time_limit", "12", "--log.tensorboard", "true", "--run.frames", "70",
          "--log.eval", "30", "--loss.objective", "{contrastive: 1.0}")  # fmt: skip
@@ -39,6 +47,28 @@ def test_every_evaluation_leaves_a_video_and_a_dream(watched):
     with Image.open(io.BytesIO(found.Images("imagined")[0].encoded_image_string)) as strip:
         assert strip.size == (12 * 32, 3 * 32)
     assert "eval/score" in found.Tags()["scalars"]
+
+
+@pytest.mark.parametrize("name", build.OBJECTIVES)
+def test_every_objective_leaves_a_dream(name, tmp_path):
+    """Drawn by its own decoder or by the probe, from an episode of noise."""
+    c, model = make(f"loss.objective={{{name}: 1.0}}", "behavior.name=random", "prototypes.count=12")
+    agent = build.make_agent(c, model.eval(), ActionSpace(A), torch.device("cpu"), None)
+    rows = [{k: v.numpy() for k, v in row.items()} for row in rows_of(random_batch(length=12))]
+    logger = Logger(tmp_path, tensorboard=True)
+    board.show(logger, 30, agent, Evaluation([1.0], [11], rows), torch.Generator().manual_seed(0))
+    logger.close()
+    [strip] = events(tmp_path).Images("imagined")
+    with Image.open(io.BytesIO(strip.encoded_image_string)) as picture:
+        assert picture.size == (12 * W, 3 * H)
+        truth, drawn = (np.asarray(picture)[i * H : (i + 1) * H] for i in (0, 1))
+    assert np.array_equal(truth[:, :W], rows[0]["image"]) and not np.array_equal(truth, drawn)
+    assert events(tmp_path).Images("agent")
+
+
+def rows_of(batch):
+    """One episode of a batch, row by row."""
+    return [{k: v[0, t] for k, v in batch.items()} for t in range(batch["reward"].shape[1])]
 
 
 def test_a_model_that_cannot_draw_shows_the_agent_alone(tmp_path):

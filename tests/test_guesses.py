@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tiny_world import Perfect, quality_of
+from worldmodel import build
 from worldmodel.evaluation.held_out import Recorded
 from worldmodel.evaluation.open_loop import beside_centre, starts_of
 from worldmodel.latents.categorical import Categorical
@@ -35,7 +36,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", build.LATENTS)
 def test_the_centre_of_beliefs_by_hand_is_the_best_of_all_constants(kind):
     latent, posts, centre, wanted = KINDS[kind]
     found = latent.centre(posts)

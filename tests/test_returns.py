@@ -19,9 +19,7 @@ from worldmodel.evaluation.returns import Evaluation, Film, run_episodes
 from worldmodel.rollout import Rollout, episode_seeds
 from worldmodel.types import ActionSpace
 
-# Made by rliable 1.2.0 (arch 7.2.0, scipy 1.17.1, numpy 2.4.6) in an environment of its own, of scores (runs, tasks):
-#   get_interval_estimates(scores, [aggregate_mean, aggregate_median, aggregate_iqm], reps=50000) -> point, low, high
-#   create_performance_profile(scores, taus, reps=20000) -> profile, profile_low, profile_high
+# Made by rliable_numbers.py, which says how, with the package rliable; that is no dependency.
 RLIABLE = json.loads(Path(__file__).with_name("rliable.json").read_text())
 
 

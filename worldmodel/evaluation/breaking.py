@@ -3,7 +3,7 @@
 Dreams break at the first of `PATIENCE` steps in a row at which the error of their mean over some draws of luck is no
 less than that of the mean picture of many episodes, which knows the task and has seen nothing. A single dream of what
 cannot be foretold is twice as wrong as their mean, however good the model. Likewise dreams lose to the last seen frame,
-and their latent to the last seen latent.
+and their latents to the last seen latent, by the mean of their KLs.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def drawn(scene: Scene, found: dict[str, Any], target: Path, title: str) -> Path
 
 
 def _errors(axes: Any, title: str, curves: dict[str, Curve], found: dict[str, Any], lost: int | None) -> None:
-    own = "the mean dream" if "single" in curves else "dreams"
+    own = "the mean dream" if "single" in curves else "dreams, on average"
     names = {"model": (own, 0, "-"), "single": ("a single dream", 5, "-"),
              "copy": ("the last seen, for ever", 1, "--"), "mean": ("the usual picture", 6, ":")}  # fmt: skip
     for key, curve in curves.items():

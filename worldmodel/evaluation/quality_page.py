@@ -66,7 +66,7 @@ def _predictions(row: Any, found: dict[str, Any]) -> None:
     _curves(row[1], "reward correlation, 1 is best", alike, low=-0.05)
     _curves(row[2], "continuation (Brier score), lower is better", {n: ends["brier"][k] for n, k in GUESSES})
     off = {"model": ends["calibration_error_by_horizon"]}
-    _curves(row[3], "continuation: said from was, 0 is honest", off, low=0)
+    _curves(row[3], "calibration error of continuation, 0 is honest", off)
 
 
 def _curves(axes, title: str, lines: Mapping[str, Sequence], log: bool = False, low: float | None = None) -> None:
@@ -90,7 +90,8 @@ def _curves(axes, title: str, lines: Mapping[str, Sequence], log: bool = False, 
     if low is not None:
         axes.set_ylim(max(LOWEST, min(low, least - 0.05 * (low < 0))), max(1.05, 1.05 * most))
         if least < LOWEST:
-            axes.text(0.02, 0.02, f"goes down to {least:.3g}", transform=axes.transAxes, fontsize=8)
+            axes.text(0.02, 0.02, f"goes down to {least:.3g}", transform=axes.transAxes, fontsize=8,
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("steps after the last seen frame", fontsize=8)
     axes.grid(alpha=0.3)
