@@ -28,9 +28,9 @@ def own_policies(run: Run, seed: int) -> Policies:
     if planning is not None:
         found["planner"] = _driven(planning, seed)
     kept = {f"always {name}": always(torch.from_numpy(action)) for name, action in held(run.action_space)[:HELD]}
-    guide = next(iter(found or reversed(kept)))
+    guide, begin = list(found.items())[0] if found else list(kept.items())[-1]
     for name, share in NOISE.items():
-        found[f"{guide}, {name}"] = mixed((found | kept)[guide], share, run.action_space)
+        found[f"{guide}, {name}"] = mixed(begin, share, run.action_space)
     found["random"] = mixed(next(iter(kept.values())), 1, run.action_space)
     return found | kept
 
