@@ -121,6 +121,8 @@ def drawn(scene: Scene, found: dict[str, Any], target: Path, title: str) -> Path
 
 
 def _errors(axes: Any, title: str, curves: dict[str, Curve], found: dict[str, Any], lost: int | None) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     own = "the mean dream" if "single" in curves else "dreams, on average"
     names = {"model": (own, 0, "-"), "single": ("a single dream", 5, "-"),
              "copy": ("the last seen, for ever", 1, "--"), "mean": ("the usual picture", 6, ":")}  # fmt: skip
@@ -131,6 +133,7 @@ def _errors(axes: Any, title: str, curves: dict[str, Curve], found: dict[str, An
     if lost:
         axes.axvline(lost, color="black", lw=1.5, label=f"lost from step {lost} on")
     axes.set(title=title, xlabel="steps after the last seen frame", xlim=(0, len(next(iter(curves.values()))) + 1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if min(np.nanmin(curve) for curve in curves.values()) > 0:
         axes.set_yscale("log")
     axes.legend()

@@ -1,0 +1,54 @@
+"""The page and words of a model's quality: nothing cut off unsaid, steps in whole numbers, no interval of one start."""
+
+import numpy as np
+import pytest
+
+from worldmodel.evaluation import breaking, quality_page, quality_text
+from worldmodel.evaluation.plots import pyplot
+
+
+@pytest.fixture
+def axes():
+    figure, axes = pyplot().subplots()
+    yield axes
+    pyplot().close(figure)
+
+
+def whole(axes):
+    return all(tick == int(tick) for tick in axes.get_xticks())
+
+
+@pytest.mark.parametrize("lowest", [-0.1, -0.775, -1.4])
+def test_what_is_low_is_shown_and_what_is_lower_is_said(axes, lowest):
+    quality_page._curves(axes, "sensitivity", {"model": [lowest, 0.2, None, 0.4]}, low=-0.3)
+    bottom = axes.get_ylim()[0]
+    assert bottom == quality_page.LOWEST if lowest < -1 else bottom < min(lowest, -0.29)
+    said = [text.get_text() for text in axes.texts]
+    assert said == (["goes down to -1.4"] if lowest < -1 else [])
+
+
+@pytest.mark.parametrize("steps", [2, 5, 8, 50])
+def test_steps_are_whole_numbers(axes, steps):
+    quality_page._curves(axes, "mse", {"model": np.linspace(0, 1, steps)})
+    assert whole(axes)
+    axes.clear()
+    curves = {"model": np.linspace(1, 2, steps), "copy": np.linspace(2, 3, steps)}
+    breaking._errors(axes, "latent KL", curves, {"trained": {"sequence": 3}}, None)
+    assert whole(axes) and axes.get_legend().get_texts()[0].get_text() == "dreams, on average"
+
+
+def gap(count, low, high):
+    numbers = {f"{word}{end}": x for word in ("imagined", "real", "gap")
+               for end, x in (("", 1.0), ("_low", low), ("_high", high))}  # fmt: skip
+    return {"steps": 9, "starts": count, "rank": 0.5, "by_policy": {"actor": numbers, "random": numbers}, **numbers}
+
+
+def test_no_interval_of_one_start_and_a_warning_of_few(axes):
+    one, few, many = (quality_text._policies(x) for x in (gap(1, None, None), gap(4, 0.5, 1.5), gap(5, 0.5, 1.5)))
+    assert "from one start (--starts): no intervals" in one[-1] and not any(" to " in line for line in one)
+    assert "from 4 starts (--starts): intervals over so few say little" in few[-1] and len(many) == len(few) - 1
+    assert "gap 1 (0.5 to 1.5)" in many[1]
+    other = pyplot().figure().add_subplot()
+    quality_page._policies(axes, other, gap(1, None, None))
+    assert len(other.containers) == 2 and all(bar.errorbar is None for bar in other.containers)
+    pyplot().close(other.figure)
