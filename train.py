@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
         return 130
 
     kept = "\nwhat the last checkpoint holds is kept; the same command goes on from there"
-    code = guarded(lambda: train(c), kept)
+    code = guarded(lambda: train(c, argv), kept)
     if c.run.fresh and code not in (0, 2, 75) and os.environ.get("RANK", "0") == "0":
         sys.stderr.write("--run.fresh true starts over whenever it is given; to go on, leave it out\n")
     return code
@@ -48,9 +48,9 @@ def with_main_job(argv: list[str]) -> list[str]:
     return argv if names or "env.task" in dict(overrides) else ["quickstart", *argv]
 
 
-def train(c) -> int:
+def train(c, words) -> int:
     from envs.vector import Reset, make_vector
-    from worldmodel import parallel, runtime, snapshot
+    from worldmodel import parallel, runtime, snapshot, versions
     from worldmodel.evaluation import closing
     from worldmodel.rundir import RunDir
     from worldmodel.stop import Stop
@@ -76,6 +76,7 @@ def train(c) -> int:
             return 0
         if world.main:
             run.begin(c, t.frames)
+            versions.note(run.path, words, t.frames)
         t.open_logger()
         tell(f"{'resuming' if resumed else 'training'} {c.env.task} in {run.path} on {device}: {t.describe()}")
         bar = Progress(c.run.frames, c.run.name, start=t.frames, quiet=not world.main)

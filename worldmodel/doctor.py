@@ -81,8 +81,12 @@ def torch_line(found: Any) -> Line:
     if isinstance(found, Failure):
         return Line("torch", f"DOES NOT LOAD: {found}", pip(TORCH_AGAIN), True)
     build = f"CUDA {found['cuda']} build" if found["cuda"] else "CPU build"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Line("torch", f"{found['version']}, {build}, {found['threads']} threads on {cores} cores")
+    return Line("torch", f"{found['version']}, {build}, {found['threads']} threads on {cores()} cores")
+
+
+def cores() -> int | None:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def bf16_line() -> Line:

@@ -1,20 +1,23 @@
-"""File-system steps that replay and checkpoints share: durable writes, safe opens, quarantine."""
+"""File-system steps that replay, checkpoints and what reads a run share: durable writes, safe opens, quarantine."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
 import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 RETRIES, RETRY_SECONDS = 3, 0.2
+LARGEST = 1e300  # of a number in a file; sums and differences of such are finite too
 
 
 class Unwritten(OSError):
@@ -51,6 +54,21 @@ def fsync_directory(path: Path) -> None:
         os.close(fd)
 
 
+def replace(path: Path, text: str) -> None:
+    """Write a small file so that it is either the old or the new one, never half; a failure leaves nothing behind."""
+    partial = path.with_suffix(".tmp")
+    try:
+        with partial.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
 def open_regular(path: Path) -> int:
     """Open a regular file for reading, refusing symlinks, pipes and devices with an OSError."""
     # O_NONBLOCK: opening a named pipe would otherwise hang before it can be refused.
@@ -59,6 +77,33 @@ def open_regular(path: Path) -> int:
         os.close(fd)
         raise IsADirectoryError(f"{path} is not a regular file")
     return fd
+
+
+def read_json(path: Path, most: int) -> Any:
+    """A JSON file of anyone, its numbers finite or None; OSError, or ValueError where it is none or larger."""
+    with os.fdopen(open_regular(path), "rb") as file:
+        text = file.read(most + 1)
+    if len(text) > most:
+        raise ValueError(f"{path} has more than {most:,} bytes")
+    try:
+        return json.loads(text, parse_float=_finite, parse_int=_whole, parse_constant=lambda _: None)
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply") from None
+
+
+def number(value: object) -> float | None:
+    """A finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
+        return None
+    return float(value)
+
+
+def _finite(text: str) -> float | None:
+    return number(float(text))
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if abs(int(text)) <= LARGEST else None
 
 
 def write_all(fd: int, data: memoryview) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from worldmodel import config as configs
 from worldmodel.checkpoint_format import NUMBER
-from worldmodel.files import persist
+from worldmodel.files import persist, replace
 from worldmodel.schema import Config
 
 log = logging.getLogger(__name__)
@@ -52,21 +52,8 @@ def slug(task: str) -> str:
 
 
 def _replace(path: Path, text: str, kept: str) -> None:
-    """Write a small file so that it is either the old or the new one, never half; Unwritten where that fails."""
-    partial = path.with_suffix(".tmp")
-
-    def write() -> None:
-        with partial.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-
-    def undo() -> None:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-
-    persist(write, f"{path} cannot be written; {kept}", undo=undo)
+    """Unwritten, in words, where the disk refuses again and again."""
+    persist(lambda: replace(path, text), f"{path} cannot be written; {kept}")
 
 
 class RunDir:

@@ -101,7 +101,7 @@ def save_png(path: Path, picture: np.ndarray) -> Path:
 def read_lines(path: Path) -> list[dict]:
     """A JSON-lines file; a torn last line is left out."""
     lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
+    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError, RecursionError):
             lines.append(json.loads(text))
     return [line for line in lines if isinstance(line, dict)]

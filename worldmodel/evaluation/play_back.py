@@ -59,4 +59,6 @@ def needed(make: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def in_a_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    """What an error says, without the trace that an environment's process has sent along."""
+    said, _, trace = str(error).partition("Traceback (most recent call last):")
+    return (" ".join(said.split()) or "".join(trace.strip().splitlines()[-1:]))[:200]

@@ -13,10 +13,14 @@ from worldmodel.console import Progress, say
 from worldmodel.evaluation import media
 from worldmodel.evaluation.play_back import playing
 from worldmodel.evaluation.returns import Evaluation, run_episodes
+from worldmodel.files import number, read_json
 from worldmodel.rundir import RunDir, RunError
 from worldmodel.runtime import cores
 
 FILE = "returns.json"
+MOST = 1 << 26  # bytes of it that are read
+NUMBERS = ("eval/episodes", "eval/score", "eval/score_low", "eval/score_high", "eval/iqm", "eval/iqm_low", "eval/iqm_high")
+SUCCESS = ("eval/success", "eval/success_low", "eval/success_high")
 
 
 @dataclass(frozen=True)
@@ -87,13 +91,23 @@ def saved(path: Path) -> dict[str, Any]:
     """What an earlier command left of a run; RunError in one line where there is nothing to read."""
     RunDir(path).config()  # says what is wrong where this is no run
     try:
-        found = json.loads((path / "eval" / FILE).read_text())
-        if not (found["scores"] and {"task", "name", "frames"} <= found.keys()):
-            raise ValueError
-        return found
-    except OSError:
+        return checked(read_json(path / "eval" / FILE, MOST))
+    except FileNotFoundError:
         raise RunError(f"{path}/eval/{FILE} is not there: make it with ./wm eval {path}", 4) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise RunError(
             f"{path}/eval/{FILE} is damaged or of another version: ./wm eval {path} makes it anew", 4
         ) from None
+
+
+def checked(found: dict[str, Any]) -> dict[str, Any]:
+    """The same, if all that `describe` and the aggregates read of it is there and of its kind; else an error."""
+    numbers = [found[key] for key in (*NUMBERS, *(SUCCESS if "eval/success" in found else ()))]
+    numbers += [found["frames"], *found["scores"]]
+    words = [found[key] for key in ("run", "task", "name")]
+    places = found["places"].values()
+    if not (found["scores"] and isinstance(found["scores"], list) and all(isinstance(word, str) for word in words)
+            and all(number(x) is not None for x in numbers)
+            and all(type(place) is int and 0 <= place < len(found["scores"]) for place in places)):  # fmt: skip
+        raise ValueError(f"{FILE} does not hold what it should")
+    return found

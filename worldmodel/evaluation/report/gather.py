@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from worldmodel import checkpoint
+from worldmodel import checkpoint, versions
 from worldmodel.evaluation.media import read_lines
+from worldmodel.files import number, read_json
 from worldmodel.rundir import RunDir, RunError
 from worldmodel.schema import Config
+
+MOST = 1 << 26  # bytes of a file that eval.py made
+# What a damaged or foreign file gives, wherever it is read.
+ODD = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RecursionError)
 
 
 @dataclass
 class Seed:
-    """One run. `state` is what its newest good checkpoint says; None without one."""
+    """One run. `state` is what its newest good checkpoint says; None without one. `odd` has a line on damaged logs."""
 
     path: Path
     config: Config
@@ -23,12 +27,32 @@ class Seed:
     scores: list[dict[str, Any]]
     state: dict[str, Any] | None
     done: bool
+    odd: list[str] = field(default_factory=list)
+    made_with: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def frames(self) -> int:
         """As far as it has come."""
         known = [x["frames"] for x in [*self.metrics[-1:], *self.scores[-1:]]]
-        return max([*known, self.state["frames"] if self.state else 0])
+        reached = number(self.state.get("frames")) if self.state else None
+        return max([*known, int(reached or 0)])
+
+    @property
+    def minutes(self) -> float | None:
+        """Of training, all commands together, where that is known."""
+        lines = [*self.metrics, *self.scores]
+        known = [x["time/minutes"] for x in lines if x.get("time/minutes") is not None]
+        return max(known) if known else None
+
+    @property
+    def sees(self) -> bool:
+        """Whether it is given pictures."""
+        return self.config.env.obs != "state"
+
+    @property
+    def draws(self) -> bool:
+        """Whether its model can draw what it dreams."""
+        return self.sees and (self.config.loss.probe or self.config.loss.objective.get("reconstruction", 0) > 0)
 
     @property
     def name(self) -> str:
@@ -37,7 +61,7 @@ class Seed:
     def measured(self, name: str) -> dict[str, Any] | None:
         """A JSON file that eval.py left; None where there is none, or none that can be read."""
         try:
-            found = json.loads((self.path / "eval" / name).read_text())
+            found = read_json(self.path / "eval" / name, MOST)
         except (OSError, ValueError):
             return None
         return found if isinstance(found, dict) else None
@@ -50,8 +74,10 @@ def read(path: Path) -> Seed:
         states = checkpoint.retained_states(run.checkpoints)
     except (checkpoint.CheckpointError, ValueError):
         states = []
-    metrics, scores = (numbered(run.path / f"{name}.jsonl") for name in ("metrics", "scores"))
-    return Seed(run.path, config, metrics, scores, states[-1] if states else None, run.is_done(0, 0))
+    odd: list[str] = []
+    metrics, scores = (numbered(run.path / f"{name}.jsonl", odd) for name in ("metrics", "scores"))
+    state, done = states[-1] if states else None, run.is_done(0, 0)
+    return Seed(run.path, config, metrics, scores, state, done, odd, versions.read(run.path))
 
 
 def read_all(paths: list[Path]) -> list[Seed]:
@@ -65,11 +91,32 @@ def read_all(paths: list[Path]) -> list[Seed]:
     return seeds
 
 
-def numbered(path: Path) -> list[dict[str, Any]]:
-    """The lines that say at how many frames they were written."""
-    return [x for x in read_lines(path) if isinstance(x.get("frames"), int)]
+def numbered(path: Path, odd: list[str]) -> list[dict[str, Any]]:
+    """The lines that say at how many frames they were written, finite numbers alone; into `odd` what they lost."""
+    try:
+        lines = read_lines(path)
+    except OSError as error:
+        odd.append(f"{path} cannot be read ({error.strerror})")
+        return []
+    kept, lost = [], 0
+    for line in lines:
+        values = {k: x for k, x in line.items() if number(x) is not None}
+        lost += sum(x is not None for x in line.values()) - len(values)
+        if type(values.get("frames")) is int:
+            kept.append(values)
+    if lost:
+        odd.append(f"{path} is damaged: {lost} of its values {'is' if lost == 1 else 'are'} no finite number and left out")
+    return kept
 
 
 def curve(lines: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
     """A number by frames, where it is known."""
-    return [(x["frames"], float(x[key])) for x in lines if isinstance(x.get(key), int | float)]
+    return [(x["frames"], float(x[key])) for x in lines if key in x]
+
+
+def sure(value: object) -> float:
+    """A finite number, or ValueError."""
+    found = number(value)
+    if found is None:
+        raise ValueError(f"{value!r:.40} is no finite number")
+    return found
