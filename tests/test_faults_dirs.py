@@ -100,8 +100,17 @@ def test_a_configuration_runs_nothing(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["metrics.jsonl", "versions.json", "status.tmp", "versions.tmp", "curve.png", "replay", "checkpoints/quarantine",
-     "videos/agent.gif"]
+    "name",
+    [
+        "metrics.jsonl",
+        "versions.json",
+        "status.tmp",
+        "versions.tmp",
+        "curve.png",
+        "replay",
+        "checkpoints/quarantine",
+        "videos/agent.gif",
+    ],
 )
 @pytest.mark.fault(
     15, "a symbolic link out of the run directory in the place of what is written", "exit 4, nothing written through it"

@@ -80,7 +80,7 @@ def open_regular(path: Path) -> int:
 
 
 def read_json(path: Path, most: int) -> Any:
-    """A JSON file of anyone, its numbers finite or None; OSError, or ValueError where it is none or larger."""
+    """A JSON file that may be anyone's, its numbers finite or None; OSError, or ValueError: it is none, or larger."""
     with os.fdopen(open_regular(path), "rb") as file:
         text = file.read(most + 1)
     if len(text) > most:

@@ -19,7 +19,15 @@ from worldmodel.runtime import cores
 
 FILE = "returns.json"
 MOST = 1 << 26  # bytes of it that are read
-NUMBERS = ("eval/episodes", "eval/score", "eval/score_low", "eval/score_high", "eval/iqm", "eval/iqm_low", "eval/iqm_high")
+NUMBERS = (
+    "eval/episodes",
+    "eval/score",
+    "eval/score_low",
+    "eval/score_high",
+    "eval/iqm",
+    "eval/iqm_low",
+    "eval/iqm_high",
+)
 SUCCESS = ("eval/success", "eval/success_low", "eval/success_high")
 
 

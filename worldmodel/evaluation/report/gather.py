@@ -105,7 +105,9 @@ def numbered(path: Path, odd: list[str]) -> list[dict[str, Any]]:
         if type(values.get("frames")) is int:
             kept.append(values)
     if lost:
-        odd.append(f"{path} is damaged: {lost} of its values {'is' if lost == 1 else 'are'} no finite number and left out")
+        odd.append(
+            f"{path} is damaged: {lost} of its values {'is' if lost == 1 else 'are'} no finite number and left out"
+        )
     return kept
 
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import base64
+import os
 import shlex
 from collections.abc import Sequence
 from html import escape
+from io import BytesIO
 from pathlib import Path
 
+from PIL import Image
+
+from worldmodel.files import open_regular
+
 MOST_PICTURES = 7_000_000  # bytes of the page that pictures may take
+WIDE = 640  # pixels beyond which a picture keeps a readable width and scrolls
+NO_PICTURE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow says of such
 KINDS = {".gif": "image/gif", ".png": "image/png", ".webp": "image/webp"}
 
 
@@ -37,12 +45,22 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> s
         for first, *rest in rows
     )
     inside = f"<table><caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">{inside}</div>'
+    return scrolling(caption, inside)
+
+
+def scrolling(label: str, inside: str) -> str:
+    """What may be wider than the screen, in a box that scrolls by touch and by keys."""
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{inside}</div>'
 
 
 def command(path: Path, what: str) -> str:
     """What to type to have something of a run measured."""
     return f"./wm eval {shlex.quote(str(path))} {what}".strip()
+
+
+def together(paths: Sequence[Path]) -> str:
+    """What to type to have the returns of several runs aggregated."""
+    return f"./wm eval {shlex.join(map(str, paths))}"
 
 
 class Pictures:
@@ -54,12 +72,18 @@ class Pictures:
     def embedded(self, path: Path, alt: str, pixels: bool = False) -> str:
         """The picture itself, or a line on where it lies."""
         try:
-            data = path.read_bytes()
-        except OSError as error:
-            return p(f"{path} cannot be read ({error.strerror})", "lacking")
-        size = 4 * len(data) // 3 + 100
+            with os.fdopen(open_regular(path), "rb") as file:
+                count = os.fstat(file.fileno()).st_size
+                size = 4 * count // 3 + 200
+                data = file.read(count) if size <= self.left else b""
+            width = Image.open(BytesIO(data)).width if size <= self.left else 0
+        except NO_PICTURE as error:
+            why = getattr(error, "strerror", None)
+            return p(f"{path} {f'cannot be read ({why})' if why else 'is no picture'}", "lacking")
         if size > self.left:
-            return p(f"{path} ({len(data) / 1e6:.1f} MB) would make this page too large: open it by itself", "lacking")
+            return p(f"{path} ({count / 1e6:.1f} MB) would make this page too large: open it by itself", "lacking")
         self.left -= size
+        kinds = " ".join(["pixels"] * pixels + ["wide"] * (width > WIDE))
         source = f"data:{KINDS[path.suffix]};base64,{base64.b64encode(data).decode()}"
-        return f'<img src="{source}" alt="{escape(alt)}"{" class=pixels" * pixels}>'
+        shown = f'<img src="{source}" alt="{escape(alt)}" class="{kinds}">'
+        return scrolling(alt, shown) if width > WIDE else shown

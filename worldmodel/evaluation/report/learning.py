@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from worldmodel import config as configs
 from worldmodel.evaluation.report.gather import Seed, curve
 from worldmodel.evaluation.report.html import code, command, folded, p, table
-from worldmodel.evaluation.report.reference import published
-from worldmodel.evaluation.report.svg import Series, lines, thinned
+from worldmodel.evaluation.report.reference import Published, note, published
+from worldmodel.evaluation.report.svg import MEAN, REFERENCES, Series, lines, thinned
 from worldmodel.schema import Config
 
 SEED_KEY = "run.seed"
 LOSS = "train/loss/"
 ALSO = ("train/kl", "train/value", "train/entropy", "train/embed/std", "train/feat/std", "fps/frames")
-MEAN_STYLE, PUBLISHED_STYLE = 0, 4  # what is published is drawn in the last styles
 
 
 def shown(value: object) -> str:
@@ -50,21 +49,19 @@ def reproduce(config: Config) -> str:
 
 def scores(seeds: Sequence[Seed], lacking: list[str]) -> str:
     """Returns by frames, every seed and their mean, beside what is published."""
+    alone = len(seeds) == 1
     evaluated = [(seed, curve(seed.scores, "eval/score")) for seed in seeds]
     reach = max(seed.frames for seed in seeds)
+    known = published(seeds[0].config.env.task, seeds[0].config.env.obs)
+    name = f"training episodes, {seeds[0].name}" if alone else "dots: training episodes, a colour each seed"
     series = [
-        Series(f"training episodes, {seed.name}", thinned(curve(seed.metrics, "episode/score")), i, dots=True)
+        Series(name, thinned(curve(seed.metrics, "episode/score")), i, dots=True, keyed=i == 0)
         for i, seed in enumerate(seeds)
     ]
-    series += [evaluation(seed, points, i, alone=len(seeds) == 1) for i, (seed, points) in enumerate(evaluated)]
-    if len(seeds) > 1:
+    series += [evaluation(seed, i, alone) for i, (seed, _) in enumerate(evaluated)]
+    if not alone:
         series.append(mean_of([points for _, points in evaluated]))
-    known = published(seeds[0].config.env.task, seeds[0].config.env.obs)
-    for i, method in enumerate(known):
-        inside = [k for k, frames in enumerate(method.frames) if frames <= reach]
-        points = [(float(method.frames[k]), method.mean[k]) for k in inside]
-        low, high = ([method.mean[k] + sign * method.std[k] for k in inside] for sign in (-1, 1))
-        series.append(Series(method.name, points, PUBLISHED_STYLE + i, low=low, high=high))
+    series += [curve_of(method, REFERENCES[i], reach_of(known, reach)) for i, method in enumerate(known)]
     drawn = lines("return of an episode, higher is better", series, "environment frames", base=0.0)
     parts = [f'<div class="large">{drawn}</div>' if drawn else ""]
     if not any(points for _, points in evaluated):
@@ -74,15 +71,16 @@ def scores(seeds: Sequence[Seed], lacking: list[str]) -> str:
         head = ("run", "frames", "mean return", "95 % interval", "episodes", "where")
         rows = [last_row(seed) for seed, points in evaluated if points]
         parts.append(table("the last evaluation of each seed", head, rows))
-    parts += compared(seeds, reach)
-    return "".join(parts)
+    return "".join(parts + compared(seeds, known, reach))
 
 
-def evaluation(seed: Seed, points: list[tuple[float, float]], style: int, alone: bool) -> Series:
+def evaluation(seed: Seed, style: int, alone: bool) -> Series:
     """One seed's evaluations; with its interval where no other's lie in the way."""
-    low, high = ([y for _, y in curve(seed.scores, f"eval/score_{end}")] for end in ("low", "high"))
-    low, high = (low, high) if alone else ([], [])
-    return Series(f"evaluation, {seed.name}", points, style, thin=not alone, low=low, high=high)
+    rows = [x for x in seed.scores if "eval/score" in x]
+    points = curve(rows, "eval/score")
+    low, high = ([y for _, y in curve(rows, f"eval/score_{end}")] if alone else [] for end in ("low", "high"))
+    whole = len(low) == len(high) == len(points)
+    return Series(f"evaluation, {seed.name}", points, style, thin=not alone, low=low * whole, high=high * whole)
 
 
 def mean_of(curves: Sequence[list[tuple[float, float]]]) -> Series:
@@ -92,33 +90,44 @@ def mean_of(curves: Sequence[list[tuple[float, float]]]) -> Series:
     columns = [[t[x] for t in tables] for x in at]
     means = [(x, sum(c) / len(c)) for x, c in zip(at, columns, strict=True)]
     low, high = [min(c) for c in columns], [max(c) for c in columns]
-    return Series("mean of the seeds, lowest to highest", means, MEAN_STYLE, low=low, high=high)
+    return Series("mean of the seeds, lowest to highest", means, MEAN, low=low, high=high)
+
+
+def reach_of(known: Sequence[Published], reach: int) -> int:
+    """How far what is published is drawn: as far as the run has come, in any case to the first there is."""
+    return max([reach, *(sorted(method.frames[0] for method in known)[:1])])
+
+
+def curve_of(method: Published, style: str, reach: int) -> Series:
+    inside = [k for k, frames in enumerate(method.frames) if frames <= reach]
+    points = [(float(method.frames[k]), method.mean[k]) for k in inside]
+    low, high = ([method.mean[k] + sign * method.std[k] for k in inside] for sign in (-1, 1))
+    return Series(method.name, points, style, low=low, high=high)
 
 
 def last_row(seed: Seed) -> tuple[str, ...]:
-    x = next(line for line in reversed(seed.scores) if isinstance(line.get("eval/score"), int | float))
+    x = next(line for line in reversed(seed.scores) if "eval/score" in line)
     ends = [x.get("eval/score_low"), x.get("eval/score_high")]
     interval = " to ".join("unknown" if y is None else f"{y:.1f}" for y in ends)
     numbers = (f"{x['frames']:,}", f"{x['eval/score']:.1f}", interval, str(x.get("eval/episodes", "unknown")))
     return seed.name, *numbers, str(seed.path)
 
 
-def compared(seeds: Sequence[Seed], reach: int) -> list[str]:
+def compared(seeds: Sequence[Seed], known: Sequence[Published], reach: int) -> list[str]:
     """Published numbers in words, with what keeps them from being the same measurement."""
     env = seeds[0].config.env
-    known = published(env.task, env.obs)
     if not known:
-        return [p(f"No published score is known for {env.task} seen as {env.obs}.", "soft")]
-    rows = []
+        return [p(f"No published score is known here for {env.task} seen as {env.obs}.", "soft")]
+    rows, at = [], []
     for method in known:
-        inside = [k for k, frames in enumerate(method.frames) if frames <= reach] or [0]
-        k = inside[-1]
+        k = min(range(len(method.frames)), key=lambda k: abs(method.frames[k] - reach))
         numbers = [f"{method.frames[k]:,}", f"{method.mean[k]:.0f}", f"{method.std[k]:.0f}"]
         rows.append((method.name, *numbers, method.seeds, method.repeat, method.source))
+        at.append(numbers[0])
     head = ("method", "frames", "mean return", "std over seeds", "seeds", "action repeat", "from")
-    note = (f"Published runs see the task's standard picture with action repeat {known[0].repeat}; this run: renderer "
-            f"{env.render}, repeat {env.repeat}. DreamerV3's numbers are those of training episodes.")  # fmt: skip
-    return [table("published, at the last number of frames that this run has reached", head, rows), p(note, "soft")]
+    where = at[0] if len(set(at)) == 1 else "a different one for each method"
+    caption = f"published, at the nearest number of frames, {where}; this run has reached {reach:,}"
+    return [table(caption, head, rows), p(note(env, known), "soft")]
 
 
 def losses(seeds: Sequence[Seed], lacking: list[str]) -> str:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from worldmodel.evaluation.aggregates import AGGREGATES
 from worldmodel.evaluation.quality_text import report
-from worldmodel.evaluation.report.gather import Seed
-from worldmodel.evaluation.report.html import Pictures, command, p, table, wide
-from worldmodel.evaluation.report.svg import Series, bars, lines
+from worldmodel.evaluation.report import panels
+from worldmodel.evaluation.report.gather import ODD, Seed, sure
+from worldmodel.evaluation.report.html import Pictures, command, p, table, together, wide
+from worldmodel.evaluation.report.svg import bars
 
 DREAM = "truth, model (green bar: frames it saw; orange bar: dreamt from the actions alone), and their difference"
 VIDEOS = {
@@ -27,8 +29,6 @@ STILLS = {
     "uncertainty": "Where dreams of the same actions part",
     "latents": "What single latent groups draw",
 }
-ODD = (KeyError, TypeError, ValueError, IndexError, AttributeError)  # what a damaged file of numbers gives
-GUESSES = {"model": "the model", "copy": "nothing changes", "mean": "the mean"}
 
 
 def videos(seeds: Sequence[Seed], pictures: Pictures, lacking: list[str]) -> str:
@@ -43,14 +43,16 @@ def videos(seeds: Sequence[Seed], pictures: Pictures, lacking: list[str]) -> str
                 shown = small if small.exists() else seed.path / name
                 found.append(f"<details open><summary>{escape(text)}</summary>"
                              f"{pictures.embedded(shown, text, pixels=True)}</details>")  # fmt: skip
+    if not found and not seeds[0].sees:
+        return p(f"No videos: this run sees no pictures (env.obs {seeds[0].config.env.obs}).", "soft")
     if not found:
-        lacking.append(f"no video yet: {command(seeds[0].path, '')} makes one of the agent, "
-                       f"{command(seeds[0].path, 'imagine')} one of a dream")  # fmt: skip
+        dream = f", {command(seeds[0].path, 'imagine')} one of a dream" if seeds[0].draws else ""
+        lacking.append(f"no video yet: {command(seeds[0].path, '')} makes one of the agent{dream}")
         return p(lacking[-1], "lacking")
     return p("Close a video to stop it.", "soft") + "".join(found)
 
 
-def each(seeds: Sequence[Seed], file: str, what: str, lacking: list[str], show: Any) -> str:
+def each(seeds: Sequence[Seed], file: str, what: str, lacking: list[str], show: Any, make: str | None = None) -> str:
     """A part for every seed that has a file of numbers, a line for one that has none or a damaged one."""
     parts = []
     for seed in seeds:
@@ -62,7 +64,7 @@ def each(seeds: Sequence[Seed], file: str, what: str, lacking: list[str], show: 
             body, found = "", None
         if found is None:
             state = "cannot be read" if (seed.path / "eval" / file).exists() else "has not been measured"
-            lacking.append(f"{seed.path}/eval/{file} {state}: {command(seed.path, what)}")
+            lacking.append(f"{seed.path}/eval/{file} {state}: {make or command(seed.path, what)}")
             body = p(lacking[-1], "lacking")
         parts.append(title + body)
     return "".join(parts)
@@ -70,38 +72,49 @@ def each(seeds: Sequence[Seed], file: str, what: str, lacking: list[str], show: 
 
 def returns(seeds: Sequence[Seed], lacking: list[str]) -> str:
     def show(seed: Seed, x: dict[str, Any]) -> str:
+        numbers = [sure(y) for y in x["scores"]]
         ends = f"{x['eval/score_low']:.1f} to {x['eval/score_high']:.1f}"
-        about = f"{len(x['scores'])} episodes on new seeds (--seed {x['seed']}), after {x['frames']:,} frames"
+        about = f"{len(numbers)} episodes on new seeds (--seed {x['seed']}), after {x['frames']:,} frames"
         more = f"; middle half (IQM) {x['eval/iqm']:.1f}" if "eval/iqm" in x else ""
         more += f"; success in {x['eval/success']:.0%}" if "eval/success" in x else ""
         return p(f"{x['eval/score']:.1f}, 95 % interval {ends}{more}, over {about}")
 
-    return each(seeds, "returns.json", "--episodes 10", lacking, show)
+    return over_seeds(seeds, lacking) + each(seeds, "returns.json", "--episodes 10", lacking, show)
 
 
-def quality(seeds: Sequence[Seed], pictures: Pictures, lacking: list[str]) -> str:
-    """The numbers of eval.py model, a few of its curves, and its page of plots."""
+def over_seeds(seeds: Sequence[Seed], lacking: list[str]) -> str:
+    """What eval.py has made of several runs at once, which lies in the first."""
+    if len(seeds) == 1 and not (seeds[0].path / "eval" / "seeds.json").exists():
+        return ""
+
+    def show(seed: Seed, x: dict[str, Any]) -> str:
+        pages = {**x["tasks"], **({f"{len(x['tasks'])} tasks together": x["together"]} if "together" in x else {})}
+        parts = []
+        for task, methods in pages.items():
+            rows = [(name, str(sum(map(len, m["runs"]))), *(_interval(m[a]) for a in AGGREGATES))
+                    for name, m in methods.items()]  # fmt: skip
+            iqm = [(name, *(sure(m["iqm"][end]) for end in ("value", "low", "high"))) for name, m in methods.items()]
+            head = ("run.name", "runs", *(f"{'IQM' if a == 'iqm' else a} (95 % interval)" for a in AGGREGATES))
+            parts.append(f'<div class="large">{bars(f"IQM over the runs of {task}, higher is better", iqm)}</div>')
+            parts.append(table(f"{task}: returns over {len(x['runs'])} runs, an episode mean each", head, rows))
+        return "".join(parts)
+
+    return each(seeds[:1], "seeds.json", "", lacking, show, together([seed.path for seed in seeds]))
+
+
+def _interval(x: dict[str, Any]) -> str:
+    return f"{x['value']:.1f} ({x['low']:.1f} to {x['high']:.1f})"
+
+
+def quality(seeds: Sequence[Seed], lacking: list[str]) -> str:
+    """The numbers of eval.py model, in words and as panels."""
 
     def show(seed: Seed, x: dict[str, Any]) -> str:
         about = f"{x['episodes']} {x['source']} episodes, {x['steps']} steps, after {x['frames']:,} frames"
-        plots = [guessed(x.get("mse"), "picture MSE, lower is better"),
-                 guessed(x["reward"]["rmse"], "reward error (RMSE), lower is better"),
-                 guessed(x["kl"], "latent KL in nats, lower is better")]  # fmt: skip
-        drawn = f'<div class="plots">{"".join(plots)}</div>'
-        page = seed.path / "eval" / "model.png"
-        plotted = pictures.embedded(page, f"every curve of the model's quality, {seed.name}") if page.exists() else ""
-        return p(about, "soft") + wide(report(x, x["left_out"]), "the model's quality in numbers") + drawn + plotted
+        text = report(x, [str(line) for line in x["left_out"]])
+        return p(about, "soft") + panels.quality(x) + wide(text, "the model's quality in numbers")
 
     return each(seeds, "model.json", "model", lacking, show)
-
-
-def guessed(curves: dict[str, list] | None, title: str) -> str:
-    """The model's curve beside those that need no model, by steps since the last seen frame."""
-    found = []
-    for i, (key, name) in enumerate(GUESSES.items()):
-        line = (curves or {}).get(key) or []
-        found.append(Series(name, [(h + 1.0, float(y)) for h, y in enumerate(line) if y is not None], i))
-    return lines(title, found, "steps after the last seen frame", log=True)
 
 
 def dreams(seeds: Sequence[Seed], pictures: Pictures, lacking: list[str]) -> str:
@@ -111,24 +124,23 @@ def dreams(seeds: Sequence[Seed], pictures: Pictures, lacking: list[str]) -> str
         for name, words in STILLS.items():
             if (path := seed.path / "eval" / f"{name}.png").exists():
                 found.append(f"<h3>{escape(words)}</h3>{pictures.embedded(path, f'{seed.name}: {words}')}")
+    if not found and not seeds[0].draws:
+        return p("No dreams: this model cannot draw. It is measured all the same.", "soft")
     if not found:
         lacking.append(f"no dream has been drawn yet: {command(seeds[0].path, 'imagine')}")
         return p(lacking[-1], "lacking")
     return "".join(found)
 
 
-def planners(seeds: Sequence[Seed], pictures: Pictures, lacking: list[str]) -> str:
+def planners(seeds: Sequence[Seed], lacking: list[str]) -> str:
     def show(seed: Seed, x: dict[str, Any]) -> str:
-        ways = sorted(x["drivers"].items(), key=lambda item: -item[1]["eval/score"])
-        numbers = [(n, *(float(r[f"eval/score{k}"]) for k in ("", "_low", "_high"))) for n, r in ways]
+        ways = sorted(x["drivers"].items(), key=lambda item: -sure(item[1]["eval/score"]))
+        numbers = [(n, *(sure(r[f"eval/score{k}"]) for k in ("", "_low", "_high"))) for n, r in ways]
         rows = [(n, f"{mean:.1f}", f"{low:.1f} to {high:.1f}", f"{r['ms_per_action']:.1f}", str(len(r["scores"])))
                 for (n, mean, low, high), (_, r) in zip(numbers, ways, strict=True)]  # fmt: skip
         head = ("driven by", "mean return", "95 % interval", "ms per action", "episodes")
-        drawn = bars("mean return and 95 % interval, higher is better", numbers)
-        picture = seed.path / "eval" / "compare.png"
-        words = f"return against milliseconds per action, {seed.name}: up is better, left is quicker"
-        plotted = pictures.embedded(picture, words) if picture.exists() else ""
-        return table("one model, driven in several ways", head, rows) + f'<div class="large">{drawn}</div>' + plotted
+        drawn = f'<div class="large">{panels.planners(x["drivers"])}</div>'
+        return drawn + table("one model, driven in several ways", head, rows)
 
     return each(seeds, "compare.json", "compare", lacking, show)
 

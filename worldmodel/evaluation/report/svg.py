@@ -11,6 +11,8 @@ WIDTH, HEIGHT = 400, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 24, 10, 40
 MOST_POINTS = 200
 STYLES = 6  # colours and dashes that the page's style has
+MEAN, REFERENCES = "mean", ("r0", "r1", "r2", "r3", "r4")  # styles that no number gives
+LETTER = 7.0  # an average letter's width
 WIDE = 30.0  # a span beyond which positive numbers are drawn by their logarithm
 
 Point = tuple[float, float]
@@ -18,13 +20,19 @@ Point = tuple[float, float]
 
 @dataclass
 class Series:
-    """A line, or `dots`, in one of the page's styles; `low` and `high` are the edges of a band around it."""
+    """A line, or `dots`, in one of the page's styles; `low` and `high` are the edges of a band around it.
+
+    `bars` makes the edges an interval at each point, which is marked; `labels` are written beside the points.
+    """
 
     name: str
     points: list[Point]
-    style: int = 0
+    style: int | str = 0
     dots: bool = False
     thin: bool = False
+    bars: bool = False
+    keyed: bool = True
+    labels: Sequence[str] = ()
     low: list[float] = field(default_factory=list)
     high: list[float] = field(default_factory=list)
 
@@ -38,7 +46,8 @@ class Axis:
         if self.log:
             low, high = math.log10(low), math.log10(high)
         if high - low < 1e-9 * max(1.0, abs(high)):
-            low, high = low - 0.5, high + 0.5
+            room = 0.5 if self.log else 0.5 * max(1.0, 0.1 * abs(high))
+            low, high = low - room, high + room
         self.low, self.high, self.start, self.end = low, high, start, end
 
     def at(self, x: float) -> float:
@@ -50,11 +59,25 @@ class Axis:
             step = math.ceil((self.high - self.low) / 5)
             leading = (1, 2, 5) if self.high - self.low < 2 else (1,)
             powers = [k for k in range(math.floor(self.low), math.ceil(self.high) + 1) if k % step == 0]
-            return [m * 10.0**k for k in powers for m in leading if self.low <= math.log10(m * 10.0**k) <= self.high]
-        rough = (self.high - self.low) / 6
-        power = 10 ** math.floor(math.log10(rough))
-        step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough)
-        return [k * step for k in range(math.ceil(self.low / step), math.floor(self.high / step + 1e-9) + 1)]
+            round_ = [m * 10.0**k for k in powers for m in leading]
+            within = [x for x in round_ if self.low <= math.log10(x) <= self.high]
+            return within if len(within) > 1 else _even(10**self.low, 10**self.high)
+        return _even(self.low, self.high)
+
+
+def _even(low: float, high: float) -> list[float]:
+    """Round numbers at equal distances."""
+    rough = (high - low) / 6
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough)
+    return [k * step for k in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]
+
+
+def kind(style: int | str) -> str:
+    """A number's colour and dash, no two alike up to the square of STYLES; a name's are in the page's style."""
+    if isinstance(style, str):
+        return style
+    return f"c{style % STYLES} d{(style + style // STYLES) % STYLES}"
 
 
 def short(x: float) -> str:
@@ -72,10 +95,18 @@ def thinned(points: list[Point]) -> list[Point]:
     return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts]
 
 
-def lines(title: str, series: Sequence[Series], x_name: str, log: bool = False, base: float | None = None) -> str:
+def lines(
+    title: str,
+    series: Sequence[Series],
+    x_name: str,
+    log: bool = False,
+    base: float | None = None,
+    floor: float | None = None,
+    log_x: bool = False,
+) -> str:
     """A figure with its title, a key where there is more than one line, and what it shows in words.
 
-    Where all numbers are above `base` the axis begins there.
+    Where all numbers are above `base` the axis begins there; what lies below `floor` is off the figure.
     """
     series = [s for s in series if s.points]
     xs = [x for s in series for x, _ in s.points]
@@ -83,32 +114,44 @@ def lines(title: str, series: Sequence[Series], x_name: str, log: bool = False, 
     if not ys:
         return ""
     steep = log and min(ys) > 0 and max(ys) / min(ys) > WIDE
-    across, up = (
-        Axis(xs, LEFT, WIDTH - RIGHT),
-        Axis([*ys, min(ys) if base is None else base], HEIGHT - BOTTOM, TOP, steep),
-    )
-    marks = [_band(s, across, up) + _marks(s, across, up) for s in series]
+    shown = [*ys, min(ys) if base is None else base]
+    if floor is not None:
+        shown = [max(y, floor) for y in shown]
+    across = Axis(xs, LEFT, WIDTH - RIGHT, log_x)
+    up = Axis(shown, HEIGHT - BOTTOM, TOP, steep)
+    marks = "".join(_band(s, across, up) + _marks(s, across, up) for s in series)
     ends = "; ".join(f"{s.name} ends at {s.points[-1][1]:.3g}" for s in series if not s.dots)
     words = f"{title} by {x_name}. {ends}."
-    keys = "".join(f'<span class="entry">{_key(s)}{escape(s.name)}</span>' for s in series) if len(series) > 1 else ""
-    caption = f"<figcaption><b>{escape(title)}</b>{keys}</figcaption>"
-    return f'<figure class="plot">{caption}{_frame(words, _grid(across, up, x_name) + "".join(marks))}</figure>'
+    keyed = [s for s in series if s.keyed] if len(series) > 1 else []
+    keys = "".join(f'<span class="entry">{_key(s)}{escape(s.name)}</span>' for s in keyed)
+    inside = _grid(across, up, x_name) + (marks if floor is None else _cut(marks))
+    return f'<figure class="plot">{_caption(title)}{keys}</figcaption>{_frame(words, inside)}</figure>'
 
 
 def bars(title: str, rows: Sequence[tuple[str, float, float, float]]) -> str:
-    """Bars from the top down, each (name, value, low, high) with the interval as a line."""
-    tall = 22 * len(rows) + 34
-    axis = Axis([0.0, *(x for _, *numbers in rows for x in numbers)], LEFT + 110, WIDTH - RIGHT - 8)
+    """Bars from the top down, each (name, value, low, high) below its name, with the interval as a line."""
+    tall = 38 * len(rows) + 34
+    axis = Axis([0.0, *(x for _, *numbers in rows for x in numbers)], 16, WIDTH - RIGHT)
     parts = [_tick(axis.at(t), TOP, tall - 24, short(t)) for t in axis.ticks()]
     for i, (name, value, low, high) in enumerate(rows):
-        y = TOP + 22 * i
+        y = TOP + 38 * i
         begin, width = min(axis.at(0), axis.at(value)), abs(axis.at(value) - axis.at(0))
-        parts.append(f'<text x="{LEFT + 102}" y="{y + 14}" text-anchor="end">{escape(name)}</text>')
-        parts.append(f'<rect class="bar" x="{begin:.1f}" y="{y + 2}" width="{width:.1f}" height="16"/>')
-        parts.append(f'<path class="whisker" d="M{axis.at(low):.1f},{y + 10}H{axis.at(high):.1f}"/>')
+        parts.append(f'<text class="name" x="16" y="{y + 12}">{escape(name)}: {value:.4g}</text>')
+        parts.append(f'<rect class="bar" x="{begin:.1f}" y="{y + 17}" width="{width:.1f}" height="14"/>')
+        parts.append(f'<path class="whisker" d="M{axis.at(low):.1f},{y + 24}H{axis.at(high):.1f}"/>')
     words = f"{title}: " + "; ".join(f"{name} {value:.4g}" for name, value, *_ in rows)
-    caption = f"<figcaption><b>{escape(title)}</b></figcaption>"
-    return f'<figure class="plot">{caption}{_frame(words, "".join(parts), tall)}</figure>'
+    return f'<figure class="plot">{_caption(title)}</figcaption>{_frame(words, "".join(parts), tall)}</figure>'
+
+
+def _caption(title: str) -> str:
+    return f"<figcaption><b>{escape(title)}</b>"
+
+
+def _cut(marks: str) -> str:
+    """What lies outside of the axes is not drawn."""
+    wide, tall = WIDTH - LEFT - RIGHT + 8, HEIGHT - TOP - BOTTOM + 8
+    at = f"{LEFT - 4} {TOP - 4} {wide} {tall}"
+    return f'<svg x="{LEFT - 4}" y="{TOP - 4}" width="{wide}" height="{tall}" viewBox="{at}">{marks}</svg>'
 
 
 def _frame(words: str, inside: str, tall: int = HEIGHT) -> str:
@@ -133,20 +176,32 @@ def _tick(x: float, top: float, bottom: float, text: str) -> str:
 
 def _marks(s: Series, across: Axis, up: Axis) -> str:
     places = [(across.at(x), up.at(y)) for x, y in s.points]
-    if s.dots or len(places) == 1:
-        return "".join(f'<circle class="c{s.style % STYLES}" cx="{x:.1f}" cy="{y:.1f}" r="2.2"/>' for x, y in places)
-    path = "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    return f'<path class="line c{s.style % STYLES}{" thin" * s.thin}" d="{path}"/>'
+    marked = s.dots or s.bars or len(places) == 1
+    size = 4 if len(places) == 1 and not s.dots else 3 if s.bars else 2.2
+    parts = [f'<circle class="{kind(s.style)}" cx="{x:.1f}" cy="{y:.1f}" r="{size}"/>' for x, y in places if marked]
+    if not s.dots and len(places) > 1:
+        path = "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        parts.append(f'<path class="line {kind(s.style)}{" thin" * s.thin}" d="{path}"/>')
+    for (x, y), label in zip(places, s.labels, strict=False):
+        end = x + 6 + LETTER * len(label) > WIDTH
+        at = f'x="{x - 5:.1f}" text-anchor="end"' if end else f'x="{x + 5:.1f}"'
+        parts.append(f'<text {at} y="{y - 5:.1f}">{escape(label)}</text>')
+    return "".join(parts)
 
 
 def _band(s: Series, across: Axis, up: Axis) -> str:
-    if len(s.low) != len(s.points) or len(s.points) < 2:
+    """The edges as a band, or as an interval where each point stands for itself."""
+    if len(s.low) != len(s.points) or len(s.high) != len(s.points):
         return ""
-    there = [f"{across.at(x):.1f},{up.at(y):.1f}" for (x, _), y in zip(s.points, s.high, strict=True)]
-    back = [f"{across.at(x):.1f},{up.at(y):.1f}" for (x, _), y in zip(s.points, s.low, strict=True)]
-    return f'<path class="band c{s.style % STYLES}" d="M{"L".join([*there, *reversed(back)])}Z"/>'
+    edges = [(across.at(x), up.at(a), up.at(b)) for (x, _), a, b in zip(s.points, s.low, s.high, strict=True)]
+    if s.bars or len(edges) == 1:
+        lines = "".join(f"M{x:.1f},{low:.1f}V{high:.1f}" for x, low, high in edges)
+        return f'<path class="line interval {kind(s.style)}" d="{lines}"/>'
+    there = [f"{x:.1f},{high:.1f}" for x, _, high in edges]
+    back = [f"{x:.1f},{low:.1f}" for x, low, _ in reversed(edges)]
+    return f'<path class="band {kind(s.style)}" d="M{"L".join([*there, *back])}Z"/>'
 
 
 def _key(s: Series) -> str:
-    mark = '<circle class="c{}" cx="14" cy="6" r="3"/>' if s.dots else '<path class="line c{}" d="M0,6H28"/>'
-    return f'<svg class="mark" viewBox="0 0 28 12" aria-hidden="true">{mark.format(s.style % STYLES)}</svg>'
+    mark = '<circle class="{}" cx="14" cy="6" r="3"/>' if s.dots else '<path class="line {}" d="M0,6H28"/>'
+    return f'<svg class="mark" viewBox="0 0 28 12" aria-hidden="true">{mark.format(kind(s.style))}</svg>'

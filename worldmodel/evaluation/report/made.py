@@ -1,0 +1,59 @@
+"""What a run acts in, with what it was trained, and the commands that train the same again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from worldmodel import versions
+from worldmodel.evaluation.report.gather import ODD, Seed
+from worldmodel.evaluation.report.html import code, command, p, table
+from worldmodel.evaluation.report.learning import reproduce as full
+
+COLUMNS = 4  # entries of versions.json that are shown of a run: the first and the last ones
+
+
+def environment(seeds: Sequence[Seed]) -> str:
+    e, state = seeds[0].config.env, seeds[0].state
+    limit = f"{e.time_limit} frames" if e.time_limit else "the task's own"
+    rows = [("task", e.task), ("action repeat", str(e.repeat)), ("renderer", e.render), ("episode length", limit)]
+    lacks = ""
+    try:
+        if state is None:
+            raise ValueError("no checkpoint")
+        seen, acts = state["observation"], state["action"]
+        rows += [("observation", ", ".join(f"{k} {v}" for k, v in seen.items() if v)),
+                 ("actions", f"choices among {acts['groups']}" if acts["groups"] else f"{acts['size']} in [-1, 1]"),
+                 ("updates", f"{state['learner']['updates']:,}")]  # fmt: skip
+    except ODD:
+        lacks = p("No checkpoint of this run can be read.", "lacking")
+    spent = [(f"minutes of training, {seed.name}", f"{seed.minutes:.1f}") for seed in seeds if seed.minutes is not None]
+    return lacks + table("what it acts in", ("", "value"), [*rows, *spent]) + made_with(seeds)
+
+
+def made_with(seeds: Sequence[Seed]) -> str:
+    """Versions and machine of each training; seeds that were made alike are told of together."""
+    alike: dict[str, list[Seed]] = {}
+    for seed in seeds:
+        alike.setdefault(repr([{k: v for k, v in x.items() if k != "words"} for x in seed.made_with]), []).append(seed)
+    parts = []
+    for group in alike.values():
+        names, entries = ", ".join(seed.name for seed in group), group[0].made_with
+        if not entries:
+            parts.append(p(f"{names}: with what it was trained is not known, for want of {versions.FILE}.", "soft"))
+            continue
+        shown = [*entries[:1], *entries[1:][-(COLUMNS - 1) :]]
+        keys = dict.fromkeys(k for x in shown for k in x if k not in ("words", "frames"))
+        rows = [(key, *(str(x.get(key, "")) for x in shown)) for key in keys]
+        head = ("", *(f"from {x['frames']:,} frames on" for x in shown))
+        parts.append(table(f"with what it was trained: {names}", head, rows))
+    return "".join(parts)
+
+
+def reproduce(seeds: Sequence[Seed]) -> str:
+    """In full, and as it was typed."""
+    typed = dict.fromkeys(f"./wm train {shlex.join(x['words'])}".strip() for seed in seeds for x in seed.made_with)
+    parts = [p("As it was typed, resumes with other words included:"), code("\n".join(typed))] if typed else []
+    trained = "\n".join(full(seed.config) for seed in seeds)
+    parts.append(p("In full, in a checkout of the same version:"))
+    return "".join([*parts, code(f"{trained}\n{command(seeds[0].path, 'report')}")])

@@ -1,0 +1,101 @@
+"""A model's quality and ways to drive it as plots of the page, from the numbers that eval.py left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from worldmodel.evaluation.quality_text import mean_known
+from worldmodel.evaluation.report.gather import sure
+from worldmodel.evaluation.report.svg import MEAN, REFERENCES, Series, bars, lines
+
+# A style each, the same in every panel.
+STYLES: dict[str, int | str] = {"model": 0, "nothing changes": 1, "the mean": REFERENCES[1], "every frame seen": 2,
+                                "shuffled actions": 3, "size of differences": 4}  # fmt: skip
+KINDS = {"random": 5, "actor": 4, "planner": 0}
+GUESSES = {"model": "model", "nothing changes": "copy", "the mean": "mean"}
+AFTER = "steps after the last seen frame"
+
+
+def quality(x: dict[str, Any]) -> str:
+    """Up to twelve panels of model.json; what was left out has none, the text beside them says why."""
+    panels = [_guessed(x.get(key), name) for key, name in
+              (("mse", "picture MSE, lower is better"), ("psnr", "picture PSNR in dB, higher is better"),
+               ("ssim", "SSIM, higher is better"))]  # fmt: skip
+    kl, reward, ends = x["kl"], x["reward"], x["continuation"]
+    seen = {
+        "model": kl["model"],
+        "nothing changes": kl["copy"],
+        "every frame seen": [kl["closed_loop"]] * len(kl["model"]),
+    }
+    panels += [_curves(seen, "latent KL in nats, lower is better", log=True),
+               _guessed(reward["rmse"], "reward error (RMSE), lower is better"),
+               _curves({"model": reward["correlation"]}, "reward correlation, 1 is best", floor=-0.05),
+               _curves({"model": ends["brier"]["model"], "the mean": ends["brier"]["mean"]},
+                       "continuation (Brier score), lower is better"),
+               _reliability(ends["reliability"]), *_returns(x.get("plans"))]  # fmt: skip
+    if "sensitivity" in x:
+        names = {"model": "agreement", "shuffled actions": "shuffled", "size of differences": "gain"}
+        found = {name: x["sensitivity"][key] for name, key in names.items()}
+        panels.append(_curves(found, "action sensitivity, 1 is right", floor=-0.3))
+    if "probe" in x:
+        read = {name: [mean_known(row) for row in x["probe"][key]] for name, key in
+                (("model", "open_loop"), ("nothing changes", "copy"))}  # fmt: skip
+        read["every frame seen"] = [mean_known(x["probe"]["posterior"])] * len(read["model"])
+        panels.append(_curves(read, "true state read off, R² (1 is all of it)", floor=-0.5))
+    return f'<div class="plots">{"".join(panels)}</div>'
+
+
+def _guessed(found: dict[str, Any] | None, title: str) -> str:
+    """The model's curve beside those that need no model."""
+    return _curves({name: found[key] for name, key in GUESSES.items() if key in found}, title, True) if found else ""
+
+
+def _curves(found: Mapping[str, Sequence], title: str, log: bool = False, floor: float | None = None) -> str:
+    """Numbers by the steps since the last seen frame, where they are known."""
+    series = [Series(name, [(h + 1.0, sure(y)) for h, y in enumerate(line) if y is not None], STYLES[name])
+              for name, line in found.items()]  # fmt: skip
+    return lines(title, series, AFTER, log=log, floor=floor)
+
+
+def _on_the_line(low: float, high: float, name: str) -> Series:
+    return Series(name, [(low, low), (high, high)], MEAN, thin=True)
+
+
+def _reliability(table: dict[str, list]) -> str:
+    """How often episodes went on, by how probable that was said to be."""
+    rows = [(sure(said), sure(was)) for count, said, was in zip(*(table[k] for k in ("count", "predicted", "happened")),
+                                                                strict=True) if count]  # fmt: skip
+    series = [_on_the_line(0.0, 1.0, "honest"), Series("model", rows, 0, dots=True)]
+    return lines("how often episodes went on, on the line is honest", series, "said probability of it") if rows else ""
+
+
+def _returns(plans: dict[str, Any] | None) -> list[str]:
+    """Imagined against real returns of plans, and the gap by kind."""
+    if not plans:
+        return []
+    tried = [(kind, sure(was), sure(said)) for kind, was, said in
+             zip(plans["kind"], plans["real"], plans["imagined"], strict=True)]  # fmt: skip
+    both = [y for _, *pair in tried for y in pair]
+    series = [_on_the_line(min(both), max(both), "right")]
+    series += [Series(kind, [(was, said) for k, was, said in tried if k == kind], KINDS[kind], dots=True)
+               for kind in plans["by_kind"]]  # fmt: skip
+    names = {"planner": "planner (exploitation)"}
+    gaps = [(names.get(kind, kind), sure(x["gap"]), sure(x["gap_low"]), sure(x["gap_high"]))
+            for kind, x in plans["by_kind"].items()]  # fmt: skip
+    return [lines("imagined returns of plans, on the line is right", series, "real return"),
+            bars("imagined minus real return, 0 is best", gaps)]  # fmt: skip
+
+
+def planners(drivers: dict[str, dict[str, Any]]) -> str:
+    """Return against thinking time, a line through the budgets of each way to drive."""
+    series = []
+    ways = {name: str(r.get("way", name)) for name, r in drivers.items()}  # older files do not say which are one way
+    for number, way in enumerate(dict.fromkeys(ways.values())):
+        own = sorted((drivers[name] for name in ways if ways[name] == way), key=lambda r: sure(r["ms_per_action"]))
+        mean, low, high = ([sure(r[f"eval/score{k}"]) for r in own] for k in ("", "_low", "_high"))
+        points = [(sure(r["ms_per_action"]), y) for r, y in zip(own, mean, strict=True)]
+        labels = [str(r.get("candidates") or "") for r in own]
+        series.append(Series(way, points, number, low=low, high=high, bars=True, labels=labels))
+    title = "mean return, 95 % range: up is better, left is quicker"
+    return lines(title, series, "milliseconds per action; small numbers: candidates", log_x=True)
