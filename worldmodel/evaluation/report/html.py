@@ -15,6 +15,7 @@ from PIL import Image
 from worldmodel.files import open_regular
 
 MOST_PICTURES = 7_000_000  # bytes of the page that pictures may take
+LONG = 12  # letters in the last cell beyond which it is given room
 WIDE = 640  # pixels beyond which a picture keeps a readable width and scrolls
 NO_PICTURE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow says of such
 KINDS = {".gif": "image/gif", ".png": "image/png", ".webp": "image/webp"}
@@ -44,7 +45,10 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> s
         f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
         for first, *rest in rows
     )
-    inside = f"<table><caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    long = ' class="long"' if any(len(row[-1]) > LONG for row in rows) else ""
+    inside = (
+        f"<table{long}><caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    )
     return scrolling(caption, inside)
 
 

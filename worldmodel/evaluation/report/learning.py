@@ -94,15 +94,16 @@ def mean_of(curves: Sequence[list[tuple[float, float]]]) -> Series:
 
 
 def reach_of(known: Sequence[Published], reach: int) -> int:
-    """How far what is published is drawn: as far as the run has come, in any case to the first there is."""
-    return max([reach, *(sorted(method.frames[0] for method in known)[:1])])
+    """How far what is published is drawn: about as far as the run has come, in any case to the first there is."""
+    return max([round(1.06 * reach), *(sorted(method.frames[0] for method in known)[:1])])
 
 
 def curve_of(method: Published, style: str, reach: int) -> Series:
     inside = [k for k, frames in enumerate(method.frames) if frames <= reach]
     points = [(float(method.frames[k]), method.mean[k]) for k in inside]
     low, high = ([method.mean[k] + sign * method.std[k] for k in inside] for sign in (-1, 1))
-    return Series(method.name, points, style, low=low, high=high)
+    short = method.name.partition(",")[0]  # a single point shows no line to tell it by
+    return Series(method.name, points, style, low=low, high=high, labels=[short] * (len(points) == 1))
 
 
 def last_row(seed: Seed) -> tuple[str, ...]:

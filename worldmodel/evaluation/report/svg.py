@@ -8,11 +8,18 @@ from dataclasses import dataclass, field
 from html import escape
 
 WIDTH, HEIGHT = 400, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 24, 10, 40
+LEFT, RIGHT, TOP, BOTTOM = 60, 24, 10, 40
 MOST_POINTS = 200
 STYLES = 6  # colours and dashes that the page's style has
 MEAN, REFERENCES = "mean", ("r0", "r1", "r2", "r3", "r4")  # styles that no number gives
 LETTER = 7.0  # an average letter's width
+SPOTS = (
+    "m-3.4,0a3.4,3.4 0 1,0 6.8,0a3.4,3.4 0 1,0 -6.8,0",
+    "m-3.2,-3.2h6.4v6.4h-6.4z",
+    "m0,-4.5l4.2,7.5h-8.4z",
+    "m0,-4.6l4.6,4.6l-4.6,4.6l-4.6,-4.6z",
+    "m0,4.5l4.2,-7.5h-8.4z",
+)  # marks, where lines may be single points
 WIDE = 30.0  # a span beyond which positive numbers are drawn by their logarithm
 
 Point = tuple[float, float]
@@ -22,7 +29,7 @@ Point = tuple[float, float]
 class Series:
     """A line, or `dots`, in one of the page's styles; `low` and `high` are the edges of a band around it.
 
-    `bars` makes the edges an interval at each point, which is marked; `labels` are written beside the points.
+    `bars` makes the edges an interval at each point, which has a mark; `labels` are written beside the points.
     """
 
     name: str
@@ -176,9 +183,10 @@ def _tick(x: float, top: float, bottom: float, text: str) -> str:
 
 def _marks(s: Series, across: Axis, up: Axis) -> str:
     places = [(across.at(x), up.at(y)) for x, y in s.points]
-    marked = s.dots or s.bars or len(places) == 1
-    size = 4 if len(places) == 1 and not s.dots else 3 if s.bars else 2.2
-    parts = [f'<circle class="{kind(s.style)}" cx="{x:.1f}" cy="{y:.1f}" r="{size}"/>' for x, y in places if marked]
+    if s.dots:
+        parts = [f'<circle class="{kind(s.style)}" cx="{x:.1f}" cy="{y:.1f}" r="2.2"/>' for x, y in places]
+    else:
+        parts = [_spot(s, x, y) for x, y in places if s.bars or len(places) == 1]
     if not s.dots and len(places) > 1:
         path = "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<path class="line {kind(s.style)}{" thin" * s.thin}" d="{path}"/>')
@@ -202,6 +210,13 @@ def _band(s: Series, across: Axis, up: Axis) -> str:
     return f'<path class="band {kind(s.style)}" d="M{"L".join([*there, *back])}Z"/>'
 
 
+def _spot(s: Series, x: float, y: float) -> str:
+    """A mark whose shape differs where colours come again."""
+    shape = SPOTS[(s.style + s.style // STYLES) % len(SPOTS)] if s.bars and isinstance(s.style, int) else SPOTS[0]
+    return f'<path class="spot {kind(s.style)}" d="M{x:.1f},{y:.1f}{shape}"/>'
+
+
 def _key(s: Series) -> str:
     mark = '<circle class="{}" cx="14" cy="6" r="3"/>' if s.dots else '<path class="line {}" d="M0,6H28"/>'
-    return f'<svg class="mark" viewBox="0 0 28 12" aria-hidden="true">{mark.format(kind(s.style))}</svg>'
+    spot = _spot(s, 14, 6) if s.bars else ""
+    return f'<svg class="mark" viewBox="0 0 28 12" aria-hidden="true">{mark.format(kind(s.style))}{spot}</svg>'
