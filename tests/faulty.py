@@ -124,3 +124,10 @@ class Broken(Faulty):
 
     def __init__(self):
         raise RuntimeError("no licence")
+
+
+class NoStart(Faulty):
+    """Cannot be made."""
+
+    def __init__(self):
+        raise AttributeError("boom\nof two lines")

@@ -14,7 +14,7 @@ from runs import seed_dir, train
 from test_eval import evaluate
 from worldmodel import config as configs
 from worldmodel.evaluation import media
-from worldmodel.evaluation.report import learning, reference, svg
+from worldmodel.evaluation.report import learning
 from worldmodel.evaluation.report.gather import read
 from worldmodel.evaluation.report.html import Pictures
 from worldmodel.evaluation.report.page import page, write
@@ -126,8 +126,8 @@ def test_of_a_run_that_was_measured_in_every_way(measured_dir):
     found = json.loads((measured_dir / "eval" / "returns.json").read_text())
     assert f"{found['eval/score']:.1f}, 95 % interval" in words
     assert "exploitation" in words and "ms per action" in words and "coordinate" in words
-    # Two videos of training's end, six and a clip of eval's, three stills of dreams, the page of plots, the planners'.
-    assert len(reader.images) == 14
+    # Two videos of training's end, six and a clip of eval's, three stills of dreams; plots are no pictures.
+    assert len(reader.images) == 12
 
 
 def test_names_and_values_are_text(run_dir, tmp_path):
@@ -222,55 +222,6 @@ def test_runs_of_two_tasks_are_no_seeds_of_one(run_dir, tmp_path):
     assert "not seeds of one" in evaluate(run_dir, path, "report", expect=2)[1]
 
 
-def test_published_scores_are_those_of_the_table():
-    found = {method.name: method for method in reference.published("dmc:walker_walk", "pixels")}
-    theirs = found["DreamerV3, published"]
-    assert theirs.frames[:2] == [50_000, 100_000] and theirs.seeds == "10"
-    assert theirs.mean[1] == 643.3 and theirs.std[1] == 117.6 and found["DrQ-v2, published"].repeat == "2"
-    for task, obs in (("dmc:walker_walk", "state"), ("walker_walk", "pixels"), ("dmc:nothing", "pixels")):
-        assert reference.published(task, obs) == []
-
-
-def test_what_is_published_is_drawn_beside_a_run(run_dir, tmp_path):
-    path = tmp_path / "seed0"
-    path.mkdir()
-    (path / "config.yaml").write_text(
-        configs.to_yaml(configs.change(read(run_dir).config, [("env.task", "dmc:walker_walk")]))
-    )
-    lines = [
-        {"frames": f, "eval/score": f / 200, "eval/score_low": 0, "eval/score_high": 900} for f in (40_000, 120_000)
-    ]
-    (path / "scores.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
-    words = "".join(check(page([read(path)])[0]).words)
-    assert (
-        "DreamerV3, published" in words and "643" in words and "danijar/dreamerv3" in words and "renderer auto" in words
-    )
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (3, 3), (-5, 1e6), (1e-9, 2e-9), (0.02, 0.021), (-3, -3)])
-def test_axes_have_a_few_round_ticks_within_their_ends(low, high):
-    axis = svg.Axis([low, high], 50, 350)
-    ticks = axis.ticks()
-    assert 2 <= len(ticks) <= 8 and all(50 - 1e-6 <= axis.at(t) <= 350 + 1e-6 for t in ticks)
-
-
-@pytest.mark.parametrize(("low", "high"), [(1e-8, 1), (0.5, 40), (3, 2000), (1, 1e30)])
-def test_logarithmic_axes_too(low, high):
-    axis = svg.Axis([low, high], 200, 10, log=True)
-    ticks = axis.ticks()
-    assert 2 <= len(ticks) <= 8 and all(10 - 1e-6 <= axis.at(t) <= 200 + 1e-6 for t in ticks)
-    assert axis.at(low) == pytest.approx(200) and axis.at(high) == pytest.approx(10)
-
-
-def test_a_plot_draws_its_numbers_where_they_are():
-    drawn = svg.lines("a < b", [svg.Series("one", [(0, 0), (10, 4)]), svg.Series("two", [(5, 2)], 1)], "x & y")
-    assert f"M{svg.LEFT}.0,{svg.HEIGHT - svg.BOTTOM}.0L{svg.WIDTH - svg.RIGHT}.0,{svg.TOP}.0" in drawn
-    assert "a &lt; b" in drawn and "x &amp; y" in drawn and "<circle" in drawn and Reader(drawn).faults == []
-    assert svg.lines("empty", [svg.Series("one", [])], "x") == ""
-    many = svg.thinned([(float(x), 2.0 * x) for x in range(10_001)])
-    assert len(many) <= svg.MOST_POINTS and all(y == pytest.approx(2 * x) for x, y in many)
-
-
 def test_pictures_that_do_not_fit_are_named(tmp_path):
     path = media.save_gif(tmp_path / "a.gif", np.zeros((2, 32, 32, 3), np.uint8))
     assert "too large" in Pictures(most=50).embedded(path, "x")
@@ -285,6 +236,12 @@ def test_it_opens_from_the_disk_in_a_browser(measured_dir, tmp_path):
         chromium.open(f"file://{made}")
         assert chromium.run("document.documentElement.scrollWidth") <= 360
         assert chromium.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+        columns = (
+            "[...document.querySelectorAll('.plots')].map(g => getComputedStyle(g).gridTemplateColumns.split(' '))"
+        )
+        assert chromium.run(f"{columns}.every(c => c.length === 1)")
+        heights = "[...document.querySelectorAll('.plot text')].map(t => t.getBoundingClientRect().height)"
+        assert chromium.run(f"Math.min(...{heights})") >= 10
         chromium.key("Tab")
         assert chromium.run("document.activeElement.className") == "skip"
         assert chromium.run("getComputedStyle(document.activeElement).outlineStyle") != "none"

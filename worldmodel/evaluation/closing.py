@@ -53,7 +53,8 @@ def finish(t, envs, reset, stop) -> bool:
         drawn("", lambda: media.save_png(t.run.videos / "imagined.png", pictures.strip()))
     say("try next:")
     say(f"  ./wm eval {t.run.path}                # returns over more episodes")
-    say(f"  ./wm eval {t.run.path} imagine        # open-loop dreams beside the truth")
+    if t.model.can_draw and result.video:
+        say(f"  ./wm eval {t.run.path} imagine        # open-loop dreams beside the truth")
     say(f"  ./wm eval {t.run.path} model          # how good the world model is, by every measure")
     say(f"  ./wm eval {t.run.path} play           # drive the dream yourself, the simulator beside it")
     say(f"  ./wm eval {t.run.path} report         # everything about this run on one page")

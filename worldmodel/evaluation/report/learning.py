@@ -118,7 +118,7 @@ def compared(seeds: Sequence[Seed], known: Sequence[Published], reach: int) -> l
     """Published numbers in words, with what keeps them from being the same measurement."""
     env = seeds[0].config.env
     if not known:
-        return [p(f"No published score is known here for {env.task} seen as {env.obs}.", "soft")]
+        return [p(f"No published score is known for {env.task} seen as {env.obs}.", "soft")]
     rows, at = [], []
     for method in known:
         k = min(range(len(method.frames)), key=lambda k: abs(method.frames[k] - reach))
