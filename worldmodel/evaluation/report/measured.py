@@ -74,7 +74,8 @@ def returns(seeds: Sequence[Seed], lacking: list[str]) -> str:
     def show(seed: Seed, x: dict[str, Any]) -> str:
         numbers = [sure(y) for y in x["scores"]]
         ends = f"{x['eval/score_low']:.1f} to {x['eval/score_high']:.1f}"
-        about = f"{len(numbers)} episode{'s' * (len(numbers) != 1)} on new seeds (--seed {x['seed']}), after {x['frames']:,} frames"
+        episodes = f"{len(numbers)} episode{'s' * (len(numbers) != 1)}"
+        about = f"{episodes} on new seeds (--seed {x['seed']}), after {x['frames']:,} frames"
         more = f"; middle half (IQM) {x['eval/iqm']:.1f}" if "eval/iqm" in x else ""
         more += f"; success in {x['eval/success']:.0%}" if "eval/success" in x else ""
         return p(f"{x['eval/score']:.1f}, 95 % interval {ends}{more}, over {about}")

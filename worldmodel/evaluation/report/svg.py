@@ -190,7 +190,7 @@ def _marks(s: Series, across: Axis, up: Axis) -> str:
     if not s.dots and len(places) > 1:
         path = "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<path class="line {kind(s.style)}{" thin" * s.thin}" d="{path}"/>')
-    for (x, y), label in zip(places, s.labels, strict=False):
+    for (x, y), label in ((place, label) for place, label in zip(places, s.labels, strict=False) if label):
         end = x + 6 + LETTER * len(label) > WIDTH
         at = f'x="{x - 5:.1f}" text-anchor="end"' if end else f'x="{x + 5:.1f}"'
         parts.append(f'<text {at} y="{y - 5:.1f}">{escape(label)}</text>')
