@@ -27,8 +27,9 @@ def environment(seeds: Sequence[Seed]) -> str:
                  ("updates", f"{state['learner']['updates']:,}")]  # fmt: skip
     except ODD:
         lacks = p("No checkpoint of this run can be read.", "lacking")
-    spent = [(f"minutes of training, {seed.name}", f"{seed.minutes:.1f}") for seed in seeds if seed.minutes is not None]
-    return lacks + table("what it acts in", ("", "value"), [*rows, *spent]) + made_with(seeds)
+    spent = [f"{seed.minutes:.1f}" for seed in seeds if seed.minutes is not None]
+    rows += [("minutes of training", ", ".join(spent))] if spent else []
+    return lacks + table("what it acts in", ("", "value"), rows) + made_with(seeds)
 
 
 def made_with(seeds: Sequence[Seed]) -> str:

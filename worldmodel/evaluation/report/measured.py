@@ -97,7 +97,7 @@ def over_seeds(seeds: Sequence[Seed], lacking: list[str]) -> str:
             iqm = [(name, *(sure(m["iqm"][end]) for end in ("value", "low", "high"))) for name, m in methods.items()]
             head = ("run.name", "runs", *(f"{'IQM' if a == 'iqm' else a} (95 % interval)" for a in AGGREGATES))
             parts.append(f'<div class="large">{bars(f"IQM over the runs of {task}, higher is better", iqm)}</div>')
-            parts.append(table(f"{task}: returns over {len(x['runs'])} runs, an episode mean each", head, rows))
+            parts.append(table(f"{task}: over {len(x['runs'])} runs, each by the mean of its episodes", head, rows))
         return "".join(parts)
 
     return each(seeds[:1], "seeds.json", "", lacking, show, together([seed.path for seed in seeds]))
