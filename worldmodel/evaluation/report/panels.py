@@ -18,22 +18,22 @@ AFTER = "steps after the last seen frame"
 
 
 def quality(x: dict[str, Any]) -> str:
-    """Up to twelve panels of model.json; what was left out has none, the text beside them says why."""
+    """Up to fifteen panels of model.json; what was left out has none, the text beside them says why."""
     panels = [_guessed(x.get(key), name) for key, name in
               (("mse", "picture MSE, lower is better"), ("psnr", "picture PSNR in dB, higher is better"),
                ("ssim", "SSIM, higher is better"))]  # fmt: skip
     kl, reward, ends = x["kl"], x["reward"], x["continuation"]
-    seen = {
-        "model": kl["model"],
-        "nothing changes": kl["copy"],
-        "every frame seen": [kl["closed_loop"]] * len(kl["model"]),
-    }
+    seen = {name: kl[key] for name, key in GUESSES.items()}
+    seen["every frame seen"] = [kl["closed_loop"]] * len(kl["model"])
+    alike = {name: reward["correlation"][key] for name, key in GUESSES.items() if key in reward["correlation"]}
     panels += [_curves(seen, "latent KL in nats, lower is better", log=True),
                _guessed(reward["rmse"], "reward error (RMSE), lower is better"),
-               _curves({"model": reward["correlation"]}, "reward correlation, 1 is best", floor=-0.05),
-               _curves({"model": ends["brier"]["model"], "the mean": ends["brier"]["mean"]},
-                       "continuation (Brier score), lower is better"),
-               _reliability(ends["reliability"]), *_returns(x.get("plans"))]  # fmt: skip
+               _curves(alike, "reward correlation, 1 is best", floor=-0.05),
+               _guessed(ends["brier"], "continuation (Brier score), lower is better"),
+               _curves({"model": ends["calibration_error_by_horizon"]},
+                       "calibration error of continuation, 0 is honest"),
+               _reliability(ends["reliability"]), *_returns(x.get("plans")),
+               *_policies(x.get("policies"))]  # fmt: skip
     if "sensitivity" in x:
         names = {"model": "agreement", "shuffled actions": "shuffled", "size of differences": "gain"}
         found = {name: x["sensitivity"][key] for name, key in names.items()}
@@ -81,10 +81,28 @@ def _returns(plans: dict[str, Any] | None) -> list[str]:
     series += [Series(kind, [(was, said) for k, was, said in tried if k == kind], KINDS[kind], dots=True)
                for kind in plans["by_kind"]]  # fmt: skip
     names = {"planner": "planner (exploitation)"}
-    gaps = [(names.get(kind, kind), sure(x["gap"]), sure(x["gap_low"]), sure(x["gap_high"]))
-            for kind, x in plans["by_kind"].items()]  # fmt: skip
+    gaps = [(names.get(kind, kind), *_gap(x)) for kind, x in plans["by_kind"].items()]
     return [lines("imagined returns of plans, on the line is right", series, "real return"),
             bars("imagined minus real return, 0 is best", gaps)]  # fmt: skip
+
+
+def _gap(x: dict[str, Any]) -> tuple[float, float, float]:
+    """The gap and its interval, which a single start does not have."""
+    value = sure(x["gap"])
+    return (value, *(value if x[f"gap_{end}"] is None else sure(x[f"gap_{end}"]) for end in ("low", "high")))
+
+
+def _policies(found: dict[str, Any] | None) -> list[str]:
+    """Imagined against real returns of policies, a colour each, and the gap of each."""
+    if not found:
+        return []
+    tried = {name: (sure(x["real"]), sure(x["imagined"])) for name, x in found["by_policy"].items()}
+    both = [y for pair in tried.values() for y in pair]
+    series = [_on_the_line(min(both), max(both), "right")]
+    series += [Series(name, [pair], i, bars=True) for i, (name, pair) in enumerate(tried.items())]
+    gaps = [(name, *_gap(x)) for name, x in found["by_policy"].items()]
+    return [lines("imagined returns of policies, on the line is right", series, f"real return, {found['steps']} steps"),
+            bars("policies: imagined minus real return, 0 is best", gaps)]  # fmt: skip
 
 
 def planners(drivers: dict[str, dict[str, Any]]) -> str:
