@@ -11,6 +11,7 @@ from worldmodel.evaluation import media
 from worldmodel.evaluation.board import CONTEXT, LENGTH
 from worldmodel.evaluation.imagine import dream
 from worldmodel.evaluation.play_back import playing, record
+from worldmodel.evaluation.returns import spoken
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +39,9 @@ def finish(t, envs, reset, stop) -> bool:
     if not t.world.main:
         return True
     s = result.summary()
-    say(f"final score {s['eval/score']:.1f} (95 % interval {s['eval/score_low']:.1f} to {s['eval/score_high']:.1f}) "
-        f"over {len(result.scores)} episodes on new seeds")  # fmt: skip
+    count = len(result.scores)
+    ends = spoken(s["eval/score_low"], s["eval/score_high"], count)
+    say(f"final score {s['eval/score']:.1f} ({ends}) over {count} episode{'s' * (count != 1)} on new seeds")
     say(f"  {'checkpoint':<11}{t.run.checkpoints}")
     title = f"{t.c.env.task}, {t.c.run.name}"
     drawn("curve", lambda: media.learning_curve(t.run.path, t.run.path / "curve.png", title))

@@ -86,6 +86,13 @@ def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
     return bootstrap_interval(values, seed) if len(values) > 1 else (float("nan"), float("nan"))
 
 
+def spoken(low: float, high: float, count: int) -> str:
+    """An interval in words; of few values with a warning, of a single one none."""
+    if count < 2:
+        return "no interval of one"
+    return f"95 % interval {low:.1f} to {high:.1f}" + ", which says little of so few" * (count < FEW)
+
+
 def bootstrap_interval(scores: np.ndarray, seed: int = 0, draws: int = 10_000) -> tuple[float, float]:
     """95 % percentile-bootstrap interval of the mean."""
     rng = np.random.default_rng(seed)

@@ -12,7 +12,7 @@ from worldmodel.api import Run
 from worldmodel.console import Progress, say
 from worldmodel.evaluation import media
 from worldmodel.evaluation.play_back import playing
-from worldmodel.evaluation.returns import Evaluation, run_episodes
+from worldmodel.evaluation.returns import Evaluation, run_episodes, spoken
 from worldmodel.files import number, read_json
 from worldmodel.rundir import RunDir, RunError
 from worldmodel.runtime import cores
@@ -83,13 +83,13 @@ def _videos(result: Evaluation, target: Path) -> list[Path]:
 def describe(x: dict[str, Any]) -> str:
     """What the numbers are, and which way is good."""
     count = x["eval/episodes"]
-    lines = [f"return {x['eval/score']:.1f}, 95 % interval {x['eval/score_low']:.1f} to {x['eval/score_high']:.1f}, "
-             f"{count} episodes; higher is better",
-             f"  middle half of the episodes (IQM) {x['eval/iqm']:.1f}, {x['eval/iqm_low']:.1f} to "
-             f"{x['eval/iqm_high']:.1f}"]  # fmt: skip
+    ends = spoken(x["eval/score_low"], x["eval/score_high"], count)
+    iqm = f", {x['eval/iqm_low']:.1f} to {x['eval/iqm_high']:.1f}" * (count > 1)
+    lines = [f"return {x['eval/score']:.1f}, {ends}, {count} episode{'s' * (count != 1)}; higher is better",
+             f"  middle half of the episodes (IQM) {x['eval/iqm']:.1f}{iqm}"]  # fmt: skip
     if "eval/success" in x:
-        lines.append(f"  success in {x['eval/success']:.0%} of the episodes, {x['eval/success_low']:.0%} to "
-                     f"{x['eval/success_high']:.0%}")  # fmt: skip
+        ends = f", {x['eval/success_low']:.0%} to {x['eval/success_high']:.0%}" * (count > 1)
+        lines.append(f"  success in {x['eval/success']:.0%} of the episodes{ends}")
     places = (f"{name} {x['scores'][place]:.1f} (episode {place})" for name, place in x["places"].items())
     lines.append("  " + ", ".join(places))
     return "\n".join(lines)

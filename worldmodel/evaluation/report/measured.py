@@ -12,6 +12,7 @@ from worldmodel.evaluation.report import panels
 from worldmodel.evaluation.report.gather import ODD, Seed, sure
 from worldmodel.evaluation.report.html import Pictures, command, p, table, together, wide
 from worldmodel.evaluation.report.svg import bars
+from worldmodel.evaluation.returns import spoken
 
 DREAM = "truth, model (green bar: frames it saw; orange bar: dreamt from the actions alone), and their difference"
 VIDEOS = {
@@ -73,12 +74,12 @@ def each(seeds: Sequence[Seed], file: str, what: str, lacking: list[str], show: 
 def returns(seeds: Sequence[Seed], lacking: list[str]) -> str:
     def show(seed: Seed, x: dict[str, Any]) -> str:
         numbers = [sure(y) for y in x["scores"]]
-        ends = f"{x['eval/score_low']:.1f} to {x['eval/score_high']:.1f}"
+        ends = spoken(x["eval/score_low"], x["eval/score_high"], len(numbers))
         episodes = f"{len(numbers)} episode{'s' * (len(numbers) != 1)}"
         about = f"{episodes} on new seeds (--seed {x['seed']}), after {x['frames']:,} frames"
         more = f"; middle half (IQM) {x['eval/iqm']:.1f}" if "eval/iqm" in x else ""
         more += f"; success in {x['eval/success']:.0%}" if "eval/success" in x else ""
-        return p(f"{x['eval/score']:.1f}, 95 % interval {ends}{more}, over {about}")
+        return p(f"{x['eval/score']:.1f}, {ends}{more}, over {about}")
 
     return over_seeds(seeds, lacking) + each(seeds, "returns.json", "--episodes 10", lacking, show)
 
@@ -137,7 +138,8 @@ def planners(seeds: Sequence[Seed], lacking: list[str]) -> str:
     def show(seed: Seed, x: dict[str, Any]) -> str:
         ways = sorted(x["drivers"].items(), key=lambda item: -sure(item[1]["eval/score"]))
         numbers = [(n, *(sure(r[f"eval/score{k}"]) for k in ("", "_low", "_high"))) for n, r in ways]
-        rows = [(n, f"{mean:.1f}", f"{low:.1f} to {high:.1f}", f"{r['ms_per_action']:.1f}", str(len(r["scores"])))
+        rows = [(n, f"{mean:.1f}", f"{low:.1f} to {high:.1f}" if len(r["scores"]) > 1 else "none of one",
+                 f"{r['ms_per_action']:.1f}", str(len(r["scores"])))
                 for (n, mean, low, high), (_, r) in zip(numbers, ways, strict=True)]  # fmt: skip
         head = ("driven by", "mean return", "95 % interval", "ms per action", "episodes")
         drawn = f'<div class="large">{panels.planners(x["drivers"])}</div>'
