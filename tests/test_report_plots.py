@@ -76,8 +76,8 @@ def test_plots_are_drawn_in_the_page_and_no_pictures(tmp_path):
     reader = check(text)
     assert "data:image/png" not in text and reader.images == []
     for title in ("picture MSE", "picture PSNR", "SSIM", "latent KL", "reward error", "reward correlation", "Brier",
-                  "calibration error", "on the line is honest", "imagined returns of plans", "imagined returns of policies",
-                  "imagined minus real", "policies: imagined minus real", "action sensitivity",
+                  "calibration error", "on the line is honest", "imagined returns of plans",
+                  "imagined returns of policies", "imagined minus real", "policies: imagined minus real", "action sensitivity",
                   "true state read off", "up is better, left is quicker"):  # fmt: skip
         assert f"<figcaption><b>{title}" in text or re.search(f"<figcaption><b>[^<]*{title}", text), title
     planners = text[text.index('id="planners"') :]

@@ -89,7 +89,8 @@ def _returns(plans: dict[str, Any] | None) -> list[str]:
 def _gap(x: dict[str, Any]) -> tuple[float, float, float]:
     """The gap and its interval, which a single start does not have."""
     value = sure(x["gap"])
-    return (value, *(value if x[f"gap_{end}"] is None else sure(x[f"gap_{end}"]) for end in ("low", "high")))
+    low, high = (value if x[f"gap_{end}"] is None else sure(x[f"gap_{end}"]) for end in ("low", "high"))
+    return value, low, high
 
 
 def _policies(found: dict[str, Any] | None) -> list[str]:
