@@ -14,7 +14,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from worldmodel import config
-from worldmodel.evaluation.media import read_lines
+from worldmodel.credible import read_lines
 from worldmodel.evaluation.plots import COLORS, pyplot, save
 
 

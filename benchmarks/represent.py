@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.compute import model_seconds
 from worldmodel import build
-from worldmodel.evaluation.media import enlarge, read_lines, save_png
+from worldmodel.credible import read_lines
+from worldmodel.evaluation.media import enlarge, save_png
 from worldmodel.evaluation.plots import COLORS, pyplot, save
 from worldmodel.rundir import RunDir, slug
 from worldmodel.types import ActionSpace

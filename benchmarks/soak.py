@@ -6,6 +6,7 @@ Prints by how much its memory, descriptors, threads, children and shared memory 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -21,7 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ARGS = ("debug", "--env.num", "2", "--env.restarts", "1000000", "--run.frames", "1000000000", "--run.precision", "fp32",
         "--replay.capacity_gb", "1e-3", "--replay.codec", "none", "--log.checkpoint", "200",
         "--log.every", "50", "--log.eval", "2000")  # fmt: skip
-KINDS = ("rss_mb", "workers_rss_mb", "descriptors", "threads", "children", "zombies", "shared_memory")
+KINDS = ("rss_mb", "workers_rss_mb", "descriptors", "threads", "children", "zombies", "shared_memory", "shared_mb")
+SHARED = ("/memfd:", "/dev/shm/")
 
 
 def status(pid: int) -> dict[str, str]:
@@ -44,17 +46,39 @@ def children(pid: int) -> list[int]:
         return []
 
 
-def look(pid: int) -> dict[str, float]:
-    """What a training holds now."""
-    own, below = status(pid), [status(child) for child in children(pid)]
+def shared(pid: int) -> dict[int, int]:
+    """Shared memory that a process holds, by descriptor or by map, named or not: bytes by inode."""
+    found: dict[int, int] = {}
+    for entry in os.scandir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):  # it has been closed since
+            if os.readlink(entry.path).startswith(SHARED):
+                there = os.stat(entry.path)
+                found[there.st_ino] = there.st_size
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        place, _, _, _, inode, *name = line.split(maxsplit=5)
+        if name and name[0].startswith(SHARED):
+            first, end = (int(x, 16) for x in place.split("-"))
+            found[int(inode)] = max(found.get(int(inode), 0), end - first)
+    return found
+
+
+def look(pid: int, dead: set[int]) -> dict[str, float]:
+    """What a training holds now; `dead` are the zombies of the last look, of which one that is still there counts."""
+    below = {child: status(child) for child in children(pid)}
+    own, blocks = status(pid), shared(pid)
+    now = {child for child, found in below.items() if found.get("State", "").startswith("Z")}
+    left = len(now & dead)
+    dead.clear()
+    dead.update(now)
     return {
         "rss_mb": megabytes(own),
-        "workers_rss_mb": sum(map(megabytes, below)),
+        "workers_rss_mb": sum(map(megabytes, below.values())),
         "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
         "threads": int(own["Threads"]),
         "children": len(below),
-        "zombies": sum(found.get("State", "").startswith("Z") for found in below),
-        "shared_memory": len(os.listdir("/dev/shm")),
+        "zombies": left,
+        "shared_memory": len(blocks),
+        "shared_mb": sum(blocks.values()) / 2**20,
     }
 
 
@@ -63,6 +87,7 @@ def soak(minutes: float, kills: float, folder: Path) -> dict:
     command = [sys.executable, str(ROOT / "train.py"), *ARGS, "--run.root", str(folder)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     samples, times, killed = [], [], 0
+    dead: set[int] = set()
     with open(folder / "said.log", "w") as log:
         training = subprocess.Popen(command, stdout=log, stderr=log, env=env)
         due = 0.0
@@ -71,7 +96,7 @@ def soak(minutes: float, kills: float, folder: Path) -> dict:
             if not any(folder.glob("*/*/*/metrics.jsonl")):
                 continue  # it is still starting up
             try:
-                samples.append(look(training.pid))
+                samples.append(look(training.pid, dead))
             except (OSError, KeyError):
                 break  # it is gone; below it is said how
             times.append(time.monotonic())

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import sys
+import traceback
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,37 @@ def start(root, *args, before=None, env=None, program="train"):
     process = ranks.processes().Process(target=_run, args=(program, argv, before, env or {}, log_of(root)), daemon=True)
     process.start()
     return process
+
+
+def in_one(root, work, *args, before=None):
+    """`work(call, *args)` in one process, where call(program, *argv) runs a whole program: its exit code and words."""
+    found = Path(root) / "found.json"
+    process = ranks.processes().Process(target=_in_one, args=(found, log_of(root), work, args, before), daemon=True)
+    process.start()
+    process.join(SECONDS)
+    process.kill()
+    process.join()
+    assert process.exitcode == 0, log_of(root).read_text()
+    return json.loads(found.read_text())
+
+
+def _in_one(found, log, work, args, before):
+    def call(program, *argv):
+        with open(log, "w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        try:
+            code = {"train": train_py.main, "eval": eval_py.main}[program](list(map(str, argv)))
+        except BaseException as error:
+            traceback.print_exc()
+            code = error.code if isinstance(error, SystemExit) else 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        return code, log.read_text()
+
+    if before:
+        before()
+    found.write_text(json.dumps(work(call, *args)))
 
 
 def log_of(root):

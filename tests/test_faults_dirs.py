@@ -50,8 +50,8 @@ class Payload:
 
 @pytest.mark.fault(
     14,
-    "a pickle, an object array and a .pt with a payload in the place of every file, and beside it, under a valid seal",
-    "nothing is unpickled: what cannot be read is refused or set aside",
+    "a .pt and an object array with a payload in the place of every tensor file of all checkpoints, sealed, and beside",
+    "nothing is unpickled: every checkpoint is set aside, exit 4",
 )
 def test_nothing_in_a_run_directory_is_ever_unpickled(run, tmp_path, record_property):
     marker = tmp_path / "touched"
@@ -168,7 +168,7 @@ def test_another_version_s_checkpoint_is_refused_and_left_alone(run, tmp_path, r
 
 @pytest.mark.fault(
     25,
-    "a run directory that an earlier version has written, kept as it was",
+    "a run directory that an earlier version has written, kept as it was; of format 1, as today's: there was no other",
     "resumed; younger keys take their defaults",
 )
 def test_a_run_of_an_earlier_version_goes_on(tmp_path):

@@ -82,7 +82,7 @@ def test_questions_are_answered(server):
 
 @pytest.mark.parametrize("token", ["", "wrong", "%C3%A9", "x" * 1000])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-@pytest.mark.fault(26, "requests without the token", "refused")
+@pytest.mark.fault(26, "requests without the token, the server alone", "refused")
 def test_without_the_token_nothing_is_answered(server, token, method):
     for path in ("", "look?twice=1", "deed"):
         status, text, _ = ask(server, method, path, token=token)
@@ -103,7 +103,7 @@ def test_without_the_token_nothing_is_answered(server, token, method):
         {"Origin": "null"},
     ],
 )
-@pytest.mark.fault(26, "requests in another site's name", "refused")
+@pytest.mark.fault(26, "requests in another site's name, the server alone", "refused")
 def test_other_sites_are_refused(server, headers):
     given = {k: v and v.format(port=server.server_port) for k, v in headers.items()}
     assert ask(server, **given)[0] == 403 == ask(server, "GET", "", **given)[0]
@@ -150,7 +150,9 @@ def test_a_fault_of_ours_is_one_line_for_the_page_and_a_traceback_for_us(server,
     assert "Traceback" in caplog.text
 
 
-@pytest.mark.fault(26, "a thousand bad requests, some of them torn", "refused; no traceback, no hang")
+@pytest.mark.fault(
+    26, "a thousand requests that nobody waits for an answer to, the server alone", "refused; no traceback, no hang"
+)
 def test_a_thousand_bad_frames_and_torn_requests(server, caplog, capfd):
     for n in range(1000):
         with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as client:

@@ -658,7 +658,20 @@ def test_memory_is_the_least_of_machine_and_cgroup(tmp_path):
     assert capacity.available_memory(proc, cgroup) == 5_120_000
     (cgroup / "a" / "memory.max").write_text("3000000\n")
     assert capacity.available_memory(proc, cgroup) == 3_000_000
+    # What is in use counts, but for the pages of files that nobody has looked at lately.
+    (cgroup / "a" / "memory.current").write_text("2500000\n")
+    assert capacity.available_memory(proc, cgroup) == 500_000
+    (cgroup / "a" / "memory.stat").write_text("anon 400000\ninactive_file 1900000\nactive_file 200000\n")
+    assert capacity.available_memory(proc, cgroup) == 2_400_000
+    (cgroup / "a" / "memory.current").write_text("9000000\n")  # more than the limit, as when one was lowered
+    assert capacity.available_memory(proc, cgroup) == 0
+    (cgroup / "a" / "b" / "memory.max").write_text("1000\n")
+    (cgroup / "a" / "memory.max").write_text("3000000000\n")
+    assert capacity.available_memory(proc, cgroup) == 1000
     (cgroup / "memory" / "x").mkdir(parents=True)
     (proc / "self" / "cgroup").write_text("12:cpu,cpuacct:/x\n5:memory:/x\n")
     (cgroup / "memory" / "x" / "memory.limit_in_bytes").write_text("2000000\n")
     assert capacity.available_memory(proc, cgroup) == 2_000_000
+    (cgroup / "memory" / "x" / "memory.usage_in_bytes").write_text("1500000\n")
+    (cgroup / "memory" / "x" / "memory.stat").write_text("inactive_file 0\ntotal_inactive_file 300000\n")
+    assert capacity.available_memory(proc, cgroup) == 800_000

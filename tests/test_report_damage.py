@@ -85,7 +85,7 @@ def test_logs_that_are_no_text_or_no_files(tmp_path):
     (path / "metrics.jsonl").unlink()
     (path / "metrics.jsonl").mkdir()
     text, lacking = page([read(path)])
-    assert any("metrics.jsonl cannot be read (Is a directory)" in line for line in lacking) and "Learning curve" in text
+    assert any("metrics.jsonl cannot be read (it is not a regular file)" in line for line in lacking) and "Learning curve" in text
 
 
 def test_a_damaged_picture_has_a_line(tmp_path):
@@ -102,7 +102,7 @@ def test_json_is_read_with_bounds(tmp_path):
     assert read_json(file, 1000) == {"a": [None, None, None, 1, 2.5, None]}
     for text in ("[" * 100_000, '"' + "a" * 1000 + '"', "{", ""):
         file.write_text(text)
-        with pytest.raises(ValueError):
+        with pytest.raises((OSError, ValueError)):
             read_json(file, 1000 if len(text) < 10_000 else 1 << 20)
     (tmp_path / "link.json").symlink_to(file)
     with pytest.raises(OSError):

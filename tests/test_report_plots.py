@@ -77,8 +77,8 @@ def test_plots_are_drawn_in_the_page_and_no_pictures(tmp_path):
     assert "data:image/png" not in text and reader.images == []
     for title in ("picture MSE", "picture PSNR", "SSIM", "latent KL", "reward error", "reward correlation", "Brier",
                   "calibration error", "on the line is honest", "imagined returns of plans",
-                  "imagined returns of policies", "imagined minus real", "policies: imagined minus real", "action sensitivity",
-                  "true state read off", "up is better, left is quicker"):  # fmt: skip
+                  "imagined returns of policies", "imagined minus real", "policies: imagined minus real",
+                  "action sensitivity", "true state read off", "up is better, left is quicker"):  # fmt: skip
         assert f"<figcaption><b>{title}" in text or re.search(f"<figcaption><b>[^<]*{title}", text), title
     planners = text[text.index('id="planners"') :]
     drawn = planners[: planners.index("</section>")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from gymnasium import spaces
 
 import envs
+from benchmarks.soak import children, look, status
 from envs.vector import EnvFailure, Reset, SerialEnv, Step, VectorEnv, make_vector
 from faulty import DO, Broken, Faulty, Noting
 
@@ -283,6 +285,55 @@ def test_thirty_restarts_leave_nothing_behind():
         assert env.faults == 30
         assert held() == before
     assert held() == start
+
+
+# A worker that costs nothing to start: it says that it is ready, and dies of its first command.
+BRIEF = """
+import os, sys
+sys.path[:] = sys.argv[3:]
+from multiprocessing.connection import Connection
+pipe, block = Connection(int(sys.argv[1])), int(sys.argv[2])
+pipe.recv_bytes()
+os.ftruncate(block, 1 << 20)
+pipe.send_bytes(bytes.fromhex(os.environ["WM_READY"]))
+pipe.recv_bytes()
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.fault(22, "two hundred workers, two side by side, that are killed by SIGKILL at their first command; only "
+                   "what they run is a stand-in, to start quickly", "after each one descriptors, children, shared "
+                   "memory and threads as before, no zombie; at the end nothing is left")  # fmt: skip
+def test_two_hundred_restarts_leave_nothing_behind(monkeypatch, record_property):
+    ready = pickle.dumps(("ready", Faulty.observation_space, Faulty.action_space))
+    monkeypatch.setattr("envs.process._CODE", BRIEF)
+    monkeypatch.setenv("WM_READY", ready.hex())
+
+    def held() -> dict[str, float]:
+        seen = look(os.getpid(), set())
+        zombies = sum(status(child).get("State", "").startswith("Z") for child in children(os.getpid()))
+        return {k: seen[k] for k in ("descriptors", "threads", "children", "shared_memory")} | {"zombies": zombies}
+
+    seen, usual = [], VectorEnv._restart
+
+    def watched(self, i):
+        usual(self, i)
+        assert self._workers[i].await_ready() is None  # its block is as large as it will be
+        seen.append(held())
+
+    monkeypatch.setattr(VectorEnv, "_restart", watched)
+    start = held()
+    env = VectorEnv(Faulty, 2, restart_budget=200)
+    with pytest.raises(EnvFailure, match="failed 201 times"):
+        env.step([Reset(1), Reset(2)])
+    # Both have died, and the first is started anew; then the second.
+    assert len(seen) == 200
+    for number, after in enumerate(seen):
+        workers = 1 + number % 2
+        assert after == {**seen[1], "children": start["children"] + workers}, (number, after, seen[1])
+    assert seen[1]["zombies"] == 0 and seen[1]["shared_memory"] == start["shared_memory"] + 2
+    assert held() == start
+    record_property("times", len(seen))
 
 
 def test_a_users_mistake_is_no_fault():

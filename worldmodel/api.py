@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldmodel import build, checkpoint, config, memory, runtime
+from worldmodel import build, checkpoint, config, credible, memory, runtime
 from worldmodel.actor_critic import ActorCritic
 from worldmodel.agent import Agent, Carry, part
 from worldmodel.backdrop import to_pixels
@@ -59,11 +59,12 @@ class Run:
             raise RunError(f"{path} holds no checkpoint yet; train it first", 4)
         with checkpoint.understood(saved.path):
             observation, space = spaces_from(saved.state)
-            frames = int(saved.state["frames"])
+            frames = credible.whole(saved.state["frames"], "frames")
             groups = {"model": saved.groups["model"], "policy": saved.groups.get("policy", {})}
         target = runtime.pick_device(device)
         memory.check_weights(c, observation, space)
-        model = build.make_model(c, observation, space).to(target)
+        with checkpoint.understood(saved.path):
+            model = build.make_model(c, observation, space).to(target)
         checkpoint.load_into(model, groups["model"], "model")
         model.requires_grad_(False)
         policy = build.make_policy(c, model, space)
@@ -103,6 +104,7 @@ class Run:
 
 def spaces_from(state: dict[str, Any]) -> tuple[ObservationSpace, ActionSpace]:
     """The spaces a checkpoint was trained with."""
+    credible.check_spaces(state)
     o, a = state["observation"], state["action"]
     height, width, channels = o["image"] or (0, 0, 0)
     observation = ObservationSpace((height, width, channels) if o["image"] else None, o["vector"])

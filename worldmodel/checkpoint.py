@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from worldmodel.checkpoint_format import (
     STATE,
     TENSORS,
     CheckpointError,
-    NewerFormat,
+    TooLarge,
+    Untouched,
+    check_room,
     digest,
     dump_json,
     parse_state,
@@ -40,6 +42,7 @@ from worldmodel.files import fsync_directory, persist, quarantine, write_all
 __all__ = [
     "CheckpointError",
     "Loaded",
+    "check_fit",
     "latest",
     "load",
     "load_into",
@@ -47,6 +50,7 @@ __all__ = [
     "place",
     "retained_states",
     "save",
+    "states",
     "understood",
 ]
 
@@ -123,7 +127,7 @@ def _verifies(path: Path) -> bool:
     """Say whether a checkpoint of the same number is sound; move it aside if it is not."""
     try:
         load(path)
-    except NewerFormat:
+    except Untouched:
         raise
     except CheckpointError as error:
         log.warning("%s; moved to %s", error, quarantine(path, "damaged"))
@@ -201,6 +205,7 @@ def load(path: Path) -> Loaded:
     """Read one checkpoint directory; CheckpointError unless every byte is what was written."""
     path = Path(path)
     step, files = read_manifest(path)
+    check_room(path, files)
     groups, state = {}, {}
     for name, expected in files.items():
         data = read_verified(path / name, expected)
@@ -218,7 +223,7 @@ def latest(directory: Path) -> Loaded | None:
     for path in reversed(found):
         try:
             return load(path)
-        except NewerFormat:
+        except Untouched:
             raise
         except CheckpointError as error:
             log.warning(
@@ -236,24 +241,43 @@ def latest(directory: Path) -> Loaded | None:
 
 def retained_states(directory: Path) -> list[dict[str, Any]]:
     """Return the state of every checkpoint whose state.json is sound, oldest first."""
-    states = []
-    for path in numbered(Path(directory)):
-        with contextlib.suppress(CheckpointError):
+    return [state for _, state in states(directory)][::-1]
+
+
+def states(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every checkpoint whose state.json is sound, newest first, with that state; weights are not read."""
+    for path in reversed(numbered(Path(directory))):
+        try:
             expected = read_manifest(path)[1][STATE]
-            states.append(parse_state(path / STATE, read_verified(path / STATE, expected)))
-    return states
+            check_room(path, {STATE: expected})
+            found = parse_state(path / STATE, read_verified(path / STATE, expected))
+        except TooLarge:
+            raise
+        except CheckpointError:
+            continue
+        yield path, found
 
 
 def load_into(target: Any, tensors: Mapping[str, Tensor], name: str) -> None:
     """Copy tensors into a module or a dict of tensors; nothing is copied unless all names, shapes and kinds fit."""
-    advice = "the checkpoint is as it was: use the run's own configuration, or another --run.name"
     wanted: Mapping[str, Tensor] = target.state_dict() if hasattr(target, "state_dict") else target
+    check_fit(wanted, tensors, name)
+    with torch.no_grad():
+        for key, tensor in wanted.items():
+            tensor.copy_(tensors[key])
+
+
+def check_fit(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str, but: str = "") -> None:
+    """CheckpointError unless all names, shapes and kinds are those wanted; `but` one that may be of any shape."""
+    advice = "the checkpoint is as it was: use the run's own configuration, or another --run.name"
     for key, tensor in wanted.items():
         if key not in tensors:
             raise CheckpointError(
                 f"{name}: the checkpoint has no tensor {key!r} of shape {tuple(tensor.shape)}; {advice}"
             )
         found = tensors[key]
+        if key == but:
+            continue
         if found.shape != tensor.shape:
             raise CheckpointError(
                 f"{name}: tensor {key!r} has shape {tuple(found.shape)} in the checkpoint but "
@@ -268,6 +292,3 @@ def load_into(target: Any, tensors: Mapping[str, Tensor], name: str) -> None:
             raise CheckpointError(
                 f"{name}: the checkpoint's tensor {key!r} of shape {tuple(tensor.shape)} fits nothing; {advice}"
             )
-    with torch.no_grad():
-        for key, tensor in wanted.items():
-            tensor.copy_(tensors[key])

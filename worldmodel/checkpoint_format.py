@@ -17,13 +17,16 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from worldmodel.capacity import GB, available_memory
 from worldmodel.files import open_regular
 
 FORMAT = 1
 MANIFEST, STATE, TENSORS = "manifest.json", "state.json", ".safetensors"
 GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 NUMBER = re.compile(r"\d{9,15}")
-MAX_MANIFEST, MAX_STATE, MAX_TENSORS, MAX_HEADER = 1 << 20, 1 << 30, 1 << 35, 100_000_000
+MAX_MANIFEST, MAX_STATE, MAX_TENSORS, MAX_HEADER = 1 << 20, 1 << 30, 1 << 35, 1 << 23
+# Memory that reading takes at most, for each byte of a file: tensors are copied out of it, JSON becomes objects.
+COPIES, OBJECTS = 2, 40
 # Anything else (no permission, out of descriptors) says nothing about the file and is passed on.
 DAMAGE = {errno.ENOENT: "missing", errno.ELOOP: "symlink", errno.EISDIR: "not-a-file", errno.EIO: "unreadable"}
 
@@ -39,8 +42,16 @@ class CheckpointError(RuntimeError):
         self.why = why
 
 
-class NewerFormat(CheckpointError):
+class Untouched(CheckpointError):
+    """Nothing says that the checkpoint is damaged: it is left where it is, and none is tried in its place."""
+
+
+class NewerFormat(Untouched):
     """The checkpoint is sound but a later version of the program wrote it."""
+
+
+class TooLarge(Untouched):
+    """The checkpoint claims more than this machine can read now."""
 
 
 @contextlib.contextmanager
@@ -48,13 +59,15 @@ def understood(path: Path) -> Iterator[None]:
     """What a sound checkpoint holds may still be an older program's, or nobody's: one line says what does not fit."""
     try:
         yield
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
             raise  # says itself what it is
-        what = f"lacks {error}" if isinstance(error, KeyError) else f"does not fit ({str(error).splitlines()[0][:200]})"
+        why = " ".join(str(error).split())[:200]
+        what = f"lacks {why}" if isinstance(error, KeyError) else f"does not fit ({why})"
         raise CheckpointError(
-            f"checkpoint {path} is whole but {what}: another version of this program wrote it. Go on with that one, or "
-            "start over with --run.fresh true, which keeps the old directory beside the new one"
+            f"checkpoint {path} is whole but {what}: this version of the program did not write it. Nothing was "
+            "changed: go on with the version that did, or start over with --run.fresh true, which keeps the old "
+            "directory beside the new one"
         ) from error
 
 
@@ -120,6 +133,19 @@ def _entry(name: str, entry: Mapping[str, Any]) -> tuple[str, int]:
     if type(size) is not int or not 0 <= size <= limit:
         raise ValueError(f"{name} cannot have {size!r} bytes")
     return str(entry["sha256"]), size
+
+
+def check_room(path: Path, files: Mapping[str, tuple[str, int]]) -> None:
+    """TooLarge, before anything is allocated, where these files of a checkpoint would take more memory than is free."""
+    needed = sum(size * (OBJECTS if name == STATE else COPIES) for name, (_, size) in files.items())
+    free = available_memory()
+    if needed > free:
+        held = sum(size for _, size in files.values())
+        raise TooLarge(
+            f"checkpoint {path} has files of {held / GB:.2f} GB; reading them takes up to {needed / GB:.2f} GB of "
+            f"memory, and {free / GB:.2f} GB are free. Nothing was changed: make room and give the same command "
+            f"again; if this run cannot have written that much, move {path} away, and the one before it is taken"
+        )
 
 
 def _read(path: Path, limit: int, size: int | None = None) -> bytes:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from worldmodel import checkpoint
-from worldmodel.chunks import Chunk, Layout
+from worldmodel.capacity import available_memory
+from worldmodel.chunks import Chunk, Layout, ReplayError
+from worldmodel.credible import check_spaces, whole
 from worldmodel.packed import PackedChunk
 from worldmodel.replay_manifest import Manifest
 
@@ -18,19 +21,42 @@ class SavedEpisodes:
     """The episodes that a run's newest checkpoint knows of, environment by environment in the order of collection."""
 
     def __init__(self, run: Path):
-        states = checkpoint.retained_states(run / "checkpoints")
-        if not states:
+        path, state = next(checkpoint.states(run / "checkpoints"), (run, None))
+        if state is None:
             raise ValueError(f"{run} is no run directory with a checkpoint in it")
-        saved = states[-1]["replay"]
-        self.collecting = states[-1].get("rollout", {}).get("episodes", [])  # by stream: the open one, or the next
         self.directory = run / "replay"
-        self.layout = Layout({key: (tuple(shape), kind) for key, (shape, kind) in saved["spec"].items()})
-        manifest = Manifest(saved, self.layout, MOST_ROWS)
+        with checkpoint.understood(path):
+            saved = state["replay"]
+            # By stream: the open episode, or the next one.
+            self.collecting = [
+                {"number": whole(e["number"], "rollout.episodes[].number"), "fresh": bool(e["fresh"])}
+                for e in state.get("rollout", {}).get("episodes", [])
+            ]
+            self.layout = Layout({key: (tuple(shape), kind) for key, (shape, kind) in saved["spec"].items()})
+            self._check_spec(state)
+            manifest = Manifest(saved, self.layout, MOST_ROWS)
         self.chunk_rows = manifest.chunk_rows
         self.chunks = sorted(manifest.chunks, key=lambda chunk: (chunk.stream, chunk.number))
+        free = available_memory()
         for chunk in self.chunks:
+            if 2 * chunk.rows * self.layout.row_bytes > free:
+                raise ReplayError(f"{self.directory / chunk.name} is said to hold {chunk.rows} rows of "
+                                  f"{self.layout.row_bytes:,} bytes, more than memory has room for")  # fmt: skip
             self._check(chunk)
         self.count = sum(chunk.episodes for chunk in self.chunks)
+
+    def _check_spec(self, state: dict[str, Any]) -> None:
+        """ReplayError unless rows hold what the checkpoint says is seen and done."""
+        check_spaces(state)
+        seen, size = state["observation"], state["action"]["size"]
+        wanted: dict[str, tuple[tuple[int, ...], str]] = {"prev_action": ((size,), "f"), "reward": ((), "f")}
+        wanted |= {key: ((), "b") for key in ("is_first", "is_last", "is_terminal")}
+        wanted |= {"image": (tuple(seen["image"]), "u")} if seen["image"] else {}
+        wanted |= {"vector": ((seen["vector"],), "f")} if seen["vector"] else {}
+        for key, (shape, kind) in wanted.items():
+            there = self.layout.spec.get(key)
+            if there is None or (there[0], there[1].kind) != (shape, kind):
+                raise ReplayError(f"{self.directory} holds {key!r} as {there}, which is not what its run has seen")
 
     def _check(self, chunk: Chunk | PackedChunk) -> None:
         """Count a chunk's episodes; its rows are read again when they are wanted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -75,17 +76,23 @@ def open_regular(path: Path) -> int:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise IsADirectoryError(f"{path} is not a regular file")
+        raise IsADirectoryError(errno.EISDIR, "it is not a regular file", str(path))
     return fd
 
 
-def read_json(path: Path, most: int) -> Any:
-    """A JSON file that may be anyone's, its numbers finite or None; OSError, or ValueError: it is none, or larger."""
+def read_small(path: Path, most: int) -> bytes:
+    """A regular file, whole; an OSError where it is none, or holds more than so many bytes."""
     with os.fdopen(open_regular(path), "rb") as file:
-        text = file.read(most + 1)
-    if len(text) > most:
-        raise ValueError(f"{path} has more than {most:,} bytes")
+        data = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
+    return data
+
+
+def read_json(path: Path, most: int) -> Any:
+    """A JSON file that may be anyone's, its numbers finite or None; OSError as `read_small`, else ValueError."""
     try:
+        text = read_small(path, most)
         return json.loads(text, parse_float=_finite, parse_int=_whole, parse_constant=lambda _: None)
     except RecursionError:
         raise ValueError(f"{path} is nested too deeply") from None

@@ -156,6 +156,8 @@ class Optimizers:
         for name, value in tensors.items():
             place, key = name.split("/")
             found.setdefault(int(place), {})[key] = value
+        for i, _, p in self._placed():
+            self._check(i, found.get(i, {}), p)
         for i, states, p in self._placed():
             # The fused optimiser walks memory, not coordinates: moments must lie as their parameter does.
             laid_out = {
@@ -163,3 +165,11 @@ class Optimizers:
                 for k, v in found.get(i, {}).items()
             }
             states[p] = {k: v.detach() for k, v in laid_out.items()}
+
+    def _check(self, i: int, found: dict[str, Tensor], p: Tensor) -> None:
+        """ValueError unless these are the states that the optimiser keeps of a parameter, or none yet."""
+        step = torch.float64 if self.config.name == "laprop" else torch.float32
+        wanted = {"step": (torch.Size(), step), "exp_avg": (p.shape, p.dtype), "exp_avg_sq": (p.shape, p.dtype)}
+        kept = {k: (v.shape, v.dtype) for k, v in found.items()}
+        if found and kept != wanted:
+            raise ValueError(f"the optimiser's states of weight {i} are not those of a tensor {tuple(p.shape)}")

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from worldmodel import checkpoint, strike
+from worldmodel import checkpoint, credible, strike
 from worldmodel.files import persist
 from worldmodel.replay import ReplayMissing
 from worldmodel.shards import deal
@@ -48,6 +48,7 @@ class Share:
 
     def restore(self, t: Training) -> None:
         """Go on from here; the replay is restored apart, since its chunks may change hands."""
+        checkpoint.check_fit(t.player.tensors(), self.groups["player"], "player", but="generator")
         t.player.restore(self.groups["player"])
         t.rollout.restore(self.state["rollout"])
         generators = self.groups["generators"]
@@ -119,8 +120,12 @@ def _write(t: Training, own: Share, others: list[Share]) -> None:
 
 
 def _manifests(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """The replay manifests of all ranks that a checkpoint was made by."""
-    return [state["replay"], *(share["replay"] for share in state.get("others", []))]
+    """The replay manifests of all ranks that a checkpoint was made by; none of one that nobody could go on from."""
+    try:
+        shares = [state, *state.get("others", [])]
+        return [{"chunks": [{"file": str(c["file"])} for c in share["replay"]["chunks"]]} for share in shares]
+    except (KeyError, TypeError, AttributeError):
+        return []
 
 
 def _shares(saved: checkpoint.Loaded) -> list[Share]:
@@ -137,6 +142,7 @@ def resume(t: Training) -> bool:
     if saved is None:
         return False
     with checkpoint.understood(saved.path):
+        credible.check(saved.state, saved.step)
         restore_weights(t, saved)
         t.learner.restore(saved.state["learner"])
         _resume_share(t, _shares(saved))
@@ -154,10 +160,11 @@ def finite(t: Training, model: Mapping[str, Tensor], policy: Mapping[str, Tensor
 
 def restore_weights(t: Training, saved: checkpoint.Loaded) -> None:
     """Everything that learns, and its optimiser, as they were saved."""
-    checkpoint.load_into(t.model, saved.groups["model"], "model")
-    if t.actor_critic is not None:
-        checkpoint.load_into(t.actor_critic, saved.groups["policy"], "policy")
-    t.learner.optimizers.restore(saved.groups["optimizer"])
+    with checkpoint.understood(saved.path):
+        checkpoint.load_into(t.model, saved.groups["model"], "model")
+        if t.actor_critic is not None:
+            checkpoint.load_into(t.actor_critic, saved.groups["policy"], "policy")
+        t.learner.optimizers.restore(saved.groups["optimizer"])
 
 
 def last_good(t: Training) -> checkpoint.Loaded | None:
@@ -167,9 +174,10 @@ def last_good(t: Training) -> checkpoint.Loaded | None:
         for path in reversed(checkpoint.numbered(t.run.checkpoints)):
             with contextlib.suppress(checkpoint.CheckpointError):
                 saved = checkpoint.load(path)
-                sound = finite(t, saved.groups["model"], saved.groups.get("policy", {}))
-                if sound and saved.state["learner"]["skipped_in_a_row"] == 0:
-                    return saved
+                with checkpoint.understood(path):
+                    sound = finite(t, saved.groups["model"], saved.groups.get("policy", {}))
+                    if sound and saved.state["learner"]["skipped_in_a_row"] == 0:
+                        return saved
         return None
 
     return _chosen(t, find)

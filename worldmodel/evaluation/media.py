@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import shutil
 import subprocess
@@ -15,7 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from worldmodel.credible import read_lines
 from worldmodel.evaluation.plots import COLORS, pyplot, save
+from worldmodel.files import number
 
 log = logging.getLogger(__name__)
 
@@ -98,19 +98,15 @@ def save_png(path: Path, picture: np.ndarray) -> Path:
     return path
 
 
-def read_lines(path: Path) -> list[dict]:
-    """A JSON-lines file; a torn last line is left out."""
-    lines = []
-    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError, RecursionError):
-            lines.append(json.loads(text))
-    return [line for line in lines if isinstance(line, dict)]
+def _with(path: Path, *keys: str) -> list[dict[str, float]]:
+    """The lines that hold all of these numbers."""
+    return [line for line in read_lines(path) if all(number(line.get(key)) is not None for key in keys)]
 
 
 def learning_curve(run_dir: Path, target: Path, title: str) -> Path:
     """Training episodes as dots, evaluations as a line, against environment frames."""
-    episodes = [x for x in read_lines(run_dir / "metrics.jsonl") if "episode/score" in x]
-    scores = [x for x in read_lines(run_dir / "scores.jsonl") if "eval/score" in x]
+    episodes = _with(run_dir / "metrics.jsonl", "frames", "episode/score")
+    scores = _with(run_dir / "scores.jsonl", "frames", "eval/score", "eval/score_low", "eval/score_high")
     figure, axes = pyplot().subplots(figsize=(6.4, 4), dpi=110)
     axes.plot([x["frames"] for x in episodes], [x["episode/score"] for x in episodes], "o", ms=4, alpha=0.55,
               color=COLORS[0], label="training episodes (with exploration noise)")  # fmt: skip

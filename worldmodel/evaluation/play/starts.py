@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from worldmodel.api import Run
+from worldmodel.checkpoint import CheckpointError
+from worldmodel.chunks import ReplayError
 from worldmodel.episodes import SavedEpisodes
 from worldmodel.evaluation.opened import Columns
 from worldmodel.rollout import episode_seeds
@@ -35,7 +37,7 @@ class ReplayStarts:
         self.saved: SavedEpisodes | None = None
         try:
             self.saved = SavedEpisodes(run.path)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, CheckpointError, ReplayError) as error:
             self.why = f"the replay cannot be read ({error})"
         if self.saved and not self.saved.count:
             self.saved, self.why = None, "the replay holds no episode"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from worldmodel import checkpoint, versions
-from worldmodel.evaluation.media import read_lines
+from worldmodel.credible import check_spaces, read_lines, whole
 from worldmodel.files import number, read_json
 from worldmodel.rundir import RunDir, RunError
 from worldmodel.schema import Config
@@ -70,14 +71,21 @@ class Seed:
 def read(path: Path) -> Seed:
     run = RunDir(path)
     config = run.config()
-    try:
-        states = checkpoint.retained_states(run.checkpoints)
-    except (checkpoint.CheckpointError, ValueError):
-        states = []
     odd: list[str] = []
     metrics, scores = (numbered(run.path / f"{name}.jsonl", odd) for name in ("metrics", "scores"))
-    state, done = states[-1] if states else None, run.is_done(0, 0)
-    return Seed(run.path, config, metrics, scores, state, done, odd, versions.read(run.path))
+    return Seed(run.path, config, metrics, scores, state_of(run), run.is_done(0, 0), odd, versions.read(run.path))
+
+
+def state_of(run: RunDir) -> dict[str, Any] | None:
+    """What the newest checkpoint says; None where there is none, or none that says what is shown of it."""
+    with contextlib.suppress(checkpoint.CheckpointError, ValueError):
+        for path, state in checkpoint.states(run.checkpoints):
+            with checkpoint.understood(path):
+                check_spaces(state)
+                whole(state["frames"], "frames")
+                whole(state["learner"]["updates"], "learner.updates")
+            return state
+    return None
 
 
 def read_all(paths: list[Path]) -> list[Seed]:
