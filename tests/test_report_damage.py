@@ -85,7 +85,8 @@ def test_logs_that_are_no_text_or_no_files(tmp_path):
     (path / "metrics.jsonl").unlink()
     (path / "metrics.jsonl").mkdir()
     text, lacking = page([read(path)])
-    assert any("metrics.jsonl cannot be read (it is not a regular file)" in line for line in lacking) and "Learning curve" in text
+    assert any("metrics.jsonl cannot be read (it is not a regular file)" in line for line in lacking)
+    assert "Learning curve" in text
 
 
 def test_a_damaged_picture_has_a_line(tmp_path):
