@@ -57,7 +57,8 @@ def unknown(key):
     section, _, name = key.partition(".")
     made = [f"{section}.{name[:i]}{name[i + 1 :]}" for i in range(1, len(name))] + [f"{section}.{name}x", f"{key}.q"]
     made = [word for word in made if word not in HINTS and len(word.partition(".")[2]) > 2]
-    return st.sampled_from(made or [f"{key}x"]).map(lambda word: (word, "1", (f"unknown key '{word}'",)))
+    table = (f"{key}: 'q'",) if key == "loss.objective" else ()  # a table of names, of which q is none
+    return st.sampled_from(made or [f"{key}x"]).map(lambda word: (word, "1", (f"unknown key '{word}'", *table)))
 
 
 # What is fine alone and impossible together: what is said, and of which keys.

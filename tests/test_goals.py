@@ -159,7 +159,8 @@ def test_pictures_that_cannot_be_a_goal(tmp_path):
             load_goal(goal(image=str(path)), observation)
 
 
-SPEC = {"image": ((H, W, 3), "uint8"), "vector": ((2,), "float32"), "is_first": ((), "bool"), "is_last": ((), "bool")}
+SPEC = {"image": ((H, W, 3), "uint8"), "vector": ((2,), "float32"), "prev_action": ((1,), "float32"),
+        "reward": ((), "float32"), **dict.fromkeys(("is_first", "is_last", "is_terminal"), ((), "bool"))}  # fmt: skip
 
 
 def saved_run(path, lengths, codec="none", after=0, spec=SPEC):
@@ -170,17 +171,21 @@ def saved_run(path, lengths, codec="none", after=0, spec=SPEC):
     def fill(stream, lengths, name):
         for episode, length in enumerate(lengths):
             for t in range(length):
-                flags = {"is_first": np.bool_(t == 0), "is_last": np.bool_(t == length - 1)}
                 row = {
+                    **{key: np.zeros(shape, kind) for key, (shape, kind) in spec.items()},
                     "image": np.full((H, W, 3), name + episode, np.uint8),
                     "vector": np.array([t, stream], np.float32),
+                    "is_first": np.bool_(t == 0),
+                    "is_last": np.bool_(t == length - 1),
                 }
-                replay.add(stream, {k: v for k, v in {**row, **flags}.items() if k in spec})
+                replay.add(stream, {key: row[key] for key in spec})
 
     fill(0, lengths, 0)
     fill(1, lengths, 100)
     replay.flush(strict=True)
-    checkpoint.save(path / "checkpoints", 1, {}, {"replay": replay.state()})
+    spaces = {"observation": {"image": [H, W, 3], "vector": 2 if "vector" in spec else None},
+              "action": {"size": 1, "groups": [], "scalar": False}}  # fmt: skip
+    checkpoint.save(path / "checkpoints", 1, {}, {"replay": replay.state(), **spaces})
     fill(1, [after], 200)
     replay.flush(strict=True)
     return path
