@@ -1,6 +1,7 @@
 """The house rules that a machine can hold: who imports whom, sizes, prints, paths, and configuration keys in use."""
 
 import ast
+import json
 import subprocess
 import sys
 import typing
@@ -294,3 +295,18 @@ def test_presets_hold_only_known_keys(path):
     for section, keys in load_yaml(path).items():
         deeper = [key for key, value in keys.items() if isinstance(value, dict) and f"{section}.{key}" not in free]
         assert deeper == [], f"{section}: {deeper} is no table"
+
+
+def test_the_table_of_faults_is_that_of_the_tests():
+    """After a change of a marker: `python benchmarks/reliability.py --run`."""
+    marked = set()
+    for path in (ROOT / "tests").glob("test_*.py"):
+        for node in ast.parse(path.read_text()).body:
+            for call in getattr(node, "decorator_list", []):
+                if isinstance(call, ast.Call) and ast.unparse(call.func) == "pytest.mark.fault":
+                    row, injected, outcome = (ast.literal_eval(x) for x in call.args)
+                    marked.add((row, injected, outcome, f"{path.name}::{node.name}"))
+    lines = (ROOT / "docs" / "results" / "reliability.jsonl").read_text().splitlines()
+    noted = [json.loads(line) for line in lines]
+    assert {tuple(x[k] for k in ("row", "injected", "outcome", "test")) for x in noted if "row" in x} == marked
+    assert {row for row, *_ in marked} == set(range(1, 27))
