@@ -153,3 +153,14 @@ def test_a_read_out_that_only_memorises_is_found_out():
         rng.normal(size=(60, 60)), rng.normal(size=(60, 1)), rng.normal(size=(60, 60)), rng.normal(size=(60, 1))
     )
     assert r2[0] < 0
+
+
+def test_the_penalty_that_is_best_on_episodes_left_out_is_taken():
+    """What cannot be known is left at its mean, and what can be is read off all the same."""
+    rng = np.random.default_rng(0)
+    feats = [rng.normal(size=(20, 50)) for _ in range(9)]
+    states = [np.stack([f[:, 0] - f[:, 3], rng.normal(size=20)], 1) for f in feats]
+    known, unknown = held_out_r2(feats, states)
+    assert known > 0.95 and -0.1 < unknown < 0.3
+    weak = state_r2(*(np.concatenate(part) for part in (feats[:6], states[:6], feats[6:], states[6:])))
+    assert weak[1] < -0.3

@@ -14,6 +14,8 @@ from worldmodel.rollout import Rollout
 
 T = TypeVar("T")
 RIDGE = 1e-3  # penalty per row, on features of unit variance
+RIDGES = tuple(10.0**k for k in range(-4, 3))
+FOLDS = 4  # lots of episodes, each left out once to choose among RIDGES
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,44 @@ class Readout:
     mean: np.ndarray
 
     @classmethod
-    def fit(cls, feat: np.ndarray, state: np.ndarray, ridge: float = RIDGE) -> Readout:
+    def fit(cls, feat: np.ndarray, state: np.ndarray, ridge: float | np.ndarray = RIDGE) -> Readout:
+        """With one penalty, or with one for each coordinate (n,)."""
+        return cls.fits(feat, state, [ridge])[0]
+
+    @classmethod
+    def fits(cls, feat: np.ndarray, state: np.ndarray, ridges: Sequence[float | np.ndarray]) -> list[Readout]:
+        """One for each penalty, of a single decomposition."""
         middle, scale, mean = feat.mean(0), feat.std(0) + 1e-8, state.mean(0)
         x = (feat - middle) / scale
-        weights = np.linalg.solve(x.T @ x + ridge * len(x) * np.eye(x.shape[1]), x.T @ (state - mean))
-        return cls(middle, scale, weights, mean)
+        sizes, axes = np.linalg.eigh(x.T @ x)
+        along = axes.T @ (x.T @ (state - mean))
+        shrunk = (along / (sizes.clip(0)[:, None] + ridge * len(x)) for ridge in ridges)
+        return [cls(middle, scale, axes @ weights, mean) for weights in shrunk]
+
+    @classmethod
+    def chosen(cls, feats: Sequence[np.ndarray], states: Sequence[np.ndarray]) -> Readout:
+        """Of whole episodes, by the penalty that is best for each coordinate on episodes left out of the fit.
+
+        Where all episodes are alike, as those of an agent that balances, a weak penalty would fit the last digit of
+        features that hardly move. A single episode leaves nothing to choose by.
+        """
+        folds = min(FOLDS, len(feats))
+        ridge: float | np.ndarray = RIDGE
+        if folds > 1:
+            errors = np.zeros((len(RIDGES), states[0].shape[1]))
+            for fold in range(folds):
+                kept = [i for i in range(len(feats)) if i % folds != fold]
+                left = [i for i in range(len(feats)) if i % folds == fold]
+                x, y = (np.concatenate([part[i] for i in kept]) for part in (feats, states))
+                held, true = (np.concatenate([part[i] for i in left]) for part in (feats, states))
+                for row, readout in zip(errors, cls.fits(x, y, RIDGES), strict=True):
+                    row += np.square(true - readout.read(held)).sum(0)
+            ridge = np.array(RIDGES)[errors.argmin(0)]
+        return cls.fit(np.concatenate(feats), np.concatenate(states), ridge)
+
+    def read(self, feat: np.ndarray) -> np.ndarray:
+        """States (N,n) as the fit takes them to be."""
+        return self.mean + (feat - self.middle) / self.scale @ self.weights
 
     def r2(self, feat: np.ndarray, state: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
         """R^2 by coordinate (n,): what is left of the variance of states, of these or of others `among` whom they are.
@@ -38,7 +73,7 @@ class Readout:
         1 is known exactly and linearly, 0 no better than the mean; NaN where the states never change.
         """
         spread = (state if among is None else among).var(0)
-        error = np.square(state - self.mean - (feat - self.middle) / self.scale @ self.weights).mean(0)
+        error = np.square(state - self.read(feat)).mean(0)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(spread > 1e-12, 1 - error / spread, np.nan)
 
@@ -71,8 +106,8 @@ def gather(
 
 def held_out_r2(feats: Sequence[np.ndarray], states: Sequence[np.ndarray]) -> np.ndarray:
     """R^2 (n,) on every third episode, fitted on the others."""
-    x, y = ([np.concatenate(part) for part in split(parts)] for parts in (feats, states))
-    return state_r2(x[0], y[0], x[1], y[1])
+    (x, held_x), (y, held_y) = split(feats), split(states)
+    return Readout.chosen(x, y).r2(np.concatenate(held_x), np.concatenate(held_y))
 
 
 def split(episodes: Sequence[T]) -> tuple[list[T], list[T]]:
@@ -90,7 +125,7 @@ def by_horizon(
     instead of the dream. All errors are in units of the states' variance over whole held-out episodes.
     """
     fit, held = split(list(zip(feats, states, tables, strict=True)))
-    readout = Readout.fit(np.concatenate([f for f, _, _ in fit]), np.concatenate([s for _, s, _ in fit]))
+    readout = Readout.chosen([f for f, _, _ in fit], [s for _, s, _ in fit])
     among = np.concatenate([s for _, s, _ in held])
     found = {"posterior": readout.r2(np.concatenate([f for f, _, _ in held]), among)}
     state = np.concatenate([t["state"] for _, _, t in held])
