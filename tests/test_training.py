@@ -158,13 +158,14 @@ def test_every_published_form_trains_an_actor_that_acts(tmp_path, form):
     "SIGKILL between saves: a replay newer than the checkpoint",
     "rows after it dropped; the end equals an undisturbed run",
 )
-def test_killed_outright_it_goes_on_from_the_last_checkpoint(unbroken, tmp_path):
+def test_killed_outright_it_goes_on_from_the_last_checkpoint(unbroken, tmp_path, record_property):
     process = start(tmp_path)
     wait_for_lines(seed_dir(tmp_path) / "metrics.jsonl", 4)
     process.kill()
     process.communicate(timeout=60)
     train(tmp_path)
     assert fingerprint(seed_dir(tmp_path)) == fingerprint(unbroken)
+    record_property("lost", 0)
 
 
 def wait_for_lines(path, count):
