@@ -31,14 +31,19 @@ REFUSED = (CheckpointError, ReplayError)
 BIG, SUMS = [0, 1, 24, 25, 10**9, 2**53], ["nan", "inf", "0x0p0", "-0x1p1023", "0x1p-1074", "1e300"]
 
 
-@pytest.mark.fault(15, "state.json of a whole run mutated, every checksum right",
-                   "resumed, then a step, an update, a log line and a save; or exit 4, as in eval")  # fmt: skip
-def test_whole_states(tmp_path, record_property):
+def trained(tmp_path):
+    """A run's root, the words it was trained by, and its newest checkpoint."""
     root = tmp_path / "run"
     argv = command(root, "--run.frames", "40", "--log.final_episodes", "1")[2:]
     assert train_py.main(argv) == 0
-    checkpoints = seed_dir(root) / "checkpoints"
-    folder = max(checkpoints.iterdir(), key=lambda p: int(p.name))
+    return root, argv, max((seed_dir(root) / "checkpoints").iterdir(), key=lambda p: int(p.name))
+
+
+@pytest.mark.fault(15, "state.json of a whole run mutated, every checksum right",
+                   "resumed, then a step, an update, a log line and a save; or exit 4, as in eval")  # fmt: skip
+def test_whole_states(tmp_path, record_property):
+    root, argv, folder = trained(tmp_path)
+    checkpoints = folder.parent
     files = {p: p.read_bytes() for p in [*checkpoints.rglob("*.*"), *(seed_dir(root) / "replay").iterdir()]}
     state, gone_on = json.loads(files[folder / "state.json"]), 0
     with training(argv) as t:
@@ -139,10 +144,7 @@ def training(argv):
 def test_whole_tensors(tmp_path, record_property):
     import safetensors.torch
 
-    root = tmp_path / "run"
-    argv = command(root, "--run.frames", "40", "--log.final_episodes", "1")[2:]
-    assert train_py.main(argv) == 0
-    folder = max((seed_dir(root) / "checkpoints").iterdir(), key=lambda p: int(p.name))
+    _, argv, folder = trained(tmp_path)
     good = {p: p.read_bytes() for p in folder.glob("*.safetensors") if p.stem in ("optimizer", "player", "generators")}
     assert len(good) == 3
     with training(argv) as t:

@@ -12,7 +12,6 @@ from typing import Any
 from worldmodel.files import open_regular
 
 MOST = 2**53  # what any counter may say
-LARGEST = 1e300  # of a number that is to be drawn; NaN and infinity are not among these
 NAME = 200  # letters of a metric's name
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from worldmodel.config import CONFIG_DIR, read_yaml
 from worldmodel.evaluation.plots import kind, pyplot, save
-from worldmodel.evaluation.returns import FEW
+from worldmodel.evaluation.returns import doubts
 from worldmodel.player import Player
 from worldmodel.rollout import Row
 from worldmodel.schema import PlannerConfig
@@ -106,14 +106,10 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     for name, r in sorted(results.items(), key=lambda item: -item[1]["eval/score"]):
         interval = f"{r['eval/score_low']:.1f} to {r['eval/score_high']:.1f}" if len(r["scores"]) > 1 else "-"
         lines.append(f"{name:<30}{r['eval/score']:>9.1f}{interval:>20}{r['ms_per_action']:>11.1f}")
-    return "\n".join([*lines, *few(min(len(r["scores"]) for r in results.values()))])
-
-
-def few(episodes: int) -> list[str]:
-    """What is to be thought of intervals over so many."""
-    if episodes == 1:
-        return ["one episode each way (--episodes): no intervals"]
-    return [f"{episodes} episodes each way (--episodes): intervals over so few say little"] if episodes < FEW else []
+    count = min(len(r["scores"]) for r in results.values())
+    return "\n".join(
+        [*lines, *doubts(f"{'one episode' if count == 1 else f'{count} episodes'} each way (--episodes)", count)]
+    )
 
 
 def drawn(results: dict[str, dict[str, Any]], target: Path, title: str) -> Path:

@@ -117,13 +117,20 @@ def _reliability(axes, table: dict[str, list]) -> None:
     axes.legend(fontsize=7)
 
 
+def _begin(titles: dict[Any, str], found: dict[str, Any] | None) -> None:
+    """Titles of panels and a grid in each, or a word where there is nothing to show."""
+    for axes, title in titles.items():
+        axes.set_title(title, fontsize=10)
+        if found is None:
+            _empty(axes)
+        else:
+            axes.grid(alpha=0.3)
+
+
 def _returns(scatter, bars, plans: dict[str, Any] | None) -> None:
     """Imagined against real returns of plans, and the gap by kind."""
-    scatter.set_title("returns of plans, on the line is right", fontsize=10)
-    bars.set_title("imagined minus real return, 0 is best", fontsize=10)
+    _begin({scatter: "returns of plans, on the line is right", bars: "imagined minus real return, 0 is best"}, plans)
     if plans is None:
-        _empty(scatter)
-        _empty(bars)
         return
     kind, said, was = (np.array(plans[k]) for k in ("kind", "imagined", "real"))
     low, high = min(said.min(), was.min()), max(said.max(), was.max())
@@ -137,18 +144,14 @@ def _returns(scatter, bars, plans: dict[str, Any] | None) -> None:
     names = {"planner": "planner\n(exploitation)"}
     bars.set_xticks(range(len(plans["by_kind"])), [names.get(n, n) for n in plans["by_kind"]])
     bars.axhline(0, color="#222222", lw=1)
-    for axes in (scatter, bars):
-        axes.grid(alpha=0.3)
     scatter.legend(fontsize=7)
 
 
 def _policies(scatter, bars, found: dict[str, Any] | None) -> None:
     """Imagined against real returns of policies, and each one's gap; 95 % intervals over starts where there are any."""
-    scatter.set_title("returns of policies, on the line is right", fontsize=10)
-    bars.set_title("policies: imagined minus real return, 0 is best", fontsize=10)
+    _begin({scatter: "returns of policies, on the line is right",
+            bars: "policies: imagined minus real return, 0 is best"}, found)  # fmt: skip
     if found is None:
-        _empty(scatter)
-        _empty(bars)
         return
     every = [x[k] for x in found["by_policy"].values() for k in ("imagined", "real")]
     scatter.plot([min(every), max(every)], [min(every), max(every)], **STYLES["the mean"])
@@ -162,8 +165,6 @@ def _policies(scatter, bars, found: dict[str, Any] | None) -> None:
     bars.set_yticks(range(len(found["by_policy"])), list(found["by_policy"]), fontsize=7)
     bars.invert_yaxis()
     bars.axvline(0, color="#222222", lw=1)
-    for axes in (scatter, bars):
-        axes.grid(alpha=0.3)
     scatter.legend(fontsize=6)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from worldmodel.evaluation.returns import FEW
+from worldmodel.evaluation.returns import doubts
 
 
 def report(found: dict[str, Any], left_out: Sequence[str]) -> str:
@@ -90,9 +90,7 @@ def _policies(x: dict[str, Any]) -> list[str]:
 
 
 def _few(what: str, starts: int) -> list[str]:
-    if starts == 1:
-        return [f"  {what} from one start (--starts): no intervals"]
-    return [f"  {what} from {starts} starts (--starts): intervals over so few say little"] if starts < FEW else []
+    return doubts(f"  {what} from {'one start' if starts == 1 else f'{starts} starts'} (--starts)", starts)
 
 
 def _spread(x: dict[str, Any], key: str) -> str:

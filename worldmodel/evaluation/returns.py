@@ -86,6 +86,11 @@ def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
     return bootstrap_interval(values, seed) if len(values) > 1 else (float("nan"), float("nan"))
 
 
+def doubts(over: str, count: int) -> list[str]:
+    """A line on intervals over few of what `over` names; none where there are enough."""
+    return [f"{over}: {'no intervals' if count == 1 else 'intervals over so few say little'}"] if count < FEW else []
+
+
 def spoken(low: float, high: float, count: int) -> str:
     """An interval in words; of few values with a warning, of a single one none."""
     if count < 2:

@@ -54,10 +54,8 @@ class Readout:
         if folds > 1:
             errors = np.zeros((len(RIDGES), states[0].shape[1]))
             for fold in range(folds):
-                kept = [i for i in range(len(feats)) if i % folds != fold]
-                left = [i for i in range(len(feats)) if i % folds == fold]
-                x, y = (np.concatenate([part[i] for i in kept]) for part in (feats, states))
-                held, true = (np.concatenate([part[i] for i in left]) for part in (feats, states))
+                x, y = (np.concatenate([e for i, e in enumerate(p) if i % folds != fold]) for p in (feats, states))
+                held, true = (np.concatenate(part[fold::folds]) for part in (feats, states))
                 for row, readout in zip(errors, cls.fits(x, y, RIDGES), strict=True):
                     row += np.square(true - readout.read(held)).sum(0)
             ridge = np.array(RIDGES)[errors.argmin(0)]
