@@ -3,8 +3,10 @@
 represent.py [pendulum|cartpole] [--seeds N] [--only NAME ...] [--where clean distracted] [--out DIR] [--summary]
 
 Every cell is a training of its own (`train.py`, resumed if it was stopped, left alone if it is done) and a linear
-read-out of the simulator's state (`eval.py RUN probe`). --summary draws what there is and trains nothing. Seconds per
-update are CPU time of the world model alone, all threads together, without the probe that draws for those who can't.
+read-out of the simulator's state, on the same episodes of shaking for all: what an agent does of itself, such as
+balance, may hardly move the state. --summary trains nothing and draws what there is. The rank is that of the features
+in training's last batches. Seconds per update are CPU time of the world model alone, all threads together, without
+the probe that draws for those who can't.
 """
 
 from __future__ import annotations
@@ -13,23 +15,32 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import envs
 from benchmarks.compute import model_seconds
 from worldmodel import build
+from worldmodel.agent import part
+from worldmodel.api import Run
 from worldmodel.credible import read_lines
 from worldmodel.evaluation.media import enlarge, save_png
 from worldmodel.evaluation.plots import COLORS, pyplot, save
+from worldmodel.evaluation.state_probe import held_out_r2
 from worldmodel.rundir import RunDir, slug
 from worldmodel.types import ActionSpace
 
 ROOT = Path(__file__).resolve().parent.parent
 WHERE = ("clean", "distracted")
+SHAKEN = 12  # episodes of the read-out
+CHANGE = 1 / 6  # how often an action is drawn anew in them: a pendulum comes over its upper half that way
 OBJECTIVES = {name: f"{{{name}: 1.0}}" for name in build.OBJECTIVES} | {
     "inverse+contrastive": "{contrastive: 1.0, inverse: 0.1}",
     "contrastive+reward_only": "{contrastive: 1.0, reward_only: 1.0}",
@@ -48,13 +59,10 @@ JOBS: dict[str, tuple[str, ActionSpace, list[str]]] = {
 
 
 def train(job: str, name: str, where: str, seed: int) -> None:
-    """Train one cell if it is not done, and probe it."""
-    run = place(job, name, where, seed)
-    if not finished(run):
+    """Train one cell if it is not done."""
+    if not finished(place(job, name, where, seed)):
         call("train.py", *JOBS[job][2], "--env.task", task_of(job, where), "--loss.objective", OBJECTIVES[name],
              "--run.name", label(name, where), "--run.seed", str(seed))  # fmt: skip
-    if not (run / "eval" / "probe.json").is_file():
-        call("eval.py", str(run), "probe", "--episodes", "9")
 
 
 def call(script: str, *arguments: str) -> None:
@@ -83,29 +91,68 @@ def finished(run: Path) -> bool:
 
 
 def gather(job: str, seeds: int) -> list[dict]:
-    """One line for each cell that is there: its evaluations' frames and returns, and the probe's mean R^2."""
+    """One line for each cell that is done: its evaluations' frames and returns, the state's mean R^2, the rank."""
     lines = []
     for name in OBJECTIVES:
         for where in WHERE:
             for seed in range(seeds):
                 run = place(job, name, where, seed)
-                probe = run / "eval" / "probe.json"
-                if not finished(run) or not probe.is_file():
+                if not finished(run):
                     continue
-                known = [x for x in json.loads(probe.read_text())["r2"] if x is not None]
-                scores = read_lines(run / "scores.jsonl")
+                known = [x for x in read_out(run) if x is not None]
+                scores, losses = read_lines(run / "scores.jsonl"), read_lines(run / "metrics.jsonl")
+                ranks = [x["train/feat/rank"] for x in losses if "train/feat/rank" in x]
                 lines.append({
                     "job": job, "objective": name, "where": where, "seed": seed, "r2": float(np.mean(known)),
-                    "return": scores[-1]["eval/score"], "minutes": scores[-1].get("time/minutes"),
+                    "rank": ranks[-1], "return": scores[-1]["eval/score"], "minutes": scores[-1].get("time/minutes"),
                     "frames": [x["frames"] for x in scores], "returns": [x["eval/score"] for x in scores],
                 })  # fmt: skip
     return lines
 
 
+def read_out(path: Path) -> list[float | None]:
+    """R^2 by coordinate of the simulator's state on shaken episodes, kept beside the run once it is known."""
+    kept = path / "eval" / "shaken.json"
+    if not kept.is_file():
+        run, env = opened(path)
+        feats, states = [], []
+        for seed in range(SHAKEN):
+            seen = [(run.agent.model.rssm.feat(part(carry, "state/")), obs) for obs, carry in shaken(run, env, seed)]
+            feats.append(torch.cat([feat for feat, _ in seen]).double().numpy())
+            states.append(np.stack([obs["vector"] for _, obs in seen]).astype(np.float64))
+        env.close()
+        r2 = [None if x != x else x for x in held_out_r2(feats, states).tolist()]
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text(json.dumps({"episodes": SHAKEN, "r2": r2}) + "\n")
+    return json.loads(kept.read_text())["r2"]
+
+
+def opened(path: Path) -> tuple[Run, Any]:
+    """A run that does not think about what to do, and its environment before backgrounds that training never had."""
+    run = Run.open(path).driven([("behavior.name", "random")])
+    return run, envs.configured(run.config.env, run.config.distract)(obs="both", held_out=True)
+
+
+@torch.no_grad()
+def shaken(run: Run, env: Any, seed: int) -> Iterator[tuple[dict, dict]]:
+    """What is seen in an episode of actions that are kept to for some steps each, and what the model makes of it."""
+    generator, carry, over = np.random.default_rng(seed), None, False
+    action = generator.uniform(-1, 1, env.action_space.shape).astype(np.float32)
+    obs, _ = env.reset(seed=12345 + seed)
+    while not over:
+        _, carry = run.act(obs["image"], carry)
+        yield obs, carry
+        if generator.random() < CHANGE:
+            action = generator.uniform(-1, 1, env.action_space.shape).astype(np.float32)
+        carry = {**carry, "prev_action": torch.from_numpy(action)[None]}
+        obs, _, terminated, truncated, _ = env.step(action)
+        over = terminated or truncated
+
+
 def mean_of(lines: list[dict], name: str, where: str, key: str) -> str:
     """Mean and every seed of one cell, as text."""
     own = [x[key] for x in lines if x["objective"] == name and x["where"] == where]
-    digits = 2 if key == "r2" else 0
+    digits = {"r2": 2, "rank": 1}.get(key, 0)
     return f"{np.mean(own):.{digits}f} ({', '.join(f'{x:.{digits}f}' for x in own)})" if own else "-"
 
 
@@ -125,12 +172,13 @@ def seconds(job: str) -> dict[str, float]:
 def table(lines: list[dict], speed: dict[str, float]) -> str:
     """All of it in Markdown."""
     rows = [
-        "| objective | return, clean | distracted | kept | state R^2, clean | distracted | s/update |",
-        "|---|---|---|---|---|---|---|",
+        "| objective | return, clean | distracted | kept | state R^2, clean | distracted | rank, clean | distracted "
+        "| s/update |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name in OBJECTIVES:
         cells = [mean_of(lines, name, where, "return") for where in WHERE]
-        known = [mean_of(lines, name, where, "r2") for where in WHERE]
+        known = [mean_of(lines, name, where, key) for key in ("r2", "rank") for where in WHERE]
         numbers = [*cells, kept(lines, name), *known, f"{speed[name]:.3f}"]
         rows.append(f"| `{name}` | " + " | ".join(numbers) + " |")
     return "\n".join(rows) + "\n"
@@ -154,39 +202,21 @@ def draw(lines: list[dict], target: Path) -> None:
     save(figure, target)
 
 
-def draw_seen(job: str, target: Path, steps: int = 10) -> None:
+def draw_seen(job: str, target: Path, pictures: int = 10) -> None:
     """What each objective's decoder draws of the same pictures, a row each, the truth above; seed 0, distracted."""
-    import envs
-    import worldmodel
-
     rows: list[np.ndarray] = []
     for name in OBJECTIVES:
-        run_path = place(job, name, "distracted", 0)
-        if not finished(run_path):
+        path = place(job, name, "distracted", 0)
+        if not finished(path):
             continue
-        run = worldmodel.load(run_path)
-        env = envs.configured(run.config.env, run.config.distract)(held_out=True)
-        truth, drawn = watched(run, env, steps)
+        run, env = opened(path)
+        seen = [(obs["image"], run.draw(carry)) for obs, carry in islice(shaken(run, env, 0), 2, 3 * pictures, 3)]
         env.close()
+        truth, drawn = (np.concatenate(row, 1) for row in zip(*seen, strict=True))
         rows += [drawn] if rows else [truth, drawn]
     if rows:
         sheet = np.concatenate(rows)
         save_png(target, enlarge(sheet, 2 * len(sheet)))
-
-
-def watched(run, env, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every third picture of an episode of random actions beside one another, and the model's own of them."""
-    generator, carry, truth, drawn = np.random.default_rng(0), None, [], []
-    obs, _ = env.reset(seed=12345)
-    for step in range(3 * steps):
-        _, carry = run.act(obs, carry)
-        if step % 3 == 2:
-            truth.append(obs)
-            drawn.append(run.draw(carry))
-        action = generator.uniform(-1, 1, env.action_space.shape).astype(np.float32)
-        carry = {**carry, "prev_action": torch.from_numpy(action)[None]}
-        obs, *_ = env.step(action)
-    return np.concatenate(truth, 1), np.concatenate(drawn, 1)
 
 
 def main(argv: list[str]) -> int:
