@@ -82,7 +82,8 @@ def test_plots_are_drawn_in_the_page_and_no_pictures(tmp_path):
         assert f"<figcaption><b>{title}" in text or re.search(f"<figcaption><b>[^<]*{title}", text), title
     planners = text[text.index('id="planners"') :]
     drawn = planners[: planners.index("</section>")]
-    assert ">8</text>" in drawn and ">32</text>" in drawn and drawn.count('class="spot') == 3 + 2
+    assert "larger marks have more candidates: 8, 32</text>" in drawn and drawn.count('class="spot') == 3 + 2
+    assert drawn.count("scale(1.4)") == 1
 
 
 def test_what_cannot_be_drawn_is_not_advised(tmp_path):

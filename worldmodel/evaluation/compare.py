@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.config import CONFIG_DIR, read_yaml
-from worldmodel.evaluation.plots import kind, pyplot, save
+from worldmodel.evaluation.plots import growing, kind, pyplot, save, told
 from worldmodel.evaluation.returns import doubts
 from worldmodel.player import Player
 from worldmodel.rollout import Row
@@ -115,18 +115,17 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 def drawn(results: dict[str, dict[str, Any]], target: Path, title: str) -> Path:
     """Return against thinking time, a line through the budgets of each way."""
     figure, axes = pyplot().subplots(figsize=(8.5, 5), dpi=100)
+    sizes = growing([r["candidates"] for r in results.values()])
     for number, way in enumerate(dict.fromkeys(r["way"] for r in results.values())):
         own = [r for r in results.values() if r["way"] == way]
         mean, low, high = (np.array([r[f"eval/score{k}"] for r in own]) for k in ("", "_low", "_high"))
         spread = [mean - low, high - mean] if all(len(r["scores"]) > 1 for r in own) else None
-        axes.errorbar([r["ms_per_action"] for r in own], mean, spread, label=way, capsize=2, lw=1.5,
-                      elinewidth=0.7, ms=6, **kind(number))  # fmt: skip
+        style, took = kind(number), [r["ms_per_action"] for r in own]
+        axes.errorbar(took, mean, spread, label=way, capsize=2, lw=1.5, elinewidth=0.7, ms=5, **style)
         for r in own:
-            if r["candidates"]:
-                axes.annotate(str(r["candidates"]), (r["ms_per_action"], r["eval/score"]), textcoords="offset points",
-                              xytext=(5, 4), fontsize=6, color=kind(number)["color"])  # fmt: skip
+            axes.plot(r["ms_per_action"], r["eval/score"], ms=5 * sizes.get(r["candidates"], 1.0), **style)
     axes.set_xscale("log")
-    axes.set(xlabel="milliseconds per action (log scale; small numbers: candidates)", ylabel="mean return, 95 % range",
+    axes.set(xlabel=f"milliseconds per action, log scale{told(sizes)}", ylabel="mean return, 95 % range",
              title="up is better, left is quicker")  # fmt: skip
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
     return save(figure, target, title)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +40,13 @@ def kind(number: int) -> dict[str, Any]:
     """Colour, line style and marker of the n-th of several lines."""
     return {"color": COLORS[number % len(COLORS)], "ls": DASHES[number % len(DASHES)],
             "marker": MARKERS[number % len(MARKERS)]}  # fmt: skip
+
+
+def growing(candidates: Iterable[int | None]) -> dict[int, float]:
+    """How large the mark of each number of candidates is, beside that of ways that have none."""
+    return {count: 1.0 + 0.4 * rank for rank, count in enumerate(sorted({c for c in candidates if c}))}
+
+
+def told(sizes: Mapping[int, float]) -> str:
+    """What an axis says of marks that differ."""
+    return f"; larger marks have more candidates: {', '.join(map(str, sizes))}" if len(sizes) > 1 else ""

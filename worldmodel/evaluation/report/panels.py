@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from worldmodel.evaluation.plots import growing, told
 from worldmodel.evaluation.quality_text import mean_known
 from worldmodel.evaluation.report.gather import sure
 from worldmodel.evaluation.report.svg import MEAN, REFERENCES, Series, bars, lines
@@ -108,13 +109,19 @@ def _policies(found: dict[str, Any] | None) -> list[str]:
 
 def planners(drivers: dict[str, dict[str, Any]]) -> str:
     """Return against thinking time, a line through the budgets of each way to drive."""
-    series = []
+    series, sizes = [], growing(map(_candidates, drivers.values()))
     ways = {name: str(r.get("way", name)) for name, r in drivers.items()}  # older files do not say which are one way
     for number, way in enumerate(dict.fromkeys(ways.values())):
         own = sorted((drivers[name] for name in ways if ways[name] == way), key=lambda r: sure(r["ms_per_action"]))
         mean, low, high = ([sure(r[f"eval/score{k}"]) for r in own] for k in ("", "_low", "_high"))
         points = [(sure(r["ms_per_action"]), y) for r, y in zip(own, mean, strict=True)]
-        labels = [str(r.get("candidates") or "") for r in own]
-        series.append(Series(way, points, number, low=low, high=high, bars=True, labels=labels))
+        scales = [sizes.get(count, 1.0) for count in map(_candidates, own)]
+        series.append(Series(way, points, number, low=low, high=high, bars=True, scales=scales))
     title = "mean return, 95 % range: up is better, left is quicker"
-    return lines(title, series, "milliseconds per action; small numbers: candidates", log_x=True)
+    return lines(title, series, f"milliseconds per action{told(sizes)}", log_x=True)
+
+
+def _candidates(driver: dict[str, Any]) -> int:
+    """How many a planner tries; 0 where nothing is tried."""
+    count = driver.get("candidates")
+    return count if isinstance(count, int) else 0

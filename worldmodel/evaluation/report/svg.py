@@ -9,10 +9,10 @@ from html import escape
 
 WIDTH, HEIGHT = 400, 250
 LEFT, RIGHT, TOP, BOTTOM = 60, 24, 10, 40
+LETTER = 7.0  # an average letter's width
 MOST_POINTS = 200
 STYLES = 6  # colours and dashes that the page's style has
 MEAN, REFERENCES = "mean", ("r0", "r1", "r2", "r3", "r4")  # styles that no number gives
-LETTER = 7.0  # an average letter's width
 SPOTS = (
     "m-3.4,0a3.4,3.4 0 1,0 6.8,0a3.4,3.4 0 1,0 -6.8,0",
     "m-3.2,-3.2h6.4v6.4h-6.4z",
@@ -29,7 +29,8 @@ Point = tuple[float, float]
 class Series:
     """A line, or `dots`, in one of the page's styles; `low` and `high` are the edges of a band around it.
 
-    `bars` makes the edges an interval at each point, which has a mark; `labels` are written beside the points.
+    `bars` makes the edges an interval at each point, which has a mark, `scales` times as large as others; `labels`
+    are written beside the points.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Series:
     thin: bool = False
     bars: bool = False
     keyed: bool = True
+    scales: Sequence[float] = ()
     labels: Sequence[str] = ()
     low: list[float] = field(default_factory=list)
     high: list[float] = field(default_factory=list)
@@ -186,7 +188,8 @@ def _marks(s: Series, across: Axis, up: Axis) -> str:
     if s.dots:
         parts = [f'<circle class="{kind(s.style)}" cx="{x:.1f}" cy="{y:.1f}" r="2.2"/>' for x, y in places]
     else:
-        parts = [_spot(s, x, y) for x, y in places if s.bars or len(places) == 1]
+        scales = s.scales or [1.0] * len(places)
+        parts = [_spot(s, x, y, k) for (x, y), k in zip(places, scales, strict=True) if s.bars or len(places) == 1]
     if not s.dots and len(places) > 1:
         path = "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<path class="line {kind(s.style)}{" thin" * s.thin}" d="{path}"/>')
@@ -210,10 +213,11 @@ def _band(s: Series, across: Axis, up: Axis) -> str:
     return f'<path class="band {kind(s.style)}" d="M{"L".join([*there, *back])}Z"/>'
 
 
-def _spot(s: Series, x: float, y: float) -> str:
+def _spot(s: Series, x: float, y: float, scale: float = 1.0) -> str:
     """A mark whose shape differs where colours come again."""
     shape = SPOTS[(s.style + s.style // STYLES) % len(SPOTS)] if s.bars and isinstance(s.style, int) else SPOTS[0]
-    return f'<path class="spot {kind(s.style)}" d="M{x:.1f},{y:.1f}{shape}"/>'
+    place = f"translate({x:.1f},{y:.1f}) scale({scale:g})"
+    return f'<path class="spot {kind(s.style)}" transform="{place}" d="M0,0{shape}"/>'
 
 
 def _key(s: Series) -> str:
