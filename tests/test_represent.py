@@ -6,23 +6,26 @@ import numpy as np
 import pytest
 
 import runs
-from benchmarks import represent
+from benchmarks import represent, shaken
+from worldmodel import config
 
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
     monkeypatch.setattr(represent, "ROOT", tmp_path)
+    monkeypatch.setattr(represent, "read_out", lambda path: json.loads((path / "r2.json").read_text()))
 
-    def make(name, where, seed, returned, r2, state="done"):
+    def make(name, where, seed, returned, r2, state="done", extra=()):
         run = represent.place("pendulum", name, where, seed)
-        (run / "eval").mkdir(parents=True)
+        run.mkdir(parents=True)
+        told = represent.words("pendulum", name, where, seed)
+        (run / "config.yaml").write_text(config.to_yaml(config.parse([*told, *extra])))
         (run / "status.json").write_text(json.dumps({"state": state, "frames": 20}))
         scores = [{"frames": 10, "eval/score": 1.0}, {"frames": 20, "eval/score": returned, "time/minutes": 2.0}]
         (run / "scores.jsonl").write_text("".join(json.dumps(x) + "\n" for x in scores))
-        (run / "metrics.jsonl").write_text(
-            json.dumps({"train/feat/rank": 2.5}) + "\n" + json.dumps({"frames": 20}) + "\n"
-        )
-        (run / "eval" / "shaken.json").write_text(json.dumps({"r2": r2}))
+        losses = [{"frames": 10, "train/feat/rank": 2.5}, {"frames": 20}]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in losses))
+        (run / "r2.json").write_text(json.dumps(r2))
         return run
 
     return make
@@ -36,18 +39,45 @@ def test_a_cell_lies_where_a_training_of_that_name_writes(made):
 def test_closing_returns_and_known_states_are_averaged_over_seeds(made, tmp_path):
     made("barlow", "clean", 0, 100.0, [0.5, None])
     made("barlow", "clean", 1, 60.0, [0.9, 0.3])
-    made("barlow", "distracted", 0, 60.0, [0.25])
-    made("bootstrap", "clean", 0, 50.0, [0.1], state="stopped")  # not closed: left out
-    lines, speed = represent.gather("pendulum", 3), dict.fromkeys(represent.OBJECTIVES, 0.125)
+    made("barlow", "distracted", 0, 60.0, [-0.25])
+    made("bootstrap", "clean", 0, 50.0, [0.1])
+    made("bootstrap", "clean", 1, 50.0, [0.1], state="stopped")  # not closed: left out
+    lines = represent.gather("pendulum", 3)
     assert [(x["objective"], x["where"], x["seed"]) for x in lines] == [
-        ("barlow", "clean", 0), ("barlow", "clean", 1), ("barlow", "distracted", 0)
+        ("barlow", "clean", 0), ("barlow", "clean", 1), ("barlow", "distracted", 0), ("bootstrap", "clean", 0)
     ]  # fmt: skip
-    row = next(x for x in represent.table(lines, speed).splitlines() if x.startswith("| `barlow`"))
-    wanted = "80 (100, 60) | 60 (60) | 75% | 0.55 (0.50, 0.60) | 0.25 (0.25) | 2.5 (2.5, 2.5) | 2.5 (2.5) | 0.125"
-    assert row == f"| `barlow` | {wanted} |"
-    assert "| `bootstrap` | - | - | - | - | - | - | - | 0.125 |" in represent.table(lines, speed)
+    made_of = represent.table(lines, {"reconstruction": 0.25, "barlow": 0.125, "bootstrap": 0.125}).splitlines()
+    numbers = "80 (100, 60) | 60 (60) | 60% | 0.55 (0.50, 0.60) | -0.25 (-0.25) | 2.5 (2.5, 2.5) | 2.5 (2.5)"
+    assert f"| `barlow` | {numbers} | 0.125 | 50% |" in made_of
+    assert "| `bootstrap` | 50 (50) | - | - | 0.10 (0.10) | - | 2.5 (2.5) | - | 0.125 | 50% |" in made_of
     represent.draw(lines, tmp_path / "bars.png")
-    assert (tmp_path / "bars.png").stat().st_size > 1000
+    represent.draw_curves(lines, tmp_path / "curves.png")
+    assert min((tmp_path / name).stat().st_size for name in ("bars.png", "curves.png")) > 1000
+
+
+def test_a_training_of_other_settings_is_not_counted(made):
+    run = made("barlow", "clean", 0, 100.0, [0.5], extra=["--run.frames", "6000"])
+    with pytest.raises(SystemExit, match=f"{run} was trained with other settings"):
+        represent.gather("pendulum", 1)
+
+
+def test_nothing_is_written_where_nothing_was_trained(made, tmp_path):
+    with pytest.raises(SystemExit, match="no training of this table is done"):
+        represent.main(["--summary", "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("code", "left"), [(represent.DIVERGED, 2), (130, 1)])
+def test_one_that_diverges_is_left_out_and_a_stop_stops_all(made, tmp_path, monkeypatch, code, left):
+    called = []
+
+    class Ended:
+        returncode = code
+
+    monkeypatch.setattr(represent.subprocess, "run", lambda told, cwd: called.append(told) or Ended)
+    with pytest.raises(SystemExit):
+        represent.main(["--only", "barlow", "--where", "clean", "--seeds", "2", "--out", str(tmp_path / "out")])
+    assert len(called) == left
 
 
 def test_all_are_read_out_on_the_same_episodes_whatever_they_would_do_themselves(tmp_path):
@@ -57,11 +87,18 @@ def test_all_are_read_out_on_the_same_episodes_whatever_they_would_do_themselves
     paths = [runs.seed_dir(tmp_path, "distract_pendulum", seed=seed) for seed in (0, 1)]
     seen = []
     for path in paths:
-        run, env = represent.opened(path)
-        seen.append([(obs["image"], obs["vector"]) for obs, _ in represent.shaken(run, env, 3)])
+        run, env = shaken.opened(path)
+        seen.append([(obs["image"], obs["vector"]) for obs, _ in shaken.shaken(run, env, 3)])
     assert len(seen[0]) == 20
     for first, second in zip(*seen, strict=True):
         assert np.array_equal(first[0], second[0]) and np.array_equal(first[1], second[1])
-    r2 = represent.read_out(paths[0])
+    r2 = shaken.read_out(paths[0])
     assert len(r2) == 3 and all(x is None or x <= 1 for x in r2)
-    assert json.loads((paths[0] / "eval" / "shaken.json").read_text())["r2"] == r2
+    kept = paths[0] / "eval" / "shaken.json"
+    assert json.loads(kept.read_text())["r2"] == r2
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "r2": [9.0]}))
+    assert shaken.read_out(paths[0]) == [9.0]  # kept
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "frames": 1}))
+    assert shaken.read_out(paths[0]) == r2  # of other weights: read anew
+    shaken.draw_seen({"a": paths[0], "b": paths[1]}, tmp_path / "seen.png")
+    assert (tmp_path / "seen.png").stat().st_size > 1000
