@@ -29,6 +29,8 @@ COLUMNS = 9  # pictures of an episode in the strip, before the goal
 WANDER = 20  # most random steps before the picture of a goal is taken
 BLUE, GREEN, BAR = (70, 140, 255), (90, 220, 120), 2
 
+FREE = ("goal.distance", "goal.at")  # of a goal, what can be chosen here
+
 Policy = Callable[[np.ndarray, Any], tuple[np.ndarray, Any]]
 
 
@@ -70,7 +72,7 @@ class Course:
         start = self.env.unwrapped.state()
         while True:
             self.other.reset(seed=int(generator.integers(2**31)))
-            for _ in range(generator.integers(WANDER)):
+            for _ in range(generator.integers(WANDER + 1)):
                 self.other.step(generator.uniform(-1, 1, self.other.action_space.shape))
             there = self.other.unwrapped.state()
             if self.gap(start, there) > 3 * self.within:
@@ -97,6 +99,11 @@ def opened(paths: list[str], changes: list[tuple[str, str]]) -> dict[str, Any]:
     from worldmodel.api import Run
     from worldmodel.schema_objectives import COMPARING
 
+    fixed = [key for key, _ in changes if key not in FREE and not key.startswith("planner.")]
+    if fixed or any(key == "planner.score" for key, _ in changes):
+        named = (fixed or ["planner.score"])[0]
+        raise ValueError(f"{named}: what is planned for here is the goal picture of each episode; {' and '.join(FREE)} "
+                         "and the planner's other keys can be given")  # fmt: skip
     runs = {}
     for path in paths:
         run = Run.open(path)
@@ -104,15 +111,22 @@ def opened(paths: list[str], changes: list[tuple[str, str]]) -> dict[str, Any]:
         goal = [("goal.image", "given"), ("goal.run", "null"), ("goal.distance", "learnt" if learnt else "belief")]
         planner = [("planner.score", "goal_distance"), ("planner.proposals", "0")]
         runs[path] = run.driven([("behavior.name", "mpc"), *planner, *goal, *changes])
-    scenes = {path: (run.config.env.task, run.config.env.size, run.config.env.repeat) for path, run in runs.items()}
-    if len(set(scenes.values())) > 1:
-        raise ValueError(f"these runs play different tasks, sizes or repeats: {scenes}")
+    scenes = {path: scene(run.config) for path, run in runs.items()}
+    if any(found != scene(run.config) for found in scenes.values()):
+        raise ValueError(f"these runs play different tasks, sizes, repeats, limits or backgrounds: {scenes}")
     task, plain = run.config.env.task, run.config.env.task.removeprefix(DISTRACT)
     if plain not in TASKS:
         raise ValueError(f"{task}: when a goal is reached is known for {', '.join(TASKS)} only, distract: or not")
     if any(run.config.env.obs != "pixels" for run in runs.values()):
         raise ValueError("goals are pictures: each run's env.obs must be pixels")
     return runs
+
+
+def scene(c: Any) -> dict[str, Any]:
+    """What of a configuration makes the episodes that are played."""
+    e, d = c.env, c.distract
+    found = {"task": e.task, "size": e.size, "repeat": e.repeat, "time_limit": e.time_limit}
+    return {**found, "strength": d.strength, "kind": d.kind} if e.task.startswith(DISTRACT) else found
 
 
 def course_of(run: Any, seed: int) -> Course:
@@ -147,13 +161,20 @@ def row_of(played: Played, shown: np.ndarray) -> np.ndarray:
 
 
 def summary(episodes: list[Played], within: float) -> dict[str, Any]:
-    from worldmodel.evaluation.returns import bootstrap_interval
-
-    reached = np.array([played.gaps[-1] <= within for played in episodes], float)
-    low, high = bootstrap_interval(reached)
+    reached = sum(played.gaps[-1] <= within for played in episodes)
+    low, high = share_interval(reached, len(episodes))
     ends, starts = [p.gaps[-1] for p in episodes], [p.gaps[0] for p in episodes]
-    return {"reached": float(reached.mean()), "low": low, "high": high, "gap": float(np.mean(ends)),
-            "gap_at_start": float(np.mean(starts)), "episodes": len(episodes)}  # fmt: skip
+    return {"reached": reached / len(episodes), "low": low, "high": high, "gap": float(np.mean(ends)),
+            "gap_at_start": float(np.mean(starts)), "episodes": len(episodes),
+            "steps": float(np.mean([len(p.gaps) - 1 for p in episodes]))}  # fmt: skip
+
+
+def share_interval(hits: int, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share, which none or all of a few does not make certain."""
+    z, share = 1.96, hits / count
+    middle, scale = share + z * z / (2 * count), 1 + z * z / count
+    half = z * (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
@@ -189,7 +210,8 @@ def measure(args: argparse.Namespace) -> int:
     media.save_png(out, media.enlarge(np.concatenate(rows), 128 * len(rows)))
     about = {"task": run.config.env.task, "steps": args.steps, "within": course.within, "seed": args.seed}
     out.with_suffix(".json").write_text(json.dumps({**about, "players": results}, indent=1) + "\n")
-    say(f"{run.config.env.task}: within {course.within} of the goal after {args.steps} steps")
+    played = next(iter(results.values()))["steps"]
+    say(f"{run.config.env.task}: within {course.within} of the goal after {played:.0f} steps")
     say(table(results))
     say(f"  {out}\n  {out.with_suffix('.json')}")
     return 0

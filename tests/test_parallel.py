@@ -53,6 +53,15 @@ def test_every_exchange_is_needed_for_that(together, form, deaf):
     assert farthest(together[form][0], alone[0]) > 1e-5
 
 
+def test_what_objectives_carry_along_is_the_same_on_all_ranks():
+    """Prices and means that are moved by hand, of other rows on each rank."""
+    mix = ["loss.objective={bottleneck: 1.0, inverse: 1.0, prototypes: 1.0}", "prototypes.count=20",
+           "prototypes.freeze=2", "bottleneck.rate=0.1"]  # fmt: skip
+    first, second = learners(2, mix, 6)
+    assert farthest(first[0], second[0]) == 0
+    assert any("log_beta" in k for k in first[0]) and any("middle" in k for k in first[0])
+
+
 def test_what_is_not_finite_on_one_rank_is_skipped_by_all():
     first, second = learners(2, FORMS["dreamer3"], 5, (1, 2))
     assert [m["skipped"] for m in first[1]] == [m["skipped"] for m in second[1]] == [0, 0, 1, 1, 1]

@@ -20,9 +20,11 @@ SPACE = ActionSpace(3, (3,), True)
 
 
 def trained(probe, *overrides, updates=5, spoil=None):
-    """Hashes of everything but the probe after some updates, and the learner."""
-    c = config.parse(["debug", "loss.objective={contrastive: 1.0, inverse: 0.1, bootstrap: 1.0}", "loss.pictures=0.5",
-                      f"loss.probe={probe}", "behavior.name=actor_critic", "imag.horizon=3", *overrides])  # fmt: skip
+    """Hashes of everything but the probe after some updates, and the learner; every objective that draws nothing."""
+    weights = {name: 0.1 for name in build.OBJECTIVES if name != "reconstruction"}
+    c = config.parse(["debug", f"loss.objective={json.dumps(weights)}", "loss.pictures=0.5", "prototypes.freeze=2",
+                      "prototypes.count=20", f"loss.probe={probe}", "behavior.name=actor_critic", "imag.horizon=3",
+                      *overrides])  # fmt: skip
     torch.manual_seed(0)
     model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
     policy = build.make_policy(c, model, SPACE)

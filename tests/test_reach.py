@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 import envs
-from benchmarks.reach import BAR, COLUMNS, TASKS, Course, at_random, opened
+from benchmarks.reach import BAR, COLUMNS, TASKS, Course, at_random, opened, scene, share_interval
 from runs import ROOT, seed_dir, train
+from worldmodel import config
 
 
 def course(task, seed=0):
@@ -95,6 +96,19 @@ def test_one_command_compares_runs(trained, tmp_path):
     assert json.loads((tmp_path / "b.json").read_text()) == found, "the same again"
 
 
+def test_a_share_of_a_few_is_not_certain():
+    assert share_interval(0, 20) == pytest.approx((0, 0.161), abs=1e-3)
+    assert share_interval(10, 20) == pytest.approx((0.299, 0.701), abs=1e-3)
+    assert share_interval(20, 20) == pytest.approx((0.839, 1), abs=1e-3)
+
+
+def test_backgrounds_and_limits_make_another_scene():
+    plain, strong = config.parse(["env.task=rope"]), config.parse(["env.task=rope", "distract.strength=0.5"])
+    assert scene(plain) == scene(strong), "a task without backgrounds has none to differ in"
+    tasks = [config.parse(["env.task=distract:rope", f"distract.strength={s}"]) for s in (0.5, 1.0)]
+    assert scene(tasks[0]) != scene(tasks[1]) != scene(config.parse(["env.task=rope", "env.time_limit=9"]))
+
+
 def test_what_it_cannot_be_asked_is_one_line(trained):
     contrast, _, swings = map(str, trained)
     for paths, changes, wanted in (
@@ -102,6 +116,9 @@ def test_what_it_cannot_be_asked_is_one_line(trained):
         ([contrast, swings], [], "play different tasks"),
         ([contrast], [("planner.horizn", "3")], "did you mean planner.horizon?"),
         ([contrast], [("goal.distance", "learned")], "did you mean learnt?"),
+        ([contrast], [("goal.image", "x.png")], "goal.image: what is planned for here"),
+        ([contrast], [("behavior.name", "random")], "behavior.name: what is planned for here"),
+        ([contrast], [("planner.score", "reward")], "planner.score: what is planned for here"),
     ):
         with pytest.raises(ValueError) as caught:
             opened(paths, changes)

@@ -137,8 +137,9 @@ def make_model(c: Config, obs: ObservationSpace, space: ActionSpace, world: Worl
     )
 
 
-def make_decoder(c: Config, obs: ObservationSpace, feat: int) -> Reconstruction:
-    return Reconstruction(obs.image, obs.vector, feat, c.model.cnn, c.model.patch, c.model.units, c.loss.pictures)
+def make_decoder(c: Config, obs: ObservationSpace, feat: int, even: bool = False) -> Reconstruction:
+    m, share = c.model, c.loss.pictures
+    return Reconstruction(obs.image, obs.vector, feat, m.cnn, m.patch, m.units, share, even)
 
 
 def make_probe(c: Config, obs: ObservationSpace, feat: int, objectives: list[Objective]) -> Probe | None:
@@ -146,7 +147,7 @@ def make_probe(c: Config, obs: ObservationSpace, feat: int, objectives: list[Obj
     if not c.loss.probe or obs.image is None or any(o.draws for o in objectives):
         return None
     with torch.random.fork_rng(devices=[]):
-        return Probe(make_decoder(c, ObservationSpace(obs.image), feat))
+        return Probe(make_decoder(c, ObservationSpace(obs.image), feat, even=True))
 
 
 def loss_scales(c: Config, names: list[str]) -> dict[str, float]:

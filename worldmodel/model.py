@@ -17,6 +17,7 @@ from worldmodel.objectives import Comparing, Context, Objective, Parts
 from worldmodel.parallel import ALONE, World
 from worldmodel.probe import Probe
 from worldmodel.rssm import RSSM
+from worldmodel.schema_objectives import heaviest
 from worldmodel.slow import Slow
 from worldmodel.types import Batch, Losses, Metrics, ObservationSpace, State
 
@@ -88,7 +89,7 @@ class WorldModel(nn.Module):
         if self.slow is not None:
             self.slow.follow(self.encoder)
         for objective in self._objectives():
-            objective.after_update()
+            objective.after_update(self.world.mean)
 
     def by_hand(self) -> list[Tensor]:
         """Weights that `after_update` moves besides the optimiser."""
@@ -183,10 +184,11 @@ class WorldModel(nn.Module):
         """How far predicted states (...,) are from a goal's embedding, which broadcasts: (...,).
 
         `belief` and `kl` compare what the model predicts there with what it would believe if it saw the goal there;
-        `learnt` asks an objective.
+        `learnt` asks the objective of the largest weight that can tell.
         """
         if kind == "learnt":
-            comparing = next(o for o in self._objectives() if isinstance(o, Comparing))
+            comparing = self.objectives[heaviest(self.objective_weights)]
+            assert isinstance(comparing, Comparing)
             return comparing.distance(self.rssm.feat(states), goal)
         latent, deter = self.rssm.latent, states["deter"]
         prior, belief = latent.dist(self.rssm.prior_net(deter)), latent.dist(self.rssm.belief(deter, goal))

@@ -11,8 +11,8 @@ from worldmodel.objectives import Context, Objective
 class Probe(nn.Module):
     """Learns to draw pictures of features behind a stop-gradient, where no objective does.
 
-    Its loss is in no sum, its gradients are clipped apart, and it leaves the random numbers as it found them: the rest
-    learns bit for bit as it would without.
+    Its loss is in no sum, its gradients are clipped apart, and it draws no random numbers: the rest learns bit for bit
+    as it would without.
     """
 
     def __init__(self, decoder: Objective):
@@ -22,8 +22,7 @@ class Probe(nn.Module):
     def loss(self, ctx: Context) -> Tensor:
         """Mean loss of the pictures, apart from everything else's graph."""
         seen = Context(ctx.batch, ctx.embed, ctx.post, ctx.prior, ctx.feat.detach(), ctx.backdrop, ctx.parts)
-        with torch.random.fork_rng(devices=[]):
-            losses, _ = self.decoder(seen)
+        losses, _ = self.decoder(seen)
         return torch.stack([loss.mean() for loss in losses.values()]).sum()
 
     def decode(self, feat: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from worldmodel.ranges import Count, Natural, Positive, Range, Share, Weight
 
@@ -125,6 +126,11 @@ def objective_contradictions(c: Config) -> list[str]:
     return found + _goal_contradictions(c, used)
 
 
+def heaviest(weights: Mapping[Any, float]) -> str:
+    """Of the objectives that can compare, the one of the largest weight, which `goal.distance: learnt` asks."""
+    return max((name for name in weights if name in COMPARING), key=weights.__getitem__)
+
+
 def _goal_contradictions(c: Config, used: list[str]) -> list[str]:
     if c.behavior.name != "mpc" or c.planner.score != "goal_distance":
         return []
@@ -134,4 +140,6 @@ def _goal_contradictions(c: Config, used: list[str]) -> list[str]:
         found.append(f"planner.score: goal_distance needs goal.image or goal.run; {how}")
     if c.goal.distance == "learnt" and not any(name in COMPARING for name in used):
         found.append(f"goal.distance: learnt needs one of {', '.join(COMPARING)} in loss.objective")
+    elif c.goal.distance == "learnt" and c.inverse.forward == 0 and heaviest(c.loss.objective) == "inverse":
+        found.append("goal.distance: learnt by inverse needs its forward model; inverse.forward is 0")
     return found

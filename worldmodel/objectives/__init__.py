@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +16,7 @@ from worldmodel.rssm import RSSM
 from worldmodel.types import Batch, Losses, Metrics, State
 
 Ahead = tuple[int, Tensor, Tensor]
+Mean = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ class Objective(nn.Module):
         """Before update number `update`: learn what depends on that number, and say which phase it belongs to."""
         return 0
 
-    def after_update(self) -> None:
-        """Once the weights have moved."""
+    def after_update(self, mean: Mean) -> None:
+        """Once the weights have moved; `mean` is over the ranks, which must all come to the same."""
 
     def by_hand(self) -> list[Tensor]:
         """Weights that `after_update` moves besides the optimiser."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from worldmodel.objectives import Context, Objective
+from worldmodel.objectives import Context, Mean, Objective
 from worldmodel.schema_objectives import BottleneckConfig
 from worldmodel.types import Losses, Metrics
+
+LEAST = 1e-6  # price: a long wait for a first reward is not to make it so low that the budget bites much later
 
 
 class Bottleneck(Objective):
@@ -33,7 +37,8 @@ class Bottleneck(Objective):
         return {"bottleneck": beta * kl}, {"bottleneck/beta": beta}
 
     @torch.no_grad()
-    def after_update(self) -> None:
+    def after_update(self, mean: Mean) -> None:
         """One step of the dual: the price follows what the KL is over the budget, at most by `rate`."""
         assert self._kl is not None
-        self.log_beta += self.config.rate * (self._kl / self.config.nats - 1).clamp(-1, 1)
+        self.log_beta += self.config.rate * (mean(self._kl) / self.config.nats - 1).clamp(-1, 1)
+        self.log_beta.clamp_(min=math.log(LEAST))

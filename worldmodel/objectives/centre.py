@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +31,6 @@ class Centre(nn.Module):
         """(...,E) as `forward` would have it in the last batch."""
         return x - self.middle
 
-    def after_update(self) -> None:
+    def after_update(self, mean: Callable[[Tensor], Tensor]) -> None:
         assert self._seen is not None
-        self.middle.copy_(self._seen)
+        self.middle.copy_(mean(self._seen))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from worldmodel.ahead import Average
 from worldmodel.nets import MLP, Exact
-from worldmodel.objectives import Comparing, Context
+from worldmodel.objectives import Comparing, Context, Mean
 from worldmodel.objectives.centre import Centre
 from worldmodel.schema_objectives import InverseConfig
 from worldmodel.types import ActionSpace, Losses, Metrics
@@ -56,8 +56,8 @@ class Inverse(Comparing):
     def _normed(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, (self.config.size,), eps=1e-5)
 
-    def after_update(self) -> None:
-        self.centre.after_update()
+    def after_update(self, mean: Mean) -> None:
+        self.centre.after_update(mean)
 
     def _loss(self, read: Tensor, action: Tensor) -> Tensor:
         """-log likelihood (...,): a category per group, or a Gaussian of unit variance up to a constant."""

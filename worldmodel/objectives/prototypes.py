@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.objectives import Context, Objective
+from worldmodel.objectives import Context, Mean, Objective
 from worldmodel.objectives.centre import centred
 from worldmodel.schema_objectives import PrototypesConfig
 from worldmodel.slow import Slow
@@ -52,7 +52,7 @@ class Prototypes(Objective):
         return [self.centres]
 
     @torch.no_grad()
-    def after_update(self) -> None:
+    def after_update(self, mean: Mean) -> None:
         self.slow.follow(self.from_embed)
         self.centres.copy_(F.normalize(self.centres, dim=-1))
 

@@ -14,7 +14,7 @@ from worldmodel.types import Losses, Metrics
 class Reconstruction(Objective):
     """Unit-variance Gaussian log-likelihood of pixels and vector, up to a constant; losses (B,T).
 
-    Pictures are the dear part: `share` of the T steps, drawn anew each time, stand for all of them.
+    Pictures are the dear part: `share` of the T steps stand for all of them, drawn anew each time, or `even`ly spaced.
     """
 
     def __init__(
@@ -26,9 +26,10 @@ class Reconstruction(Objective):
         patch: int,
         units: int,
         share: float,
+        even: bool = False,
     ):
         super().__init__()
-        self.share = share
+        self.share, self.even = share, even
         self.image = ImageDecoder(feat, image[:2], cnn, patch) if image else None
         self.vector = VectorDecoder(feat, vector, units) if vector else None
         self.loss_names = [name for name in ("image", "vector") if getattr(self, name) is not None]
@@ -51,7 +52,9 @@ class Reconstruction(Objective):
         batch, length = feat.shape[:2]
         count = max(1, round(length * self.share))
         if count < length:
-            picks = torch.randperm(length, device=feat.device)[:count]
+            device = feat.device
+            spaced = torch.arange(count, device=device) * length // count
+            picks = spaced if self.even else torch.randperm(length, device=device)[:count]
             feat, image = feat[:, picks], image[:, picks]
         error = ctx.backdrop.error(self.image(feat.flatten(0, 1)), image.flatten(0, 1))
         error = error.unflatten(0, (batch, count))

@@ -1,0 +1,192 @@
+"""Every objective equals its equation, written out as loops."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from test_model import B, T, make
+from test_objectives import GROUPS, QUICK, batch_for, context
+from worldmodel.ahead import dreams
+from worldmodel.objectives.barlow import squared_correlations, standardised
+from worldmodel.objectives.prototypes import sinkhorn
+from worldmodel.types import ActionSpace
+
+
+def dreamt_on(model, ctx, distance, b, t):
+    """Features at step t of row b, dreamt from so many steps before; None where an episode starts in between."""
+    if t < distance or ctx.batch["is_first"][b, t - distance + 1 : t + 1].any():
+        return None
+    state = {k: ctx.post[k][b : b + 1, t - distance] for k in ("deter", "stoch")}
+    for s in range(t - distance + 1, t + 1):
+        state = model.rssm.imagine_step(state, ctx.batch["prev_action"][b : b + 1, s])
+    return model.rssm.feat(state)
+
+
+@pytest.mark.parametrize("negatives", ["all", "others", "aligned"])
+@pytest.mark.parametrize("form", ["bilinear", "cosine"])
+def test_contrastive_equals_a_naive_loop(form, negatives):
+    settings = {"form": form, "distances": "[0, 2]", "negatives": negatives, "temperature": 0.3}
+    chosen = [f"contrastive.{k}={v}" for k, v in settings.items()]
+    _, model = make("loss.objective={contrastive: 1.0}", *QUICK, *chosen, "model.latent=deterministic")
+    ctx = context(model, batch_for())
+    objective = model.objectives["contrastive"]
+    found = objective(ctx)[0]["contrastive"]
+    w = objective.query.weight.T @ objective.key.weight  # c'Wz
+    steps = dreams(model.rssm, ctx.post, ctx.batch["prev_action"], ctx.batch["is_first"], 2)
+    dreamt = {0: (ctx.feat, torch.ones(B, T, dtype=torch.bool)), **{d: (model.rssm.feat(s), u) for d, s, u in steps}}
+    everyone = list(itertools.product(range(B), range(T)))
+    for b, t in itertools.product(range(B), range(T)):
+        parts = []
+        for d in (0, 2):
+            if t < d or not dreamt[d][1][b, t - d]:
+                continue
+            others = [x for x in everyone if x[0] != b]
+            rivals = {"all": everyone, "others": others, "aligned": [x for x in others if x[1] == t]}[negatives]
+            rivals = rivals if negatives == "all" else [*rivals, (b, t)]
+            c, z = dreamt[d][0][b, t - d], torch.stack([ctx.embed[i, s] for i, s in rivals])
+            cosines = F.cosine_similarity(objective.query(c)[None], objective.key(z))
+            logits = z @ (c @ w) if form == "bilinear" else cosines
+            parts.append(-(logits / 0.3).log_softmax(0)[rivals.index((b, t))])
+        torch.testing.assert_close(found[b, t], torch.stack(parts).mean(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("similarity", ["distance", "dot"])
+def test_forward_contrastive_equals_its_equation(similarity):
+    chosen = [f"forward_contrastive.similarity={similarity}", "model.latent=deterministic"]
+    _, model = make("loss.objective={forward_contrastive: 1.0}", *QUICK, *chosen)
+    ctx = context(model, batch_for())
+    objective = model.objectives["forward_contrastive"]
+    found = objective(ctx)[0]["forward_contrastive"]
+    seen = objective.see(ctx.embed).flatten(0, 1)
+    for b, t in itertools.product(range(B), range(1, T)):
+        if ctx.batch["is_first"][b, t]:
+            continue
+        state = {k: ctx.post[k][b : b + 1, t - 1] for k in ("deter", "stoch")}
+        feat = model.rssm.feat(model.rssm.imagine_step(state, ctx.batch["prev_action"][b : b + 1, t]))
+        dreamt = objective.predict(feat)
+        h = (-(dreamt - seen).square().sum(-1)).exp() if similarity == "distance" else (seen @ dreamt[0]).exp()
+        torch.testing.assert_close(found[b, t], -(h[b * T + t] / h.sum()).log(), rtol=1e-3, atol=1e-3)
+        near = objective.distance(feat, ctx.embed.flatten(0, 1))
+        torch.testing.assert_close(near, -h.log(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("space", [ActionSpace(2), GROUPS], ids=["box", "groups"])
+def test_inverse_asks_for_the_first_action_of_several(space):
+    _, model = make("loss.objective={inverse: 1.0}", *QUICK, "inverse.distances=[2]", space=space)
+    batch = batch_for(space)
+    objective = model.objectives["inverse"]
+    ctx = context(model, batch)
+    loss = objective(ctx)[0]["inverse"]
+    seen = objective.see(ctx.embed)
+    seen = F.rms_norm(seen - seen.mean((0, 1)), (32,), eps=1e-5)
+    for b, t in itertools.product(range(B), range(2, T)):
+        if batch["is_first"][b, t - 1 : t + 1].any():
+            continue
+        read = objective.guess(torch.cat([seen[b, t - 2], seen[b, t], torch.ones(1)]))
+        done = batch["prev_action"][b, t - 1]  # the one that led from t-2 to t-1
+        if space.discrete:
+            want = sum(
+                F.cross_entropy(r, a.argmax()) for r, a in zip(read.split((2, 3)), done.split((2, 3)), strict=True)
+            )
+        else:
+            want = 0.5 * (read - done).square().sum()
+        torch.testing.assert_close(loss[b, t], want, rtol=1e-4, atol=1e-4)
+
+
+def test_inverse_cannot_peep_at_the_action():
+    """What it is asked with does not change with the actions, which the latents have been told."""
+    _, model = make("loss.objective={inverse: 1.0}", *QUICK, "model.latent=deterministic")
+    batch, answers = batch_for(), []
+    objective = model.objectives["inverse"]
+    objective.guess.register_forward_hook(lambda module, inputs, output: answers.append(output))
+    for sign in (1, -1):
+        objective(context(model, {**batch, "prev_action": sign * batch["prev_action"]}))
+    torch.testing.assert_close(*answers)
+
+
+@pytest.mark.parametrize("steps", [5, 400])
+def test_barlow_equals_its_equation_by_either_product(steps):
+    _, model = make("loss.objective={barlow: 1.0}", *QUICK, "barlow.redundancy=0.01")
+    g = torch.Generator().manual_seed(0)
+    a, b = (standardised(torch.randn(2, steps, 13, generator=g)) for _ in range(2))
+    c = a.T @ b / len(a)
+    torch.testing.assert_close(squared_correlations(a, b), c.square().sum())
+    ctx = context(model, batch_for())
+    ours, theirs = standardised(model.objectives["barlow"].project(ctx.feat)), standardised(ctx.embed)
+    c = ours.T @ theirs / (B * T)
+    off = c - torch.diag(c.diagonal())
+    want = (1 - c.diagonal()).square().sum() + 0.01 * off.square().sum()
+    torch.testing.assert_close(model.objectives["barlow"](ctx)[0]["barlow"], want.expand(B, T), rtol=1e-4, atol=1e-3)
+
+
+def test_sinkhorn_gives_every_cluster_its_share():
+    scores = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)) * 3 + torch.tensor([0.0, 5, 0, 0, 9])
+    found = sinkhorn(scores, 100)
+    torch.testing.assert_close(found.sum(1), torch.ones(60))
+    torch.testing.assert_close(found.sum(0), torch.full((5,), 12.0), rtol=1e-2, atol=1e-2)
+    assert torch.isfinite(sinkhorn(scores * 100, 3)).all()
+
+
+@pytest.mark.parametrize("distances", [[1], [0, 2]])
+def test_bootstrap_equals_its_equation(distances):
+    chosen = [f"bootstrap.distances={distances}", "model.latent=deterministic"]
+    _, model = make("loss.objective={bootstrap: 1.0}", *QUICK, *chosen)
+    ctx = context(model, batch_for())
+    objective = model.objectives["bootstrap"]
+    found = objective(ctx)[0]["bootstrap"]
+    aims = ctx.slow - ctx.slow.mean((0, 1))
+    for b, t in itertools.product(range(B), range(T)):
+        feats = [dreamt_on(model, ctx, d, b, t) for d in distances]
+        parts = [1 - F.cosine_similarity(objective.predict(f)[0], aims[b, t], 0) for f in feats if f is not None]
+        want = torch.stack(parts).mean() if parts else torch.tensor(0.0)
+        torch.testing.assert_close(found[b, t], want, rtol=1e-4, atol=1e-4)
+
+
+def test_prototypes_equal_their_equation():
+    _, model = make("loss.objective={prototypes: 1.0}", *QUICK, "prototypes.temperature=0.2")
+    ctx = context(model, batch_for())
+    objective = model.objectives["prototypes"]
+    found = objective(ctx)[0]
+    aims = objective.slow(ctx.slow).flatten(0, 1)
+    aims = aims - aims.mean(0)
+    centres = objective.centres
+    close = torch.stack([torch.stack([F.cosine_similarity(x, c, 0) for c in centres]) for x in aims])
+    shares = sinkhorn(close / objective.config.sharpness, objective.config.rounds)
+    for name, x in (
+        ("prototypes", objective.from_feat(ctx.feat)),
+        ("prototypes_view", objective.from_embed(ctx.embed)),
+    ):
+        for b, t in itertools.product(range(B), range(T)):
+            logs = torch.stack([F.cosine_similarity(x[b, t], c, 0) / 0.2 for c in centres]).log_softmax(0)
+            torch.testing.assert_close(found[name][b, t], -(shares[b * T + t] * logs).sum(), rtol=1e-4, atol=1e-4)
+
+
+def test_the_inverse_models_forward_part_equals_its_equation():
+    chosen = ["inverse.distances=[1, 2]", "inverse.forward=0.3", "model.latent=deterministic"]
+    _, model = make("loss.objective={inverse: 1.0}", *QUICK, *chosen)
+    ctx = context(model, batch_for())
+    objective = model.objectives["inverse"]
+    found = objective(ctx)[0]["inverse_forward"]
+    seen = objective.see(ctx.embed)
+    seen = F.rms_norm(seen - seen.mean((0, 1)), (32,), eps=1e-5)
+    for b, t in itertools.product(range(B), range(T)):
+        feats = [ctx.feat[b : b + 1, t], *(dreamt_on(model, ctx, d, b, t) for d in (1, 2))]
+        parts = [0.5 * (objective.predict(f)[0] - seen[b, t]).square().sum() for f in feats if f is not None]
+        torch.testing.assert_close(found[b, t], 0.3 * torch.stack(parts).mean(), rtol=1e-4, atol=1e-4)
+
+
+def test_reward_only_reads_each_steps_own_reward_off_its_dreams():
+    chosen = ["reward_only.distances=[1, 3]", "model.latent=deterministic"]
+    _, model = make("loss.objective={reward_only: 1.0}", *QUICK, *chosen)
+    ctx = context(model, batch_for())
+    found = model.objectives["reward_only"](ctx)[0]
+    for b, t in itertools.product(range(B), range(T)):
+        feats = [f for d in (1, 3) if (f := dreamt_on(model, ctx, d, b, t)) is not None]
+        goes_on = 1.0 - ctx.batch["is_terminal"][b, t].float()
+        said_of = {"dreamt_reward": (model.reward, ctx.batch["reward"][b, t]), "dreamt_cont": (model.cont, goes_on)}
+        for name, (head, said) in said_of.items():
+            parts = [head.loss(f, said[None])[0] for f in feats]
+            want = torch.stack(parts).mean() if parts else torch.tensor(0.0)
+            torch.testing.assert_close(found[name][b, t], want, rtol=1e-4, atol=1e-4)
