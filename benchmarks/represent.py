@@ -40,7 +40,7 @@ MIXES = {
 OBJECTIVES = {name: ["--loss.objective", MIXES.get(name, f"{{{name}: 1.0}}")] for name in [*build.OBJECTIVES, *MIXES]}
 # The published 2,500 prototypes, frozen for 10,000 updates, would outnumber a batch's steps and never move.
 OBJECTIVES["prototypes"] += ["--prototypes.count", "128", "--prototypes.freeze", "150"]
-# Rewards weigh a hundred times as much as elsewhere: at ten their squared errors are nothing beside the KL where no
+# Rewards weigh a hundred times as much as elsewhere (eight are added up in the cartpole, so that fifty are as much): at ten their squared errors are nothing beside the KL where no
 # picture has to be drawn. Many frames for few updates: each episode has a background of its own. Plans are a quarter of
 # the preset's (models trained with those are driven as well by these), so that a cell takes minutes.
 JOBS: dict[str, tuple[str, ActionSpace, list[str]]] = {
@@ -49,7 +49,11 @@ JOBS: dict[str, tuple[str, ActionSpace, list[str]]] = {
         "1e-8", "--run.frames", "12000", "--train.prefill", "3000", "--train.pretrain", "300", "--train.ratio", "0.15",
         "--planner.candidates", "100", "--planner.iterations", "2", "--planner.horizon", "12",
         "--log.every", "500", "--log.eval", "3000"]),
-    "cartpole": ("dmc:cartpole_balance", ActionSpace(1), ["quickstart"]),
+    "cartpole": ("dmc:cartpole_swingup", ActionSpace(1), [
+        "pendulum", "--env.repeat", "8", "--env.size", "[32,32]", "--model.cnn", "[16,32,64]", "--loss.reward", "50",
+        "--optim.eps", "1e-8", "--run.frames", "128000", "--train.prefill", "24000", "--train.pretrain", "300",
+        "--train.ratio", "0.15", "--planner.candidates", "100", "--planner.iterations", "2", "--planner.horizon", "12",
+        "--log.every", "4000", "--log.eval", "16000"]),
 }  # fmt: skip
 
 

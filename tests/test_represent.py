@@ -33,7 +33,7 @@ def made(tmp_path, monkeypatch):
 
 def test_a_cell_lies_where_a_training_of_that_name_writes(made):
     run = represent.place("cartpole", "inverse+contrastive", "distracted", 2)
-    assert run.parts[-3:] == ("distract_dmc_cartpole_balance", "represent_inverse_contrastive_distracted", "seed2")
+    assert run.parts[-3:] == ("distract_dmc_cartpole_swingup", "represent_inverse_contrastive_distracted", "seed2")
 
 
 def test_closing_returns_and_known_states_are_averaged_over_seeds(made, tmp_path):
