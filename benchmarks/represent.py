@@ -40,10 +40,10 @@ MIXES = {
 OBJECTIVES = {name: ["--loss.objective", MIXES.get(name, f"{{{name}: 1.0}}")] for name in [*build.OBJECTIVES, *MIXES]}
 # The published 2,500 prototypes, frozen for 10,000 updates, would outnumber a batch's steps and never move.
 OBJECTIVES["prototypes"] += ["--prototypes.count", "128", "--prototypes.freeze", "150"]
-# Rewards weigh a hundred times as much as elsewhere (fifty are as much where eight rewards are added up): at ten their
-# squared errors are nothing beside the KL where no picture has to be drawn. Many frames for few updates: each episode has
-# a background of its own. Plans are a quarter of the preset's (models trained with those are driven as well by these),
-# so that a cell takes minutes.
+# Rewards weigh a hundred times as much as elsewhere (fifty are as much where eight are added up): at ten their squared
+# errors are nothing beside the KL where no picture has to be drawn. Many frames for few updates: each episode has a
+# background of its own. Plans are a quarter of the preset's (models trained with those are driven as well by these), so
+# that a cell takes minutes.
 JOBS: dict[str, tuple[str, ActionSpace, list[str]]] = {
     "pendulum": ("pendulum", ActionSpace(1), [
         "pendulum", "--env.size", "[32,32]", "--model.cnn", "[16,32,64]", "--loss.reward", "1000", "--optim.eps",
