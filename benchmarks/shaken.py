@@ -73,7 +73,7 @@ def draw_seen(runs: dict[str, Path], target: Path, pictures: int = 10) -> None:
         env.close()
         truth, drawn = (np.concatenate(row, 1) for row in zip(*seen, strict=True))
         rows = {"truth": truth, **rows, name: drawn}
-    figure, axes = pyplot().subplots(len(rows), 1, figsize=(9, 0.72 * len(rows)), dpi=110, layout="constrained")
+    figure, axes = pyplot().subplots(len(rows), 1, figsize=(9, 0.74 * len(rows)), dpi=80, layout="constrained")
     for axis, (name, row) in zip(axes, rows.items(), strict=True):
         axis.imshow(row)
         axis.set(xticks=[], yticks=[])
