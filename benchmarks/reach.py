@@ -28,7 +28,6 @@ from worldmodel.console import Progress, say
 COLUMNS = 9  # pictures of an episode in the strip, before the goal
 WANDER = 20  # most random steps before the picture of a goal is taken
 BLUE, GREEN, BAR = (70, 140, 255), (90, 220, 120), 2
-
 FREE = ("goal.distance", "goal.at")  # of a goal, what can be chosen here
 
 Policy = Callable[[np.ndarray, Any], tuple[np.ndarray, Any]]
@@ -99,11 +98,10 @@ def opened(paths: list[str], changes: list[tuple[str, str]]) -> dict[str, Any]:
     from worldmodel.api import Run
     from worldmodel.schema_objectives import COMPARING
 
-    fixed = [key for key, _ in changes if key not in FREE and not key.startswith("planner.")]
-    if fixed or any(key == "planner.score" for key, _ in changes):
-        named = (fixed or ["planner.score"])[0]
-        raise ValueError(f"{named}: what is planned for here is the goal picture of each episode; {' and '.join(FREE)} "
-                         "and the planner's other keys can be given")  # fmt: skip
+    fixed = [key for key, _ in changes if key == "planner.score" or not (key in FREE or key.startswith("planner."))]
+    if fixed:
+        raise ValueError(f"{fixed[0]}: what is planned for here is the goal picture of each episode; "
+                         f"{' and '.join(FREE)} and the planner's other keys can be given")  # fmt: skip
     runs = {}
     for path in paths:
         run = Run.open(path)

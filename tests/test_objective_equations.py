@@ -8,10 +8,18 @@ import torch.nn.functional as F
 
 from test_model import B, T, make
 from test_objectives import GROUPS, QUICK, batch_for, context
-from worldmodel.ahead import dreams
 from worldmodel.objectives.barlow import squared_correlations, standardised
 from worldmodel.objectives.prototypes import sinkhorn
 from worldmodel.types import ActionSpace
+
+
+def asked(name, *settings, space=None):
+    """A model of one objective without luck, what it saw of a batch, the objective, and its losses."""
+    chosen = [f"{name}.{setting}" for setting in settings]
+    _, model = make(f"loss.objective={{{name}: 1.0}}", *QUICK, *chosen, "model.latent=deterministic", space=space)
+    ctx = context(model, batch_for(space))
+    objective = model.objectives[name]
+    return model, ctx, objective, objective(ctx)[0]
 
 
 def dreamt_on(model, ctx, distance, b, t):
@@ -27,58 +35,43 @@ def dreamt_on(model, ctx, distance, b, t):
 @pytest.mark.parametrize("negatives", ["all", "others", "aligned"])
 @pytest.mark.parametrize("form", ["bilinear", "cosine"])
 def test_contrastive_equals_a_naive_loop(form, negatives):
-    settings = {"form": form, "distances": "[0, 2]", "negatives": negatives, "temperature": 0.3}
-    chosen = [f"contrastive.{k}={v}" for k, v in settings.items()]
-    _, model = make("loss.objective={contrastive: 1.0}", *QUICK, *chosen, "model.latent=deterministic")
-    ctx = context(model, batch_for())
-    objective = model.objectives["contrastive"]
-    found = objective(ctx)[0]["contrastive"]
+    settings = (f"form={form}", "distances=[0, 2]", f"negatives={negatives}", "temperature=0.3")
+    model, ctx, objective, found = asked("contrastive", *settings)
     w = objective.query.weight.T @ objective.key.weight  # c'Wz
-    steps = dreams(model.rssm, ctx.post, ctx.batch["prev_action"], ctx.batch["is_first"], 2)
-    dreamt = {0: (ctx.feat, torch.ones(B, T, dtype=torch.bool)), **{d: (model.rssm.feat(s), u) for d, s, u in steps}}
     everyone = list(itertools.product(range(B), range(T)))
     for b, t in itertools.product(range(B), range(T)):
         parts = []
-        for d in (0, 2):
-            if t < d or not dreamt[d][1][b, t - d]:
-                continue
+        for c in (c[0] for d in (0, 2) if (c := dreamt_on(model, ctx, d, b, t)) is not None):
             others = [x for x in everyone if x[0] != b]
             rivals = {"all": everyone, "others": others, "aligned": [x for x in others if x[1] == t]}[negatives]
             rivals = rivals if negatives == "all" else [*rivals, (b, t)]
-            c, z = dreamt[d][0][b, t - d], torch.stack([ctx.embed[i, s] for i, s in rivals])
+            z = torch.stack([ctx.embed[i, s] for i, s in rivals])
             cosines = F.cosine_similarity(objective.query(c)[None], objective.key(z))
             logits = z @ (c @ w) if form == "bilinear" else cosines
             parts.append(-(logits / 0.3).log_softmax(0)[rivals.index((b, t))])
-        torch.testing.assert_close(found[b, t], torch.stack(parts).mean(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found["contrastive"][b, t], torch.stack(parts).mean(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("similarity", ["distance", "dot"])
 def test_forward_contrastive_equals_its_equation(similarity):
-    chosen = [f"forward_contrastive.similarity={similarity}", "model.latent=deterministic"]
-    _, model = make("loss.objective={forward_contrastive: 1.0}", *QUICK, *chosen)
-    ctx = context(model, batch_for())
-    objective = model.objectives["forward_contrastive"]
-    found = objective(ctx)[0]["forward_contrastive"]
+    model, ctx, objective, found = asked("forward_contrastive", f"similarity={similarity}")
     seen = objective.see(ctx.embed).flatten(0, 1)
     for b, t in itertools.product(range(B), range(1, T)):
-        if ctx.batch["is_first"][b, t]:
+        feat = dreamt_on(model, ctx, 1, b, t)
+        if feat is None:
             continue
-        state = {k: ctx.post[k][b : b + 1, t - 1] for k in ("deter", "stoch")}
-        feat = model.rssm.feat(model.rssm.imagine_step(state, ctx.batch["prev_action"][b : b + 1, t]))
         dreamt = objective.predict(feat)
         h = (-(dreamt - seen).square().sum(-1)).exp() if similarity == "distance" else (seen @ dreamt[0]).exp()
-        torch.testing.assert_close(found[b, t], -(h[b * T + t] / h.sum()).log(), rtol=1e-3, atol=1e-3)
+        want = -(h[b * T + t] / h.sum()).log()
+        torch.testing.assert_close(found["forward_contrastive"][b, t], want, rtol=1e-3, atol=1e-3)
         near = objective.distance(feat, ctx.embed.flatten(0, 1))
         torch.testing.assert_close(near, -h.log(), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("space", [ActionSpace(2), GROUPS], ids=["box", "groups"])
 def test_inverse_asks_for_the_first_action_of_several(space):
-    _, model = make("loss.objective={inverse: 1.0}", *QUICK, "inverse.distances=[2]", space=space)
-    batch = batch_for(space)
-    objective = model.objectives["inverse"]
-    ctx = context(model, batch)
-    loss = objective(ctx)[0]["inverse"]
+    _, ctx, objective, found = asked("inverse", "distances=[2]", space=space)
+    batch, loss = ctx.batch, found["inverse"]
     seen = objective.see(ctx.embed)
     seen = F.rms_norm(seen - seen.mean((0, 1)), (32,), eps=1e-5)
     for b, t in itertools.product(range(B), range(2, T)):
@@ -131,24 +124,17 @@ def test_sinkhorn_gives_every_cluster_its_share():
 
 @pytest.mark.parametrize("distances", [[1], [0, 2]])
 def test_bootstrap_equals_its_equation(distances):
-    chosen = [f"bootstrap.distances={distances}", "model.latent=deterministic"]
-    _, model = make("loss.objective={bootstrap: 1.0}", *QUICK, *chosen)
-    ctx = context(model, batch_for())
-    objective = model.objectives["bootstrap"]
-    found = objective(ctx)[0]["bootstrap"]
+    model, ctx, objective, found = asked("bootstrap", f"distances={distances}")
     aims = ctx.slow - ctx.slow.mean((0, 1))
     for b, t in itertools.product(range(B), range(T)):
         feats = [dreamt_on(model, ctx, d, b, t) for d in distances]
         parts = [1 - F.cosine_similarity(objective.predict(f)[0], aims[b, t], 0) for f in feats if f is not None]
         want = torch.stack(parts).mean() if parts else torch.tensor(0.0)
-        torch.testing.assert_close(found[b, t], want, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found["bootstrap"][b, t], want, rtol=1e-4, atol=1e-4)
 
 
 def test_prototypes_equal_their_equation():
-    _, model = make("loss.objective={prototypes: 1.0}", *QUICK, "prototypes.temperature=0.2")
-    ctx = context(model, batch_for())
-    objective = model.objectives["prototypes"]
-    found = objective(ctx)[0]
+    _, ctx, objective, found = asked("prototypes", "temperature=0.2")
     aims = objective.slow(ctx.slow).flatten(0, 1)
     aims = aims - aims.mean(0)
     centres = objective.centres
@@ -164,24 +150,18 @@ def test_prototypes_equal_their_equation():
 
 
 def test_the_inverse_models_forward_part_equals_its_equation():
-    chosen = ["inverse.distances=[1, 2]", "inverse.forward=0.3", "model.latent=deterministic"]
-    _, model = make("loss.objective={inverse: 1.0}", *QUICK, *chosen)
-    ctx = context(model, batch_for())
-    objective = model.objectives["inverse"]
-    found = objective(ctx)[0]["inverse_forward"]
+    model, ctx, objective, found = asked("inverse", "distances=[1, 2]", "forward=0.3")
     seen = objective.see(ctx.embed)
     seen = F.rms_norm(seen - seen.mean((0, 1)), (32,), eps=1e-5)
     for b, t in itertools.product(range(B), range(T)):
         feats = [ctx.feat[b : b + 1, t], *(dreamt_on(model, ctx, d, b, t) for d in (1, 2))]
         parts = [0.5 * (objective.predict(f)[0] - seen[b, t]).square().sum() for f in feats if f is not None]
-        torch.testing.assert_close(found[b, t], 0.3 * torch.stack(parts).mean(), rtol=1e-4, atol=1e-4)
+        want = 0.3 * torch.stack(parts).mean()
+        torch.testing.assert_close(found["inverse_forward"][b, t], want, rtol=1e-4, atol=1e-4)
 
 
 def test_reward_only_reads_each_steps_own_reward_off_its_dreams():
-    chosen = ["reward_only.distances=[1, 3]", "model.latent=deterministic"]
-    _, model = make("loss.objective={reward_only: 1.0}", *QUICK, *chosen)
-    ctx = context(model, batch_for())
-    found = model.objectives["reward_only"](ctx)[0]
+    model, ctx, _, found = asked("reward_only", "distances=[1, 3]")
     for b, t in itertools.product(range(B), range(T)):
         feats = [f for d in (1, 3) if (f := dreamt_on(model, ctx, d, b, t)) is not None]
         goes_on = 1.0 - ctx.batch["is_terminal"][b, t].float()

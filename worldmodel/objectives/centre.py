@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
+
+from worldmodel.objectives import Mean
 
 
 def centred(x: Tensor) -> Tensor:
@@ -31,6 +31,6 @@ class Centre(nn.Module):
         """(...,E) as `forward` would have it in the last batch."""
         return x - self.middle
 
-    def after_update(self, mean: Callable[[Tensor], Tensor]) -> None:
+    def after_update(self, mean: Mean) -> None:
         assert self._seen is not None
         self.middle.copy_(mean(self._seen))

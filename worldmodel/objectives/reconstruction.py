@@ -52,15 +52,19 @@ class Reconstruction(Objective):
         batch, length = feat.shape[:2]
         count = max(1, round(length * self.share))
         if count < length:
-            device = feat.device
-            spaced = torch.arange(count, device=device) * length // count
-            picks = spaced if self.even else torch.randperm(length, device=device)[:count]
+            picks = self._picks(count, length, feat.device)
             feat, image = feat[:, picks], image[:, picks]
         error = ctx.backdrop.error(self.image(feat.flatten(0, 1)), image.flatten(0, 1))
         error = error.unflatten(0, (batch, count))
         if count == length:
             return error
         return error.new_zeros(batch, length).index_copy(1, picks, error * (length / count))
+
+    def _picks(self, count: int, length: int, device: torch.device) -> Tensor:
+        """Which of the steps are drawn."""
+        if self.even:
+            return torch.arange(count, device=device) * length // count
+        return torch.randperm(length, device=device)[:count]
 
     def decode(self, feat: Tensor) -> Tensor:
         assert self.image is not None
