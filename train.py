@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from dataclasses import replace
 from functools import partial
 
 import envs
@@ -61,8 +62,9 @@ def train(c, words) -> int:
     world = parallel.join(launch, device)
     stop, tell = Stop(world, c.run.max_minutes), say if world.main else silent
     parallel.check_same(world, c)
-    world.led(lambda: run.open(c, launch.restarts))
+    before = world.led(lambda: run.open(c, launch.restarts))
     run.check_seen()
+    c = drawn_alike(c, before, world)
     make = envs.configured(c.env, c.distract)
     patient = partial(make, patience=c.env.patience, floor=c.env.patience_floor)
     vector = partial(make_vector, timeout_s=c.env.timeout, restart_budget=c.env.restarts)
@@ -103,6 +105,15 @@ def train(c, words) -> int:
             without = " without --run.fresh" if c.run.fresh else ""
             tell(f"stopped{stop.why} at {t.frames} frames, all is saved; the same command{without} goes on from here")
     return 0 if done else 75
+
+
+def drawn_alike(c, before, world):
+    """The same with its renderer by name, rank 0's on all: a run sees one kind of picture, wherever it goes on."""
+    from envs.render import RENDERERS
+
+    chosen = world.led(lambda: envs.renderer(c.env, before and before.env))
+    number = world.sum([RENDERERS.index(chosen) if world.main else 0])[0]
+    return replace(c, env=replace(c.env, render=RENDERERS[number]))
 
 
 def save(t) -> None:

@@ -31,6 +31,19 @@ def configured(env: Any, distract: Any) -> partial[gymnasium.Env]:
                    render=env.render, camera=env.camera, strength=distract.strength, kind=distract.kind)  # fmt: skip
 
 
+def renderer(env: Any, before: Any = None) -> str:
+    """What draws a run's pictures, by name; `auto` is what drew them `before`, else what suits this machine."""
+    if env.render != "auto" or env.obs == "state" or not env.task.removeprefix(DISTRACT).startswith("dmc:"):
+        return env.render
+    from envs import render
+
+    name = env.render if before is None else before.render
+    try:
+        return render.settled(name)
+    except render.RendererError as error:
+        raise render.RendererError(f"this run's pictures were drawn with {name} so far, and {error}") from None
+
+
 def make(
     name: str,
     *,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-from functools import cache
 from typing import Any
 
 import gymnasium
@@ -14,17 +13,10 @@ from gymnasium import spaces
 from envs import render as rendering
 from envs.names import ALIASES
 
-_log = logging.getLogger(__name__)
 _CAMERAS = {"quadruped": 2}  # where camera 0 is not the usual one
 _OBS = ("pixels", "state", "both")
 _BUILT_AT_RANDOM = ("lqr",)  # domains whose very model is drawn from the seed
 _UNBOUNDED = 1e6  # action bounds beyond this are no scale to normalise by
-
-
-@cache
-def _announce(name: str, reason: str, loud: bool) -> None:
-    """Say once per process how pictures are drawn, as a warning where GL is broken."""
-    _log.log(logging.WARNING if loud else logging.INFO, "drawing with %s: %s", name, reason)
 
 
 def split_task(task: str) -> tuple[str, str]:
@@ -59,7 +51,7 @@ class DMC(gymnasium.Env):
         """Build the task; `time_limit` is in control steps, None keeps the suite's."""
         self.size, self._pixels, self._vector = _checked(size, repeat, obs, time_limit)
         self._repeat, self._time_limit, self._asked = repeat, time_limit, render
-        self.renderer_name, self.renderer_reason = "", ""
+        self.renderer_name = ""
         self._renderer: Any = None
         if self._pixels:
             self._choose_renderer()
@@ -120,9 +112,7 @@ class DMC(gymnasium.Env):
 
     def _choose_renderer(self) -> None:
         """Settle how to draw, and load dm_control accordingly."""
-        self.renderer_name, self.renderer_reason = rendering.choose_renderer(self._asked)
-        no_gl = self._asked == "auto" and not rendering.probe_gl().backend
-        _announce(self.renderer_name, self.renderer_reason, no_gl)
+        self.renderer_name = rendering.settled(self._asked)
         rendering.load_simulator(self.renderer_name)
 
     @property

@@ -5,13 +5,16 @@ from __future__ import annotations
 import difflib
 import importlib
 import json
+import logging
 import os
 import subprocess
 import sys
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
+_log = logging.getLogger(__name__)
 RENDERERS = ("auto", "gl", "fast", "ray")
 INSTALL_GL = "apt-get install -y libegl1 libgl1 libgl1-mesa-dri"
 _BACKENDS = ("egl", "osmesa", "glfw")
@@ -130,6 +133,20 @@ def choose_renderer(name: str) -> tuple[str, str]:
             f"render={name} needs GL, which does not work here ({probe.problem}): use render=ray, or {INSTALL_GL}"
         )
     return name, f"asked for; GL works ({device})"
+
+
+def settled(name: str) -> str:
+    """`choose_renderer`, which says why where the choice was its own: as a warning where GL is broken."""
+    chosen, reason = choose_renderer(name)
+    if name == "auto":
+        _announce(chosen, reason, not probe_gl().backend)
+    return chosen
+
+
+@cache
+def _announce(name: str, reason: str, loud: bool) -> None:
+    """Once per process."""
+    _log.log(logging.WARNING if loud else logging.INFO, "drawing with %s: %s", name, reason)
 
 
 def make_renderer(name: str, size: tuple[int, int], camera: int) -> Any:

@@ -143,9 +143,20 @@ def test_without_gl_a_line_says_what_draws_instead(tmp_path, value):
     said = go(tmp_path, *task, env=env)
     assert sum("drawing with ray" in x for x in said.splitlines()) == 1
     if value == "disable":
+        goes_on_as_it_was_drawn(seed_dir(tmp_path, "dmc_cartpole_balance") / "config.yaml", tmp_path, task, env)
         return
     said = go(tmp_path / "gl", *task, "--env.render", "gl", env=env, expect=2)
     assert "use render=ray" in said and len(said.strip().splitlines()) <= 3
+
+
+def goes_on_as_it_was_drawn(config, root, task, env):
+    """A run says by name what drew it; moved from where there was GL it stops, and goes on once told to."""
+    assert "  render: ray\n" in config.read_text()
+    config.write_text(config.read_text().replace("  render: ray\n", "  render: fast\n"))
+    more = (*task, "--run.frames", "30")
+    assert "drawn with fast so far" in go(root, *more, env=env, expect=2)
+    go(root, *more, "--env.render", "ray", env=env)
+    assert "  render: ray\n" in config.read_text()
 
 
 def test_memory_that_runs_out_is_one_line(capsys):

@@ -12,6 +12,7 @@ import mujoco
 import numpy as np
 import pytest
 
+import envs
 from benchmarks.render import bench
 from envs import render
 from envs.dmc import DMC
@@ -248,6 +249,22 @@ def test_auto_takes_fast_on_a_gpu_and_ray_elsewhere(gl_is):
     gl_is(problem="egl: no libEGL")
     name, reason = choose_renderer("auto")
     assert name == "ray" and "egl: no libEGL" in reason and "apt-get install" in reason and "\n" not in reason
+
+
+def test_a_run_keeps_the_renderer_that_auto_took_when_it_began(gl_is):
+    asked, fixed = (
+        types.SimpleNamespace(task="dmc:walker_walk", obs="both", render="auto"),
+        types.SimpleNamespace(render="ray"),
+    )
+    gl_is("egl", "NVIDIA H100")
+    assert envs.renderer(asked) == "fast" and envs.renderer(asked, fixed) == "ray"
+    assert envs.renderer(asked, types.SimpleNamespace(render="auto")) == "fast"  # it was not written down
+    assert envs.renderer(types.SimpleNamespace(**{**vars(asked), "render": "gl"}), fixed) == "gl"
+    for other in ({"task": "pendulum"}, {"obs": "state"}):
+        assert envs.renderer(types.SimpleNamespace(**{**vars(asked), **other})) == "auto"
+    gl_is(problem="egl: no libEGL")
+    with pytest.raises(RendererError, match="pictures were drawn with fast so far, and render=fast needs GL.*=ray"):
+        envs.renderer(asked, types.SimpleNamespace(render="fast"))
 
 
 @pytest.mark.parametrize("name", ["gl", "fast"])

@@ -25,7 +25,7 @@ def test_a_training_says_with_what_it_was_made(tmp_path):
     train(tmp_path, "--run.frames", "40")
     (entry,) = versions.read(seed_dir(tmp_path))
     assert entry["frames"] == 0 and entry["words"] == ["debug", "--run.root", str(tmp_path), "--run.frames", "40"]
-    assert entry["torch"] == doctor.installed("torch") and entry["CPU"].startswith(f"{doctor.cores()} cores, ")
+    assert entry["torch"] == doctor.installed("torch") and entry["CPU"] == versions.cpu()
     assert len(entry["commit"].removesuffix("-dirty")) == 40 or not (ROOT / ".git").exists()
     before = fingerprint(seed_dir(tmp_path))
     (seed_dir(tmp_path) / "versions.json").write_text("[")  # nothing that a run goes on from
@@ -34,6 +34,12 @@ def test_a_training_says_with_what_it_was_made(tmp_path):
     assert entry["frames"] == 40 and fingerprint(seed_dir(tmp_path)) != before
     text, _ = page([read(seed_dir(tmp_path))])
     assert "from 40 frames on" in text and f"./wm train debug --run.root {tmp_path} --run.frames 60" in text
+
+
+@pytest.mark.parametrize("count, words", [(1, "1 core, "), (16, "16 cores, ")])
+def test_cores_are_counted(monkeypatch, count, words):
+    monkeypatch.setattr(doctor, "cores", lambda: count)
+    assert versions.cpu().startswith(words)
 
 
 def test_an_entry_is_added_only_where_something_changed(tmp_path, here):

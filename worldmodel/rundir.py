@@ -86,8 +86,10 @@ class RunDir:
                 4,
             ) from None
 
-    def open(self, c: Config, restarts: int = 0) -> None:
+    def open(self, c: Config, restarts: int = 0) -> Config | None:
         """Make or continue the directory for this configuration, under a lock; RunError where that can't be.
+
+        Returns what it was trained with so far, None where it begins.
 
         What torchrun or Slurm restarts goes on; only the first start may be fresh.
         """
@@ -100,7 +102,8 @@ class RunDir:
         if not self._has_checkpoints():
             self._check_untrained()
         elif self.config_file.exists():
-            self._check_same(c)
+            return self._check_same(c)
+        return None
 
     def check_links(self) -> None:
         """Refuse what would make this program write somewhere else: a run directory may come from anyone."""
@@ -210,8 +213,8 @@ class RunDir:
             os.close(self._lock)
             self._lock = None
 
-    def _check_same(self, c: Config) -> None:
-        """Refuse to continue with another configuration, showing what differs."""
+    def _check_same(self, c: Config) -> Config:
+        """The configuration so far; refuses to continue with another, showing what differs."""
         try:
             old = configs.load(self.config_file)
         except configs.ConfigError as error:
@@ -229,6 +232,7 @@ class RunDir:
                 "Use another --run.name, or start over with --run.fresh true",
                 2,
             )
+        return old
 
 
 def _nearby(path: Path) -> str:

@@ -69,7 +69,8 @@ def here() -> dict[str, str]:
 def cpu() -> str:
     """How many cores this process may use, of what kind."""
     named = (line.partition(":")[2].strip() for line in doctor.read(Path("/proc"), "cpuinfo") if "model name" in line)
-    return f"{doctor.cores()} cores, {next(named, platform.machine())}"
+    count = doctor.cores()
+    return f"{count} core{'s' * (count != 1)}, {next(named, platform.machine())}"
 
 
 def commit() -> str:

@@ -7,16 +7,30 @@ from typing import Any
 
 from worldmodel.evaluation.returns import doubts
 
+BESIDE = "beside: nothing changes; the mean of all"
+
 
 def report(found: dict[str, Any], left_out: Sequence[str]) -> str:
     """A table over horizons, then single numbers; `found` is what the JSON file holds."""
+    steps = ", ".join(str(h) for h in horizons(found))
+    lines = [f"open loop, at {steps} steps after the last seen frame ({BESIDE})"]
+    lines += [f"  {name:<22}{'  '.join(f'{cell:<26}' for cell in cells)}{good}" for name, *cells, good in rows(found)]
+    return "\n".join([*lines, *(f"  {line}" for line in singles(found)), *omitted(left_out)])
+
+
+def horizons(found: dict[str, Any]) -> list[int]:
+    """The first, the middle and the last, where they differ."""
     reach = len(found["windows"])
-    at = [0, (reach - 1) // 2, reach - 1]
-    steps = ", ".join(str(h + 1) for h in dict.fromkeys(at))
-    lines = [f"open loop, at {steps} steps after the last seen frame (beside: nothing changes; the mean of all)"]
-    lines += [_row(name, own, beside, good, at) for name, own, beside, good in _curves(found)]
-    lines += _singles(found)
-    return "\n".join([*lines, *(f"left out: {line}" for line in left_out)])
+    return list(dict.fromkeys((1, (reach + 1) // 2, reach)))
+
+
+def rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Of each curve its name, a cell for each of `horizons`, and which way is good."""
+    return [_row(name, own, beside, good, horizons(found)) for name, own, beside, good in _curves(found)]
+
+
+def omitted(left_out: Sequence[str]) -> list[str]:
+    return [f"left out: {line}" for line in left_out]
 
 
 def _curves(found: dict[str, Any]) -> Iterator[tuple[str, list, list[list], str]]:
@@ -39,34 +53,35 @@ def _curves(found: dict[str, Any]) -> Iterator[tuple[str, list, list[list], str]
         yield "state read off, R^2", means[0], [means[1]], "1 is all of it, 0 nothing"
 
 
-def _row(name: str, own: list, beside: list[list], good: str, at: list[int]) -> str:
+def _row(name: str, own: list, beside: list[list], good: str, at: list[int]) -> tuple[str, ...]:
     cells = []
-    for h in dict.fromkeys(at):
-        others = " ".join(_number(other[h]) for other in beside)
-        cells.append(_number(own[h]) + (f" ({others})" if beside else ""))
-    return f"  {name:<22}{'  '.join(f'{cell:<26}' for cell in cells)}{good}"
+    for h in at:
+        others = " ".join(_number(other[h - 1]) for other in beside)
+        cells.append(_number(own[h - 1]) + (f" ({others})" if beside else ""))
+    return name, *cells, good
 
 
-def _singles(found: dict[str, Any]) -> list[str]:
+def singles(found: dict[str, Any]) -> list[str]:
+    """What has one number for all horizons, a line each; what belongs to the line above begins with blanks."""
     lines = []
     kl, f = found["kl"], found["features"]
     lines.append(
-        f"  latent KL where every frame is seen: {_number(kl['closed_loop'])}; no dream is expected to stay below it"
+        f"latent KL where every frame is seen: {_number(kl['closed_loop'])}; no dream is expected to stay below it"
     )
     error = found["continuation"]["calibration_error"]
-    lines.append(f"  continuation is off by {_number(error)} over all steps (calibration error; 0 is honest)")
+    lines.append(f"continuation is off by {_number(error)} over all steps (calibration error; 0 is honest)")
     lines.append(
-        f"  features: effective rank {f['posterior/rank']:.1f} of {f['size']}, std {f['posterior/std']:.3f}; dreams at "
+        f"features: effective rank {f['posterior/rank']:.1f} of {f['size']}, std {f['posterior/std']:.3f}; dreams at "
         f"the last step {f['open_loop/rank']:.1f} and {f['open_loop/std']:.3f}; near 1 or 0 they have collapsed"
     )
     if "probe" in found:
         share = mean_known(found["probe"]["posterior"])
-        lines.append(f"  state read off what is believed: R^2 {_number(share)}; 1 is all of it, 0 nothing")
+        lines.append(f"state read off what is believed: R^2 {_number(share)}; 1 is all of it, 0 nothing")
     if "sensitivity" in found:
         s = found["sensitivity"]
         ends = [f"{_number(s[k][0])} to {_number(s[k][-1])}" for k in ("agreement", "shuffled", "gain")]
         lines.append(
-            f"  action sensitivity from step 1 to {len(s['gain'])}: {ends[0]}, 1 is right; with shuffled actions "
+            f"action sensitivity from step 1 to {len(s['gain'])}: {ends[0]}, 1 is right; with shuffled actions "
             f"{ends[1]}, 0 is right, give or take {_number(s['chance'][0])} that so few plans leave to chance; "
             f"size of differences {ends[2]}, 1 is right"
         )
@@ -80,17 +95,17 @@ def _singles(found: dict[str, Any]) -> list[str]:
 def _policies(x: dict[str, Any]) -> list[str]:
     count = len(x["by_policy"])
     lines = [
-        f"  imagined against real returns of {count} policies over {x['steps']} steps: rank correlation "
+        f"imagined against real returns of {count} policies over {x['steps']} steps: rank correlation "
         f"{_number(x['rank'])}, 1 is best; imagined minus real {_spread(x, 'gap')}, 0 is best"
     ]
     for name, y in x["by_policy"].items():
         numbers = (f"{word} {_spread(y, word)}" for word in ("imagined", "real", "gap"))
-        lines.append(f"    {name:<28}{'; '.join(numbers)}")
+        lines.append(f"  {name:<28}{'; '.join(numbers)}")
     return [*lines, *_few("policies were followed", x["starts"])]
 
 
 def _few(what: str, starts: int) -> list[str]:
-    return doubts(f"  {what} from {'one start' if starts == 1 else f'{starts} starts'} (--starts)", starts)
+    return doubts(f"{what} from {'one start' if starts == 1 else f'{starts} starts'} (--starts)", starts)
 
 
 def _spread(x: dict[str, Any], key: str) -> str:
@@ -101,13 +116,13 @@ def _spread(x: dict[str, Any], key: str) -> str:
 
 def _plans(plans: dict[str, Any]) -> list[str]:
     lines = [
-        f"  imagined against real returns: rank correlation {_number(plans['rank_within'])} among plans from one "
+        f"imagined against real returns: rank correlation {_number(plans['rank_within'])} among plans from one "
         f"state, {_number(plans['rank_pooled'])} among all; 1 is best"
     ]
     for kind, x in plans["by_kind"].items():
         name = {"planner": "exploitation (the planner's own plans)"}.get(kind, f"optimism on {kind} plans")
         lines.append(
-            f"  {name}: imagined {_number(x['imagined'])} minus real {_number(x['real'])} = {_spread(x, 'gap')}; "
+            f"{name}: imagined {_number(x['imagined'])} minus real {_number(x['real'])} = {_spread(x, 'gap')}; "
             "0 is best"
         )
     return [*lines, *_few("plans were tried", len(set(plans["start"])))]

@@ -29,11 +29,6 @@ def code(text: str) -> str:
     return f'<pre class="wrap" tabindex="0"><code>{escape(text)}</code></pre>'
 
 
-def wide(text: str, label: str) -> str:
-    """Text in columns, which scrolls where it does not fit."""
-    return f'<pre tabindex="0" role="region" aria-label="{escape(label)}">{escape(text)}</pre>'
-
-
 def folded(title: str, inside: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{inside}</details>"
 

@@ -6,21 +6,22 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from worldmodel.evaluation import quality_text as text
 from worldmodel.evaluation.aggregates import AGGREGATES
-from worldmodel.evaluation.quality_text import report
 from worldmodel.evaluation.report import panels
 from worldmodel.evaluation.report.gather import ODD, Seed, sure
-from worldmodel.evaluation.report.html import Pictures, command, p, table, together, wide
+from worldmodel.evaluation.report.html import Pictures, code, command, p, table, together
 from worldmodel.evaluation.report.svg import bars
 from worldmodel.evaluation.returns import spoken
 
 DREAM = "truth, model (green bar: frames it saw; orange bar: dreamt from the actions alone), and their difference"
+EPISODES = (
+    "the agent at the end of its training",
+    *(f"the agent, as evaluated last: its {which} episode" for which in ("best", "median", "worst")),
+)
 VIDEOS = {
-    "videos/agent.gif": "the agent at the end of its training",
+    **dict(zip(("videos/agent.gif", "eval/best.gif", "eval/median.gif", "eval/worst.gif"), EPISODES, strict=True)),
     "videos/imagined.gif": DREAM,
-    "eval/best.gif": "the agent, as evaluated last: its best episode",
-    "eval/median.gif": "the agent, as evaluated last: the median episode",
-    "eval/worst.gif": "the agent, as evaluated last: its worst episode",
     "eval/imagine.gif": DREAM,
     "eval/futures.gif": "many futures from one state: with other luck, under other actions, under other drivers",
     "eval/uncertainty.gif": "truth, the mean of several dreams of the same actions, and where those part",
@@ -39,18 +40,19 @@ def videos(seeds: Sequence[Seed], pictures: Pictures, lacking: list[str]) -> str
         named = {**VIDEOS, **{clip: "driven by hand: dreamt left, real right" for clip in clips}}
         for name, words in named.items():
             if (seed.path / name).exists():
-                text = f"{seed.name}, {name}: {words}"
+                label = f"{seed.name}, {name}: {words}"
+                kind = ' class="strip"' if words not in EPISODES else ""
                 small = (seed.path / name).with_suffix(".webp")  # the same in a fraction of the bytes
                 shown = small if small.exists() else seed.path / name
-                found.append(f"<details open><summary>{escape(text)}</summary>"
-                             f"{pictures.embedded(shown, text, pixels=True)}</details>")  # fmt: skip
+                found.append(f"<details open{kind}><summary>{escape(label)}</summary>"
+                             f"{pictures.embedded(shown, label, pixels=True)}</details>")  # fmt: skip
     if not found and not seeds[0].sees:
         return p(f"No videos: this run sees no pictures (env.obs {seeds[0].config.env.obs}).", "soft")
     if not found:
         dream = f", {command(seeds[0].path, 'imagine')} one of a dream" if seeds[0].draws else ""
         lacking.append(f"no video yet: {command(seeds[0].path, '')} makes one of the agent{dream}")
         return p(lacking[-1], "lacking")
-    return p("Close a video to stop it.", "soft") + "".join(found)
+    return p("Close a video to stop it.", "soft") + f'<div class="clips">{"".join(found)}</div>'
 
 
 def each(seeds: Sequence[Seed], file: str, what: str, lacking: list[str], show: Any, make: str | None = None) -> str:
@@ -113,8 +115,10 @@ def quality(seeds: Sequence[Seed], lacking: list[str]) -> str:
 
     def show(seed: Seed, x: dict[str, Any]) -> str:
         about = f"{x['episodes']} {x['source']} episodes, {x['steps']} steps, after {x['frames']:,} frames"
-        text = report(x, [str(line) for line in x["left_out"]])
-        return p(about, "soft") + panels.quality(x) + wide(text, "the model's quality in numbers")
+        head = ("", *(f"step {h}" for h in text.horizons(x)), "which way is good")
+        numbers = table(f"by steps after the last seen frame ({text.BESIDE})", head, text.rows(x))
+        lines = [*text.singles(x), *text.omitted([str(line) for line in x["left_out"]])]
+        return p(about, "soft") + panels.quality(x) + numbers + code("\n".join(lines))
 
     return each(seeds, "model.json", "model", lacking, show)
 

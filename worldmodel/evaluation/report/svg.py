@@ -196,7 +196,7 @@ def _marks(s: Series, across: Axis, up: Axis) -> str:
     for (x, y), label in ((place, label) for place, label in zip(places, s.labels, strict=False) if label):
         end = x + 6 + LETTER * len(label) > WIDTH
         at = f'x="{x - 5:.1f}" text-anchor="end"' if end else f'x="{x + 5:.1f}"'
-        parts.append(f'<text {at} y="{y - 5:.1f}">{escape(label)}</text>')
+        parts.append(f'<text class="label" {at} y="{y - 5:.1f}">{escape(label)}</text>')
     return "".join(parts)
 
 
