@@ -47,7 +47,10 @@ def test_no_interval_of_one_start_and_a_warning_of_few(axes):
     one, few, many = (quality_text._policies(x) for x in (gap(1, None, None), gap(4, 0.5, 1.5), gap(5, 0.5, 1.5)))
     assert "from one start (--starts): no intervals" in one[-1] and not any(" to " in line for line in one)
     assert "from 4 starts (--starts): intervals over so few say little" in few[-1] and len(many) == len(few) - 1
-    assert "gap 1 (0.5 to 1.5)" in many[1]
+    assert "imagined minus real 1 (0.5 to 1.5)" in many[0]
+    assert quality_text.policies({"policies": gap(5, 0.5, 1.5)})[0] == ("actor", *["1 (0.5 to 1.5)"] * 3)
+    assert quality_text.policies({"policies": gap(1, None, None)})[1] == ("random", "1", "1", "1")
+    assert quality_text.policies({}) == []
     other = pyplot().figure().add_subplot()
     quality_page._policies(axes, other, gap(1, None, None))
     assert len(other.containers) == 2 and all(bar.errorbar is None for bar in other.containers)

@@ -15,7 +15,9 @@ def report(found: dict[str, Any], left_out: Sequence[str]) -> str:
     steps = ", ".join(str(h) for h in horizons(found))
     lines = [f"open loop, at {steps} steps after the last seen frame ({BESIDE})"]
     lines += [f"  {name:<22}{'  '.join(f'{cell:<26}' for cell in cells)}{good}" for name, *cells, good in rows(found)]
-    return "\n".join([*lines, *(f"  {line}" for line in singles(found)), *omitted(left_out)])
+    lines += [f"  {line}" for line in singles(found)]
+    lines += [f"    {name:<28}imagined {said}; real {was}; gap {gap}" for name, said, was, gap in policies(found)]
+    return "\n".join([*lines, *omitted(left_out)])
 
 
 def horizons(found: dict[str, Any]) -> list[int]:
@@ -62,7 +64,7 @@ def _row(name: str, own: list, beside: list[list], good: str, at: list[int]) -> 
 
 
 def singles(found: dict[str, Any]) -> list[str]:
-    """What has one number for all horizons, a line each; what belongs to the line above begins with blanks."""
+    """What has one number for all horizons, a line each."""
     lines = []
     kl, f = found["kl"], found["features"]
     lines.append(
@@ -92,16 +94,19 @@ def singles(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def policies(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The name of each policy that was followed, its imagined and its real return, and the gap."""
+    followed = found["policies"]["by_policy"] if "policies" in found else {}
+    return [(name, *(_spread(x, word) for word in ("imagined", "real", "gap"))) for name, x in followed.items()]
+
+
 def _policies(x: dict[str, Any]) -> list[str]:
     count = len(x["by_policy"])
-    lines = [
+    line = (
         f"imagined against real returns of {count} policies over {x['steps']} steps: rank correlation "
         f"{_number(x['rank'])}, 1 is best; imagined minus real {_spread(x, 'gap')}, 0 is best"
-    ]
-    for name, y in x["by_policy"].items():
-        numbers = (f"{word} {_spread(y, word)}" for word in ("imagined", "real", "gap"))
-        lines.append(f"  {name:<28}{'; '.join(numbers)}")
-    return [*lines, *_few("policies were followed", x["starts"])]
+    )
+    return [line, *_few("policies were followed", x["starts"])]
 
 
 def _few(what: str, starts: int) -> list[str]:

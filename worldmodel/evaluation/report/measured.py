@@ -118,7 +118,9 @@ def quality(seeds: Sequence[Seed], lacking: list[str]) -> str:
         head = ("", *(f"step {h}" for h in text.horizons(x)), "which way is good")
         numbers = table(f"by steps after the last seen frame ({text.BESIDE})", head, text.rows(x))
         lines = [*text.singles(x), *text.omitted([str(line) for line in x["left_out"]])]
-        return p(about, "soft") + panels.quality(x) + numbers + code("\n".join(lines))
+        names = ("policy", "imagined return", "real return", "imagined minus real")
+        followed = table("policies followed, 95 % intervals", names, rows) if (rows := text.policies(x)) else ""
+        return p(about, "soft") + panels.quality(x) + numbers + code("\n".join(lines)) + followed
 
     return each(seeds, "model.json", "model", lacking, show)
 
