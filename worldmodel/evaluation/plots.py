@@ -29,7 +29,7 @@ def save(figure: Any, target: Path, title: str = "") -> Path:
     if title:
         figure.suptitle(title)
     if figure.get_layout_engine() is None:
-        figure.tight_layout()
+        figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target)
     pyplot().close(figure)
