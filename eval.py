@@ -139,9 +139,10 @@ def opened(args: argparse.Namespace, path: Path):
     from envs.vector import make_vector
     from worldmodel import runtime
     from worldmodel.api import Run
+    from worldmodel.cores import cores
 
     run = Run.open(path, args.device).driven(args.changes)
-    runtime.tune(run.config.run.threads)
+    runtime.tune(min(run.config.run.threads, cores()))
     e, d = run.config.env, run.config.distract
 
     def environments(obs: str = e.obs, num: int = 1):

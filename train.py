@@ -9,6 +9,7 @@ from functools import partial
 import envs
 from worldmodel import config as configs
 from worldmodel.console import Progress, say, silent
+from worldmodel.cores import Others
 
 USAGE = """python train.py [PRESET ...] [--section.key value ...]
 
@@ -31,13 +32,14 @@ def main(argv: list[str]) -> int:
         return 2
 
     try:
+        others = Others()
         from worldmodel.guard import guarded  # torch is imported from here on
     except KeyboardInterrupt:
         sys.stderr.write("interrupted before anything was begun\n")
         return 130
 
     kept = "\nwhat the last checkpoint holds is kept; the same command goes on from there"
-    code = guarded(lambda: train(c, argv), kept)
+    code = guarded(lambda: train(c, argv, others), kept)
     if c.run.fresh and code not in (0, 2, 75) and os.environ.get("RANK", "0") == "0":
         sys.stderr.write("--run.fresh true starts over whenever it is given; to go on, leave it out\n")
     return code
@@ -49,7 +51,7 @@ def with_main_job(argv: list[str]) -> list[str]:
     return argv if names or "env.task" in dict(overrides) else ["quickstart", *argv]
 
 
-def train(c, words) -> int:
+def train(c, words, others) -> int:
     from envs.vector import Reset, make_vector
     from worldmodel import parallel, runtime, snapshot, versions
     from worldmodel.evaluation import closing
@@ -64,7 +66,8 @@ def train(c, words) -> int:
     parallel.check_same(world, c)
     before = world.led(lambda: run.open(c, launch.restarts))
     run.check_seen()
-    c = drawn_alike(c, before, world)
+    c = settled(c, before, world, others)
+    runtime.tune(c.run.threads)
     make = envs.configured(c.env, c.distract)
     patient = partial(make, patience=c.env.patience, floor=c.env.patience_floor)
     vector = partial(make_vector, timeout_s=c.env.timeout, restart_budget=c.env.restarts)
@@ -107,10 +110,14 @@ def train(c, words) -> int:
     return 0 if done else 75
 
 
-def drawn_alike(c, before, world):
-    """The same with its renderer by name, rank 0's on all: a run sees one kind of picture, wherever it goes on."""
+def settled(c, before, world, others):
+    """The same with what was left to choose: threads, and rank 0's renderer for all. A run keeps to both anywhere."""
     from envs.render import RENDERERS
+    from worldmodel import runtime
 
+    if world.size == 1:
+        count = runtime.threads(c.run.threads, before and before.run.threads, others)
+        c = replace(c, run=replace(c.run, threads=count))
     chosen = world.led(lambda: envs.renderer(c.env, before and before.env))
     number = world.sum([RENDERERS.index(chosen) if world.main else 0])[0]
     return replace(c, env=replace(c.env, render=RENDERERS[number]))

@@ -38,7 +38,7 @@ def test_a_training_says_with_what_it_was_made(tmp_path):
 
 @pytest.mark.parametrize("count, words", [(1, "1 core, "), (16, "16 cores, ")])
 def test_cores_are_counted(monkeypatch, count, words):
-    monkeypatch.setattr(doctor, "cores", lambda: count)
+    monkeypatch.setattr(versions, "cores", lambda: count)
     assert versions.cpu().startswith(words)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.console import say
+from worldmodel.cores import Others, cores
 
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = {"gym-classic": ("pygame", "pygame"), "gym-box2d": ("Box2D", "gymnasium[box2d]"), "gym-atari": ("ale_py",) * 2}
@@ -77,16 +78,15 @@ def packages_line() -> Line:
     return Line("packages", value, pip("-r requirements.txt") if missing else "", bool(missing))
 
 
-def torch_line(found: Any) -> Line:
+def torch_line(found: Any, busy: int = 0) -> Line:
     if isinstance(found, Failure):
         return Line("torch", f"DOES NOT LOAD: {found}", pip(TORCH_AGAIN), True)
     build = f"CUDA {found['cuda']} build" if found["cuda"] else "CPU build"
-    return Line("torch", f"{found['version']}, {build}, {found['threads']} threads on {cores()} cores")
-
-
-def cores() -> int | None:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    value = f"{found['version']}, {build}, {found['threads']} threads on {cores()} cores"
+    if not busy:
+        return Line("torch", value)
+    hint = "a training that begins now leaves those to others, on fewer threads; end what else runs to have all"
+    return Line("torch", f"{value}, {busy} of them busy with other programs", hint)
 
 
 def bf16_line() -> Line:
@@ -177,11 +177,12 @@ def guarded(label: str, check: Callable[[], Line]) -> Line:
 
 
 def examine() -> list[Line]:
+    busy = Others().busy()
     render, mujoco, torch = (answer(p, 120) for p in [start(RENDER), start(MUJOCO, MUJOCO_GL="disable"), start(TORCH)])
     checks: dict[str, Callable[[], Line]] = {
         "python": lambda: Line("python", f"{sys.version.split()[0]}  {sys.executable}"),
         "packages": packages_line,
-        "torch": lambda: torch_line(torch),
+        "torch": lambda: torch_line(torch, busy),
         "cpu bf16": bf16_line,
         "gpu": lambda: gpu_line(torch, find_gpu(), os.environ.get("CUDA_VISIBLE_DEVICES")),
         "mujoco": lambda: mujoco_line(mujoco),

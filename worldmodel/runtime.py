@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from worldmodel.cores import Others, cores
 from worldmodel.parallel import Launch
 from worldmodel.schema import RunConfig
 
@@ -30,8 +31,7 @@ def keep_freed_memory() -> None:
 
 
 def setup(config: RunConfig, launch: Launch) -> torch.device:
-    """Apply threads and allocator settings; choose the device, each rank of a machine one of its own."""
-    tune(config.threads)
+    """Choose the device, each rank of a machine one of its own."""
     device = pick_device(config.device)
     if launch.size == 1 or device.type == "cpu":
         return device
@@ -46,14 +46,30 @@ def setup(config: RunConfig, launch: Launch) -> torch.device:
     return device
 
 
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def spare_cores(device: torch.device, processes: int) -> bool:
     """Whether so many processes that learn on this device leave cores of the machine to others."""
     return device.type != "cpu" or torch.get_num_threads() * processes < cores()
+
+
+def given() -> bool:
+    """Whether whoever started this process has settled the threads."""
+    return "OMP_NUM_THREADS" in os.environ
+
+
+def threads(wanted: int, before: int | None, others: Others) -> int:
+    """How many a run uses that is left to choose, 0: what it had `before`, else a thread for each core that is free.
+
+    A number once taken is kept, since sums of other parts round otherwise and a run would not resume exactly.
+    """
+    if wanted or given():
+        return wanted
+    if before is not None:
+        return min(before, cores())
+    busy = min(others.busy(), cores() - 1)
+    if busy:
+        log.info("other programs keep %d of %d cores busy: this run takes %d of them, and keeps to that; "
+                 "--run.threads says otherwise", busy, cores(), cores() - busy)  # fmt: skip
+    return cores() - busy
 
 
 def tune(threads: int) -> None:
@@ -62,7 +78,7 @@ def tune(threads: int) -> None:
     Torch has read the variable by now. More threads than cores would cost twice the time and say nothing.
     """
     keep_freed_memory()
-    if threads or "OMP_NUM_THREADS" not in os.environ:
+    if threads or not given():
         torch.set_num_threads(threads or cores())
     torch.set_float32_matmul_precision("high")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel import doctor
+from worldmodel.cores import cores
 from worldmodel.files import read_json, replace
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def here() -> dict[str, str]:
 def cpu() -> str:
     """How many cores this process may use, of what kind."""
     named = (line.partition(":")[2].strip() for line in doctor.read(Path("/proc"), "cpuinfo") if "model name" in line)
-    count = doctor.cores()
+    count = cores()
     return f"{count} core{'s' * (count != 1)}, {next(named, platform.machine())}"
 
 

@@ -1,0 +1,80 @@
+"""Threads are chosen by what other programs leave of the cores, and kept to."""
+
+import os
+import subprocess
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+
+from runs import command, seed_dir
+from worldmodel import config as configs
+from worldmodel import cores, runtime
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """Two cores of three whose clock and load are what one says."""
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: {0, 2})
+    monkeypatch.setattr(cores, "STAT", tmp_path / "stat")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+    def becomes(seconds, used, own):
+        ticks = os.sysconf("SC_CLK_TCK")
+        first, third = (int(x * ticks) for x in used)
+        lines = [f"cpu 1 {10**9} 1 1 1 1 1 1", f"cpu0 {first} 0 0 77 5 0 0 9", f"cpu1 {10**8} 0 0 0 0 0 0 0"]
+        cores.STAT.write_text("\n".join([*lines, f"cpu2 0 {third} 0 8 0 0 0 4", "intr 5 0"]))
+        spent = SimpleNamespace(user=own, system=0.0, children_user=0.5, children_system=0.0)
+        monkeypatch.setattr(cores.os, "times", lambda: spent)
+        monkeypatch.setattr(cores.time, "monotonic", lambda: seconds)
+
+    becomes(100.0, (50.0, 60.0), 7.0)
+    return becomes
+
+
+@pytest.mark.parametrize(
+    "used, own, busy",
+    [
+        ((52.0, 60.0), 9.0, 0),  # the work of this process alone
+        ((52.0, 60.4), 9.0, 0),  # a fifth of a core is not in the way
+        ((52.0, 60.6), 9.0, 1),
+        ((52.0, 62.0), 9.0, 1),
+        ((52.0, 62.0), 7.0, 2),
+        ((50.0, 60.0), 9.0, 0),
+    ],
+)
+def test_what_other_programs_use_is_counted_in_cores(machine, used, own, busy):
+    others = cores.Others()
+    machine(102.0, used, own)
+    assert others.busy() == busy
+
+
+def test_a_system_that_does_not_say_has_nobody_else(machine):
+    others = cores.Others()
+    machine(102.0, (52.0, 62.0), 7.0)
+    cores.STAT.unlink()
+    assert others.busy() == 0
+
+
+@pytest.mark.parametrize("busy, taken", [(0, 2), (1, 1), (2, 1)])
+def test_a_new_run_takes_the_free_cores_and_says_so(machine, caplog, busy, taken):
+    with caplog.at_level("INFO"):
+        assert runtime.threads(0, None, SimpleNamespace(busy=lambda: busy)) == taken
+    assert ("--run.threads" in caplog.text) == (busy > 0)
+
+
+def test_what_was_asked_for_given_or_taken_before_stays(machine, monkeypatch):
+    others = SimpleNamespace(busy=lambda: 1)
+    assert runtime.threads(5, 1, others) == 5
+    assert [runtime.threads(0, before, others) for before in (1, 2, 16, 0)] == [1, 2, 2, 0]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert runtime.threads(0, 1, others) == 0
+
+
+def test_a_run_writes_down_its_threads_and_goes_on_with_them(tmp_path):
+    env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    there = sorted(os.sched_getaffinity(0))
+    for frames, used in ((40, there[:1]), (60, there)):
+        words = command(tmp_path, "--run.threads", "0", "--run.frames", str(frames))
+        subprocess.run(words, env=env, check=True, timeout=300, preexec_fn=partial(os.sched_setaffinity, 0, used))
+        assert configs.load(seed_dir(tmp_path) / "config.yaml").run.threads == 1
