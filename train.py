@@ -84,11 +84,17 @@ def train(c, words, others) -> int:
             versions.note(run.path, words, t.frames)
         t.open_logger()
         tell(f"{'resuming' if resumed else 'training'} {c.env.task} in {run.path} on {device}: {t.describe()}")
-        bar = Progress(c.run.frames, c.run.name, start=t.frames, quiet=not world.main)
+        bar = Progress(c.run.frames, c.run.name, start=worked(t)[0], quiet=not world.main)
+
+        def tick() -> None:
+            done, bar.total = worked(t)
+            bar.update(done, t.summary())
 
         while True:
-            t.learn_what_is_owed(stop)
-            bar.update(t.frames, t.summary())
+            while t.updates_owed() > 0 and not stop:
+                t.learn()
+                tick()
+            tick()
             if stop or t.frames >= c.run.frames:
                 break
             if t.due.log:
@@ -108,6 +114,16 @@ def train(c, words, others) -> int:
             without = " without --run.fresh" if c.run.fresh else ""
             tell(f"stopped{stop.why} at {t.frames} frames, all is saved; the same command{without} goes on from here")
     return 0 if done else 75
+
+
+def worked(t) -> tuple[float, float]:
+    """What has been done and, about, what is to be done in all: updates, which take the time, or frames without any."""
+    train, done = t.c.train, t.learner.updates
+    if not train.ratio:
+        return t.frames, t.c.run.frames
+    owed, begun = (max(0, t.updates_owed()), t.frames) if t.prefill.over else (train.pretrain, train.prefill)
+    ahead = max(0, t.c.run.frames - max(t.frames, begun)) * train.ratio * t.steps / max(1, t.frames)
+    return done, done + owed + ahead
 
 
 def settled(c, before, world, others):

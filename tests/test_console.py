@@ -28,6 +28,16 @@ def test_the_time_that_is_left_follows_from_what_this_command_did(monkeypatch):
     assert "0:00 left" in shown(10, 24)
 
 
+def test_a_line_is_no_wider_than_the_terminal_and_the_whole_may_turn_out_larger(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    stream = Terminal()
+    bar = console.Progress(10, "playing", stream=stream)
+    bar.total = 40
+    bar.update(20, "and more words than there is room for")
+    line = stream.getvalue().removeprefix("\r\033[K")
+    assert len(line) == 59 and " 50% " in line
+
+
 def test_nothing_but_lines_now_and_then_where_there_is_no_terminal(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])

@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,27 @@ def unbroken(tmp_path_factory):
     root = tmp_path_factory.mktemp("unbroken")
     train(root)
     return seed_dir(root)
+
+
+@pytest.mark.parametrize(
+    "frames, steps, updates, over, owed, expected",
+    [
+        (0, 0, 0, False, 0, (0, 100)),  # nothing is known of how many frames a step takes
+        (500, 250, 0, False, 0, (0, 100 + 1125)),  # the pretraining, and a quarter of 9,000 / 2 steps
+        (1000, 500, 40, True, 60, (40, 100 + 1125)),
+        (6000, 3000, 725, True, 0, (725, 1225)),
+        (10000, 5000, 1225, True, 0, (1225, 1225)),
+    ],
+)
+def test_the_time_that_is_left_is_that_of_updates(frames, steps, updates, over, owed, expected):
+    config = SimpleNamespace(
+        train=SimpleNamespace(ratio=0.25, pretrain=100, prefill=1000), run=SimpleNamespace(frames=10000)
+    )
+    t = SimpleNamespace(c=config, frames=frames, steps=steps, learner=SimpleNamespace(updates=updates),
+                        prefill=SimpleNamespace(over=over), updates_owed=lambda: owed)  # fmt: skip
+    assert train_py.worked(t) == expected
+    config.train.ratio = 0.0
+    assert train_py.worked(t) == (frames, 10000)
 
 
 def test_a_finished_run_leaves_all_it_promises(unbroken):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import TextIO
@@ -26,26 +27,27 @@ def silent(text: str) -> None:
 class Progress:
     """Call `update(done, text)` as often as you like; it draws at most ten times a second."""
 
-    def __init__(self, total: int, label: str, start: int = 0, stream: TextIO | None = None, quiet: bool = False):
-        self.total, self.label, self.start = max(1, total), label, start
+    def __init__(self, total: float, label: str, start: float = 0, stream: TextIO | None = None, quiet: bool = False):
+        self.total, self.label, self.start = total, label, start
         self.stream = stream or sys.stderr
         self.quiet, self.live = quiet, not quiet and self.stream.isatty()
         self.period = 0.1 if self.live else 15.0
         self.began = time.monotonic()
         self.drawn = self.began - self.period if self.live else self.began
 
-    def update(self, done: int, text: str = "") -> None:
+    def update(self, done: float, text: str = "") -> None:
         now = time.monotonic()
         if self.quiet or (now - self.drawn < self.period and done < self.total):
             return
         self.drawn = now
-        share = min(1.0, done / self.total)
+        share = min(1.0, done / max(1, self.total))
         passed, fresh = now - self.began, done - self.start
         known = fresh > 0 or done >= self.total
         left = duration(passed * max(0, self.total - done) / max(1, fresh)) if known else "?"
         bar = "#" * int(20 * share) + "." * (20 - int(20 * share))
         line = f"{self.label} [{bar}] {share:4.0%} {duration(passed)} passed, {left} left  {text}"
-        self.stream.write(f"\r\033[K{line[:150]}" if self.live else line + "\n")
+        wide = shutil.get_terminal_size((150, 24)).columns - 1  # what wraps around is not wiped by the next line
+        self.stream.write(f"\r\033[K{line[:wide]}" if self.live else line + "\n")
         self.stream.flush()
 
     def close(self) -> None:

@@ -192,17 +192,16 @@ class Training:
         steps = self.steps - self.prefill.steps
         return self.c.train.pretrain + int(steps * self.c.train.ratio) - self.learner.updates
 
-    def learn_what_is_owed(self, stop: Stop) -> None:
-        """Update until nothing is owed or a stop is asked for."""
-        while self.updates_owed() > 0 and not stop:
-            batch = build.to_tensors(self.replay.sample(self.c.replay.batch, self.sampled))
-            try:
-                metrics = self.learner.update(batch)
-            except Diverged as error:
-                roll_back(self, batch, error)
-                continue
-            if self.world.main:
-                self.means.add(metrics)
+    def learn(self) -> None:
+        """One update, or back to before it where it diverges."""
+        batch = build.to_tensors(self.replay.sample(self.c.replay.batch, self.sampled))
+        try:
+            metrics = self.learner.update(batch)
+        except Diverged as error:
+            roll_back(self, batch, error)
+            return
+        if self.world.main:
+            self.means.add(metrics)
 
     def resumed_as(self, state: dict) -> None:
         """Take over what a checkpoint says of all ranks; each has its share by now."""
@@ -223,13 +222,13 @@ class Training:
         self.due.log = False
         if not self.logger:
             return
-        seconds = max(1e-9, time.monotonic() - self.clock.time)
+        last, self.clock = self.clock, Clock(time.monotonic(), self.frames, self.learner.updates)
+        seconds = max(1e-9, self.clock.time - last.time)
         speed = {
-            "fps/frames": (self.frames - self.clock.frames) / seconds,
-            "fps/updates": (self.learner.updates - self.clock.updates) / seconds,
+            "fps/frames": (self.frames - last.frames) / seconds,
+            "fps/updates": (self.learner.updates - last.updates) / seconds,
             "time/minutes": self.minutes(),
         }
-        self.clock = Clock(time.monotonic(), self.frames, self.learner.updates)
         counts = {"steps": self.steps, "updates": self.learner.updates, "rollbacks": self.learner.rollbacks}
         sizes = {f"replay/{k}": v for k, v in self.replay.stats().items()}
         means = {f"train/{k}": v for k, v in self.means.pop().items()}
@@ -279,12 +278,12 @@ class Training:
     def describe(self) -> str:
         """Sizes, for the start-up line."""
         weights = sum(p.numel() for p in self.learner.optimizers.parameters) / 1e6
-        ranks = f", {self.world.size} ranks" if self.world.size > 1 else ""
+        ranks = f", {self.world.size} ranks" * (self.world.size > 1)
         return f"{weights:.1f}M weights, {self.learner.precision}{ranks}; {self.size_line}"
 
     def summary(self) -> str:
         """The live line's tail."""
-        score = f"score {self.last_score:.0f}" if self.last_score is not None else "first episode"
+        score = f"score {self.last_score:.0f}" if self.last_score is not None else "no episode yet"
         tested = f", eval {self.last_eval:.0f}" if self.last_eval is not None else ""
         return f"{self.frames} frames, {self.learner.updates} updates, {score}{tested}"
 

@@ -25,13 +25,20 @@ ICEM = [(f"planner.{k}", str(v)) for k, v in read_yaml(CONFIG_DIR / "icem.yaml")
 SEEDS = 20  # one in so many candidates of a seeded planner comes from the actor
 
 
+STEP = 50  # the effort of a step without a plan
+
+
 @dataclass(frozen=True)
 class Driver:
-    """A way to drive, as changes to the run's configuration; `candidates` of a planner, None of what does not plan."""
+    """A way to drive, as changes to the run's configuration; `candidates` of a planner, None of what does not plan.
+
+    `effort` is about how long a step takes it and the simulator, in units of a dreamt candidate.
+    """
 
     name: str
     changes: Changes
     candidates: int | None = None
+    effort: int = STEP
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,9 @@ def drivers(
         for share in budgets:
             candidates = max(4, round(planner.candidates * share))
             elites = min(max(2, round(planner.elites * share)), candidates // 2)
-            found[f"{name}, {candidates}"] = Driver(name, planning.changes(candidates, elites), candidates)
+            rounds = 1 if planning.planner == "shooting" else planner.iterations
+            effort = STEP + rounds * candidates
+            found[f"{name}, {candidates}"] = Driver(name, planning.changes(candidates, elites), candidates, effort)
     unable = [] if learned else ["actor", *(name for name in PLANNINGS if name not in able)]
     why = "this run trained no actor and no critic (behavior.name actor_critic would)"
     return found, {name: f"left out: {name}; {why}" for name in unable}

@@ -30,14 +30,15 @@ def compared(run: Run, make: Callable[..., Any], reset: Callable[[int], Any], wa
     if wanted.only is not None:
         ways, lacking = chosen(ways, lacking, wanted.only), {}
     target, results = run.path / "eval", {}
-    bar = Progress(len(ways) * wanted.episodes, "compare")
+    efforts = [way.effort for way in ways.values()]
+    bar = Progress(sum(efforts) * wanted.episodes, "compare")
     with needed(make)() as envs:  # one at a time: an action's time is that of a single decision
         for number, (name, way) in enumerate(ways.items()):
             rollout, player = playing(run.driven(way.changes), envs, reset, wanted.seed)
             timed = Timed(player)
 
-            def draw(done: int, before: int = number * wanted.episodes, name: str = name) -> bool:
-                bar.update(before + done, name)
+            def draw(done: int, number: int = number, name: str = name) -> bool:
+                bar.update(sum(efforts[:number]) * wanted.episodes + efforts[number] * done, name)
                 return False
 
             result = run_episodes(rollout, timed, wanted.episodes, draw)
