@@ -52,27 +52,36 @@ def with_main_job(argv: list[str]) -> list[str]:
 
 
 def train(c, words, others) -> int:
-    from envs.vector import Reset, make_vector
-    from worldmodel import parallel, runtime, snapshot, versions
-    from worldmodel.evaluation import closing
+    from worldmodel import parallel, runtime
     from worldmodel.rundir import RunDir
     from worldmodel.stop import Stop
-    from worldmodel.training import Training
 
     launch = parallel.Launch.of(os.environ)
     run, device = RunDir.of(c), runtime.setup(c.run, launch)
     world = parallel.join(launch, device)
-    stop, tell = Stop(world, c.run.max_minutes), say if world.main else silent
+    stop = Stop(world, c.run.max_minutes)
     parallel.check_same(world, c)
-    before = world.led(lambda: run.open(c, launch.restarts))
-    run.check_seen()
-    c = settled(c, before, world, others)
-    runtime.tune(c.run.threads)
+    with world, run:
+        before = world.led(lambda: run.open(c, launch.restarts))
+        run.check_seen()
+        c = settled(c, before, world, others)
+        runtime.tune(c.run.threads)
+        return trained(c, words, run, device, world, stop)
+
+
+def trained(c, words, run, device, world, stop) -> int:
+    """The whole training in a run directory that is open; the exit code."""
+    from envs.vector import Reset, make_vector
+    from worldmodel import snapshot, versions
+    from worldmodel.evaluation import closing
+    from worldmodel.training import Training
+
+    tell = say if world.main else silent
     make = envs.configured(c.env, c.distract)
     patient = partial(make, patience=c.env.patience, floor=c.env.patience_floor)
     vector = partial(make_vector, timeout_s=c.env.timeout, restart_budget=c.env.restarts)
     playing = vector(partial(make, held_out=True), 1) if world.main else contextlib.nullcontext()
-    with world, run, vector(patient, c.env.num) as collecting, playing as testing:
+    with vector(patient, c.env.num) as collecting, playing as testing:
         t = Training(c, collecting, Reset, run, device, world)
         resumed = snapshot.resume(t)
         if world.any(world.main and resumed and run.is_done(t.frames, c.run.frames)):

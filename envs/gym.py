@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import sys
 from typing import Any
 
 import gymnasium
@@ -43,11 +44,16 @@ def registered(name: str, size: tuple[int, int]) -> gymnasium.Env:
             gymnasium.register_envs(importlib.import_module(module))
         return gymnasium.make(name, render_mode="rgb_array", disable_env_checker=True)
     except (error.DependencyNotInstalled, ImportError) as problem:
-        raise ValueError(f"gym:{name} needs a missing package: {_one_line(problem, command)}") from problem
+        raise ValueError(f"gym:{name} needs a missing package: {_here(_one_line(problem, command))}") from problem
     except error.UnregisteredEnv as problem:
         raise _unknown(name) from problem
     except error.Error as problem:
         raise ValueError(f"gym:{name} cannot be made: {_one_line(problem)}") from problem
+
+
+def _here(text: str) -> str:
+    """With the pip of the Python that runs this, whichever a shell would find."""
+    return text.replace("pip install", f"{sys.executable} -m pip install")
 
 
 def custom(name: str, size: tuple[int, int]) -> gymnasium.Env:
@@ -68,7 +74,11 @@ def custom(name: str, size: tuple[int, int]) -> gymnasium.Env:
     if not callable(target):
         raise ValueError(f"{name}: {attribute} must be a gymnasium.Env class or a function that returns one")
     offers = {"size": size, "render_mode": "rgb_array"}
-    env = target(**{key: value for key, value in offers.items() if key in inspect.signature(target).parameters})
+    try:
+        taken = set(inspect.signature(target).parameters)
+    except ValueError:  # what is written in C may not say
+        taken = set()
+    env = target(**{key: value for key, value in offers.items() if key in taken})
     if not isinstance(env, gymnasium.Env):
         raise ValueError(f"{name}: {attribute} gives {type(env).__name__}, which is not a gymnasium.Env")
     return env

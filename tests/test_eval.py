@@ -1,6 +1,7 @@
 """Opening saved runs: returns with an interval, dreams beside the truth, three lines of Python."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -164,14 +165,28 @@ def test_a_parent_directory_names_the_runs_below_it(run_dir):
     assert str(run_dir) in evaluate(run_dir.parent, expect=4)[1]
 
 
+def test_the_readme_s_python_runs(run_dir):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names = {}
+    exec(re.sub(r'load\(".*?"\)', f"load({str(run_dir)!r})", code), names)  # noqa: S102
+    assert names["frames"].shape == (10, 32, 32, 3) and names["picture"].shape == names["obs"].shape
+    names["env"].close()
+    names["dream"].reset(seed=0)
+
+
 def test_three_lines_of_python(run_dir):
     run = worldmodel.load(run_dir)
     picture = np.full((32, 32, 3), 7, np.uint8)
+    with pytest.raises(ValueError, match="uint8.*float64"):
+        run.act(picture / 255)
     action, carry = run.act(picture, None)
     again, carry = run.act({"image": picture}, carry)
     assert action.shape == (1,) and np.abs(action).max() <= 1
     frames = run.imagine(carry, np.zeros((6, 1)))
     assert frames.shape == (6, 32, 32, 3) and frames.dtype == np.uint8
+    for odd in ((6, 2), (6,), (1, 6, 1)):
+        with pytest.raises(ValueError, match=r"\(steps, 1\)"):
+            run.imagine(carry, np.zeros(odd))
     drawn = run.draw(carry)
     assert drawn.shape == (32, 32, 3) and drawn.dtype == np.uint8
 

@@ -10,7 +10,7 @@ import pytest
 
 import train as train_py
 from children import SHORT, go, limited, print_of, refused_at_the_end, signalled_at
-from runs import seed_dir
+from runs import seed_dir, train
 from worldmodel import config
 from worldmodel.rundir import RunDir, RunError
 
@@ -135,7 +135,7 @@ def test_a_file_system_without_locks_is_not_taken_for_another_training(tmp_path,
     ("number", "advice"), [(errno.ENOSPC, "make room there"), (errno.EROFS, "written by you"), (errno.EIO, "")]
 )
 def test_whatever_the_system_refuses_is_said_with_what_is_kept(monkeypatch, capsys, number, advice):
-    def refused(c, words):
+    def refused(c, words, others):
         raise OSError(number, "no", "/there")
 
     monkeypatch.setattr(train_py, "train", refused)
@@ -145,3 +145,12 @@ def test_whatever_the_system_refuses_is_said_with_what_is_kept(monkeypatch, caps
     assert kept == "what the last checkpoint holds is kept; the same command goes on from there"
     assert "--run.fresh true starts over" in fresh and "leave it out" in fresh
     assert train_py.main(["debug"]) == 74 and "--run.fresh" not in capsys.readouterr().err
+
+
+def test_what_never_began_leaves_no_run(tmp_path):
+    words = ("--env.task", "collections:OrderedDict")  # no environment
+    train(tmp_path, *words, expect=2)
+    assert list(tmp_path.iterdir()) == []
+    train(tmp_path, "--run.frames", "40")
+    train(tmp_path, "--run.frames", "50", "--env.size", "[16,16]", expect=2)
+    assert (seed_dir(tmp_path) / "lock").exists() and (seed_dir(tmp_path) / "checkpoints").exists()

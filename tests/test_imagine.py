@@ -76,7 +76,7 @@ def test_the_longest_dreams_leave_room_for_others():
 
 def test_actions_to_keep_to():
     names, actions = zip(*futures.held(ActionSpace(2)), strict=True)
-    assert names[:3] == ("nothing", "action 0: -1", "action 0: +1") and len(names) == 5
+    assert names[:3] == ("nothing", "dimension 0 at -1", "dimension 0 at +1") and len(names) == 5
     assert np.array_equal(actions[4], [0, 1])
     names, actions = zip(*futures.held(ActionSpace(5, (3, 2))), strict=True)
     assert (

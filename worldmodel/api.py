@@ -81,6 +81,8 @@ class Run:
         for key, shape in wanted.items():
             if shape and (key not in obs or np.shape(obs[key]) != tuple(np.atleast_1d(shape))):
                 raise ValueError(f"this run sees {key} of shape {shape}, not {np.shape(obs.get(key))}")
+        if self.observation_space.image and np.asarray(obs["image"]).dtype != np.uint8:
+            raise ValueError(f"pictures are uint8, 0 to 255, and this one is {np.asarray(obs['image']).dtype}")
         batch = {k: torch.from_numpy(np.asarray(v)[None]) for k, v in obs.items() if k in ("image", "vector")}
         batch["is_first"] = torch.tensor([carry is None])
         action, carry = self.agent.act(batch, carry or self.agent.init(1), mode, self.generator)
@@ -95,8 +97,11 @@ class Run:
 
     @torch.no_grad()
     def imagine(self, carry: Carry, actions: np.ndarray) -> np.ndarray:
-        """Dream on from a carry: actions (H,A) -> pictures (H,H,W,3) uint8."""
-        plan = torch.as_tensor(np.asarray(actions, np.float32), device=self.agent.device)[None]
+        """Dream on from a carry: actions (H,A), choices one-hot -> pictures (H,H,W,3) uint8."""
+        actions = np.asarray(actions, np.float32)
+        if actions.ndim != 2 or actions.shape[1] != self.action_space.size:
+            raise ValueError(f"actions are (steps, {self.action_space.size}) here, and these are {actions.shape}")
+        plan = torch.as_tensor(actions, device=self.agent.device)[None]
         with autocast(self.agent.device, self.agent.precision):
             states = self.model.rssm.imagine(part(carry, "state/"), plan, self.generator)
             return to_pixels(self.model.decode(self.model.rssm.feat(states)))[0].cpu().numpy()

@@ -75,7 +75,9 @@ def change(config: Config, pairs: Sequence[tuple[str, str]], sections: Sequence[
     problems = []
     for key, text in pairs:
         if sections and key.split(".")[0] not in sections:
-            problems.append(f"{key}: only keys of {' and '.join(sections)} can be changed on a saved run")
+            near = difflib.get_close_matches(key.split(".")[0], sections, 1, 0.6)
+            hint = f"did you mean {near[0]}.{key.partition('.')[2]}? " if near else ""
+            problems.append(f"{key}: {hint}only keys of {', '.join(sections)} can be changed on a saved run")
             continue
         problem = assign(values, key, text)
         if problem:

@@ -208,8 +208,13 @@ class RunDir:
         self.close()
 
     def close(self) -> None:
-        """Let others train here."""
+        """Let others train here; what holds nothing but the lock was never a run, and goes."""
         if self._lock is not None:
+            with contextlib.suppress(OSError):
+                if [entry.name for entry in self.path.iterdir()] == ["lock"]:
+                    (self.path / "lock").unlink()
+                    for folder in (self.path, *self.path.parents[:2]):  # runs/<task>/<name>
+                        folder.rmdir()
             os.close(self._lock)
             self._lock = None
 

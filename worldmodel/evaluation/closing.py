@@ -41,10 +41,10 @@ def finish(t, envs, reset, stop) -> bool:
     s = result.summary()
     count = len(result.scores)
     ends = spoken(s["eval/score_low"], s["eval/score_high"], count)
-    say(f"final score {s['eval/score']:.1f} ({ends}) over {count} episode{'s' * (count != 1)} on new seeds")
+    say(f"final score {s['eval/score']:.1f} ({ends}) over {count} episode{'s' * (count != 1)} it has not seen")
     say(f"  {'checkpoint':<11}{t.run.checkpoints}")
     title = f"{t.c.env.task}, {t.c.run.name}"
-    drawn("curve", lambda: media.learning_curve(t.run.path, t.run.path / "curve.png", title))
+    drawn("curve", lambda: media.learning_curve(t.run.path, t.run.path / "curve.png", title, bool(t.c.env.patience)))
     if result.video:
         drawn("agent", lambda: media.save_gif(t.run.videos / "agent.gif", result.video))
     rollout, player = playing(t, envs, reset, t.c.run.seed)
@@ -54,11 +54,13 @@ def finish(t, envs, reset, stop) -> bool:
         drawn("imagined", lambda: media.save_gif(t.run.videos / "imagined.gif", pictures.video(), fps=10))
         drawn("", lambda: media.save_png(t.run.videos / "imagined.png", pictures.strip()))
     say("try next:")
-    say(f"  ./wm eval {t.run.path}                # returns over more episodes")
+    say(f"  ./wm eval {t.run.path} --episodes 50  # returns over more episodes, with videos")
     if t.model.can_draw and result.video:
         say(f"  ./wm eval {t.run.path} imagine        # open-loop dreams beside the truth")
     say(f"  ./wm eval {t.run.path} model          # how good the world model is, by every measure")
+    say(f"  ./wm eval {t.run.path} compare        # its actor and every planner, return against thinking time: minutes")
     say(f"  ./wm eval {t.run.path} play           # drive the dream yourself, the simulator beside it")
     say(f"  ./wm eval {t.run.path} report         # everything about this run on one page")
-    say("  ./wm train pendulum                   # another task: swing up and balance")
+    if t.c.env.task != "pendulum":
+        say("  ./wm train pendulum                   # another task: swing up and balance")
     return True

@@ -56,11 +56,12 @@ def held(space: ActionSpace) -> list[tuple[str, np.ndarray]]:
     found: list[tuple[str, np.ndarray]] = []
     if not space.discrete:
         found.append(("nothing", np.zeros(space.size, np.float32)))
+        names = ["the action"] if space.size == 1 else [f"dimension {i}" for i in range(space.size)]
         for i in range(space.size):
             for end in (-1.0, 1.0):
                 action = np.zeros(space.size, np.float32)
                 action[i] = end
-                found.append((f"action {i}: {end:+.0f}", action))
+                found.append((f"{names[i]} at {end:+.0f}", action))
         return found[:MOST_ACTIONS]
     for i, count in enumerate(space.groups):
         for choice in range(count):

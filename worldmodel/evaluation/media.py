@@ -103,13 +103,13 @@ def _with(path: Path, *keys: str) -> list[dict[str, float]]:
     return [line for line in read_lines(path) if all(number(line.get(key)) is not None for key in keys)]
 
 
-def learning_curve(run_dir: Path, target: Path, title: str) -> Path:
-    """Training episodes as dots, evaluations as a line, against environment frames."""
+def learning_curve(run_dir: Path, target: Path, title: str, cut: bool) -> Path:
+    """Training episodes as dots, evaluations as a line, against environment frames; `cut` where patience ends them."""
     episodes = _with(run_dir / "metrics.jsonl", "frames", "episode/score")
     scores = _with(run_dir / "scores.jsonl", "frames", "eval/score", "eval/score_low", "eval/score_high")
     figure, axes = pyplot().subplots(figsize=(6.4, 4), dpi=110)
     axes.plot([x["frames"] for x in episodes], [x["episode/score"] for x in episodes], "o", ms=4, alpha=0.55,
-              color=COLORS[0], label="training episodes (with exploration noise)")  # fmt: skip
+              color=COLORS[0], label="training episodes (some cut short)" if cut else "training episodes")  # fmt: skip
     if scores:
         frames = [x["frames"] for x in scores]
         axes.plot(frames, [x["eval/score"] for x in scores], "-", lw=2, color=COLORS[1], label="evaluation")

@@ -14,7 +14,7 @@ def report(found: dict[str, Any], left_out: Sequence[str]) -> str:
     """A table over horizons, then single numbers; `found` is what the JSON file holds."""
     steps = ", ".join(str(h) for h in horizons(found))
     lines = [f"open loop, at {steps} steps after the last seen frame ({BESIDE})"]
-    lines += [f"  {name:<22}{'  '.join(f'{cell:<26}' for cell in cells)}{good}" for name, *cells, good in rows(found)]
+    lines += [f"  {name:<22}{'  '.join(f'{cell:<28}' for cell in cells)}  {good}" for name, *cells, good in rows(found)]
     lines += [f"  {line}" for line in singles(found)]
     lines += [f"    {name:<28}imagined {said}; real {was}; gap {gap}" for name, said, was, gap in policies(found)]
     return "\n".join([*lines, *omitted(left_out)])

@@ -80,23 +80,28 @@ def table(title: str, methods: dict[str, Any]) -> list[str]:
     return lines
 
 
+TITLES = {"mean": "mean", "median": "median of task means", "iqm": "IQM"}
+
+
 def drawn(pages: Sequence[tuple[str, dict[str, Any]]], target: Path) -> Path:
-    """A row for each task: interval estimates, and performance profiles."""
+    """A row for each task: interval estimates, and performance profiles. The median of one task's mean is no news."""
     most = max(len(methods) for _, methods in pages)
+    pooled = any(len(x["runs"]) > 1 for _, methods in pages for x in methods.values())
+    shown = {name: title for name, title in TITLES.items() if pooled or name != "median"}
     figure, grid = pyplot().subplots(
-        len(pages), 4, figsize=(14, len(pages) * (2.2 + 0.35 * most)), dpi=100, squeeze=False,
-        gridspec_kw={"width_ratios": [1, 1, 1, 1.7]},
+        len(pages), len(shown) + 1, figsize=(3.2 * len(shown) + 4.4, len(pages) * (2.2 + 0.35 * most)), dpi=100,
+        squeeze=False, gridspec_kw={"width_ratios": [1] * len(shown) + [1.7]},
     )  # fmt: skip
     for row, (title, methods) in zip(grid, pages, strict=True):
-        for axes, name in zip(row, AGGREGATES, strict=False):
+        for axes, name in zip(row, shown, strict=False):
             _intervals(axes, name, methods)
         row[0].set_ylabel(title, fontsize=9)
-        _profiles(row[3], methods)
+        _profiles(row[-1], methods)
     return save(figure, target, "returns over seeds, a dot each: bars are 95 % intervals, further right is better")
 
 
 def _intervals(axes: Any, name: str, methods: dict[str, Any]) -> None:
-    axes.set_title(f"{'IQM' if name == 'iqm' else name}, higher is better")
+    axes.set_title(f"{TITLES[name]}, higher is better")
     axes.use_sticky_edges = False
     for place, x in enumerate(methods.values()):
         color = COLORS[place % len(COLORS)]
