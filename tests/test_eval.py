@@ -142,8 +142,9 @@ def test_one_checkpoint_acts_as_actor_as_planner_and_as_both(acting_dir):
     [
         (["--behavior.name", "actor_critic"], "this run trained no actor"),
         (["--planner.score=reward+value"], "this run trained no actor"),
-        (["--model.deter", "9"], "model.deter: only keys of behavior and planner"),
+        (["--model.deter", "9"], "model.deter: only keys of behavior, planner, goal"),
         (["--planner.elite", "9"], "did you mean planner.elites"),
+        (["--planer.horizon", "9"], "did you mean planner.horizon?"),
         (["--planner.elites"], "--planner.elites needs a value"),
         (["--planner.elites", "5000"], "is more than planner.candidates"),
     ],

@@ -1,5 +1,6 @@
 """The report: well formed, by itself, small, safe, and honest about what it lacks."""
 
+import html
 import json
 import re
 import shlex
@@ -14,7 +15,7 @@ from runs import seed_dir, train
 from test_eval import evaluate
 from worldmodel import config as configs
 from worldmodel.evaluation import media
-from worldmodel.evaluation.report import learning
+from worldmodel.evaluation.report import learning, verdict
 from worldmodel.evaluation.report.gather import read
 from worldmodel.evaluation.report.html import Pictures
 from worldmodel.evaluation.report.page import page, write
@@ -114,6 +115,12 @@ def test_of_a_run_that_nobody_measured(run_dir):
     for command in ("--episodes 10", "model", "probe", "compare", "imagine"):
         line = f"./wm eval {run_dir} {command}"
         assert line in words and line in out
+    block = html.unescape(
+        text[text.index("To measure everything: 6 commands") :].split("</code>")[0].split("<code>")[1]
+    )
+    wanted = ("--episodes 10", "model", "probe", "compare", "imagine", "report")
+    assert block.splitlines() == [f"./wm eval {run_dir} {what}" for what in wanted]
+    assert "--run.fresh true" in words and "--run.name NAME" in words
     assert "No published score is known for pointmass" in words and "Not finished" not in words
     assert text.count("<svg viewBox") > 8  # the learning curve and the losses
 
@@ -122,12 +129,48 @@ def test_of_a_run_that_was_measured_in_every_way(measured_dir):
     out, _ = evaluate(measured_dir, "report")
     reader = check((measured_dir / "eval" / "report.html").read_text())
     words = "".join(reader.words)
-    assert "not been measured" not in words + out
+    assert not any(line in words + out for line in ("not been measured", "Not measured yet", "To measure everything"))
     found = json.loads((measured_dir / "eval" / "returns.json").read_text())
     assert f"{found['eval/score']:.1f}, 95 % interval" in words
     assert "exploitation" in words and "ms per action" in words and "coordinate" in words
     # Two videos of training's end, six and a clip of eval's, three stills of dreams; plots are no pictures.
     assert len(reader.images) == 12
+
+
+def test_one_video_of_the_agent_and_one_dream_play_and_names_are_those_of_what_is_shown(measured_dir):
+    text, _ = page([read(measured_dir)])
+    shown = re.findall(r'<details( open)?[^>]*><summary>[^<]*<span class="file">seed 0, ([^<]*)', text)
+    assert [name for state, name in shown if state] == ["videos/agent.gif", "eval/imagine.webp"]
+    assert len(shown) == 9 and all((measured_dir / name).exists() for _, name in shown)
+    kinds = re.findall(r'<img src="data:image/(\w+);base64,[^"]*" alt="seed 0, [^":]*\.(\w+):', text)
+    assert len(kinds) == 9 and all(kind == suffix for kind, suffix in kinds)
+
+
+def test_the_page_begins_with_what_its_numbers_say(measured_dir, tmp_path):
+    path = tmp_path / "seed0"
+    shutil.copytree(measured_dir, path)
+    found = verdict.lines(read(path))
+    files = [file for _, file, _ in found]
+    assert set(files) == {"scores.jsonl", "returns.json", "model.json", "compare.json"}
+    text, _ = page([read(path)])
+    assert all(said in html.unescape(text.split("<nav")[0]) and f'href="#{part}"' in text for said, _, part in found)
+    assert not any("Measured at" in said for said, _, _ in found)
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write('{"frames": 1060}\n')
+    assert sum("(Measured at 60 frames.)" in said for said, _, _ in verdict.lines(read(path))) == len(found) - 1
+    (path / "eval" / "model.json").write_text('{"mse": [], "reward": 3}')
+    (path / "eval" / "compare.json").unlink()
+    assert {file for _, file, _ in verdict.lines(read(path))} == {"scores.jsonl", "returns.json"}
+
+
+@pytest.mark.parametrize(
+    ("own", "steps"),
+    [([1, 1, 1, 1, 1], 5), ([1, 1, 5, 1, 1], 5), ([1, 5, 5, 5, 1], 1), ([5, 5, 5, 5, 5], 0), ([1, 2, 2, None, 5], 5)],
+)
+def test_how_far_dreams_are_ahead_of_both_guessers(own, steps):
+    curve = {"model": own, "copy": [2.0] * 5, "mean": [3.0, 3.0, 3.0, None, 3.0]}
+    assert verdict.ahead(curve) == steps
+    assert ("from the first step" in verdict._reach("x", steps, 5)) == (steps == 0)
 
 
 def test_names_and_values_are_text(run_dir, tmp_path):
@@ -242,6 +285,8 @@ def test_it_opens_from_the_disk_in_a_browser(measured_dir, tmp_path):
         assert chromium.run(f"{columns}.every(c => c.length === 1)")
         heights = "[...document.querySelectorAll('.plot text')].map(t => t.getBoundingClientRect().height)"
         assert chromium.run(f"Math.min(...{heights})") >= 10
+        calm = "[...document.querySelectorAll('img.paper')].map(i => getComputedStyle(i).filter)"
+        assert set(chromium.run(calm)) == {"brightness(0.72)"}
         chromium.key("Tab")
         assert chromium.run("document.activeElement.className") == "skip"
         assert chromium.run("getComputedStyle(document.activeElement).outlineStyle") != "none"

@@ -8,8 +8,8 @@ import pytest
 
 from reported import SEEDS, measured, score, write_run
 from test_report import Reader, check
-from worldmodel.evaluation import media
-from worldmodel.evaluation.report import learning, reference, svg
+from worldmodel.evaluation import media, plots, quality_page
+from worldmodel.evaluation.report import learning, panels, reference, svg, words
 from worldmodel.evaluation.report.gather import read
 from worldmodel.evaluation.report.page import STYLE, page
 
@@ -82,8 +82,83 @@ def test_plots_are_drawn_in_the_page_and_no_pictures(tmp_path):
         assert f"<figcaption><b>{title}" in text or re.search(f"<figcaption><b>[^<]*{title}", text), title
     planners = text[text.index('id="planners"') :]
     drawn = planners[: planners.index("</section>")]
-    assert "larger marks have more candidates: 8, 32</text>" in drawn and drawn.count('class="spot') == 3 + 2
+    assert "larger marks have more candidates: 8, 32</span>" in drawn and drawn.count('class="spot') == 3 + 2
     assert drawn.count("scale(1.4)") == 1
+
+
+def test_every_plot_of_a_model_has_a_line_in_plain_words(tmp_path):
+    content = measured()["model.json"]
+    drawn = panels.quality(content)
+    lacking = set(words.PLOTS) - {key for key, line in words.PLOTS.items() if f">{line}" in drawn}
+    assert not lacking and drawn.count('class="note"') == drawn.count("<figure")
+
+
+def test_where_nothing_ended_a_line_stands_for_three_plots():
+    content = measured()["model.json"]
+    titles = ("Brier", "calibration error", "how often episodes went on")
+    content["continuation"]["ends_seen"] = 3
+    drawn = panels.quality(content)
+    assert all(title in drawn for title in titles) and words.UNENDED not in drawn
+    content["continuation"]["ends_seen"] = 0
+    drawn = panels.quality(content)
+    assert not any(title in drawn for title in titles) and words.UNENDED in drawn
+
+
+def test_kinds_of_plans_look_as_in_the_picture():
+    assert panels.KINDS.keys() == quality_page.KINDS.keys()
+    shapes = {"o": 0, "s": 1, "D": 3}  # circle, square and diamond among SPOTS
+    for name, (colour, marker) in quality_page.KINDS.items():
+        style, mark = panels.KINDS[name]
+        assert mark == shapes[marker]
+        assert colour == (plots.COLORS[style] if isinstance(style, int) else "#999999")
+    assert style_of(svg.kind(panels.KINDS["random"][0]))[0] == "soft"
+
+
+def test_what_lies_below_a_plot_is_said_and_shallow_values_are_shown():
+    shallow = [svg.Series("one", [(0, 0.9), (9, -0.3)]), svg.Series("two", [(0, 0.5), (9, 0.1)], 1)]
+    drawn = svg.lines("x", shallow, "steps", floor=-1.05)
+    bottom = svg.HEIGHT - svg.BOTTOM
+    assert f"{svg.WIDTH - svg.RIGHT}.0,{bottom}.0" in drawn and "goes down" not in drawn and "all below" not in drawn
+    deep = [*shallow, svg.Series("<three>", [(0, -1e4), (9, -2.0)], 2)]
+    drawn = svg.lines("x", deep, "steps", floor=-1.05)
+    assert "&lt;three&gt; goes down to -1e+04" in drawn and "&lt;three&gt; (all below -1.05)" in drawn
+
+
+def test_marks_at_the_ends_of_axes_have_room():
+    drawn = svg.lines("x", [svg.Series("one", [(0, 0), (10, 4)], bars=True)], "steps")
+    places = [tuple(map(float, at)) for at in re.findall(r"translate\(([\d.]+),([\d.]+)\)", drawn)]
+    for x, y in [place for place in places if place != (14.0, 6.0)]:
+        assert svg.LEFT + 8 <= x <= svg.WIDTH - svg.RIGHT - 8 and svg.TOP + 8 <= y <= svg.HEIGHT - svg.BOTTOM - 8
+
+
+def test_a_label_keeps_away_from_other_lines():
+    line = svg.Series("line", [(0, 0), (9.5, 9.6)])
+    places = []
+    for y in (9.0, 10.0):
+        drawn = svg.lines("x", [line, svg.Series("one", [(10, y)], 1, labels=["one"]), svg.Series("z", [(5, 0)])], "x")
+        label, mark = (
+            re.search(r'class="label"[^>]* y="([\d.]+)"', drawn),
+            re.search(r"c1[^>]*,([\d.]+)\) scale", drawn),
+        )
+        places.append(float(label[1]) - float(mark[1]))
+        assert drawn.index('class="label"') < drawn.rindex('<path class="line')  # which is drawn over it
+    assert places[0] > 0 > places[1]
+
+
+def test_losses_that_are_the_same_are_drawn_once(tmp_path):
+    lines = [{"frames": f, "train/loss/dyn": 1.0 + f, "train/loss/rep": 1.0 + f, "train/kl": 1.5 + f} for f in (1, 2)]
+    drawn = learning.losses([read(write_run(tmp_path / "seed0", metrics=lines))], [])
+    assert drawn.count("<figure") == 2 and "<b>loss/dyn = loss/rep</b>" in drawn and "<b>kl</b>" in drawn
+    for key in ("loss/dyn", "loss/rep", "kl"):
+        assert words.LOSSES[key] in drawn
+
+
+def test_what_is_published_far_beyond_a_run_is_not_put_beside_it(tmp_path):
+    path = write_run(tmp_path / "seed0", "--env.task", "dmc:cartpole_balance", scores=[score(48_000, 900.0)])
+    drawn = learning.scores([read(path)], [])
+    table = drawn[drawn.index("published, at the nearest") :]
+    assert "Left out" in table and "Dreamer (first)" in table[table.index("Left out") :]
+    assert "Dreamer (first)" not in table[: table.index("</table>")] and "DreamerV3" in table
 
 
 def test_what_cannot_be_drawn_is_not_advised(tmp_path):
@@ -99,9 +174,9 @@ def test_wide_pictures_scroll_and_keep_their_width(tmp_path):
     path = write_run(tmp_path / "seed0")
     for name, width in (("long", 1600), ("latents", 320)):
         media.save_png(path / "eval" / f"{name}.png", np.zeros((64, width, 3), np.uint8))
-    picture = r'(<div class="scroll" tabindex="0" role="region"[^>]*>)?<img [^>]*class="(\w*)"'
+    picture = r'(<div class="scroll" tabindex="0" role="region"[^>]*>)?<img [^>]*class="([\w ]*)"'
     found = re.findall(picture, page([read(path)])[0])
-    assert [(bool(box), kind) for box, kind in found] == [(True, "wide"), (False, "")]
+    assert [(bool(box), kind) for box, kind in found] == [(True, "paper wide"), (False, "paper")]
 
 
 def test_several_runs_show_their_aggregate(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -31,6 +31,16 @@ def code(text: str) -> str:
 
 def folded(title: str, inside: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{inside}</details>"
+
+
+def terms(title: str, meanings: Mapping[str, str]) -> str:
+    """Words and what they mean, folded."""
+    inside = "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in meanings.items())
+    return folded(title, f"<dl>{inside}</dl>")
+
+
+def listed(lines: Sequence[str], kind: str = "") -> str:
+    return f'<ul class="{kind}">{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>'
 
 
 def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -68,8 +78,8 @@ class Pictures:
     def __init__(self, most: int = MOST_PICTURES):
         self.left = most
 
-    def embedded(self, path: Path, alt: str, pixels: bool = False) -> str:
-        """The picture itself, or a line on where it lies."""
+    def embedded(self, path: Path, alt: str, pixels: bool = False, paper: bool = False) -> str:
+        """The picture itself, or a line on where it lies; `paper` is one on a white ground."""
         try:
             with os.fdopen(open_regular(path), "rb") as file:
                 count = os.fstat(file.fileno()).st_size
@@ -82,7 +92,7 @@ class Pictures:
         if size > self.left:
             return p(f"{path} ({count / 1e6:.1f} MB) would make this page too large: open it by itself", "lacking")
         self.left -= size
-        kinds = " ".join(["pixels"] * pixels + ["wide"] * (width > WIDE))
+        kinds = " ".join(["pixels"] * pixels + ["paper"] * paper + ["wide"] * (width > WIDE))
         source = f"data:{KINDS[path.suffix]};base64,{base64.b64encode(data).decode()}"
         shown = f'<img src="{source}" alt="{escape(alt)}" class="{kinds}">'
         return scrolling(alt, shown) if width > WIDE else shown

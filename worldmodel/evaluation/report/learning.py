@@ -10,10 +10,12 @@ from worldmodel.evaluation.report.gather import Seed, curve
 from worldmodel.evaluation.report.html import code, command, folded, p, table
 from worldmodel.evaluation.report.reference import Published, note, published
 from worldmodel.evaluation.report.svg import MEAN, REFERENCES, Series, lines, thinned
+from worldmodel.evaluation.report.words import LOSSES
 from worldmodel.schema import Config
 
 SEED_KEY = "run.seed"
 LOSS = "train/loss/"
+FAR = 2.0  # times as many frames as the run has, from which on what is published is not shown beside it
 ALSO = ("train/kl", "train/value", "train/entropy", "train/embed/std", "train/feat/std", "fps/frames")
 
 
@@ -63,15 +65,25 @@ def scores(seeds: Sequence[Seed], lacking: list[str]) -> str:
         series.append(mean_of([points for _, points in evaluated]))
     series += [curve_of(method, REFERENCES[i], reach_of(known, reach)) for i, method in enumerate(known)]
     drawn = lines("return of an episode, higher is better", series, "environment frames", base=0.0)
-    parts = [f'<div class="large">{drawn}</div>' if drawn else ""]
+    parts = []
     if not any(points for _, points in evaluated):
         lacking.append(f"no evaluation yet: {command(seeds[0].path, '')} plays episodes with what there is")
         parts.append(p(lacking[-1], "lacking"))
     else:
-        head = ("run", "frames", "mean return", "95 % interval", "episodes", "where")
         rows = [last_row(seed) for seed, points in evaluated if points]
-        parts.append(table("the last evaluation of each seed", head, rows))
-    return "".join(parts + compared(seeds, known, reach))
+        parts.append(last(rows))
+    shown = f'<div class="large">{drawn}</div>' if drawn else ""
+    beside = f'<div class="{"beside" if alone else ""}">{shown}<div>{"".join(parts)}</div></div>'
+    return beside + "".join(compared(seeds, known, reach))
+
+
+def last(rows: Sequence[tuple[str, ...]]) -> str:
+    """The last evaluations: of several seeds a row each, of one so narrow that it stands beside the plot."""
+    head = ("run", "frames", "mean return", "95 % interval", "episodes", "where")
+    if len(rows) == 1:
+        numbers = list(zip(head[1:-1], rows[0][1:-1], strict=True))
+        return table("the last evaluation", ("", rows[0][0]), numbers) + p(rows[0][-1], "soft")
+    return table("the last evaluation of each seed", head, rows)
 
 
 def evaluation(seed: Seed, style: int, alone: bool) -> Series:
@@ -119,30 +131,52 @@ def compared(seeds: Sequence[Seed], known: Sequence[Published], reach: int) -> l
     env = seeds[0].config.env
     if not known:
         return [p(f"No published score is known for {env.task} seen as {env.obs}.", "soft")]
-    rows, at = [], []
+    rows, at, far = [], [], []
     for method in known:
         k = min(range(len(method.frames)), key=lambda k: abs(method.frames[k] - reach))
         numbers = [f"{method.frames[k]:,}", f"{method.mean[k]:.0f}", f"{method.std[k]:.0f}"]
+        if method.frames[k] > FAR * reach and method.frames[k] > min(m.frames[0] for m in known):
+            far.append(f"{method.name} ({numbers[0]})")
+            continue
         rows.append((method.name, *numbers, method.seeds, method.repeat, method.source))
         at.append(numbers[0])
     head = ("method", "frames", "mean return", "std over seeds", "seeds", "action repeat", "from")
     where = at[0] if len(set(at)) == 1 else "a different one for each method"
     caption = f"published, at the nearest number of frames, {where}; this run has reached {reach:,}"
-    return [table(caption, head, rows), p(note(env, known), "soft")]
+    beyond = f" Left out, as what is published begins far beyond this run's frames: {', '.join(far)}." if far else ""
+    return [table(caption, head, rows), p(note(env, known) + beyond, "soft")]
+
+
+def _meaning(names: Sequence[str]) -> str:
+    """Of one number in a line, of several that are the same a line with each one's name."""
+    told = [(name, LOSSES[name]) for name in names if name in LOSSES]
+    return "; ".join(f"{name}: {meaning}" if len(names) > 1 else meaning for name, meaning in told)
 
 
 def losses(seeds: Sequence[Seed], lacking: list[str]) -> str:
     """One small plot for every loss and a few other numbers, all seeds in each."""
     keys = dict.fromkeys(k for seed in seeds for line in seed.metrics for k in line if k.startswith(LOSS))
-    drawn = []
+    alike: dict[str, tuple[list[str], list[Series]]] = {}  # what is the same everywhere is drawn once
     for key in [*keys, *ALSO]:
         series = [Series(seed.name, thinned(curve(seed.metrics, key)), i) for i, seed in enumerate(seeds)]
-        drawn.append(lines(key.removeprefix("train/"), series, "environment frames", log=True))
+        names, _ = alike.setdefault(repr([s.points for s in series]), ([], series))
+        names.append(key.removeprefix("train/"))
+    drawn = [
+        lines(
+            " = ".join(names),
+            series,
+            "environment frames",
+            log=True,
+            note=_meaning(names),
+        )
+        for names, series in alike.values()
+    ]
     if not any(drawn):
         lacking.append("no losses yet: there is no line in metrics.jsonl; train it further")
         return p(lacking[-1], "lacking")
     words = p(
-        "Losses before their weights, averaged between log lines; an axis that spans a factor of 30 is logarithmic.",
+        "Losses before their weights, averaged between log lines; an axis that spans a factor of 30 is logarithmic. "
+        "Numbers that are the same throughout are drawn once. Equations: docs/algorithms.md.",
         "soft",
     )
     return words + f'<div class="plots">{"".join(drawn)}</div>'

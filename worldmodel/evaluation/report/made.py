@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 from worldmodel import versions
 from worldmodel.evaluation.report.gather import ODD, Seed
-from worldmodel.evaluation.report.html import code, command, p, table
+from worldmodel.evaluation.report.html import code, command, p, table, together
 from worldmodel.evaluation.report.learning import reproduce as full
+from worldmodel.evaluation.report.words import ANEW
 
+MEASURES = {"--episodes 10": "returns.json", "model": "model.json", "probe": "probe.json", "compare": "compare.json"}
 COLUMNS = 4  # entries of versions.json that are shown of a run: the first and the last ones
 
 
@@ -51,10 +53,26 @@ def made_with(seeds: Sequence[Seed]) -> str:
     return "".join(parts)
 
 
+def to_measure(seeds: Sequence[Seed]) -> list[str]:
+    """The commands that measure what has not been, and show it."""
+    found = []
+    for seed in seeds:
+        dreams = any((seed.path / "eval").glob("imagine.*")) or not seed.draws
+        what = [name for name, file in MEASURES.items() if not (seed.path / "eval" / file).exists()] + ["imagine"] * (
+            not dreams
+        )
+        found += [command(seed.path, name) for name in what]
+    if len(seeds) > 1 and not (seeds[0].path / "eval" / "seeds.json").exists():
+        found.append(together([seed.path for seed in seeds]))
+    again = f"{together([seed.path for seed in seeds])} report"
+    return [*found, again] if found else []
+
+
 def reproduce(seeds: Sequence[Seed]) -> str:
     """In full, and as it was typed."""
     typed = dict.fromkeys(f"./wm train {shlex.join(x['words'])}".strip() for seed in seeds for x in seed.made_with)
     parts = [p("As it was typed, resumes with other words included:"), code("\n".join(typed))] if typed else []
     trained = "\n".join(full(seed.config) for seed in seeds)
     parts.append(p("In full, in a checkout of the same version:"))
-    return "".join([*parts, code(f"{trained}\n{command(seeds[0].path, 'report')}")])
+    parts.append(code(f"{trained}\n{command(seeds[0].path, 'report')}"))
+    return "".join([*parts, p(ANEW, "soft")])

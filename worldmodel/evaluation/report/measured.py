@@ -10,22 +10,36 @@ from worldmodel.evaluation import quality_text as text
 from worldmodel.evaluation.aggregates import AGGREGATES
 from worldmodel.evaluation.report import panels
 from worldmodel.evaluation.report.gather import ODD, Seed, sure
-from worldmodel.evaluation.report.html import Pictures, code, command, p, table, together
+from worldmodel.evaluation.report.html import Pictures, command, listed, p, table, terms, together
 from worldmodel.evaluation.report.svg import bars
+from worldmodel.evaluation.report.words import (
+    BESIDE,
+    DREAMS,
+    KNOWN,
+    MORE,
+    QUALITY,
+    REPLAYED,
+    RETURNS,
+    WAYS,
+    WHAT,
+)
 from worldmodel.evaluation.returns import spoken
 
-DREAM = "truth, model (green bar: frames it saw; orange bar: dreamt from the actions alone), and their difference"
+DREAM = "a dream of {}: truth, model (green bar: frames seen; orange bar: actions alone), and their difference"
+FUTURES = "many futures from one state: with other luck (other draws), under other actions, under other drivers"
+PARTING = "truth, the mean of several dreams of the same actions, and where those part"
 EPISODES = (
     "the agent at the end of its training",
     *(f"the agent, as evaluated last: its {which} episode" for which in ("best", "median", "worst")),
 )
 VIDEOS = {
     **dict(zip(("videos/agent.gif", "eval/best.gif", "eval/median.gif", "eval/worst.gif"), EPISODES, strict=True)),
-    "videos/imagined.gif": DREAM,
-    "eval/imagine.gif": DREAM,
-    "eval/futures.gif": "many futures from one state: with other luck, under other actions, under other drivers",
-    "eval/uncertainty.gif": "truth, the mean of several dreams of the same actions, and where those part",
+    "videos/imagined.gif": DREAM.format("the end of training"),
+    "eval/imagine.gif": DREAM.format("eval.py imagine"),
+    "eval/futures.gif": FUTURES,
+    "eval/uncertainty.gif": PARTING,
 }
+ON_WHITE = (FUTURES, PARTING)
 STILLS = {
     "long": "Dreams that go on until they break",
     "uncertainty": "Where dreams of the same actions part",
@@ -34,25 +48,31 @@ STILLS = {
 
 
 def videos(seeds: Sequence[Seed], pictures: Pictures, lacking: list[str]) -> str:
-    found = []
+    found, dreams = [], ("eval/imagine.gif", "videos/imagined.gif")
+    open_ = [
+        next((name for name in names if (seeds[0].path / name).exists()), "") for names in (list(VIDEOS)[:2], dreams)
+    ]
     for seed in seeds:
         clips = sorted(f"eval/{path.name}" for path in (seed.path / "eval").glob("play-*.gif"))
         named = {**VIDEOS, **{clip: "driven by hand: dreamt left, real right" for clip in clips}}
         for name, words in named.items():
             if (seed.path / name).exists():
-                label = f"{seed.name}, {name}: {words}"
                 kind = ' class="strip"' if words not in EPISODES else ""
                 small = (seed.path / name).with_suffix(".webp")  # the same in a fraction of the bytes
                 shown = small if small.exists() else seed.path / name
-                found.append(f"<details open{kind}><summary>{escape(label)}</summary>"
-                             f"{pictures.embedded(shown, label, pixels=True)}</details>")  # fmt: skip
+                told = f"{seed.name}, {shown.relative_to(seed.path)}"
+                label = f"{told}: {words}"
+                state = " open" * (seed is seeds[0] and name in open_)
+                inside = pictures.embedded(shown, label, pixels=True, paper=words in ON_WHITE)
+                title = f'{escape(words)} <span class="file">{escape(told)}</span>'
+                found.append(f"<details{state}{kind}><summary>{title}</summary>{inside}</details>")
     if not found and not seeds[0].sees:
         return p(f"No videos: this run sees no pictures (env.obs {seeds[0].config.env.obs}).", "soft")
     if not found:
         dream = f", {command(seeds[0].path, 'imagine')} one of a dream" if seeds[0].draws else ""
         lacking.append(f"no video yet: {command(seeds[0].path, '')} makes one of the agent{dream}")
         return p(lacking[-1], "lacking")
-    return p("Close a video to stop it.", "soft") + f'<div class="clips">{"".join(found)}</div>'
+    return p("Open a video to play it, close it to stop it.", "soft") + f'<div class="clips">{"".join(found)}</div>'
 
 
 def each(seeds: Sequence[Seed], file: str, what: str, lacking: list[str], show: Any, make: str | None = None) -> str:
@@ -68,7 +88,10 @@ def each(seeds: Sequence[Seed], file: str, what: str, lacking: list[str], show: 
         if found is None:
             state = "cannot be read" if (seed.path / "eval" / file).exists() else "has not been measured"
             lacking.append(f"{seed.path}/eval/{file} {state}: {make or command(seed.path, what)}")
-            body = p(lacking[-1], "lacking")
+            short = (
+                lacking[-1] if state == "cannot be read" else f"Not measured yet: {make or command(seed.path, what)}"
+            )
+            body = p(short, "lacking")
         parts.append(title + body)
     return "".join(parts)
 
@@ -83,7 +106,8 @@ def returns(seeds: Sequence[Seed], lacking: list[str]) -> str:
         more += f"; success in {x['eval/success']:.0%}" if "eval/success" in x else ""
         return p(f"{x['eval/score']:.1f}, {ends}{more}, over {about}")
 
-    return over_seeds(seeds, lacking) + each(seeds, "returns.json", "--episodes 10", lacking, show)
+    shown = over_seeds(seeds, lacking) + each(seeds, "returns.json", "--episodes 10", lacking, show)
+    return p(REPLAYED, "soft") + shown + terms(WHAT, RETURNS)
 
 
 def over_seeds(seeds: Sequence[Seed], lacking: list[str]) -> str:
@@ -114,13 +138,15 @@ def quality(seeds: Sequence[Seed], lacking: list[str]) -> str:
     """The numbers of eval.py model, in words and as panels."""
 
     def show(seed: Seed, x: dict[str, Any]) -> str:
-        about = f"{x['episodes']} {x['source']} episodes, {x['steps']} steps, after {x['frames']:,} frames"
+        about = f"{x['episodes']} {x['source']} episodes, {x['steps']} steps, after {x['frames']:,} frames. {MORE}"
         head = ("", *(f"step {h}" for h in text.horizons(x)), "which way is good")
-        numbers = table(f"by steps after the last seen frame ({text.BESIDE})", head, text.rows(x))
+        beside = text.BESIDE.replace("beside", "in brackets")
+        numbers = table(f"by steps after the last seen frame ({beside})", head, text.rows(x))
         lines = [*text.singles(x), *text.omitted([str(line) for line in x["left_out"]])]
         names = ("policy", "imagined return", "real return", "imagined minus real")
         followed = table("policies followed, 95 % intervals", names, rows) if (rows := text.policies(x)) else ""
-        return p(about, "soft") + panels.quality(x) + numbers + code("\n".join(lines)) + followed
+        glossary = terms(WHAT, QUALITY)
+        return p(about, "soft") + glossary + panels.quality(x) + numbers + listed(lines, "soft") + followed
 
     return each(seeds, "model.json", "model", lacking, show)
 
@@ -129,15 +155,16 @@ def dreams(seeds: Sequence[Seed], pictures: Pictures, lacking: list[str]) -> str
     """What eval.py imagine has drawn, as stills."""
     found = []
     for seed in seeds:
-        for name, words in STILLS.items():
+        for name, title in STILLS.items():
             if (path := seed.path / "eval" / f"{name}.png").exists():
-                found.append(f"<h3>{escape(words)}</h3>{pictures.embedded(path, f'{seed.name}: {words}')}")
+                alt = f"{seed.name}: {title}"
+                found.append(f"<h3>{escape(title)}</h3>{pictures.embedded(path, alt, paper=True)}")
     if not found and not seeds[0].draws:
         return p("No dreams: this model cannot draw. It is measured all the same.", "soft")
     if not found:
         lacking.append(f"no dream has been drawn yet: {command(seeds[0].path, 'imagine')}")
         return p(lacking[-1], "lacking")
-    return "".join(found)
+    return "".join([*found, terms(WHAT, DREAMS)])
 
 
 def planners(seeds: Sequence[Seed], lacking: list[str]) -> str:
@@ -149,7 +176,7 @@ def planners(seeds: Sequence[Seed], lacking: list[str]) -> str:
                 for (n, mean, low, high), (_, r) in zip(numbers, ways, strict=True)]  # fmt: skip
         head = ("driven by", "mean return", "95 % interval", "ms per action", "episodes")
         drawn = f'<div class="large">{panels.planners(x["drivers"])}</div>'
-        return drawn + table("one model, driven in several ways", head, rows)
+        return drawn + table("one model, driven in several ways", head, rows) + terms(WHAT, WAYS)
 
     return each(seeds, "compare.json", "compare", lacking, show)
 
@@ -157,9 +184,9 @@ def planners(seeds: Sequence[Seed], lacking: list[str]) -> str:
 def state_known(seeds: Sequence[Seed], lacking: list[str]) -> str:
     def show(seed: Seed, x: dict[str, Any]) -> str:
         known = [f"{r2:.3f}" if r2 is not None else "never changes" for r2 in x["r2"]]
-        rows = [(str(i), r2) for i, r2 in enumerate(known)]
-        return table(
-            "R² of a linear read-out of the simulator's state; 1 is all of it, 0 nothing", ("coordinate", "R²"), rows
-        )
+        rows = [f"coordinate {i}: {r2}" for i, r2 in enumerate(known)]
+        about = f"{x['episodes']} episodes" if "episodes" in x else "episodes"
+        beside = p(BESIDE, "soft") if (seed.path / "eval" / "model.json").exists() else ""
+        return p(KNOWN.format(about), "soft") + listed(rows, "flow") + beside
 
     return each(seeds, "probe.json", "probe", lacking, show)

@@ -9,7 +9,9 @@ from pathlib import Path
 from worldmodel.console import Progress
 from worldmodel.evaluation.report import learning, made, measured
 from worldmodel.evaluation.report.gather import ODD, Seed, read_all
-from worldmodel.evaluation.report.html import Pictures, p
+from worldmodel.evaluation.report.html import Pictures, code, folded, p
+from worldmodel.evaluation.report.made import to_measure
+from worldmodel.evaluation.report.verdict import verdict
 
 STYLE = Path(__file__).with_name("style.css")
 Part = tuple[str, str, Callable[[], str]]  # its name, its title, and what writes it
@@ -33,10 +35,10 @@ def page(seeds: Sequence[Seed], quiet: bool = True) -> tuple[str, list[str]]:
     parts: list[Part] = [
         ("scores", "Learning curve", lambda: learning.scores(seeds, lacking)),
         ("returns", "Returns, measured again", lambda: measured.returns(seeds, lacking)),
-        ("videos", "Videos", lambda: measured.videos(seeds, pictures, lacking)),
         ("model", "How good the world model is", lambda: measured.quality(seeds, lacking)),
         ("state", "What the latent knows", lambda: measured.state_known(seeds, lacking)),
         ("planners", "Actor and planners compared", lambda: measured.planners(seeds, lacking)),
+        ("videos", "Videos", lambda: measured.videos(seeds, pictures, lacking)),
         ("dreams", "Dreams, looked at closely", lambda: measured.dreams(seeds, pictures, lacking)),
         ("losses", "Losses over time", lambda: learning.losses(seeds, lacking)),
         ("configuration", "Configuration", lambda: learning.configuration(seeds)),
@@ -50,14 +52,14 @@ def page(seeds: Sequence[Seed], quiet: bool = True) -> tuple[str, list[str]]:
         body.append(section(part, lacking))
     bar.update(len(parts))
     bar.close()
-    c = seeds[0].config
+    c, first = seeds[0].config, f"{summary(seeds)}{verdict(seeds)}{notes}{rest(seeds)}"
     title = f"{c.env.task}, {c.run.name}"
     text = (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><link rel="icon" href="data:,">'
         f"<style>{STYLE.read_text(encoding='utf-8')}</style></head>"
-        f'<body><a class="skip" href="#main">to the report</a><header><h1>{escape(title)}</h1>{summary(seeds)}{notes}'
+        f'<body><a class="skip" href="#main">to the report</a><header><h1>{escape(title)}</h1>{first}'
         f'</header><nav aria-label="parts of this report"><ul>{links}</ul></nav><main id="main">{"".join(body)}</main>'
         "</body></html>\n"
     )
@@ -81,9 +83,9 @@ def summary(seeds: Sequence[Seed]) -> str:
     finals = [line for seed in seeds if (line := last_score(seed)) is not None]
     runs = "one run" if len(seeds) == 1 else f"{len(seeds)} seeds"
     text = f"{runs}, {max(s.frames for s in seeds):,} environment frames"
-    if finals:
+    if finals and len(seeds) > 1:  # of one alone the lines below say it
         text += f"; last evaluation: {', '.join(f'{x:.1f}' for x in finals)}"
-        text += f", mean {sum(finals) / len(finals):.1f}" if len(finals) > 1 else ""
+        text += f", mean {sum(finals) / len(finals):.1f}"
     minutes = [seed.minutes for seed in seeds if seed.minutes is not None]
     text += f"; {', '.join(f'{x:.0f}' for x in minutes)} minutes of training" if minutes else ""
     open_ = [seed.name for seed in seeds if not seed.done]
@@ -91,6 +93,12 @@ def summary(seeds: Sequence[Seed]) -> str:
         p(f"Not finished: {', '.join(open_)}; what is shown is how far it has come.", "lacking") if open_ else ""
     )
     return p(text + ".") + unfinished
+
+
+def rest(seeds: Sequence[Seed]) -> str:
+    """All that could still be measured, to be copied at once."""
+    lines = to_measure(seeds)
+    return folded(f"To measure everything: {len(lines)} commands", code("\n".join(lines))) if lines else ""
 
 
 def last_score(seed: Seed) -> float | None:

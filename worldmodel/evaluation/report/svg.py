@@ -9,6 +9,7 @@ from html import escape
 
 WIDTH, HEIGHT = 400, 250
 LEFT, RIGHT, TOP, BOTTOM = 60, 24, 10, 40
+ROOM = 10  # between the axes and marks at their ends
 LETTER = 7.0  # an average letter's width
 MOST_POINTS = 200
 STYLES = 6  # colours and dashes that the page's style has
@@ -30,7 +31,7 @@ class Series:
     """A line, or `dots`, in one of the page's styles; `low` and `high` are the edges of a band around it.
 
     `bars` makes the edges an interval at each point, which has a mark, `scales` times as large as others; `labels`
-    are written beside the points.
+    are written beside the points. `mark` picks the shape of dots among SPOTS.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Series:
     dots: bool = False
     thin: bool = False
     bars: bool = False
+    mark: int | None = None
     keyed: bool = True
     scales: Sequence[float] = ()
     labels: Sequence[str] = ()
@@ -112,10 +114,11 @@ def lines(
     base: float | None = None,
     floor: float | None = None,
     log_x: bool = False,
+    note: str = "",
 ) -> str:
-    """A figure with its title, a key where there is more than one line, and what it shows in words.
+    """A figure with its title and a `note`, a key where there is more than one line, and what it shows in words.
 
-    Where all numbers are above `base` the axis begins there; what lies below `floor` is off the figure.
+    Where all numbers are above `base` the axis begins there; what lies below `floor` is off the figure, which says so.
     """
     series = [s for s in series if s.points]
     xs = [x for s in series for x, _ in s.points]
@@ -126,18 +129,37 @@ def lines(
     shown = [*ys, min(ys) if base is None else base]
     if floor is not None:
         shown = [max(y, floor) for y in shown]
-    across = Axis(xs, LEFT, WIDTH - RIGHT, log_x)
-    up = Axis(shown, HEIGHT - BOTTOM, TOP, steep)
-    marks = "".join(_band(s, across, up) + _marks(s, across, up) for s in series)
+    room = ROOM if any(s.bars or s.dots for s in series) else 0
+    across = Axis(xs, LEFT + room, WIDTH - RIGHT - room, log_x)
+    up = Axis(shown, HEIGHT - BOTTOM - room, TOP + room, steep)
+    marks = "".join(_labels(s, series, across, up) for s in series)  # below all lines, which they would else hide
+    marks += "".join(_band(s, across, up) + _marks(s, across, up) for s in series)
     ends = "; ".join(f"{s.name} ends at {s.points[-1][1]:.3g}" for s in series if not s.dots)
     words = f"{title} by {x_name}. {ends}."
+    note = "; ".join(filter(None, (note, _deepest(series, floor))))
     keyed = [s for s in series if s.keyed] if len(series) > 1 else []
-    keys = "".join(f'<span class="entry">{_key(s)}{escape(s.name)}</span>' for s in keyed)
+    keys = "".join(f'<span class="entry">{_key(s)}{escape(_keyed(s, floor))}</span>' for s in keyed)
     inside = _grid(across, up, x_name) + (marks if floor is None else _cut(marks))
-    return f'<figure class="plot">{_caption(title)}{keys}</figcaption>{_frame(words, inside)}</figure>'
+    return f'<figure class="plot">{_caption(title, note)}{keys}</figcaption>{_frame(words, inside)}</figure>'
 
 
-def bars(title: str, rows: Sequence[tuple[str, float, float, float]]) -> str:
+def _deepest(series: Sequence[Series], floor: float | None) -> str:
+    """How far down what is off the figure goes, and whose line it is."""
+    least, name = min((y, s.name) for s in series for _, y in s.points)
+    if floor is None or least >= floor:
+        return ""
+    return f"{name} goes down to {least:.3g}"
+
+
+def _keyed(s: Series, floor: float | None) -> str:
+    """A name for the key, which says where the line is nowhere to be seen."""
+    hidden = floor is not None and all(y < floor for _, y in s.points)
+    return f"{s.name} (all below {floor:g})" if hidden else s.name
+
+
+def bars(
+    title: str, rows: Sequence[tuple[str, float, float, float]], styles: Sequence[int | str] = (), note: str = ""
+) -> str:
     """Bars from the top down, each (name, value, low, high) below its name, with the interval as a line."""
     tall = 38 * len(rows) + 34
     axis = Axis([0.0, *(x for _, *numbers in rows for x in numbers)], 16, WIDTH - RIGHT)
@@ -146,14 +168,16 @@ def bars(title: str, rows: Sequence[tuple[str, float, float, float]]) -> str:
         y = TOP + 38 * i
         begin, width = min(axis.at(0), axis.at(value)), abs(axis.at(value) - axis.at(0))
         parts.append(f'<text class="name" x="16" y="{y + 12}">{escape(name)}: {value:.4g}</text>')
-        parts.append(f'<rect class="bar" x="{begin:.1f}" y="{y + 17}" width="{width:.1f}" height="14"/>')
+        own = f" {kind(styles[i])}" if styles else ""
+        parts.append(f'<rect class="bar{own}" x="{begin:.1f}" y="{y + 17}" width="{width:.1f}" height="14"/>')
         parts.append(f'<path class="whisker" d="M{axis.at(low):.1f},{y + 24}H{axis.at(high):.1f}"/>')
     words = f"{title}: " + "; ".join(f"{name} {value:.4g}" for name, value, *_ in rows)
-    return f'<figure class="plot">{_caption(title)}</figcaption>{_frame(words, "".join(parts), tall)}</figure>'
+    return f'<figure class="plot">{_caption(title, note)}</figcaption>{_frame(words, "".join(parts), tall)}</figure>'
 
 
-def _caption(title: str) -> str:
-    return f"<figcaption><b>{escape(title)}</b>"
+def _caption(title: str, note: str) -> str:
+    told = f'<span class="note">{escape(note)}</span>' if note else ""
+    return f"<figcaption><b>{escape(title)}</b>{told}"
 
 
 def _cut(marks: str) -> str:
@@ -185,7 +209,9 @@ def _tick(x: float, top: float, bottom: float, text: str) -> str:
 
 def _marks(s: Series, across: Axis, up: Axis) -> str:
     places = [(across.at(x), up.at(y)) for x, y in s.points]
-    if s.dots:
+    if s.dots and s.mark is not None:
+        parts = [_spot(s, x, y, 0.8) for x, y in places]
+    elif s.dots:
         parts = [f'<circle class="{kind(s.style)}" cx="{x:.1f}" cy="{y:.1f}" r="2.2"/>' for x, y in places]
     else:
         scales = s.scales or [1.0] * len(places)
@@ -193,10 +219,21 @@ def _marks(s: Series, across: Axis, up: Axis) -> str:
     if not s.dots and len(places) > 1:
         path = "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<path class="line {kind(s.style)}{" thin" * s.thin}" d="{path}"/>')
+    return "".join(parts)
+
+
+def _labels(s: Series, every: Sequence[Series], across: Axis, up: Axis) -> str:
+    """Beside each point, above or below it, whichever is farther from the other series' points nearby."""
+    taken = [(across.at(x), up.at(y)) for other in every if other is not s for x, y in other.points]
+    parts = []
+    places = [(across.at(x), up.at(y)) for x, y in s.points]
     for (x, y), label in ((place, label) for place, label in zip(places, s.labels, strict=False) if label):
-        end = x + 6 + LETTER * len(label) > WIDTH
+        wide = LETTER * len(label)
+        near = [b for a, b in taken if abs(a - x) < wide + LETTER]
+        down = max((-5, 15), key=lambda down: min((abs(y + down - 5 - b) for b in near), default=0.0))
+        end = x + 6 + wide > WIDTH
         at = f'x="{x - 5:.1f}" text-anchor="end"' if end else f'x="{x + 5:.1f}"'
-        parts.append(f'<text class="label" {at} y="{y - 5:.1f}">{escape(label)}</text>')
+        parts.append(f'<text class="label" {at} y="{y + down:.1f}">{escape(label)}</text>')
     return "".join(parts)
 
 
@@ -215,12 +252,16 @@ def _band(s: Series, across: Axis, up: Axis) -> str:
 
 def _spot(s: Series, x: float, y: float, scale: float = 1.0) -> str:
     """A mark whose shape differs where colours come again."""
-    shape = SPOTS[(s.style + s.style // STYLES) % len(SPOTS)] if s.bars and isinstance(s.style, int) else SPOTS[0]
+    turn = s.style + s.style // STYLES if s.bars and isinstance(s.style, int) else 0
+    shape = SPOTS[(turn if s.mark is None else s.mark) % len(SPOTS)]
+    see_through = " dot" if s.dots else ""
     place = f"translate({x:.1f},{y:.1f}) scale({scale:g})"
-    return f'<path class="spot {kind(s.style)}" transform="{place}" d="M0,0{shape}"/>'
+    return f'<path class="spot {kind(s.style)}{see_through}" transform="{place}" d="M0,0{shape}"/>'
 
 
 def _key(s: Series) -> str:
     mark = '<circle class="{}" cx="14" cy="6" r="3"/>' if s.dots else '<path class="line {}" d="M0,6H28"/>'
-    spot = _spot(s, 14, 6) if s.bars else ""
+    if s.dots and s.mark is not None:
+        mark = ""
+    spot = _spot(s, 14, 6) if s.bars or not mark else ""
     return f'<svg class="mark" viewBox="0 0 28 12" aria-hidden="true">{mark.format(kind(s.style))}{spot}</svg>'
