@@ -55,3 +55,13 @@ def test_no_interval_of_one_start_and_a_warning_of_few(axes):
     quality_page._policies(axes, other, gap(1, None, None))
     assert len(other.containers) == 2 and all(bar.errorbar is None for bar in other.containers)
     pyplot().close(other.figure)
+
+
+@pytest.mark.parametrize(
+    ("own", "steps"),
+    [([1, 1, 1, 1, 1], 5), ([1, 1, 5, 1, 1], 5), ([1, 5, 5, 5, 1], 1), ([5, 5, 5, 5, 5], 0), ([1, 2, 2, None, 5], 5)],
+)
+def test_how_far_dreams_are_ahead_of_both_guessers(own, steps):
+    curve = {"model": own, "copy": [2.0] * 5, "mean": [3.0, 3.0, 3.0, None, 3.0]}
+    assert quality_text.ahead(curve) == steps
+    assert ("from the first step" in quality_text._reach("x", steps, 5)) == (steps == 0)

@@ -163,16 +163,6 @@ def test_the_page_begins_with_what_its_numbers_say(measured_dir, tmp_path):
     assert {file for _, file, _ in verdict.lines(read(path))} == {"scores.jsonl", "returns.json"}
 
 
-@pytest.mark.parametrize(
-    ("own", "steps"),
-    [([1, 1, 1, 1, 1], 5), ([1, 1, 5, 1, 1], 5), ([1, 5, 5, 5, 1], 1), ([5, 5, 5, 5, 5], 0), ([1, 2, 2, None, 5], 5)],
-)
-def test_how_far_dreams_are_ahead_of_both_guessers(own, steps):
-    curve = {"model": own, "copy": [2.0] * 5, "mean": [3.0, 3.0, 3.0, None, 3.0]}
-    assert verdict.ahead(curve) == steps
-    assert ("from the first step" in verdict._reach("x", steps, 5)) == (steps == 0)
-
-
 def test_names_and_values_are_text(run_dir, tmp_path):
     """A run, a path and a configuration that try to be a page."""
     path = tmp_path / "<script>alert(1)</script>" / "seed0"

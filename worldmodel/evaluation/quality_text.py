@@ -7,6 +7,7 @@ from typing import Any
 
 from worldmodel.evaluation.returns import doubts
 
+PATIENCE = 3  # steps in a row after which a guesser has overtaken the model
 BESIDE = "beside: nothing changes; the mean of all"
 
 
@@ -15,7 +16,7 @@ def report(found: dict[str, Any], left_out: Sequence[str]) -> str:
     steps = ", ".join(str(h) for h in horizons(found))
     lines = [f"open loop, at {steps} steps after the last seen frame ({BESIDE})"]
     lines += [f"  {name:<22}{'  '.join(f'{cell:<28}' for cell in cells)}  {good}" for name, *cells, good in rows(found)]
-    lines += [f"  {line}" for line in singles(found)]
+    lines += [f"  {line}" for line in (*reaches(found), *singles(found))]
     lines += [f"    {name:<28}imagined {said}; real {was}; gap {gap}" for name, said, was, gap in policies(found)]
     return "\n".join([*lines, *omitted(left_out)])
 
@@ -92,6 +93,29 @@ def singles(found: dict[str, Any]) -> list[str]:
     if "policies" in found:
         lines += _policies(found["policies"])
     return lines
+
+
+def reaches(x: dict[str, Any]) -> list[str]:
+    """How far dreams are of use, in words."""
+    curves = {"pictures": x.get("mse"), "rewards": x["reward"]["rmse"]}
+    return [_reach(name, ahead(curve), len(curve["model"])) for name, curve in curves.items() if curve]
+
+
+def ahead(curve: dict[str, list[float | None]]) -> int:
+    """Up to which step the model is nearer to the truth than both guessers: until it is not, PATIENCE times."""
+    own, *others = (curve[name] for name in ("model", "copy", "mean"))
+    behind = [any(a is not None and b is not None and a >= b for b in row)
+              for a, *row in zip(own, *others, strict=True)]  # fmt: skip
+    wait = min(PATIENCE, len(behind))
+    return next((h for h in range(len(behind) - wait + 1) if all(behind[h : h + wait])), len(behind))
+
+
+def _reach(name: str, steps: int, most: int) -> str:
+    guessers = "both guessers (nothing changes; the mean)"
+    if steps == 0:
+        return f"Dreamt {name}: not nearer to the truth than {guessers}, from the first step on."
+    until = f"at all {most} steps" if steps == most else f"up to step {steps} of {most}"
+    return f"Dreamt {name}: nearer to the truth than {guessers} {until}."
 
 
 def policies(found: dict[str, Any]) -> list[tuple[str, ...]]:

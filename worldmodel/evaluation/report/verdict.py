@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
+from worldmodel.evaluation.quality_text import reaches
 from worldmodel.evaluation.report.gather import ODD, Seed, sure
 from worldmodel.evaluation.report.html import folded
 
-PATIENCE = 3  # steps in a row after which a guesser has overtaken the model
 Line = tuple[str, str, str]  # what is said, the file that it is from, the part of the page that shows more
 
 
@@ -31,7 +31,7 @@ def _shown(line: Line) -> str:
 def lines(seed: Seed) -> list[Line]:
     found = [(said, "scores.jsonl", "scores") for said in _evaluated(seed)]
     makers: tuple[tuple[str, str, Callable[[dict[str, Any]], list[str]]], ...] = (
-        ("returns.json", "returns", _again), ("model.json", "model", _dreams), ("model.json", "model", _plans),
+        ("returns.json", "returns", _again), ("model.json", "model", reaches), ("model.json", "model", _plans),
         ("compare.json", "planners", _ways))  # fmt: skip
     for file, part, make in makers:
         x = seed.measured(file)
@@ -60,28 +60,6 @@ def _evaluated(seed: Seed) -> list[str]:
 def _again(x: dict[str, Any]) -> list[str]:
     ends = _interval(x["eval/score_low"], x["eval/score_high"])
     return [f"Measured again on new episodes: {_rounded(x['eval/score'])}{ends}, over {len(x['scores'])}."]
-
-
-def _dreams(x: dict[str, Any]) -> list[str]:
-    curves = {"pictures": x.get("mse"), "rewards": x["reward"]["rmse"]}
-    return [_reach(name, ahead(curve), len(curve["model"])) for name, curve in curves.items() if curve]
-
-
-def ahead(curve: dict[str, list[float | None]]) -> int:
-    """Up to which step the model is nearer to the truth than both guessers: until it is not, PATIENCE times."""
-    own, *others = (curve[name] for name in ("model", "copy", "mean"))
-    behind = [any(a is not None and b is not None and sure(a) >= sure(b) for b in row)
-              for a, *row in zip(own, *others, strict=True)]  # fmt: skip
-    wait = min(PATIENCE, len(behind))
-    return next((h for h in range(len(behind) - wait + 1) if all(behind[h : h + wait])), len(behind))
-
-
-def _reach(name: str, steps: int, most: int) -> str:
-    guessers = "both guessers (nothing changes; the mean)"
-    if steps == 0:
-        return f"Dreamt {name}: not nearer to the truth than {guessers}, from the first step on."
-    until = f"at all {most} steps" if steps == most else f"up to step {steps} of {most}"
-    return f"Dreamt {name}: nearer to the truth than {guessers} {until}."
 
 
 def _plans(x: dict[str, Any]) -> list[str]:
