@@ -70,6 +70,49 @@ def test_keys_drive_frames_change_and_curves_grow(page, run_dir):
     assert page.errors() == []
 
 
+@pytest.mark.parametrize("driver", ["hand", "mpc"])
+def test_whatever_is_asked_while_it_runs_is_done(page, driver):
+    page.run(f"$('driver').value = '{driver}'; $('fps').value = '60'")
+
+    def running(steps):
+        page.run("say(''); void (running || run())")
+        page.wait(f"running && steps.length > {steps}")
+
+    for _ in range(3):
+        running(4)
+        page.key("c", "KeyC", "c")
+        page.wait("$('status').textContent.startsWith('saved')", seconds=20)
+        running(8)
+        page.run("window.was = at; $('back').click()")
+        page.wait("!running && !busy && at === was - 1", seconds=20)
+        running(8)
+        page.run("$('history').value = 3; $('history').dispatchEvent(new Event('input'))")
+        page.wait("!running && !busy && at === 3", seconds=20)
+        running(4)
+        page.run("$('replay-episode').value = 1; $('replay').requestSubmit()")
+        page.wait("!running && !busy && $('start').textContent.includes('episode 1')", seconds=20)
+        running(4)
+        page.key("n", "KeyN", "n")
+        page.wait("!running && !busy && steps.length === 1", seconds=20)
+    page.run("for (let i = 0; i < 5; i++) $('next').click()")
+    page.wait("!busy && at === 5", seconds=20)
+    page.run("for (let i = 0; i < 3; i++) $('back').click()")
+    page.wait("!busy && at === 2", seconds=20)
+    assert page.errors() == []
+
+
+def test_what_the_page_says_of_keys_and_numbers(page):
+    assert "seen by nobody" in page.run("$('real-caption').textContent")
+    page.key("ArrowRight")
+    assert "press space to run" in page.run("$('status').textContent") and page.run("$('driver').value") == "hand"
+    for odd in ("2.5", ""):
+        page.run(f"$('replay-episode').value = '{odd}'; $('replay').requestSubmit()")
+        assert page.run("$('status').textContent") == "episode and step are whole numbers"
+    page.run("$('replay-episode').focus(); $('replay-episode').value = '0'; $('replay').requestSubmit()")
+    page.wait("!busy && $('start').textContent.includes('episode 0')")
+    assert page.run("document.activeElement === document.body")
+
+
 def test_a_screenshot_has_two_pictures_and_a_curve_in_every_trace(page, tmp_path):
     page.run("void run()")
     page.wait(f"{STEPS} > 8")

@@ -32,6 +32,7 @@ class Answers:
             "notes": self.notes,
             "groups": list(run.action_space.groups),
             "size": run.action_space.size,
+            "repeat": run.config.env.repeat,
             "drivers": [{"name": HAND, "label": "you, by hand"}, *drivers],
             "draws": s.dreams.draws,
             "value": run.policy is not None,
