@@ -122,4 +122,4 @@ def _profiles(axes: Any, methods: dict[str, Any]) -> None:
         axes.fill_between(x["levels"], x["profile"]["low"], x["profile"]["high"], step="post", alpha=0.2,
                           color=style["color"], lw=0)  # fmt: skip
     axes.set(xlabel="return", ylabel="share of runs above it", ylim=(-0.03, 1.03))
-    axes.legend()
+    axes.legend(loc="lower left")
