@@ -32,8 +32,8 @@ TAIL = """
 
 - The rows of `benchmarks/saves.py` are 256 frames over and over: they pack better than those of a run.
 - The soak lasted as long as it says, no longer.
-- The same seed and as many threads give the same hashes on a CPU: across restarts, and with environments side by side. On a GPU reductions
-  may add in another order from run to run; equality there is neither promised nor measured.
+- The same seed and as many threads give the same hashes on a CPU: across restarts, and with environments side by side.
+  On a GPU reductions may add in another order from run to run; equality there is neither promised nor measured.
 - With `env.num 1`, and in evaluation always, the environment runs in the training's own process: what it raises is
   caught, but one that hangs there hangs the run, and one that crashes ends it. `env.num 2` has every collecting
   environment watched in a process of its own; for evaluation there is no such switch (`log.eval 0` leaves the closing
