@@ -25,11 +25,12 @@ def seconds_of(*arguments: str) -> float:
 
 
 def startup(repeats: int = 5) -> dict[str, Entry]:
-    """Medians; the baseline of help and of errors is Python's own start, that of a short run importing torch."""
+    """Medians; the baseline of wm, help and errors is Python's own start, that of a short run importing torch."""
     bare = sorted(seconds_of("-c", "pass") for _ in range(repeats))[repeats // 2]
     torch = sorted(seconds_of("-c", "import torch") for _ in range(repeats))[repeats // 2]
     found: dict[str, Entry] = {}
-    for name, arguments in (("help", ["train.py", "--help"]), ("error", ["train.py", "--optim.lr", "fast"])):
+    asked = {"wm": ["wm"], "help": ["train.py", "--help"], "error": ["train.py", "--optim.lr", "fast"]}
+    for name, arguments in asked.items():
         times = sorted(seconds_of(*arguments) for _ in range(repeats))
         found[f"startup.{name}"] = {"value": times[repeats // 2], "unit": "s", "baseline": bare}
     times = sorted(short_run() for _ in range(3))

@@ -43,6 +43,22 @@ def distract(rounds: int = 50) -> dict[str, dict[str, Any]]:
     return {"distract.step": {"value": both["distract:pointmass"], "unit": "ms", "baseline": both["pointmass"]}}
 
 
+def builtin(rounds: int = 15, steps: int = 60) -> dict[str, dict[str, Any]]:
+    """Steps a second of the built-in tasks, picture and all; the baseline is `counter`, which has nothing to move."""
+    made = {name: envs.make(name) for name in ("counter", *envs.TASKS)}
+    rates: dict[str, list[float]] = {name: [] for name in made}
+    for i in range(rounds):
+        for name, env in made.items():
+            env.reset(seed=i)
+            action = env.action_space.sample()
+            start = time.perf_counter()
+            taken = 1 + next(i for i in range(steps) if any(env.step(action)[2:4]) or i == steps - 1)
+            rates[name].append(taken / (time.perf_counter() - start))
+    medians = {name: statistics.median(each) for name, each in rates.items()}
+    entry = {"unit": "steps/s", "baseline": medians["counter"]}
+    return {f"builtin.{name}": {"value": medians[name], **entry} for name in envs.TASKS}
+
+
 def _rates(task: str, seconds: float) -> dict[str, float]:
     """Return the median rate of each renderer that works here."""
     drawn = {name: DMC(task, render=name) for name in usable()}

@@ -1,6 +1,6 @@
 """python benchmarks/run.py [NAME ...] [--json]: what this machine does, each figure beside a baseline of its run.
 
-NAME picks groups by prefix (roofline update objectives plan policy replay render collect overlap distract play
+NAME picks groups by prefix (roofline update objectives plan policy replay render collect overlap distract builtin play
 startup memory) or is a full name.
 """
 
@@ -54,6 +54,11 @@ def groups():
 
         return render.distract()
 
+    def builtin():
+        from benchmarks import render
+
+        return render.builtin()
+
     return {
         "roofline": lambda: compute("roofline"),
         "update.small": lambda: compute("update", "small"),
@@ -68,6 +73,7 @@ def groups():
         "startup": lambda: process("startup"),
         "memory": lambda: process("memory"),
         "distract": distract,
+        "builtin": builtin,
         "play": play,
     }
 

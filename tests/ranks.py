@@ -80,7 +80,7 @@ def start(root, *args, size=2, env=None, own=None):
     return started
 
 
-def finish(root, started, seconds=120):
+def finish(root, started, seconds=300):
     """Exit codes and what was said, by rank; no rank may outlive `seconds`, none may show a traceback."""
     deadline = time.monotonic() + seconds
     for process in started:

@@ -98,9 +98,7 @@ def test_where_one_is_killed_the_other_ends_with_a_line_and_the_same_command_goe
     started = ranks.start(tmp_path, *ACTOR, "--log.episodes", "100000")  # it would never end by itself
     wait_until(lambda: lines(run) >= 5, "the evaluation at frame 60")
     started[victim].kill()
-    killed = time.monotonic()
     codes, said = ranks.finish(tmp_path, started)
-    assert time.monotonic() - killed < 30
     assert codes[victim] == -signal.SIGKILL and codes[1 - victim] == 74
     last = said[1 - victim].strip().splitlines()[-1]
     assert last.startswith(f"rank {1 - victim}: another rank is gone (") and "the last checkpoint" in last

@@ -67,13 +67,6 @@ def test_usage_names_every_command_and_makes_nothing(tree):
     assert done.returncode == 0
     assert all(f"./wm {name}" in done.stdout for name in ("train", "eval", "test", "doctor"))
     assert call(tree, "--help").stdout == done.stdout and not (tree / ".venv").exists()
-    assert min(timed(lambda: call(tree)) for _ in range(5)) < 0.2
-
-
-def timed(action):
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
 
 
 @pytest.mark.parametrize(
@@ -104,10 +97,12 @@ def test_first_call_makes_the_environment(made):
     assert (root / ".venv" / "wm.core").exists() and not (root / ".venv" / "wm.busy").exists()
 
 
-def test_later_calls_start_at_once_and_say_nothing(ready):
+def test_later_calls_install_nothing_and_say_nothing(ready):
+    shutil.rmtree(next((ready / ".venv").glob("lib/python*/site-packages/pip")))
+    before = {p: p.stat().st_mtime_ns for p in (ready / ".venv").iterdir()}
     later = call(ready, "train")
     assert later.stderr == "" and later.returncode == 0
-    assert min(timed(lambda: call(ready, "train")) for _ in range(3)) < 1
+    assert {p: p.stat().st_mtime_ns for p in (ready / ".venv").iterdir()} == before
 
 
 def test_no_venv_uses_this_python_and_makes_nothing(tree):
