@@ -10,12 +10,9 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-import eval as eval_py
-import ranks
-import train as train_py
+import forked
 from runs import fingerprint, seed_dir
 
-SECONDS = 600  # a machine may be busy; none of these takes more than seconds of its own
 # Enough of a run to save often, to pack and evict chunks of the replay, and to end mid-episode.
 SHORT = ("--train.prefill", "10", "--run.frames", "80", "--log.checkpoint", "5", "--log.keep", "2", "--log.eval", "0",
          "--log.every", "5", "--log.final_episodes", "1", "--replay.capacity_gb", "1e-4")  # fmt: skip
@@ -23,45 +20,33 @@ SHORT = ("--train.prefill", "10", "--run.frames", "80", "--log.checkpoint", "5",
 
 def go(root, *args, expect=0, before=None, env=None, program="train", traceback=False):
     """A program to its end; what it said. `before` is called in its process first."""
-    process = start(root, *args, before=before, env=env, program=program)
-    process.join(SECONDS)
-    late = process.is_alive()
-    process.kill()
-    process.join()
+    code = forked.ended(start(root, *args, before=before, env=env, program=program), log_of(root).read_text)
     said = log_of(root).read_text()
-    assert not late, f"still there after {SECONDS} s\n{said}"
-    assert process.exitcode == expect, f"exit {process.exitcode}, wanted {expect}\n{said}"
+    assert code == expect, f"exit {code}, wanted {expect}\n{said}"
     assert traceback or "Traceback" not in said, said
     return said
 
 
 def start(root, *args, before=None, env=None, program="train"):
     Path(root).mkdir(parents=True, exist_ok=True)
-    argv = ["debug", "--run.root", str(root), *args] if program == "train" else list(args)
-    process = ranks.processes().Process(target=_run, args=(program, argv, before, env or {}, log_of(root)), daemon=True)
-    process.start()
-    return process
+    argv = ["debug", "--run.root", root, *args] if program == "train" else args
+    return forked.start(program, argv, log_of(root), before=before, env=env)
 
 
 def in_one(root, work, *args, before=None):
     """`work(call, *args)` in one process, where call(program, *argv) runs a whole program: its exit code and words."""
     found = Path(root) / "found.json"
-    process = ranks.processes().Process(target=_in_one, args=(found, log_of(root), work, args, before), daemon=True)
+    process = forked.processes().Process(target=_in_one, args=(found, log_of(root), work, args, before), daemon=True)
     process.start()
-    process.join(SECONDS)
-    process.kill()
-    process.join()
-    assert process.exitcode == 0, log_of(root).read_text()
+    assert forked.ended(process, log_of(root).read_text) == 0, log_of(root).read_text()
     return json.loads(found.read_text())
 
 
 def _in_one(found, log, work, args, before):
     def call(program, *argv):
-        with open(log, "w") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
+        forked.redirect(log)
         try:
-            code = {"train": train_py.main, "eval": eval_py.main}[program](list(map(str, argv)))
+            code = forked.main_of(program)(list(map(str, argv)))
         except BaseException as error:
             traceback.print_exc()
             code = error.code if isinstance(error, SystemExit) else 1
@@ -76,16 +61,6 @@ def _in_one(found, log, work, args, before):
 
 def log_of(root):
     return Path(root) / "said.log"
-
-
-def _run(program, argv, before, env, log):
-    os.environ.update(env)
-    with open(log, "w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    if before:
-        before()
-    sys.exit({"train": train_py.main, "eval": eval_py.main}[program](argv))
 
 
 def print_of(root):

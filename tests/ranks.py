@@ -1,46 +1,18 @@
 """Ranks in processes of their own, forked from a server that has imported torch once."""
 
-import multiprocessing
 import os
 import socket
 import sys
 import time
-from multiprocessing import forkserver
 from pathlib import Path
 
 import torch
 
+import forked
 import train as train_py
 from worldmodel import build, config, parallel
 from worldmodel.learner import Learner
 from worldmodel.types import ActionSpace, ObservationSpace
-
-TESTS = Path(__file__).resolve().parent
-PRELOAD = (
-    "ranks",
-    "envs.vector",
-    "worldmodel.training",
-    "worldmodel.evaluation.closing",
-    "matplotlib.pyplot",
-    "torch._dynamo",  # the first optimiser of a process imports it, which takes most of a second
-    "envs.counter",
-    "pytest",
-)
-
-
-def processes():
-    """Where new processes come from; the server finds the tests' modules by PYTHONPATH alone."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOAD))
-    kept = {name: os.environ.get(name) for name in ("PYTHONPATH", "OMP_NUM_THREADS")}
-    os.environ.update(PYTHONPATH=os.pathsep.join([str(TESTS.parent), str(TESTS)]), OMP_NUM_THREADS="1")
-    try:
-        forkserver.ensure_running()
-    finally:
-        os.environ.update({name: value for name, value in kept.items() if value is not None})
-        for name in (name for name, value in kept.items() if value is None):
-            del os.environ[name]
-    return context
 
 
 def free_port():
@@ -60,16 +32,14 @@ def environment(rank, size, port):
 
 def _train(argv, env, log):
     os.environ.update(env)
-    with open(log, "w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    forked.redirect(log)
     sys.exit(train_py.main(argv))
 
 
 def start(root, *args, size=2, env=None, own=None):
     """train.py on every rank; `env` changes variables of all (None removes one), `own` adds arguments by rank."""
     Path(root).mkdir(parents=True, exist_ok=True)
-    port, context, started = free_port(), processes(), []
+    port, context, started = free_port(), forked.processes(), []
     for rank in range(size):
         there = {**(environment(rank, size, port) if size > 1 else {}), **(env or {})}
         there = {name: value for name, value in there.items() if value is not None}
@@ -163,7 +133,7 @@ def learn(world, overrides, updates, spoilt=None, deaf=()):
         found = learner.update(batch)
         metrics.append({k: float(v) for k, v in found.items() if k.startswith("grad_norm") or k == "skipped"})
     state = {**model.state_dict(), **(policy.state_dict() if policy else {})}
-    rates = [o.param_groups[0]["lr"] for o in learner.optimizers.each.values()]
+    rates = [o.lr for o in learner.optimizers.each.values()]
     return {k: v.numpy() for k, v in state.items()}, metrics, rates
 
 
@@ -177,7 +147,7 @@ def _learn(answer, env, *args):
 
 def learners(size, *args):
     """What `learn` gives on each of so many ranks."""
-    context, port = processes(), free_port()
+    context, port = forked.processes(), free_port()
     pipes, started = [], []
     for rank in range(size):
         ours, theirs = context.Pipe(duplex=False)

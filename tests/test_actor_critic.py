@@ -328,7 +328,7 @@ def test_weights_are_unfrozen_again_even_after_an_error():
 def test_every_part_moves_at_its_own_rate_and_the_slow_critic_follows(optim):
     c, model, policy = whole("optim.actor_lr=0.002", "optim.critic_lr=0.004", "critic.rate=0.5", *optim)
     learner = Learner(model, c.optim, torch.device("cpu"), "fp32", policy)
-    assert [o.param_groups[0]["lr"] for o in learner.optimizers.each.values()] == [c.optim.lr, 0.002, 0.004]
+    assert [o.lr for o in learner.optimizers.each.values()] == [c.optim.lr, 0.002, 0.004]
     before = {k: v.clone() for k, v in policy.state_dict().items()}
     metrics = learner.update(random_batch())
     after = policy.state_dict()

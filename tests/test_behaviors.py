@@ -181,7 +181,7 @@ def test_warm_up_raises_the_learning_rate_and_resuming_keeps_it():
     rates = []
     for _ in range(6):
         learner.update(batch)
-        rates.append(learner.optimizers.each["model"].param_groups[0]["lr"])
+        rates.append(learner.optimizers.each["model"].lr)
     assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
 
 

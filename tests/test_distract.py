@@ -20,8 +20,7 @@ from envs.distract import FALL, KINDS, Background, fractal
 from envs.draw import Canvas
 from envs.names import DISTRACT
 from envs.vector import Reset, SerialEnv, make_vector
-from runs import ROOT, seed_dir, train
-from test_eval import evaluate
+from runs import ROOT, evaluate, seed_dir, train
 from worldmodel import config
 from worldmodel.rollout import Rollout, episode_seeds
 from worldmodel.types import ActionSpace

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageSequence
 
 import worldmodel
-from runs import ROOT, mistaken, seed_dir, train
+from runs import ROOT, evaluate, mistaken, seed_dir, train
 from worldmodel.evaluation.returns import bootstrap_interval, run_episodes
 from worldmodel.rollout import Rollout, episode_seeds
 from worldmodel.types import ActionSpace
@@ -22,14 +22,6 @@ def run_dir(tmp_path_factory):
     root = tmp_path_factory.mktemp("evaluated")
     train(root, "--run.frames", "60")
     return seed_dir(root)
-
-
-def evaluate(*args, expect=0):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "eval.py"), *map(str, args)], capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == expect and "Traceback" not in done.stderr, done.stdout + done.stderr
-    return done.stdout, done.stderr
 
 
 def test_returns_writes_scores_and_a_video(run_dir):
@@ -46,10 +38,12 @@ def test_returns_writes_scores_and_a_video(run_dir):
     assert result["eval/iqm"] == 210.0 and "IQM" in out
 
 
-def test_returns_are_the_same_for_the_same_seed(run_dir):
+def test_returns_are_the_same_for_the_same_seed_and_in_a_python_of_their_own(run_dir):
     same = ("--episodes", "2", "--seed", "5", "--envs", "1")
     first = evaluate(run_dir, *same)[0]
     assert evaluate(run_dir, *same)[0] == first
+    alone = [sys.executable, ROOT / "eval.py", run_dir, *same]
+    assert subprocess.run(alone, capture_output=True, text=True, check=True).stdout == first
 
 
 def test_imagine_shows_context_then_the_model_alone(run_dir):

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from runs import seed_dir, train
-from test_eval import evaluate
+from runs import evaluate, seed_dir, train
 
 
 @pytest.fixture(scope="module")

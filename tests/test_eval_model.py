@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 
 import worldmodel
-from runs import ROOT, mistaken, seed_dir, train
-from test_eval import evaluate
+from runs import ROOT, evaluate, mistaken, seed_dir, train
 from worldmodel.evaluation import held_out
 from worldmodel.evaluation.held_out import from_replay
 from worldmodel.evaluation.imagine import dream

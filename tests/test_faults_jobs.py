@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from children import SECONDS, SHORT, go
+from children import SHORT, go
+from forked import SECONDS
 from runs import ROOT, command, seed_dir
 
 SCONTROL = """#!/bin/sh

@@ -10,9 +10,8 @@ from PIL import Image
 
 from blocks import CELLS, CODES, batch_of, draw, taught
 from reach import reach
-from runs import seed_dir, train
+from runs import evaluate, seed_dir, train
 from test_behaviors import LineWorld
-from test_eval import evaluate
 from test_model import H, W, make, random_batch
 from worldmodel import build, checkpoint, config
 from worldmodel.episodes import SavedEpisodes

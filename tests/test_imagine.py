@@ -11,8 +11,7 @@ from PIL import Image
 
 import worldmodel
 from envs.vector import Reset, SerialEnv
-from runs import ROOT, mistaken, seed_dir, train
-from test_eval import evaluate
+from runs import ROOT, evaluate, mistaken, seed_dir, train
 from tiny_world import SPACE, Frozen, Grid, Perfect, Shuffled, wander
 from worldmodel.evaluation import breaking, futures, grids, media, parting, scene, traversal
 from worldmodel.evaluation.held_out import collect, from_replay

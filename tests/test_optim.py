@@ -1,11 +1,14 @@
 """Optimisers and clipping by hand."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from worldmodel.optim import CLIPS, LaProp, clip_adaptive, clip_global
+from runs import ROOT
+from worldmodel.optim import CLIPS, AdamW, LaProp, clip_adaptive, clip_global
 
 
 def test_laprop_by_hand():
@@ -21,6 +24,38 @@ def test_laprop_by_hand():
         mean = 0.9 * mean + 0.1 * grad / math.sqrt(square / (1 - 0.99**step))
         value -= 0.1 * mean / (1 - 0.9**step)
         assert weight.item() == pytest.approx(value, rel=1e-5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_adam_is_torchs_own_bit_for_bit(masked):
+    """Also where a tensor says that a step is to be left out, and where some weights get no gradient."""
+    torch.manual_seed(0)
+    start = [torch.randn(3, 2), torch.randn(4), torch.randn(2)]
+    ours, theirs = ([torch.nn.Parameter(x.clone()) for x in start] for _ in range(2))
+    lr = torch.tensor(0.1) if masked else 0.1
+    own = AdamW(ours, lr, eps=1e-8, weight_decay=0.1)
+    wanted = torch.optim.AdamW(theirs, lr, eps=1e-8, weight_decay=0.1, fused=True)
+    for step in range(6):
+        for optimizer, params in ((own, ours), (wanted, theirs)):
+            optimizer.zero_grad()
+            for i, p in enumerate(params[: 2 + step % 2]):
+                p.grad = torch.full_like(p, step - 2.0 + i)
+            optimizer.found_inf = torch.tensor(float(step == 3)) if masked else None
+            optimizer.step()
+        for p, q in zip(ours, theirs, strict=True):
+            assert torch.equal(p, q)
+            assert all(torch.equal(v, wanted.state[q][k]) for k, v in own.state.get(p, {}).items())
+    assert len(own.state) == 3
+
+
+def test_the_first_optimiser_of_a_process_imports_no_compiler():
+    code = (
+        "import sys, torch; from worldmodel.optim import AdamW, LaProp\n"
+        "for make in (AdamW, LaProp):\n"
+        "    p = torch.nn.Parameter(torch.ones(2)); own = make([p], 0.1); p.sum().backward(); own.step()\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])

@@ -13,8 +13,7 @@ import time
 
 import pytest
 
-from runs import ROOT, seed_dir, train
-from test_eval import evaluate
+from runs import ROOT, evaluate, seed_dir, train
 from worldmodel.evaluation.play.desk import Busy, Desk
 from worldmodel.evaluation.play.server import MOST_BODY, Server
 

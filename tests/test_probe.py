@@ -9,8 +9,7 @@ import torch
 
 import worldmodel
 from blocks import batch_of, draw, learner_of, taught
-from runs import seed_dir, train
-from test_eval import evaluate
+from runs import evaluate, seed_dir, train
 from worldmodel import build, config
 from worldmodel.evaluation.state_probe import held_out_r2, state_r2
 from worldmodel.learner import Learner

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 import browser
-from runs import seed_dir, train
-from test_eval import evaluate
+from runs import evaluate, seed_dir, train
 from worldmodel import config as configs
 from worldmodel.evaluation import media
 from worldmodel.evaluation.report import learning, verdict

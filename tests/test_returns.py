@@ -11,8 +11,7 @@ from gymnasium import spaces
 from PIL import Image
 
 from envs.vector import Reset, SerialEnv
-from runs import ROOT, mistaken, seed_dir, train
-from test_eval import evaluate
+from runs import ROOT, evaluate, mistaken, seed_dir, train
 from worldmodel.evaluation import media, seeds
 from worldmodel.evaluation.aggregates import AGGREGATES, estimates, iqm, profile
 from worldmodel.evaluation.returns import Evaluation, Film, run_episodes

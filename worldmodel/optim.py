@@ -10,59 +10,99 @@ from torch import Tensor
 
 from worldmodel.schema import OptimConfig
 
+Tensors = list[Tensor]
 
-class LaProp(torch.optim.Optimizer):
-    """Normalise by the second moment first, then take momentum (Ziyin et al. 2020): steps stay bounded by lr.
 
-    As with torch's own optimisers, where an attribute `found_inf` holds a one nothing moves.
+class Optimizer:
+    """What moves parameters by their gradients: a learning rate, and moments of each parameter once it has moved.
+
+    None of torch.optim's: the first of those in a process imports a compiler, which takes a second or two. As with
+    them, where an attribute `found_inf` holds a one nothing moves.
     """
 
+    COUNTER = torch.float32
     found_inf: Tensor | None = None
 
     def __init__(
-        self, params: Iterable[Any], lr: float | Tensor, betas=(0.9, 0.999), eps: float = 1e-20, weight_decay=0.0
+        self, params: Iterable[Tensor], lr: float | Tensor, betas=(0.9, 0.999), eps: float = 1e-20, weight_decay=0.0
     ):
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self.params, self.lr, self.betas, self.eps, self.weight_decay = list(params), lr, betas, eps, weight_decay
+        self.state: dict[Tensor, dict[str, Tensor]] = {}
+
+    def zero_grad(self) -> None:
+        for p in self.params:
+            p.grad = None
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        assert closure is None, "LaProp takes no closure"
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if params:
-                self._step_group(group, params)
+    def step(self) -> None:
+        params = [p for p in self.params if p.grad is not None]
+        if not params:
+            return
+        states = [self._state_of(p) for p in params]
+        steps, means, squares = ([s[k] for s in states] for k in ("step", "exp_avg", "exp_avg_sq"))
+        self._move(params, [p.grad for p in params if p.grad is not None], steps, means, squares)
 
-    def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        beta1, beta2 = group["betas"]
-        grads = [p.grad for p in params if p.grad is not None]
+    def _move(self, params: Tensors, grads: Tensors, steps: Tensors, means: Tensors, squares: Tensors) -> None:
+        raise NotImplementedError
+
+    def _state_of(self, p: Tensor) -> dict[str, Tensor]:
+        if p not in self.state:
+            moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+            self.state[p] = {"step": torch.zeros((), dtype=self.COUNTER, device=p.device), **moments}
+        return self.state[p]
+
+
+class AdamW(Optimizer):
+    """Adam with weight decay of its own (Loshchilov & Hutter 2019), in one kernel of torch's."""
+
+    def _move(self, params: Tensors, grads: Tensors, steps: Tensors, means: Tensors, squares: Tensors) -> None:
+        torch._foreach_add_(steps, 1)
+        torch._fused_adamw_(
+            params,
+            grads,
+            means,
+            squares,
+            [],
+            steps,
+            lr=self.lr,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            weight_decay=self.weight_decay,
+            eps=self.eps,
+            amsgrad=False,
+            maximize=False,
+            found_inf=self.found_inf,
+        )
+        if self.found_inf is not None:
+            torch._foreach_sub_(steps, [self.found_inf] * len(steps))
+
+
+class LaProp(Optimizer):
+    """Normalise by the second moment first, then take momentum (Ziyin et al. 2020): steps stay bounded by lr."""
+
+    COUNTER = torch.float64
+
+    def _move(self, params: Tensors, grads: Tensors, steps: Tensors, means: Tensors, squares: Tensors) -> None:
+        beta1, beta2 = self.betas
         go: Tensor | float = 1.0
         if self.found_inf is not None:
             go = 1.0 - self.found_inf.double()
             grads = [torch.where(self.found_inf > 0, 0.0, g) for g in grads]
-        states = [self._state_of(p) for p in params]
-        steps = [s["step"] for s in states]
-        mean, square = [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states]
         # A list, since a lone tensor would be read on the CPU and added as a number.
         torch._foreach_add_(steps, [go] * len(steps) if isinstance(go, Tensor) else go)
         counts = torch._foreach_clamp_min(steps, 1)
-        torch._foreach_mul_(square, 1 - go * (1 - beta2))
-        torch._foreach_addcmul_(square, grads, grads, 1 - beta2)
-        size = torch._foreach_div(square, _without(beta2, counts))
+        torch._foreach_mul_(squares, 1 - go * (1 - beta2))
+        torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
+        size = torch._foreach_div(squares, _without(beta2, counts))
         torch._foreach_sqrt_(size)
-        torch._foreach_add_(size, group["eps"])
-        torch._foreach_mul_(mean, 1 - go * (1 - beta1))
-        torch._foreach_addcdiv_(mean, grads, size, 1 - beta1)
-        if group["weight_decay"]:
-            torch._foreach_mul_(params, 1 - go * group["lr"] * group["weight_decay"])
+        torch._foreach_add_(size, self.eps)
+        torch._foreach_mul_(means, 1 - go * (1 - beta1))
+        torch._foreach_addcdiv_(means, grads, size, 1 - beta1)
+        if self.weight_decay:
+            torch._foreach_mul_(params, 1 - go * self.lr * self.weight_decay)
         rates = torch._foreach_reciprocal(_without(beta1, counts))
-        torch._foreach_mul_(rates, -go * group["lr"])
-        torch._foreach_add_(params, torch._foreach_mul(mean, rates))
-
-    def _state_of(self, p: Tensor) -> dict[str, Tensor]:
-        if not self.state[p]:
-            moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-            self.state[p] = {"step": torch.zeros((), dtype=torch.float64, device=p.device), **moments}
-        return self.state[p]
+        torch._foreach_mul_(rates, -go * self.lr)
+        torch._foreach_add_(params, torch._foreach_mul(means, rates))
 
 
 def _without(beta: float, counts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -94,6 +134,9 @@ def clip_adaptive(params: list[Tensor], share: float, floor: float = 1e-3) -> Te
 CLIPS: dict[str, Callable[[list[Tensor], float], Tensor]] = {"global": clip_global, "adaptive": clip_adaptive}
 
 
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": AdamW, "laprop": LaProp}
+
+
 class Optimizers:
     """One optimiser for each part of what learns: {name: (parameters, learning rate)}.
 
@@ -108,16 +151,14 @@ class Optimizers:
         self.parameters = [p for part in self.parts.values() for p in part]
         self.each = {k: self._make(params, rate) for k, (params, rate) in parts.items()}
 
-    def _make(self, params: list[Tensor], rate: float) -> torch.optim.Optimizer:
+    def _make(self, params: list[Tensor], rate: float) -> Optimizer:
         o = self.config
         lr = torch.tensor(rate, device=params[0].device) if self.masked else rate
-        if o.name == "laprop":
-            return LaProp(params, lr=lr, eps=o.eps, weight_decay=o.weight_decay)
-        return torch.optim.AdamW(params, lr, eps=o.eps, weight_decay=o.weight_decay, fused=True, capturable=self.masked)
+        return OPTIMIZERS[o.name](params, lr, eps=o.eps, weight_decay=o.weight_decay)
 
     def zero_grad(self) -> None:
         for optimizer in self.each.values():
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
 
     def warm_up(self, update: int) -> None:
         """Learning rates for update number `update`: linear from nothing over the first ones."""
@@ -125,15 +166,14 @@ class Optimizers:
             return
         share = min(1.0, (update + 1) / max(1, self.config.warmup))
         for name, optimizer in self.each.items():
-            for group in optimizer.param_groups:
-                rate = self.rates[name] * share
-                group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
+            rate = self.rates[name] * share
+            optimizer.lr = optimizer.lr.fill_(rate) if isinstance(optimizer.lr, Tensor) else rate
 
     def step(self, name: str, good: Tensor) -> None:
         """Move one part, if its numbers are good."""
         optimizer = self.each[name]
         if self.masked:
-            optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
+            optimizer.found_inf = (~good).float()
             optimizer.step()
         elif good:
             optimizer.step()
@@ -159,17 +199,19 @@ class Optimizers:
         for i, _, p in self._placed():
             self._check(i, found.get(i, {}), p)
         for i, states, p in self._placed():
-            # The fused optimiser walks memory, not coordinates: moments must lie as their parameter does.
-            laid_out = {
-                k: torch.empty_like(p).copy_(v) if v.shape == p.shape else v.clone().to(p.device)
-                for k, v in found.get(i, {}).items()
-            }
-            states[p] = {k: v.detach() for k, v in laid_out.items()}
+            states.pop(p, None)
+            if i in found:
+                # The fused optimiser walks memory, not coordinates: moments must lie as their parameter does.
+                laid_out = {
+                    k: torch.empty_like(p).copy_(v) if v.shape == p.shape else v.clone().to(p.device)
+                    for k, v in found[i].items()
+                }
+                states[p] = {k: v.detach() for k, v in laid_out.items()}
 
     def _check(self, i: int, found: dict[str, Tensor], p: Tensor) -> None:
         """ValueError unless these are the states that the optimiser keeps of a parameter, or none yet."""
-        step = torch.float64 if self.config.name == "laprop" else torch.float32
-        wanted = {"step": (torch.Size(), step), "exp_avg": (p.shape, p.dtype), "exp_avg_sq": (p.shape, p.dtype)}
+        counter = OPTIMIZERS[self.config.name].COUNTER
+        wanted = {"step": (torch.Size(), counter), "exp_avg": (p.shape, p.dtype), "exp_avg_sq": (p.shape, p.dtype)}
         kept = {k: (v.shape, v.dtype) for k, v in found.items()}
         if found and kept != wanted:
             raise ValueError(f"the optimiser's states of weight {i} are not those of a tensor {tuple(p.shape)}")

@@ -45,6 +45,7 @@ class Server(ThreadingHTTPServer):
     """`looks` are asked by GET and change nothing but what is looked at, `deeds` by POST; both at the desk."""
 
     daemon_threads = True
+    request_queue_size = 128  # five, as is usual, make a browser wait a second for the sixth
 
     def __init__(self, port: int, desk: Desk, page: bytes, looks: dict[str, Question], deeds: dict[str, Question]):
         self.desk, self.page, self.looks, self.deeds = desk, page, looks, deeds

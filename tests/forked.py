@@ -1,0 +1,90 @@
+"""train.py and eval.py in processes of their own, forked from a server that has imported torch once."""
+
+import multiprocessing
+import os
+import sys
+import tempfile
+from multiprocessing import forkserver
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parent
+PRELOAD = (
+    "ranks",
+    "eval",
+    "envs.vector",
+    "envs.counter",
+    "worldmodel.training",
+    "worldmodel.evaluation.closing",
+    "matplotlib.pyplot",
+    "pytest",
+)
+SECONDS = 600  # a machine may be busy; none of these takes more than seconds of its own
+
+
+def processes():
+    """Where new processes come from; the server finds the tests' modules by PYTHONPATH alone."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOAD))
+    kept = {name: os.environ.get(name) for name in ("PYTHONPATH", "OMP_NUM_THREADS")}
+    os.environ.update(PYTHONPATH=os.pathsep.join([str(TESTS.parent), str(TESTS)]), OMP_NUM_THREADS="1")
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.update({name: value for name, value in kept.items() if value is not None})
+        for name in (name for name, value in kept.items() if value is None):
+            del os.environ[name]
+    return context
+
+
+def start(program, argv, out, err=None, before=None, env=None):
+    """`program` (train, eval) with what it says in files; `before` is called in its process first."""
+    given = (program, list(map(str, argv)), out, err, before, env or {})
+    process = processes().Process(target=_run, args=given, daemon=True)
+    process.start()
+    return process
+
+
+def ended(process, said):
+    """Wait for its end; the exit code."""
+    process.join(SECONDS)
+    late = process.is_alive()
+    process.kill()
+    process.join()
+    assert not late, f"still there after {SECONDS} s\n{said()}"
+    return process.exitcode
+
+
+def run(program, *argv, expect=0):
+    """A program to its end: what it said and complained of; fails unless it exits as expected without a traceback."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        code = ended(start(program, argv, out, err), lambda: out.read_text() + err.read_text())
+        said, complained = out.read_text(), err.read_text()
+    assert code == expect, f"exit {code}, wanted {expect}\n{said}\n{complained}"
+    assert "Traceback" not in complained, complained
+    return said, complained
+
+
+def _run(program, argv, out, err, before, env):
+    os.environ.update(env)
+    sys.argv = [f"{program}.py", *argv]
+    redirect(out, err)
+    if before:
+        before()
+    sys.exit(main_of(program)(argv))
+
+
+def redirect(out, err=None):
+    for number, path in ((1, out), (2, err)):
+        if path is None:
+            os.dup2(1, number)
+        else:
+            with open(path, "w") as file:
+                os.dup2(file.fileno(), number)
+
+
+def main_of(program):
+    import eval as eval_py
+    import train as train_py
+
+    return {"train": train_py.main, "eval": eval_py.main}[program]
