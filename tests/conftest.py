@@ -12,6 +12,14 @@ import torch
 
 torch.set_num_threads(1)
 
+# The files that take longest, first: nothing is left over for one core alone at the end.
+LONGEST = ("test_soak.py", "test_training.py", "test_actor_critic.py", "test_eval_model.py", "test_config_fuzz.py",
+           "test_faults_saves.py", "test_faults_forged.py", "test_faults_resume.py")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):

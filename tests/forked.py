@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import runpy
 import sys
 import tempfile
 from multiprocessing import forkserver
@@ -71,7 +72,7 @@ def _run(program, argv, out, err, before, env):
     redirect(out, err)
     if before:
         before()
-    sys.exit(main_of(program)(argv))
+    runpy.run_path(str(TESTS.parent / f"{program}.py"), run_name="__main__")
 
 
 def redirect(out, err=None):
@@ -81,10 +82,3 @@ def redirect(out, err=None):
         else:
             with open(path, "w") as file:
                 os.dup2(file.fileno(), number)
-
-
-def main_of(program):
-    import eval as eval_py
-    import train as train_py
-
-    return {"train": train_py.main, "eval": eval_py.main}[program]

@@ -64,7 +64,8 @@ def test_a_finished_run_leaves_all_it_promises(unbroken):
 
 @pytest.mark.fault(23, "the same seed in another process; another seed", "equal hashes; other ones")
 def test_a_second_run_of_the_same_seed_is_equal_and_another_seed_differs(unbroken, tmp_path):
-    train(tmp_path)
+    process = start(tmp_path)  # a Python of its own, where `unbroken` was forked
+    assert process.communicate(timeout=600) and process.returncode == 0
     train(tmp_path, "--run.seed", "1")
     same, other = fingerprint(seed_dir(tmp_path)), fingerprint(seed_dir(tmp_path, seed=1))
     assert same == fingerprint(unbroken)
@@ -79,7 +80,8 @@ def test_stopped_in_mid_episode_and_resumed_equals_the_unbroken_run(unbroken, tm
     assert shorter == fingerprint(unbroken)
 
 
-@pytest.mark.parametrize("extra", [("--env.num", "2"), ("--behavior.name", "random"), ("--env.task", "pendulum")])
+@pytest.mark.parametrize("extra", [("--env.num", "2"), ("--behavior.name", "random"),
+                                   ("--env.task", "pendulum", "--env.time_limit", "40")])  # fmt: skip
 def test_resume_is_exact_with_two_environments_another_behaviour_and_another_task(tmp_path, extra):
     task = extra[1] if "task" in extra[0] else "counter"
     train(tmp_path / "a", *extra)
@@ -88,17 +90,26 @@ def test_resume_is_exact_with_two_environments_another_behaviour_and_another_tas
     assert fingerprint(seed_dir(tmp_path / "a", task)) == fingerprint(seed_dir(tmp_path / "b", task))
 
 
+LONG = ("--run.frames", "400", "--log.every", "1")
+
+
+@pytest.fixture(scope="module")
+def calm_long(tmp_path_factory):
+    root = tmp_path_factory.mktemp("calm")
+    train(root, *LONG)
+    return fingerprint(seed_dir(root))
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
-def test_a_signal_saves_exits_75_and_the_same_command_goes_on(tmp_path, name):
-    process = start(tmp_path, "--run.frames", "400", "--log.every", "1")
+def test_a_signal_saves_exits_75_and_the_same_command_goes_on(tmp_path, calm_long, name):
+    process = start(tmp_path, *LONG)
     wait_for_lines(seed_dir(tmp_path) / "metrics.jsonl", 45)
     process.send_signal(getattr(signal, name))
     out, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
     assert "the same command goes on" in out and "Traceback" not in err
-    train(tmp_path, "--run.frames", "400", "--log.every", "1")
-    train(tmp_path / "calm", "--run.frames", "400", "--log.every", "1")
-    assert fingerprint(seed_dir(tmp_path)) == fingerprint(seed_dir(tmp_path / "calm"))
+    train(tmp_path, *LONG)
+    assert fingerprint(seed_dir(tmp_path)) == calm_long
 
 
 class StopAfter:

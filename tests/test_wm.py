@@ -51,8 +51,11 @@ def ready(tree, made):
 
 def call(root, *args, cwd=None, **env):
     command = [sys.executable, root / "wm", *args]
-    env = {k: v for k, v in os.environ.items() if k not in ("WM_VENV", "PYTHONPATH")} | env
-    return subprocess.run(command, cwd=cwd or root, env=env, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=cwd or root, env=bare() | env, capture_output=True, text=True, timeout=120)
+
+
+def bare():
+    return {k: v for k, v in os.environ.items() if k not in ("WM_VENV", "PYTHONPATH")}
 
 
 def load(root):
@@ -194,10 +197,10 @@ def test_interrupted_install_stops_pip_and_is_remembered(ready, tmp_path):
     (slow / "setup.py").write_text("import time; time.sleep(60)\n")
     (ready / "requirements.txt").write_text(f"{slow}\n")
     log = ready / ".venv" / "install.log"
-    wm = subprocess.Popen([sys.executable, ready / "wm", "train"], stderr=subprocess.PIPE, text=True)
+    wm = subprocess.Popen([sys.executable, ready / "wm", "train"], stderr=subprocess.PIPE, text=True, env=bare())
     wait_for(lambda: "Processing" in log.read_text())
     wm.send_signal(signal.SIGTERM)
-    assert wm.wait(20) == 130 and "stopped" in wm.stderr.read()
+    assert wm.wait(120) == 130 and "stopped" in wm.stderr.read()
     assert (ready / ".venv" / "wm.busy").exists() and not (ready / ".venv" / "wm.core").exists()
 
 
@@ -215,13 +218,12 @@ def test_second_call_waits_and_then_finds_it_done(ready):
     before = (venv / "install.log").read_text()
     with open(venv / "wm.lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        second = subprocess.Popen(
-            [sys.executable, ready / "wm", "train"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        command, pipe = [sys.executable, ready / "wm", "train"], subprocess.PIPE
+        second = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=bare())
         assert second.stderr.readline() == "wm: another wm is setting up; waiting for it\n"
         assert second.poll() is None
         (venv / "wm.core").write_text(stamp)
-    out, errors = second.communicate(timeout=20)
+    out, errors = second.communicate(timeout=120)
     assert out.startswith("train ") and errors == "" and second.returncode == 0
     assert (venv / "install.log").read_text() == before
 

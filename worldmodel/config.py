@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
+import functools
 import json
 import logging
 import math
@@ -29,10 +31,15 @@ def presets() -> list[str]:
     return sorted(str(f.relative_to(CONFIG_DIR).with_suffix("")) for f in files if f.name != "defaults.yaml")
 
 
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return read_yaml(CONFIG_DIR / "defaults.yaml")
+
+
 def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) -> Config:
     """Command line to configuration; raises ConfigError with every problem found, `check_task`'s ValueError too."""
     names, overrides, problems = split_arguments(argv)
-    values = read_yaml(CONFIG_DIR / "defaults.yaml")
+    values = copy.deepcopy(_defaults())
     for name in names:
         if name not in presets():
             problems.append(f"unknown preset '{name}'{suggest(name, presets())}; there are {', '.join(presets())}")
@@ -55,7 +62,7 @@ def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) 
 
 def load(path: Path) -> Config:
     """A resolved configuration out of a run directory; keys younger than the run take their defaults, and are named."""
-    values = read_yaml(CONFIG_DIR / "defaults.yaml")
+    values = copy.deepcopy(_defaults())
     saved = read_yaml(path)
     lacking = [f"{s}.{k}" for s, table in values.items() for k in table if k not in _table(saved, s)]
     if lacking:
