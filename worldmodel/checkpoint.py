@@ -190,7 +190,7 @@ def _prune(directory: Path, newest: Path, keep: int) -> None:
             strike.here("prune-moved")
             shutil.rmtree(staging)
         except OSError as error:
-            log.warning("old checkpoint %s cannot be deleted: %s", path, error)
+            log.warning("old checkpoint %s cannot be deleted (%s): it takes space, and is tried again", path, error)
     strike.here("pruned")
 
 

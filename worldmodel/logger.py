@@ -55,7 +55,8 @@ class JsonLines:
                 with self.path.open("r+b") as file:
                     file.truncate(size)
         except OSError as error:
-            log.warning("%s keeps lines from after the checkpoint (%s)", self.path.name, error.strerror)
+            reason = "training goes on, and writes them a second time"
+            log.warning("%s keeps lines from after the checkpoint (%s); %s", self.path.name, error.strerror, reason)
 
 
 class Means:
