@@ -69,7 +69,7 @@ def kernels(learner: Learner, batch: dict, updates: int = 5) -> tuple[float, flo
 
 def roof(device: torch.device) -> float:
     """TFLOP/s of a large bf16 product, the most this device does."""
-    side = 8192 if device.type == "cuda" else 1024
+    side = 8192 if device.type == "cuda" else 256
     a, b = (torch.randn(side, side, dtype=torch.bfloat16, device=device) for _ in range(2))
     times = []
     for _ in range(7):

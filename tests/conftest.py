@@ -7,6 +7,8 @@ benchmarks/reliability.py makes a table of them.
 import json
 import os
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy reads it as it is imported
+
 import pytest
 import torch
 
@@ -19,6 +21,13 @@ LONGEST = ("test_soak.py", "test_training.py", "test_actor_critic.py", "test_eva
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """What a test has set is not the next one's: two threads on a core that another worker uses are thrice as slow."""
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.hookimpl(hookwrapper=True)

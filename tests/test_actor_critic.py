@@ -161,22 +161,25 @@ class Quadratic(GaussianHead):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("gradient", "dist", "updates"),
-    [("dynamics", "bounded", 1500), ("reinforce", "bounded", 800), ("mix", "bounded", 1500),
-     ("dynamics", "truncated", 1000), ("reinforce", "tanh", 800)],
+    ("gradient", "dist"),
+    [("dynamics", "bounded"), ("reinforce", "bounded"), ("mix", "bounded"), ("dynamics", "truncated"),
+     ("reinforce", "tanh")],
 )  # fmt: skip
-def test_a_linear_quadratic_world_is_solved(gradient, dist, updates):
-    """The share of the possible improvement over doing nothing, against the Riccati optimum: at least 95 %."""
+def test_a_linear_quadratic_world_is_solved(gradient, dist):
+    """The share of the possible improvement over doing nothing, against the Riccati optimum: at least 95 %.
+
+    Starts are near the goal: a quadratic critic is exact only where no action is bounded, and `dynamics` follows it.
+    """
     learner = actor_critic(ActionSpace(1), 2, f"actor.gradient={gradient}", f"actor.dist={dist}", "actor.entropy=0",
                            f"imag.discount={GAMMA}", "actor.min_std=0.05", "actor.max_std=0.3",
-                           "imag.horizon=15")  # fmt: skip
+                           "imag.horizon=6")  # fmt: skip
     learner.critic, learner.slow = Quadratic(2), Quadratic(2)
     g = torch.Generator().manual_seed(1)
 
     def starts():
-        return torch.randn(256, 2, generator=g) * 0.4
+        return torch.randn(256, 2, generator=g) * 0.15
 
-    practise(learner, lq_world(), starts, updates, 0.03)
+    practise(learner, lq_world(), starts, 500, 0.05)
     gain = riccati()
     test = torch.randn(2000, 2, generator=g) * 0.2
 

@@ -42,7 +42,7 @@ def test_it_leaves_numbers_a_page_and_words(run_dir):
     assert all(len(found["kl"][guess]) == 6 == len(found["continuation"]["brier"][guess]) for guess in ("copy", "mean"))
     assert len(found["continuation"]["reliability_by_horizon"]) == 6
     assert len(found["probe"]["open_loop"]) == 6 and len(found["probe"]["posterior"]) == 6  # numbers of its state
-    assert len(found["sensitivity"]["agreement"]) == 4  # steps of a plan
+    assert len(found["sensitivity"]["agreement"]) == 2  # steps of a plan
     assert set(found["plans"]["kind"]) == {"random", "planner"} and len(found["plans"]["real"]) == 2 * 5
     for words in ("lower is better", "higher is better", "exploitation", "action sensitivity", "no measured episode"):
         assert words in out
@@ -222,4 +222,4 @@ def test_a_behaviour_does_the_first_action_of_its_plan(run_dir):
     begin, fresh = run.agent.behavior.init(2), torch.ones(2, dtype=torch.bool)
     action, _ = run.agent.behavior.act(state, begin, fresh, "eval", generator.manual_seed(1))
     plan = run.agent.behavior.plan(state, begin, fresh, generator.manual_seed(1))
-    assert plan.shape == (2, 4, 2) and torch.equal(action, plan[:, 0])
+    assert plan.shape == (2, 2, 2) and torch.equal(action, plan[:, 0])
