@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,20 @@ def test_failed_install_shows_pips_words_and_is_tried_again(ready):
     (ready / "requirements.txt").write_text("# fine again\n")
     again = call(ready, "train")
     assert again.returncode == 0 and "making" not in again.stderr
+
+
+def test_what_is_installed_is_compiled_at_once(ready):
+    """What is compiled when it is first used, on a disk that is full by then, would stay cut off for ever."""
+    about = "Metadata-Version: 2.1\nName: little\nVersion: 1\n"
+    how = "Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    with zipfile.ZipFile(ready / "little-1-py3-none-any.whl", "w") as wheel:
+        for name, text in (("little.py", "GREETING = 1\n"), ("little-1.dist-info/METADATA", about),
+                           ("little-1.dist-info/WHEEL", how), ("little-1.dist-info/RECORD", "")):  # fmt: skip
+            wheel.writestr(name, text)
+    (ready / "requirements.txt").write_text("./little-1-py3-none-any.whl\n")
+    done = call(ready, "train")
+    assert done.returncode == 0 and "compiling" in done.stderr, done.stderr
+    assert list(ready.glob(".venv/lib/python*/site-packages/__pycache__/little.*.pyc"))
 
 
 @pytest.mark.parametrize("damage", ["killed while installing", "no python"])
