@@ -32,6 +32,9 @@ TAIL = """
 
 - The rows of `benchmarks/saves.py` are 256 frames over and over: they pack better than those of a run.
 - The soak lasted as long as it says, no longer.
+- Python 3.11 itself writes half a file of byte code where the disk is full as a module is first imported, and reads it
+  again at each start: `EOFError: marshal data too short`. What `./wm` installs is compiled then and there; for files of
+  this project, new since a `git pull`, deleting `worldmodel/__pycache__` and `envs/__pycache__` is the cure.
 - The same seed and as many threads give the same hashes on a CPU: across restarts, and with environments side by side.
   On a GPU reductions may add in another order from run to run; equality there is neither promised nor measured.
 - With `env.num 1`, and in evaluation always, the environment runs in the training's own process: what it raises is
