@@ -2,14 +2,12 @@
 
 import os
 import socket
-import sys
 import time
 from pathlib import Path
 
 import torch
 
 import forked
-import train as train_py
 from worldmodel import build, config, parallel
 from worldmodel.learner import Learner
 from worldmodel.types import ActionSpace, ObservationSpace
@@ -30,23 +28,15 @@ def environment(rank, size, port):
 # ---- the whole program
 
 
-def _train(argv, env, log):
-    os.environ.update(env)
-    forked.redirect(log)
-    sys.exit(train_py.main(argv))
-
-
 def start(root, *args, size=2, env=None, own=None):
     """train.py on every rank; `env` changes variables of all (None removes one), `own` adds arguments by rank."""
     Path(root).mkdir(parents=True, exist_ok=True)
-    port, context, started = free_port(), forked.processes(), []
+    port, started = free_port(), []
     for rank in range(size):
         there = {**(environment(rank, size, port) if size > 1 else {}), **(env or {})}
         there = {name: value for name, value in there.items() if value is not None}
-        argv = ["debug", "--run.root", str(root), *args, *(own or {}).get(rank, ())]
-        process = context.Process(target=_train, args=(argv, there, f"{root}/rank{rank}.log"), daemon=True)
-        process.start()
-        started.append(process)
+        argv = ["debug", "--run.root", root, *args, *(own or {}).get(rank, ())]
+        started.append(forked.start("train", argv, f"{root}/rank{rank}.log", env=there))
     return started
 
 

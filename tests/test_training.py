@@ -135,6 +135,8 @@ BOTH = ("--planner.score", "reward+value", "--planner.proposals", "5", "--critic
 @pytest.mark.parametrize(
     "extra",
     [
+        (),
+        ("--env.task", "catcher", "--planner.name", "mppi"),
         ("--replay.store", "disk"),
         (*ACTOR, "--replay.start", "stored", "--optim.name", "laprop", "--env.num", "2"),
         (*BOTH, "--env.task", "catcher", "--replay.start", "burnin", "--replay.burnin", "3"),
