@@ -1,4 +1,6 @@
-"""Open saved runs: python eval.py RUN [RUN ...] [returns|imagine|compare|probe|model|play|report] [--section.key x]."""
+"""Open saved runs: python eval.py RUN [RUN ...] [returns|imagine|compare|probe|model|play|report]
+[--section.key x].
+"""
 
 import argparse
 import sys
@@ -9,12 +11,17 @@ import envs
 from worldmodel.config import split_arguments
 from worldmodel.console import say
 
-DESCRIPTION = """Evaluate saved runs. --planner.KEY VALUE, --behavior.KEY VALUE and --goal.KEY VALUE drive them in
-another way than they were trained with, as in --behavior.name mpc --planner.score goal_distance --goal.image there.png.
+DESCRIPTION = """Evaluate saved runs. --planner.KEY VALUE, --behavior.KEY VALUE and
+--goal.KEY VALUE drive them in another way than they were trained with, as in
+--behavior.name mpc --planner.score goal_distance --goal.image there.png.
 """
 WHAT = ("returns", "imagine", "compare", "probe", "model", "play", "report")
 SEVERAL = ("returns", "report")  # what takes several runs
-FROM = {"returns": ("fresh", "saved"), "imagine": ("fresh", "replay"), "model": ("fresh", "replay")}
+FROM = {
+    "returns": ("fresh", "saved"),
+    "imagine": ("fresh", "replay"),
+    "model": ("fresh", "replay"),
+}
 
 
 def main(argv: list[str]) -> int:
@@ -30,10 +37,18 @@ def main(argv: list[str]) -> int:
 
 def parsed(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser, list[str]]:
     """The arguments, what to complain by, and the words of --section.key value."""
-    usage = f"eval.py RUN [{'|'.join(WHAT)}] [options]\n       eval.py RUN [RUN ...] [{'|'.join(SEVERAL)}]"
+    usage = (
+        f"eval.py RUN [{'|'.join(WHAT)}] [options]\n       eval.py RUN [RUN ...] "
+        f"[{'|'.join(SEVERAL)}]"
+    )
     parser = argparse.ArgumentParser(prog="eval.py", description=DESCRIPTION, usage=usage)
-    parser.add_argument("words", nargs="+", metavar="RUN [what]", help="a run directory, runs/<task>/<name>/seed<k>, "
-                        "and what to do with it (returns); returns and report take several")  # fmt: skip
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="RUN [what]",
+        help="a run directory, runs/<task>/<name>/seed<k>, "
+        "and what to do with it (returns); returns and report take several",
+    )
     options(parser)
     own, dotted = split_dotted(argv)
     args = parser.parse_intermixed_args(own)
@@ -47,8 +62,12 @@ def parsed(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser
     sources = FROM.get(args.what, ("fresh",))
     given = args.what == "model" and Path(args.source).is_dir()
     if args.source not in sources and not given:
-        other = ", or those of another run's directory; this is none" if args.what == "model" else ""
-        parser.error(f"--from {args.source}: {args.what} takes {' or '.join(sources)} episodes{other}")
+        other = (
+            ", or those of another run's directory; this is none" if args.what == "model" else ""
+        )
+        parser.error(
+            f"--from {args.source}: {args.what} takes {' or '.join(sources)} episodes{other}"
+        )
     args.runs = [Path(word) for word in words]
     return args, parser, dotted
 
@@ -57,22 +76,52 @@ def options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--episodes", type=positive, default=10, help="episodes, for all but imagine (10)")
     add("--seed", type=natural, default=0, help="seed of the episodes (0)")
-    add("--envs", type=natural, default=0, help="returns: environments side by side; 0 takes one for every core (0)")
+    add(
+        "--envs",
+        type=natural,
+        default=0,
+        help="returns: environments side by side; 0 takes one for every core (0)",
+    )
     add("--render", choices=["auto", "gl", "fast", "ray"], help="another renderer than the run's")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add("--context", type=positive, default=5, help="frames seen before imagining (5)")
     add("--length", type=positive, default=50, help="steps imagined (50)")
-    add("--long", type=positive, help="imagine: steps of the longest dreams (as far as the episode lets them go)")
-    add("--samples", type=several, default=8, help="imagine: dreams of the same actions, to see where they part (8)")
-    add("--from", dest="source", default="fresh", metavar="WHERE",
-        help="model, imagine: episodes played now (fresh), or the last ones of the run's replay; model: or those of "
-             "another run, by its directory; returns: fresh, or what RUN/eval/returns.json holds (saved)")  # fmt: skip
+    add(
+        "--long",
+        type=positive,
+        help="imagine: steps of the longest dreams (as far as the episode lets them go)",
+    )
+    add(
+        "--samples",
+        type=several,
+        default=8,
+        help="imagine: dreams of the same actions, to see where they part (8)",
+    )
+    add(
+        "--from",
+        dest="source",
+        default="fresh",
+        metavar="WHERE",
+        help="model, imagine: episodes played now (fresh), or the last ones of the run's "
+        "replay; model: or those of "
+        "another run, by its directory; returns: fresh, or what RUN/eval/returns.json holds "
+        "(saved)",
+    )
     add("--starts", type=positive, default=8, help="model: states from which plans are tried (8)")
     add("--plans", type=positive, default=8, help="model: random plans tried from each (8)")
-    add("--follow", type=natural, default=25, help="model: steps that policies are followed for, dreamt and "
-        "done; 0 leaves them out (25)")  # fmt: skip
-    add("--budgets", type=shares, default=[0.25, 1.0], help="compare: planners' candidates, as shares of the run's "
-        "planner.candidates (0.25,1)")  # fmt: skip
+    add(
+        "--follow",
+        type=natural,
+        default=25,
+        help="model: steps that policies are followed for, dreamt and "
+        "done; 0 leaves them out (25)",
+    )
+    add(
+        "--budgets",
+        type=shares,
+        default=[0.25, 1.0],
+        help="compare: planners' candidates, as shares of the run's planner.candidates (0.25,1)",
+    )
     add("--drivers", help="compare: only these ways to drive, as in 'actor;cem' (all)")
     add("--port", type=port, default=0, help="play: where to serve; 0 takes any that is free (0)")
     add("--no-browser", action="store_true", help="play: open no browser, only say the address")
@@ -85,7 +134,11 @@ def split_dotted(argv: list[str]) -> tuple[list[str], list[str]]:
     words = iter(argv)
     for word in words:
         if word.startswith("--") and "." in word.partition("=")[0]:
-            dotted += [word] if "=" in word else [word, *[w for w in [next(words, None)] if w is not None]]
+            dotted += (
+                [word]
+                if "=" in word
+                else [word, *[w for w in [next(words, None)] if w is not None]]
+            )
         else:
             own.append(word)
     return own, dotted
@@ -130,7 +183,9 @@ def evaluate(args: argparse.Namespace) -> int:
     elif args.what == "returns":
         returns(args)
     else:
-        {"model": model, "play": play, "imagine": imagine, "compare": compare, "probe": probe}[args.what](args)
+        {"model": model, "play": play, "imagine": imagine, "compare": compare, "probe": probe}[
+            args.what
+        ](args)
     return 0
 
 
@@ -146,7 +201,9 @@ def opened(args: argparse.Namespace, path: Path):
     e, d = run.config.env, run.config.distract
 
     def environments(obs: str = e.obs, num: int = 1):
-        make = partial(envs.configured(e, d), obs=obs, render=args.render or e.render, held_out=True)
+        make = partial(
+            envs.configured(e, d), obs=obs, render=args.render or e.render, held_out=True
+        )
         return make_vector(make, num, timeout_s=e.timeout, restart_budget=e.restarts)
 
     (run.path / "eval").mkdir(exist_ok=True)
@@ -169,22 +226,30 @@ def returns(args: argparse.Namespace) -> None:
             say(f"{path}, after {found[-1]['frames']} frames\n{scored.describe(found[-1])}")
             continue
         run, environments = opened(args, path)
-        found.append(scored.score(run, needed(lambda num, make=environments: make(num=num)), Reset, wanted))
+        found.append(
+            scored.score(run, needed(lambda num, make=environments: make(num=num)), Reset, wanted)
+        )
     if len(found) > 1:
         seeds.aggregate(found, args.runs[0] / "eval", args.seed)
 
 
 def compare(args: argparse.Namespace) -> None:
-    """The same model driven by its actor, by planners and by both: returns and milliseconds per action."""
+    """The same model driven by its actor, by planners and by both: returns and milliseconds per
+    action.
+    """
     from envs.vector import Reset
     from worldmodel.evaluation.compared import Wanted, compared
 
     run, environments = opened(args, args.runs[0])
-    compared(run, environments, Reset, Wanted(args.episodes, args.seed, args.budgets, args.drivers))
+    compared(
+        run, environments, Reset, Wanted(args.episodes, args.seed, args.budgets, args.drivers)
+    )
 
 
 def probe(args: argparse.Namespace) -> None:
-    """How well a linear map reads the simulator's true state off the latent, on episodes it was not fitted on."""
+    """How well a linear map reads the simulator's true state off the latent, on episodes it was
+    not fitted on.
+    """
     from envs.vector import Reset
     from worldmodel.evaluation.probed import probed
 
@@ -193,7 +258,9 @@ def probe(args: argparse.Namespace) -> None:
 
 
 def imagine(args: argparse.Namespace) -> None:
-    """Dreams beside the truth, many futures, the longest dreams, what the latent draws, and where dreams part."""
+    """Dreams beside the truth, many futures, the longest dreams, what the latent draws, and where
+    dreams part.
+    """
     from envs.vector import Reset
     from worldmodel.evaluation.imagined import Wanted, imagined
 
@@ -208,10 +275,20 @@ def model(args: argparse.Namespace) -> None:
     from worldmodel.evaluation.measured import Wanted, write
 
     if args.plans < 4:
-        raise ValueError("--plans: two pairs of random plans are compared from every state; give at least 4")
+        raise ValueError(
+            "--plans: two pairs of random plans are compared from every state; give at least 4"
+        )
     run, environments = opened(args, args.runs[0])
-    wanted = Wanted(args.source, args.episodes, args.seed, args.context, args.length, args.starts, args.plans,
-                    args.follow)  # fmt: skip
+    wanted = Wanted(
+        args.source,
+        args.episodes,
+        args.seed,
+        args.context,
+        args.length,
+        args.starts,
+        args.plans,
+        args.follow,
+    )
     write(run, environments, Reset, wanted)
 
 
@@ -221,8 +298,16 @@ def play(args: argparse.Namespace) -> None:
     from worldmodel.evaluation.play.live import play as serve
 
     run, environments = opened(args, args.runs[0])
-    serve(run, environments, Reset, run.path / "eval", seed=args.seed, context=args.context, port=args.port,
-          browse=not args.no_browser)  # fmt: skip
+    serve(
+        run,
+        environments,
+        Reset,
+        run.path / "eval",
+        seed=args.seed,
+        context=args.context,
+        port=args.port,
+        browse=not args.no_browser,
+    )
 
 
 def report(args: argparse.Namespace) -> None:

@@ -1,4 +1,6 @@
-"""Train a world-model agent from pixels: python train.py [PRESET ...] [--a.b value ...]. Run it again to resume."""
+"""Train a world-model agent from pixels: python train.py [PRESET ...] [--a.b value ...]. Run it
+again to resume.
+"""
 
 import contextlib
 import os
@@ -14,10 +16,11 @@ from worldmodel.cores import Others
 USAGE = """python train.py [PRESET ...] [--section.key value ...]
 
 Presets are layered left to right over configs/defaults.yaml: {presets}
-Where neither a preset nor env.task is named it takes the preset quickstart, a first skill in minutes on a CPU.
+Without a preset and without env.task it trains the preset quickstart: minutes on a CPU.
 Example: python train.py planet --env.task dmc:cartpole_balance --run.seed 1
 Running the same command again resumes the run; --run.fresh true starts over.
-Several processes, GPUs or machines: torchrun --nproc-per-node N train.py ..., see docs/scaling.md."""
+Several processes, GPUs or machines: torchrun --nproc-per-node N train.py ...; see docs/scaling.md.
+"""
 
 
 def main(argv: list[str]) -> int:
@@ -27,7 +30,9 @@ def main(argv: list[str]) -> int:
     try:
         c = configs.parse(with_main_job(argv), envs.check_name)
     except configs.ConfigError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # the others of this machine were given the same words
+        if (
+            os.environ.get("LOCAL_RANK", "0") == "0"
+        ):  # the others of this machine were given the same words
             sys.stderr.write(f"{error}\n")
         return 2
 
@@ -41,7 +46,9 @@ def main(argv: list[str]) -> int:
     kept = "\nwhat the last checkpoint holds is kept; the same command goes on from there"
     code = guarded(lambda: train(c, argv, others), kept)
     if c.run.fresh and code not in (0, 2, 75) and os.environ.get("RANK", "0") == "0":
-        sys.stderr.write("--run.fresh true starts over whenever it is given; to go on, leave it out\n")
+        sys.stderr.write(
+            "--run.fresh true starts over whenever it is given; to go on, leave it out\n"
+        )
     return code
 
 
@@ -85,14 +92,20 @@ def trained(c, words, run, device, world, stop) -> int:
         t = Training(c, collecting, Reset, run, device, world)
         resumed = snapshot.resume(t)
         if world.any(world.main and resumed and run.is_done(t.frames, c.run.frames)):
-            tell(f"{run.path} is trained to {t.frames} frames; raise --run.frames to go on, or start over with "
-                 "--run.fresh true")  # fmt: skip
+            tell(
+                f"{run.path} is trained to {t.frames} frames; raise --run.frames to go on, or "
+                f"start over with "
+                "--run.fresh true"
+            )
             return 0
         if world.main:
             run.begin(c, t.frames)
             versions.note(run.path, words, t.frames)
         t.open_logger()
-        tell(f"{'resuming' if resumed else 'training'} {c.env.task} in {run.path} on {device}: {t.describe()}")
+        tell(
+            f"{'resuming' if resumed else 'training'} {c.env.task} in {run.path} on {device}: "
+            f"{t.describe()}"
+        )
         bar = Progress(c.run.frames, c.run.name, start=worked(t)[0], quiet=not world.main)
 
         def tick() -> None:
@@ -121,22 +134,33 @@ def trained(c, words, run, device, world, stop) -> int:
             t.logger.close()
         if not done:
             without = " without --run.fresh" if c.run.fresh else ""
-            tell(f"stopped{stop.why} at {t.frames} frames, all is saved; the same command{without} goes on from here")
+            tell(
+                f"stopped{stop.why} at {t.frames} frames, all is saved; the same "
+                f"command{without} goes on from here"
+            )
     return 0 if done else 75
 
 
 def worked(t) -> tuple[float, float]:
-    """What has been done and, about, what is to be done in all: updates, which take the time, or frames without any."""
+    """What has been done and, about, what is to be done in all: updates, which take the time, or
+    frames without any.
+    """
     train, done = t.c.train, t.learner.updates
     if not train.ratio:
         return t.frames, t.c.run.frames
-    owed, begun = (max(0, t.updates_owed()), t.frames) if t.prefill.over else (train.pretrain, train.prefill)
-    ahead = max(0, t.c.run.frames - max(t.frames, begun)) * train.ratio * t.steps / max(1, t.frames)
+    owed, begun = (
+        (max(0, t.updates_owed()), t.frames) if t.prefill.over else (train.pretrain, train.prefill)
+    )
+    ahead = (
+        max(0, t.c.run.frames - max(t.frames, begun)) * train.ratio * t.steps / max(1, t.frames)
+    )
     return done, done + owed + ahead
 
 
 def settled(c, before, world, others):
-    """The same with what was left to choose: threads, and rank 0's renderer for all. A run keeps to both anywhere."""
+    """The same with what was left to choose: threads, and rank 0's renderer for all. A run keeps
+    to both anywhere.
+    """
     from envs.render import RENDERERS
     from worldmodel import runtime
 
@@ -158,7 +182,9 @@ def save(t) -> None:
 
 
 def leave(code: int) -> None:
-    """End the process; a rank at once, since threads of torch.distributed may not outlive the interpreter in peace."""
+    """End the process; a rank at once, since threads of torch.distributed may not outlive the
+    interpreter in peace.
+    """
     if os.environ.get("RANK"):
         sys.stdout.flush()
         sys.stderr.flush()

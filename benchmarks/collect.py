@@ -1,4 +1,6 @@
-"""Agent steps per second with one environment: simulate and draw alone, then filter, act and remember as well."""
+"""Agent steps per second with one environment: simulate and draw alone, then filter, act and
+remember as well.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,15 @@ class Collector:
         generator = np.random.default_rng(0)
         self.random = lambda rows: generator.uniform(-1, 1, (len(rows), space.size))
         self.rollout = Rollout(self.envs, Reset, space, episode_seeds(0))
-        self.replay = Replay(build.replay_spec(observation, space), capacity_bytes=10**9, store="ram", codec="zstd",
-                             directory=None, num_streams=count, seed=0)  # fmt: skip
+        self.replay = Replay(
+            build.replay_spec(observation, space),
+            capacity_bytes=10**9,
+            store="ram",
+            codec="zstd",
+            directory=None,
+            num_streams=count,
+            seed=0,
+        )
 
     def collecting(self, steps: int) -> float:
         """Steps per second of the whole loop."""
@@ -59,7 +68,9 @@ class Collector:
         return steps / (time.perf_counter() - began)
 
     def learning(self, learner: Learner, batch: Batch, updates: int, overlapped: bool) -> float:
-        """Updates per second with a step of every environment between two, taken while learning or after it."""
+        """Updates per second with a step of every environment between two, taken while learning or
+        after it.
+        """
         began = time.perf_counter()
         for _ in range(updates):
             for stream, row in enumerate(self.rollout.step(self.player)):
@@ -71,14 +82,18 @@ class Collector:
 
 
 def overlap(rounds: int = 5, updates: int = 10) -> dict[str, Entry]:
-    """Four environments in processes of their own beside a learner; the baseline makes them wait for it."""
+    """Four environments in processes of their own beside a learner; the baseline makes them wait
+    for it.
+    """
     found: dict[str, Entry] = {}
     _, _, batch = parts(AGENTS["laptop"])
     for name in usable():
         c = Collector(AGENTS["laptop"], name, 4)
         learner = Learner(c.model, c.config.optim, torch.device("cpu"), "bf16", c.policy)
-        rates = [[c.learning(learner, batch, updates, together) for together in (True, False)]
-                 for _ in range(rounds + 1)]  # fmt: skip
+        rates = [
+            [c.learning(learner, batch, updates, together) for together in (True, False)]
+            for _ in range(rounds + 1)
+        ]
         c.envs.close()
         together, apart = (statistics.median(each) for each in zip(*rates[1:], strict=True))
         found[f"overlap.{name}"] = {"value": together, "unit": "updates/s", "baseline": apart}
@@ -86,19 +101,33 @@ def overlap(rounds: int = 5, updates: int = 10) -> dict[str, Entry]:
 
 
 def bench(rounds: int = 5, steps: int = 100) -> dict[str, Entry]:
-    """Medians of interleaved rounds; the baseline is the same agent with the standard picture (`gl`)."""
-    made = {(agent, name): Collector(presets, name) for agent, presets in AGENTS.items() for name in usable()}
+    """Medians of interleaved rounds; the baseline is the same agent with the standard picture
+    (`gl`).
+    """
+    made = {
+        (agent, name): Collector(presets, name)
+        for agent, presets in AGENTS.items()
+        for name in usable()
+    }
     rates: dict[str, list[float]] = {}
     for _ in range(rounds + 1):
         for (agent, name), collector in made.items():
             rates.setdefault(f"collect.{agent}.{name}", []).append(collector.collecting(steps))
             if agent == "small":  # the environment is the same whoever acts
-                rates.setdefault(f"collect.environment.{name}", []).append(collector.stepping(steps))
+                rates.setdefault(f"collect.environment.{name}", []).append(
+                    collector.stepping(steps)
+                )
     for collector in made.values():
         collector.envs.close()
-    medians = {name: statistics.median(each[1:]) for name, each in rates.items()}  # the first round warms up
+    medians = {
+        name: statistics.median(each[1:]) for name, each in rates.items()
+    }  # the first round warms up
     task = TASK.removeprefix("dmc:")
     return {
-        f"{name}.{task}": {"value": rate, "unit": "steps/s", "baseline": medians.get(name.rpartition(".")[0] + ".gl")}
+        f"{name}.{task}": {
+            "value": rate,
+            "unit": "steps/s",
+            "baseline": medians.get(name.rpartition(".")[0] + ".gl"),
+        }
         for name, rate in medians.items()
     }

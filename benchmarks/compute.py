@@ -39,7 +39,11 @@ def roofline() -> dict[str, Entry]:
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         a, b = torch.randn(2048, 2048, dtype=dtype), torch.randn(2048, 2048, dtype=dtype)
         seconds = median_seconds(lambda a=a, b=b: a @ b, 7)
-        found[f"roofline.matmul.{name}"] = {"value": 2 * 2048**3 / seconds / 1e9, "unit": "GFLOP/s", "baseline": None}
+        found[f"roofline.matmul.{name}"] = {
+            "value": 2 * 2048**3 / seconds / 1e9,
+            "unit": "GFLOP/s",
+            "baseline": None,
+        }
     return found
 
 
@@ -50,7 +54,9 @@ def parts(preset: list[str], action: ActionSpace = ACTION):
     observation = ObservationSpace((*c.env.size, 3))
     model = build.make_model(c, observation, action)
     b, t = c.replay.batch, c.replay.length
-    flags = {k: torch.zeros(b, t, dtype=torch.bool) for k in ("is_first", "is_last", "is_terminal")}
+    flags = {
+        k: torch.zeros(b, t, dtype=torch.bool) for k in ("is_first", "is_last", "is_terminal")
+    }
     batch = {
         "image": torch.randint(0, 256, (b, t, *observation.image), dtype=torch.uint8),
         "prev_action": torch.rand(b, t, action.size) * 2 - 1,
@@ -61,13 +67,20 @@ def parts(preset: list[str], action: ActionSpace = ACTION):
 
 
 def update(preset: str = "small", repeats: int = 7) -> dict[str, Entry]:
-    """Seconds per update beside fp32, whole and of the world model alone; FLOP/s beside the bf16 roofline."""
+    """Seconds per update beside fp32, whole and of the world model alone; FLOP/s beside the bf16
+    roofline.
+    """
     found: dict[str, Entry] = {}
-    for name, behavior in ((f"update.{preset}", "actor_critic"), (f"update.{preset}.model", "random")):
+    for name, behavior in (
+        (f"update.{preset}", "actor_critic"),
+        (f"update.{preset}.model", "random"),
+    ):
         seconds = {}
         for precision in ("bf16", "fp32"):
             learner, batch = learning(preset, behavior, precision)
-            seconds[precision] = median_seconds(lambda learner=learner, batch=batch: learner.update(batch), repeats)
+            seconds[precision] = median_seconds(
+                lambda learner=learner, batch=batch: learner.update(batch), repeats
+            )
         found[name] = {"value": seconds["bf16"], "unit": "s", "baseline": seconds["fp32"]}
     learner, batch = learning(preset, "actor_critic", "fp32")
     with FlopCounterMode(display=False) as counter:
@@ -75,10 +88,15 @@ def update(preset: str = "small", repeats: int = 7) -> dict[str, Entry]:
     work = counter.get_total_flops() / 1e9
     speed = work / float(found[f"update.{preset}"]["value"] or 1)
     roof = roofline()["roofline.matmul.bf16"]["value"]
-    return {**found, f"update.{preset}.speed": {"value": speed, "unit": "GFLOP/s", "baseline": roof}}
+    return {
+        **found,
+        f"update.{preset}.speed": {"value": speed, "unit": "GFLOP/s", "baseline": roof},
+    }
 
 
-def learning(preset: str, behavior: str, precision: str) -> tuple[Learner, dict[str, torch.Tensor]]:
+def learning(
+    preset: str, behavior: str, precision: str
+) -> tuple[Learner, dict[str, torch.Tensor]]:
     """A learner with a batch to learn from; no overshooting, as in the published forms."""
     changes = [f"run.precision={precision}", f"behavior.name={behavior}", "loss.overshooting=1"]
     c, model, batch = parts([preset, *changes])
@@ -87,14 +105,21 @@ def learning(preset: str, behavior: str, precision: str) -> tuple[Learner, dict[
 
 
 def objectives(preset: str = "laptop", repeats: int = 9) -> dict[str, Entry]:
-    """CPU seconds, all threads together, of one update of the world model by each objective; the baseline decodes."""
+    """CPU seconds, all threads together, of one update of the world model by each objective; the
+    baseline decodes.
+    """
     found: dict[str, float] = {}
-    wanted = {name: (name, "false") for name in build.OBJECTIVES} | {"barlow with a probe": ("barlow", "true")}
+    wanted = {name: (name, "false") for name in build.OBJECTIVES} | {
+        "barlow with a probe": ("barlow", "true")
+    }
     for label, (name, probe) in wanted.items():
         chosen = [f"loss.objective={{{name}: 1.0}}", f"loss.probe={probe}"]
         found[label] = model_seconds([preset, *chosen], ACTION, repeats)
     whole = found["reconstruction"]
-    return {f"objectives.{name}": {"value": s, "unit": "CPU s", "baseline": whole} for name, s in found.items()}
+    return {
+        f"objectives.{name}": {"value": s, "unit": "CPU s", "baseline": whole}
+        for name, s in found.items()
+    }
 
 
 def model_seconds(preset: list[str], action: ActionSpace, repeats: int) -> float:
@@ -110,36 +135,70 @@ def model_seconds(preset: list[str], action: ActionSpace, repeats: int) -> float
 
 
 def plan() -> dict[str, Entry]:
-    """One PlaNet plan (1000 x 10 x 12, heads of 2 x 200) at batch 1, the quick planner's, and the default one's."""
+    """One PlaNet plan (1000 x 10 x 12, heads of 2 x 200) at batch 1, the quick planner's, and the
+    default one's.
+    """
     found: dict[str, Entry] = {}
     small = ["model.layers=2", "model.units=200"]
-    for name, preset in (("planet", ["planet", *small]), ("icem", ["planet", "icem", *small]), ("default", [])):
+    for name, preset in (
+        ("planet", ["planet", *small]),
+        ("icem", ["planet", "icem", *small]),
+        ("default", []),
+    ):
         times = {}
         for precision in ("bf16", "fp32"):
             c, model, _ = parts([*preset, f"run.precision={precision}"])
             p = c.planner
-            planner, proposal = build.make_planner(p), Box(init_std=p.init_std, min_std=p.min_std, color=p.color)
+            planner, proposal = (
+                build.make_planner(p),
+                Box(init_std=p.init_std, min_std=p.min_std, color=p.color),
+            )
             mean, std = proposal.start(1, p.horizon, ACTION.size)
             state, generator = model.rssm.initial(1), torch.Generator().manual_seed(0)
 
-            def once(model=model, planner=planner, proposal=proposal, mean=mean, std=std, state=state,
-                     generator=generator, precision=precision, discount=p.discount):  # fmt: skip
+            def once(
+                model=model,
+                planner=planner,
+                proposal=proposal,
+                mean=mean,
+                std=std,
+                state=state,
+                generator=generator,
+                precision=precision,
+                discount=p.discount,
+            ):
                 with torch.no_grad(), runtime.autocast(torch.device("cpu"), precision), settled():
-                    return planner(RewardScore(model, state, discount, generator), mean, std, proposal, generator)
+                    return planner(
+                        RewardScore(model, state, discount, generator),
+                        mean,
+                        std,
+                        proposal,
+                        generator,
+                    )
 
             times[precision] = median_seconds(once, 5) * 1e3
-        found[f"plan.cem.{name}"] = {"value": times["bf16"], "unit": "ms", "baseline": times["fp32"]}
+        found[f"plan.cem.{name}"] = {
+            "value": times["bf16"],
+            "unit": "ms",
+            "baseline": times["fp32"],
+        }
     return found
 
 
 def policy() -> dict[str, Entry]:
-    """One step of the online filter and the actor with one environment; the baseline is one of 16 with as many."""
+    """One step of the online filter and the actor with one environment; the baseline is one of 16
+    with as many.
+    """
     c, model, batch = parts(["small", "behavior.name=actor_critic"])
-    agent = build.make_agent(c, model, ACTION, torch.device("cpu"), build.make_policy(c, model, ACTION))
+    agent = build.make_agent(
+        c, model, ACTION, torch.device("cpu"), build.make_policy(c, model, ACTION)
+    )
     row = {k: batch[k][0, 0].numpy() for k in ("image", "prev_action", "is_first")}
     times = {}
     for count in (1, 16):
         player = Player(agent, count, "train", runtime.seeded(0))
         rows = [row] * count
-        times[count] = median_seconds(lambda player=player, rows=rows: player(rows), 200, warm=20) * 1e3
+        times[count] = (
+            median_seconds(lambda player=player, rows=rows: player(rows), 200, warm=20) * 1e3
+        )
     return {"policy.small": {"value": times[1], "unit": "ms", "baseline": times[16] / 16}}

@@ -1,6 +1,8 @@
-"""curves.py TARGET SOURCE [SOURCE ...] [LABEL=LEVEL ...]: seeds of some runs as one small JSONL and one PNG.
+"""curves.py TARGET SOURCE [SOURCE ...] [LABEL=LEVEL ...]: seeds of some runs as one small JSONL
+and one PNG.
 
-A source is a run's directory, RUN@NAME to call it something else, or the scores.jsonl of an earlier target.
+A source is a run's directory, RUN@NAME to call it something else, or the scores.jsonl of an
+earlier target.
 """
 
 from __future__ import annotations
@@ -27,20 +29,37 @@ def collect(sources: list[str]) -> list[dict]:
             lines += read_lines(Path(path))
             continue
         c = config.read_yaml(Path(path) / "config.yaml")
-        named = {"task": c["env"]["task"], "name": name or c["run"]["name"], "seed": c["run"]["seed"]}
+        named = {
+            "task": c["env"]["task"],
+            "name": name or c["run"]["name"],
+            "seed": c["run"]["seed"],
+        }
         lines += [{**named, **x} for x in read_lines(Path(path) / "scores.jsonl")]
     return lines
 
 
 def draw(lines: list[dict], target: Path, levels: dict[str, float]) -> None:
-    """One colour for each run's name: every seed thin, their mean thick; reference levels dashed."""
+    """One colour for each run's name: every seed thin, their mean thick; reference levels
+    dashed.
+    """
     figure, axes = pyplot().subplots(figsize=(6.4, 4), dpi=110)
     for name, color in zip(dict.fromkeys(x["name"] for x in lines), COLORS, strict=False):
         draw_seeds(axes, [x for x in lines if x["name"] == name], name, color)
     for name, level in levels.items():
         axes.axhline(level, ls="--", lw=1, color="#555555")
-        axes.annotate(name, (0.01, level), xycoords=("axes fraction", "data"), fontsize=8, va="bottom", color="#555555")
-    axes.set(xlabel="environment frames", ylabel="evaluation return (higher is better)", title=lines[0]["task"])
+        axes.annotate(
+            name,
+            (0.01, level),
+            xycoords=("axes fraction", "data"),
+            fontsize=8,
+            va="bottom",
+            color="#555555",
+        )
+    axes.set(
+        xlabel="environment frames",
+        ylabel="evaluation return (higher is better)",
+        title=lines[0]["task"],
+    )
     axes.legend(fontsize=8)
     save(figure, target)
 
@@ -49,9 +68,19 @@ def draw_seeds(axes, lines: list[dict], name: str, color: str) -> None:
     seeds = sorted({x["seed"] for x in lines})
     for seed in seeds:
         own = [x for x in lines if x["seed"] == seed]
-        axes.plot([x["frames"] for x in own], [x["eval/score"] for x in own], "-o", ms=3, lw=1, alpha=0.4, color=color)
+        axes.plot(
+            [x["frames"] for x in own],
+            [x["eval/score"] for x in own],
+            "-o",
+            ms=3,
+            lw=1,
+            alpha=0.4,
+            color=color,
+        )
     frames = sorted({x["frames"] for x in lines})
-    shared = [f for f in frames if len({x["seed"] for x in lines if x["frames"] == f}) == len(seeds)]
+    shared = [
+        f for f in frames if len({x["seed"] for x in lines if x["frames"] == f}) == len(seeds)
+    ]
     means = [np.mean([x["eval/score"] for x in lines if x["frames"] == f]) for f in shared]
     kind = f"mean of {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
     axes.plot(shared, means, lw=2.5, color=color, label=f"{name}, {kind}")

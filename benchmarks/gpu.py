@@ -1,8 +1,10 @@
-"""python benchmarks/gpu.py [PRESET ...] [--device cuda|cpu] [--updates N] [--out FILE]: whole updates on a GPU.
+"""python benchmarks/gpu.py [PRESET ...] [--device cuda|cpu] [--updates N] [--out FILE]: whole
+updates on a GPU.
 
-For each preset, on random batches: updates a second with a CUDA graph and without, kernels an update, the share of the
-time in which one runs, memory, and the arithmetic beside this card's own matrix products. On a CPU the same lines come
-from the same code without a graph, which is how it is tested.
+For each preset, on random batches: updates a second with a CUDA graph and without, kernels an
+update, the share of the time in which one runs, memory, and the arithmetic beside this card's own
+matrix products. On a CPU the same lines come from the same code without a graph, which is how it
+is tested.
 """
 
 from __future__ import annotations
@@ -27,9 +29,13 @@ PRESETS = ("12m", "25m", "50m")
 SHAPE = ["replay.batch=16", "replay.length=64"]  # as the peers' figures are given
 
 
-def learner_of(preset: str, device: torch.device, precision: str, graphs: bool) -> tuple[Learner, dict]:
+def learner_of(
+    preset: str, device: torch.device, precision: str, graphs: bool
+) -> tuple[Learner, dict]:
     """A Dreamer 3 of this size, and a batch that waits in main memory as the replay's do."""
-    c, model, batch = parts([preset, "dreamer3", *SHAPE, "replay.start=cold", f"run.precision={precision}"])
+    c, model, batch = parts(
+        [preset, "dreamer3", *SHAPE, "replay.start=cold", f"run.precision={precision}"]
+    )
     policy = build.make_policy(c, model, ACTION)
     assert policy is not None
     learner = Learner(model.to(device), c.optim, device, precision, policy.to(device))
@@ -40,7 +46,9 @@ def learner_of(preset: str, device: torch.device, precision: str, graphs: bool) 
 
 def seconds(learner: Learner, batch: dict, updates: int) -> float:
     """Wall-clock of one update among many, the queue of the device emptied before and after."""
-    for _ in range(2 * learner.model.measure_every):  # every kind of update was seen and captured by then
+    for _ in range(
+        2 * learner.model.measure_every
+    ):  # every kind of update was seen and captured by then
         learner.update(batch)
     wait(learner.device)
     began = time.perf_counter()
@@ -105,7 +113,10 @@ def bench(preset: str, device: torch.device, updates: int) -> dict[str, Entry]:
         "memory": (memory, "GiB", None),
         "speed": (work(preset) / each, "TFLOP/s", roof(device)),
     }
-    return {f"gpu.{preset}.{k}": {"value": v, "unit": u, "baseline": b} for k, (v, u, b) in figures.items()}
+    return {
+        f"gpu.{preset}.{k}": {"value": v, "unit": u, "baseline": b}
+        for k, (v, u, b) in figures.items()
+    }
 
 
 def main(argv: list[str]) -> int:
@@ -117,7 +128,9 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     unknown = [p for p in args.presets if p not in config.presets()]
     if unknown:
-        sys.stderr.write(f"no preset called {', '.join(unknown)}; there are {', '.join(config.presets())}\n")
+        sys.stderr.write(
+            f"no preset called {', '.join(unknown)}; there are {', '.join(config.presets())}\n"
+        )
         return 2
     if args.device == "cuda" and not torch.cuda.is_available():
         sys.stderr.write("this torch sees no GPU; --device cpu runs the same code without one\n")

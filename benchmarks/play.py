@@ -1,4 +1,6 @@
-"""Frames per second that the page of `eval.py RUN play` is answered with: a dream and the simulator, both drawn."""
+"""Frames per second that the page of `eval.py RUN play` is answered with: a dream and the
+simulator, both drawn.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +16,48 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 Entry = dict[str, float | str | None]
 WARM, STEPS = 3, 40
-UNTRAINED = ["--env.task", "dmc:walker_walk", "--env.repeat", "2", "--env.time_limit", "64", "--run.frames", "64",
-             "--train.prefill", "64", "--train.pretrain", "0", "--train.ratio", "0", "--log.final_episodes", "1",
-             "--behavior.name", "actor_critic"]  # fmt: skip
+UNTRAINED = [
+    "--env.task",
+    "dmc:walker_walk",
+    "--env.repeat",
+    "2",
+    "--env.time_limit",
+    "64",
+    "--run.frames",
+    "64",
+    "--train.prefill",
+    "64",
+    "--train.pretrain",
+    "0",
+    "--train.ratio",
+    "0",
+    "--log.final_episodes",
+    "1",
+    "--behavior.name",
+    "actor_critic",
+]
 DRIVERS = {"hand": "hand", "actor": "actor_critic", "planner": "mpc"}
 
 
 def bench(rounds: int = 3) -> dict[str, Entry]:
-    """`small` on walker_walk, as large as it comes and never trained; the baseline is being driven by hand."""
+    """`small` on walker_walk, as large as it comes and never trained; the baseline is being driven
+    by hand.
+    """
     with tempfile.TemporaryDirectory() as folder:
         train = [sys.executable, "train.py", "small", "--run.root", folder, *UNTRAINED]
         subprocess.run(train, cwd=ROOT, check=True, capture_output=True)
         (run,) = Path(folder).glob("*/*/seed0")
         found = answered(run, rounds)
-    return {f"play.{k}": {"value": v, "unit": "frames/s", "baseline": found["hand"]} for k, v in found.items()}
+    return {
+        f"play.{k}": {"value": v, "unit": "frames/s", "baseline": found["hand"]}
+        for k, v in found.items()
+    }
 
 
 def answered(run: Path, rounds: int) -> dict[str, float]:
-    """Medians over interleaved rounds, asked as the page asks: the next question after the last answer."""
+    """Medians over interleaved rounds, asked as the page asks: the next question after the last
+    answer.
+    """
     command = [sys.executable, "-u", "eval.py", str(run), "play", "--no-browser"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -15,7 +15,9 @@ MIB = 1024.0
 
 
 def seconds_of(*arguments: str) -> float:
-    """Wall-clock of a command; RuntimeError with its words where it answers with more than a config error."""
+    """Wall-clock of a command; RuntimeError with its words where it answers with more than a
+    config error.
+    """
     began = time.perf_counter()
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
     took = time.perf_counter() - began
@@ -25,11 +27,17 @@ def seconds_of(*arguments: str) -> float:
 
 
 def startup(repeats: int = 5) -> dict[str, Entry]:
-    """Medians; the baseline of wm, help and errors is Python's own start, that of a short run importing torch."""
+    """Medians; the baseline of wm, help and errors is Python's own start, that of a short run
+    importing torch.
+    """
     bare = sorted(seconds_of("-c", "pass") for _ in range(repeats))[repeats // 2]
     torch = sorted(seconds_of("-c", "import torch") for _ in range(repeats))[repeats // 2]
     found: dict[str, Entry] = {}
-    asked = {"wm": ["wm"], "help": ["train.py", "--help"], "error": ["train.py", "--optim.lr", "fast"]}
+    asked = {
+        "wm": ["wm"],
+        "help": ["train.py", "--help"],
+        "error": ["train.py", "--optim.lr", "fast"],
+    }
     for name, arguments in asked.items():
         times = sorted(seconds_of(*arguments) for _ in range(repeats))
         found[f"startup.{name}"] = {"value": times[repeats // 2], "unit": "s", "baseline": bare}
@@ -38,11 +46,32 @@ def startup(repeats: int = 5) -> dict[str, Entry]:
 
 
 def short_run() -> float:
-    """Seconds of a whole training that takes 64 frames of `walker_walk` and learns nothing: first steps are in it."""
+    """Seconds of a whole training that takes 64 frames of `walker_walk` and learns nothing: first
+    steps are in it.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        task = ["--env.task", "dmc:walker_walk", "--env.repeat", "2", "--env.time_limit", "64", "--run.root", folder]
-        little = ["--run.frames", "64", "--train.prefill", "64", "--train.pretrain", "0", "--train.ratio", "0",
-                  "--log.final_episodes", "1"]  # fmt: skip
+        task = [
+            "--env.task",
+            "dmc:walker_walk",
+            "--env.repeat",
+            "2",
+            "--env.time_limit",
+            "64",
+            "--run.root",
+            folder,
+        ]
+        little = [
+            "--run.frames",
+            "64",
+            "--train.prefill",
+            "64",
+            "--train.pretrain",
+            "0",
+            "--train.ratio",
+            "0",
+            "--log.final_episodes",
+            "1",
+        ]
         return seconds_of("train.py", "laptop", *task, *little)
 
 
@@ -65,12 +94,22 @@ print(json.dumps(seen))
 
 
 def memory(updates: int = 8) -> dict[str, Entry]:
-    """Peak resident memory of `small` updates, the replay not counted; growth from the first third to the last."""
+    """Peak resident memory of `small` updates, the replay not counted; growth from the first third
+    to the last.
+    """
     done = subprocess.run(
-        [sys.executable, "-c", TRAINING, str(updates)], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", TRAINING, str(updates)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     seen = json.loads(done.stdout)
     return {
         "memory.small.peak": {"value": seen[-1]["VmHWM"] / MIB, "unit": "MiB", "baseline": None},
-        "memory.small.grown": {"value": (seen[-1]["VmRSS"] - seen[0]["VmRSS"]) / MIB, "unit": "MiB", "baseline": None},
+        "memory.small.grown": {
+            "value": (seen[-1]["VmRSS"] - seen[0]["VmRSS"]) / MIB,
+            "unit": "MiB",
+            "baseline": None,
+        },
     }

@@ -1,7 +1,9 @@
-"""python benchmarks/reach.py RUN [RUN ...] [--episodes N]: how often saved runs reach what a picture shows.
+"""python benchmarks/reach.py RUN [RUN ...] [--episodes N]: how often saved runs reach what a
+picture shows.
 
-Every run plays the same episodes to the same goal pictures, taken out of other episodes; so do random actions.
-Whether it got there is read off the simulator's state, after the last step. The runs may have been trained in any way.
+Every run plays the same episodes to the same goal pictures, taken out of other episodes; so do
+random actions. Whether it got there is read off the simulator's state, after the last step. The
+runs may have been trained in any way.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ def apart(state: np.ndarray, goal: np.ndarray, points: int) -> float:
     return float(np.linalg.norm((state - goal)[: 2 * points].reshape(points, 2), axis=1).mean())
 
 
-# The gap between two states of a task, and the gap within which one has reached the other: about the mass's radius,
-# a link of the rope.
+# The gap between two states of a task, and the gap within which one has reached the other: about
+# the mass's radius, a link of the rope.
 TASKS = {"pointmass": (partial(apart, points=1), 0.15), "rope": (partial(apart, points=12), 0.12)}
 
 
@@ -53,7 +55,9 @@ class Played:
 
 @dataclass
 class Course:
-    """Episodes to play: an environment, another to take goals from, and what counts as having got there."""
+    """Episodes to play: an environment, another to take goals from, and what counts as having got
+    there.
+    """
 
     env: Any
     other: Any
@@ -78,8 +82,12 @@ class Course:
                 self.other.unwrapped.goal = self.env.unwrapped.goal
                 return first, self.other.render(), there
 
-    def play(self, number: int, steps: int, policy_to: Callable[[np.ndarray], Policy]) -> tuple[Played, np.ndarray]:
-        """One episode by the policy that is to reach the goal picture, which is returned as well."""
+    def play(
+        self, number: int, steps: int, policy_to: Callable[[np.ndarray], Policy]
+    ) -> tuple[Played, np.ndarray]:
+        """One episode by the policy that is to reach the goal picture, which is returned
+        as well.
+        """
         picture, shown, there = self.begin(number)
         policy, carry = policy_to(shown), None
         played = Played([self.gap(self.env.unwrapped.state(), there)], [picture])
@@ -94,27 +102,44 @@ class Course:
 
 
 def opened(paths: list[str], changes: list[tuple[str, str]]) -> dict[str, Any]:
-    """Runs by path, each to be driven towards a picture; ValueError where they do not play the same task."""
+    """Runs by path, each to be driven towards a picture; ValueError where they do not play the
+    same task.
+    """
     from worldmodel.api import Run
     from worldmodel.schema_objectives import COMPARING
 
-    fixed = [key for key, _ in changes if key == "planner.score" or not (key in FREE or key.startswith("planner."))]
+    fixed = [
+        key
+        for key, _ in changes
+        if key == "planner.score" or not (key in FREE or key.startswith("planner."))
+    ]
     if fixed:
-        raise ValueError(f"{fixed[0]}: what is planned for here is the goal picture of each episode; "
-                         f"{' and '.join(FREE)} and the planner's other keys can be given")  # fmt: skip
+        raise ValueError(
+            f"{fixed[0]}: what is planned for here is the goal picture of each episode; "
+            f"{' and '.join(FREE)} and the planner's other keys can be given"
+        )
     runs = {}
     for path in paths:
         run = Run.open(path)
         learnt = any(run.config.loss.objective.get(name) for name in COMPARING)
-        goal = [("goal.image", "given"), ("goal.run", "null"), ("goal.distance", "learnt" if learnt else "belief")]
+        goal = [
+            ("goal.image", "given"),
+            ("goal.run", "null"),
+            ("goal.distance", "learnt" if learnt else "belief"),
+        ]
         planner = [("planner.score", "goal_distance"), ("planner.proposals", "0")]
         runs[path] = run.driven([("behavior.name", "mpc"), *planner, *goal, *changes])
     scenes = {path: scene(run.config) for path, run in runs.items()}
     if any(found != scene(run.config) for found in scenes.values()):
-        raise ValueError(f"these runs play different tasks, sizes, repeats, limits or backgrounds: {scenes}")
+        raise ValueError(
+            f"these runs play different tasks, sizes, repeats, limits or backgrounds: {scenes}"
+        )
     task, plain = run.config.env.task, run.config.env.task.removeprefix(DISTRACT)
     if plain not in TASKS:
-        raise ValueError(f"{task}: when a goal is reached is known for {', '.join(TASKS)} only, distract: or not")
+        raise ValueError(
+            f"{task}: when a goal is reached is known for {', '.join(TASKS)} only, distract: or "
+            f"not"
+        )
     if any(run.config.env.obs != "pixels" for run in runs.values()):
         raise ValueError("goals are pictures: each run's env.obs must be pixels")
     return runs
@@ -124,7 +149,9 @@ def scene(c: Any) -> dict[str, Any]:
     """What of a configuration makes the episodes that are played."""
     e, d = c.env, c.distract
     found = {"task": e.task, "size": e.size, "repeat": e.repeat, "time_limit": e.time_limit}
-    return {**found, "strength": d.strength, "kind": d.kind} if e.task.startswith(DISTRACT) else found
+    return (
+        {**found, "strength": d.strength, "kind": d.kind} if e.task.startswith(DISTRACT) else found
+    )
 
 
 def course_of(run: Any, seed: int) -> Course:
@@ -139,7 +166,11 @@ def drive(run: Any, shown: np.ndarray) -> Policy:
 
     from worldmodel.goals import Goal
 
-    goal = Goal({"image": torch.from_numpy(shown)[None, None]}, run.config.goal.distance, run.config.goal.at)
+    goal = Goal(
+        {"image": torch.from_numpy(shown)[None, None]},
+        run.config.goal.distance,
+        run.config.goal.at,
+    )
     run.agent.behavior.goal = lambda: goal
     return run.act
 
@@ -150,7 +181,9 @@ def at_random(course: Course, generator: np.random.Generator, shown: np.ndarray)
 
 
 def row_of(played: Played, shown: np.ndarray) -> np.ndarray:
-    """Start, every few steps, end, all under a blue bar, and the goal under a green one: (H+BAR, columns*W, 3)."""
+    """Start, every few steps, end, all under a blue bar, and the goal under a green one: (H+BAR,
+    columns*W, 3).
+    """
     picks = np.linspace(0, len(played.pictures) - 1, COLUMNS).round().astype(int)
     row = np.concatenate([*(played.pictures[i] for i in picks), shown], 1)
     bar = np.empty((BAR, *row.shape[1:]), np.uint8)
@@ -162,9 +195,15 @@ def summary(episodes: list[Played], within: float) -> dict[str, Any]:
     reached = sum(played.gaps[-1] <= within for played in episodes)
     low, high = share_interval(reached, len(episodes))
     ends, starts = [p.gaps[-1] for p in episodes], [p.gaps[0] for p in episodes]
-    return {"reached": reached / len(episodes), "low": low, "high": high, "gap": float(np.mean(ends)),
-            "gap_at_start": float(np.mean(starts)), "episodes": len(episodes),
-            "steps": float(np.mean([len(p.gaps) - 1 for p in episodes]))}  # fmt: skip
+    return {
+        "reached": reached / len(episodes),
+        "low": low,
+        "high": high,
+        "gap": float(np.mean(ends)),
+        "gap_at_start": float(np.mean(starts)),
+        "episodes": len(episodes),
+        "steps": float(np.mean([len(p.gaps) - 1 for p in episodes])),
+    }
 
 
 def share_interval(hits: int, count: int) -> tuple[float, float]:
@@ -179,7 +218,10 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     lines = [f"{'reached':>8}{'95 % interval':>16}{'gap at end':>12}{'at start':>10}  by"]
     for name, r in results.items():
         interval = f"{r['low']:.2f} to {r['high']:.2f}"
-        lines.append(f"{r['reached']:>8.2f}{interval:>16}{r['gap']:>12.3f}{r['gap_at_start']:>10.3f}  {name}")
+        lines.append(
+            f"{r['reached']:>8.2f}{interval:>16}{r['gap']:>12.3f}{r['gap_at_start']:>10.3f}  "
+            f"{name}"
+        )
     return "\n".join(lines)
 
 
@@ -191,7 +233,9 @@ def measure(args: argparse.Namespace) -> int:
     run = next(iter(runs.values()))
     runtime.tune(run.config.run.threads)
     course = course_of(run, args.seed)
-    players = {f"{path} ({run.config.goal.distance})": partial(drive, run) for path, run in runs.items()}
+    players = {
+        f"{path} ({run.config.goal.distance})": partial(drive, run) for path, run in runs.items()
+    }
     players["random actions"] = partial(at_random, course, np.random.default_rng(args.seed))
     results, rows = {}, []
     bar = Progress(len(players) * args.episodes, "episodes")
@@ -206,7 +250,12 @@ def measure(args: argparse.Namespace) -> int:
     bar.close()
     out = Path(args.out)
     media.save_png(out, media.enlarge(np.concatenate(rows), 128 * len(rows)))
-    about = {"task": run.config.env.task, "steps": args.steps, "within": course.within, "seed": args.seed}
+    about = {
+        "task": run.config.env.task,
+        "steps": args.steps,
+        "within": course.within,
+        "seed": args.seed,
+    }
     out.with_suffix(".json").write_text(json.dumps({**about, "players": results}, indent=1) + "\n")
     played = next(iter(results.values()))["steps"]
     say(f"{run.config.env.task}: within {course.within} of the goal after {played:.0f} steps")
@@ -217,7 +266,9 @@ def measure(args: argparse.Namespace) -> int:
 
 def png(text: str) -> str:
     if not text.endswith(".png"):
-        raise argparse.ArgumentTypeError(f"{text} is no name of a picture: give one that ends in .png")
+        raise argparse.ArgumentTypeError(
+            f"{text} is no name of a picture: give one that ends in .png"
+        )
     return text
 
 
@@ -225,9 +276,13 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks/reach.py", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories, all of one task")
     parser.add_argument("--episodes", type=positive, default=20, help="episodes of each (20)")
-    parser.add_argument("--steps", type=positive, default=40, help="agent steps of an episode (40)")
+    parser.add_argument(
+        "--steps", type=positive, default=40, help="agent steps of an episode (40)"
+    )
     parser.add_argument("--seed", type=natural, default=0, help="seed of episodes and goals (0)")
-    parser.add_argument("--out", type=png, default="reach.png", help="pictures of the first episode (reach.png)")
+    parser.add_argument(
+        "--out", type=png, default="reach.png", help="pictures of the first episode (reach.png)"
+    )
     own, dotted = split_dotted(argv)
     args = parser.parse_args(own)
     _, args.changes, problems = split_arguments(dotted)

@@ -1,4 +1,5 @@
-"""python benchmarks/reliability.py [--run] [FILE]: docs/reliability.md out of what the tests have survived.
+"""python benchmarks/reliability.py [--run] [FILE]: docs/reliability.md out of what the tests have
+survived.
 
 --run first runs every test marked `fault` and writes FILE anew (docs/results/reliability.jsonl): a line for each that
 passed, with its row, what was injected, how often, what came of it and how many steps were lost. What did not run or
@@ -51,36 +52,60 @@ TAIL = """
 
 
 def run(record: Path) -> int:
-    """Every test of a fault, noted as it passes; pytest's own exit code. Figures of soak and saves stay."""
+    """Every test of a fault, noted as it passes; pytest's own exit code. Figures of soak and saves
+    stay.
+    """
     record.parent.mkdir(parents=True, exist_ok=True)
-    kept = [x for x in record.read_text().splitlines() if "kind" in json.loads(x)] if record.exists() else []
+    kept = (
+        [x for x in record.read_text().splitlines() if "kind" in json.loads(x)]
+        if record.exists()
+        else []
+    )
     record.write_text("".join(f"{x}\n" for x in kept))
     env = {**os.environ, "WM_SURVIVED": str(record)}
-    return subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "fault", "tests"], cwd=ROOT, env=env).returncode
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "fault", "tests"], cwd=ROOT, env=env
+    ).returncode
 
 
 def table(lines: list[dict]) -> str:
-    """One row for each fault a test puts in; the runs of a parametrised test are counted together."""
+    """One row for each fault a test puts in; the runs of a parametrised test are counted
+    together.
+    """
     groups: dict[tuple, list[dict]] = {}
-    for line in {(line["row"], line["test"], line["case"]): line for line in lines}.values():  # the last of each
-        groups.setdefault((line["row"], line["injected"], line["outcome"], line["test"]), []).append(line)
+    for line in {
+        (line["row"], line["test"], line["case"]): line for line in lines
+    }.values():  # the last of each
+        groups.setdefault(
+            (line["row"], line["injected"], line["outcome"], line["test"]), []
+        ).append(line)
     rows = []
-    for (row, injected, outcome, test), found in sorted(groups.items(), key=lambda g: (g[0][0], g[0][3])):
+    for (row, injected, outcome, test), found in sorted(
+        groups.items(), key=lambda g: (g[0][0], g[0][3])
+    ):
         times = sum(line.get("times", 1) for line in found)
         lost = {line["lost"] for line in found if "lost" in line}
-        rows.append(f"| {row} | {injected} | {times:,} | {outcome} | {max(lost) if lost else ''} | `{test}` |")
+        rows.append(
+            f"| {row} | {injected} | {times:,} | {outcome} | {max(lost) if lost else ''} | "
+            f"`{test}` |"
+        )
     return "\n".join(rows) + "\n"
 
 
 def soaked(line: dict) -> str:
     """The soak's paragraph and table."""
     shown = {
-        k.replace("_", " "): [v[x] for x in ("first", "last", "most", "per_hour")] for k, v in line["growth"].items()
+        k.replace("_", " "): [v[x] for x in ("first", "last", "most", "per_hour")]
+        for k, v in line["growth"].items()
     }
-    kinds = "".join(f"| {k} | {' | '.join(f'{x:g}' for x in values)} |\n" for k, values in shown.items())
+    kinds = "".join(
+        f"| {k} | {' | '.join(f'{x:g}' for x in values)} |\n" for k, values in shown.items()
+    )
     return (
-        f"\n`python benchmarks/soak.py`, {line['on']}: {line['minutes']:g} minutes, {line['frames']:,} "
-        f"frames, {line['updates']:,} updates, {line['killed']} workers killed. Over the last two thirds of them:\n\n"
+        f"\n`python benchmarks/soak.py`, {line['on']}: {line['minutes']:g} minutes, "
+        f"{line['frames']:,} "
+        f"frames, {line['updates']:,} updates, {line['killed']} workers killed. Over the last "
+        f"two thirds of them:\n\n"
         f"| | first | last | most | growth an hour |\n|---|---|---|---|---|\n{kinds}"
     )
 
@@ -89,10 +114,13 @@ def saved(line: dict) -> str:
     """What a save costs."""
     rows, pauses, pixels = line["replay_rows"], line["seconds"], line["pixels"]
     return (
-        f"\n`python benchmarks/saves.py {' '.join(line['presets'])} --size {pixels}`, {line['on']}. With {rows:,} rows "
+        f"\n`python benchmarks/saves.py {' '.join(line['presets'])} --size {pixels}`, "
+        f"{line['on']}. With {rows:,} rows "
         f"of {pixels}x{pixels} pictures in the replay ({line['megabytes_replay']:g} MB on disk), "
-        f"{line['rows_between_saves']:,} of them new since the last save, a training paused for {min(pauses):g} to "
-        f"{max(pauses):g} seconds ({len(pauses)} saves) and wrote {max(line['megabytes_written']):g} MB at most.\n"
+        f"{line['rows_between_saves']:,} of them new since the last save, a training paused for "
+        f"{min(pauses):g} to "
+        f"{max(pauses):g} seconds ({len(pauses)} saves) and wrote "
+        f"{max(line['megabytes_written']):g} MB at most.\n"
     )
 
 
@@ -107,8 +135,12 @@ def page(lines: list[dict]) -> str:
     if missing:
         text += f"\nNot in the table, since no test of them has run for it: rows {', '.join(missing)}.\n"
     for kind, heading, write in (("soak", "Soak", soaked), ("saves", "Saves", saved)):
-        found = {str(line.get("pixels")): write(line) for line in lines if line.get("kind") == kind}
-        text += f"\n## {heading}\n" + ("".join(found.values()) or f"\n`benchmarks/{kind}.py`: not measured yet.\n")
+        found = {
+            str(line.get("pixels")): write(line) for line in lines if line.get("kind") == kind
+        }
+        text += f"\n## {heading}\n" + (
+            "".join(found.values()) or f"\n`benchmarks/{kind}.py`: not measured yet.\n"
+        )
     return text + TAIL
 
 
@@ -124,7 +156,10 @@ def main(argv: list[str]) -> int:
     with args.record.open("a") as file:
         for kind in ("soak", "saves"):
             if path := getattr(args, kind):
-                file.write(json.dumps({"kind": kind, "on": args.on, **json.loads(path.read_text())}) + "\n")
+                file.write(
+                    json.dumps({"kind": kind, "on": args.on, **json.loads(path.read_text())})
+                    + "\n"
+                )
     PAGE.write_text(page([json.loads(x) for x in args.record.read_text().splitlines()]))
     return code
 

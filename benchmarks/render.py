@@ -17,13 +17,19 @@ RENDERERS = ("gl", "fast", "ray")
 
 
 def bench(tasks: tuple[str, ...] = TASKS, seconds: float = 6.0) -> dict[str, dict[str, Any]]:
-    """Return {"render.<renderer>.<task>": value, unit, baseline} with gl as baseline, None where there is no GL."""
+    """Return {"render.<renderer>.<task>": value, unit, baseline} with gl as baseline, None where
+    there is no GL.
+    """
     results = {}
     for task in tasks:
         rates = _rates(task, seconds / len(tasks))
         baseline = rates.get("gl")
         for name, rate in rates.items():
-            results[f"render.{name}.{task}"] = {"value": rate, "unit": "frames/s", "baseline": baseline}
+            results[f"render.{name}.{task}"] = {
+                "value": rate,
+                "unit": "frames/s",
+                "baseline": baseline,
+            }
     return results
 
 
@@ -40,11 +46,19 @@ def distract(rounds: int = 50) -> dict[str, dict[str, Any]]:
             env.step(action)
             times[name].append(time.perf_counter() - start)
     both = {name: 1e3 * statistics.median(each) for name, each in times.items()}
-    return {"distract.step": {"value": both["distract:pointmass"], "unit": "ms", "baseline": both["pointmass"]}}
+    return {
+        "distract.step": {
+            "value": both["distract:pointmass"],
+            "unit": "ms",
+            "baseline": both["pointmass"],
+        }
+    }
 
 
 def builtin(rounds: int = 15, steps: int = 60) -> dict[str, dict[str, Any]]:
-    """Steps a second of the built-in tasks, picture and all; the baseline is `counter`, which has nothing to move."""
+    """Steps a second of the built-in tasks, picture and all; the baseline is `counter`, which has
+    nothing to move.
+    """
     made = {name: envs.make(name) for name in ("counter", *envs.TASKS)}
     rates: dict[str, list[float]] = {name: [] for name in made}
     for i in range(rounds):
@@ -52,7 +66,9 @@ def builtin(rounds: int = 15, steps: int = 60) -> dict[str, dict[str, Any]]:
             env.reset(seed=i)
             action = env.action_space.sample()
             start = time.perf_counter()
-            taken = 1 + next(i for i in range(steps) if any(env.step(action)[2:4]) or i == steps - 1)
+            taken = 1 + next(
+                i for i in range(steps) if any(env.step(action)[2:4]) or i == steps - 1
+            )
             rates[name].append(taken / (time.perf_counter() - start))
     medians = {name: statistics.median(each) for name, each in rates.items()}
     entry = {"unit": "steps/s", "baseline": medians["counter"]}

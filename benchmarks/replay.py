@@ -21,13 +21,22 @@ BATCH, LENGTH = 16, 32
 def spec(size: int) -> dict[str, tuple[tuple[int, ...], str]]:
     """Return the spec of a task with one action and `size`-pixel images."""
     flags = {key: ((), "bool") for key in ("is_first", "is_last", "is_terminal")}
-    return {"image": ((size, size, 3), "uint8"), "prev_action": ((1,), "float32"), "reward": ((), "float32"), **flags}
+    return {
+        "image": ((size, size, 3), "uint8"),
+        "prev_action": ((1,), "float32"),
+        "reward": ((), "float32"),
+        **flags,
+    }
 
 
-def filled(size: int, rows: int, store: str, directory: Path | None) -> tuple[Replay, list[dict[str, Any]]]:
+def filled(
+    size: int, rows: int, store: str, directory: Path | None
+) -> tuple[Replay, list[dict[str, Any]]]:
     """Fill a buffer, and a plain list of the same rows, with random frames."""
     shape = spec(size)
-    replay = Replay(shape, capacity_bytes=4 * 10**9, store=store, directory=directory, num_streams=1, seed=0)
+    replay = Replay(
+        shape, capacity_bytes=4 * 10**9, store=store, directory=directory, num_streams=1, seed=0
+    )
     pixels = np.random.default_rng(0).integers(256, size=(64, size, size, 3), dtype=np.uint8)
     kept = []
     for i in range(rows):
@@ -52,7 +61,15 @@ def filmed(task: str, rows: int, codec: str) -> Replay:
     env.action_space.seed(0)
     size = env.action_space.shape[0]
     layout = {**spec(64), "prev_action": ((size,), "float32")}
-    replay = Replay(layout, capacity_bytes=10**9, store="ram", codec=codec, directory=None, num_streams=1, seed=0)
+    replay = Replay(
+        layout,
+        capacity_bytes=10**9,
+        store="ram",
+        codec=codec,
+        directory=None,
+        num_streams=1,
+        seed=0,
+    )
     picture, first = env.reset(seed=0)[0], True
     for i in range(rows):
         action = np.zeros(size, np.float32) if first else env.action_space.sample()
@@ -61,7 +78,9 @@ def filmed(task: str, rows: int, codec: str) -> Replay:
             picture, reward, terminated, truncated, _ = env.step(action)
             last = terminated or truncated
         flags = {"is_first": first, "is_last": last, "is_terminal": False}
-        replay.add(0, {"image": picture, "prev_action": action, "reward": np.float32(reward), **flags})
+        replay.add(
+            0, {"image": picture, "prev_action": action, "reward": np.float32(reward), **flags}
+        )
         first = last
         if last:
             picture = env.reset(seed=i)[0]
@@ -70,13 +89,18 @@ def filmed(task: str, rows: int, codec: str) -> Replay:
 
 
 def packing() -> dict[str, dict[str, Any]]:
-    """Measure packed bytes a frame against bare pixels, and sampling against the same rows unpacked."""
+    """Measure packed bytes a frame against bare pixels, and sampling against the same rows
+    unpacked.
+    """
     found = {}
     for task in ("dmc:cartpole_swingup", "dmc:walker_walk", "dmc:ball_in_cup_catch"):
         packed, plain = filmed(task, 4096, "zstd"), filmed(task, 4096, "none")
         name, kept = task.removeprefix("dmc:"), packed.stats()["bytes_per_row"]
         found[f"replay.packed.bytes_per_frame.{name}"] = entry(kept, "B", 64 * 64 * 3)
-        times = [milliseconds(lambda replay=replay: replay.sample(BATCH, LENGTH)) for replay in (packed, plain)]
+        times = [
+            milliseconds(lambda replay=replay: replay.sample(BATCH, LENGTH))
+            for replay in (packed, plain)
+        ]
         found[f"replay.packed.sample.16x32.{name}"] = entry(times[0], "ms", times[1])
     return found
 
@@ -84,7 +108,10 @@ def packing() -> dict[str, dict[str, Any]]:
 def naive(rows: list[dict[str, Any]], rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Draw the same batch from a list of rows with np.stack."""
     starts = rng.integers(len(rows) - LENGTH + 1, size=BATCH)
-    return {key: np.stack([np.stack([rows[s + t][key] for t in range(LENGTH)]) for s in starts]) for key in rows[0]}
+    return {
+        key: np.stack([np.stack([rows[s + t][key] for t in range(LENGTH)]) for s in starts])
+        for key in rows[0]
+    }
 
 
 def milliseconds(call: Callable[[], object], repeats: int = 40) -> float:
@@ -98,11 +125,15 @@ def milliseconds(call: Callable[[], object], repeats: int = 40) -> float:
 
 
 def sampling(size: int, rows: int, store: str) -> tuple[float, float]:
-    """Return milliseconds per 16x32 batch: the buffer's, and that of a list of (up to 10,000) rows."""
+    """Return milliseconds per 16x32 batch: the buffer's, and that of a list of (up to 10,000)
+    rows.
+    """
     with tempfile.TemporaryDirectory() as folder:
         replay, kept = filled(size, rows, store, Path(folder) if store == "disk" else None)
         rng = np.random.default_rng(0)
-        return milliseconds(lambda: replay.sample(BATCH, LENGTH)), milliseconds(lambda: naive(kept, rng), 20)
+        return milliseconds(lambda: replay.sample(BATCH, LENGTH)), milliseconds(
+            lambda: naive(kept, rng), 20
+        )
 
 
 def entry(value: float, unit: str, baseline: float) -> dict[str, Any]:
@@ -111,11 +142,14 @@ def entry(value: float, unit: str, baseline: float) -> dict[str, Any]:
 
 
 def bench() -> dict[str, dict[str, Any]]:
-    """Measure sampling (against np.stack over a list of rows) and storage (against the bare pixels)."""
+    """Measure sampling (against np.stack over a list of rows) and storage (against the bare
+    pixels).
+    """
     ram, ram_naive = sampling(64, 10_000, "ram")
     disk, _ = sampling(64, 10_000, "disk")
-    # A million rows cost a million rows' bookkeeping whatever a row weighs, so 8x8 images stand in for 64x64 ones;
-    # the baseline is the same buffer type with 10,000 rows: equal figures mean that the size does not matter.
+    # A million rows cost a million rows' bookkeeping whatever a row weighs, so 8x8 images stand in
+    # for 64x64 ones; the baseline is the same buffer type with 10,000 rows: equal figures mean
+    # that the size does not matter.
     small, _ = sampling(8, 10_000, "ram")
     million, _ = sampling(8, 1_000_000, "ram")
     return {

@@ -1,11 +1,14 @@
-"""What each representation objective is worth, clean and before moving backgrounds: one table, three pictures.
+"""What each representation objective is worth, clean and before moving backgrounds: one table,
+three pictures.
 
-represent.py [pendulum|cartpole] [--seeds N] [--only NAME ...] [--where clean distracted] [--out DIR] [--summary]
+represent.py [pendulum|cartpole] [--seeds N] [--only NAME ...] [--where clean distracted] [--out
+DIR] [--summary]
 
-Every cell is a training of its own (`train.py`, resumed if it was stopped, left alone if it is done, left out with a
-line if it diverges) and a linear read-out of the simulator's state on shaken episodes (`shaken.py`). --summary trains
-nothing and shows what there is. The rank is that of the features in training's last batches. Seconds per update are
-CPU time of the world model alone, all threads together, without the probe that draws for those who can't.
+Every cell is a training of its own (`train.py`, resumed if it was stopped, left alone if it is
+done, left out with a line if it diverges) and a linear read-out of the simulator's state on shaken
+episodes (`shaken.py`). --summary trains nothing and shows what there is. The rank is that of the
+features in training's last batches. Seconds per update are CPU time of the world model alone, all
+threads together, without the probe that draws for those who can't.
 """
 
 from __future__ import annotations
@@ -37,32 +40,98 @@ MIXES = {
     "inverse+contrastive": "{contrastive: 1.0, inverse: 0.1}",
     "contrastive+reward_only": "{contrastive: 1.0, reward_only: 1.0}",
 }
-OBJECTIVES = {name: ["--loss.objective", MIXES.get(name, f"{{{name}: 1.0}}")] for name in [*build.OBJECTIVES, *MIXES]}
-# The published 2,500 prototypes, frozen for 10,000 updates, would outnumber a batch's steps and never move.
+OBJECTIVES = {
+    name: ["--loss.objective", MIXES.get(name, f"{{{name}: 1.0}}")]
+    for name in [*build.OBJECTIVES, *MIXES]
+}
+# The published 2,500 prototypes, frozen for 10,000 updates, would outnumber a batch's steps and
+# never move.
 OBJECTIVES["prototypes"] += ["--prototypes.count", "128", "--prototypes.freeze", "150"]
-# Rewards weigh a hundred times as much as elsewhere (fifty are as much where eight are added up): at ten their squared
-# errors are nothing beside the KL where no picture has to be drawn. Many frames for few updates: each episode has a
-# background of its own. Plans are a quarter of the preset's (models trained with those are driven as well by these), so
-# that a cell takes minutes.
+# Rewards weigh a hundred times as much as elsewhere (fifty are as much where eight are added up):
+# at ten their squared errors are nothing beside the KL where no picture has to be drawn. Many
+# frames for few updates: each episode has a background of its own. Plans are a quarter of the
+# preset's (models trained with those are driven as well by these), so that a cell takes minutes.
 JOBS: dict[str, tuple[str, ActionSpace, list[str]]] = {
-    "pendulum": ("pendulum", ActionSpace(1), [
-        "pendulum", "--env.size", "[32,32]", "--model.cnn", "[16,32,64]", "--loss.reward", "1000", "--optim.eps",
-        "1e-8", "--run.frames", "12000", "--train.prefill", "3000", "--train.pretrain", "300", "--train.ratio", "0.15",
-        "--planner.candidates", "100", "--planner.iterations", "2", "--planner.horizon", "12",
-        "--log.every", "500", "--log.eval", "3000"]),
-    "cartpole": ("dmc:cartpole_swingup", ActionSpace(1), [
-        "pendulum", "--env.repeat", "8", "--env.size", "[32,32]", "--model.cnn", "[16,32,64]", "--loss.reward", "50",
-        "--optim.eps", "1e-8", "--run.frames", "128000", "--train.prefill", "24000", "--train.pretrain", "300",
-        "--train.ratio", "0.15", "--planner.candidates", "100", "--planner.iterations", "2", "--planner.horizon", "12",
-        "--log.every", "4000", "--log.eval", "16000"]),
-}  # fmt: skip
+    "pendulum": (
+        "pendulum",
+        ActionSpace(1),
+        [
+            "pendulum",
+            "--env.size",
+            "[32,32]",
+            "--model.cnn",
+            "[16,32,64]",
+            "--loss.reward",
+            "1000",
+            "--optim.eps",
+            "1e-8",
+            "--run.frames",
+            "12000",
+            "--train.prefill",
+            "3000",
+            "--train.pretrain",
+            "300",
+            "--train.ratio",
+            "0.15",
+            "--planner.candidates",
+            "100",
+            "--planner.iterations",
+            "2",
+            "--planner.horizon",
+            "12",
+            "--log.every",
+            "500",
+            "--log.eval",
+            "3000",
+        ],
+    ),
+    "cartpole": (
+        "dmc:cartpole_swingup",
+        ActionSpace(1),
+        [
+            "pendulum",
+            "--env.repeat",
+            "8",
+            "--env.size",
+            "[32,32]",
+            "--model.cnn",
+            "[16,32,64]",
+            "--loss.reward",
+            "50",
+            "--optim.eps",
+            "1e-8",
+            "--run.frames",
+            "128000",
+            "--train.prefill",
+            "24000",
+            "--train.pretrain",
+            "300",
+            "--train.ratio",
+            "0.15",
+            "--planner.candidates",
+            "100",
+            "--planner.iterations",
+            "2",
+            "--planner.horizon",
+            "12",
+            "--log.every",
+            "4000",
+            "--log.eval",
+            "16000",
+        ],
+    ),
+}
 
 
 def train(job: str, name: str, where: str, seed: int) -> None:
-    """Train one cell if it is not done; what train.py says goes to the terminal, and if it is stopped so is all."""
+    """Train one cell if it is not done; what train.py says goes to the terminal, and if it is
+    stopped so is all.
+    """
     if finished(job, name, where, seed):
         return
-    code = subprocess.run([sys.executable, str(ROOT / "train.py"), *words(job, name, where, seed)], cwd=ROOT).returncode
+    code = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *words(job, name, where, seed)], cwd=ROOT
+    ).returncode
     if code and code != DIVERGED:
         sys.exit(code)
     if code:
@@ -71,8 +140,16 @@ def train(job: str, name: str, where: str, seed: int) -> None:
 
 def words(job: str, name: str, where: str, seed: int) -> list[str]:
     """What train.py is told."""
-    return [*JOBS[job][2], "--env.task", task_of(job, where), *OBJECTIVES[name], "--run.name", label(name, where),
-            "--run.seed", str(seed)]  # fmt: skip
+    return [
+        *JOBS[job][2],
+        "--env.task",
+        task_of(job, where),
+        *OBJECTIVES[name],
+        "--run.name",
+        label(name, where),
+        "--run.seed",
+        str(seed),
+    ]
 
 
 def place(job: str, name: str, where: str, seed: int) -> Path:
@@ -108,7 +185,9 @@ def _wanted(told: tuple[str, ...]) -> Config:
 
 
 def gather(job: str, seeds: int) -> list[dict]:
-    """One line for each cell that is done: its evaluations' frames and returns, the state's mean R^2, the rank."""
+    """One line for each cell that is done: its evaluations' frames and returns, the state's mean
+    R^2, the rank.
+    """
     lines = []
     for name in OBJECTIVES:
         for where in WHERE:
@@ -117,13 +196,25 @@ def gather(job: str, seeds: int) -> list[dict]:
                 if not finished(job, name, where, seed):
                     continue
                 known = [x for x in read_out(run) if x is not None]
-                scores, losses = read_lines(run / "scores.jsonl"), read_lines(run / "metrics.jsonl")
+                scores, losses = (
+                    read_lines(run / "scores.jsonl"),
+                    read_lines(run / "metrics.jsonl"),
+                )
                 ranks = [x["train/feat/rank"] for x in losses if "train/feat/rank" in x]
-                lines.append({
-                    "job": job, "objective": name, "where": where, "seed": seed, "r2": float(np.mean(known)),
-                    "rank": ranks[-1], "return": scores[-1]["eval/score"], "minutes": scores[-1].get("time/minutes"),
-                    "frames": [x["frames"] for x in scores], "returns": [x["eval/score"] for x in scores],
-                })  # fmt: skip
+                lines.append(
+                    {
+                        "job": job,
+                        "objective": name,
+                        "where": where,
+                        "seed": seed,
+                        "r2": float(np.mean(known)),
+                        "rank": ranks[-1],
+                        "return": scores[-1]["eval/score"],
+                        "minutes": scores[-1].get("time/minutes"),
+                        "frames": [x["frames"] for x in scores],
+                        "returns": [x["eval/score"] for x in scores],
+                    }
+                )
     return lines
 
 
@@ -131,19 +222,27 @@ def mean_of(lines: list[dict], name: str, where: str, key: str) -> str:
     """Mean and every seed of one cell, as text."""
     own = [x[key] for x in lines if x["objective"] == name and x["where"] == where]
     digits = {"r2": 2, "rank": 1}.get(key, 0)
-    return f"{np.mean(own):.{digits}f} ({', '.join(f'{x:.{digits}f}' for x in own)})" if own else "-"
+    return (
+        f"{np.mean(own):.{digits}f} ({', '.join(f'{x:.{digits}f}' for x in own)})" if own else "-"
+    )
 
 
 def kept(lines: list[dict], name: str) -> str:
-    """The share of the clean return that is left before moving backgrounds, by the seeds that have both."""
-    clean, distracted = ({x["seed"]: x["return"] for x in lines if x["objective"] == name and x["where"] == where}
-                         for where in WHERE)  # fmt: skip
+    """The share of the clean return that is left before moving backgrounds, by the seeds that have
+    both.
+    """
+    clean, distracted = (
+        {x["seed"]: x["return"] for x in lines if x["objective"] == name and x["where"] == where}
+        for where in WHERE
+    )
     both = clean.keys() & distracted.keys()
     return f"{sum(distracted[s] for s in both) / sum(clean[s] for s in both):.0%}" if both else "-"
 
 
 def seconds(job: str, names: list[str]) -> dict[str, float]:
-    """CPU seconds of an update of the world model by each of some objectives: medians, taken in turns."""
+    """CPU seconds of an update of the world model by each of some objectives: medians, taken in
+    turns.
+    """
     _, action, preset = JOBS[job]
     told = {n: [*preset, *OBJECTIVES[n], "--loss.probe", "false"] for n in names}
     turns = [{n: model_seconds(words, action, 7) for n, words in told.items()} for _ in range(5)]
@@ -153,7 +252,8 @@ def seconds(job: str, names: list[str]) -> dict[str, float]:
 def table(lines: list[dict], speed: dict[str, float]) -> str:
     """All of it in Markdown."""
     rows = [
-        "| objective | return, clean | distracted | kept | state R^2, clean | distracted | rank, clean | distracted "
+        "| objective | return, clean | distracted | kept | state R^2, clean | distracted | "
+        "rank, clean | distracted "
         "| CPU s/update | of decoding |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -161,19 +261,31 @@ def table(lines: list[dict], speed: dict[str, float]) -> str:
         cells = [mean_of(lines, name, where, "return") for where in WHERE]
         known = [mean_of(lines, name, where, key) for key in ("r2", "rank") for where in WHERE]
         share = f"{took / speed['reconstruction']:.0%}" if "reconstruction" in speed else "-"
-        rows.append(f"| `{name}` | " + " | ".join([*cells, kept(lines, name), *known, f"{took:.3f}", share]) + " |")
+        rows.append(
+            f"| `{name}` | "
+            + " | ".join([*cells, kept(lines, name), *known, f"{took:.3f}", share])
+            + " |"
+        )
     return "\n".join(rows) + "\n"
 
 
 def draw(lines: list[dict], target: Path) -> None:
     """Closing returns and read-outs as bars, a dot for each seed; an R^2 below 0 is drawn as 0."""
-    figure, axes = pyplot().subplots(1, 2, figsize=(10, 4.2), dpi=110, sharey=True, layout="constrained")
+    figure, axes = pyplot().subplots(
+        1, 2, figsize=(10, 4.2), dpi=110, sharey=True, layout="constrained"
+    )
     names = list(dict.fromkeys(x["objective"] for x in lines))[::-1]
-    for axis, key, title in zip(axes, ("return", "r2"), ("return", "linear read-out of the state, R²"), strict=True):
+    for axis, key, title in zip(
+        axes, ("return", "r2"), ("return", "linear read-out of the state, R²"), strict=True
+    ):
         for i, where in enumerate(WHERE):
             axis.barh(0, 0, color=COLORS[i], alpha=0.5, label=where)
             for y, name in enumerate(names):
-                own = [max(x[key], 0.0) for x in lines if x["objective"] == name and x["where"] == where]
+                own = [
+                    max(x[key], 0.0)
+                    for x in lines
+                    if x["objective"] == name and x["where"] == where
+                ]
                 at = y + 0.2 - 0.4 * i
                 if own:
                     axis.barh(at, np.mean(own), 0.36, color=COLORS[i], alpha=0.5)
@@ -185,8 +297,12 @@ def draw(lines: list[dict], target: Path) -> None:
 
 
 def draw_curves(lines: list[dict], target: Path) -> None:
-    """Evaluations along training: every seed thin, their mean thick, a style for each objective."""
-    figure, axes = pyplot().subplots(1, 2, figsize=(11, 4.2), dpi=110, sharey=True, layout="constrained")
+    """Evaluations along training: every seed thin, their mean thick, a style for each
+    objective.
+    """
+    figure, axes = pyplot().subplots(
+        1, 2, figsize=(11, 4.2), dpi=110, sharey=True, layout="constrained"
+    )
     for axis, where in zip(axes, WHERE, strict=True):
         for number, name in enumerate(dict.fromkeys(x["objective"] for x in lines)):
             own = [x for x in lines if x["objective"] == name and x["where"] == where]
@@ -194,22 +310,40 @@ def draw_curves(lines: list[dict], target: Path) -> None:
             for x in own:
                 axis.plot(x["frames"], x["returns"], lw=0.6, alpha=0.35, color=style["color"])
             if own:
-                axis.plot(own[0]["frames"], np.mean([x["returns"] for x in own], 0), lw=1.8, label=name, **style)
-        axis.set(title=f"{where}: mean return of an evaluation (higher is better)", xlabel="environment frames")
+                axis.plot(
+                    own[0]["frames"],
+                    np.mean([x["returns"] for x in own], 0),
+                    lw=1.8,
+                    label=name,
+                    **style,
+                )
+        axis.set(
+            title=f"{where}: mean return of an evaluation (higher is better)",
+            xlabel="environment frames",
+        )
     axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     save(figure, target)
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("job", nargs="?", choices=JOBS, default="pendulum")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES), metavar="NAME")
+    parser.add_argument(
+        "--only", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES), metavar="NAME"
+    )
     parser.add_argument("--where", nargs="+", choices=WHERE, default=WHERE)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "objectives")
     parser.add_argument("--summary", action="store_true", help="train nothing")
     args = parser.parse_args(argv)
-    cells = [(seed, name, where) for seed in range(args.seeds) for name in args.only for where in args.where]
+    cells = [
+        (seed, name, where)
+        for seed in range(args.seeds)
+        for name in args.only
+        for where in args.where
+    ]
     for seed, name, where in [] if args.summary else cells:
         train(args.job, name, where, seed)
     lines = gather(args.job, args.seeds)
@@ -224,7 +358,10 @@ def main(argv: list[str]) -> int:
     draw(lines, target / "objectives.png")
     draw_curves(lines, target / "curves.png")
     first = {x["objective"]: x["seed"] for x in reversed(lines) if x["where"] == "distracted"}
-    draw_seen({n: place(args.job, n, "distracted", first[n]) for n in names if n in first}, target / "seen.png")
+    draw_seen(
+        {n: place(args.job, n, "distracted", first[n]) for n in names if n in first},
+        target / "seen.png",
+    )
     sys.stdout.write(made)
     return 0
 

@@ -1,7 +1,8 @@
-"""python benchmarks/run.py [NAME ...] [--json]: what this machine does, each figure beside a baseline of its run.
+"""python benchmarks/run.py [NAME ...] [--json]: what this machine does, each figure beside a
+baseline of its run.
 
-NAME picks groups by prefix (roofline update objectives plan policy replay render collect overlap distract builtin play
-startup memory) or is a full name.
+NAME picks groups by prefix (roofline update objectives plan policy replay render collect overlap
+distract builtin play startup memory) or is a full name.
 """
 
 from __future__ import annotations
@@ -94,10 +95,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
     known = groups()
-    wanted = {k: f for k, f in known.items() if not args.names or any(matches(k, n) for n in args.names)}
+    wanted = {
+        k: f for k, f in known.items() if not args.names or any(matches(k, n) for n in args.names)
+    }
     unknown = [n for n in args.names if not any(matches(k, n) for k in known)]
     if unknown:
-        sys.stderr.write(f"no benchmark called {', '.join(unknown)}; there are {', '.join(known)}\n")
+        sys.stderr.write(
+            f"no benchmark called {', '.join(unknown)}; there are {', '.join(known)}\n"
+        )
         return 2
     from worldmodel import runtime
 
@@ -106,7 +111,11 @@ def main(argv: list[str]) -> int:
     for function in wanted.values():
         results.update(function())
     if args.names:
-        results = {k: r for k, r in results.items() if any(k.startswith(n) or n.startswith(k) for n in args.names)}
+        results = {
+            k: r
+            for k, r in results.items()
+            if any(k.startswith(n) or n.startswith(k) for n in args.names)
+        }
     print(json.dumps(results, indent=1) if args.json else table(results))
     return 0
 

@@ -1,6 +1,8 @@
-"""python benchmarks/saves.py [PRESET ...] [--rows N] [--size PIXELS]: how long a save takes, and what it writes.
+"""python benchmarks/saves.py [PRESET ...] [--rows N] [--size PIXELS]: how long a save takes, and
+what it writes.
 
-The replay first takes N rows; then every save has the rows of `log.checkpoint` frames to add, as in a run.
+The replay first takes N rows; then every save has the rows of `log.checkpoint` frames to add, as
+in a run.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Saved runs on the same episodes of shaking: what a linear map reads off their latents, and what they draw.
+"""Saved runs on the same episodes of shaking: what a linear map reads off their latents, and what
+they draw.
 
-Actions are kept to for some steps each, whatever a run would do itself: an agent that balances hardly moves the state.
+Actions are kept to for some steps each, whatever a run would do itself: an agent that balances
+hardly moves the state.
 """
 
 from __future__ import annotations
@@ -25,14 +27,19 @@ CHANGE = 1 / 6  # how often an action is drawn anew: a pendulum comes over its u
 
 
 def read_out(path: Path) -> list[float | None]:
-    """R^2 by coordinate of the simulator's state, kept beside the run for as long as it is trained no further."""
+    """R^2 by coordinate of the simulator's state, kept beside the run for as long as it is trained
+    no further.
+    """
     kept = path / "eval" / "shaken.json"
     run, env = opened(path)
     about = {"frames": run.frames, "episodes": EPISODES, "change": CHANGE}
     if not kept.is_file() or not about.items() <= json.loads(kept.read_text()).items():
         feats, states = [], []
         for seed in range(EPISODES):
-            seen = [(run.agent.model.rssm.feat(part(carry, "state/")), obs) for obs, carry in shaken(run, env, seed)]
+            seen = [
+                (run.agent.model.rssm.feat(part(carry, "state/")), obs)
+                for obs, carry in shaken(run, env, seed)
+            ]
             feats.append(torch.cat([feat for feat, _ in seen]).double().numpy())
             states.append(np.stack([obs["vector"] for _, obs in seen]).astype(np.float64))
         r2 = [None if x != x else x for x in held_out_r2(feats, states).tolist()]
@@ -43,14 +50,18 @@ def read_out(path: Path) -> list[float | None]:
 
 
 def opened(path: Path) -> tuple[Run, Any]:
-    """A run that does not think about what to do, and its environment before backgrounds that training never had."""
+    """A run that does not think about what to do, and its environment before backgrounds that
+    training never had.
+    """
     run = Run.open(path).driven([("behavior.name", "random")])
     return run, envs.configured(run.config.env, run.config.distract)(obs="both", held_out=True)
 
 
 @torch.no_grad()
 def shaken(run: Run, env: Any, seed: int) -> Iterator[tuple[dict, dict]]:
-    """What is seen in an episode of actions that are kept to for some steps each, and what the model makes of it."""
+    """What is seen in an episode of actions that are kept to for some steps each, and what the
+    model makes of it.
+    """
     generator, carry, over = np.random.default_rng(seed), None, False
     action = generator.uniform(-1, 1, env.action_space.shape).astype(np.float32)
     obs, _ = env.reset(seed=12345 + seed)
@@ -69,11 +80,16 @@ def draw_seen(runs: dict[str, Path], target: Path, pictures: int = 10) -> None:
     rows: dict[str, np.ndarray] = {}
     for name, path in runs.items():
         run, env = opened(path)
-        seen = [(obs["image"], run.draw(carry)) for obs, carry in islice(shaken(run, env, 0), 2, 3 * pictures, 3)]
+        seen = [
+            (obs["image"], run.draw(carry))
+            for obs, carry in islice(shaken(run, env, 0), 2, 3 * pictures, 3)
+        ]
         env.close()
         truth, drawn = (np.concatenate(row, 1) for row in zip(*seen, strict=True))
         rows = {"truth": truth, **rows, name: drawn}
-    figure, axes = pyplot().subplots(len(rows), 1, figsize=(9, 0.74 * len(rows)), dpi=80, layout="constrained")
+    figure, axes = pyplot().subplots(
+        len(rows), 1, figsize=(9, 0.74 * len(rows)), dpi=80, layout="constrained"
+    )
     for axis, (name, row) in zip(axes, rows.items(), strict=True):
         axis.imshow(row)
         axis.set(xticks=[], yticks=[])

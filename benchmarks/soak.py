@@ -1,6 +1,8 @@
-"""python benchmarks/soak.py [--minutes M] [--kills S]: a training of M minutes, a worker killed every S seconds.
+"""python benchmarks/soak.py [--minutes M] [--kills S]: a training of M minutes, a worker killed
+every S seconds.
 
-Prints by how much its memory, descriptors, threads, children and shared memory grow an hour, once its replay is full.
+Prints by how much its memory, descriptors, threads, children and shared memory grow an hour, once
+its replay is full.
 """
 
 from __future__ import annotations
@@ -19,10 +21,37 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-ARGS = ("debug", "--env.num", "2", "--env.restarts", "1000000", "--run.frames", "1000000000", "--run.precision", "fp32",
-        "--replay.capacity_gb", "1e-3", "--replay.codec", "none", "--log.checkpoint", "200",
-        "--log.every", "50", "--log.eval", "2000")  # fmt: skip
-KINDS = ("rss_mb", "workers_rss_mb", "descriptors", "threads", "children", "zombies", "shared_memory", "shared_mb")
+ARGS = (
+    "debug",
+    "--env.num",
+    "2",
+    "--env.restarts",
+    "1000000",
+    "--run.frames",
+    "1000000000",
+    "--run.precision",
+    "fp32",
+    "--replay.capacity_gb",
+    "1e-3",
+    "--replay.codec",
+    "none",
+    "--log.checkpoint",
+    "200",
+    "--log.every",
+    "50",
+    "--log.eval",
+    "2000",
+)
+KINDS = (
+    "rss_mb",
+    "workers_rss_mb",
+    "descriptors",
+    "threads",
+    "children",
+    "zombies",
+    "shared_memory",
+    "shared_mb",
+)
 SHARED = ("/memfd:", "/dev/shm/")
 
 
@@ -41,13 +70,17 @@ def megabytes(found: dict[str, str]) -> float:
 
 def children(pid: int) -> list[int]:
     try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
     except OSError:
         return []
 
 
 def shared(pid: int) -> dict[int, int]:
-    """Shared memory that a process holds, by descriptor or by map, named or not: bytes by inode."""
+    """Shared memory that a process holds, by descriptor or by map, named or not: bytes by
+    inode.
+    """
     found: dict[int, int] = {}
     for entry in os.scandir(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):  # it has been closed since
@@ -63,7 +96,9 @@ def shared(pid: int) -> dict[int, int]:
 
 
 def look(pid: int, dead: set[int]) -> dict[str, float]:
-    """What a training holds now; `dead` are the zombies of the last look, of which one that is still there counts."""
+    """What a training holds now; `dead` are the zombies of the last look, of which one that is
+    still there counts.
+    """
     below = {child: status(child) for child in children(pid)}
     own, blocks = status(pid), shared(pid)
     now = {child for child, found in below.items() if found.get("State", "").startswith("Z")}
@@ -83,7 +118,9 @@ def look(pid: int, dead: set[int]) -> dict[str, float]:
 
 
 def soak(minutes: float, kills: float, folder: Path) -> dict:
-    """Train for so long after the first line of metrics; slopes over the last two thirds of the time, an hour each."""
+    """Train for so long after the first line of metrics; slopes over the last two thirds of the
+    time, an hour each.
+    """
     command = [sys.executable, str(ROOT / "train.py"), *ARGS, "--run.root", str(folder)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     samples, times, killed = [], [], 0
@@ -108,16 +145,29 @@ def soak(minutes: float, kills: float, folder: Path) -> dict:
         training.wait()
     said = (folder / "said.log").read_text()
     if training.returncode != 75:
-        raise SystemExit(f"the training ended with {training.returncode} after {len(samples)} samples\n{said[-2000:]}")
-    return {**slopes(samples, times), "exit": training.returncode, "killed": killed,
-            "restarts": said.count("env worker"), "samples": len(samples), **newest(folder)}  # fmt: skip
+        raise SystemExit(
+            f"the training ended with {training.returncode} after {len(samples)} "
+            f"samples\n{said[-2000:]}"
+        )
+    return {
+        **slopes(samples, times),
+        "exit": training.returncode,
+        "killed": killed,
+        "restarts": said.count("env worker"),
+        "samples": len(samples),
+        **newest(folder),
+    }
 
 
 def newest(folder: Path) -> dict:
     """How far it came."""
     (metrics,) = folder.glob("*/*/*/metrics.jsonl")
     last = [x for x in map(json.loads, metrics.read_text().splitlines()) if "updates" in x][-1]
-    return {"frames": last["frames"], "updates": last["updates"], "replay_rows": last["replay/rows"]}
+    return {
+        "frames": last["frames"],
+        "updates": last["updates"],
+        "replay_rows": last["replay/rows"],
+    }
 
 
 def slopes(samples: list[dict[str, float]], times: list[float]) -> dict:
@@ -128,14 +178,21 @@ def slopes(samples: list[dict[str, float]], times: list[float]) -> dict:
     for kind in KINDS:
         values = np.array([sample[kind] for sample in samples[late:]], float)
         slope = float(np.polyfit(hours, values, 1)[0])
-        found[kind] = {"per_hour": round(slope, 2), "first": values[0], "last": values[-1], "most": float(values.max())}
+        found[kind] = {
+            "per_hour": round(slope, 2),
+            "first": values[0],
+            "last": values[-1],
+            "most": float(values.max()),
+        }
     return {"minutes": round((times[-1] - times[0]) / 60, 2), "growth": found}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--kills", type=float, default=5.0, help="seconds between kills of a worker; 0 kills none")
+    parser.add_argument(
+        "--kills", type=float, default=5.0, help="seconds between kills of a worker; 0 kills none"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         sys.stdout.write(json.dumps(soak(args.minutes, args.kills, Path(folder)), indent=1) + "\n")

@@ -26,14 +26,32 @@ _OBS = ("pixels", "state", "both")
 
 
 def configured(env: Any, distract: Any) -> partial[gymnasium.Env]:
-    """`make` with what a run's sections env and distract say; patience, which is for collecting alone, left out."""
-    return partial(make, env.task, size=tuple(env.size), repeat=env.repeat, time_limit=env.time_limit, obs=env.obs,
-                   render=env.render, camera=env.camera, strength=distract.strength, kind=distract.kind)  # fmt: skip
+    """`make` with what a run's sections env and distract say; patience, which is for collecting
+    alone, left out.
+    """
+    return partial(
+        make,
+        env.task,
+        size=tuple(env.size),
+        repeat=env.repeat,
+        time_limit=env.time_limit,
+        obs=env.obs,
+        render=env.render,
+        camera=env.camera,
+        strength=distract.strength,
+        kind=distract.kind,
+    )
 
 
 def renderer(env: Any, before: Any = None) -> str:
-    """What draws a run's pictures, by name; `auto` is what drew them `before`, else what suits this machine."""
-    if env.render != "auto" or env.obs == "state" or not env.task.removeprefix(DISTRACT).startswith("dmc:"):
+    """What draws a run's pictures, by name; `auto` is what drew them `before`, else what suits
+    this machine.
+    """
+    if (
+        env.render != "auto"
+        or env.obs == "state"
+        or not env.task.removeprefix(DISTRACT).startswith("dmc:")
+    ):
         return env.render
     from envs import render
 
@@ -41,7 +59,9 @@ def renderer(env: Any, before: Any = None) -> str:
     try:
         return render.settled(name)
     except render.RendererError as error:
-        raise render.RendererError(f"this run's pictures were drawn with {name} so far, and {error}") from None
+        raise render.RendererError(
+            f"this run's pictures were drawn with {name} so far, and {error}"
+        ) from None
 
 
 def make(
@@ -61,12 +81,14 @@ def make(
 ) -> gymnasium.Env:
     """Return the environment called `name`.
 
-    Observations are Box (H, W, 3) uint8, with obs=state Box (n,) float32, with obs=both a Dict of image and vector;
-    actions are Box(-1, 1, (A,)), Discrete or MultiDiscrete. `time_limit` counts control steps; None keeps the task's.
-    `patience` ends an episode after so many steps in a row with a reward of at most `floor` per control step.
-    `strength` and `kind` are those of distract: backgrounds; `held_out` ones are never seen where it is false.
-    From the inside out: task, normalised actions, time limit, repeat, picture, background, boundary checks. The limit
-    lies inside the repeat so that no episode runs over it, the picture outside so that only what is seen is drawn.
+    Observations are Box (H, W, 3) uint8, with obs=state Box (n,) float32, with obs=both a Dict of
+    image and vector; actions are Box(-1, 1, (A,)), Discrete or MultiDiscrete. `time_limit` counts
+    control steps; None keeps the task's. `patience` ends an episode after so many steps in a row
+    with a reward of at most `floor` per control step. `strength` and `kind` are those of distract:
+    backgrounds; `held_out` ones are never seen where it is false. From the inside out: task,
+    normalised actions, time limit, repeat, picture, background, boundary checks. The limit lies
+    inside the repeat so that no episode runs over it, the picture outside so that only what is
+    seen is drawn.
     """
     check_name(name)
     size = _checked(size, repeat, time_limit, obs)
@@ -83,7 +105,9 @@ def make(
 
 
 def expert(name: str) -> Callable[[gymnasium.Env], Any]:
-    """Return a built-in task's good policy, which acts on the true state of the env it is given."""
+    """Return a built-in task's good policy, which acts on the true state of the env it is
+    given.
+    """
     plain = name.removeprefix(DISTRACT)
     if plain not in NAMES:
         raise ValueError(f"there is no expert for {name!r}, only for {', '.join(NAMES)}")
@@ -107,14 +131,28 @@ def _plain(
         from envs.dmc import DMC
 
         task = name.removeprefix("dmc:")
-        return DMC(task, size=size, repeat=repeat, render=render, camera=camera, obs=obs, time_limit=time_limit)
+        return DMC(
+            task,
+            size=size,
+            repeat=repeat,
+            render=render,
+            camera=camera,
+            obs=obs,
+            time_limit=time_limit,
+        )
     from envs import gym
 
-    inner = gym.registered(name.removeprefix("gym:"), size) if name.startswith("gym:") else gym.custom(name, size)
+    inner = (
+        gym.registered(name.removeprefix("gym:"), size)
+        if name.startswith("gym:")
+        else gym.custom(name, size)
+    )
     return gym.adapt(inner, name, size=size, repeat=repeat, time_limit=time_limit, obs=obs)
 
 
-def _distracted(env: gymnasium.Env, name: str, strength: float, kind: str, held_out: bool) -> gymnasium.Env:
+def _distracted(
+    env: gymnasium.Env, name: str, strength: float, kind: str, held_out: bool
+) -> gymnasium.Env:
     """Put a moving background behind what belongs to the task."""
     from envs.distract import KINDS, Distract
 
@@ -129,7 +167,9 @@ def _distracted(env: gymnasium.Env, name: str, strength: float, kind: str, held_
         raise
 
 
-def _builtin(name: str, size: tuple[int, int], repeat: int, time_limit: int | None, obs: str) -> gymnasium.Env:
+def _builtin(
+    name: str, size: tuple[int, int], repeat: int, time_limit: int | None, obs: str
+) -> gymnasium.Env:
     from envs.wrappers import ActionRepeat, TimeLimit
 
     task = getattr(importlib.import_module(f"envs.{name}"), _CLASSES[name])
@@ -137,15 +177,22 @@ def _builtin(name: str, size: tuple[int, int], repeat: int, time_limit: int | No
     return ActionRepeat(TimeLimit(task(size=size, obs=obs), limit), repeat)
 
 
-def _checked(size: tuple[int, int] | int, repeat: int, time_limit: int | None, obs: str) -> tuple[int, int]:
+def _checked(
+    size: tuple[int, int] | int, repeat: int, time_limit: int | None, obs: str
+) -> tuple[int, int]:
     """Return size as (height, width) or raise ValueError for the first argument that cannot be."""
     pair = (size, size) if isinstance(size, int) else tuple(size)
     if len(pair) != 2 or not all(isinstance(n, int) and n >= 8 for n in pair):
-        raise ValueError(f"size must be height and width, whole numbers of at least 8, not {size!r}")
+        raise ValueError(
+            f"size must be height and width, whole numbers of at least 8, not {size!r}"
+        )
     if not isinstance(repeat, int) or repeat < 1:
         raise ValueError(f"repeat must be a whole number of at least 1, not {repeat!r}")
     if time_limit is not None and (not isinstance(time_limit, int) or time_limit < 1):
-        raise ValueError(f"time_limit must be a whole number of control steps, at least 1, or none, not {time_limit!r}")
+        raise ValueError(
+            f"time_limit must be a whole number of control steps, at least 1, or none, not "
+            f"{time_limit!r}"
+        )
     if obs not in _OBS:
         near = difflib.get_close_matches(str(obs), _OBS, 1)
         hint = f", did you mean {near[0]!r}?" if near else ""

@@ -1,4 +1,6 @@
-"""A task for testing the plumbing: observations and rewards count the steps, so none can be lost or reordered."""
+"""A task for testing the plumbing: observations and rewards count the steps, so none can be lost
+or reordered.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,11 @@ from envs.task import Task, action_box
 
 
 class Counter(Task):
-    """State (step, tag, action): the tag is drawn at reset; reward is the step's index; the episode is 20 steps.
+    """State (step, tag, action): the tag is drawn at reset; reward is the step's index; the
+    episode is 20 steps.
 
-    In the picture red is the step's low byte, green its high byte, blue the tag, the same in every pixel.
+    In the picture red is the step's low byte, green its high byte, blue the tag, the same in every
+    pixel.
     """
 
     episode_steps = 20

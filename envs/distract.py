@@ -1,7 +1,8 @@
 """Distractors: the background gives way to moving pictures that have nothing to do with the task.
 
-A background is a function of the episode's seed, of whether it is held out, and of the number of steps since the reset.
-Nothing else is kept, so an episode simulated again from its seed and actions shows the same pictures.
+A background is a function of the episode's seed, of whether it is held out, and of the number of
+steps since the reset. Nothing else is kept, so an episode simulated again from its seed and
+actions shows the same pictures.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from envs.draw import Canvas
 
 KINDS = ("noise", "blobs", "both")
 MIDDLE, CONTRAST = 118.0, 52.0  # mean and standard deviation of the noise, in grey levels
-FALL = 1.3  # the noise's amplitude falls as frequency to the power of minus this; 1 is grainy, 2 all clouds
+# the noise's amplitude falls as frequency to the power of minus this; 1 is grainy, 2 all clouds
+FALL = 1.3
 SHARED = 0.8  # share of the noise's variance that red, green and blue have in common
 DRIFT = (0.2, 0.7)  # range of the noise's speed, in 64ths of the shorter side a step
 FLICKER = (0.05, 0.12)  # range of the angle a step by which one noise picture turns into another
@@ -26,7 +28,9 @@ SPEED = (0.02, 0.07)  # of blobs a step
 
 
 def fractal(generator: np.random.Generator, size: tuple[int, int], count: int) -> np.ndarray:
-    """Pictures (count, H, W) float32 of mean 0 and variance 1 that tile the plane: 1 / frequency^FALL noise."""
+    """Pictures (count, H, W) float32 of mean 0 and variance 1 that tile the plane: 1 /
+    frequency^FALL noise.
+    """
     height, width = size
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
     frequency[0, 0] = np.inf
@@ -44,17 +48,29 @@ class Noise:
         fields = fractal(generator, size, 8).reshape(2, 4, *size).transpose(0, 2, 3, 1)
         tiles = CONTRAST * (grey * fields[..., :1] + colour * fields[..., 1:])
         # Twice as large, any shift of them is a view.
-        self.tiles = np.pad(tiles, ((0, 0), (0, self.height + 1), (0, self.width + 1), (0, 0)), "wrap")
-        angle, speed = generator.uniform(0, 2 * np.pi, 2), generator.uniform(*DRIFT, 2) * min(size) / 64
-        self.velocity = np.stack([np.sin(angle), np.cos(angle)], 1) * speed[:, None]  # (2, 2) rows, columns a step
+        self.tiles = np.pad(
+            tiles, ((0, 0), (0, self.height + 1), (0, self.width + 1), (0, 0)), "wrap"
+        )
+        angle, speed = (
+            generator.uniform(0, 2 * np.pi, 2),
+            generator.uniform(*DRIFT, 2) * min(size) / 64,
+        )
+        self.velocity = (
+            np.stack([np.sin(angle), np.cos(angle)], 1) * speed[:, None]
+        )  # (2, 2) rows, columns a step
         self.phase, self.turn = generator.uniform(0, 2 * np.pi), generator.uniform(*FLICKER)
 
     def paint(self, picture: np.ndarray, step: int) -> None:
         """Draw the noise of a step, between pixels by bilinear interpolation."""
         angle = self.phase + self.turn * step
         picture.fill(MIDDLE)
-        for tile, velocity, share in zip(self.tiles, self.velocity, (np.cos(angle), np.sin(angle)), strict=True):
-            row, column = float(velocity[0]) * step % self.height, float(velocity[1]) * step % self.width
+        for tile, velocity, share in zip(
+            self.tiles, self.velocity, (np.cos(angle), np.sin(angle)), strict=True
+        ):
+            row, column = (
+                float(velocity[0]) * step % self.height,
+                float(velocity[1]) * step % self.width,
+            )
             top, left = int(row), int(column)
             down, right = row - top, column - left
             for dy, dx, part in (
@@ -80,7 +96,10 @@ class Blobs:
 
     def paint(self, board: Canvas, step: int) -> None:
         """Draw the blobs of a step."""
-        where = np.abs((self.start + self.velocity * step) % (4 * self.reach) - 2 * self.reach) - self.reach
+        where = (
+            np.abs((self.start + self.velocity * step) % (4 * self.reach) - 2 * self.reach)
+            - self.reach
+        )
         for (x, y), radius, colour in zip(where.tolist(), self.radius, self.colour, strict=True):
             board.disc(x, y, radius, colour)
 
@@ -109,12 +128,18 @@ class Background:
 class Distract(gymnasium.Wrapper):
     """Put moving pictures behind what belongs to the task.
 
-    The innermost environment says what that is: its `mask()` says how far (H, W) in [0, 1] each pixel of the picture
-    drawn last is to be left alone. `strength` 0 leaves all of the picture alone, 1 nothing but the mask.
+    The innermost environment says what that is: its `mask()` says how far (H, W) in [0, 1] each
+    pixel of the picture drawn last is to be left alone. `strength` 0 leaves all of the picture
+    alone, 1 nothing but the mask.
     """
 
     def __init__(
-        self, env: gymnasium.Env, name: str, strength: float = 1.0, kind: str = "both", held_out: bool = False
+        self,
+        env: gymnasium.Env,
+        name: str,
+        strength: float = 1.0,
+        kind: str = "both",
+        held_out: bool = False,
     ):
         super().__init__(env)
         self.name, self.strength, self.kind, self.held_out = name, strength, kind, held_out
@@ -123,7 +148,9 @@ class Distract(gymnasium.Wrapper):
         self.key = "image" if isinstance(space, gymnasium.spaces.Dict) else ""
         shape = (space["image"] if isinstance(space, gymnasium.spaces.Dict) else space).shape
         if shape is None or len(shape) != 3:
-            raise ValueError(f"{name}: distract: changes pictures, and with obs=state there are none")
+            raise ValueError(
+                f"{name}: distract: changes pictures, and with obs=state there are none"
+            )
         self.board = Canvas(shape[:2], (0, 0, 0), (0, 0, 0))
         self.generator = np.random.default_rng()
         self.background: Background | None = None
@@ -133,7 +160,9 @@ class Distract(gymnasium.Wrapper):
         if seed is not None:
             self.generator = np.random.default_rng([int(self.held_out), seed])
         self.count = 0
-        self.background = Background(self.generator, self.board, self.kind) if self.strength else None
+        self.background = (
+            Background(self.generator, self.board, self.kind) if self.strength else None
+        )
         obs, info = self.env.reset(seed=seed, options=options)
         return self._observed(obs), info
 
@@ -155,7 +184,9 @@ class Distract(gymnasium.Wrapper):
             return image
         mask = self.mask()
         if mask.shape != image.shape[:2]:
-            raise ValueError(f"{self.name}: its mask has shape {mask.shape}, its picture {image.shape[:2]}")
+            raise ValueError(
+                f"{self.name}: its mask has shape {mask.shape}, its picture {image.shape[:2]}"
+            )
         behind = self.background.picture(self.count)
         behind -= image
         behind *= np.repeat(self.strength * (1.0 - mask), 3).reshape(behind.shape)
@@ -168,7 +199,8 @@ def mask_of(env: gymnasium.Env, name: str) -> Callable[[], np.ndarray]:
     mask = getattr(env.unwrapped, "mask", None)
     if not callable(mask):
         raise ValueError(
-            f"{name} gives no mask of what belongs to its task, so distract: cannot tell what to leave alone; take a "
+            f"{name} gives no mask of what belongs to its task, so distract: cannot tell what "
+            f"to leave alone; take a "
             "built-in, a dmc: task, or give your class a method mask() -> (H, W) in [0, 1]"
         )
     return mask

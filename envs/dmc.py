@@ -1,4 +1,6 @@
-"""The DeepMind Control suite as Gymnasium environments whose episodes are a pure function of seed and actions."""
+"""The DeepMind Control suite as Gymnasium environments whose episodes are a pure function of seed
+and actions.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,11 @@ def split_task(task: str) -> tuple[str, str]:
     name = ALIASES.get(task, task)
     if name not in names:
         close = difflib.get_close_matches(str(name), [*names, *ALIASES], 1, 0.5)
-        hint = f"did you mean {close[0]!r}?" if close else "names are domain_task, such as walker_walk"
+        hint = (
+            f"did you mean {close[0]!r}?"
+            if close
+            else "names are domain_task, such as walker_walk"
+        )
         raise ValueError(f"unknown DeepMind Control task {task!r}: {hint}")
     return names[name]
 
@@ -72,13 +78,16 @@ class DMC(gymnasium.Env):
         noise, level = logging.getLogger("absl"), logging.getLogger("absl").level
         noise.setLevel(logging.ERROR)  # models of the suite itself draw deprecation warnings
         try:
-            env = suite.load(self.domain, self.task, task_kwargs={"random": np.random.RandomState(seed)})
+            env = suite.load(
+                self.domain, self.task, task_kwargs={"random": np.random.RandomState(seed)}
+            )
         finally:
             noise.setLevel(level)
         if self._time_limit is not None:
             env._step_limit = self._time_limit
         if self.renderer_name not in ("gl", "fast"):
-            # Some tasks look for a GL context when an episode starts; without GL that lookup would raise.
+            # Some tasks look for a GL context when an episode starts; without GL that lookup would
+            # raise.
             kind = type(env.physics)
             env.physics.__class__ = type(kind.__name__, (kind,), {"contexts": None})
         return env
@@ -99,7 +108,10 @@ class DMC(gymnasium.Env):
     def _set_spaces(self) -> None:
         """Derive both spaces from the task's specs."""
         spec = self._env.action_spec()
-        low, high = np.broadcast_to(spec.minimum, spec.shape), np.broadcast_to(spec.maximum, spec.shape)
+        low, high = (
+            np.broadcast_to(spec.minimum, spec.shape),
+            np.broadcast_to(spec.maximum, spec.shape),
+        )
         bounded = np.maximum(np.abs(low), np.abs(high)) < _UNBOUNDED
         self._middle = np.where(bounded, (low + high) / 2, 0.0)
         self._span = np.where(bounded, (high - low) / 2, 1.0)
@@ -108,7 +120,9 @@ class DMC(gymnasium.Env):
         image = spaces.Box(0, 255, (*self.size, 3), np.uint8)
         vector = spaces.Box(-np.inf, np.inf, (count,), np.float32)
         both = spaces.Dict(image=image, vector=vector)
-        self.observation_space = both if self._pixels and self._vector else image if self._pixels else vector
+        self.observation_space = (
+            both if self._pixels and self._vector else image if self._pixels else vector
+        )
 
     def _choose_renderer(self) -> None:
         """Settle how to draw, and load dm_control accordingly."""
@@ -120,8 +134,12 @@ class DMC(gymnasium.Env):
         """The simulation."""
         return self._env.physics
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start the episode that `seed` determines, or one drawn from the environment's own generator."""
+    def reset(
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start the episode that `seed` determines, or one drawn from the environment's own
+        generator.
+        """
         super().reset(seed=seed)
         if seed is None:
             seed = int(self.np_random.integers(2**62))
@@ -136,16 +154,28 @@ class DMC(gymnasium.Env):
         return self._observation(), {"frames": 0, "seed": seed}
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Repeat the action, clipped to [-1, 1], and sum the rewards until it is done or the episode over."""
+        """Repeat the action, clipped to [-1, 1], and sum the rewards until it is done or the
+        episode over.
+        """
         reward, frames = self.advance(action)
         over = self._last.last()
         terminated = bool(over and self._last.discount == 0)
-        return self._observation(), reward, terminated, bool(over and not terminated), {"frames": frames}
+        return (
+            self._observation(),
+            reward,
+            terminated,
+            bool(over and not terminated),
+            {"frames": frames},
+        )
 
     def advance(self, action: np.ndarray) -> tuple[float, int]:
-        """Do a step's simulation without observing; return the summed reward and the control steps done."""
+        """Do a step's simulation without observing; return the summed reward and the control steps
+        done.
+        """
         if not self._running:
-            raise gymnasium.error.ResetNeeded("the episode is over or was never begun: call reset() first")
+            raise gymnasium.error.ResetNeeded(
+                "the episode is over or was never begun: call reset() first"
+            )
         native = self._native(action)
         reward, frames = 0.0, 0
         for _ in range(self._repeat):
@@ -167,7 +197,9 @@ class DMC(gymnasium.Env):
         action = np.asarray(action, np.float64)
         shape = self.action_space.shape
         if action.shape != shape:
-            raise ValueError(f"the action has shape {action.shape}, but {self.domain}_{self.task} takes {shape}")
+            raise ValueError(
+                f"the action has shape {action.shape}, but {self.domain}_{self.task} takes {shape}"
+            )
         if not np.isfinite(action).all():
             raise ValueError(f"the action holds a value that is not finite: {action.tolist()}")
         return self._middle + self._span * np.clip(action, -1, 1)
@@ -194,7 +226,9 @@ class DMC(gymnasium.Env):
         return rendering.foreground(self.physics, self._drawer().segment(self.physics))
 
     def mask(self) -> np.ndarray:
-        """Return how far (height, width) in [0, 1] each pixel of the last picture shows neither sky nor ground."""
+        """Return how far (height, width) in [0, 1] each pixel of the last picture shows neither
+        sky nor ground.
+        """
         return self._drawer().mask(self.physics)
 
     def _drawer(self) -> Any:
@@ -225,7 +259,9 @@ class DMC(gymnasium.Env):
         self._running = False
 
 
-def _checked(size: Any, repeat: Any, obs: str, time_limit: Any) -> tuple[tuple[int, int], bool, bool]:
+def _checked(
+    size: Any, repeat: Any, obs: str, time_limit: Any
+) -> tuple[tuple[int, int], bool, bool]:
     """Return the size, and whether pixels and vectors are observed, or raise ValueError."""
     size = tuple(size)
     if len(size) != 2 or not all(isinstance(n, int) and n >= 1 for n in size):
@@ -233,7 +269,10 @@ def _checked(size: Any, repeat: Any, obs: str, time_limit: Any) -> tuple[tuple[i
     if not isinstance(repeat, int) or repeat < 1:
         raise ValueError(f"repeat must be a whole number of at least 1, not {repeat!r}")
     if time_limit is not None and not (isinstance(time_limit, int) and time_limit >= 1):
-        raise ValueError(f"time_limit must be a number of control steps of at least 1, or None, not {time_limit!r}")
+        raise ValueError(
+            f"time_limit must be a number of control steps of at least 1, or None, not "
+            f"{time_limit!r}"
+        )
     if obs not in _OBS:
         raise ValueError(f"obs must be one of {', '.join(_OBS)}, not {obs!r}")
     return size, obs != "state", obs != "pixels"

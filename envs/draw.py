@@ -14,12 +14,15 @@ class Canvas:
         self.height, self.width = size
         self.pixel = 2.0 / min(size)  # the width of one pixel in the picture's units
         self.xs = ((np.arange(self.width) + 0.5) - self.width / 2).astype(np.float32) * self.pixel
-        self.ys = (self.height / 2 - (np.arange(self.height) + 0.5)).astype(np.float32) * self.pixel
+        self.ys = (self.height / 2 - (np.arange(self.height) + 0.5)).astype(
+            np.float32
+        ) * self.pixel
         mix = np.linspace(0, 1, self.height, dtype=np.float32)[:, None, None]
         column = np.asarray(top, np.float32) * (1 - mix) + np.asarray(bottom, np.float32) * mix
         self.background = np.ascontiguousarray(np.broadcast_to(column, (*size, 3)), np.float32)
         self.image = self.background.copy()
-        self.cover: np.ndarray | None = None  # share (H, W) of each pixel drawn over since `clear`, where it is kept
+        # share (H, W) of each pixel drawn over since `clear`, where it is kept
+        self.cover: np.ndarray | None = None
 
     def clear(self) -> None:
         """Put the background back."""
@@ -51,13 +54,19 @@ class Canvas:
 
     def ring(self, x: float, y: float, radius: float, width: float, colour: Colour) -> None:
         """Draw a circle's outline, `width` to either side of `radius`."""
-        window = self._window(x - radius - width, x + radius + width, y - radius - width, y + radius + width)
+        window = self._window(
+            x - radius - width, x + radius + width, y - radius - width, y + radius + width
+        )
         dx, dy = self._offsets(window, x, y)
         self._blend(window, np.abs(np.sqrt(dx * dx + dy * dy) - radius) - width, colour)
 
-    def capsule(self, x0: float, y0: float, x1: float, y1: float, radius: float, colour: Colour) -> None:
+    def capsule(
+        self, x0: float, y0: float, x1: float, y1: float, radius: float, colour: Colour
+    ) -> None:
         """Fill a thick line with round ends."""
-        window = self._window(min(x0, x1) - radius, max(x0, x1) + radius, min(y0, y1) - radius, max(y0, y1) + radius)
+        window = self._window(
+            min(x0, x1) - radius, max(x0, x1) + radius, min(y0, y1) - radius, max(y0, y1) + radius
+        )
         dx, dy = self._offsets(window, x0, y0)
         ax, ay = x1 - x0, y1 - y0
         length2 = ax * ax + ay * ay
@@ -66,7 +75,9 @@ class Canvas:
             dx, dy = dx - along * ax, dy - along * ay
         self._blend(window, np.sqrt(dx * dx + dy * dy) - radius, colour)
 
-    def box(self, x: float, y: float, half_width: float, half_height: float, colour: Colour) -> None:
+    def box(
+        self, x: float, y: float, half_width: float, half_height: float, colour: Colour
+    ) -> None:
         """Fill an upright rectangle."""
         window = self._window(x - half_width, x + half_width, y - half_height, y + half_height)
         dx, dy = self._offsets(window, x, y)
@@ -79,7 +90,9 @@ class Canvas:
         rows = slice(max(int(top) - 1, 0), max(int(bottom) + 2, 0))
         return rows, slice(max(int(first) - 1, 0), max(int(last) + 2, 0))
 
-    def _offsets(self, window: tuple[slice, slice], x: float, y: float) -> tuple[np.ndarray, np.ndarray]:
+    def _offsets(
+        self, window: tuple[slice, slice], x: float, y: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         return self.xs[None, window[1]] - np.float32(x), self.ys[window[0], None] - np.float32(y)
 
     def _blend(self, window: tuple[slice, slice], distance: np.ndarray, colour: Colour) -> None:

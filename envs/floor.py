@@ -1,4 +1,6 @@
-"""Textured planes: their texture and light, kept from frame to frame where camera and lamps stand still."""
+"""Textured planes: their texture and light, kept from frame to frame where camera and lamps stand
+still.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ class View(NamedTuple):
 
 
 class _Layers(NamedTuple):
-    """A floor's look at some pixels: without lamps, and what each lamp adds where nothing is in its way."""
+    """A floor's look at some pixels: without lamps, and what each lamp adds where nothing is in
+    its way.
+    """
 
     position: np.ndarray  # (n, 3) relative to the camera
     base: np.ndarray  # (n, 3) in [0, 255]
@@ -27,17 +31,32 @@ class _Layers(NamedTuple):
 
 
 class Floor:
-    """One textured plane of a model; `still` says that neither it nor the camera nor any lamp can move."""
+    """One textured plane of a model; `still` says that neither it nor the camera nor any lamp can
+    move.
+    """
 
     def __init__(
-        self, model: Any, geom: int, pyramid: Pyramid, pixel: float, lights: Lights, gloss: np.ndarray, still: bool
+        self,
+        model: Any,
+        geom: int,
+        pyramid: Pyramid,
+        pixel: float,
+        lights: Lights,
+        gloss: np.ndarray,
+        still: bool,
     ) -> None:
         material = model.geom_matid[geom]
         size = np.asarray(model.geom_size[geom, :2])
         repeat = np.asarray(model.mat_texrepeat[material], np.float64)
         if not model.mat_texuniform[material]:
             repeat = 2 * repeat / np.where(size > 0, 2 * size, 1)
-        self._model, self._geom, self._pyramid, self._lights, self._gloss = model, geom, pyramid, lights, gloss
+        self._model, self._geom, self._pyramid, self._lights, self._gloss = (
+            model,
+            geom,
+            pyramid,
+            lights,
+            gloss,
+        )
         self._corner = size.copy()  # the texture starts at the plane's corner
         self._scale = 0.5 * repeat
         self._footprint = float(pixel * self._scale[0])
@@ -45,7 +64,15 @@ class Floor:
         self._key = b""
         self._kept: _Kept | None = None
 
-    def draw(self, out: np.ndarray, data: Any, rgba: np.ndarray, view: View, seen: np.ndarray, lit: Lit | None) -> None:
+    def draw(
+        self,
+        out: np.ndarray,
+        data: Any,
+        rgba: np.ndarray,
+        view: View,
+        seen: np.ndarray,
+        lit: Lit | None,
+    ) -> None:
         """Draw into the picture `out` (pixels, 3) where the plane is `seen`."""
         if not self._still:
             layers = self._layers(data, rgba, view, seen)
@@ -57,18 +84,33 @@ class Floor:
         out[seen] = kept.base.take(seen, 0)
         for lamp, bright, colours in kept.lamps:
             pixels = seen[bright.take(seen)]
-            self._add(out, lamp, pixels, kept.position.take(pixels, 0), colours.take(pixels, 0), lit)
+            self._add(
+                out, lamp, pixels, kept.position.take(pixels, 0), colours.take(pixels, 0), lit
+            )
 
     def _keep(self, data: Any, rgba: np.ndarray, view: View) -> _Kept:
-        """Return the layers of the whole picture, worked out again only if a task changed something."""
+        """Return the layers of the whole picture, worked out again only if a task changed
+        something.
+        """
         key = self._what_matters(data, rgba, view)
         if self._kept is None or key != self._key:
-            facing = np.flatnonzero(view.directions @ data.geom_xmat[self._geom, 2::3].astype(np.float32) < -1e-4)
-            self._key, self._kept = key, _Kept(self._layers(data, rgba, view, facing), facing, len(view.directions))
+            facing = np.flatnonzero(
+                view.directions @ data.geom_xmat[self._geom, 2::3].astype(np.float32) < -1e-4
+            )
+            self._key, self._kept = (
+                key,
+                _Kept(self._layers(data, rgba, view, facing), facing, len(view.directions)),
+            )
         return self._kept
 
     def _add(
-        self, out: np.ndarray, lamp: int, pixels: np.ndarray, position: np.ndarray, colours: np.ndarray, lit: Lit | None
+        self,
+        out: np.ndarray,
+        lamp: int,
+        pixels: np.ndarray,
+        position: np.ndarray,
+        colours: np.ndarray,
+        lit: Lit | None,
     ) -> None:
         """Add a lamp's light where nothing is in its way."""
         if lit is not None and len(pixels) and self._model.light_castshadow[lamp]:
@@ -79,10 +121,29 @@ class Floor:
     def _what_matters(self, data: Any, rgba: np.ndarray, view: View) -> bytes:
         """Return everything that the layers depend on and that may change."""
         model, pose = self._model, (data.geom_xpos[self._geom], data.geom_xmat[self._geom])
-        lamps = (data.light_xpos, data.light_xdir, model.light_active, model.light_diffuse, model.light_ambient)
-        head = (model.vis.headlight.ambient, model.vis.headlight.diffuse, np.array(model.vis.headlight.active))
+        lamps = (
+            data.light_xpos,
+            data.light_xdir,
+            model.light_active,
+            model.light_diffuse,
+            model.light_ambient,
+        )
+        head = (
+            model.vis.headlight.ambient,
+            model.vis.headlight.diffuse,
+            np.array(model.vis.headlight.active),
+        )
         return b"".join(
-            each.tobytes() for each in (view.origin, view.backward, view.directions[0], *pose, *lamps, *head, rgba)
+            each.tobytes()
+            for each in (
+                view.origin,
+                view.backward,
+                view.directions[0],
+                *pose,
+                *lamps,
+                *head,
+                rgba,
+            )
         )
 
     def _layers(self, data: Any, rgba: np.ndarray, view: View, pixels: np.ndarray) -> _Layers:
@@ -91,24 +152,35 @@ class Floor:
         direction = view.directions.take(pixels, 0)
         height = np.float32((data.geom_xpos[self._geom] - view.origin) @ normal)
         dist = height / (direction @ normal)
-        points = Points(direction * dist[:, None], normal, rgba[:3].astype(np.float32), self._gloss)
+        points = Points(
+            direction * dist[:, None], normal, rgba[:3].astype(np.float32), self._gloss
+        )
         texture = self._texture(data, view.origin, points.position, dist)
         lamps = []
         for lamp in self._lights.active():
             rows, colours = self._lights.lamp(data, lamp, view.origin, points)
             lamps.append((lamp, rows, colours * texture.take(rows, 0)))
-        return _Layers(points.position, self._lights.ambient(view.backward, points) * texture, lamps)
+        return _Layers(
+            points.position, self._lights.ambient(view.backward, points) * texture, lamps
+        )
 
-    def _texture(self, data: Any, origin: np.ndarray, points: np.ndarray, dist: np.ndarray) -> np.ndarray:
-        """Return colours (n, 3) in [0, 255] at points (n, 3) of the plane, given relative to the camera."""
+    def _texture(
+        self, data: Any, origin: np.ndarray, points: np.ndarray, dist: np.ndarray
+    ) -> np.ndarray:
+        """Return colours (n, 3) in [0, 255] at points (n, 3) of the plane, given relative to the
+        camera.
+        """
         pose = data.geom_xmat[self._geom].reshape(3, 3) * (1, -1, 1)
         start = ((origin - data.geom_xpos[self._geom]) @ pose[:, :2] + self._corner) * self._scale
         uv = points @ (pose[:, :2] * self._scale).astype(np.float32)
-        uv += (start % 1).astype(np.float32)  # whole repeats are dropped first: float32 loses them far from the origin
+        uv += (start % 1).astype(
+            np.float32
+        )  # whole repeats are dropped first: float32 loses them far from the origin
         uv -= np.floor(uv)
         np.minimum(uv, 1 - 1e-6, out=uv)
         height = abs(float((origin - data.geom_xpos[self._geom]) @ pose[:, 2]))
-        # A pixel's footprint is dist x dist / height long and dist wide; the square texel takes the geometric mean.
+        # A pixel's footprint is dist x dist / height long and dist wide; the square texel takes
+        # the geometric mean.
         footprint = dist * np.sqrt(dist * np.float32(self._footprint**2 / max(height, 1e-3)))
         return self._pyramid.sample(uv[:, 0], uv[:, 1], footprint)
 

@@ -44,9 +44,13 @@ class GLRenderer:
         return np.ascontiguousarray(physics.render(*self.size, camera_id=self.camera))
 
     def segment(self, physics: Any) -> np.ndarray:
-        """Return (height, width) int32: -1 for sky, geom, then geoms + site, then geoms + sites + tendon."""
+        """Return (height, width) int32: -1 for sky, geom, then geoms + site, then geoms + sites +
+        tendon.
+        """
         self._bind(physics)
-        number, kind = np.moveaxis(physics.render(*self.size, camera_id=self.camera, segmentation=True), -1, 0)
+        number, kind = np.moveaxis(
+            physics.render(*self.size, camera_id=self.camera, segmentation=True), -1, 0
+        )
         model = physics.model
         out = np.full(self.size, -1, np.int32)
         kinds = (mujoco.mjtObj.mjOBJ_GEOM, mujoco.mjtObj.mjOBJ_SITE, mujoco.mjtObj.mjOBJ_TENDON)
@@ -55,7 +59,9 @@ class GLRenderer:
         return out
 
     def mask(self, physics: Any) -> np.ndarray:
-        """Return how far (height, width) in [0, 1] each pixel shows neither sky nor ground; costs a picture."""
+        """Return how far (height, width) in [0, 1] each pixel shows neither sky nor ground; costs
+        a picture.
+        """
         return foreground(physics, self.segment(physics)).astype(np.float32)
 
     def close(self) -> None:
@@ -66,14 +72,18 @@ class GLRenderer:
 
 
 class FastRenderer(GLRenderer):
-    """The standard picture with a small shadow map, no multisampling, and the camera kept between frames."""
+    """The standard picture with a small shadow map, no multisampling, and the camera kept between
+    frames.
+    """
 
     name = "fast"
 
     def _bind(self, physics: Any) -> None:
         if physics is not self._physics:
             super()._bind(physics)
-            self._view = importlib.import_module("dm_control.mujoco").Camera(physics, *self.size, self.camera)
+            self._view = importlib.import_module("dm_control.mujoco").Camera(
+                physics, *self.size, self.camera
+            )
 
     def _prepare(self, model: Any) -> bool:
         model.vis.quality.shadowsize = 512

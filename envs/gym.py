@@ -19,7 +19,9 @@ _NAMESPACES = {"ALE": ("ale_py", "pip install ale-py")}
 
 
 def check_id(name: str) -> None:
-    """Raise ValueError for an id that Gymnasium doesn't know; ids under a namespace are only known to their package."""
+    """Raise ValueError for an id that Gymnasium doesn't know; ids under a namespace are only known
+    to their package.
+    """
     if "/" in name:
         return
     try:
@@ -44,7 +46,9 @@ def registered(name: str, size: tuple[int, int]) -> gymnasium.Env:
             gymnasium.register_envs(importlib.import_module(module))
         return gymnasium.make(name, render_mode="rgb_array", disable_env_checker=True)
     except (error.DependencyNotInstalled, ImportError) as problem:
-        raise ValueError(f"gym:{name} needs a missing package: {_here(_one_line(problem, command))}") from problem
+        raise ValueError(
+            f"gym:{name} needs a missing package: {_here(_one_line(problem, command))}"
+        ) from problem
     except error.UnregisteredEnv as problem:
         raise _unknown(name) from problem
     except error.Error as problem:
@@ -57,7 +61,9 @@ def _here(text: str) -> str:
 
 
 def custom(name: str, size: tuple[int, int]) -> gymnasium.Env:
-    """Make a user's environment called `package.module:Class`, handing it `size` if it takes that."""
+    """Make a user's environment called `package.module:Class`, handing it `size` if it
+    takes that.
+    """
     module_name, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -72,7 +78,9 @@ def custom(name: str, size: tuple[int, int]) -> gymnasium.Env:
             raise ValueError(f"{name}: {module_name} has no {part!r}{hint}")
         target = getattr(target, part)
     if not callable(target):
-        raise ValueError(f"{name}: {attribute} must be a gymnasium.Env class or a function that returns one")
+        raise ValueError(
+            f"{name}: {attribute} must be a gymnasium.Env class or a function that returns one"
+        )
     offers = {"size": size, "render_mode": "rgb_array"}
     try:
         taken = set(inspect.signature(target).parameters)
@@ -80,12 +88,20 @@ def custom(name: str, size: tuple[int, int]) -> gymnasium.Env:
         taken = set()
     env = target(**{key: value for key, value in offers.items() if key in taken})
     if not isinstance(env, gymnasium.Env):
-        raise ValueError(f"{name}: {attribute} gives {type(env).__name__}, which is not a gymnasium.Env")
+        raise ValueError(
+            f"{name}: {attribute} gives {type(env).__name__}, which is not a gymnasium.Env"
+        )
     return env
 
 
 def adapt(
-    env: gymnasium.Env, name: str, *, size: tuple[int, int], repeat: int, time_limit: int | None, obs: str
+    env: gymnasium.Env,
+    name: str,
+    *,
+    size: tuple[int, int],
+    repeat: int,
+    time_limit: int | None,
+    obs: str,
 ) -> gymnasium.Env:
     """Give `env` normalised actions, a time limit, a repeat and the observations asked for."""
     try:
@@ -99,7 +115,9 @@ def adapt(
 
 
 class _IndexAction(gymnasium.ActionWrapper):
-    """Present Discrete, MultiDiscrete and MultiBinary actions as indices from 0, in one dimension."""
+    """Present Discrete, MultiDiscrete and MultiBinary actions as indices from 0, in one
+    dimension.
+    """
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
@@ -128,7 +146,9 @@ def adapt_action(env: gymnasium.Env, name: str) -> gymnasium.Env:
         return NormalizeAction(env, name)
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         return _IndexAction(env)
-    raise ValueError(f"{name}: actions must be Box, Discrete, MultiDiscrete or MultiBinary, not {space}")
+    raise ValueError(
+        f"{name}: actions must be Box, Discrete, MultiDiscrete or MultiBinary, not {space}"
+    )
 
 
 class _Observe(gymnasium.ObservationWrapper):
@@ -158,11 +178,15 @@ class _Observe(gymnasium.ObservationWrapper):
 
 
 def adapt_obs(env: gymnasium.Env, name: str, size: tuple[int, int], obs: str) -> gymnasium.Env:
-    """Bring observations to this package's form, from the observation if it is an image, else from render()."""
+    """Bring observations to this package's form, from the observation if it is an image, else from
+    render().
+    """
     space = env.observation_space
     if _is_image(space):
         if obs != "pixels":
-            raise ValueError(f"{name} observes an image and has no vector: use obs=pixels, not {obs}")
+            raise ValueError(
+                f"{name} observes an image and has no vector: use obs=pixels, not {obs}"
+            )
         return Resize(env, size)
     if _is_dict_of_both(space):
         return _FromDict(env, size, obs)
@@ -217,9 +241,13 @@ def _probe_render(env: gymnasium.Env, name: str) -> None:
         env.reset(seed=0)
         picture = env.render()
     except error.DependencyNotInstalled as problem:
-        raise ValueError(f"{name} cannot draw pictures without a package: {_one_line(problem)}") from problem
+        raise ValueError(
+            f"{name} cannot draw pictures without a package: {_one_line(problem)}"
+        ) from problem
     except Exception as problem:
-        raise ValueError(f"{name} cannot draw pictures ({_one_line(problem)}); use obs=state") from problem
+        raise ValueError(
+            f"{name} cannot draw pictures ({_one_line(problem)}); use obs=state"
+        ) from problem
     if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3:
         raise ValueError(
             f"{name} has no image observation and render() gives no (H, W, 3) picture: "

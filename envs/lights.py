@@ -26,14 +26,20 @@ class Points:
 
     def dot(self, vectors: np.ndarray) -> np.ndarray:
         """Return normal . vectors (n,) for vectors (n, 3)."""
-        return vectors @ self.normal if self.normal.ndim == 1 else np.einsum("ij,ij->i", self.normal, vectors)
+        return (
+            vectors @ self.normal
+            if self.normal.ndim == 1
+            else np.einsum("ij,ij->i", self.normal, vectors)
+        )
 
 
 def _highlight(points: Points, to_light: np.ndarray, strength: float) -> np.ndarray:
     """Return the Blinn-Phong highlight (n, 1)."""
     half = to_light - points.direction
     cosine = points.dot(half) / np.sqrt(np.einsum("ij,ij->i", half, half) + 1e-12)
-    return (strength * points.gloss[:, 0] * np.power(np.maximum(cosine, 0), 128 * points.gloss[:, 1]))[:, None]
+    return (
+        strength * points.gloss[:, 0] * np.power(np.maximum(cosine, 0), 128 * points.gloss[:, 1])
+    )[:, None]
 
 
 class Lights:
@@ -46,8 +52,12 @@ class Lights:
         """Return the lamps that are on."""
         return np.flatnonzero(self._model.light_active).tolist()
 
-    def shade(self, data: Any, origin: np.ndarray, backward: np.ndarray, points: Points, lit: Lit | None) -> np.ndarray:
-        """Return colours (n, 3) in [0, 1+]; the camera is at `origin` and looks against `backward`."""
+    def shade(
+        self, data: Any, origin: np.ndarray, backward: np.ndarray, points: Points, lit: Lit | None
+    ) -> np.ndarray:
+        """Return colours (n, 3) in [0, 1+]; the camera is at `origin` and looks against
+        `backward`.
+        """
         total = self.ambient(backward, points)
         for lamp in self.active():
             rows, glow = self.lamp(data, lamp, origin, points)
@@ -58,7 +68,9 @@ class Lights:
         return total
 
     def ambient(self, backward: np.ndarray, points: Points) -> np.ndarray:
-        """Return what needs no lamp (n, 3): emission, ambient light and the headlight, clipped as one pass."""
+        """Return what needs no lamp (n, 3): emission, ambient light and the headlight, clipped as
+        one pass.
+        """
         model, head = self._model, self._model.vis.headlight
         base = points.gloss[..., 2:] + model.light_ambient[self.active()].sum(0)
         shine: Any = 0.0
@@ -70,8 +82,12 @@ class Lights:
         value = np.minimum(points.rgb * base + shine, 1).astype(np.float32)
         return value if value.ndim == 2 else np.repeat(value[None], len(points.position), 0)
 
-    def lamp(self, data: Any, index: int, origin: np.ndarray, points: Points) -> tuple[np.ndarray, np.ndarray]:
-        """Return which points (m,) a lamp brightens where nothing is in the way, and what it adds to them (m, 3)."""
+    def lamp(
+        self, data: Any, index: int, origin: np.ndarray, points: Points
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return which points (m,) a lamp brightens where nothing is in the way, and what it adds
+        to them (m, 3).
+        """
         model = self._model
         axis = data.light_xdir[index].astype(np.float32)
         if model.light_type[index] == _DIRECTIONAL:
@@ -82,20 +98,35 @@ class Lights:
             inverse = 1 / np.sqrt(np.einsum("ij,ij->i", to_light, to_light))
             cosine = (to_light @ -axis) * inverse
             narrow = cosine > np.cos(np.deg2rad(min(model.light_cutoff[index], 90.0)))
-            weight = np.power(np.maximum(cosine, 0), model.light_exponent[index]) * inverse * narrow
+            weight = (
+                np.power(np.maximum(cosine, 0), model.light_exponent[index]) * inverse * narrow
+            )
             weight *= points.dot(to_light)
         near = np.flatnonzero(weight > 1e-3)
         return near, self._glow(index, points, near, weight, to_light)
 
     def _glow(
-        self, index: int, points: Points, near: np.ndarray, weight: np.ndarray, to_light: np.ndarray
+        self,
+        index: int,
+        points: Points,
+        near: np.ndarray,
+        weight: np.ndarray,
+        to_light: np.ndarray,
     ) -> np.ndarray:
-        """Return the light that one lamp sends to the points `near` (m, 3), clipped as one pass."""
+        """Return the light that one lamp sends to the points `near` (m, 3), clipped as
+        one pass.
+        """
         diffuse = self._model.light_diffuse[index]
         if points.direction is None:
             return np.multiply.outer(weight.take(near), points.rgb * diffuse)
         gloss, direction = points.gloss.take(near, 0), points.direction.take(near, 0)
-        some = Points(points.position, points.normal.take(near, 0), points.rgb.take(near, 0), gloss, direction)
+        some = Points(
+            points.position,
+            points.normal.take(near, 0),
+            points.rgb.take(near, 0),
+            gloss,
+            direction,
+        )
         unit = to_light.take(near, 0)
         unit = unit / np.sqrt(np.einsum("ij,ij->i", unit, unit))[:, None]
         shine = _highlight(some, unit, float(np.mean(self._model.light_specular[index])))

@@ -9,7 +9,11 @@ import sys
 TASKS = ("pointmass", "pendulum", "catcher", "rope")
 NAMES = (*TASKS, "counter")
 DISTRACT = "distract:"
-FORMS = "a built-in (" + ", ".join(NAMES) + "), dmc:domain_task, gym:ID or package.module:Class, or distract: and one"
+FORMS = (
+    "a built-in ("
+    + ", ".join(NAMES)
+    + "), dmc:domain_task, gym:ID or package.module:Class, or distract: and one"
+)
 
 # The DeepMind Control suite by domain; a test compares it with the installed dm_control.
 _SUITE = {
@@ -33,7 +37,11 @@ _SUITE = {
     "swimmer": "swimmer15 swimmer6",
     "walker": "run stand walk",
 }
-ALIASES = {"cup_catch": "ball_in_cup_catch", "cup": "ball_in_cup_catch", "pointmass_easy": "point_mass_easy"}
+ALIASES = {
+    "cup_catch": "ball_in_cup_catch",
+    "cup": "ball_in_cup_catch",
+    "pointmass_easy": "point_mass_easy",
+}
 SUITE = tuple(f"{domain}_{task}" for domain, tasks in _SUITE.items() for task in tasks.split())
 
 
@@ -51,13 +59,16 @@ def check_name(name: str) -> None:
         return
     if prefix == "dmc":
         known = difflib.get_close_matches(rest, SUITE, 1, 0.5)
-        raise ValueError(f"unknown DeepMind Control task {rest!r}{_hint(['dmc:' + n for n in known])}")
+        raise ValueError(
+            f"unknown DeepMind Control task {rest!r}{_hint(['dmc:' + n for n in known])}"
+        )
     dotted = colon and all(part.isidentifier() for part in [*prefix.split("."), *rest.split(".")])
     if not dotted or prefix == "gym":
         raise ValueError(f"unknown environment {name!r}{_suggest(name)}; it must be {FORMS}")
     if not _importable(prefix.partition(".")[0]):
         raise ValueError(
-            f"unknown environment {name!r}{_suggest(name)}; no module {prefix.partition('.')[0]!r} on PYTHONPATH"
+            f"unknown environment {name!r}{_suggest(name)}; no module "
+            f"{prefix.partition('.')[0]!r} on PYTHONPATH"
         )
 
 

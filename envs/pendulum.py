@@ -1,7 +1,7 @@
 """Pendulum swing-up with a motor too weak to lift it: it must be pumped up and then balanced.
 
-Reward per step is (1 + cos angle) / 2, so hanging still earns 0 and standing 1; the episode is 150 steps.
-Mean return over 100 seeds: expert 125.4, uniformly random actions 6.4.
+Reward per step is (1 + cos angle) / 2, so hanging still earns 0 and standing 1; the episode is 150
+steps. Mean return over 100 seeds: expert 125.4, uniformly random actions 6.4.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class Pendulum(Task):
         return np.array([math.remainder(self.angle, 2 * math.pi), self.speed])
 
     def vector(self) -> np.ndarray:
-        return np.array([math.cos(self.angle), math.sin(self.angle), self.speed / MAX_SPEED], np.float32)
+        return np.array(
+            [math.cos(self.angle), math.sin(self.angle), self.speed / MAX_SPEED], np.float32
+        )
 
     def canvas(self, size: tuple[int, int]) -> Canvas:
         board = Canvas(size, (38, 44, 82), (70, 82, 130))
@@ -69,7 +71,8 @@ def expert(env: Task) -> np.ndarray:
     angle, speed = env.state()
     if abs(angle) < 0.9 and abs(6.6 * angle + 1.7 * speed) < 1.6:
         return np.array([np.clip(-(6.6 * angle + 1.7 * speed), -1, 1)], np.float32)
-    # The energy of the rod at rest at the top is 0 here; push along the motion while it is below that.
+    # The energy of the rod at rest at the top is 0 here; push along the motion while it is below
+    # that.
     energy = speed**2 / 2 + GRAVITY * (math.cos(angle) - 1)
     direction = 1.0 if speed >= 0 else -1.0
     return np.array([np.clip(-4.0 * energy, -1, 1) * direction], np.float32)

@@ -18,13 +18,19 @@ from gymnasium import spaces
 
 from envs.worker import GRACE_S, Obs, Step, views
 
-START_TIMEOUT_S = 180.0  # importing a simulator on a busy machine is slow, and says nothing about its steps
-_CODE = "import sys; sys.path[:] = sys.argv[3:]; from envs.worker import main; main(*map(int, sys.argv[1:3]))"
+# importing a simulator on a busy machine is slow, and says nothing about its steps
+START_TIMEOUT_S = 180.0
+_CODE = (
+    "import sys; sys.path[:] = sys.argv[3:]; from envs.worker import main; main(*map(int, "
+    "sys.argv[1:3]))"
+)
 
 
 @dataclass
 class Fault:
-    """How an environment failed: in one line, the traceback if there is one, and is it a mistake of the user's."""
+    """How an environment failed: in one line, the traceback if there is one, and is it a mistake
+    of the user's.
+    """
 
     error: str
     trace: str = ""
@@ -32,11 +38,14 @@ class Fault:
 
 
 class Worker:
-    """An environment process: commands and small things through a pipe, observations through shared memory."""
+    """An environment process: commands and small things through a pipe, observations through
+    shared memory.
+    """
 
     def __init__(self, recipe: bytes):
-        # A plain child with a program of its own: forking or spawning through multiprocessing would import the
-        # caller's main module, and torch with it, in every worker. The block has no name, so none can be left over.
+        # A plain child with a program of its own: forking or spawning through multiprocessing
+        # would import the caller's main module, and torch with it, in every worker. The block has
+        # no name, so none can be left over.
         self.pipe, other = Pipe()
         self._block_fd = _unnamed_file()
         try:
@@ -111,7 +120,9 @@ class Worker:
         self.pipe.close()
 
     def stop(self, deadline: float = 0.0) -> None:
-        """End the process, by force once time.monotonic() passes `deadline`, and give everything back."""
+        """End the process, by force once time.monotonic() passes `deadline`, and give everything
+        back.
+        """
         self.hang_up()
         try:
             self.process.wait(max(deadline - time.monotonic(), 0.0))

@@ -1,4 +1,6 @@
-"""A renderer for MuJoCo scenes that needs no graphics library: rays, textures and lights in numpy."""
+"""A renderer for MuJoCo scenes that needs no graphics library: rays, textures and lights
+in numpy.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,18 @@ class RayRenderer:
 
     name = "ray"
 
-    def __init__(self, size: tuple[int, int] = (64, 64), camera: int = 0, shadows: bool = True) -> None:
+    def __init__(
+        self, size: tuple[int, int] = (64, 64), camera: int = 0, shadows: bool = True
+    ) -> None:
         self.size = size
         self.camera = camera
         self.shadows = shadows
         count = size[0] * size[1]
         self._shadow_geom = np.empty(count, np.int32)
         self._shadow_dist = np.empty(count, np.float64)
-        self._shares = np.zeros(count, np.float32)  # of each pixel of the front layer, what is neither sky nor ground
+        self._shares = np.zeros(
+            count, np.float32
+        )  # of each pixel of the front layer, what is neither sky nor ground
         self._mask: np.ndarray = np.zeros(size, np.float32)
         self._model: Any = None
 
@@ -38,7 +44,9 @@ class RayRenderer:
         """Read everything about a model that does not change."""
         self._model = model
         self._rays = rays = Rays(model, self.size, self.camera)
-        self._reach = model.vis.map.zfar * model.stat.extent / rays.cosine  # the far clipping plane
+        self._reach = (
+            model.vis.map.zfar * model.stat.extent / rays.cosine
+        )  # the far clipping plane
         self._sprites = Sprites(model, self.size, self.camera, rays.pixel)
         self._sky = Sky(model)
         self._materials = Materials(model)
@@ -47,7 +55,15 @@ class RayRenderer:
         fixed = np.asarray(model.body_weldid)[model.geom_bodyid] == 0
         still = _stands_still(model, self.camera)
         self._floors = {
-            geom: Floor(model, geom, pyramid, rays.pixel, self._lights, gloss[geom], still and bool(fixed[geom]))
+            geom: Floor(
+                model,
+                geom,
+                pyramid,
+                rays.pixel,
+                self._lights,
+                gloss[geom],
+                still and bool(fixed[geom]),
+            )
             for geom, pyramid in textures.items()
         }
         self._is_floor = np.isin(np.arange(model.ngeom), list(self._floors))
@@ -122,13 +138,19 @@ class RayRenderer:
         pixels, rgba = splats.pixels[front], splats.rgba[front]
         direction = self._rays.directions32.take(pixels, 0)
         points = Points(
-            position=direction * (splats.depth[front] / self._rays.cosine[pixels]).astype(np.float32)[:, None],
+            position=direction
+            * (splats.depth[front] / self._rays.cosine[pixels]).astype(np.float32)[:, None],
             normal=splats.normal[front],
             rgb=rgba[:, :3],
             gloss=splats.gloss[front],
             direction=direction,
         )
-        colour = self._lights.shade(data, data.cam_xpos[self.camera], self._backward, points, self._lit(data)) * 255
+        colour = (
+            self._lights.shade(
+                data, data.cam_xpos[self.camera], self._backward, points, self._lit(data)
+            )
+            * 255
+        )
         share = (splats.cover[front] * rgba[:, 3])[:, None]
         out[pixels] = out[pixels] * (1 - share) + np.minimum(colour, 255) * share
         self._shares[pixels] = np.maximum(self._shares[pixels], share[:, 0])
@@ -138,11 +160,15 @@ class RayRenderer:
         return self._rays.dist[pixels] * self._rays.cosine[pixels]
 
     def mask(self, physics: Any) -> np.ndarray:
-        """Return how far (height, width) in [0, 1] each pixel of the last picture shows neither sky nor ground."""
+        """Return how far (height, width) in [0, 1] each pixel of the last picture shows neither
+        sky nor ground.
+        """
         return self._mask
 
     def segment(self, physics: Any) -> np.ndarray:
-        """Return (height, width) int32: -1 for sky, geom, then geoms + site, then geoms + sites + tendon."""
+        """Return (height, width) int32: -1 for sky, geom, then geoms + site, then geoms + sites +
+        tendon.
+        """
         data = self._prepare(physics)
         with self._rays.hiding(self._materials.rgba()[:, 3] == 0):
             self._rays.cast(data)
@@ -162,7 +188,9 @@ class RayRenderer:
         return View(data.cam_xpos[self.camera], self._backward, self._rays.directions32)
 
     def _lit(self, data: Any) -> Lit | None:
-        """Return the function that tells which points a lamp reaches, or None where shadows are off."""
+        """Return the function that tells which points a lamp reaches, or None where shadows are
+        off.
+        """
         return partial(self._reached, data) if self.shadows else None
 
     def _reached(self, data: Any, lamp: int, points: np.ndarray) -> np.ndarray:
@@ -182,5 +210,8 @@ class RayRenderer:
 def _stands_still(model: Any, camera: int) -> bool:
     """Return whether neither the camera nor any lamp can move."""
     weld = np.asarray(model.body_weldid)
-    bodies, modes = [model.cam_bodyid[camera], *model.light_bodyid], [model.cam_mode[camera], *model.light_mode]
+    bodies, modes = (
+        [model.cam_bodyid[camera], *model.light_bodyid],
+        [model.cam_mode[camera], *model.light_mode],
+    )
     return not weld[bodies].any() and not any(modes)  # mode 0 is fixed to the body

@@ -1,4 +1,6 @@
-"""What each pixel's ray meets: planes worked out for all of them at once, MuJoCo's rays only where a solid may be."""
+"""What each pixel's ray meets: planes worked out for all of them at once, MuJoCo's rays only where
+a solid may be.
+"""
 
 from __future__ import annotations
 
@@ -35,23 +37,32 @@ class Rays:
         self._rotation: np.ndarray | None = None
         plane = np.asarray(model.geom_type) == int(mujoco.mjtGeom.mjGEOM_PLANE)
         self._planes, self.solids = np.flatnonzero(plane), np.flatnonzero(~plane)
-        self._corners = model.geom_aabb[self.solids, None, :3] + _CORNERS * model.geom_aabb[self.solids, None, 3:]
+        self._corners = (
+            model.geom_aabb[self.solids, None, :3]
+            + _CORNERS * model.geom_aabb[self.solids, None, 3:]
+        )
         self._boxes = _boxes(model)
 
     def aim(self, data: Any) -> bool:
-        """Turn the rays with the camera, and return whether they had to; most cameras never turn."""
+        """Turn the rays with the camera, and return whether they had to; most cameras
+        never turn.
+        """
         rotation = data.cam_xmat[self._camera].reshape(3, 3)
         if self._rotation is not None and np.array_equal(rotation, self._rotation):
             return False
         self._rotation = rotation.copy()
-        self._facing: dict[int, tuple[np.ndarray, ...]] = {}  # of a plane: its pose, and how rays run in its axes
+        self._facing: dict[
+            int, tuple[np.ndarray, ...]
+        ] = {}  # of a plane: its pose, and how rays run in its axes
         self.directions = self._rays @ rotation.T
         self.directions32 = self.directions.astype(np.float32)
         return True
 
     @contextmanager
     def hiding(self, hidden: np.ndarray) -> Iterator[None]:
-        """Let rays skip `hidden` geoms and use our boxes; the simulation never sees either change."""
+        """Let rays skip `hidden` geoms and use our boxes; the simulation never sees
+        either change.
+        """
         groups, boxes = self._model.geom_group, self._model.bvh_aabb[: len(self._boxes)]
         kept_groups, kept_boxes = groups.copy(), boxes.copy()
         try:
@@ -76,7 +87,11 @@ class Rays:
         near = np.flatnonzero(self._covered(data, origin))
         if not len(near):
             return
-        geom, dist, normal = np.empty(len(near), np.int32), np.empty(len(near)), np.empty((len(near), 3))
+        geom, dist, normal = (
+            np.empty(len(near), np.int32),
+            np.empty(len(near)),
+            np.empty((len(near), 3)),
+        )
         towards = self.directions.take(near, 0)
         many(self._model, data, origin, towards, True, geom, dist, normal)
         first = np.flatnonzero((geom >= 0) & (dist < self.dist.take(near)))
@@ -94,7 +109,9 @@ class Rays:
         kept = self._facing.get(plane)
         if kept is None or not np.array_equal(kept[0], pose):
             across, down, along = (self.directions @ axis for axis in pose.T)
-            inverse = np.where(along < -_FRONT, -1 / np.minimum(along, -_FRONT), 0)  # 0: its front is not seen
+            inverse = np.where(
+                along < -_FRONT, -1 / np.minimum(along, -_FRONT), 0
+            )  # 0: its front is not seen
             kept = self._facing[plane] = (pose.copy(), across, down, inverse)
         _, across, down, inverse = kept
         start = (origin - data.geom_xpos[plane]) @ pose
@@ -114,7 +131,9 @@ class Rays:
         covered = np.zeros(self._size, bool)
         shown = self._shown(self.solids)
         poses = data.geom_xmat[self.solids].reshape(-1, 3, 3).transpose(0, 2, 1)
-        corners = (self._corners @ poses + (data.geom_xpos[self.solids] - origin)[:, None]) @ self._rotation
+        corners = (
+            self._corners @ poses + (data.geom_xpos[self.solids] - origin)[:, None]
+        ) @ self._rotation
         depth = -corners[..., 2]
         front = depth.min(1, initial=FAR) > 1e-6
         depth[~front] = 1.0
@@ -125,7 +144,9 @@ class Rays:
         high = np.floor(np.stack([y.max(1), x.max(1)], 1) - 0.5 + _MARGIN) + 1
         low[~front], high[~front] = 0, (height, width)
         low, high = (np.clip(each, 0, (height, width)).astype(int) for each in (low, high))
-        for (top, left), (bottom, right) in zip(low[shown].tolist(), high[shown].tolist(), strict=True):
+        for (top, left), (bottom, right) in zip(
+            low[shown].tolist(), high[shown].tolist(), strict=True
+        ):
             covered[top:bottom, left:right] = True
         return covered.ravel()
 
@@ -140,16 +161,21 @@ def many(
     dist: np.ndarray,
     normal: np.ndarray | None = None,
 ) -> None:
-    """Cast rays (n, 3) from one point into arrays of n rows; `fixed` says whether the world's own geoms count."""
+    """Cast rays (n, 3) from one point into arrays of n rows; `fixed` says whether the world's own
+    geoms count.
+    """
     flat, into = towards.reshape(-1), None if normal is None else normal.reshape(-1)
-    mujoco.mj_multiRay(model, data, origin, flat, VISIBLE, fixed, -1, geom, dist, into, len(towards), FAR)
+    mujoco.mj_multiRay(
+        model, data, origin, flat, VISIBLE, fixed, -1, geom, dist, into, len(towards), FAR
+    )
 
 
 def _boxes(model: Any) -> np.ndarray:
-    """Return bounding boxes, a row per node of the bodies' trees, that surely hold each body's geoms.
+    """Return bounding boxes, a row per node of the bodies' trees, that surely hold each body's
+    geoms.
 
-    mj_multiRay misses geoms that stand out of the model's own boxes: those of bodies with visual-only geoms, and those
-    of the world where a task moves its geoms.
+    mj_multiRay misses geoms that stand out of the model's own boxes: those of bodies with
+    visual-only geoms, and those of the world where a task moves its geoms.
     """
     boxes = np.array(model.bvh_aabb[: int((model.body_bvhadr + model.body_bvhnum).max(initial=0))])
     reach = np.linalg.norm(model.geom_pos, axis=1) + model.geom_rbound
@@ -157,6 +183,10 @@ def _boxes(model: Any) -> np.ndarray:
         start, first = model.body_bvhadr[body], model.body_geomadr[body]
         geoms = slice(first, first + model.body_geomnum[body])
         boundless = body == 0 or (model.geom_rbound[geoms] == 0).any()
-        size = FAR if boundless else reach[geoms].max(initial=0) + np.linalg.norm(model.body_ipos[body])
+        size = (
+            FAR
+            if boundless
+            else reach[geoms].max(initial=0) + np.linalg.norm(model.body_ipos[body])
+        )
         boxes[start : start + model.body_bvhnum[body]] = (0, 0, 0, size, size, size)
     return boxes

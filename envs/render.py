@@ -21,7 +21,8 @@ _BACKENDS = ("egl", "osmesa", "glfw")
 _OFF = ("disable", "disabled", "off", "false", "0")
 _SOFTWARE = ("llvmpipe", "softpipe", "swrast", "software")
 _TIMEOUT = 20  # seconds for one probe
-_SHARED = "_WORLDMODEL_GL_PROBE"  # an environment variable, so that worker processes need not probe again
+# an environment variable, so that worker processes need not probe again
+_SHARED = "_WORLDMODEL_GL_PROBE"
 
 _PROBE = """
 import ctypes, os, sys
@@ -68,7 +69,9 @@ def _try_backend(backend: str) -> tuple[str, str]:
     """Draw one picture in a subprocess and return the GL device, or "" and what went wrong."""
     command = [sys.executable, "-c", _PROBE, backend]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_TIMEOUT, stdin=subprocess.DEVNULL
+        )
     except subprocess.TimeoutExpired:
         return "", f"no answer in {_TIMEOUT} s"
     devices = [line[7:] for line in done.stdout.splitlines() if line.startswith("device:")]
@@ -79,7 +82,9 @@ def _try_backend(backend: str) -> tuple[str, str]:
 
 
 def probe_gl() -> Probe:
-    """Find a GL backend that draws, respecting MUJOCO_GL; cached for this process and those it starts."""
+    """Find a GL backend that draws, respecting MUJOCO_GL; cached for this process and those it
+    starts.
+    """
     asked = os.environ.get("MUJOCO_GL", "").strip().lower()
     shared = os.environ.get(_SHARED)
     if shared:
@@ -112,7 +117,9 @@ def check_renderer(name: str) -> None:
     if name not in RENDERERS:
         close = difflib.get_close_matches(str(name), RENDERERS, 1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise RendererError(f"unknown renderer {name!r}: {hint}choose one of {', '.join(RENDERERS)}")
+        raise RendererError(
+            f"unknown renderer {name!r}: {hint}choose one of {', '.join(RENDERERS)}"
+        )
 
 
 def choose_renderer(name: str) -> tuple[str, str]:
@@ -126,17 +133,23 @@ def choose_renderer(name: str) -> tuple[str, str]:
         if not probe.backend:
             return "ray", f"GL does not work here ({probe.problem}); to have it: {INSTALL_GL}"
         if probe.software:
-            return "ray", f"GL works but draws in software ({device}), and ray is several times faster"
+            return (
+                "ray",
+                f"GL works but draws in software ({device}), and ray is several times faster",
+            )
         return "fast", f"GL works in hardware ({device})"
     if not probe.backend:
         raise RendererError(
-            f"render={name} needs GL, which does not work here ({probe.problem}): use render=ray, or {INSTALL_GL}"
+            f"render={name} needs GL, which does not work here ({probe.problem}): use "
+            f"render=ray, or {INSTALL_GL}"
         )
     return name, f"asked for; GL works ({device})"
 
 
 def settled(name: str) -> str:
-    """`choose_renderer`, which says why where the choice was its own: as a warning where GL is broken."""
+    """`choose_renderer`, which says why where the choice was its own: as a warning where GL is
+    broken.
+    """
     chosen, reason = choose_renderer(name)
     if name == "auto":
         _announce(chosen, reason, not probe_gl().backend)
@@ -150,7 +163,9 @@ def _announce(name: str, reason: str, loud: bool) -> None:
 
 
 def make_renderer(name: str, size: tuple[int, int], camera: int) -> Any:
-    """Return a renderer by its own name (not auto); `render(physics)` and `segment(physics)` draw."""
+    """Return a renderer by its own name (not auto); `render(physics)` and
+    `segment(physics)` draw.
+    """
     if name == "ray":
         from envs.ray import RayRenderer
 
@@ -161,15 +176,21 @@ def make_renderer(name: str, size: tuple[int, int], camera: int) -> Any:
 
 
 def load_simulator(name: str) -> None:
-    """Import dm_control so that the renderer `name` works; for ray that needs no GL library on the machine."""
+    """Import dm_control so that the renderer `name` works; for ray that needs no GL library on the
+    machine.
+    """
     backend = "" if name == "ray" else probe_gl().backend
     kept = os.environ.get("MUJOCO_GL")
-    os.environ["MUJOCO_GL"] = backend or "disable"  # both mujoco and dm_control read it when they are imported
+    os.environ["MUJOCO_GL"] = (
+        backend or "disable"
+    )  # both mujoco and dm_control read it when they are imported
     try:
         if "dm_control._render" not in sys.modules:
             importlib.import_module("dm_control.mujoco")
         elif backend and backend != sys.modules["dm_control._render"].BACKEND:
-            importlib.reload(sys.modules["dm_control._render"])  # it was imported without GL before
+            importlib.reload(
+                sys.modules["dm_control._render"]
+            )  # it was imported without GL before
     finally:
         if kept is None:
             del os.environ["MUJOCO_GL"]
@@ -178,12 +199,16 @@ def load_simulator(name: str) -> None:
 
 
 def foreground(physics: Any, ids: np.ndarray) -> np.ndarray:
-    """Return the mask (height, width) of what is neither sky nor ground, from a renderer's `segment`."""
+    """Return the mask (height, width) of what is neither sky nor ground, from a renderer's
+    `segment`.
+    """
     return solid(physics.model)[ids]
 
 
 def solid(model: Any) -> np.ndarray:
-    """Return by a label of `segment` whether it is neither ground nor sky, whose label is the last."""
+    """Return by a label of `segment` whether it is neither ground nor sky, whose label is the
+    last.
+    """
     import mujoco
 
     ground = (int(mujoco.mjtGeom.mjGEOM_PLANE), int(mujoco.mjtGeom.mjGEOM_HFIELD))

@@ -1,9 +1,10 @@
-"""A rope on a table, seen from above, to be laid into a shape by picking it up at points and moving them.
+"""A rope on a table, seen from above, to be laid into a shape by picking it up at points and
+moving them.
 
-The goal shape is not drawn: it is there to measure by, in the state and in the reward, and an agent is to be told of it
-by a goal picture. Reward per step is 1 / (1 + (distance / 0.1)^2), where distance is the mean over the rope's points of
-how far each is from its place in the goal shape; the episode is 60 steps.
-Mean return over 100 seeds: expert 51.1, uniformly random actions 1.4.
+The goal shape is not drawn: it is there to measure by, in the state and in the reward, and an
+agent is to be told of it by a goal picture. Reward per step is 1 / (1 + (distance / 0.1)^2), where
+distance is the mean over the rope's points of how far each is from its place in the goal shape;
+the episode is 60 steps. Mean return over 100 seeds: expert 51.1, uniformly random actions 1.4.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ Shape = list[tuple[float, float]]
 
 
 class Rope(Task):
-    """State: x and y of the 12 points, then of the goal's; action (which point, from end to end; its move in x, in y).
+    """State: x and y of the 12 points, then of the goal's; action (which point, from end to end;
+    its move in x, in y).
 
-    Position-based dynamics without inertia: what is picked goes where it is moved, and each further point, outwards on
-    both sides, is drawn or pushed along until its link has its length and no joint is bent too far.
+    Position-based dynamics without inertia: what is picked goes where it is moved, and each
+    further point, outwards on both sides, is drawn or pushed along until its link has its length
+    and no joint is bent too far.
     """
 
     episode_steps = 60
@@ -67,13 +70,17 @@ class Rope(Task):
     def draw(self, board: Canvas) -> None:
         for i, (a, b) in enumerate(zip(self.points, self.points[1:], strict=False)):
             fade = i / (POINTS - 2)
-            board.capsule(*a, *b, 0.06, (int(250 - 150 * fade), int(220 - 20 * fade), int(90 + 150 * fade)))
+            board.capsule(
+                *a, *b, 0.06, (int(250 - 150 * fade), int(220 - 20 * fade), int(90 + 150 * fade))
+            )
         board.disc(*self.points[0], 0.1, (235, 70, 50))
 
 
 def distance(points: Shape, goal: Shape) -> float:
     """Mean distance between points and their places."""
-    return sum(math.hypot(p[0] - g[0], p[1] - g[1]) for p, g in zip(points, goal, strict=True)) / len(points)
+    return sum(
+        math.hypot(p[0] - g[0], p[1] - g[1]) for p, g in zip(points, goal, strict=True)
+    ) / len(points)
 
 
 def lay(generator: np.random.Generator) -> Shape:
@@ -132,7 +139,9 @@ def expert(env: Task) -> np.ndarray:
     points, goal = ([(x, y) for x, y in shape] for shape in state)
     best, action = math.inf, (0.0, 0.0, 0.0)
     for pick in range(POINTS):
-        dx, dy = (min(max(g - p, -MOVE), MOVE) for g, p in zip(goal[pick], points[pick], strict=True))
+        dx, dy = (
+            min(max(g - p, -MOVE), MOVE) for g, p in zip(goal[pick], points[pick], strict=True)
+        )
         gap = distance(moved(points, pick, dx, dy), goal)
         if gap < best:
             best, action = gap, ((2 * pick + 1) / POINTS - 1, dx / MOVE, dy / MOVE)

@@ -14,9 +14,15 @@ _PLANE = int(mujoco.mjtGeom.mjGEOM_PLANE)
 
 def texture_image(model: Any, index: int) -> np.ndarray:
     """Return the (height, width, 3) uint8 picture of a texture."""
-    height, width, channels = model.tex_height[index], model.tex_width[index], model.tex_nchannel[index]
+    height, width, channels = (
+        model.tex_height[index],
+        model.tex_width[index],
+        model.tex_nchannel[index],
+    )
     start = model.tex_adr[index]
-    image = np.asarray(model.tex_data[start : start + height * width * channels]).reshape(height, width, channels)
+    image = np.asarray(model.tex_data[start : start + height * width * channels]).reshape(
+        height, width, channels
+    )
     return image[..., :3] if channels >= 3 else np.repeat(image[..., :1], 3, -1)
 
 
@@ -41,7 +47,9 @@ class Pyramid:
         self.heights, self.widths = np.array(sizes, np.float32).T.copy()
 
     def sample(self, u: np.ndarray, v: np.ndarray, footprint: np.ndarray) -> np.ndarray:
-        """Return texels (n, 3) at u, v in [0, 1), where a pixel covers `footprint` of the texture's width."""
+        """Return texels (n, 3) at u, v in [0, 1), where a pixel covers `footprint` of the
+        texture's width.
+        """
         texels_per_pixel = np.maximum(footprint * self.widths[0], 1.0)
         level = np.minimum(np.frexp(texels_per_pixel)[1] - 1, len(self.starts) - 1)
         width = self.widths[level]
@@ -53,7 +61,8 @@ class Pyramid:
 class Sky:
     """The skybox seen from inside, or black."""
 
-    # In the order they are stored: main axis and its sign, then the axis and sign along columns and down rows.
+    # In the order they are stored: main axis and its sign, then the axis and sign along columns
+    # and down rows.
     FACES = (
         (0, 1, (1, 1), (2, -1)),
         (0, -1, (1, -1), (2, -1)),
@@ -64,22 +73,30 @@ class Sky:
     )
 
     def __init__(self, model: Any) -> None:
-        skies = np.flatnonzero(np.asarray(model.tex_type) == int(mujoco.mjtTexture.mjTEXTURE_SKYBOX))
+        skies = np.flatnonzero(
+            np.asarray(model.tex_type) == int(mujoco.mjtTexture.mjTEXTURE_SKYBOX)
+        )
         self.faces: list[Pyramid] = []
         if len(skies):
             image = texture_image(model, int(skies[0]))
             width = image.shape[1]
             count = max(image.shape[0] // width, 1)
-            self.faces = [Pyramid(image[i * width : (i + 1) * width], smallest=4) for i in range(count)]
+            self.faces = [
+                Pyramid(image[i * width : (i + 1) * width], smallest=4) for i in range(count)
+            ]
             self.faces = (self.faces * 6)[:6]
 
     def colours(self, directions: np.ndarray, pixel: float) -> np.ndarray:
-        """Return colours (n, 3) in [0, 255] for unit directions (n, 3); a pixel spans `pixel` radians."""
+        """Return colours (n, 3) in [0, 255] for unit directions (n, 3); a pixel spans `pixel`
+        radians.
+        """
         out = np.zeros(directions.shape, np.float32)
         if not self.faces:
             return out
         main = np.abs(directions).argmax(1)
-        footprint = np.full(len(main), pixel, np.float32)  # a face is two wide, and texels of half a pixel look harsh
+        footprint = np.full(
+            len(main), pixel, np.float32
+        )  # a face is two wide, and texels of half a pixel look harsh
         for face, (axis, sign, right, down) in zip(self.faces, self.FACES, strict=True):
             chosen = np.flatnonzero((main == axis) & (directions[:, axis] * sign > 0))
             if not len(chosen):
@@ -110,7 +127,9 @@ class Materials:
                 continue
             if index not in pyramids:
                 image = texture_image(model, index)
-                pyramids[index] = Pyramid(image if int(model.tex_type[index]) not in _CUBE else image[: image.shape[1]])
+                pyramids[index] = Pyramid(
+                    image if int(model.tex_type[index]) not in _CUBE else image[: image.shape[1]]
+                )
             if model.geom_type[geom] == _PLANE and int(model.tex_type[index]) not in _CUBE:
                 self.textures[int(geom)] = pyramids[index]
             else:  # a textured solid gets its texture's mean colour
@@ -123,7 +142,9 @@ class Materials:
         return np.where(self._has, values[self._ids], default).astype(np.float32)
 
     def rgba(self) -> np.ndarray:
-        """Return the current (geoms, 4) colours; a geom's own wins over its material's unless it is the default."""
+        """Return the current (geoms, 4) colours; a geom's own wins over its material's unless it
+        is the default.
+        """
         own = self._model.geom_rgba
         if not self._has.any():
             return own

@@ -1,4 +1,6 @@
-"""Sites and tendons, which rays do not meet: drawn in the image plane as shaded spheres and capsules."""
+"""Sites and tendons, which rays do not meet: drawn in the image plane as shaded spheres and
+capsules.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ class Sprites:
         """Project all of them as capsules; a sphere is a capsule of no length."""
         scene = self._scene
         everything = int(mujoco.mjtCatBit.mjCAT_ALL)
-        mujoco.mjv_updateScene(self._model, data, self._option, None, self._view, everything, scene)
+        mujoco.mjv_updateScene(
+            self._model, data, self._option, None, self._view, everything, scene
+        )
         geoms = [geom for geom in scene.geoms[: scene.ngeom] if geom.objtype in (_SITE, _TENDON)]
         if not geoms:
             return None
@@ -60,7 +64,12 @@ class Sprites:
         return self._cover(geoms, start, end, radius, rotation) if geoms else None
 
     def _cover(
-        self, geoms: list[Any], start: np.ndarray, end: np.ndarray, radius: np.ndarray, rotation: np.ndarray
+        self,
+        geoms: list[Any],
+        start: np.ndarray,
+        end: np.ndarray,
+        radius: np.ndarray,
+        rotation: np.ndarray,
     ) -> Splats | None:
         """Return the pixels within reach of capsules given in camera axes."""
         a, b = self._project(start), self._project(end)
@@ -71,12 +80,18 @@ class Sprites:
             return None
         grid = np.stack(np.broadcast_arrays(columns, rows[:, None]), -1).reshape(-1, 1, 2)
         away, along = grid - a, b - a
-        t = np.clip(np.einsum("psi,si->ps", away, along) / np.maximum(np.einsum("si,si->s", along, along), 1e-9), 0, 1)
+        t = np.clip(
+            np.einsum("psi,si->ps", away, along)
+            / np.maximum(np.einsum("si,si->s", along, along), 1e-9),
+            0,
+            1,
+        )
         away -= t[..., None] * along
         gap = np.sqrt(np.einsum("psi,psi->ps", away, away)) / width  # in radii
         # Thick ones have the rays' hard edge, and what is thinner than a pixel fades.
         cover = np.where(width >= 0.5, gap <= 1, np.maximum(1 - gap * width, 0) * 2 * width)
-        # Among neighbours in depth, such as the pieces of one string, the one that covers most counts as nearest.
+        # Among neighbours in depth, such as the pieces of one string, the one that covers most
+        # counts as nearest.
         nearest = np.where(cover > 0.02, middle - 20 * radius * cover, np.inf).argmin(1)
         every = np.arange(len(grid))
         on = np.flatnonzero(cover[every, nearest] > 0.02)
@@ -89,7 +104,9 @@ class Sprites:
             pixels=grid[on, 0, 1] * self._size[1] + grid[on, 0, 0],
             label=labels[best],
             rgba=np.array([g.rgba for g in geoms])[best],
-            gloss=np.array([(g.specular, g.shininess, g.emission) for g in geoms], np.float32)[best],
+            gloss=np.array([(g.specular, g.shininess, g.emission) for g in geoms], np.float32)[
+                best
+            ],
             cover=cover[on, best],
             centre=gap[on, best] <= 1,
             depth=-start[best, 2] - t[on, best] * (end - start)[best, 2] - radius[best] * z,
@@ -102,10 +119,14 @@ class Sprites:
         scaled = points[:, :2] / (points[:, 2:] * -self._pixel)
         return np.stack([scaled[:, 0] + width / 2 - 0.5, height / 2 - 0.5 - scaled[:, 1]], -1)
 
-    def _box(self, a: np.ndarray, b: np.ndarray, margin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _box(
+        self, a: np.ndarray, b: np.ndarray, margin: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the columns and the rows that could be covered."""
         low = np.floor((np.minimum(a, b) - margin[:, None]).min(0))
         high = np.ceil((np.maximum(a, b) + margin[:, None]).max(0))
         limit = self._size[::-1]
-        columns, rows = (np.arange(int(max(low[i], 0)), int(min(high[i] + 1, limit[i]))) for i in (0, 1))
+        columns, rows = (
+            np.arange(int(max(low[i], 0)), int(min(high[i] + 1, limit[i]))) for i in (0, 1)
+        )
         return columns, rows

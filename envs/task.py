@@ -12,7 +12,9 @@ from envs.draw import Canvas
 
 
 class Task(gymnasium.Env):
-    """A simulated task drawn with numpy; a subclass gives `start`, `advance`, `draw`, `state` and `canvas`."""
+    """A simulated task drawn with numpy; a subclass gives `start`, `advance`, `draw`, `state` and
+    `canvas`.
+    """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 15}
     episode_steps: ClassVar[int]  # the default time limit, which envs.make puts around the task
@@ -67,7 +69,9 @@ class Task(gymnasium.Env):
         return self.board.pixels()
 
     def mask(self) -> np.ndarray:
-        """Return how far (H, W) in [0, 1] each pixel of the picture drawn last shows what moves."""
+        """Return how far (H, W) in [0, 1] each pixel of the picture drawn last shows what
+        moves.
+        """
         if self.board.cover is None:
             self.board.watch()
             self.render()

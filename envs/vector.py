@@ -1,4 +1,6 @@
-"""Environments side by side, in processes of their own, supervised: a fault costs one episode, not the run."""
+"""Environments side by side, in processes of their own, supervised: a fault costs one episode, not
+the run.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,15 @@ from gymnasium import spaces
 from envs.process import Fault, Worker
 from envs.worker import GRACE_S, Obs, Reset, Step, Stepper, describe
 
-__all__ = ["EnvFailure", "Reset", "SerialEnv", "Step", "SupervisedEnvs", "VectorEnv", "make_vector"]
+__all__ = [
+    "EnvFailure",
+    "Reset",
+    "SerialEnv",
+    "Step",
+    "SupervisedEnvs",
+    "VectorEnv",
+    "make_vector",
+]
 
 MakeFn = Callable[[], gymnasium.Env]
 Command = np.ndarray | int | Reset
@@ -41,15 +51,18 @@ class SupervisedEnvs:
         self.restart_budget = restart_budget
         self.faults = 0
         self.closed = False
-        self._obs: list[Obs] = [{} for _ in range(num_envs)]  # the last good one, for a truncated episode
+        self._obs: list[Obs] = [
+            {} for _ in range(num_envs)
+        ]  # the last good one, for a truncated episode
         self._count = [0] * num_envs
         self._open = [False] * num_envs
 
     def step(self, commands: Sequence[Command]) -> list[Step]:
         """Give each environment its command, an action or Reset(seed), and return a Step of each.
 
-        Where an environment fails its Step repeats the last observation with is_last set and info['fault'] saying
-        why; its next command must be Reset. A Reset that fails is tried again.
+        Where an environment fails its Step repeats the last observation with is_last set and
+        info['fault'] saying why; its next command must be Reset. A Reset that fails is tried
+        again.
         """
         if len(commands) != self.num_envs:
             raise ValueError(f"{len(commands)} commands for {self.num_envs} environments")
@@ -57,7 +70,9 @@ class SupervisedEnvs:
         return [steps[i] for i in range(self.num_envs)]
 
     def begin(self, commands: Sequence[Command]) -> None:
-        """Say what `step` will be called with next: environments in processes of their own get to work at once."""
+        """Say what `step` will be called with next: environments in processes of their own get to
+        work at once.
+        """
 
     def step_some(self, commands: Mapping[int, Command]) -> dict[int, Step]:
         """`step` for some of the environments, by number; the others stay where they are."""
@@ -65,7 +80,9 @@ class SupervisedEnvs:
             raise ValueError("these environments are closed")
         for i, command in commands.items():
             if not self._open[i] and not isinstance(command, Reset):
-                raise ValueError(f"environment {i} has no open episode: its next command must be Reset(seed)")
+                raise ValueError(
+                    f"environment {i} has no open episode: its next command must be Reset(seed)"
+                )
         todo, steps = dict(commands), {}
         notes: dict[int, str] = {}
         while todo:
@@ -89,7 +106,9 @@ class SupervisedEnvs:
 
     def _book(self, i: int, command: Command, fault: Fault) -> str:
         """Count a fault, restart its environment and return the line about it, or give up."""
-        what = f"seed {command.seed}" if isinstance(command, Reset) else f"action {_short(command)}"
+        what = (
+            f"seed {command.seed}" if isinstance(command, Reset) else f"action {_short(command)}"
+        )
         step = 0 if isinstance(command, Reset) else self._count[i] + 1
         line = f"env worker {i}, episode step {step}, {what}: {fault.error}"
         self.faults += 1
@@ -97,7 +116,8 @@ class SupervisedEnvs:
         if self.faults > self.restart_budget:
             self.close()
             raise EnvFailure(
-                f"environments failed {self.faults} times, the budget is {self.restart_budget} (env.restarts); "
+                f"environments failed {self.faults} times, the budget is {self.restart_budget} "
+                f"(env.restarts); "
                 f"the last: {line}" + (f"\n{fault.trace}" if fault.trace else "")
             )
         self._restart(i)
@@ -144,13 +164,18 @@ class SerialEnv(SupervisedEnvs):
             stepper = self._steppers[i] or Stepper(self._make_fn)
             self._steppers[i] = stepper
             step = stepper.apply(command)
-            step.obs = {key: value.copy() for key, value in step.obs.items()}  # the caller's, as from a worker
+            step.obs = {
+                key: value.copy() for key, value in step.obs.items()
+            }  # the caller's, as from a worker
             return step
         except Exception as problem:
             return Fault(describe(problem), traceback.format_exc())
 
     def _restart(self, i: int) -> None:
-        stepper, self._steppers[i] = self._steppers[i], None  # built again by the Reset that must follow
+        stepper, self._steppers[i] = (
+            self._steppers[i],
+            None,
+        )  # built again by the Reset that must follow
         if stepper:
             with contextlib.suppress(Exception):
                 stepper.close()
@@ -162,9 +187,13 @@ class SerialEnv(SupervisedEnvs):
 
 
 class VectorEnv(SupervisedEnvs):
-    """Environments in a process each; one that dies, hangs for `timeout_s` or raises is started anew."""
+    """Environments in a process each; one that dies, hangs for `timeout_s` or raises is started
+    anew.
+    """
 
-    def __init__(self, make_fn: MakeFn, num_envs: int, *, timeout_s: float = 60.0, restart_budget: int = 10):
+    def __init__(
+        self, make_fn: MakeFn, num_envs: int, *, timeout_s: float = 60.0, restart_budget: int = 10
+    ):
         super().__init__(num_envs, restart_budget)
         self.timeout_s = timeout_s
         self._recipe = _pickled(make_fn)
@@ -216,12 +245,16 @@ class VectorEnv(SupervisedEnvs):
         while pending:
             answered = wait(list(pending), max(deadline - time.monotonic(), 0.0))
             if not answered:
-                outcomes.update({i: Fault(f"no answer in {self.timeout_s:g} s") for i in pending.values()})
+                outcomes.update(
+                    {i: Fault(f"no answer in {self.timeout_s:g} s") for i in pending.values()}
+                )
                 break
             for pipe in answered:
                 i = pending.pop(pipe)  # type: ignore[call-overload]
                 outcomes[i] = self._workers[i].step()
-        return {i: outcomes[i] for i in sorted(outcomes)}  # faults are booked in one order, whoever was first
+        return {
+            i: outcomes[i] for i in sorted(outcomes)
+        }  # faults are booked in one order, whoever was first
 
     def _restart(self, i: int) -> None:
         self._workers[i].stop()
@@ -249,7 +282,10 @@ def make_vector(
 
 def _pickled(make_fn: MakeFn) -> bytes:
     """Return make_fn for the workers, or say why they could not have it."""
-    advice = "environments in several processes need a make_fn that a module defines, such as partial(envs.make, name)"
+    advice = (
+        "environments in several processes need a make_fn that a module defines, such as "
+        "partial(envs.make, name)"
+    )
     try:
         recipe = pickle.dumps(make_fn)
     except (pickle.PicklingError, AttributeError, TypeError) as problem:
@@ -262,7 +298,10 @@ def _pickled(make_fn: MakeFn) -> bytes:
 def _not_started(i: int, fault: Fault) -> Exception:
     if fault.mistake:
         return ValueError(fault.error.removeprefix("ValueError: "))
-    return EnvFailure(f"env worker {i} did not start: {fault.error}" + (f"\n{fault.trace}" if fault.trace else ""))
+    return EnvFailure(
+        f"env worker {i} did not start: {fault.error}"
+        + (f"\n{fault.trace}" if fault.trace else "")
+    )
 
 
 def _short(action: Command) -> str:

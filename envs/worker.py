@@ -1,4 +1,6 @@
-"""One environment behind commands, in this process (Stepper) or as the main program of another (main)."""
+"""One environment behind commands, in this process (Stepper) or as the main program of another
+(main).
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,18 @@ GRACE_S = 2.0
 
 @dataclass(frozen=True)
 class Reset:
-    """The command that starts an episode, which is a function of the seed and the actions after it."""
+    """The command that starts an episode, which is a function of the seed and the actions after
+    it.
+    """
 
     seed: int
 
 
 @dataclass
 class Step:
-    """One row: the observation and the reward on arrival; info['fault'] is set where the environment failed."""
+    """One row: the observation and the reward on arrival; info['fault'] is set where the
+    environment failed.
+    """
 
     obs: Obs
     reward: float
@@ -64,7 +70,9 @@ class Stepper:
             return Step(self._as_dict(obs), 0.0, True, False, False, {**plain(info), "frames": 0})
         obs, reward, terminated, truncated, info = self.env.step(command)
         info = {"frames": 1, **plain(info)}
-        return Step(self._as_dict(obs), float(reward), False, terminated or truncated, terminated, info)
+        return Step(
+            self._as_dict(obs), float(reward), False, terminated or truncated, terminated, info
+        )
 
     def close(self) -> None:
         self.env.close()
@@ -81,7 +89,9 @@ class Stepper:
 
 
 def plain(info: dict[str, Any]) -> dict[str, Any]:
-    """Keep of an info what is a number, a flag or a word: it crosses processes and ends in logs."""
+    """Keep of an info what is a number, a flag or a word: it crosses processes and ends
+    in logs.
+    """
     kept = {}
     for key, value in info.items():
         if isinstance(value, np.generic):
@@ -92,7 +102,9 @@ def plain(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def layout(space: spaces.Space) -> tuple[dict[str, tuple[int, tuple[int, ...], np.dtype]], int]:
-    """Return where each observation lies in the shared block, as {key: (offset, shape, dtype)}, and its size."""
+    """Return where each observation lies in the shared block, as {key: (offset, shape, dtype)},
+    and its size.
+    """
     key = Stepper._only_key(space)
     parts = {key: space} if key else dict(space.items())  # type: ignore[attr-defined]
     places, offset = {}, 0
@@ -105,13 +117,20 @@ def layout(space: spaces.Space) -> tuple[dict[str, tuple[int, tuple[int, ...], n
 
 def views(block: mmap.mmap, space: spaces.Space) -> Obs:
     """Return the arrays that lie in the shared block."""
-    return {k: np.ndarray(shape, dtype, block, offset) for k, (offset, shape, dtype) in layout(space)[0].items()}
+    return {
+        k: np.ndarray(shape, dtype, block, offset)
+        for k, (offset, shape, dtype) in layout(space)[0].items()
+    }
 
 
 def main(pipe_fd: int, block_fd: int) -> None:
-    """Serve commands from the pipe until it closes; observations go back through the shared block."""
+    """Serve commands from the pipe until it closes; observations go back through the
+    shared block.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # they are meant for the parent, which closes the pipe
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # they are meant for the parent, which closes the pipe
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     pipe = Connection(pipe_fd)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
@@ -145,7 +164,9 @@ def _serve(pipe: Connection, block_fd: int, stepper: Stepper) -> None:
 
 
 def _failure(problem: Exception) -> tuple[str, str, str, bool]:
-    """Return what the parent needs to know: the error in one line, the traceback, is it a mistake of the user's."""
+    """Return what the parent needs to know: the error in one line, the traceback, is it a mistake
+    of the user's.
+    """
     return "failed", describe(problem), traceback.format_exc(), isinstance(problem, ValueError)
 
 
@@ -156,7 +177,9 @@ def describe(problem: BaseException) -> str:
 
 
 def _leave_with_parent() -> None:
-    """Exit once standard input closes, even if the environment hangs: the parent holds its other end."""
+    """Exit once standard input closes, even if the environment hangs: the parent holds its other
+    end.
+    """
     while os.read(0, 1):
         pass
     time.sleep(GRACE_S)  # the main loop sees its pipe close too and is let finish

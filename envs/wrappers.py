@@ -1,4 +1,6 @@
-"""Wrappers: action repeat, time limit, resizing, action normalisation and the checks at the boundary."""
+"""Wrappers: action repeat, time limit, resizing, action normalisation and the checks at the
+boundary.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ class EnvDataError(RuntimeError):
 
 
 class ActionRepeat(gymnasium.Wrapper):
-    """Apply each action `repeat` times or until the episode ends, adding rewards; info['frames'] counts the steps."""
+    """Apply each action `repeat` times or until the episode ends, adding rewards; info['frames']
+    counts the steps.
+    """
 
     def __init__(self, env: gymnasium.Env, repeat: int):
         super().__init__(env)
@@ -50,7 +54,9 @@ class TimeLimit(gymnasium.Wrapper):
 
 
 class Patience(gymnasium.Wrapper):
-    """Truncates an episode after `steps` steps in a row whose reward per control step is at most `floor`."""
+    """Truncates an episode after `steps` steps in a row whose reward per control step is at most
+    `floor`.
+    """
 
     def __init__(self, env: gymnasium.Env, steps: int, floor: float):
         super().__init__(env)
@@ -69,7 +75,9 @@ class Patience(gymnasium.Wrapper):
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return an (H, W), (H, W, 1) or (H, W, 3) uint8 image as (*size, 3), averaging where it shrinks."""
+    """Return an (H, W), (H, W, 1) or (H, W, 3) uint8 image as (*size, 3), averaging where it
+    shrinks.
+    """
     image = np.asarray(image)
     if image.ndim == 2:
         image = image[:, :, None]
@@ -110,7 +118,9 @@ class NormalizeAction(gymnasium.ActionWrapper):
         inner = env.action_space
         assert isinstance(inner, spaces.Box)
         if not (np.isfinite(inner.low).all() and np.isfinite(inner.high).all()):
-            raise ValueError(f"{name}: actions need finite bounds to be scaled to [-1, 1], they are {inner}")
+            raise ValueError(
+                f"{name}: actions need finite bounds to be scaled to [-1, 1], they are {inner}"
+            )
         self.inner = inner
         self.low = inner.low.ravel().astype(np.float64)
         self.high = inner.high.ravel().astype(np.float64)
@@ -125,9 +135,11 @@ class NormalizeAction(gymnasium.ActionWrapper):
 
 
 class Check(gymnasium.Wrapper):
-    """Raise EnvDataError for an action, observation or reward that breaks its space or is not finite.
+    """Raise EnvDataError for an action, observation or reward that breaks its space or is not
+    finite.
 
-    Actions are brought to the space's dtype and, where continuous, its bounds; a bad one never reaches the inner env.
+    Actions are brought to the space's dtype and, where continuous, its bounds; a bad one never
+    reaches the inner env.
     """
 
     def __init__(self, env: gymnasium.Env, name: str | None = None):
@@ -146,7 +158,11 @@ class Check(gymnasium.Wrapper):
         obs, reward, terminated, truncated, info = self.env.step(self._checked_action(action))
         self._check_obs(obs)
         value = np.asarray(reward)
-        if value.shape != () or not np.issubdtype(value.dtype, np.number) or not np.isfinite(value):
+        if (
+            value.shape != ()
+            or not np.issubdtype(value.dtype, np.number)
+            or not np.isfinite(value)
+        ):
             raise self._fault(f"reward must be one finite number, not {reward!r}")
         return obs, float(value), bool(terminated), bool(truncated), info
 
@@ -163,7 +179,9 @@ class Check(gymnasium.Wrapper):
             raise self._fault(f"action is not finite: {value}")
         if isinstance(space, spaces.Box):
             return np.clip(value, space.low, space.high).astype(space.dtype)
-        if not np.issubdtype(value.dtype, np.integer) or not space.contains(value.astype(space.dtype)):
+        if not np.issubdtype(value.dtype, np.integer) or not space.contains(
+            value.astype(space.dtype)
+        ):
             raise self._fault(f"action {value} is not in {space}")
         return int(value) if isinstance(space, spaces.Discrete) else value.astype(space.dtype)
 

@@ -12,12 +12,27 @@ from worldmodel.types import ActionSpace, ObservationSpace
 
 BOX, CODES = ActionSpace(1), ActionSpace(3, (3,), True)
 SIDE, CELLS = 32, 8
-SMALL = ["debug", "run.precision=fp32", "model.deter=32", "model.stoch=8", "model.hidden=32", "model.cnn=[8, 16]",
-         "model.units=32", "optim.lr=3e-3", "optim.eps=1e-8", "loss.overshooting=1", "loss.probe=false",
-         "replay.length=8", "replay.batch=16", "prototypes.count=64", "prototypes.freeze=20"]  # fmt: skip
+SMALL = [
+    "debug",
+    "run.precision=fp32",
+    "model.deter=32",
+    "model.stoch=8",
+    "model.hidden=32",
+    "model.cnn=[8, 16]",
+    "model.units=32",
+    "optim.lr=3e-3",
+    "optim.eps=1e-8",
+    "loss.overshooting=1",
+    "loss.probe=false",
+    "replay.length=8",
+    "replay.batch=16",
+    "prototypes.count=64",
+    "prototypes.freeze=20",
+]
 
 
-# name: its weight, settings, updates, whether the block earns rewards, and what is then known of the distractor.
+# name: its weight, settings, updates, whether the block earns rewards, and what is then known of
+# the distractor.
 LESSONS = {
     "reconstruction": (1.0, [], 150, False, "kept"),
     "contrastive": (10.0, [], 120, False, "kept"),
@@ -32,7 +47,9 @@ LESSONS = {
 
 
 def batch_of(seed, space=CODES, batch=16, length=8, cut=True, paid=False):
-    """A batch, and the true columns (B,T,2) of block and distractor; `paid` the more the further right the block is."""
+    """A batch, and the true columns (B,T,2) of block and distractor; `paid` the more the further
+    right the block is.
+    """
     g = torch.Generator().manual_seed(seed)
     action = space.random(batch * length, g).view(batch, length, -1)
     move = action.argmax(-1).float() - 1 if space.discrete else action[..., 0]
@@ -47,14 +64,20 @@ def batch_of(seed, space=CODES, batch=16, length=8, cut=True, paid=False):
         column.append(torch.where(is_first[:, t], fresh[:, t].round(), moved))
     column = torch.stack(column, 1)
     distractor = (torch.rand(batch, length, generator=g) * (CELLS - 1)).round()
-    flags = {"is_first": is_first, "is_last": is_first.roll(-1, 1), "is_terminal": torch.zeros_like(is_first)}
+    flags = {
+        "is_first": is_first,
+        "is_last": is_first.roll(-1, 1),
+        "is_terminal": torch.zeros_like(is_first),
+    }
     reward = column / (CELLS - 1) * paid
     batch = {"image": draw(column, distractor), "prev_action": action, "reward": reward, **flags}
     return batch, torch.stack([column, distractor], -1)
 
 
 def draw(column, distractor):
-    """Pictures (...,SIDE,SIDE,3): the block red in the upper half, the distractor green in the lower."""
+    """Pictures (...,SIDE,SIDE,3): the block red in the upper half, the distractor green in the
+    lower.
+    """
     picture = torch.zeros(*column.shape, SIDE, SIDE, 3, dtype=torch.uint8)
     pixel = torch.arange(SIDE)
     for where, rows, channel in ((column, slice(6, 12), 0), (distractor, slice(20, 26), 1)):
@@ -94,7 +117,10 @@ def known(model, space=CODES):
 def main(seeds=3):
     torch.set_num_threads(1)
     for name, (weight, settings, updates, paid, _) in LESSONS.items():
-        runs = [taught(f"{{{name}: {weight}}}", updates, *settings, paid=paid, seed=k)[0] for k in range(seeds)]
+        runs = [
+            taught(f"{{{name}: {weight}}}", updates, *settings, paid=paid, seed=k)[0]
+            for k in range(seeds)
+        ]
         found = [known(learner.model) for learner in runs]
         rows = ["  ".join(f"{x:5.2f}" for x in column) for column in zip(*found, strict=True)]
         print(f"{name:<20} block {rows[0]}   distractor {rows[1]}", flush=True)

@@ -12,7 +12,9 @@ import subprocess
 import time
 import urllib.request
 
-PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PROGRAM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 
 class Socket:
@@ -22,7 +24,8 @@ class Socket:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=120)
         key = base64.b64encode(secrets.token_bytes(16)).decode()
         self.socket.sendall(
-            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: "
+            f"websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
         )
         self.file = self.socket.makefile("rb")
@@ -36,7 +39,9 @@ class Socket:
         length = bytes([128 | size]) if size < 126 else bytes([254]) + struct.pack(">H", size)
         if size >= 1 << 16:
             length = bytes([255]) + struct.pack(">Q", size)
-        self.socket.sendall(b"\x81" + length + mask + bytes(b ^ m for b, m in zip(data, itertools.cycle(mask))))  # noqa: B905
+        self.socket.sendall(
+            b"\x81" + length + mask + bytes(b ^ m for b, m in zip(data, itertools.cycle(mask)))
+        )  # noqa: B905
 
     def receive(self):
         parts = []
@@ -44,7 +49,9 @@ class Socket:
             first, second = self.file.read(2)
             size = second & 127
             if size > 125:
-                size = struct.unpack(*((">H", self.file.read(2)) if size == 126 else (">Q", self.file.read(8))))[0]
+                size = struct.unpack(
+                    *((">H", self.file.read(2)) if size == 126 else (">Q", self.file.read(8)))
+                )[0]
             data = self.file.read(size)
             if first & 15 in (0, 1):
                 parts.append(data)
@@ -60,16 +67,35 @@ class Browser:
     """One page. `run` is JavaScript's answer, `command` any command of the protocol."""
 
     def __init__(self, home, width=1100, height=1000, scheme="light"):
-        arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--no-first-run",
-                     "--disable-background-networking", "--disable-component-update", f"--user-data-dir={home}",
-                     "--disable-dev-shm-usage", "about:blank"]  # fmt: skip
+        arguments = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--remote-debugging-port=0",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            f"--user-data-dir={home}",
+            "--disable-dev-shm-usage",
+            "about:blank",
+        ]
         quiet = subprocess.DEVNULL
-        self.process = subprocess.Popen([PROGRAM, *arguments], stdout=quiet, stderr=quiet, stdin=quiet)
+        self.process = subprocess.Popen(
+            [PROGRAM, *arguments], stdout=quiet, stderr=quiet, stdin=quiet
+        )
         self.numbers = itertools.count(1)
         self.events = []
         try:
-            port = int(self._until(lambda: (home / "DevToolsActivePort").read_text().split()[0], OSError, IndexError))
-            self.socket = self._until(lambda: Socket(port, self._page(port)), OSError, StopIteration)
+            port = int(
+                self._until(
+                    lambda: (home / "DevToolsActivePort").read_text().split()[0],
+                    OSError,
+                    IndexError,
+                )
+            )
+            self.socket = self._until(
+                lambda: Socket(port, self._page(port)), OSError, StopIteration
+            )
             for domain in ("Page", "Runtime", "Network"):
                 self.command(f"{domain}.enable")
             self.looks_like(width, height, scheme)
@@ -106,16 +132,25 @@ class Browser:
     def looks_like(self, width, height, scheme):
         phone = width < 600
         self.command(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=phone,
         )
-        self.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.command(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": scheme}],
+        )
 
     def open(self, url):
         self.command("Page.navigate", url=url)
         self.wait("document.readyState === 'complete'")
 
     def run(self, script):
-        found = self.command("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        found = self.command(
+            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
+        )
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
@@ -133,14 +168,24 @@ class Browser:
             self.command("Input.dispatchKeyEvent", type="keyUp", key=key, code=code or key)
 
     def errors(self):
-        """What the page complained about: exceptions, and requests that went anywhere but to 127.0.0.1."""
+        """What the page complained about: exceptions, and requests that went anywhere but to
+        127.0.0.1.
+        """
         self.run("1")
         thrown = [e["params"] for e in self.events if e["method"] == "Runtime.exceptionThrown"]
-        urls = [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
-        return thrown + [u for u in urls if not u.startswith(("http://127.0.0.1:", "data:", "file:", "about:"))]
+        urls = [
+            e["params"]["request"]["url"]
+            for e in self.events
+            if e["method"] == "Network.requestWillBeSent"
+        ]
+        return thrown + [
+            u for u in urls if not u.startswith(("http://127.0.0.1:", "data:", "file:", "about:"))
+        ]
 
     def picture(self, path, whole=True):
-        data = self.command("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
+        data = self.command("Page.captureScreenshot", format="png", captureBeyondViewport=whole)[
+            "data"
+        ]
         path.write_bytes(base64.b64decode(data))
 
     def close(self):

@@ -1,4 +1,6 @@
-"""The real programs in processes of their own, forked from one that has imported torch, with faults put in."""
+"""The real programs in processes of their own, forked from one that has imported torch, with
+faults put in.
+"""
 
 import importlib
 import json
@@ -15,13 +17,31 @@ import forked
 from runs import fingerprint, seed_dir
 
 # Enough of a run to save often, to pack and evict chunks of the replay, and to end mid-episode.
-SHORT = ("--train.prefill", "10", "--run.frames", "80", "--log.checkpoint", "5", "--log.keep", "2", "--log.eval", "0",
-         "--log.every", "5", "--log.final_episodes", "1", "--replay.capacity_gb", "1e-4")  # fmt: skip
+SHORT = (
+    "--train.prefill",
+    "10",
+    "--run.frames",
+    "80",
+    "--log.checkpoint",
+    "5",
+    "--log.keep",
+    "2",
+    "--log.eval",
+    "0",
+    "--log.every",
+    "5",
+    "--log.final_episodes",
+    "1",
+    "--replay.capacity_gb",
+    "1e-4",
+)
 
 
 def go(root, *args, expect=0, before=None, env=None, program="train", traceback=False):
     """A program to its end; what it said. `before` is called in its process first."""
-    code = forked.ended(start(root, *args, before=before, env=env, program=program), log_of(root).read_text)
+    code = forked.ended(
+        start(root, *args, before=before, env=env, program=program), log_of(root).read_text
+    )
     said = log_of(root).read_text()
     assert code == expect, f"exit {code}, wanted {expect}\n{said}"
     assert traceback or "Traceback" not in said, said
@@ -35,9 +55,13 @@ def start(root, *args, before=None, env=None, program="train"):
 
 
 def in_one(root, work, *args, before=None):
-    """`work(call, *args)` in one process, where call(program, *argv) runs a whole program: its exit code and words."""
+    """`work(call, *args)` in one process, where call(program, *argv) runs a whole program: its
+    exit code and words.
+    """
     found = Path(root) / "found.json"
-    process = forked.processes().Process(target=_in_one, args=(found, log_of(root), work, args, before), daemon=True)
+    process = forked.processes().Process(
+        target=_in_one, args=(found, log_of(root), work, args, before), daemon=True
+    )
     process.start()
     assert forked.ended(process, log_of(root).read_text) == 0, log_of(root).read_text()
     return json.loads(found.read_text())
@@ -73,7 +97,9 @@ def print_of(root):
 
 
 def signalled_at(look, name):
-    """A signal when the loop looks for the so manieth time whether it is to stop: between any two things it does."""
+    """A signal when the loop looks for the so manieth time whether it is to stop: between any two
+    things it does.
+    """
     return partial(_signalled_at, look, name)
 
 
@@ -90,7 +116,9 @@ def _signalled_at(look, name):
 
 
 def looks_listed(path):
-    """A line for every look: frames, updates, whether it evaluates, and how many looks there have been just there."""
+    """A line for every look: frames, updates, whether it evaluates, and how many looks there have
+    been just there.
+    """
     return partial(_looks_listed, path)
 
 
@@ -99,7 +127,9 @@ def _looks_listed(path):
 
 
 def struck_at(place, name, note, point=""):
-    """A signal at the look at this place, or at a sub-step of the next save from there on; `note` says it was there."""
+    """A signal at the look at this place, or at a sub-step of the next save from there on; `note`
+    says it was there.
+    """
     return partial(_struck_at, place, name, note, point)
 
 
@@ -157,7 +187,9 @@ def _limited(limits):
 
 
 def weights_lost(update, of="model"):
-    """All weights of a part become NaN in front of this update, or of the first action after so many of them."""
+    """All weights of a part become NaN in front of this update, or of the first action after so
+    many of them.
+    """
     return partial(_weights_lost, update, of)
 
 
@@ -180,7 +212,9 @@ def _weights_lost(update, of):
 
 
 def refused_at_the_end(path):
-    """Something that cannot be written over lies at this path once the closing evaluation is done."""
+    """Something that cannot be written over lies at this path once the closing evaluation
+    is done.
+    """
     return partial(_refused_at_the_end, path)
 
 

@@ -1,7 +1,7 @@
 """Tests use one thread each: the tensors are tiny, and threads would only wait for each other.
 
-What a test marked `fault` has survived is noted as a line of JSON in the file that WM_SURVIVED names;
-benchmarks/reliability.py makes a table of them.
+What a test marked `fault` has survived is noted as a line of JSON in the file that WM_SURVIVED
+names; benchmarks/reliability.py makes a table of them.
 """
 
 import json
@@ -15,17 +15,31 @@ import torch
 torch.set_num_threads(1)
 
 # The files that take longest, first: nothing is left over for one core alone at the end.
-LONGEST = ("test_soak.py", "test_training.py", "test_actor_critic.py", "test_eval_model.py", "test_config_fuzz.py",
-           "test_faults_saves.py", "test_faults_forged.py", "test_faults_resume.py")  # fmt: skip
+LONGEST = (
+    "test_soak.py",
+    "test_training.py",
+    "test_actor_critic.py",
+    "test_eval_model.py",
+    "test_config_fuzz.py",
+    "test_faults_saves.py",
+    "test_faults_forged.py",
+    "test_faults_resume.py",
+)
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    items.sort(
+        key=lambda item: (
+            LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST)
+        )
+    )
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """What a test has set is not the next one's: two threads on a core that another worker uses are thrice as slow."""
+    """What a test has set is not the next one's: two threads on a core that another worker uses
+    are thrice as slow.
+    """
     yield
     torch.set_num_threads(1)
 
@@ -40,6 +54,12 @@ def pytest_runtest_makereport(item, call):
         for mark in item.iter_markers("fault"):
             row, injected, outcome = mark.args
             test = f"{item.path.name}::{item.originalname}"
-            line = {"row": row, "injected": injected, "outcome": outcome, "test": test, "case": item.name}
+            line = {
+                "row": row,
+                "injected": injected,
+                "outcome": outcome,
+                "test": test,
+                "case": item.name,
+            }
             line |= dict(item.user_properties)
             file.write(json.dumps(line) + "\n")

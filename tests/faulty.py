@@ -1,4 +1,6 @@
-"""Environments that fail on demand, in a module of their own so that worker processes can import them quickly."""
+"""Environments that fail on demand, in a module of their own so that worker processes can import
+them quickly.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,16 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-FAULTS = {0.1: "raise", 0.2: "nan", 0.3: "shape", 0.4: "dtype", 0.5: "reward", 0.6: "exit", 0.7: "die", 0.8: "hang"}
+FAULTS = {
+    0.1: "raise",
+    0.2: "nan",
+    0.3: "shape",
+    0.4: "dtype",
+    0.5: "reward",
+    0.6: "exit",
+    0.7: "die",
+    0.8: "hang",
+}
 DO = {name: np.full(1, key, np.float32) for key, name in FAULTS.items()}
 
 
@@ -32,7 +43,10 @@ class Faulty(gymnasium.Env):
             Path(self.once).touch()
             raise OSError("the simulator did not start")
         self.count = 0
-        return self._obs(), {"main": hasattr(sys.modules["__main__"], "__file__"), "torch": "torch" in sys.modules}
+        return self._obs(), {
+            "main": hasattr(sys.modules["__main__"], "__file__"),
+            "torch": "torch" in sys.modules,
+        }
 
     def _obs(self):
         return np.array([self.count, self.np_random_seed, 0], np.float32)
@@ -62,7 +76,9 @@ class Faulty(gymnasium.Env):
 
 
 class Moody(gymnasium.Env):
-    """A picture that counts; where the folder WM_MOODS holds a file '5-raise' it does that at step 5, once in all."""
+    """A picture that counts; where the folder WM_MOODS holds a file '5-raise' it does that at step
+    5, once in all.
+    """
 
     observation_space = spaces.Box(0, 255, (32, 32, 3), np.uint8)
     action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)

@@ -1,4 +1,6 @@
-"""train.py and eval.py in processes of their own, forked from a server that has imported torch once."""
+"""train.py and eval.py in processes of their own, forked from a server that has imported torch
+once.
+"""
 
 import multiprocessing
 import os
@@ -27,7 +29,9 @@ def processes():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOAD))
     kept = {name: os.environ.get(name) for name in ("PYTHONPATH", "OMP_NUM_THREADS")}
-    os.environ.update(PYTHONPATH=os.pathsep.join([str(TESTS.parent), str(TESTS)]), OMP_NUM_THREADS="1")
+    os.environ.update(
+        PYTHONPATH=os.pathsep.join([str(TESTS.parent), str(TESTS)]), OMP_NUM_THREADS="1"
+    )
     try:
         forkserver.ensure_running()
     finally:
@@ -38,7 +42,9 @@ def processes():
 
 
 def start(program, argv, out, err=None, before=None, env=None):
-    """`program` (train, eval) with what it says in files; `before` is called in its process first."""
+    """`program` (train, eval) with what it says in files; `before` is called in its
+    process first.
+    """
     given = (program, list(map(str, argv)), out, err, before, env or {})
     process = processes().Process(target=_run, args=given, daemon=True)
     process.start()
@@ -56,7 +62,9 @@ def ended(process, said):
 
 
 def run(program, *argv, expect=0):
-    """A program to its end: what it said and complained of; fails unless it exits as expected without a traceback."""
+    """A program to its end: what it said and complained of; fails unless it exits as expected
+    without a traceback.
+    """
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         code = ended(start(program, argv, out, err), lambda: out.read_text() + err.read_text())

@@ -3,9 +3,49 @@
 import copy
 import json
 
-NASTY = [None, True, False, 0, 1, -1, 2**31, 2**53, 2**63, 10**40, 0.5, -1e308, "", "x" * 999, "../../outside",
-         "/outside", "0" * 50, "\0", "é", [], {}, [[]], {"a": 1}, [0] * 99, [None], ["x"], "NaN", "1e999"]  # fmt: skip
-NUMBERS = [0, 1, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 40, (1 << 63) - 1, (1 << 64) - 1]
+NASTY = [
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    2**31,
+    2**53,
+    2**63,
+    10**40,
+    0.5,
+    -1e308,
+    "",
+    "x" * 999,
+    "../../outside",
+    "/outside",
+    "0" * 50,
+    "\0",
+    "é",
+    [],
+    {},
+    [[]],
+    {"a": 1},
+    [0] * 99,
+    [None],
+    ["x"],
+    "NaN",
+    "1e999",
+]
+NUMBERS = [
+    0,
+    1,
+    0x7F,
+    0x80,
+    0xFF,
+    0xFFFF,
+    0x7FFFFFFF,
+    0xFFFFFFFF,
+    1 << 40,
+    (1 << 63) - 1,
+    (1 << 64) - 1,
+]
 
 
 def in_bytes(rng, data):
@@ -26,14 +66,22 @@ def in_bytes(rng, data):
                 del data[at:]
             case 5:
                 width = rng.choice([1, 4, 8])
-                data[at : at + width] = (rng.choice(NUMBERS) & ((1 << 8 * width) - 1)).to_bytes(width, "little")
+                data[at : at + width] = (rng.choice(NUMBERS) & ((1 << 8 * width) - 1)).to_bytes(
+                    width, "little"
+                )
     return bytes(data)
 
 
 def places(value, path=()):
     """Every place in nested tables and lists."""
     yield path
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, item in inner:
         yield from places(item, (*path, key))
 
@@ -92,7 +140,28 @@ def in_yaml(rng, text):
 BOMB = "&a [x,x,x,x,x,x,x,x,x]"  # nine lines that stand for 9^10 words
 for letter, before in zip("bcdefghij", "abcdefghi", strict=True):
     BOMB += f", &{letter} [" + ",".join([f"*{before}"] * 9) + "]"
-YAML_VALUES = [*map(json.dumps, NASTY), f"[{BOMB}]", "[" * 3000, "&a [*a]", "!!binary x", "1:99:99", "!!set {a}",
-               "!!python/object/apply:os.system [id]", "2001-99-99", "!!timestamp 1", "0x" + "f" * 6000, "9" * 6000,
-               "!!omap [a: 1]", "<<: *a", "? [a]", "|\n  x",
-               "!<tag:yaml.org,2002:float> x", ".nan", "-.inf", "0o9", "@", "%", "`"]  # fmt: skip
+YAML_VALUES = [
+    *map(json.dumps, NASTY),
+    f"[{BOMB}]",
+    "[" * 3000,
+    "&a [*a]",
+    "!!binary x",
+    "1:99:99",
+    "!!set {a}",
+    "!!python/object/apply:os.system [id]",
+    "2001-99-99",
+    "!!timestamp 1",
+    "0x" + "f" * 6000,
+    "9" * 6000,
+    "!!omap [a: 1]",
+    "<<: *a",
+    "? [a]",
+    "|\n  x",
+    "!<tag:yaml.org,2002:float> x",
+    ".nan",
+    "-.inf",
+    "0o9",
+    "@",
+    "%",
+    "`",
+]

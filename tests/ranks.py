@@ -29,7 +29,9 @@ def environment(rank, size, port):
 
 
 def start(root, *args, size=2, env=None, own=None):
-    """train.py on every rank; `env` changes variables of all (None removes one), `own` adds arguments by rank."""
+    """train.py on every rank; `env` changes variables of all (None removes one), `own` adds
+    arguments by rank.
+    """
     Path(root).mkdir(parents=True, exist_ok=True)
     port, started = free_port(), []
     for rank in range(size):
@@ -41,7 +43,9 @@ def start(root, *args, size=2, env=None, own=None):
 
 
 def finish(root, started, seconds=300):
-    """Exit codes and what was said, by rank; no rank may outlive `seconds`, none may show a traceback."""
+    """Exit codes and what was said, by rank; no rank may outlive `seconds`, none may show a
+    traceback.
+    """
     deadline = time.monotonic() + seconds
     for process in started:
         process.join(max(0.0, deadline - time.monotonic()))
@@ -62,8 +66,18 @@ def train(root, *args, size=2, expect=0, **options):
 # ---- the learner alone
 
 B, T, IMAGE = 3, 6, (16, 16, 3)
-TINY = ["model.deter=12", "model.stoch=5", "model.classes=4", "model.hidden=14", "model.cnn=[4, 6]", "model.layers=1",
-        "model.units=9", "env.size=[16, 16]", "replay.length=6", "run.precision=fp32"]  # fmt: skip
+TINY = [
+    "model.deter=12",
+    "model.stoch=5",
+    "model.classes=4",
+    "model.hidden=14",
+    "model.cnn=[4, 6]",
+    "model.layers=1",
+    "model.units=9",
+    "env.size=[16, 16]",
+    "replay.length=6",
+    "run.precision=fp32",
+]
 
 
 def whole_batch(seed, rows):
@@ -84,7 +98,9 @@ def whole_batch(seed, rows):
 
 
 def draw_by_row(rank, size):
-    """Random numbers become a matter of the row in the whole batch: drawn for all rows, this rank's are kept."""
+    """Random numbers become a matter of the row in the whole batch: drawn for all rows, this
+    rank's are kept.
+    """
     g = torch.Generator().manual_seed(7)
     rand, randn, randperm = torch.rand, torch.randn, torch.randperm
 
@@ -95,13 +111,16 @@ def draw_by_row(rank, size):
         return own
 
     torch.rand, torch.randn = by_row(rand), by_row(randn)
-    torch.randperm = lambda n, device=None: randperm(n, generator=g)  # of steps: the same for all rows
+    torch.randperm = lambda n, device=None: randperm(
+        n, generator=g
+    )  # of steps: the same for all rows
 
 
 def learn(world, overrides, updates, spoilt=None, deaf=()):
     """Updates on this rank's rows of common batches; weights, buffers and metrics afterwards.
 
-    `spoilt` (rank, update) has a NaN among its rewards; `deaf` names exchanges that give back what was put in.
+    `spoilt` (rank, update) has a NaN among its rewards; `deaf` names exchanges that give back what
+    was put in.
     """
     for name in deaf:
         setattr(world, name, getattr(parallel.ALONE, name))
@@ -121,7 +140,9 @@ def learn(world, overrides, updates, spoilt=None, deaf=()):
         if spoilt == (world.rank, update):
             batch["reward"][0, 2] = float("nan")
         found = learner.update(batch)
-        metrics.append({k: float(v) for k, v in found.items() if k.startswith("grad_norm") or k == "skipped"})
+        metrics.append(
+            {k: float(v) for k, v in found.items() if k.startswith("grad_norm") or k == "skipped"}
+        )
     state = {**model.state_dict(), **(policy.state_dict() if policy else {})}
     rates = [o.lr for o in learner.optimizers.each.values()]
     return {k: v.numpy() for k, v in state.items()}, metrics, rates

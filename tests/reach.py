@@ -1,4 +1,5 @@
-"""The built-in point mass, pushed to where a picture shows it: collected at random, learnt, then planned.
+"""The built-in point mass, pushed to where a picture shows it: collected at random, learnt, then
+planned.
 
 `python -m tests.reach` prints how near it comes by each objective and distance.
 """
@@ -13,14 +14,34 @@ from worldmodel.learner import Learner
 from worldmodel.types import ActionSpace, ObservationSpace
 
 SIZE, REPEAT, SPACE = 32, 2, ActionSpace(2)
-SETTINGS = ["debug", "run.precision=fp32", "model.deter=64", "model.stoch=16", "model.hidden=64", "model.units=64",
-            "model.cnn=[8, 16, 32]", "optim.eps=1e-8", "loss.reward=0", "loss.probe=false", "loss.overshooting=1",
-            "planner.score=goal_distance", "goal.image=given.png", "planner.horizon=6", "planner.candidates=100",
-            "planner.elites=10", "planner.iterations=3"]  # fmt: skip
-WAYS = [("{forward_contrastive: 10.0}", "learnt", []), ("{forward_contrastive: 10.0}", "belief", []),
-        ("{forward_contrastive: 10.0}", "learnt", ["planner.name=shooting", "planner.horizon=1"]),
-        ("{inverse: 10.0}", "learnt", []), ("{contrastive: 10.0}", "learnt", []), ("{bootstrap: 30.0}", "belief", []),
-        ("{reconstruction: 1.0}", "belief", [])]  # fmt: skip
+SETTINGS = [
+    "debug",
+    "run.precision=fp32",
+    "model.deter=64",
+    "model.stoch=16",
+    "model.hidden=64",
+    "model.units=64",
+    "model.cnn=[8, 16, 32]",
+    "optim.eps=1e-8",
+    "loss.reward=0",
+    "loss.probe=false",
+    "loss.overshooting=1",
+    "planner.score=goal_distance",
+    "goal.image=given.png",
+    "planner.horizon=6",
+    "planner.candidates=100",
+    "planner.elites=10",
+    "planner.iterations=3",
+]
+WAYS = [
+    ("{forward_contrastive: 10.0}", "learnt", []),
+    ("{forward_contrastive: 10.0}", "belief", []),
+    ("{forward_contrastive: 10.0}", "learnt", ["planner.name=shooting", "planner.horizon=1"]),
+    ("{inverse: 10.0}", "learnt", []),
+    ("{contrastive: 10.0}", "learnt", []),
+    ("{bootstrap: 30.0}", "belief", []),
+    ("{reconstruction: 1.0}", "belief", []),
+]
 
 
 def make_env():
@@ -31,7 +52,11 @@ def collected(episodes, seed=0):
     """Pictures and actions of episodes whose actions change now and then."""
     env, rng, found = make_env(), np.random.default_rng(seed), []
     for episode in range(episodes):
-        pictures, actions, over = [env.reset(seed=1000 * seed + episode)[0]], [np.zeros(2, np.float32)], False
+        pictures, actions, over = (
+            [env.reset(seed=1000 * seed + episode)[0]],
+            [np.zeros(2, np.float32)],
+            False,
+        )
         action = rng.uniform(-1, 1, 2)
         while not over:
             action = rng.uniform(-1, 1, 2) if rng.random() < 0.4 else action
@@ -50,14 +75,19 @@ def sample(episodes, rng, batch=16, length=16):
         start = rng.integers(len(pictures) - length + 1)
         parts.append((pictures[start : start + length], actions[start : start + length]))
     image, action = (torch.from_numpy(np.stack(column)) for column in zip(*parts, strict=True))
-    flags = {k: torch.zeros(batch, length, dtype=torch.bool) for k in ("is_first", "is_last", "is_terminal")}
+    flags = {
+        k: torch.zeros(batch, length, dtype=torch.bool)
+        for k in ("is_first", "is_last", "is_terminal")
+    }
     flags["is_first"][:, 0] = True
     return {"image": image, "prev_action": action, "reward": torch.zeros(batch, length), **flags}
 
 
 def reach(objective, distance, overrides=(), updates=400, goals=8, seed=0):
     """Mean distance to the goal over the last five of 25 steps, and at the start."""
-    c = config.parse([*SETTINGS, f"loss.objective={objective}", f"goal.distance={distance}", *overrides])
+    c = config.parse(
+        [*SETTINGS, f"loss.objective={objective}", f"goal.distance={distance}", *overrides]
+    )
     torch.manual_seed(seed)
     model = build.make_model(c, ObservationSpace((SIZE, SIZE, 3)), SPACE)
     learner = Learner(model, c.optim, torch.device("cpu"), "fp32")
@@ -79,7 +109,11 @@ def pushed(env, model, mpc, c, seed, steps=25):
     there = torch.from_numpy(task.render().copy())[None, None]
     task.position = begin
     mpc.goal = lambda: Goal({"image": there}, c.goal.distance, c.goal.at)
-    state, carry, generator = model.rssm.initial(1), mpc.init(1), torch.Generator().manual_seed(seed)
+    state, carry, generator = (
+        model.rssm.initial(1),
+        mpc.init(1),
+        torch.Generator().manual_seed(seed),
+    )
     action, first, found = torch.zeros(1, 2), torch.tensor([True]), []
     for _ in range(steps):
         found.append(np.linalg.norm(task.position - task.goal))
@@ -96,7 +130,10 @@ def main(seeds=2):
     for objective, distance, overrides in WAYS:
         ends = [reach(objective, distance, overrides, seed=k) for k in range(seeds)]
         shown = ", ".join(f"{end:.2f}" for end, _ in ends)
-        print(f"{objective} {distance} {' '.join(overrides)}: {shown} from {ends[0][1]:.2f}", flush=True)
+        print(
+            f"{objective} {distance} {' '.join(overrides)}: {shown} from {ends[0][1]:.2f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

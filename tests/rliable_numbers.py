@@ -1,11 +1,13 @@
-"""Makes the numbers in rliable.json anew, of the scores in it, with the package rliable, which nothing else needs:
+"""Makes the numbers in rliable.json anew, of the scores in it, with the package rliable, which
+nothing else needs:
 
     python -m venv somewhere && somewhere/bin/pip install rliable 'pandas<3'
     somewhere/bin/python tests/rliable_numbers.py            compares, and says how far the two are apart
     somewhere/bin/python tests/rliable_numbers.py --write    replaces them
 
-Those that are there were made by rliable 1.2.0 with arch 7.2.0, scipy 1.17.1 and numpy 2.4.6; that arch cannot be
-imported beside pandas 3. Intervals are drawn at random, without a seed: made anew, ends differ by up to 1 or 2.
+Those that are there were made by rliable 1.2.0 with arch 7.2.0, scipy 1.17.1 and numpy 2.4.6; that
+arch cannot be imported beside pandas 3. Intervals are drawn at random, without a seed: made anew,
+ends differ by up to 1 or 2.
 """
 
 import json
@@ -20,7 +22,9 @@ DIGITS = {"point": 6, "low": 2, "high": 2, "profile": 6, "profile_low": 4, "prof
 
 
 def numbers(scores, taus):
-    """Of scores (runs, tasks): points and intervals of mean, median and IQM, and the performance profile at `taus`."""
+    """Of scores (runs, tasks): points and intervals of mean, median and IQM, and the performance
+    profile at `taus`.
+    """
     from rliable import library, metrics
 
     aggregates = (metrics.aggregate_mean, metrics.aggregate_median, metrics.aggregate_iqm)
@@ -28,8 +32,14 @@ def numbers(scores, taus):
         {"it": scores}, lambda x: np.array([aggregate(x) for aggregate in aggregates]), reps=DRAWS
     )
     profile, around = library.create_performance_profile({"it": scores}, taus, reps=PROFILE_DRAWS)
-    return {"point": point["it"], "low": interval["it"][0], "high": interval["it"][1],
-            "profile": profile["it"], "profile_low": around["it"][0], "profile_high": around["it"][1]}  # fmt: skip
+    return {
+        "point": point["it"],
+        "low": interval["it"][0],
+        "high": interval["it"][1],
+        "profile": profile["it"],
+        "profile_low": around["it"][0],
+        "profile_high": around["it"][1],
+    }
 
 
 def lines(cases):

@@ -24,7 +24,9 @@ def command(root, *args):
 def start(root, *args):
     """train.py as a child process."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command(root, *args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    return subprocess.Popen(
+        command(root, *args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    )
 
 
 def train(root, *args, expect=0):
@@ -42,23 +44,32 @@ def seed_dir(root, task="counter", name="debug", seed=0):
 
 
 def fingerprint(run):
-    """Hashes of everything that must be equal: tensors and state of the newest checkpoint, the metrics, the scores."""
+    """Hashes of everything that must be equal: tensors and state of the newest checkpoint, the
+    metrics, the scores.
+    """
     newest = max((run / "checkpoints").glob("[0-9]*"), key=lambda p: int(p.name))
-    prints = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in newest.glob("*.safetensors")}
+    prints = {
+        f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in newest.glob("*.safetensors")
+    }
     state = json.loads((newest / "state.json").read_text())
     state.pop("logger")  # sizes of files that hold wall-clock speeds
     prints["state"] = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
     prints["frames"] = state["frames"]
     for name in ("metrics.jsonl", "scores.jsonl"):
         lines = [json.loads(text) for text in (run / name).read_text().splitlines()]
-        kept = [{k: v for k, v in line.items() if not k.startswith(("fps/", "time/"))} for line in lines]
+        kept = [
+            {k: v for k, v in line.items() if not k.startswith(("fps/", "time/"))}
+            for line in lines
+        ]
         prints[name] = hashlib.sha256(json.dumps(kept).encode()).hexdigest()
         prints[f"{name} lines"] = len(kept)
     return prints
 
 
 def mistaken(*args):
-    """The exit code of an eval.py that ends by a user's mistake, and its line, without a process of its own."""
+    """The exit code of an eval.py that ends by a user's mistake, and its line, without a process
+    of its own.
+    """
     program = importlib.import_module("eval")
     with pytest.raises((SystemExit, RunError, ValueError)) as mistake:
         args, _, dotted = program.parsed([str(arg) for arg in args])

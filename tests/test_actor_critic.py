@@ -13,7 +13,9 @@ from worldmodel.types import ActionSpace, ObservationSpace
 
 
 def naive_return(reward, value, discount, lam, t):
-    """The definition: a weighted mean of n-step returns, written as a recursion without sharing."""
+    """The definition: a weighted mean of n-step returns, written as a recursion without
+    sharing.
+    """
     if t == len(reward):
         return value[-1]
     later = naive_return(reward, value, discount, lam, t + 1)
@@ -35,7 +37,10 @@ def test_lambda_returns_equal_a_naive_loop_with_terminations_in_the_middle(lam):
     discount = 0.9 * (torch.rand(5, 9, generator=g) > 0.2).float()
     assert (discount[:, 1:-1] == 0).any()
     found = lambda_returns(reward, value, discount, lam)
-    want = [[naive_return(reward[n], value[n], discount[n], lam, t) for t in range(9)] for n in range(5)]
+    want = [
+        [naive_return(reward[n], value[n], discount[n], lam, t) for t in range(9)]
+        for n in range(5)
+    ]
     torch.testing.assert_close(found, torch.tensor(want))
 
 
@@ -53,7 +58,9 @@ def test_returns_on_replayed_rows_stop_at_the_end_of_an_episode():
 def test_the_scale_of_returns_is_their_percentile_range_and_never_below_one():
     scale = ReturnScale()
     returns = torch.linspace(0, 100, 1001)
-    assert scale.update(returns).item() == pytest.approx(90, abs=0.1)  # at once, not after a hundred updates
+    assert scale.update(returns).item() == pytest.approx(
+        90, abs=0.1
+    )  # at once, not after a hundred updates
     for _ in range(2000):
         found = scale.update(returns * 2)
     assert found.item() == pytest.approx(180, abs=0.2)
@@ -61,7 +68,9 @@ def test_the_scale_of_returns_is_their_percentile_range_and_never_below_one():
 
 
 class Known:
-    """A world known exactly, with the interface of a world model: `step` is (state, action) -> next state."""
+    """A world known exactly, with the interface of a world model: `step` is (state, action) ->
+    next state.
+    """
 
     def __init__(self, step, reward, cont):
         self.step, self.reward_of, self.cont_of = step, reward, cont
@@ -91,7 +100,9 @@ class Known:
 
 def actor_critic(space, feat, *overrides, slow="ema"):
     """A linear actor and critic."""
-    c = config.parse(["behavior.name=actor_critic", "critic.replay=0", f"critic.slow={slow}", *overrides])
+    c = config.parse(
+        ["behavior.name=actor_critic", "critic.replay=0", f"critic.slow={slow}", *overrides]
+    )
     torch.manual_seed(0)
     critic = build.SCALAR_HEADS[c.critic.head](feat, 0, 1, c.model.bins)
     return ActorCritic(Actor(feat, space, 0, 1, c.actor), critic, c.imag, c.critic)
@@ -99,20 +110,25 @@ def actor_critic(space, feat, *overrides, slow="ema"):
 
 def practise(learner, model, starts, updates, lr):
     """Train actor and critic alone on fresh start states."""
-    optimizer = torch.optim.Adam([*learner.actor.parameters(), *learner.critic.parameters()], lr=lr)
+    optimizer = torch.optim.Adam(
+        [*learner.actor.parameters(), *learner.critic.parameters()], lr=lr
+    )
     for i in range(updates):
         for group in optimizer.param_groups:
             group["lr"] = lr * (1 - i / updates)
         x = starts()
         post = {"deter": x.unsqueeze(0), "stoch": torch.zeros(1, len(x), 1)}
-        losses, _ = learner.losses(model, {"is_terminal": torch.zeros(1, len(x))}, post, post["deter"])
+        losses, _ = learner.losses(
+            model, {"is_terminal": torch.zeros(1, len(x))}, post, post["deter"]
+        )
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
         learner.after_update()
 
 
-# ---- a linear-quadratic world: x' = A x + B u, reward 1 - x'Qx - u'Ru of the state and action before the step
+# ---- a linear-quadratic world: x' = A x + B u, reward 1 - x'Qx - u'Ru of the state and action
+# before the step
 
 A_MATRIX = torch.tensor([[1.0, 0.2], [0.0, 1.0]])
 B_MATRIX = torch.tensor([[0.0], [0.4]])
@@ -131,7 +147,9 @@ def riccati():
     """The optimal gain of the discounted problem."""
     p = Q_MATRIX.clone()
     for _ in range(2000):
-        gain = torch.linalg.solve(R_COST + GAMMA * B_MATRIX.T @ p @ B_MATRIX, GAMMA * B_MATRIX.T @ p @ A_MATRIX)
+        gain = torch.linalg.solve(
+            R_COST + GAMMA * B_MATRIX.T @ p @ B_MATRIX, GAMMA * B_MATRIX.T @ p @ A_MATRIX
+        )
         p = Q_MATRIX + GAMMA * A_MATRIX.T @ p @ (A_MATRIX - B_MATRIX @ gain)
     return gain
 
@@ -162,17 +180,32 @@ class Quadratic(GaussianHead):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("gradient", "dist"),
-    [("dynamics", "bounded"), ("reinforce", "bounded"), ("mix", "bounded"), ("dynamics", "truncated"),
-     ("reinforce", "tanh")],
-)  # fmt: skip
+    [
+        ("dynamics", "bounded"),
+        ("reinforce", "bounded"),
+        ("mix", "bounded"),
+        ("dynamics", "truncated"),
+        ("reinforce", "tanh"),
+    ],
+)
 def test_a_linear_quadratic_world_is_solved(gradient, dist):
-    """The share of the possible improvement over doing nothing, against the Riccati optimum: at least 95 %.
+    """The share of the possible improvement over doing nothing, against the Riccati optimum: at
+    least 95 %.
 
-    Starts are near the goal: a quadratic critic is exact only where no action is bounded, and `dynamics` follows it.
+    Starts are near the goal: a quadratic critic is exact only where no action is bounded, and
+    `dynamics` follows it.
     """
-    learner = actor_critic(ActionSpace(1), 2, f"actor.gradient={gradient}", f"actor.dist={dist}", "actor.entropy=0",
-                           f"imag.discount={GAMMA}", "actor.min_std=0.05", "actor.max_std=0.3",
-                           "imag.horizon=6")  # fmt: skip
+    learner = actor_critic(
+        ActionSpace(1),
+        2,
+        f"actor.gradient={gradient}",
+        f"actor.dist={dist}",
+        "actor.entropy=0",
+        f"imag.discount={GAMMA}",
+        "actor.min_std=0.05",
+        "actor.max_std=0.3",
+        "imag.horizon=6",
+    )
     learner.critic, learner.slow = Quadratic(2), Quadratic(2)
     g = torch.Generator().manual_seed(1)
 
@@ -187,14 +220,20 @@ def test_a_linear_quadratic_world_is_solved(gradient, dist):
         with torch.no_grad():
             return learner.actor(x).mode()
 
-    # Actions are bounded and the optimum is not: states are small enough that the bound hardly matters.
+    # Actions are bounded and the optimum is not: states are small enough that the bound hardly
+    # matters.
     nothing = lq_cost(lambda x: torch.zeros(len(x), 1), test)
     best = lq_cost(lambda x: (-x @ gain.T).clamp(-1, 1), test)
     found = lq_cost(policy, test)
-    assert (nothing - found) / (nothing - best) >= 0.95 and found <= best / 0.95, (nothing, best, found)
+    assert (nothing - found) / (nothing - best) >= 0.95 and found <= best / 0.95, (
+        nothing,
+        best,
+        found,
+    )
 
 
-# ---- a chain of five places: leaving it on the right is worth 1, on the left 0.2, and then it is over
+# ---- a chain of five places: leaving it on the right is worth 1, on the left 0.2, and then it is
+# over
 
 PLACES, CHAIN_GAMMA = 5, 0.9
 
@@ -206,7 +245,8 @@ def chain_world():
         over = (place == PLACES) | (place == -1)
         there = torch.nn.functional.one_hot(place.clamp(0, PLACES - 1), PLACES + 1).float()
         gone = torch.nn.functional.one_hot(torch.tensor(PLACES), PLACES + 1).float()
-        # one past the end there is nothing any more; a dream that goes on from it collects rubbish that must not count
+        # one past the end there is nothing any more; a dream that goes on from it collects rubbish
+        # that must not count
         already = x[..., PLACES] > 0.5
         x = torch.where((over | already).unsqueeze(-1), gone, there)
         return x, torch.where(already, torch.tensor(99.0), reward)
@@ -215,17 +255,28 @@ def chain_world():
 
 
 def test_a_chain_with_terminations_gives_the_analytic_values():
-    """Optimal values by hand: gamma^(steps to the right end), or 0.2 from the leftmost place by leaving at once."""
-    learner = actor_critic(ActionSpace(2, (2,), True), PLACES + 1, "actor.gradient=reinforce", "actor.entropy=0",
-                           f"imag.discount={CHAIN_GAMMA}", "imag.horizon=8", "actor.normalize=none",
-                           "actor.unimix=0.01", "imag.lam=0.9")  # fmt: skip
+    """Optimal values by hand: gamma^(steps to the right end), or 0.2 from the leftmost place by
+    leaving at once.
+    """
+    learner = actor_critic(
+        ActionSpace(2, (2,), True),
+        PLACES + 1,
+        "actor.gradient=reinforce",
+        "actor.entropy=0",
+        f"imag.discount={CHAIN_GAMMA}",
+        "imag.horizon=8",
+        "actor.normalize=none",
+        "actor.unimix=0.01",
+        "imag.lam=0.9",
+    )
     starts = torch.nn.functional.one_hot(torch.arange(PLACES), PLACES + 1).float().repeat(40, 1)
     practise(learner, chain_world(), lambda: starts, 1000, 0.03)
     with torch.no_grad():
         dist = learner.actor(starts[:PLACES])
         value = learner.critic.mean(starts[:PLACES])
     assert (dist.mode().argmax(-1) == 1).all()
-    # The policy keeps half a per cent of going the wrong way; its exact values solve a linear system.
+    # The policy keeps half a per cent of going the wrong way; its exact values solve a linear
+    # system.
     right = dist.log_probs[0].exp()[:, 1]
     move, gain = torch.zeros(PLACES, PLACES), torch.zeros(PLACES)
     for i in range(PLACES):
@@ -241,11 +292,22 @@ def test_a_chain_with_terminations_gives_the_analytic_values():
 
 def test_straight_through_gradients_find_the_best_of_two_groups_of_actions():
     """Multi-discrete and `dynamics`: the reward is a smooth function of the one-hot codes."""
-    worth = torch.tensor([0.1, 1.0, 0.3, 0.0, 0.7])  # a pair is worth the sum; best are 1 of the first, 1 of the second
-    world = Known(lambda x, a, s: (x, a @ worth), lambda s: s["stoch"][..., 0],
-                  lambda s: torch.ones_like(s["stoch"][..., 0]))  # fmt: skip
-    learner = actor_critic(ActionSpace(5, (3, 2)), 1, "actor.gradient=dynamics", "actor.entropy=0.001",
-                           "imag.horizon=2", "imag.discount=0.5")  # fmt: skip
+    worth = torch.tensor(
+        [0.1, 1.0, 0.3, 0.0, 0.7]
+    )  # a pair is worth the sum; best are 1 of the first, 1 of the second
+    world = Known(
+        lambda x, a, s: (x, a @ worth),
+        lambda s: s["stoch"][..., 0],
+        lambda s: torch.ones_like(s["stoch"][..., 0]),
+    )
+    learner = actor_critic(
+        ActionSpace(5, (3, 2)),
+        1,
+        "actor.gradient=dynamics",
+        "actor.entropy=0.001",
+        "imag.horizon=2",
+        "imag.discount=0.5",
+    )
     practise(learner, world, lambda: torch.ones(64, 1), 200, 0.05)
     mode = learner.actor(torch.ones(1, 1)).mode()[0]
     assert mode[:3].argmax() == 1 and mode[3:].argmax() == 1
@@ -253,9 +315,21 @@ def test_straight_through_gradients_find_the_best_of_two_groups_of_actions():
 
 # ---- who gets gradients
 
-TINY = ["behavior.name=actor_critic", "model.deter=12", "model.stoch=5", "model.classes=4", "model.hidden=14",
-        "model.cnn=[4, 6]", "model.layers=1", "model.units=9", "env.size=[16, 16]", "replay.length=7",
-        "run.precision=fp32", "loss.overshooting=1", "imag.horizon=4"]  # fmt: skip
+TINY = [
+    "behavior.name=actor_critic",
+    "model.deter=12",
+    "model.stoch=5",
+    "model.classes=4",
+    "model.hidden=14",
+    "model.cnn=[4, 6]",
+    "model.layers=1",
+    "model.units=9",
+    "env.size=[16, 16]",
+    "replay.length=7",
+    "run.precision=fp32",
+    "loss.overshooting=1",
+    "imag.horizon=4",
+]
 
 
 def whole(*overrides, space=None):
@@ -264,7 +338,8 @@ def whole(*overrides, space=None):
     space = space or ActionSpace(2)
     model = build.make_model(c, ObservationSpace((16, 16, 3)), space)
     policy = build.make_policy(c, model, space)
-    # A fresh critic is zero everywhere and passes no gradient on; a fresh actor ignores what it sees.
+    # A fresh critic is zero everywhere and passes no gradient on; a fresh actor ignores what it
+    # sees.
     for net in (policy.critic.net, policy.actor.net):
         torch.nn.init.normal_(net.out.weight, std=0.3)
     return c, model, policy
@@ -272,7 +347,9 @@ def whole(*overrides, space=None):
 
 def random_batch(space=None):
     g = torch.Generator().manual_seed(0)
-    flags = {k: torch.zeros(3, 7, dtype=torch.bool) for k in ("is_first", "is_last", "is_terminal")}
+    flags = {
+        k: torch.zeros(3, 7, dtype=torch.bool) for k in ("is_first", "is_last", "is_terminal")
+    }
     space = space or ActionSpace(2)
     image = torch.randint(0, 256, (3, 7, 16, 16, 3), generator=g, dtype=torch.uint8)
     action, reward = space.random(21, g).unflatten(0, (3, 7)), torch.randn(3, 7, generator=g)
@@ -293,21 +370,37 @@ def backward(model, policy, name, precision="fp32"):
     losses[name].backward()
 
 
-KINDS = [(g, s) for g in ("dynamics", "reinforce", "mix") for s in (ActionSpace(2), ActionSpace(5, (3, 2)))]
+KINDS = [
+    (g, s)
+    for g in ("dynamics", "reinforce", "mix")
+    for s in (ActionSpace(2), ActionSpace(5, (3, 2)))
+]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(("gradient", "space"), KINDS, ids=lambda x: x if isinstance(x, str) else f"{x.groups}")
+@pytest.mark.parametrize(
+    ("gradient", "space"), KINDS, ids=lambda x: x if isinstance(x, str) else f"{x.groups}"
+)
 def test_the_actor_loss_trains_the_actor_alone(gradient, space, precision):
     _, model, policy = whole(f"actor.gradient={gradient}", space=space)
     backward(model, policy, "actor", precision)
-    assert reached(policy.actor) and not reached(policy.critic) and not reached(policy.slow) and not reached(model)
+    assert (
+        reached(policy.actor)
+        and not reached(policy.critic)
+        and not reached(policy.slow)
+        and not reached(model)
+    )
 
 
 def test_the_critic_loss_trains_the_critic_alone():
     _, model, policy = whole()
     backward(model, policy, "critic")
-    assert reached(policy.critic) and not reached(policy.actor) and not reached(policy.slow) and not reached(model)
+    assert (
+        reached(policy.critic)
+        and not reached(policy.actor)
+        and not reached(policy.slow)
+        and not reached(model)
+    )
 
 
 def test_only_the_replayed_critic_loss_reaches_the_world_model():
@@ -326,10 +419,13 @@ def test_weights_are_unfrozen_again_even_after_an_error():
 
 
 @pytest.mark.parametrize(
-    "optim", [["optim.name=adam"], ["optim.name=laprop", "optim.clip_by=adaptive", "optim.clip=0.3"]]
+    "optim",
+    [["optim.name=adam"], ["optim.name=laprop", "optim.clip_by=adaptive", "optim.clip=0.3"]],
 )
 def test_every_part_moves_at_its_own_rate_and_the_slow_critic_follows(optim):
-    c, model, policy = whole("optim.actor_lr=0.002", "optim.critic_lr=0.004", "critic.rate=0.5", *optim)
+    c, model, policy = whole(
+        "optim.actor_lr=0.002", "optim.critic_lr=0.004", "critic.rate=0.5", *optim
+    )
     learner = Learner(model, c.optim, torch.device("cpu"), "fp32", policy)
     assert [o.lr for o in learner.optimizers.each.values()] == [c.optim.lr, 0.002, 0.004]
     before = {k: v.clone() for k, v in policy.state_dict().items()}
@@ -344,7 +440,9 @@ def test_every_part_moves_at_its_own_rate_and_the_slow_critic_follows(optim):
 
 
 def test_a_copied_slow_critic_waits_for_its_turn():
-    c, model, policy = whole("critic.slow=copy", "critic.every=3", "critic.bootstrap=slow", "critic.pull=0")
+    c, model, policy = whole(
+        "critic.slow=copy", "critic.every=3", "critic.bootstrap=slow", "critic.pull=0"
+    )
     learner = Learner(model, c.optim, torch.device("cpu"), "fp32", policy)
     same = []
     for _ in range(6):
@@ -362,7 +460,11 @@ def test_actor_and_critic_may_learn_at_every_other_update():
         before = {**policy.state_dict(), "model": model.reward.net.out.weight}
         before = {k: v.clone() for k, v in before.items()}
         metrics = learner.update(random_batch())
-        changed = {k.split(".")[0] for k, v in policy.state_dict().items() if not torch.equal(before[k], v)}
+        changed = {
+            k.split(".")[0]
+            for k, v in policy.state_dict().items()
+            if not torch.equal(before[k], v)
+        }
         moved.append(changed)
         assert not torch.equal(before["model"], model.reward.net.out.weight)
         assert ("loss/actor" in metrics) == ("grad_norm/actor" in metrics) == bool(changed)
@@ -378,7 +480,11 @@ def test_nothing_of_a_non_finite_update_is_kept():
     bad["reward"][0, 3] = float("nan")
     learner.update(bad)
     assert learner.skipped == 1
-    assert all(torch.equal(v, policy.state_dict()[k]) for k, v in before.items() if k.split(".")[0] != "scale")
+    assert all(
+        torch.equal(v, policy.state_dict()[k])
+        for k, v in before.items()
+        if k.split(".")[0] != "scale"
+    )
     assert all(torch.isfinite(v).all() for v in policy.state_dict().values())
 
 
@@ -387,7 +493,9 @@ def test_dreams_start_from_as_many_states_as_asked_and_the_dead_count_nothing():
     batch = random_batch()
     seen = []
     plain = model.rssm.imagine_step
-    model.rssm.imagine_step = lambda state, *rest: seen.append(len(state["deter"])) or plain(state, *rest)
+    model.rssm.imagine_step = lambda state, *rest: (
+        seen.append(len(state["deter"])) or plain(state, *rest)
+    )
     _, _, post, feat = model.loss(batch)
     policy.losses(model, batch, post, feat)
     assert seen == [5] * 4

@@ -1,4 +1,6 @@
-"""Random shifts: one for a whole sequence, of what the encoder sees while it learns and of nothing else."""
+"""Random shifts: one for a whole sequence, of what the encoder sees while it learns and of nothing
+else.
+"""
 
 import pytest
 import torch
@@ -12,7 +14,8 @@ from worldmodel.warm import BurnIn
 def test_a_shift_by_hand():
     picture = torch.arange(12.0).view(1, 1, 3, 4, 1).expand(1, 2, 3, 4, 3)
     found = shifted(picture, torch.tensor([[[1, -2]]]).expand(1, 2, 2))[0, 0, :, :, 0]
-    # a row from below comes up, the last one twice; two columns go right, the first one three times
+    # a row from below comes up, the last one twice; two columns go right, the first one three
+    # times
     want = torch.tensor([[4, 4, 4, 5], [8, 8, 8, 9], [8, 8, 8, 9]]).float()
     assert torch.equal(found, want)
 
@@ -35,9 +38,13 @@ def test_every_sequence_moves_as_it_was_told():
         assert torch.equal(found[b], picture[b][:, rows][:, :, columns])
 
 
-@pytest.mark.parametrize("objective", ["{reconstruction: 1.0}", "{contrastive: 1.0}", "{prototypes: 1.0}"])
+@pytest.mark.parametrize(
+    "objective", ["{reconstruction: 1.0}", "{contrastive: 1.0}", "{prototypes: 1.0}"]
+)
 def test_only_the_encoder_sees_them_and_only_while_learning(objective):
-    _, model = make(f"loss.objective={objective}", "augment.shift=4", "prototypes.count=9", "loss.probe=false")
+    _, model = make(
+        f"loss.objective={objective}", "augment.shift=4", "prototypes.count=9", "loss.probe=false"
+    )
     _, plain = make(f"loss.objective={objective}", "prototypes.count=9", "loss.probe=false")
     batch = random_batch()
     assert torch.equal(model.encode(batch), plain.encode(batch))  # an agent at work
@@ -62,7 +69,9 @@ def test_the_slow_encoder_has_a_view_of_its_own():
 
 
 def test_a_burnt_in_start_has_the_same_shift():
-    learner = learner_of("{contrastive: 1.0}", "augment.shift=4", "replay.start=burnin", "replay.burnin=3")
+    learner = learner_of(
+        "{contrastive: 1.0}", "augment.shift=4", "replay.start=burnin", "replay.burnin=3"
+    )
     learner.starts = BurnIn(3)
     batch, _ = learner._prepare(batch_of(0)[0])
     assert batch["shift"].shape[1] == batch["image"].shape[1] == 5
@@ -70,7 +79,9 @@ def test_a_burnt_in_start_has_the_same_shift():
 
 
 def test_the_decoder_still_draws_pictures_where_they_are():
-    """A shifted input is to be drawn unshifted, as far as the latent can know: the loss compares with the truth."""
+    """A shifted input is to be drawn unshifted, as far as the latent can know: the loss compares
+    with the truth.
+    """
     learner = learner_of("{reconstruction: 1.0}", "augment.shift=2")
     batch, _ = batch_of(0)
     torch.manual_seed(0)
@@ -80,5 +91,7 @@ def test_the_decoder_still_draws_pictures_where_they_are():
     torch.manual_seed(1)
     embed, post, _ = learner.model.observe(moved)
     drawn = learner.model.objectives["reconstruction"].decode(learner.model.rssm.feat(post))
-    want = learner.model.backdrop.error(drawn.flatten(0, 1), batch["image"].flatten(0, 1)).view(16, 8)
+    want = learner.model.backdrop.error(drawn.flatten(0, 1), batch["image"].flatten(0, 1)).view(
+        16, 8
+    )
     torch.testing.assert_close(losses["image"], want)

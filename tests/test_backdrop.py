@@ -1,4 +1,6 @@
-"""The mean picture: learnt from the first updates, taken out on the way in, put back on the way out."""
+"""The mean picture: learnt from the first updates, taken out on the way in, put back on the way
+out.
+"""
 
 import pytest
 import torch
@@ -8,13 +10,27 @@ from worldmodel.backdrop import Backdrop, to_pixels
 from worldmodel.learner import Learner
 from worldmodel.types import ActionSpace, ObservationSpace
 
-SMALL = ["env.size=[32, 32]", "model.deter=32", "model.latent=categorical", "model.stoch=8", "model.classes=8",
-         "model.hidden=32", "model.units=32", "model.cnn=[16, 16, 32]", "model.layers=1", "loss.overshooting=1",
-         "loss.image=3", "optim.lr=4e-3", "run.precision=fp32"]  # fmt: skip
+SMALL = [
+    "env.size=[32, 32]",
+    "model.deter=32",
+    "model.latent=categorical",
+    "model.stoch=8",
+    "model.classes=8",
+    "model.hidden=32",
+    "model.units=32",
+    "model.cnn=[16, 16, 32]",
+    "model.layers=1",
+    "loss.overshooting=1",
+    "loss.image=3",
+    "optim.lr=4e-3",
+    "run.precision=fp32",
+]
 
 
 def pictures(*shape, seed=0):
-    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return torch.randint(
+        0, 256, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
+    )
 
 
 def test_it_is_the_mean_of_the_watched_updates_and_then_stays():
@@ -52,10 +68,16 @@ def scenes(seed):
     for row in range(8):
         for t in range(12):
             y, x = path[row, t].tolist()
-            batch[row, t, y - 3 : y + 3, x - 3 : x + 3] = torch.tensor([255, 80, 0], dtype=torch.uint8)
+            batch[row, t, y - 3 : y + 3, x - 3 : x + 3] = torch.tensor(
+                [255, 80, 0], dtype=torch.uint8
+            )
     first = torch.zeros(8, 12, dtype=torch.bool)
     first[:, 0] = True
-    rest = {"is_first": first, "is_last": first.roll(-1, 1), "is_terminal": torch.zeros_like(first)}
+    rest = {
+        "is_first": first,
+        "is_last": first.roll(-1, 1),
+        "is_terminal": torch.zeros_like(first),
+    }
     return {"image": batch, "prev_action": action, "reward": torch.zeros(8, 12), **rest}
 
 
@@ -71,7 +93,9 @@ def explained(watched, updates=120):
     truth = new["image"] / 255
     with torch.no_grad():
         found = model.decode(model.rssm.feat(model.observe(new)[1]))
-    return float(1 - (found - truth).square().mean() / (truth.mean((0, 1)) - truth).square().mean())
+    return float(
+        1 - (found - truth).square().mean() / (truth.mean((0, 1)) - truth).square().mean()
+    )
 
 
 def test_a_small_thing_on_a_loud_still_picture_is_seen_sooner():

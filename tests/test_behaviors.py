@@ -1,4 +1,6 @@
-"""Scores and behaviours on known worlds: termination counts, plans shift, noise is for collecting only."""
+"""Scores and behaviours on known worlds: termination counts, plans shift, noise is for collecting
+only.
+"""
 
 import pytest
 import torch
@@ -114,7 +116,9 @@ def test_discrete_noise_is_the_chance_of_another_action():
 
     behavior = mpc(planner, space, noise=0.4)
     many, first = {"deter": torch.zeros(4000, 1)}, torch.zeros(4000, dtype=torch.bool)
-    actions, _ = behavior.act(many, behavior.init(4000), first, "train", torch.Generator().manual_seed(0))
+    actions, _ = behavior.act(
+        many, behavior.init(4000), first, "train", torch.Generator().manual_seed(0)
+    )
     assert (actions.sum(-1) == 1).all()
     assert actions[:, 0].mean().item() == pytest.approx(1 - 0.4 * 3 / 4, abs=0.03)
 
@@ -128,7 +132,16 @@ def test_a_discrete_plan_can_be_left_when_the_optimum_moves():
         def imagine_step(self, state, action, generator):
             return {"deter": action[..., want["code"]].unsqueeze(-1)}
 
-    behavior = MPC(Moving(), space, CEM(100, 4, 10), OneHot(space), horizon=12, discount=1.0, warm_start=True, noise=0)
+    behavior = MPC(
+        Moving(),
+        space,
+        CEM(100, 4, 10),
+        OneHot(space),
+        horizon=12,
+        discount=1.0,
+        warm_start=True,
+        noise=0,
+    )
     generator = torch.Generator().manual_seed(0)
     state, first = {"deter": torch.zeros(1, 1)}, torch.tensor([False])
     action, carry = behavior.act(state, behavior.init(1), first, "eval", generator)
@@ -141,8 +154,16 @@ def test_a_discrete_plan_can_be_left_when_the_optimum_moves():
 @pytest.mark.parametrize("name", build.BEHAVIORS)
 @pytest.mark.parametrize("space", [SPACE, ActionSpace(5, (2, 3))], ids=["box", "discrete"])
 def test_every_behaviour_acts_legally_for_a_batch_and_repeats_itself(name, space):
-    c = config.parse(["tiny", f"behavior.name={name}", "env.size=[32, 32]", "model.cnn=[4, 4]", "planner.candidates=20",
-                      "planner.elites=5"])  # fmt: skip
+    c = config.parse(
+        [
+            "tiny",
+            f"behavior.name={name}",
+            "env.size=[32, 32]",
+            "model.cnn=[4, 4]",
+            "planner.candidates=20",
+            "planner.elites=5",
+        ]
+    )
     torch.manual_seed(0)
     model = build.make_model(c, ObservationSpace((32, 32, 3)), space)
     behavior = build.BEHAVIORS[name](c, model, space, build.make_policy(c, model, space))
@@ -150,9 +171,15 @@ def test_every_behaviour_acts_legally_for_a_batch_and_repeats_itself(name, space
     for _ in range(2):
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad():
-            action, carry = behavior.act(model.rssm.initial(2), behavior.init(2), NEITHER, "train", generator)
+            action, carry = behavior.act(
+                model.rssm.initial(2), behavior.init(2), NEITHER, "train", generator
+            )
         answers.append(action)
-    assert action.shape == (2, space.size) and torch.equal(*answers) and set(carry) == set(behavior.init(2))
+    assert (
+        action.shape == (2, space.size)
+        and torch.equal(*answers)
+        and set(carry) == set(behavior.init(2))
+    )
     if space.discrete:
         assert (action[:, :2].sum(-1) == 1).all() and (action[:, 2:].sum(-1) == 1).all()
     else:
@@ -164,19 +191,27 @@ def test_a_state_that_went_mad_is_forgotten_when_an_episode_starts():
     model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
     mad = {k: torch.full_like(v, float("nan")) for k, v in model.rssm.initial(2).items()}
     embed = torch.zeros(2, model.encoder.size)
-    state = model.rssm.observe_step(mad, embed, torch.zeros(2, 2), torch.tensor([True, False]), None)
+    state = model.rssm.observe_step(
+        mad, embed, torch.zeros(2, 2), torch.tensor([True, False]), None
+    )
     assert torch.isfinite(state["deter"][0]).all() and torch.isnan(state["deter"][1]).all()
 
 
 def test_warm_up_raises_the_learning_rate_and_resuming_keeps_it():
     from worldmodel.learner import Learner
 
-    c = config.parse(["tiny", "env.size=[32, 32]", "model.cnn=[4, 4]", "optim.warmup=4", "optim.lr=0.01"])
+    c = config.parse(
+        ["tiny", "env.size=[32, 32]", "model.cnn=[4, 4]", "optim.warmup=4", "optim.lr=0.01"]
+    )
     model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
     learner = Learner(model, c.optim, torch.device("cpu"), "fp32")
     flags = {k: torch.zeros(2, 3, dtype=torch.bool) for k in ("is_first", "is_terminal")}
-    batch = {"image": torch.zeros(2, 3, 32, 32, 3, dtype=torch.uint8), "prev_action": torch.zeros(2, 3, 2),
-             "reward": torch.zeros(2, 3), **flags}  # fmt: skip
+    batch = {
+        "image": torch.zeros(2, 3, 32, 32, 3, dtype=torch.uint8),
+        "prev_action": torch.zeros(2, 3, 2),
+        "reward": torch.zeros(2, 3),
+        **flags,
+    }
     batch = {k: torch.cat([v, v], 1) for k, v in batch.items()}
     rates = []
     for _ in range(6):
@@ -219,7 +254,12 @@ def test_the_critic_closes_a_plan_with_what_is_left_to_gain():
 @pytest.mark.parametrize("greedy", [True, False])
 def test_an_actor_evaluates_by_its_mode_or_by_a_draw_never_with_noise(greedy):
     c = config.parse(
-        ["debug", "behavior.name=actor_critic", "behavior.noise=5.0", f"actor.greedy={str(greedy).lower()}"]
+        [
+            "debug",
+            "behavior.name=actor_critic",
+            "behavior.noise=5.0",
+            f"actor.greedy={str(greedy).lower()}",
+        ]
     )
     torch.manual_seed(0)
     model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
@@ -243,7 +283,10 @@ def test_a_model_that_saw_no_end_expects_none():
     c = config.parse(["debug"])
     model = build.make_model(c, ObservationSpace((32, 32, 3)), ActionSpace(2))
     feat = torch.randn(3, 4, model.rssm.feat_size)
-    batch = {"is_terminal": torch.zeros(2, 5, dtype=torch.bool), "image": torch.zeros(2, 5, 32, 32, 3)}
+    batch = {
+        "is_terminal": torch.zeros(2, 5, dtype=torch.bool),
+        "image": torch.zeros(2, 5, 32, 32, 3),
+    }
     model.watch(batch, 0)
     reward, cont = model.outlook(feat)
     assert (cont == 1).all() and torch.equal(reward, model.predict(feat)[0])
@@ -251,18 +294,32 @@ def test_a_model_that_saw_no_end_expects_none():
     model.watch(batch, 1)
     batch["is_terminal"][:] = False
     model.watch(batch, 2)
-    assert torch.equal(model.outlook(feat)[1], model.predict(feat)[1]) and (model.outlook(feat)[1] < 1).all()
+    assert (
+        torch.equal(model.outlook(feat)[1], model.predict(feat)[1])
+        and (model.outlook(feat)[1] < 1).all()
+    )
 
 
-@pytest.mark.parametrize(("behavior", "count", "wanted"), [("actor_critic", 1, False), ("actor_critic", 2, True),
-                                                           ("mpc", 1, True)])  # fmt: skip
-def test_a_lone_environment_without_plans_is_answered_in_fp32(behavior, count, wanted, monkeypatch):
+@pytest.mark.parametrize(
+    ("behavior", "count", "wanted"),
+    [("actor_critic", 1, False), ("actor_critic", 2, True), ("mpc", 1, True)],
+)
+def test_a_lone_environment_without_plans_is_answered_in_fp32(
+    behavior, count, wanted, monkeypatch
+):
     c = config.parse(["debug", f"behavior.name={behavior}", "run.precision=bf16"])
     model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
     policy = build.make_policy(c, model, SPACE) if behavior == "actor_critic" else None
     agent, rough = build.make_agent(c, model, SPACE, torch.device("cpu"), policy), []
     encode = model.encode
-    monkeypatch.setattr(model, "encode", lambda seen: rough.append(torch.is_autocast_enabled("cpu")) or encode(seen))
-    obs = {"image": torch.zeros(count, 32, 32, 3, dtype=torch.uint8), "is_first": torch.ones(count, dtype=torch.bool)}
+    monkeypatch.setattr(
+        model,
+        "encode",
+        lambda seen: rough.append(torch.is_autocast_enabled("cpu")) or encode(seen),
+    )
+    obs = {
+        "image": torch.zeros(count, 32, 32, 3, dtype=torch.uint8),
+        "is_first": torch.ones(count, dtype=torch.bool),
+    }
     agent.act(obs, agent.init(count), "eval", torch.Generator().manual_seed(0))
     assert rough == [wanted]

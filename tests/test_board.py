@@ -1,4 +1,6 @@
-"""TensorBoard while a run trains: a video and a dream at every evaluation, whatever the latent is taught."""
+"""TensorBoard while a run trains: a video and a dream at every evaluation, whatever the latent is
+taught.
+"""
 
 import io
 import subprocess
@@ -17,8 +19,20 @@ from worldmodel.evaluation.returns import Evaluation
 from worldmodel.logger import Logger
 from worldmodel.types import ActionSpace
 
-QUICK = ("--env.task", "pointmass", "--env.time_limit", "12", "--log.tensorboard", "true", "--run.frames", "70",
-         "--log.eval", "30", "--loss.objective", "{contrastive: 1.0}")  # fmt: skip
+QUICK = (
+    "--env.task",
+    "pointmass",
+    "--env.time_limit",
+    "12",
+    "--log.tensorboard",
+    "true",
+    "--run.frames",
+    "70",
+    "--log.eval",
+    "30",
+    "--loss.objective",
+    "{contrastive: 1.0}",
+)
 
 
 def events(run):
@@ -52,7 +66,9 @@ def test_every_evaluation_leaves_a_video_and_a_dream(watched):
 @pytest.mark.parametrize("name", build.OBJECTIVES)
 def test_every_objective_leaves_a_dream(name, tmp_path):
     """Drawn by its own decoder or by the probe, from an episode of noise."""
-    c, model = make(f"loss.objective={{{name}: 1.0}}", "behavior.name=random", "prototypes.count=12")
+    c, model = make(
+        f"loss.objective={{{name}: 1.0}}", "behavior.name=random", "prototypes.count=12"
+    )
     agent = build.make_agent(c, model.eval(), ActionSpace(A), torch.device("cpu"), None)
     rows = [{k: v.numpy() for k, v in row.items()} for row in rows_of(random_batch(length=12))]
     logger = Logger(tmp_path, tensorboard=True)
@@ -73,14 +89,26 @@ def rows_of(batch):
 
 def test_a_model_that_cannot_draw_shows_the_agent_alone(tmp_path):
     train(
-        tmp_path, *QUICK[:-4], "--run.frames", "40", "--loss.objective", "{contrastive: 1.0}", "--loss.probe", "false"
+        tmp_path,
+        *QUICK[:-4],
+        "--run.frames",
+        "40",
+        "--loss.objective",
+        "{contrastive: 1.0}",
+        "--loss.probe",
+        "false",
     )
     assert events(seed_dir(tmp_path, "pointmass")).Tags()["images"] == ["agent"]
 
 
 def test_without_a_board_its_package_is_never_imported_and_the_same_is_learnt(watched, tmp_path):
     args = ["debug", "--run.root", str(tmp_path), *QUICK, "--log.tensorboard", "false"]
-    code = f"import sys, train; code = train.main({args}); sys.exit(code or 9 * ('tensorboard' in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    code = (
+        f"import sys, train; code = train.main({args}); sys.exit(code or 9 * ('tensorboard' in "
+        f"sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr
     assert fingerprint(seed_dir(tmp_path, "pointmass")) == fingerprint(watched)

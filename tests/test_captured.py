@@ -1,4 +1,6 @@
-"""Updates that never wait for the device, and what records them; on a CPU, with a recorder that runs steps again."""
+"""Updates that never wait for the device, and what records them; on a CPU, with a recorder that
+runs steps again.
+"""
 
 import logging
 
@@ -13,7 +15,16 @@ from worldmodel.learner import Learner
 from worldmodel.types import ActionSpace, ObservationSpace
 
 SPACE = ActionSpace(3, (3,), True)
-WAITS = {"_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select", "unique", "_unique2", "lift_fresh"}
+WAITS = {
+    "_local_scalar_dense",
+    "is_nonzero",
+    "nonzero",
+    "equal",
+    "masked_select",
+    "unique",
+    "_unique2",
+    "lift_fresh",
+}
 OBJECTIVES = "{contrastive: 1.0, inverse: 0.1, barlow: 0.01, prototypes: 1.0, bootstrap: 1.0}"
 
 
@@ -22,7 +33,9 @@ EXACT = ["optim.warmup=8", *(f"optim.{k}={2**-9}" for k in ("lr", "actor_lr", "c
 
 
 class NoWaiting(TorchDispatchMode):
-    """Refuses what would ask the device for an answer, or bring it a number that is made on the CPU."""
+    """Refuses what would ask the device for an answer, or bring it a number that is made on the
+    CPU.
+    """
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.name().split("::")[1].split(".")[0]
@@ -33,7 +46,9 @@ class NoWaiting(TorchDispatchMode):
 
 
 class Again:
-    """A recorder without a GPU: a graph is the step run once more, its results put where they were the first time."""
+    """A recorder without a GPU: a graph is the step run once more, its results put where they were
+    the first time.
+    """
 
     def __init__(self):
         self.captures = self.replays = 0
@@ -49,14 +64,28 @@ class Again:
             self.replays += 1
             with NoWaiting():
                 found = step()
-            results.update({k: v if k not in results else results[k].copy_(v) for k, v in found.items()})
+            results.update(
+                {k: v if k not in results else results[k].copy_(v) for k, v in found.items()}
+            )
 
         return replay, results
 
 
 def learner_of(recorder, *overrides):
-    c = config.parse(["debug", "run.precision=fp32", "behavior.name=actor_critic", "imag.horizon=3", "imag.starts=8",
-                      "prototypes.count=12", "prototypes.freeze=6", "run.frames=9000", *overrides, *EXACT])  # fmt: skip
+    c = config.parse(
+        [
+            "debug",
+            "run.precision=fp32",
+            "behavior.name=actor_critic",
+            "imag.horizon=3",
+            "imag.starts=8",
+            "prototypes.count=12",
+            "prototypes.freeze=6",
+            "run.frames=9000",
+            *overrides,
+            *EXACT,
+        ]
+    )
     torch.manual_seed(0)
     model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
     policy = build.make_policy(c, model, SPACE)
@@ -73,13 +102,19 @@ def trained(recorder, *overrides, updates=14, spoil=(), spare=()):
         batch = batch_of(i, SPACE, batch=4)[0]
         for name, (shape, kind) in learner.starts.spec(learner.model.rssm.initial(1)).items():
             generator = torch.Generator().manual_seed(i)
-            batch[name] = torch.randint(0, 2, (4, 8, *shape), generator=generator).to(getattr(torch, kind))
+            batch[name] = torch.randint(0, 2, (4, 8, *shape), generator=generator).to(
+                getattr(torch, kind)
+            )
         if i in spoil:
             batch["reward"][0, 3] = float("nan")
         if i in spare:
             learner.model.probe.decoder.image.project.weight.data.fill_(float("inf"))
         shown.append({k: float(v) for k, v in learner.update(batch).items()})
-    held = {**learner.model.state_dict(), **learner.policy.state_dict(), **learner.optimizers.tensors()}
+    held = {
+        **learner.model.state_dict(),
+        **learner.policy.state_dict(),
+        **learner.optimizers.tensors(),
+    }
     return held, shown, learner
 
 
@@ -132,7 +167,8 @@ def test_a_step_that_cannot_be_captured_runs_as_it_is_after_one_line(caplog):
     with caplog.at_level(logging.WARNING):
         same, _, _ = trained(Refusing())
     assert [r.message for r in caplog.records] == [
-        "updates run without a CUDA graph, slower: operation not permitted when stream is capturing"
+        "updates run without a CUDA graph, slower: operation not permitted when stream is "
+        "capturing"
     ]
     assert all(torch.equal(same[k], v) for k, v in held.items())
 
@@ -160,6 +196,11 @@ def test_each_kind_of_update_has_its_graph_and_reads_one_copy_of_the_batch():
 def test_a_wait_would_be_noticed():
     with NoWaiting():
         x = torch.zeros(3)
-        for ask in (lambda: x.sum().item(), lambda: bool(x[0] > 0), lambda: x[x > 0], lambda: x + torch.tensor(1.0)):
+        for ask in (
+            lambda: x.sum().item(),
+            lambda: bool(x[0] > 0),
+            lambda: x[x > 0],
+            lambda: x + torch.tensor(1.0),
+        ):
             with pytest.raises(RuntimeError, match="waits for the device"):
                 ask()

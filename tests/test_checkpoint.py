@@ -18,7 +18,9 @@ from worldmodel import checkpoint, files, strike
 from worldmodel.checkpoint import CheckpointError, latest, load, load_into, retained_states, save
 from worldmodel.checkpoint_format import FORMAT, digest, seal
 
-POINTS = strike.SAVE[strike.SAVE.index("start") : strike.SAVE.index("saved")]  # those of a checkpoint alone
+POINTS = strike.SAVE[
+    strike.SAVE.index("start") : strike.SAVE.index("saved")
+]  # those of a checkpoint alone
 FILES = ("manifest.json", "state.json", "model.safetensors", "generators.safetensors")
 
 
@@ -26,10 +28,17 @@ def content(step):
     """Make groups and a state that tell one step from another."""
     generator = np.random.Generator(np.random.PCG64(step))
     groups = {
-        "model": {"weight": torch.full((3, 5), float(step)), "half": torch.full((7,), step, dtype=torch.bfloat16)},
+        "model": {
+            "weight": torch.full((3, 5), float(step)),
+            "half": torch.full((7,), step, dtype=torch.bfloat16),
+        },
         "generators": {"torch": torch.arange(16, dtype=torch.uint8)},
     }
-    return groups, {"step": step, "numpy": generator.bit_generator.state, "seen": [1, 2.5, None, "x"]}
+    return groups, {
+        "step": step,
+        "numpy": generator.bit_generator.state,
+        "seen": [1, 2.5, None, "x"],
+    }
 
 
 def save_step(directory, step, **kwargs):
@@ -76,7 +85,11 @@ def test_round_trip_of_every_kind_of_tensor(tmp_path):
         "channels_last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
         "parameter": nn.Parameter(torch.randn(6)),
     }
-    state = {"numpy": np.random.default_rng(3).bit_generator.state, "text": "é", "nested": {"a": [True, None, 1e-30]}}
+    state = {
+        "numpy": np.random.default_rng(3).bit_generator.state,
+        "text": "é",
+        "nested": {"a": [True, None, 1e-30]},
+    }
     path = save(tmp_path, 7, {"all": tensors, "empty": {}}, state)
     loaded = latest(tmp_path)
     assert path == loaded.path == tmp_path / "000000007" and loaded.step == 7
@@ -113,7 +126,9 @@ def test_a_number_is_never_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize("point", POINTS)
-@pytest.mark.fault(1, "os._exit at each sub-step of a checkpoint, the library alone", "the newest whole one loads")
+@pytest.mark.fault(
+    1, "os._exit at each sub-step of a checkpoint, the library alone", "the newest whole one loads"
+)
 def test_killed_at_every_sub_step(tmp_path, monkeypatch, point):
     for step in (1, 2, 3):
         save_step(tmp_path, step)
@@ -135,7 +150,8 @@ def test_killed_program_resumes(tmp_path):
         "import sys, torch; from worldmodel.checkpoint import latest, save\n"
         "found = latest(sys.argv[1]); start = found.step if found else 0\n"
         "print('start', start, flush=True)\n"
-        "for step in range(start + 1, 5): save(sys.argv[1], step, {'m': {'w': torch.full((3,), step)}}, {'n': step})\n"
+        "for step in range(start + 1, 5): save(sys.argv[1], step, {'m': {'w': torch.full((3,), "
+        "step)}}, {'n': step})\n"
     )
     base = {**os.environ, "PYTHONPATH": str(Path(checkpoint.__file__).parents[1])}
     outputs = []
@@ -143,7 +159,9 @@ def test_killed_program_resumes(tmp_path):
         env = {**base, "WM_FAULT": fault} if fault else base
         if fault:
             save(tmp_path, 2, {"m": {"w": torch.full((3,), 2)}}, {"n": 2})
-        done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], env=env, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path)], env=env, capture_output=True, text=True
+        )
         outputs.append((done.returncode, done.stdout.split()))
     assert outputs == [(137, ["start", "2"]), (0, ["start", "2"])]
     assert latest(tmp_path).state == {"n": 4}
@@ -219,7 +237,8 @@ def test_all_damaged_stops_and_goes_on_stopping(tmp_path):
         cut(save_step(tmp_path, step) / "model.safetensors", 0.5)
     for _ in range(2):  # the second start finds only the quarantine
         with pytest.raises(
-            CheckpointError, match=r"every checkpoint in .* is damaged; start over with --run.fresh true"
+            CheckpointError,
+            match=r"every checkpoint in .* is damaged; start over with --run.fresh true",
         ):
             latest(tmp_path)
     assert CheckpointError.exit_code == 4
@@ -231,12 +250,19 @@ def forge(path, *, files=None, fmt=FORMAT, data=None):
     """Rewrite a checkpoint with a valid seal around other contents."""
     for name, body in (data or {}).items():
         (path / name).write_bytes(body)
-    entries = {p.name: {"sha256": digest(p.read_bytes()), "bytes": p.stat().st_size} for p in path.iterdir()}
+    entries = {
+        p.name: {"sha256": digest(p.read_bytes()), "bytes": p.stat().st_size}
+        for p in path.iterdir()
+    }
     entries.pop("manifest.json")
-    (path / "manifest.json").write_bytes(seal({"format": fmt, "step": 2, "files": {**entries, **(files or {})}}))
+    (path / "manifest.json").write_bytes(
+        seal({"format": fmt, "step": 2, "files": {**entries, **(files or {})}})
+    )
 
 
-@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "x.pkl", ".."])
+@pytest.mark.parametrize(
+    "name", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "x.pkl", ".."]
+)
 @pytest.mark.fault(15, "paths in a checkpoint's manifest, sealed", "refused")
 def test_manifest_names_that_are_paths_are_refused(tmp_path, name):
     secret = tmp_path / "secret.safetensors"
@@ -287,7 +313,9 @@ def test_a_pipe_does_not_hang(tmp_path):
 
 
 @pytest.mark.parametrize("header", [2**62, 10**8 + 1, 200])
-@pytest.mark.fault(15, "a safetensors header larger than its file", "refused before it is allocated")
+@pytest.mark.fault(
+    15, "a safetensors header larger than its file", "refused before it is allocated"
+)
 def test_a_huge_safetensors_header_is_refused(tmp_path, header):
     path = save_step(tmp_path, 2)
     forge(path, data={"model.safetensors": header.to_bytes(8, "little") + b"{}" + b" " * 60})
@@ -316,7 +344,9 @@ def test_a_newer_format_is_refused_and_left_in_place(tmp_path):
     path = save_step(tmp_path, 2)
     forge(path, fmt=FORMAT + 1)
     for refuse in (lambda: latest(tmp_path), lambda: save_step(tmp_path, 2)):
-        with pytest.raises(CheckpointError, match=f"format {FORMAT + 1}: this program reads up to {FORMAT}"):
+        with pytest.raises(
+            CheckpointError, match=f"format {FORMAT + 1}: this program reads up to {FORMAT}"
+        ):
             refuse()
     assert names(tmp_path) == ["000000001", "000000002"]
 
@@ -371,7 +401,9 @@ def free_disk_after_two_warnings(directory):
         def emit(self, record):
             warnings.append(record)
             if len(warnings) == 2:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+                resource.setrlimit(
+                    resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+                )
 
     files.log.addHandler(Handler())
     save(directory, 2, {"model": {"weight": torch.zeros(64, 64)}}, {"step": 2}, retries=3)
@@ -397,9 +429,15 @@ def test_load_into_module_and_dict():
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"weight": torch.ones(5, 4), "bias": torch.ones(5)}, r"model: tensor 'weight' has shape \(5, 4\).*\(5, 3\)"),
+        (
+            {"weight": torch.ones(5, 4), "bias": torch.ones(5)},
+            r"model: tensor 'weight' has shape \(5, 4\).*\(5, 3\)",
+        ),
         ({"weight": torch.ones(5, 3)}, r"no tensor 'bias' of shape \(5,\)"),
-        ({"weight": torch.ones(5, 3), "bias": torch.ones(5), "x": torch.ones(2)}, r"'x' of shape \(2,\) fits nothing"),
+        (
+            {"weight": torch.ones(5, 3), "bias": torch.ones(5), "x": torch.ones(2)},
+            r"'x' of shape \(2,\) fits nothing",
+        ),
         ({"weight": torch.ones(5, 3), "bias": torch.ones(5, dtype=torch.int64)}, "torch.int64"),
     ],
 )
@@ -429,6 +467,6 @@ def test_a_pickle_is_never_opened(tmp_path):
 
 def test_manifest_is_plain_json(tmp_path):
     document = json.loads((save_step(tmp_path, 2) / "manifest.json").read_text())
-    assert document["content"]["format"] == FORMAT and set(document["content"]["files"]) == set(FILES) - {
-        "manifest.json"
-    }
+    assert document["content"]["format"] == FORMAT and set(document["content"]["files"]) == set(
+        FILES
+    ) - {"manifest.json"}

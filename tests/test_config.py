@@ -17,15 +17,19 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def train(*args):
     return subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *args], capture_output=True, text=True, timeout=60, cwd=ROOT
+        [sys.executable, str(ROOT / "train.py"), *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
     )
 
 
 @pytest.mark.parametrize("name", config.presets())
 def test_every_preset_is_a_valid_configuration(name):
-    assert config.parse([name]).run.name == config.read_yaml(config.CONFIG_DIR / f"{name}.yaml").get("run", {}).get(
-        "name", name.replace("/", "-")
-    )
+    assert config.parse([name]).run.name == config.read_yaml(
+        config.CONFIG_DIR / f"{name}.yaml"
+    ).get("run", {}).get("name", name.replace("/", "-"))
 
 
 def test_layers_apply_left_to_right_and_overrides_last():
@@ -38,17 +42,23 @@ def test_a_table_of_weights_is_replaced_by_a_preset_and_edited_by_an_override():
     values = {"loss": {"objective": {"reconstruction": 1.0}}}
     config.merge(values, {"loss": {"objective": {"other": 2.0}}})
     assert values["loss"]["objective"] == {"other": 2.0}
-    assert config.parse(["--loss.objective.reconstruction", "0.5"]).loss.objective == {"reconstruction": 0.5}
+    assert config.parse(["--loss.objective.reconstruction", "0.5"]).loss.objective == {
+        "reconstruction": 0.5
+    }
 
 
-def test_a_saved_configuration_without_the_newest_keys_takes_their_defaults_and_says_so(tmp_path, caplog):
+def test_a_saved_configuration_without_the_newest_keys_takes_their_defaults_and_says_so(
+    tmp_path, caplog
+):
     c = config.parse(["planet"])
     older = config.to_plain(c)
     del older["critic"], older["replay"]["burnin"]
     (tmp_path / "c.yaml").write_text(json.dumps(older))
     assert config.load(tmp_path / "c.yaml") == c
     assert "lacks replay.burnin, critic.head, critic.slow" in caplog.text
-    (tmp_path / "c.yaml").write_text(json.dumps({**older, "replay": {**older["replay"], "bath": 3}}))
+    (tmp_path / "c.yaml").write_text(
+        json.dumps({**older, "replay": {**older["replay"], "bath": 3}})
+    )
     with pytest.raises(config.ConfigError, match="unknown key 'replay.bath'"):
         config.load(tmp_path / "c.yaml")
 
@@ -60,10 +70,23 @@ def test_yaml_round_trip(tmp_path):
     assert config.differences(c, config.parse(["planet"])) == {"env.camera": (1, None)}
 
 
-@pytest.mark.fault(17, "six mistakes on one command line", "exit 2, a line each, with what was meant")
+@pytest.mark.fault(
+    17, "six mistakes on one command line", "exit 2, a line each, with what was meant"
+)
 def test_all_problems_are_reported_at_once_with_hints():
-    result = train("planett", "--model.detr", "3", "--optim.lr", "-1", "--run.frames", "many", "--planner.name", "cme",
-                   "--env.task", "dmc:cartpole_balanse")  # fmt: skip
+    result = train(
+        "planett",
+        "--model.detr",
+        "3",
+        "--optim.lr",
+        "-1",
+        "--run.frames",
+        "many",
+        "--planner.name",
+        "cme",
+        "--env.task",
+        "dmc:cartpole_balanse",
+    )
     assert result.returncode == 2
     lines = result.stderr.splitlines()
     for wanted in (
@@ -109,14 +132,25 @@ def test_whole_floats_count_as_integers():
 
 
 def test_config_errors_come_without_torch():
-    code = "import sys; import train; train.main(['nope']); train.main(['--help']); sys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    code = (
+        "import sys; import train; train.main(['nope']); train.main(['--help']); sys.exit('torch' "
+        "in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_unreadable_yaml_is_one_line(tmp_path):
     bad = tmp_path / "bad.yaml"
-    for text in ("a: [1, 2", "- just\n- a list", "a: &x [*x", "\x00", "!!python/object:os.system {}"):
+    for text in (
+        "a: [1, 2",
+        "- just\n- a list",
+        "a: &x [*x",
+        "\x00",
+        "!!python/object:os.system {}",
+    ):
         bad.write_text(text)
         with pytest.raises(config.ConfigError):
             config.build(config.read_yaml(bad), [])
@@ -143,7 +177,9 @@ KNOWN = [f"{s}.{k}" for s, t in config.to_plain(config.parse([])).items() for k 
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(KNOWN), st.text(max_size=12) | st.integers().map(str) | st.floats().map(str))
+@given(
+    st.sampled_from(KNOWN), st.text(max_size=12) | st.integers().map(str) | st.floats().map(str)
+)
 def test_any_value_either_parses_or_is_refused_cleanly(key, text):
     try:
         config.parse([f"{key}={text}"])

@@ -1,6 +1,8 @@
-"""Configurations drawn by Hypothesis: wrong ones are refused by the names of their keys, right ones train.
+"""Configurations drawn by Hypothesis: wrong ones are refused by the names of their keys, right
+ones train.
 
-WM_FUZZ multiplies how many are drawn. How long a refusal takes is `startup.error` of benchmarks/run.py.
+WM_FUZZ multiplies how many are drawn. How long a refusal takes is `startup.error` of
+benchmarks/run.py.
 """
 
 import itertools
@@ -27,18 +29,44 @@ HINTS = {
     for key, hint in get_type_hints(table, include_extras=True).items()
 }
 # Sizes and times of the whole run are held small; these are what is learnt, and how.
-DRAWN = ("model", "loss", "optim", "behavior", "imag", "actor", "critic", "planner", "augment", "ema", "contrastive",
-         "forward_contrastive", "inverse", "barlow", "prototypes", "bootstrap", "bottleneck",
-         "reward_only")  # fmt: skip
+DRAWN = (
+    "model",
+    "loss",
+    "optim",
+    "behavior",
+    "imag",
+    "actor",
+    "critic",
+    "planner",
+    "augment",
+    "ema",
+    "contrastive",
+    "forward_contrastive",
+    "inverse",
+    "barlow",
+    "prototypes",
+    "bootstrap",
+    "bottleneck",
+    "reward_only",
+)
 LEARNT = [k for k in HINTS if k.split(".")[0] in DRAWN and k not in ("model.cnn", "model.patch")]
-LEARNT += ["replay.start", "replay.burnin", "replay.max_stale", "replay.store", "replay.codec", "env.obs"]
+LEARNT += [
+    "replay.start",
+    "replay.burnin",
+    "replay.max_stale",
+    "replay.store",
+    "replay.codec",
+    "env.obs",
+]
 
 
 def bare(hint):
     """A hint without what may be None around it, and its range."""
     if get_origin(hint) in (Union, types.UnionType):
         hint = next(a for a in get_args(hint) if a is not type(None))
-    return (get_args(hint)[0], get_args(hint)[1]) if get_origin(hint) is Annotated else (hint, None)
+    return (
+        (get_args(hint)[0], get_args(hint)[1]) if get_origin(hint) is Annotated else (hint, None)
+    )
 
 
 def wrong(key):
@@ -46,19 +74,32 @@ def wrong(key):
     kind, bounds = bare(HINTS[key])
     found = ["[1, [2]]" if get_origin(kind) not in (list, tuple) else "{a: 1}", "2001-02-03"]
     if bounds is not None:
-        found += [str(end + step) for end, step in ((bounds.low, -1), (bounds.high, 1)) if end is not None]
+        found += [
+            str(end + step)
+            for end, step in ((bounds.low, -1), (bounds.high, 1))
+            if end is not None
+        ]
     if kind in (int, float, bool) or get_origin(kind) in (Literal, dict):
         found += ["nonsense", ".nan"]
     return st.tuples(st.just(key), st.sampled_from(found), st.just((f"{key}:", f"{key}[")))
 
 
 def unknown(key):
-    """A key that is none, a letter off one that is: the answer names that one, or another as near."""
+    """A key that is none, a letter off one that is: the answer names that one, or another
+    as near.
+    """
     section, _, name = key.partition(".")
-    made = [f"{section}.{name[:i]}{name[i + 1 :]}" for i in range(1, len(name))] + [f"{section}.{name}x", f"{key}.q"]
+    made = [f"{section}.{name[:i]}{name[i + 1 :]}" for i in range(1, len(name))] + [
+        f"{section}.{name}x",
+        f"{key}.q",
+    ]
     made = [word for word in made if word not in HINTS and len(word.partition(".")[2]) > 2]
-    table = (f"{key}: 'q'",) if key == "loss.objective" else ()  # a table of names, of which q is none
-    return st.sampled_from(made or [f"{key}x"]).map(lambda word: (word, "1", (f"unknown key '{word}'", *table)))
+    table = (
+        (f"{key}: 'q'",) if key == "loss.objective" else ()
+    )  # a table of names, of which q is none
+    return st.sampled_from(made or [f"{key}x"]).map(
+        lambda word: (word, "1", (f"unknown key '{word}'", *table))
+    )
 
 
 # What is fine alone and impossible together: what is said, and of which keys.
@@ -75,7 +116,10 @@ CONTRADICTIONS = {
     "train.prefill": {"train.prefill": "5", "run.frames": "120"},
     "run.frames": {"run.frames": "29", "train.prefill": "30"},
     "loss.objective": {"loss.objective": "{reconstruction: 0}"},
-    "contrastive.distances": {"loss.objective": "{contrastive: 1}", "contrastive.distances": "[9]"},
+    "contrastive.distances": {
+        "loss.objective": "{contrastive: 1}",
+        "contrastive.distances": "[9]",
+    },
     "env.size": {"env.size": "[33, 32]"},
     "augment.shift": {"augment.shift": "16"},
     "planner.score": {"planner.score": "goal_distance"},
@@ -89,20 +133,33 @@ def right(key):
         return st.tuples(st.just(key), st.sampled_from(get_args(kind)))
     if get_origin(kind) is dict:
         names = get_args(get_args(kind)[0])
-        tables = st.dictionaries(st.sampled_from(names), st.sampled_from([0.1, 1.0]), min_size=1, max_size=3)
-        return st.tuples(st.just(key), tables.map(lambda t: "{" + ", ".join(f"{k}: {v}" for k, v in t.items()) + "}"))
+        tables = st.dictionaries(
+            st.sampled_from(names), st.sampled_from([0.1, 1.0]), min_size=1, max_size=3
+        )
+        return st.tuples(
+            st.just(key),
+            tables.map(lambda t: "{" + ", ".join(f"{k}: {v}" for k, v in t.items()) + "}"),
+        )
     if get_origin(kind) is list:
-        return st.tuples(st.just(key), st.lists(st.integers(1, 3), min_size=1, max_size=2, unique=True).map(str))
+        return st.tuples(
+            st.just(key), st.lists(st.integers(1, 3), min_size=1, max_size=2, unique=True).map(str)
+        )
     low = 0 if bounds is None or bounds.low is None else bounds.low
     high = low + 6 if bounds is None or bounds.high is None else min(bounds.high, low + 6)
     if kind is bool:
         return st.tuples(st.just(key), st.sampled_from(["true", "false"]))
-    numbers = st.integers(int(low), int(high)) if kind is int else st.sampled_from([low, low + (high - low) / 600])
+    numbers = (
+        st.integers(int(low), int(high))
+        if kind is int
+        else st.sampled_from([low, low + (high - low) / 600])
+    )
     return st.tuples(st.just(key), numbers.map(str))
 
 
 def fitting(pairs, picture):
-    """The same with whatever else each of them wants: by this alone no drawn configuration contradicts itself."""
+    """The same with whatever else each of them wants: by this alone no drawn configuration
+    contradicts itself.
+    """
     given = dict(pairs)
 
     def of(key):
@@ -111,8 +168,12 @@ def fitting(pairs, picture):
     if of("planner.name") == "shooting" or int(of("planner.candidates")) < 2:
         given["planner.proposals"] = "0"
     given["planner.elites"] = str(min(int(of("planner.elites")), int(of("planner.candidates"))))
-    given["planner.proposals"] = str(min(int(of("planner.proposals")), int(of("planner.candidates")) - 1))
-    given["planner.keep"] = "0" if int(of("planner.candidates")) <= int(of("planner.elites")) else of("planner.keep")
+    given["planner.proposals"] = str(
+        min(int(of("planner.proposals")), int(of("planner.candidates")) - 1)
+    )
+    given["planner.keep"] = (
+        "0" if int(of("planner.candidates")) <= int(of("planner.elites")) else of("planner.keep")
+    )
     if float(of("actor.min_std")) >= float(of("actor.max_std")):
         given["actor.max_std"] = str(float(of("actor.min_std")) + 0.5)
     if of("critic.slow") == "none":
@@ -127,37 +188,62 @@ def fitting(pairs, picture):
     return given
 
 
-BASE = {key: config.as_text(value) for section, table in config.to_plain(config.parse(["debug"])).items()
-        for key, value in ((f"{section}.{k}", v) for k, v in table.items())}  # fmt: skip
+BASE = {
+    key: config.as_text(value)
+    for section, table in config.to_plain(config.parse(["debug"])).items()
+    for key, value in ((f"{section}.{k}", v) for k, v in table.items())
+}
 
 
 # Nothing is shrunk: a few keys are drawn at a time, and a failure is as plain as it is.
-QUIET = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck),
-         "phases": (Phase.explicit, Phase.generate)}  # fmt: skip
+QUIET = {
+    "deadline": None,
+    "derandomize": True,
+    "database": None,
+    "suppress_health_check": list(HealthCheck),
+    "phases": (Phase.explicit, Phase.generate),
+}
 
 
-@pytest.mark.fault(17, "values of another type or out of range and keys that are none, several at once, by Hypothesis",
-                   "exit 2, every one of them named, for a key that is none what was meant")  # fmt: skip
+@pytest.mark.fault(
+    17,
+    "values of another type or out of range and keys that are none, several at once, by Hypothesis",
+    "exit 2, every one of them named, for a key that is none what was meant",
+)
 def test_every_wrong_configuration_is_refused_by_name(capsys, record_property):
     count = int(250 * TIMES)
     keys = st.sampled_from(sorted(HINTS))
 
     @settings(max_examples=count, **QUIET)
-    @given(st.lists(keys.flatmap(wrong) | keys.flatmap(unknown), min_size=1, max_size=6, unique_by=lambda x: x[0]))
+    @given(
+        st.lists(
+            keys.flatmap(wrong) | keys.flatmap(unknown),
+            min_size=1,
+            max_size=6,
+            unique_by=lambda x: x[0],
+        )
+    )
     def refused(mistakes):
         assert train_py.main(["debug", *(f"--{key}={text}" for key, text, _ in mistakes)]) == 2
         said = capsys.readouterr().err.splitlines()
         for _, _, starts in mistakes:
             (line,) = {line for line in said if line.startswith(starts)} or {""}
             assert line, (starts, said)
-            assert not line.startswith("unknown key") or "did you mean" in line or "is not a table" in line, line
+            assert (
+                not line.startswith("unknown key")
+                or "did you mean" in line
+                or "is not a table" in line
+            ), line
 
     refused()
     record_property("times", count)
 
 
-@pytest.mark.fault(17, "keys that contradict each other, several contradictions at once, drawn by Hypothesis",
-                   "exit 2, every one of them named")  # fmt: skip
+@pytest.mark.fault(
+    17,
+    "keys that contradict each other, several contradictions at once, drawn by Hypothesis",
+    "exit 2, every one of them named",
+)
 def test_every_contradiction_is_named(capsys, record_property):
     count = int(80 * TIMES)
 
@@ -178,32 +264,71 @@ def test_every_contradiction_is_named(capsys, record_property):
     record_property("times", count)
 
 
-TINY = ["debug", "--run.frames", "20", "--train.prefill", "18", "--train.ratio", "1e-6", "--log.final_episodes", "1",
-        "--log.every", "1", "--log.eval", "0", "--log.checkpoint", "1000", "--model.cnn", "[3, 4]",
-        "--env.size", "[16, 16]"]  # fmt: skip
+TINY = [
+    "debug",
+    "--run.frames",
+    "20",
+    "--train.prefill",
+    "18",
+    "--train.ratio",
+    "1e-6",
+    "--log.final_episodes",
+    "1",
+    "--log.every",
+    "1",
+    "--log.eval",
+    "0",
+    "--log.checkpoint",
+    "1000",
+    "--model.cnn",
+    "[3, 4]",
+    "--env.size",
+    "[16, 16]",
+]
 
 
-@pytest.mark.fault(17, "right configurations drawn by Hypothesis, a few keys at a time",
-                   "each trains two updates: exit 0, `updates` 2 in its metrics, none skipped")  # fmt: skip
+@pytest.mark.fault(
+    17,
+    "right configurations drawn by Hypothesis, a few keys at a time",
+    "each trains two updates: exit 0, `updates` 2 in its metrics, none skipped",
+)
 def test_every_right_configuration_trains(tmp_path, capfd, monkeypatch, record_property):
     from worldmodel.evaluation import closing
 
     count, trained, started, usual = int(120 * TIMES), [], itertools.count(), closing.finish
     media.save_png(tmp_path / "goal.png", np.zeros((16, 16, 3), np.uint8))
     # Videos and the last episodes are most of so short a run: every fourth has them.
-    monkeypatch.setattr(closing, "finish", lambda t, *rest: zlib.crc32(repr(t.c.model).encode()) % 4 or usual(t, *rest))
+    monkeypatch.setattr(
+        closing,
+        "finish",
+        lambda t, *rest: zlib.crc32(repr(t.c.model).encode()) % 4 or usual(t, *rest),
+    )
 
     @settings(max_examples=count, **QUIET)
-    @given(st.lists(st.sampled_from(LEARNT).flatmap(right), min_size=1, max_size=5, unique_by=lambda x: x[0]))
+    @given(
+        st.lists(
+            st.sampled_from(LEARNT).flatmap(right),
+            min_size=1,
+            max_size=5,
+            unique_by=lambda x: x[0],
+        )
+    )
     def trains(pairs):
         given = fitting(pairs, tmp_path / "goal.png")
         root = tmp_path / str(next(started))
-        argv = [*TINY, "--run.root", str(root), *(f"--{key}={text}" for key, text in given.items())]
+        argv = [
+            *TINY,
+            "--run.root",
+            str(root),
+            *(f"--{key}={text}" for key, text in given.items()),
+        ]
         code = train_py.main(argv)
         assert code == 0, (given, capfd.readouterr().err)
         lines = map(json.loads, (seed_dir(root) / "metrics.jsonl").read_text().splitlines())
         assert [x["updates"] for x in lines if "updates" in x][-1] == 2, given
-        (state,) = (json.loads(p.read_text()) for p in seed_dir(root).glob("checkpoints/*/state.json"))
+        (state,) = (
+            json.loads(p.read_text()) for p in seed_dir(root).glob("checkpoints/*/state.json")
+        )
         assert state["learner"]["updates"] == 2 and state["learner"]["skipped"] == 0, given
         trained.append(given)
 

@@ -22,7 +22,11 @@ def machine(monkeypatch, tmp_path):
     def becomes(seconds, used, own):
         ticks = os.sysconf("SC_CLK_TCK")
         first, third = (int(x * ticks) for x in used)
-        lines = [f"cpu 1 {10**9} 1 1 1 1 1 1", f"cpu0 {first} 0 0 77 5 0 0 9", f"cpu1 {10**8} 0 0 0 0 0 0 0"]
+        lines = [
+            f"cpu 1 {10**9} 1 1 1 1 1 1",
+            f"cpu0 {first} 0 0 77 5 0 0 9",
+            f"cpu1 {10**8} 0 0 0 0 0 0 0",
+        ]
         cores.STAT.write_text("\n".join([*lines, f"cpu2 0 {third} 0 8 0 0 0 4", "intr 5 0"]))
         spent = SimpleNamespace(user=own, system=0.0, children_user=0.5, children_system=0.0)
         monkeypatch.setattr(cores.os, "times", lambda: spent)
@@ -76,5 +80,11 @@ def test_a_run_writes_down_its_threads_and_goes_on_with_them(tmp_path):
     there = sorted(os.sched_getaffinity(0))
     for frames, used in ((40, there[:1]), (60, there)):
         words = command(tmp_path, "--run.threads", "0", "--run.frames", str(frames))
-        subprocess.run(words, env=env, check=True, timeout=300, preexec_fn=partial(os.sched_setaffinity, 0, used))
+        subprocess.run(
+            words,
+            env=env,
+            check=True,
+            timeout=300,
+            preexec_fn=partial(os.sched_setaffinity, 0, used),
+        )
         assert configs.load(seed_dir(tmp_path) / "config.yaml").run.threads == 1

@@ -1,4 +1,6 @@
-"""Distractors: what belongs to the task stays, all else moves, and nothing but seed, set and step says how."""
+"""Distractors: what belongs to the task stays, all else moves, and nothing but seed, set and step
+says how.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,11 @@ def played(name, steps=5, seed=3, push=0.4, **options):
     """Pictures and masks of an episode under one repeated action."""
     env = envs.make(name, size=SIZE, render=options.pop("render", "ray"), **options)
     space = env.action_space
-    action = 2 if isinstance(space, gymnasium.spaces.Discrete) else np.full(space.shape, push, np.float32)
+    action = (
+        2
+        if isinstance(space, gymnasium.spaces.Discrete)
+        else np.full(space.shape, push, np.float32)
+    )
     pictures, masks = [env.reset(seed=seed)[0]], [env.unwrapped.mask().copy()]
     for _ in range(steps):
         pictures.append(env.step(action)[0])
@@ -59,14 +65,18 @@ def test_at_strength_1_the_task_stays_and_nothing_else(name, kind):
     behind = masks == 0
     assert (pictures != plain).any(-1)[behind].mean() > 0.95
     # The background is the same in front of whatever task: nothing of the old one shines through.
-    other, _ = played(DISTRACT + "pendulum" if name != "pendulum" else DISTRACT + "rope", kind=kind)
+    other, _ = played(
+        DISTRACT + "pendulum" if name != "pendulum" else DISTRACT + "rope", kind=kind
+    )
     away = behind & (played("pendulum" if name != "pendulum" else "rope")[1] == 0)
     np.testing.assert_allclose(pictures[away].astype(int), other[away], atol=1)
 
 
 @pytest.mark.parametrize("name", ["pointmass", "dmc:walker_walk"])
 def test_between_it_is_a_blend(name):
-    plain, half, whole = (played(DISTRACT + name, strength=s)[0].astype(float) for s in (0.0, 0.5, 1.0))
+    plain, half, whole = (
+        played(DISTRACT + name, strength=s)[0].astype(float) for s in (0.0, 0.5, 1.0)
+    )
     np.testing.assert_allclose(half, (plain + whole) / 2, atol=1.1)
 
 
@@ -129,7 +139,9 @@ def slope(pictures):
     """The exponent by which power falls with frequency, fitted over rings of the spectrum."""
     side = pictures.shape[-1]
     power = np.square(np.abs(np.fft.fft2(pictures - pictures.mean((1, 2), keepdims=True)))).mean(0)
-    ring = np.rint(np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)) * side).astype(int)
+    ring = np.rint(np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)) * side).astype(
+        int
+    )
     rings = np.arange(2, side // 3)
     means = [power[ring == r].mean() for r in rings]
     return np.polyfit(np.log(rings), np.log(means), 1)[0]
@@ -140,11 +152,17 @@ def test_the_noise_has_the_spectrum_it_should_have():
     assert slope(fields) == pytest.approx(-2 * FALL, abs=0.1)
     np.testing.assert_allclose(fields.mean((1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(fields.std((1, 2)), 1, atol=1e-5)
-    drawn = np.concatenate([background(s, kind="noise").picture(9).transpose(2, 0, 1) for s in range(12)])
-    assert slope(drawn) == pytest.approx(-2 * FALL, abs=0.5)  # interpolated, and cut at black and white
+    drawn = np.concatenate(
+        [background(s, kind="noise").picture(9).transpose(2, 0, 1) for s in range(12)]
+    )
+    assert slope(drawn) == pytest.approx(
+        -2 * FALL, abs=0.5
+    )  # interpolated, and cut at black and white
     assert 100 < drawn.mean() < 136 and 35 < drawn.std() < 60
     red, green = drawn[0::3].reshape(12, -1), drawn[1::3].reshape(12, -1)
-    assert 0.6 < np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(red, green, strict=True)]) < 0.95, "coloured, softly"
+    assert (
+        0.6 < np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(red, green, strict=True)]) < 0.95
+    ), "coloured, softly"
 
 
 @pytest.mark.parametrize("size", [(8, 8), (33, 20), (128, 96)])
@@ -184,7 +202,9 @@ def test_parallel_environments_and_simulating_again_show_the_same_pictures():
     with SerialEnv(make, 2) as vector:
         again = Rollout(vector, Reset, ActionSpace(2), episode_seeds(3))
         again.restore(state)
-        assert [e.number for e in again.episodes] == [e["number"] for e in state["episodes"]], "none was given up"
+        assert [e.number for e in again.episodes] == [e["number"] for e in state["episodes"]], (
+            "none was given up"
+        )
         np.testing.assert_array_equal(again.seen[1]["image"], steps[0][-1][1])
 
 
@@ -220,7 +240,9 @@ def own_module(tmp_path, monkeypatch):
 
 
 def test_an_environment_without_a_mask_is_refused_and_ones_own_mask_counts(own_module, tmp_path):
-    with pytest.raises(ValueError, match="own_masks:Blind gives no mask.*mask\\(\\) -> \\(H, W\\)") as caught:
+    with pytest.raises(
+        ValueError, match="own_masks:Blind gives no mask.*mask\\(\\) -> \\(H, W\\)"
+    ) as caught:
         envs.make("distract:own_masks:Blind", size=(16, 16))
     assert "\n" not in str(caught.value)
     picture = envs.make("distract:own_masks:Seeing", size=(16, 16)).reset(seed=0)[0]
@@ -235,10 +257,19 @@ def test_an_environment_without_a_mask_is_refused_and_ones_own_mask_counts(own_m
     ("args", "wanted"),
     [
         (["--distract.strength", "1.5"], "distract.strength: 1.5 is out of range"),
-        (["--distract.kind", "noize"], "distract.kind: 'noize' is not one of noise, blobs, both (did you mean noise?)"),
+        (
+            ["--distract.kind", "noize"],
+            "distract.kind: 'noize' is not one of noise, blobs, both (did you mean noise?)",
+        ),
         (["--distract.strenght", "1"], "did you mean distract.strength?"),
-        (["--env.task", "distract:pointmas"], "env.task: unknown environment 'pointmas', did you mean 'pointmass'?"),
-        (["--env.task", "distract:pendulum", "--env.obs", "state"], "env.task: distract: changes pictures"),
+        (
+            ["--env.task", "distract:pointmas"],
+            "env.task: unknown environment 'pointmas', did you mean 'pointmass'?",
+        ),
+        (
+            ["--env.task", "distract:pendulum", "--env.obs", "state"],
+            "env.task: distract: changes pictures",
+        ),
     ],
 )
 def test_a_wrong_configuration_is_one_line_that_names_the_key(args, wanted):
@@ -249,7 +280,11 @@ def test_a_wrong_configuration_is_one_line_that_names_the_key(args, wanted):
 
 @pytest.mark.parametrize(
     ("options", "wanted"),
-    [({"strength": -0.1}, "strength must lie"), ({"kind": "snow"}, "kind must be"), ({"obs": "state"}, "obs=state")],
+    [
+        ({"strength": -0.1}, "strength must lie"),
+        ({"kind": "snow"}, "kind must be"),
+        ({"obs": "state"}, "obs=state"),
+    ],
 )
 def test_wrong_arguments_are_refused(options, wanted):
     with pytest.raises(ValueError, match=wanted):
@@ -264,7 +299,9 @@ def test_the_experts_of_built_ins_are_those_of_their_distracted_forms():
 
 
 def test_the_whole_program_trains_on_some_backgrounds_and_plays_on_others(tmp_path):
-    """Every environment that train.py and eval.py make, with whether its backgrounds are held out."""
+    """Every environment that train.py and eval.py make, with whether its backgrounds are
+    held out.
+    """
     spy = """
         import sys, envs, train
         plain = envs.make
@@ -274,11 +311,24 @@ def test_the_whole_program_trains_on_some_backgrounds_and_plays_on_others(tmp_pa
         envs.make = make
         sys.exit(train.main(sys.argv[1:]))
     """
-    args = ["debug", "--run.root", str(tmp_path), "--env.task", "distract:pointmass", "--run.frames", "40",
-            "--distract.strength", "0.75", "--distract.kind", "noise"]  # fmt: skip
+    args = [
+        "debug",
+        "--run.root",
+        str(tmp_path),
+        "--env.task",
+        "distract:pointmass",
+        "--run.frames",
+        "40",
+        "--distract.strength",
+        "0.75",
+        "--distract.kind",
+        "noise",
+    ]
     command = [sys.executable, "-c", textwrap.dedent(spy), *args]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    made = sorted(line for line in done.stdout.splitlines() if line.startswith("distract:pointmass"))
+    made = sorted(
+        line for line in done.stdout.splitlines() if line.startswith("distract:pointmass")
+    )
     assert made == ["distract:pointmass False 0.75 noise", "distract:pointmass True 0.75 noise"]
     evaluate(seed_dir(tmp_path, "distract_pointmass"), "--episodes", "1")

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from worldmodel.dists import CONTINUOUS, BoundedNormal, OneHotGroups, TanhNormal, TruncatedNormal, legal
+from worldmodel.dists import (
+    CONTINUOUS,
+    BoundedNormal,
+    OneHotGroups,
+    TanhNormal,
+    TruncatedNormal,
+    legal,
+)
 from worldmodel.nets import looked_up
 
 GRID = torch.linspace(-1 + 5e-6, 1 - 5e-6, 200_001, dtype=torch.float64)
@@ -14,11 +21,15 @@ MEANS = [-1.5, 0.0, 0.4, 2.0]
 
 def make(name, mean, raw):
     args = {"bounded": (0.1, 1.0), "tanh": (1e-4, 0.8), "truncated": (0.1, 10.0)}[name]
-    return CONTINUOUS[name](torch.tensor([mean], dtype=torch.float64), torch.tensor([raw], dtype=torch.float64), *args)
+    return CONTINUOUS[name](
+        torch.tensor([mean], dtype=torch.float64), torch.tensor([raw], dtype=torch.float64), *args
+    )
 
 
 @pytest.mark.parametrize("mean", MEANS)
-@pytest.mark.parametrize(("name", "raw"), [("tanh", -5.5), ("tanh", 0.0), ("truncated", -3.0), ("truncated", 1.0)])
+@pytest.mark.parametrize(
+    ("name", "raw"), [("tanh", -5.5), ("tanh", 0.0), ("truncated", -3.0), ("truncated", 1.0)]
+)
 def test_densities_of_bounded_support_integrate_to_one_and_to_their_entropy(name, raw, mean):
     dist = make(name, mean, raw)
     log_prob = dist.log_prob(GRID.unsqueeze(-1))
@@ -27,14 +38,18 @@ def test_densities_of_bounded_support_integrate_to_one_and_to_their_entropy(name
     wanted = torch.trapezoid(-density * log_prob, GRID).item()
     # Tanh has no closed form: its entropy is one sample's estimate, averaged here.
     torch.manual_seed(0)
-    found = torch.stack([dist.entropy() for _ in range(20_000 if name == "tanh" else 1)]).mean().item()
+    found = (
+        torch.stack([dist.entropy() for _ in range(20_000 if name == "tanh" else 1)]).mean().item()
+    )
     assert found == pytest.approx(wanted, abs=0.02)
 
 
 @pytest.mark.parametrize("name", CONTINUOUS)
 def test_samples_follow_their_density(name):
     dist = make(name, 0.6, 0.0)
-    many = CONTINUOUS[name](dist.mean.expand(100_000).reshape(-1, 1) * 0 + 0.6, torch.zeros(100_000, 1), 0.1, 0.9)
+    many = CONTINUOUS[name](
+        dist.mean.expand(100_000).reshape(-1, 1) * 0 + 0.6, torch.zeros(100_000, 1), 0.1, 0.9
+    )
     one = CONTINUOUS[name](torch.tensor([[0.6]]), torch.zeros(1, 1), 0.1, 0.9)
     drawn = many.sample(torch.Generator().manual_seed(0)).squeeze(-1)
     grid = torch.linspace(-4, 4, 80_001) if name == "bounded" else GRID.float()
@@ -52,9 +67,16 @@ def test_the_bounded_normal_by_hand():
     assert torch.allclose(dist.mode(), torch.tensor([[0.0, 1.0]])) and torch.allclose(
         dist.std, torch.tensor([0.55, 1.0])
     )
-    wanted = -0.5 * (0.3 / 0.55) ** 2 - math.log(0.55) - 0.5 * math.log(2 * math.pi) - 0.5 * math.log(2 * math.pi)
+    wanted = (
+        -0.5 * (0.3 / 0.55) ** 2
+        - math.log(0.55)
+        - 0.5 * math.log(2 * math.pi)
+        - 0.5 * math.log(2 * math.pi)
+    )
     assert dist.log_prob(torch.tensor([[0.3, 1.0]])).item() == pytest.approx(wanted, abs=1e-5)
-    assert dist.entropy().item() == pytest.approx(math.log(2 * math.pi * math.e) + math.log(0.55), abs=1e-5)
+    assert dist.entropy().item() == pytest.approx(
+        math.log(2 * math.pi * math.e) + math.log(0.55), abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", CONTINUOUS)
@@ -63,7 +85,12 @@ def test_samples_carry_gradients_to_mean_and_spread(name):
     dist = CONTINUOUS[name](mean, raw, 0.1, 20.0)
     sample = dist.sample(torch.Generator().manual_seed(0))
     (sample.square()).sum().backward()
-    assert raw.grad is not None and raw.grad.abs().sum() > 0 and mean.grad is not None and mean.grad.abs().sum() > 0
+    assert (
+        raw.grad is not None
+        and raw.grad.abs().sum() > 0
+        and mean.grad is not None
+        and mean.grad.abs().sum() > 0
+    )
 
 
 def test_a_truncated_sample_moves_with_its_mean_as_the_truncation_lets_it():
@@ -89,7 +116,9 @@ def test_groups_of_choices_count_as_they_say():
     entropy = -(first * first.log()).sum() - (second * second.log()).sum()
     assert dist.entropy().item() == pytest.approx(entropy.item(), abs=1e-5)
     action = torch.tensor([[0.0, 0.0, 1.0, 1.0, 0.0]])
-    assert dist.log_prob(action).item() == pytest.approx((first[2].log() + second[0].log()).item(), abs=1e-5)
+    assert dist.log_prob(action).item() == pytest.approx(
+        (first[2].log() + second[0].log()).item(), abs=1e-5
+    )
     assert torch.equal(dist.mode().detach(), action)
 
 
@@ -108,7 +137,10 @@ def test_a_legal_action_is_in_the_box_and_passes_its_gradient():
 
 def test_tanh_log_prob_is_finite_at_the_edges():
     dist = TanhNormal(torch.tensor([[9.0]]), torch.tensor([[0.0]]), 1e-4, 1000.0)
-    assert torch.isfinite(dist.log_prob(torch.tensor([[1.0]]))).all() and torch.isfinite(dist.entropy()).all()
+    assert (
+        torch.isfinite(dist.log_prob(torch.tensor([[1.0]]))).all()
+        and torch.isfinite(dist.entropy()).all()
+    )
 
 
 def test_draws_follow_probabilities_that_differ_by_orders_of_magnitude():
@@ -116,7 +148,9 @@ def test_draws_follow_probabilities_that_differ_by_orders_of_magnitude():
     uniform = torch.rand(200_000, 2, generator=torch.Generator().manual_seed(0))
     picks = looked_up(probs.log().expand(200_000, 2, 6), uniform)
     shares = torch.stack([(picks[:, 0] == k).float().mean() for k in range(6)])
-    assert (picks[:, 1] == 0).all() and shares[[0, 3, 5]].eq(0).all()  # what is impossible never happens
+    assert (picks[:, 1] == 0).all() and shares[[0, 3, 5]].eq(
+        0
+    ).all()  # what is impossible never happens
     assert 7e-4 < shares[2] < 1.3e-3
     torch.testing.assert_close(shares, probs[0], atol=4e-3, rtol=0)
 

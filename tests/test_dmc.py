@@ -1,4 +1,6 @@
-"""DeepMind Control environments: episodes, spaces, options and bad input. No test here needs GL."""
+"""DeepMind Control environments: episodes, spaces, options and bad input. No test here
+needs GL.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,13 @@ def _trace(env: DMC, seed: int, steps: int = 4) -> list[tuple[str, float]]:
 
 TASKS = (
     *("cartpole_balance", "cheetah_run", "cup_catch", "finger_turn_hard", "fish_swim"),
-    *("humanoid_stand", "lqr_lqr_2_1", "manipulator_bring_ball", "quadruped_escape", "reacher_easy"),
+    *(
+        "humanoid_stand",
+        "lqr_lqr_2_1",
+        "manipulator_bring_ball",
+        "quadruped_escape",
+        "reacher_easy",
+    ),
 )
 
 
@@ -100,13 +108,19 @@ def test_actions_are_clipped_and_scaled_to_the_task_s_bounds():
     env._middle, env._span = np.array([1.0]), np.array([2.0])  # as for bounds of -1 and 3
     assert env._native(np.array([-1.0])) == -1 and env._native(np.array([0.5])) == 2
     assert spec.shape == env.action_space.shape
-    assert np.abs(DMC("lqr_lqr_2_1", obs="state")._native(np.array([0.5]))) == 0.5  # bounds of 1e10 are no scale
+    assert (
+        np.abs(DMC("lqr_lqr_2_1", obs="state")._native(np.array([0.5]))) == 0.5
+    )  # bounds of 1e10 are no scale
 
 
 def test_spaces_hold_what_is_observed():
     both = DMC("walker_walk", size=(24, 40), render="ray", obs="both")
     obs, _ = both.reset(seed=0)
-    assert both.observation_space.contains(obs) and obs["image"].shape == (24, 40, 3) and obs["vector"].shape == (24,)
+    assert (
+        both.observation_space.contains(obs)
+        and obs["image"].shape == (24, 40, 3)
+        and obs["vector"].shape == (24,)
+    )
     np.testing.assert_array_equal(obs["vector"], both.state())
     pixels = DMC("walker_walk", size=(17, 33), render="ray")
     image, _ = pixels.reset(seed=0)
@@ -121,7 +135,9 @@ def test_mask_is_the_body_and_not_the_ground():
     env.reset(seed=0)
     mask = env.segment()
     assert mask.shape == (48, 64) and mask.dtype == bool and 0.02 < mask.mean() < 0.2
-    assert env.render()[mask].mean(0)[0] > env.render()[~mask].mean(0)[0] + 50  # the body is orange, the rest blue
+    assert (
+        env.render()[mask].mean(0)[0] > env.render()[~mask].mean(0)[0] + 50
+    )  # the body is orange, the rest blue
 
 
 def test_alias_and_cameras():
@@ -137,7 +153,10 @@ def test_alias_and_cameras():
     [
         ({"task": "walker_wolk"}, "did you mean 'walker_walk'"),
         ({"task": "cup_cash"}, "did you mean 'cup_catch'"),
-        ({"task": "walker_walk", "camera": 7}, r"no camera 7: choose one of 0 \(side\), 1 \(back\)"),
+        (
+            {"task": "walker_walk", "camera": 7},
+            r"no camera 7: choose one of 0 \(side\), 1 \(back\)",
+        ),
         ({"task": "walker_walk", "obs": "pixel"}, "obs must be one of pixels, state, both"),
         ({"task": "walker_walk", "repeat": 0}, "repeat must be"),
         ({"task": "walker_walk", "size": (0, 64)}, "size must be"),
@@ -151,7 +170,9 @@ def test_bad_arguments_are_one_clear_line(kwargs, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("action", [np.array([np.nan]), np.array([np.inf]), np.zeros(2), np.zeros((1, 1))])
+@pytest.mark.parametrize(
+    "action", [np.array([np.nan]), np.array([np.inf]), np.zeros(2), np.zeros((1, 1))]
+)
 def test_bad_actions_never_reach_the_simulation(action):
     env = DMC("cartpole_balance", obs="state")
     before, _ = env.reset(seed=0)
@@ -164,7 +185,9 @@ def test_bad_actions_never_reach_the_simulation(action):
 def _python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MUJOCO_GL", "_WORLDMODEL"))}
     kept.update(environment, PYTHONPATH=str(ROOT))
-    return subprocess.run([sys.executable, "-c", code], env=kept, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-c", code], env=kept, capture_output=True, text=True, timeout=60
+    )
 
 
 @pytest.mark.parametrize("backend", ["", "disable", "osmesa", "nonsense"])
@@ -185,7 +208,10 @@ print([name for name in ("libegl", "libgl.", "libosmesa", "libglfw") if name in 
 
 @pytest.mark.parametrize("backend", ["disable", "nonsense"])
 def test_auto_says_in_one_line_what_draws_instead_and_how_to_get_gl(backend):
-    code = "from envs.dmc import DMC\nfor _ in range(2): print(DMC('cartpole_balance').reset(seed=0)[0].std() > 5)"
+    code = (
+        "from envs.dmc import DMC\nfor _ in range(2): "
+        "print(DMC('cartpole_balance').reset(seed=0)[0].std() > 5)"
+    )
     done = _python(code, MUJOCO_GL=backend)
     assert done.stdout.split() == ["True", "True"], done.stderr
     lines = done.stderr.strip().splitlines()

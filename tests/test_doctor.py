@@ -25,13 +25,23 @@ def probed(code):
         (CPU, "AN NVIDIA GPU (no driver)", None, "NO DRIVER IS LOADED", "driver"),
         (CUDA, "NVIDIA H100", "", "CUDA_VISIBLE_DEVICES='' HIDES IT", "unset"),
         (CUDA, "NVIDIA H100", "-1", "CUDA_VISIBLE_DEVICES='-1' HIDES IT", "unset"),
-        ({**CUDA, "reason": "driver is too old"}, "NVIDIA H100", "0", "driver is too old", "CUDA 13.0"),
+        (
+            {**CUDA, "reason": "driver is too old"},
+            "NVIDIA H100",
+            "0",
+            "driver is too old",
+            "CUDA 13.0",
+        ),
         (Failure("no libtorch"), "NVIDIA H100", None, "TORCH DOES NOT LOAD", "see torch"),
     ],
 )
 def test_a_gpu_left_idle_is_loud(torch, gpu, visible, why, hint):
     line = gpu_line(torch, gpu, visible)
-    assert line.label == "GPU" and "IS NOT USED, TRAINING RUNS ON THE CPU" in line.value and why in line.value
+    assert (
+        line.label == "GPU"
+        and "IS NOT USED, TRAINING RUNS ON THE CPU" in line.value
+        and why in line.value
+    )
     assert hint in line.hint and not line.blocks
 
 
@@ -59,13 +69,18 @@ def test_gpus_are_found_by_driver_and_by_bus(tmp_path):
 
 def test_a_probe_survives_whatever_its_library_does():
     assert probed("print('noise'); print('{\"a\": 1}'); print('bye')") == {"a": 1}
-    assert probed("import no_such_library") == "ModuleNotFoundError: No module named 'no_such_library'"
+    assert (
+        probed("import no_such_library")
+        == "ModuleNotFoundError: No module named 'no_such_library'"
+    )
     assert "code -11" in probed("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     assert isinstance(probed("print('no answer')"), Failure)
     assert "no answer" in doctor.answer(doctor.start("import time; time.sleep(30)"), 0.5)
 
 
-@pytest.mark.parametrize("line", [doctor.torch_line(Failure("x")), doctor.mujoco_line(Failure("flex_vertedge"))])
+@pytest.mark.parametrize(
+    "line", [doctor.torch_line(Failure("x")), doctor.mujoco_line(Failure("flex_vertedge"))]
+)
 def test_a_broken_core_blocks_and_says_how_to_mend_it(line):
     assert line.blocks and "-m pip install" in line.hint and "\n" not in line.value
 
@@ -76,8 +91,12 @@ def test_a_missing_renderer_leaves_the_ray_renderer():
 
 
 def test_the_renderers_reason_is_split_from_its_remedy():
-    line = doctor.renderer_line(["ray", "GL does not work here (no EGL); to have it: apt-get install x"])
-    assert line.value == "ray: GL does not work here (no EGL)" and line.hint.endswith(": apt-get install x")
+    line = doctor.renderer_line(
+        ["ray", "GL does not work here (no EGL); to have it: apt-get install x"]
+    )
+    assert line.value == "ray: GL does not work here (no EGL)" and line.hint.endswith(
+        ": apt-get install x"
+    )
     assert doctor.renderer_line(["fast", "GL works"]).hint == ""
 
 
@@ -88,14 +107,18 @@ def test_a_check_that_fails_is_one_line():
 
 def test_exit_code_and_last_line_follow_what_blocks(monkeypatch, capsys):
     for blocks, code, closing in [(False, 0, "ready: ./wm train"), (True, 3, "not ready: torch")]:
-        monkeypatch.setattr(doctor, "examine", lambda blocks=blocks: [doctor.Line("torch", "x", "mend it", blocks)])
+        monkeypatch.setattr(
+            doctor, "examine", lambda blocks=blocks: [doctor.Line("torch", "x", "mend it", blocks)]
+        )
         assert doctor.main() == code
         out = capsys.readouterr().out.splitlines()
         assert "-> mend it" in out[1] and out[-1] == closing
 
 
 def test_the_whole_report_fits_a_screen():
-    done = subprocess.run([sys.executable, "-m", "worldmodel.doctor"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "worldmodel.doctor"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0 and done.stderr == ""
     assert len(done.stdout.splitlines()) <= 24
     labels = [line.split()[0] for line in done.stdout.splitlines() if line and line[0] != " "]

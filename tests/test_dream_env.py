@@ -39,7 +39,9 @@ def catcher_dir(tmp_path_factory):
 def test_gymnasium_has_nothing_to_say_against_it(fixture, obs, request):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that features have no bounds
-        check_env(DreamEnv(request.getfixturevalue(fixture), obs=obs, horizon=9, render_mode="rgb_array"))
+        check_env(
+            DreamEnv(request.getfixturevalue(fixture), obs=obs, horizon=9, render_mode="rgb_array")
+        )
 
 
 def played(env, seed=None, steps=6):
@@ -53,7 +55,9 @@ def played(env, seed=None, steps=6):
 
 
 def same(one, two):
-    return all(np.array_equal(a[0], b[0]) and a[1:] == b[1:] for a, b in zip(one, two, strict=True))
+    return all(
+        np.array_equal(a[0], b[0]) and a[1:] == b[1:] for a, b in zip(one, two, strict=True)
+    )
 
 
 def test_episodes_are_a_function_of_the_seed(run_dir):
@@ -72,19 +76,36 @@ def test_it_dreams_on_from_where_the_replay_was(run_dir):
     assert len(starts) > 6
     obs, info = env.reset(seed=1)
     rows = env._saved.read(info["episode"])
-    assert obs.shape == rows["image"].shape[1:] and obs.dtype == np.uint8 and info["step"] < len(rows["image"])
+    assert (
+        obs.shape == rows["image"].shape[1:]
+        and obs.dtype == np.uint8
+        and info["step"] < len(rows["image"])
+    )
 
 
 def test_a_dream_starts_from_what_is_believed_after_the_context(tmp_path):
     """With a latent that draws nothing: the very posterior of those rows."""
-    train(tmp_path, "--model.latent", "deterministic", "--run.precision", "fp32", "--run.frames", "40")
+    train(
+        tmp_path,
+        "--model.latent",
+        "deterministic",
+        "--run.precision",
+        "fp32",
+        "--run.frames",
+        "40",
+    )
     env = DreamEnv(seed_dir(tmp_path), context=4)
     steps = set()
     for seed in range(5):
         _, info = env.reset(seed=seed)
         begin = max(0, info["step"] - 3)
-        rows = {k: v[begin : info["step"] + 1] for k, v in SavedEpisodes(env.run.path).read(info["episode"]).items()}
-        post, _ = OpenedRun(env.run, 0).observe({**rows, "is_first": np.arange(len(rows["reward"])) == 0})
+        rows = {
+            k: v[begin : info["step"] + 1]
+            for k, v in SavedEpisodes(env.run.path).read(info["episode"]).items()
+        }
+        post, _ = OpenedRun(env.run, 0).observe(
+            {**rows, "is_first": np.arange(len(rows["reward"])) == 0}
+        )
         for key in ("deter", "stoch"):
             torch.testing.assert_close(env.state[key][0], post[key][-1], atol=1e-5, rtol=0)
         steps.add(len(rows["reward"]))
@@ -172,6 +193,7 @@ def test_a_model_that_cannot_draw_dreams_in_features(tmp_path):
 
 def test_the_package_imports_it_only_when_asked():
     code = (
-        "import sys, worldmodel; assert 'torch' not in sys.modules; worldmodel.DreamEnv; assert 'torch' in sys.modules"
+        "import sys, worldmodel; assert 'torch' not in sys.modules; worldmodel.DreamEnv; assert "
+        "'torch' in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -1,4 +1,6 @@
-"""Every environment keeps one contract; the built-in tasks can be solved; mistakes are said in one line."""
+"""Every environment keeps one contract; the built-in tasks can be solved; mistakes are said in one
+line.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,18 @@ from envs import rope
 from envs.wrappers import ActionRepeat, Check, EnvDataError, NormalizeAction, TimeLimit, resize
 
 # Mean return over 100 seeds as the tasks' own files state it: the expert's, the random policy's.
-RETURNS = {"pointmass": (93.1, 14.2), "pendulum": (125.4, 6.4), "catcher": (19.7, 1.1), "rope": (51.1, 1.4)}
+RETURNS = {
+    "pointmass": (93.1, 14.2),
+    "pendulum": (125.4, 6.4),
+    "catcher": (19.7, 1.1),
+    "rope": (51.1, 1.4),
+}
 
 
 def missing(module: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(importlib.util.find_spec(module) is None, reason=f"{module} is not installed")
+    return pytest.mark.skipif(
+        importlib.util.find_spec(module) is None, reason=f"{module} is not installed"
+    )
 
 
 CONTRACT = [
@@ -144,7 +153,11 @@ def equal(a, b) -> bool:
 def test_contract(name, obs):
     env = envs.make(name, size=(24, 36), obs=obs, repeat=3)
     space = env.observation_space
-    parts = dict(space.items()) if obs == "both" else {{"pixels": "image", "state": "vector"}[obs]: space}
+    parts = (
+        dict(space.items())
+        if obs == "both"
+        else {{"pixels": "image", "state": "vector"}[obs]: space}
+    )
     assert set(parts) == ({"image", "vector"} if obs == "both" else set(parts))
     if "image" in parts:
         assert parts["image"] == spaces.Box(0, 255, (24, 36, 3), np.uint8)
@@ -176,7 +189,9 @@ def test_gymnasiums_own_checker_passes(name):
     env = envs.make(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about wrappers and infinite bounds, which are meant
-        check_env(env, skip_render_check=True, skip_close_check=True)  # those remake the env from its spec
+        check_env(
+            env, skip_render_check=True, skip_close_check=True
+        )  # those remake the env from its spec
     env.close()
 
 
@@ -227,7 +242,11 @@ def test_expert_and_random_returns_are_as_stated(name):
 
     def draw(env):
         space = env.action_space
-        return generator.uniform(-1, 1, space.shape) if isinstance(space, spaces.Box) else int(generator.integers(3))
+        return (
+            generator.uniform(-1, 1, space.shape)
+            if isinstance(space, spaces.Box)
+            else int(generator.integers(3))
+        )
 
     random, random_ends = returns(name, draw, 100)
     assert expert == pytest.approx(stated_expert, rel=0.01)
@@ -355,7 +374,9 @@ def test_bad_data_is_stopped_at_the_boundary(obs, reward, words):
         env.step(np.zeros(3, np.float32))
 
 
-@pytest.mark.parametrize("action", [[np.nan, 0, 0], [np.inf, 0, 0], [0, 0], [[0, 0, 0]], 0.0, ["a", "b", "c"], None])
+@pytest.mark.parametrize(
+    "action", [[np.nan, 0, 0], [np.inf, 0, 0], [0, 0], [[0, 0, 0]], 0.0, ["a", "b", "c"], None]
+)
 def test_a_bad_action_never_reaches_the_environment(action):
     inner = Scripted()
     env = Check(inner, "mine")
@@ -398,7 +419,11 @@ def test_resize_averages_and_keeps_axes():
     image = np.zeros((12, 20, 3), np.uint8)
     image[:, 10:, 1] = 200
     small = resize(image, (6, 4))
-    assert small.shape == (6, 4, 3) and (small[:, 0] == 0).all() and (small[:, 3] == (0, 200, 0)).all()
+    assert (
+        small.shape == (6, 4, 3)
+        and (small[:, 0] == 0).all()
+        and (small[:, 3] == (0, 200, 0)).all()
+    )
     checker = np.indices((40, 40)).sum(0).astype(np.uint8) % 2 * 200
     assert np.abs(resize(checker, (10, 10)).astype(int) - 100).max() <= 15
     assert resize(checker, (40, 40)).shape == (40, 40, 3)
@@ -442,7 +467,9 @@ def test_a_discrete_space_that_does_not_start_at_zero():
 
 
 def test_a_dict_of_image_and_vector_is_taken_as_it_is():
-    assert (envs.make("helper_env:Both", size=(16, 12)).reset(seed=0)[0] == np.full((16, 12, 3), 5)).all()
+    assert (
+        envs.make("helper_env:Both", size=(16, 12)).reset(seed=0)[0] == np.full((16, 12, 3), 5)
+    ).all()
     both = envs.make("helper_env:Both", size=(16, 12), obs="both").reset(seed=0)[0]
     np.testing.assert_array_equal(both["vector"], np.float32([0.1, 0.2, 0.3]))
     assert both["image"].shape == (16, 12, 3)
@@ -451,7 +478,9 @@ def test_a_dict_of_image_and_vector_is_taken_as_it_is():
 def test_a_gymnasium_id_without_pictures():
     env = envs.make("gym:CartPole-v1", obs="state", time_limit=30)
     assert env.observation_space.shape == (4,) and env.action_space == spaces.Discrete(2)
-    assert equal(record(env, 4, 30), record(envs.make("gym:CartPole-v1", obs="state", time_limit=30), 4, 30))
+    assert equal(
+        record(env, 4, 30), record(envs.make("gym:CartPole-v1", obs="state", time_limit=30), 4, 30)
+    )
     pendulum = envs.make("gym:Pendulum-v1", obs="state")
     assert pendulum.action_space == spaces.Box(-1.0, 1.0, (1,), np.float32)
 
@@ -514,10 +543,12 @@ def test_there_is_an_expert_for_built_ins_only():
 def test_names_are_checked_without_importing_a_simulator():
     code = (
         "import sys, envs\n"
-        "for name in ('pendulum', 'dmc:cup_catch', 'json.decoder:JSONDecoder'): envs.check_name(name)\n"
+        "for name in ('pendulum', 'dmc:cup_catch', 'json.decoder:JSONDecoder'): "
+        "envs.check_name(name)\n"
         "try: envs.check_name('dmc:walker_wlk')\n"
         "except ValueError: pass\n"
-        "print(sorted({'numpy', 'gymnasium', 'dm_control', 'mujoco', 'torch', 'PIL'} & set(sys.modules)))\n"
+        "print(sorted({'numpy', 'gymnasium', 'dm_control', 'mujoco', 'torch', 'PIL'} & "
+        "set(sys.modules)))\n"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -32,8 +32,11 @@ def test_returns_writes_scores_and_a_video(run_dir):
     assert "higher is better" in out
     for name in ("best", "median", "worst"):
         with Image.open(run_dir / "eval" / f"{name}.gif") as video:
-            # The counter's first row and its 20 steps, at 20 pictures a second; equal pictures are merged.
-            assert sum(frame.info["duration"] for frame in ImageSequence.Iterator(video)) == 21 * 50
+            # The counter's first row and its 20 steps, at 20 pictures a second; equal pictures are
+            # merged.
+            assert (
+                sum(frame.info["duration"] for frame in ImageSequence.Iterator(video)) == 21 * 50
+            )
     assert result["places"] == {"best": 0, "median": 1, "worst": 0} and result["envs"] == 2
     assert result["eval/iqm"] == 210.0 and "IQM" in out
 
@@ -80,12 +83,23 @@ def test_compare_drives_one_model_in_every_way(acting_dir):
     small = ("--planner.candidates", "20", "--planner.elites=4", "--budgets", "0.5,1,2")
     out, err = evaluate(acting_dir, "compare", "--episodes", "1", *small)
     result = json.loads((acting_dir / "eval" / "compare.json").read_text())
-    planners = ("shooting", "cem", "icem", "mppi", "cem, critic", "cem, actor", "cem, actor and critic",
-                "mppi, actor and critic")  # fmt: skip
+    planners = (
+        "shooting",
+        "cem",
+        "icem",
+        "mppi",
+        "cem, critic",
+        "cem, actor",
+        "cem, actor and critic",
+        "mppi, actor and critic",
+    )
     names = {"random", "actor", *(f"{way}, {count}" for way in planners for count in (10, 20, 40))}
     assert result["drivers"].keys() == names and result["planner"]["candidates"] == 20
     for name, found in result["drivers"].items():
-        assert name in out and " to " not in out.split("\none episode each way (--episodes): no intervals")[0]
+        assert (
+            name in out
+            and " to " not in out.split("\none episode each way (--episodes): no intervals")[0]
+        )
         assert len(found["scores"]) == 1 and found["ms_per_action"] > 0
         assert found["candidates"] == (int(name.split()[-1]) if found["way"] != name else None)
     slow, fast = (result["drivers"][name]["ms_per_action"] for name in ("cem, 20", "random"))
@@ -97,13 +111,25 @@ def test_compare_drives_one_model_in_every_way(acting_dir):
 def test_compare_without_an_actor_says_what_is_missing(run_dir):
     few = ("--episodes", "1", "--budgets", "1")
     out, _ = evaluate(run_dir, "compare", *few)
-    for name in ("actor", "cem, critic", "cem, actor", "cem, actor and critic", "mppi, actor and critic"):
+    for name in (
+        "actor",
+        "cem, critic",
+        "cem, actor",
+        "cem, actor and critic",
+        "mppi, actor and critic",
+    ):
         assert f"left out: {name}; this run trained no actor" in out
     found = json.loads((run_dir / "eval" / "compare.json").read_text())
     assert len(found["left_out"]) == 5
-    assert found["drivers"].keys() == {"random", *(f"{way}, 16" for way in ("shooting", "cem", "icem", "mppi"))}
+    assert found["drivers"].keys() == {
+        "random",
+        *(f"{way}, 16" for way in ("shooting", "cem", "icem", "mppi")),
+    }
     evaluate(run_dir, "compare", *few, "--drivers", "cem; random")
-    assert json.loads((run_dir / "eval" / "compare.json").read_text())["drivers"].keys() == {"cem, 16", "random"}
+    assert json.loads((run_dir / "eval" / "compare.json").read_text())["drivers"].keys() == {
+        "cem, 16",
+        "random",
+    }
 
 
 @pytest.mark.parametrize(
@@ -125,7 +151,11 @@ def test_one_checkpoint_acts_as_actor_as_planner_and_as_both(acting_dir):
     run = worldmodel.load(acting_dir)
     picture = np.full((32, 32, 3), 7, np.uint8)
     planner = [("behavior.name", "mpc")]
-    for changes in ([], planner, [*planner, ("planner.score", "reward+value"), ("planner.proposals", "5")]):
+    for changes in (
+        [],
+        planner,
+        [*planner, ("planner.score", "reward+value"), ("planner.proposals", "5")],
+    ):
         driven = run.driven(changes)
         action, _ = driven.act(picture)
         assert action.shape == (1,) and driven.model is run.model and driven.policy is run.policy
@@ -164,7 +194,9 @@ def test_the_readme_s_python_runs(run_dir):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     names = {}
     exec(re.sub(r'load\(".*?"\)', f"load({str(run_dir)!r})", code), names)  # noqa: S102
-    assert names["frames"].shape == (10, 32, 32, 3) and names["picture"].shape == names["obs"].shape
+    assert (
+        names["frames"].shape == (10, 32, 32, 3) and names["picture"].shape == names["obs"].shape
+    )
     names["env"].close()
     names["dream"].reset(seed=0)
 

@@ -1,4 +1,6 @@
-"""A run with choices for actions and a latent that draws nothing: its dreams looked at, and its ways to drive."""
+"""A run with choices for actions and a latent that draws nothing: its dreams looked at, and its
+ways to drive.
+"""
 
 import json
 
@@ -16,22 +18,45 @@ def run_dir(tmp_path_factory):
 
 def test_dreams_that_draw_nothing_never_part(run_dir):
     evaluate(run_dir, "imagine", "--length", "4", "--samples", "3", "--long", "5")
-    read = {name: json.loads((run_dir / "eval" / f"{name}.json").read_text()) for name in
-            ("imagine", "futures", "long", "latents", "uncertainty")}  # fmt: skip
-    assert max(read["uncertainty"]["std"]) == 0 and read["uncertainty"]["correlation_pooled"] in (0, None)
+    read = {
+        name: json.loads((run_dir / "eval" / f"{name}.json").read_text())
+        for name in ("imagine", "futures", "long", "latents", "uncertainty")
+    }
+    assert max(read["uncertainty"]["std"]) == 0 and read["uncertainty"]["correlation_pooled"] in (
+        0,
+        None,
+    )
     assert read["long"]["mse"]["model"] == pytest.approx(read["long"]["mse"]["single"], rel=1e-4)
     futures = read["futures"]["futures"]
     luck = [f["reward"] for f in futures if f["kind"] == "luck"]
     assert luck[0] == luck[1] == luck[2]
-    assert [f["name"] for f in futures if f["kind"] == "action"] == ["choice 0", "choice 1", "choice 2"]
-    assert len(read["latents"]["traversal"]["effect"]) == 6 and len(read["imagine"]["image_mse"]) == 4
+    assert [f["name"] for f in futures if f["kind"] == "action"] == [
+        "choice 0",
+        "choice 1",
+        "choice 2",
+    ]
+    assert (
+        len(read["latents"]["traversal"]["effect"]) == 6 and len(read["imagine"]["image_mse"]) == 4
+    )
 
 
 def test_choices_are_driven_in_every_way(run_dir):
-    out, _ = evaluate(run_dir, "compare", "--episodes", "2", "--budgets", "1", "--drivers", "random;shooting;cem;mppi")
+    out, _ = evaluate(
+        run_dir,
+        "compare",
+        "--episodes",
+        "2",
+        "--budgets",
+        "1",
+        "--drivers",
+        "random;shooting;cem;mppi",
+    )
     found = json.loads((run_dir / "eval" / "compare.json").read_text())["drivers"]
     assert found.keys() == {"random", "shooting, 16", "cem, 16", "mppi, 16"}
     for x in found.values():
-        assert len(x["scores"]) == 2 and x["eval/score_low"] <= x["eval/score"] <= x["eval/score_high"]
+        assert (
+            len(x["scores"]) == 2
+            and x["eval/score_low"] <= x["eval/score"] <= x["eval/score_high"]
+        )
         assert f"{x['eval/score_low']:.1f} to {x['eval/score_high']:.1f}" in out
     assert "2 episodes each way (--episodes): intervals over so few say little" in out

@@ -39,26 +39,45 @@ def test_it_leaves_numbers_a_page_and_words(run_dir):
     for kind in ("mse", "psnr", "ssim"):
         assert all(len(found[kind][guess]) == 6 for guess in ("model", "copy", "mean"))
     assert len(found["kl"]["model"]) == 6 == len(found["reward"]["correlation"]["copy"])
-    assert all(len(found["kl"][guess]) == 6 == len(found["continuation"]["brier"][guess]) for guess in ("copy", "mean"))
+    assert all(
+        len(found["kl"][guess]) == 6 == len(found["continuation"]["brier"][guess])
+        for guess in ("copy", "mean")
+    )
     assert len(found["continuation"]["reliability_by_horizon"]) == 6
-    assert len(found["probe"]["open_loop"]) == 6 and len(found["probe"]["posterior"]) == 6  # numbers of its state
+    assert (
+        len(found["probe"]["open_loop"]) == 6 and len(found["probe"]["posterior"]) == 6
+    )  # numbers of its state
     assert len(found["sensitivity"]["agreement"]) == 2  # steps of a plan
-    assert set(found["plans"]["kind"]) == {"random", "planner"} and len(found["plans"]["real"]) == 2 * 5
-    for words in ("lower is better", "higher is better", "exploitation", "action sensitivity", "no measured episode"):
+    assert (
+        set(found["plans"]["kind"]) == {"random", "planner"}
+        and len(found["plans"]["real"]) == 2 * 5
+    )
+    for words in (
+        "lower is better",
+        "higher is better",
+        "exploitation",
+        "action sensitivity",
+        "no measured episode",
+    ):
         assert words in out
     with Image.open(run_dir / "eval" / "model.png") as page:
         assert page.size == (1600, 1400)
     assert found["policies"]["steps"] == 5 and found["policies"]["starts"] == 2
     assert {"planner", "random", "always nothing"} < found["policies"]["by_policy"].keys()
     assert "of 8 policies over 5 steps: rank correlation" in out
-    assert "policies were followed from 2 starts" in out and "plans were tried from 2 starts" in out
+    assert (
+        "policies were followed from 2 starts" in out and "plans were tried from 2 starts" in out
+    )
     assert "measuring" in err and "playing" in err
 
 
 def test_the_same_seed_measures_the_same(run_dir):
     first = evaluate(run_dir, "model", *QUICK, "--seed", "4")[0]
     numbers = result(run_dir)
-    assert evaluate(run_dir, "model", *QUICK, "--seed", "4")[0] == first and result(run_dir) == numbers
+    assert (
+        evaluate(run_dir, "model", *QUICK, "--seed", "4")[0] == first
+        and result(run_dir) == numbers
+    )
     evaluate(run_dir, "model", *QUICK, "--seed", "5")
     assert result(run_dir)["mse"] != numbers["mse"]
 
@@ -84,16 +103,24 @@ def test_episodes_of_another_run(run_dir, tmp_path, monkeypatch, capsys):
     other = tmp_path / "other" / "seed7"
     shutil.copytree(run_dir, other, ignore=shutil.ignore_patterns("eval"))
     out, _ = evaluate(run_dir, "model", "--from", other, "--episodes", "2", "--length", "4")
-    assert f"2 episodes of the replay of {other}, trained on pointmass" in out and "no simulator at hand" in out
+    assert (
+        f"2 episodes of the replay of {other}, trained on pointmass" in out
+        and "no simulator at hand" in out
+    )
     found, shown = result(run_dir), capsys.readouterr
     assert (
-        found["source"] == str(other) and found["episodes"] == 2 and "plans" not in found and len(found["kl"]["mean"])
+        found["source"] == str(other)
+        and found["episodes"] == 2
+        and "plans" not in found
+        and len(found["kl"]["mean"])
     )
     monkeypatch.syspath_prepend(ROOT)
     state_of = held_out.checkpoint.retained_states
 
     def of_another(change):
-        monkeypatch.setattr(held_out.checkpoint, "retained_states", lambda path: [{**state_of(path)[-1], **change}])
+        monkeypatch.setattr(
+            held_out.checkpoint, "retained_states", lambda path: [{**state_of(path)[-1], **change}]
+        )
         return mistaken(run_dir, "model", "--from", other)
 
     code, line = of_another({"action": {"size": 3, "groups": [3], "scalar": True}})
@@ -101,14 +128,22 @@ def test_episodes_of_another_run(run_dir, tmp_path, monkeypatch, capsys):
         "its actions are 3 choices, this run does 2 numbers; give a run of the same task"
     )
     code, line = of_another({"observation": {"image": [64, 64, 3], "vector": None}})
-    assert code == 2 and "its image has shape (64, 64, 3), this run sees (32, 32, 3)" in line and "\n" not in line
+    assert (
+        code == 2
+        and "its image has shape (64, 64, 3), this run sees (32, 32, 3)" in line
+        and "\n" not in line
+    )
     monkeypatch.undo()
     monkeypatch.syspath_prepend(ROOT)
     (tmp_path / "empty").mkdir()
     code, line = mistaken(run_dir, "model", "--from", tmp_path / "empty")
     assert code == 4 and "is not a run directory" in line
-    assert mistaken(run_dir, "model", "--from", "nowhere")[0] == 2 and "this is none" in shown().err
-    assert mistaken(run_dir, "imagine", "--from", other)[0] == 2 and "fresh or replay" in shown().err
+    assert (
+        mistaken(run_dir, "model", "--from", "nowhere")[0] == 2 and "this is none" in shown().err
+    )
+    assert (
+        mistaken(run_dir, "imagine", "--from", other)[0] == 2 and "fresh or replay" in shown().err
+    )
 
 
 def test_one_start_gives_no_interval(run_dir):
@@ -116,11 +151,14 @@ def test_one_start_gives_no_interval(run_dir):
     found = result(run_dir)
     assert found["plans"]["by_kind"]["planner"]["gap_low"] is None is found["policies"]["gap_high"]
     assert (
-        "plans were tried from one start (--starts): no intervals" in out and " to " not in out.split("minus real")[1]
+        "plans were tried from one start (--starts): no intervals" in out
+        and " to " not in out.split("minus real")[1]
     )
     assert "policies were followed from one start" in out
     quick = (*QUICK, "--starts", "1", "--follow", "0", "--length", "3")
-    assert "policies are not followed" in evaluate(run_dir, "model", *quick)[0] and "policies" not in result(run_dir)
+    assert "policies are not followed" in evaluate(run_dir, "model", *quick)[
+        0
+    ] and "policies" not in result(run_dir)
 
 
 def test_a_run_whose_environment_is_not_here_falls_back_on_its_replay(run_dir, tmp_path):
@@ -154,7 +192,10 @@ def test_a_run_with_discrete_actions_and_ends(tmp_path):
 
 
 def test_a_planner_that_lacks_its_actor_is_left_out(run_dir):
-    assert "trained no actor" in evaluate(run_dir, "model", "--planner.score", "reward+value", expect=2)[1]
+    assert (
+        "trained no actor"
+        in evaluate(run_dir, "model", "--planner.score", "reward+value", expect=2)[1]
+    )
     random = ("--behavior.name", "random", "--planner.proposals", "3")
     out, _ = evaluate(run_dir, "model", *QUICK, *random)
     assert "no planner is measured" in out and "planner" not in result(run_dir)["plans"]["by_kind"]
@@ -187,8 +228,18 @@ def test_no_run_and_damaged_checkpoints(run_dir, tmp_path):
 
 
 def test_an_opened_run_dreams_as_the_agent_does(tmp_path):
-    """With a latent that draws nothing: the same pictures and rewards as `evaluation.imagine` finds, step by step."""
-    train(tmp_path, "--model.latent", "deterministic", "--run.precision", "fp32", "--run.frames", "40")
+    """With a latent that draws nothing: the same pictures and rewards as `evaluation.imagine`
+    finds, step by step.
+    """
+    train(
+        tmp_path,
+        "--model.latent",
+        "deterministic",
+        "--run.precision",
+        "fp32",
+        "--run.frames",
+        "40",
+    )
     run = worldmodel.load(seed_dir(tmp_path))
     [episode] = from_replay(run.path, 1)
     rows = [{k: v[t] for k, v in episode.columns.items()} for t in range(len(episode))]
@@ -210,8 +261,14 @@ def test_plans_are_dreamt_with_the_same_luck(run_dir):
     model = OpenedRun(run, 0)
     state = {k: v[5:6] for k, v in model.observe(episode.columns)[0].items()}
     plan = torch.full((1, 4, 2), 0.5)
-    returns, pictures = dream_plans(model, state, torch.cat([plan, plan, -plan]), np.ones((3, 4), bool))
-    assert returns[0] == returns[1] and torch.equal(pictures[0], pictures[1]) and not torch.equal(*pictures[1:])
+    returns, pictures = dream_plans(
+        model, state, torch.cat([plan, plan, -plan]), np.ones((3, 4), bool)
+    )
+    assert (
+        returns[0] == returns[1]
+        and torch.equal(pictures[0], pictures[1])
+        and not torch.equal(*pictures[1:])
+    )
     draws = model.imagine(state, plan)["stoch"], model.imagine(state, plan)["stoch"]
     assert not torch.equal(*draws)
 

@@ -1,4 +1,6 @@
-"""Run directories that somebody has tampered with, or that another version has written, opened by the real programs."""
+"""Run directories that somebody has tampered with, or that another version has written, opened by
+the real programs.
+"""
 
 import json
 import os
@@ -50,7 +52,8 @@ class Payload:
 
 @pytest.mark.fault(
     14,
-    "a .pt and an object array with a payload in the place of every tensor file of all checkpoints, sealed, and beside",
+    "a .pt and an object array with a payload in the place of every tensor file of all "
+    "checkpoints, sealed, and beside",
     "nothing is unpickled: every checkpoint is set aside, exit 4",
 )
 def test_nothing_in_a_run_directory_is_ever_unpickled(run, tmp_path, record_property):
@@ -86,7 +89,9 @@ def test_nothing_in_a_run_directory_is_ever_unpickled(run, tmp_path, record_prop
     record_property("times", times)
 
 
-@pytest.mark.fault(14, "YAML tags that would run a command, in config.yaml", "refused in one line, nothing runs")
+@pytest.mark.fault(
+    14, "YAML tags that would run a command, in config.yaml", "refused in one line, nothing runs"
+)
 def test_a_configuration_runs_nothing(run, tmp_path):
     marker = tmp_path / "touched"
     text = (run / "config.yaml").read_text()
@@ -113,7 +118,9 @@ def test_a_configuration_runs_nothing(run, tmp_path):
     ],
 )
 @pytest.mark.fault(
-    15, "a symbolic link out of the run directory in the place of what is written", "exit 4, nothing written through it"
+    15,
+    "a symbolic link out of the run directory in the place of what is written",
+    "exit 4, nothing written through it",
 )
 def test_nothing_is_written_through_a_link(run, tmp_path, name):
     outside = tmp_path / "outside"
@@ -133,7 +140,9 @@ def test_nothing_is_written_through_a_link(run, tmp_path, name):
 
 
 @pytest.mark.fault(
-    15, "a configuration of nested references that stand for 9^10 words, in a saved run", "one line, exit 4"
+    15,
+    "a configuration of nested references that stand for 9^10 words, in a saved run",
+    "one line, exit 4",
 )
 def test_a_bomb_of_references_is_one_line(run, tmp_path):
     from mutate import BOMB
@@ -144,8 +153,11 @@ def test_a_bomb_of_references_is_one_line(run, tmp_path):
     assert "run.seed: expected int, got list" in said and len(said) < 2000
 
 
-@pytest.mark.fault(25, "a checkpoint of a later format; a sound one that lacks what this version wants",
-                   "exit 4: which version is needed, or what is lacking; nothing is moved")  # fmt: skip
+@pytest.mark.fault(
+    25,
+    "a checkpoint of a later format; a sound one that lacks what this version wants",
+    "exit 4: which version is needed, or what is lacking; nothing is moved",
+)
 def test_another_version_s_checkpoint_is_refused_and_left_alone(run, tmp_path, record_property):
     path = newest(run)
     manifest, state = (path / "manifest.json").read_bytes(), (path / "state.json").read_bytes()
@@ -168,21 +180,36 @@ def test_another_version_s_checkpoint_is_refused_and_left_alone(run, tmp_path, r
 
 @pytest.mark.fault(
     25,
-    "a run directory that an earlier version has written, kept as it was; of format 1, as today's: there was no other",
+    "a run directory that an earlier version has written, kept as it was; of format 1, as "
+    "today's: there was no other",
     "resumed; younger keys take their defaults",
 )
 def test_a_run_of_an_earlier_version_goes_on(tmp_path):
     with tarfile.open(OLD) as archive:
-        archive.extractall(tmp_path, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+        archive.extractall(
+            tmp_path, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {})
+        )
     (found,) = tmp_path.glob("*/*/*/config.yaml")
     saved = config.read_yaml(found)
     saved["run"]["root"], frames = str(tmp_path), saved["run"]["frames"]
     saved["run"]["frames"] = frames + 20
-    said = go(tmp_path, *[f"--{s}.{k}={config.as_text(v)}" for s, table in saved.items() for k, v in table.items()])
-    assert "resuming" in said and json.loads(found.with_name("status.json").read_text())["frames"] == frames + 20
+    said = go(
+        tmp_path,
+        *[
+            f"--{s}.{k}={config.as_text(v)}"
+            for s, table in saved.items()
+            for k, v in table.items()
+        ],
+    )
+    assert (
+        "resuming" in said
+        and json.loads(found.with_name("status.json").read_text())["frames"] == frames + 20
+    )
 
 
-@pytest.mark.fault(16, "another width than that of the saved weights", "exit 4, the first tensor and both shapes")
+@pytest.mark.fault(
+    16, "another width than that of the saved weights", "exit 4, the first tensor and both shapes"
+)
 def test_weights_that_do_not_fit_are_named(run, tmp_path):
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace("units: 16", "units: 18"))

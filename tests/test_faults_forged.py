@@ -1,4 +1,6 @@
-"""Run directories that somebody has forged with every checksum right, opened by the whole programs."""
+"""Run directories that somebody has forged with every checksum right, opened by the whole
+programs.
+"""
 
 import functools
 import json
@@ -21,8 +23,21 @@ from worldmodel.packed import HEADER
 
 MORE = (*SHORT, "--run.frames", "92")  # so that its last episode is long enough to be looked at
 SAVED = ("--from", "saved")
-REPLAYED = ("model", "--from", "replay", "--episodes", "1", "--context", "2", "--length", "2", "--starts", "1",
-            "--plans", "4")  # fmt: skip
+REPLAYED = (
+    "model",
+    "--from",
+    "replay",
+    "--episodes",
+    "1",
+    "--context",
+    "2",
+    "--length",
+    "2",
+    "--starts",
+    "1",
+    "--plans",
+    "4",
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +79,13 @@ def again(made, root):
 def reseal(path):
     """A manifest that agrees with what lies in a checkpoint."""
     files = {p.name: p for p in path.iterdir() if p.name != "manifest.json"}
-    listed = {name: {"sha256": digest(p.read_bytes()), "bytes": p.stat().st_size} for name, p in files.items()}
-    (path / "manifest.json").write_bytes(seal({"format": FORMAT, "step": int(path.name), "files": listed}))
+    listed = {
+        name: {"sha256": digest(p.read_bytes()), "bytes": p.stat().st_size}
+        for name, p in files.items()
+    }
+    (path / "manifest.json").write_bytes(
+        seal({"format": FORMAT, "step": int(path.name), "files": listed})
+    )
 
 
 def checkpoints(run):
@@ -107,8 +127,13 @@ LIES = {
 
 
 # What else than training reads of it, and who refuses it then.
-READ = {"frames": ("eval", "replayed"), "action.size": ("eval", "replayed"), "observation.image": ("eval", "replayed"),
-        "replay.spec": ("replayed",), "learner.updates": ()}  # fmt: skip
+READ = {
+    "frames": ("eval", "replayed"),
+    "action.size": ("eval", "replayed"),
+    "observation.image": ("eval", "replayed"),
+    "replay.spec": ("replayed",),
+    "learner.updates": (),
+}
 
 
 def _lied(call, made, root):
@@ -121,18 +146,28 @@ def _lied(call, made, root):
         (newest / "state.json").write_text(json.dumps(state))
         reseal(newest)
         before = files_of(seed_dir(root))
-        found[what] = all_of(call, root, ("train", "eval", "replayed", "report") if what in READ else ("train",))
+        found[what] = all_of(
+            call, root, ("train", "eval", "replayed", "report") if what in READ else ("train",)
+        )
         found[what]["kept"] = before.items() <= files_of(seed_dir(root)).items()
     return found
 
 
 def files_of(run):
     """What no refusal may change."""
-    return {str(p): digest(p.read_bytes()) for p in run.glob("*/**/*") if p.is_file() and "eval" not in p.parts}
+    return {
+        str(p): digest(p.read_bytes())
+        for p in run.glob("*/**/*")
+        if p.is_file() and "eval" not in p.parts
+    }
 
 
-@pytest.mark.fault(15, "each value of state.json a lie of its own, the manifest agreeing: words, negative, 10^400, NaN",
-                   "exit 4 and one line that names the value; no checkpoint and no chunk is touched")  # fmt: skip
+@pytest.mark.fault(
+    15,
+    "each value of state.json a lie of its own, the manifest agreeing: words, negative, 10^400, "
+    "NaN",
+    "exit 4 and one line that names the value; no checkpoint and no chunk is touched",
+)
 def test_lies_in_a_sealed_state_are_refused_by_name(made, tmp_path, record_property):
     found = in_one(tmp_path, _lied, made, tmp_path / "root")
     for what, seen in found.items():
@@ -142,7 +177,11 @@ def test_lies_in_a_sealed_state_are_refused_by_name(made, tmp_path, record_prope
         assert what.split()[0].removesuffix(".spec").removesuffix("[].sums") in said, (what, said)
         for program, (code, said) in seen.items():
             assert "Traceback" not in said and len(said) < 3000, (what, program, said)
-            assert code == (4 if program in ("train", *READ.get(what, ())) else 0), (what, program, said)
+            assert code == (4 if program in ("train", *READ.get(what, ())) else 0), (
+                what,
+                program,
+                said,
+            )
     record_property("times", sum(map(len, found.values())))
 
 
@@ -153,7 +192,10 @@ PICTURES = (".gif", ".webp", ".mp4", ".png")
 
 
 def _poisoned(call, made, root, evil):
-    found, names = {}, ("saved", "replayed", "report", "train")  # train last: it sets a damaged chunk aside
+    found, names = (
+        {},
+        ("saved", "replayed", "report", "train"),
+    )  # train last: it sets a damaged chunk aside
     again(made, root)
     found["nothing"] = all_of(call, root, names)
     run = seed_dir(made)
@@ -163,26 +205,50 @@ def _poisoned(call, made, root, evil):
         if p.is_file() and p.parent != run / "replay" and p.parents[1].name != "checkpoints"
     ]
     # Of pictures and of chunks one each, and what nobody has asked for.
-    kinds = {p if p.suffix in (".json", ".jsonl", ".yaml") else p.suffix in PICTURES or p.suffix: p for p in others}
-    extra = [Path(x) for x in ("model.pt", "status.tmp", "eval/compare.json", "eval/imagine.json", "replay/x.npz")]
+    kinds = {
+        p if p.suffix in (".json", ".jsonl", ".yaml") else p.suffix in PICTURES or p.suffix: p
+        for p in others
+    }
+    extra = [
+        Path(x)
+        for x in (
+            "model.pt",
+            "status.tmp",
+            "eval/compare.json",
+            "eval/imagine.json",
+            "replay/x.npz",
+        )
+    ]
     chunks = json.loads((checkpoints(run)[-1] / "state.json").read_text())["replay"]["chunks"]
     extra += [Path("replay", chunks[i]["file"]) for i in (0, -1)]
     for i, place in enumerate([*kinds.values(), *extra]):
         run = again(made, root)
         (run / place).parent.mkdir(exist_ok=True)
         (run / place).write_bytes(Path(evil[i % 2]).read_bytes())
-        found[str(place)] = all_of(call, root, ("saved", "report") if place.parts[0] in ("eval", "videos") else names)
+        found[str(place)] = all_of(
+            call, root, ("saved", "report") if place.parts[0] in ("eval", "videos") else names
+        )
     return found
 
 
-@pytest.mark.fault(14, "a payload (.pt or object array) in the place of every other file in turn, checkpoints sound",
-                   "read by train, returns --from saved, model --from replay and report: nothing is unpickled; each "
-                   "goes on without it or exits 4")  # fmt: skip
+@pytest.mark.fault(
+    14,
+    "a payload (.pt or object array) in the place of every other file in turn, checkpoints sound",
+    "read by train, returns --from saved, model --from replay and report: nothing is unpickled; "
+    "each "
+    "goes on without it or exits 4",
+)
 def test_with_sound_checkpoints_no_other_file_is_unpickled_either(made, tmp_path, record_property):
     marker = tmp_path / "touched"
     torch.save({"w": Payload(str(marker))}, tmp_path / "evil.pt")
     np.save(tmp_path / "evil.npy", np.array([Payload(str(marker))], object), allow_pickle=True)
-    found = in_one(tmp_path, _poisoned, made, tmp_path / "root", [str(tmp_path / x) for x in ("evil.pt", "evil.npy")])
+    found = in_one(
+        tmp_path,
+        _poisoned,
+        made,
+        tmp_path / "root",
+        [str(tmp_path / x) for x in ("evil.pt", "evil.npy")],
+    )
     assert {code for code, _ in found.pop("nothing").values()} == {0}
     refused = {"config.yaml": set(found["config.yaml"]), "eval/returns.json": {"saved"}}
     for place, seen in found.items():
@@ -195,7 +261,13 @@ def test_with_sound_checkpoints_no_other_file_is_unpickled_either(made, tmp_path
                 program,
                 said,
             )  # what is opened, and why not
-    assert {"metrics.jsonl", "scores.jsonl", "status.json", "eval/returns.json", "eval/model.json"} <= found.keys()
+    assert {
+        "metrics.jsonl",
+        "scores.jsonl",
+        "status.json",
+        "eval/returns.json",
+        "eval/model.json",
+    } <= found.keys()
     assert any(place.endswith("rows") for place in found) and not marker.exists()
     record_property("times", sum(map(len, found.values())))
 
@@ -219,12 +291,18 @@ def _with_header(run):
 
 
 def _with_bomb(run):
-    """Every packed chunk says that it unpacks to a hundred megabytes, and its checksums are right."""
+    """Every packed chunk says that it unpacks to a hundred megabytes, and its checksums
+    are right.
+    """
     bomb = zstandard.ZstdCompressor().compress(bytes(10**8))
     crcs = {}
     for path in run.glob("replay/*.zrows"):
         rows, episodes, count = HEADER.unpack_from(path.read_bytes())
-        body = HEADER.pack(rows, episodes, count) + struct.pack(f"<{count}I", *[len(bomb)] * count) + bomb * count
+        body = (
+            HEADER.pack(rows, episodes, count)
+            + struct.pack(f"<{count}I", *[len(bomb)] * count)
+            + bomb * count
+        )
         path.write_bytes(body)
         crcs[path.name] = zlib.crc32(body)
     assert crcs
@@ -236,8 +314,11 @@ def _with_bomb(run):
         reseal(path)
 
 
-FORGED = {"a path": (_with_path, "every checkpoint"), "a huge header": (_with_header, "every checkpoint"),
-          "a bomb": (_with_bomb, "damaged")}  # fmt: skip
+FORGED = {
+    "a path": (_with_path, "every checkpoint"),
+    "a huge header": (_with_header, "every checkpoint"),
+    "a bomb": (_with_bomb, "damaged"),
+}
 
 
 def _crafted(call, made, root):
@@ -249,9 +330,15 @@ def _crafted(call, made, root):
     return found
 
 
-@pytest.mark.fault(15, "in all checkpoints a path out of them, a safetensors header of 2^40 bytes; zstd bombs for "
-                   "replay chunks; every checksum right", "train.py and eval.py: exit 4")  # fmt: skip
-def test_paths_headers_and_bombs_end_the_whole_programs_with_a_line(made, tmp_path, record_property):
+@pytest.mark.fault(
+    15,
+    "in all checkpoints a path out of them, a safetensors header of 2^40 bytes; zstd bombs for "
+    "replay chunks; every checksum right",
+    "train.py and eval.py: exit 4",
+)
+def test_paths_headers_and_bombs_end_the_whole_programs_with_a_line(
+    made, tmp_path, record_property
+):
     found = in_one(tmp_path, _crafted, made, tmp_path / "root", before=limited(RLIMIT_AS=8 << 30))
     for what, (code, said) in found.items():
         assert code == 4 and "Traceback" not in said, (what, said)
@@ -272,10 +359,16 @@ def _giant(call, made, root, name):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "player.safetensors"])
-@pytest.mark.fault(15, "a sparse file of 20 GiB among a checkpoint's tensors, its manifest agreeing, ulimit -v of "
-                   "6 GB", "exit 4 before anything is allocated: how much it would take, how much is free")  # fmt: skip
+@pytest.mark.fault(
+    15,
+    "a sparse file of 20 GiB among a checkpoint's tensors, its manifest agreeing, ulimit -v of "
+    "6 GB",
+    "exit 4 before anything is allocated: how much it would take, how much is free",
+)
 def test_a_sparse_giant_that_the_manifest_agrees_with_is_refused(made, tmp_path, name):
-    found = in_one(tmp_path, _giant, made, tmp_path / "root", name, before=limited(RLIMIT_AS=6_000_000_000))
+    found = in_one(
+        tmp_path, _giant, made, tmp_path / "root", name, before=limited(RLIMIT_AS=6_000_000_000)
+    )
     report = found.pop("report")
     assert report[0] == 0 and "Traceback" not in report[1]
     for program, (code, said, there) in found.items():

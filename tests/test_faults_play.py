@@ -1,4 +1,6 @@
-"""The page of the real `eval.py RUN play` under bad requests: each is answered by 4xx, and the dream goes on after."""
+"""The page of the real `eval.py RUN play` under bad requests: each is answered by 4xx, and the
+dream goes on after.
+"""
 
 import json
 import random
@@ -15,7 +17,9 @@ __all__ = ["run_dir"]  # a fixture of every test here
 
 
 def status_of(port, data, torn=False):
-    """Send these bytes, the last there are if torn; the status of the answer, which ends the connection."""
+    """Send these bytes, the last there are if torn; the status of the answer, which ends the
+    connection.
+    """
     with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(data)
         if torn:
@@ -24,7 +28,9 @@ def status_of(port, data, torn=False):
         while b"\r\n\r\n" not in answer and (more := client.recv(1 << 16)):
             answer += more
     # A first line that says no version is answered by a page alone.
-    found = re.match(rb"HTTP/1\.[01] (\d{3})", answer) or re.search(rb"Error code: (\d{3})", answer)
+    found = re.match(rb"HTTP/1\.[01] (\d{3})", answer) or re.search(
+        rb"Error code: (\d{3})", answer
+    )
     assert found, (data[:200], answer)
     assert b"Traceback" not in answer
     return int(found[1])
@@ -32,19 +38,47 @@ def status_of(port, data, torn=False):
 
 def request(port, token, path, body=b"", method="POST", **headers):
     """One well-formed request; headers given replace the usual."""
-    usual = {"Host": f"127.0.0.1:{port}", "Content-Type": "application/json", "Content-Length": str(len(body)),
-             "Connection": "close"}  # fmt: skip
-    lines = [f"{k}: {v}" for k, v in {**usual, **{k.replace("_", "-"): v for k, v in headers.items()}}.items()]
-    return f"{method} /{token}/{path} HTTP/1.1\r\n".encode() + "\r\n".join([*lines, "", ""]).encode() + body
+    usual = {
+        "Host": f"127.0.0.1:{port}",
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+    }
+    lines = [
+        f"{k}: {v}"
+        for k, v in {**usual, **{k.replace("_", "-"): v for k, v in headers.items()}}.items()
+    ]
+    return (
+        f"{method} /{token}/{path} HTTP/1.1\r\n".encode()
+        + "\r\n".join([*lines, "", ""]).encode()
+        + body
+    )
 
 
 WRONG = [
     {"at": 0, "driver": "hand", "action": x}
-    for x in ([], [1], [1, 2, 3], ["a", "b"], [None, 0.5], [[0.5, 0.5]], {}, "x", True, [1e400, 0], [float("nan"), 0])
+    for x in (
+        [],
+        [1],
+        [1, 2, 3],
+        ["a", "b"],
+        [None, 0.5],
+        [[0.5, 0.5]],
+        {},
+        "x",
+        True,
+        [1e400, 0],
+        [float("nan"), 0],
+    )
 ]
-WRONG += [{"at": x, "driver": "hand", "action": [0.5, 0.5]} for x in (-5, 10**6, 10**40, "0", None, True, 0.5, [0])]
-WRONG += [{"at": 0, "driver": x, "action": [0.5, 0.5]} for x in ("nobody", 1, None, [], "\0", "x" * 999)]
-WRONG += [{}, {"at": 0, "more": 1}, {"x" * 500: 0}]  # fmt: skip
+WRONG += [
+    {"at": x, "driver": "hand", "action": [0.5, 0.5]}
+    for x in (-5, 10**6, 10**40, "0", None, True, 0.5, [0])
+]
+WRONG += [
+    {"at": 0, "driver": x, "action": [0.5, 0.5]} for x in ("nobody", 1, None, [], "\0", "x" * 999)
+]
+WRONG += [{}, {"at": 0, "more": 1}, {"x" * 500: 0}]
 
 
 def bad_frames(rng, port, token):
@@ -54,33 +88,75 @@ def bad_frames(rng, port, token):
     while True:
         match rng.randrange(8):
             case 0:
-                yield rng.choice([b"\x00\x01\x02\r\n\r\n", b"\xff" * 40 + b"\r\n\r\n", b"GET\r\n\r\n",
-                                  b"GET / HTTP/x.y\r\n\r\n", b"GET / HTTP/1.1 x\r\n\r\n"]), True  # fmt: skip
+                yield (
+                    rng.choice(
+                        [
+                            b"\x00\x01\x02\r\n\r\n",
+                            b"\xff" * 40 + b"\r\n\r\n",
+                            b"GET\r\n\r\n",
+                            b"GET / HTTP/x.y\r\n\r\n",
+                            b"GET / HTTP/1.1 x\r\n\r\n",
+                        ]
+                    ),
+                    True,
+                )
             case 1:
                 yield whole[: rng.randrange(1, len(whole) - 1)], True  # torn anywhere
             case 2:
                 yield request(port, token, "step", json.dumps(rng.choice(WRONG)).encode()), False
             case 3:
                 yield (
-                    request(port, token, rng.choice(["start", "clip", "step"]), rng.randbytes(rng.randrange(99))),
+                    request(
+                        port,
+                        token,
+                        rng.choice(["start", "clip", "step"]),
+                        rng.randbytes(rng.randrange(99)),
+                    ),
                     False,
                 )
             case 4:
-                text = json.dumps({"episode": rng.choice([-9, 99, "x", 1e99]), "step": rng.choice([10**9, None, "é"])})
+                text = json.dumps(
+                    {
+                        "episode": rng.choice([-9, 99, "x", 1e99]),
+                        "step": rng.choice([10**9, None, "é"]),
+                    }
+                )
                 yield request(port, token, "start", text.encode()), False
             case 5:
-                yield request(port, rng.choice(["", "x", token[:-1], token + "x"]), "step", good), False
+                yield (
+                    request(port, rng.choice(["", "x", token[:-1], token + "x"]), "step", good),
+                    False,
+                )
             case 6:
-                query = rng.choice(["moment?at=x", "moment?at=99999", "nothing", "moment", "state?a=1", "../state"])
+                query = rng.choice(
+                    [
+                        "moment?at=x",
+                        "moment?at=99999",
+                        "nothing",
+                        "moment",
+                        "state?a=1",
+                        "../state",
+                    ]
+                )
                 yield request(port, token, query, method="GET"), False
             case 7:
-                headers = rng.choice([{"Host": "evil.example"}, {"Origin": "null"}, {"Content_Type": "text/plain"},
-                                      {"Content_Length": "-1"}, {"Content_Length": "x"}])  # fmt: skip
+                headers = rng.choice(
+                    [
+                        {"Host": "evil.example"},
+                        {"Origin": "null"},
+                        {"Content_Type": "text/plain"},
+                        {"Content_Length": "-1"},
+                        {"Content_Length": "x"},
+                    ]
+                )
                 yield request(port, token, "step", good, **headers), False
 
 
-@pytest.mark.fault(26, "a thousand bad and torn requests to the real eval.py play: bytes, wrong values, tokens, hosts",
-                   "each is answered, always by 4xx; no traceback; then a good step works")  # fmt: skip
+@pytest.mark.fault(
+    26,
+    "a thousand bad and torn requests to the real eval.py play: bytes, wrong values, tokens, hosts",
+    "each is answered, always by 4xx; no traceback; then a good step works",
+)
 def test_a_thousand_bad_frames_to_the_real_page(run_dir, record_property):
     with served(run_dir) as (process, url):
         port, token = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/([\w-]{20,})/", url).groups()
@@ -96,8 +172,11 @@ def test_a_thousand_bad_frames_to_the_real_page(run_dir, record_property):
     record_property("times", 1000)
 
 
-@pytest.mark.fault(26, "bodies of 65,537 bytes, 1 GB and 10^30 as they are announced, to the real eval.py play",
-                   "413, read no further; then a good step works")  # fmt: skip
+@pytest.mark.fault(
+    26,
+    "bodies of 65,537 bytes, 1 GB and 10^30 as they are announced, to the real eval.py play",
+    "413, read no further; then a good step works",
+)
 def test_a_huge_body_is_not_read(run_dir, record_property):
     with served(run_dir) as (process, url):
         port, token = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/([\w-]{20,})/", url).groups()
@@ -120,6 +199,9 @@ def finish(process):
     """It ends as it should, and has said nothing of what came."""
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 0 and out.endswith("stopped\n") and "Traceback" not in out + err and not err.strip(), (
-        err
-    )
+    assert (
+        process.returncode == 0
+        and out.endswith("stopped\n")
+        and "Traceback" not in out + err
+        and not err.strip()
+    ), err

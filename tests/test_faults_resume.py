@@ -1,7 +1,8 @@
-"""Resuming exactly, as a property: stopped or killed at places drawn by lot, as often as you like, every kind of agent.
+"""Resuming exactly, as a property: stopped or killed at places drawn by lot, as often as you like,
+every kind of agent.
 
-A calm run lists every place where it looks whether it is to stop; the lots are drawn from these. WM_RESUMES multiplies
-how many are drawn.
+A calm run lists every place where it looks whether it is to stop; the lots are drawn from these.
+WM_RESUMES multiplies how many are drawn.
 """
 
 import json
@@ -19,25 +20,92 @@ TIMES = int(os.environ.get("WM_RESUMES", "1"))
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
 # Pruning alone waits for a checkpoint too many.
 EVERY_SAVE = [point for point in strike.SAVE if point != "prune-moved"]
-BUSY = (*SHORT, "--run.frames", "45", "--log.checkpoint", "8", "--log.eval", "15", "--log.episodes", "1",
-        "--train.prefill", "12", "--train.pretrain", "3", "--train.ratio", "0.4", "--replay.capacity_gb", "2e-4",
-        "--replay.length", "6", "--env.time_limit", "9")  # fmt: skip
+BUSY = (
+    *SHORT,
+    "--run.frames",
+    "45",
+    "--log.checkpoint",
+    "8",
+    "--log.eval",
+    "15",
+    "--log.episodes",
+    "1",
+    "--train.prefill",
+    "12",
+    "--train.pretrain",
+    "3",
+    "--train.ratio",
+    "0.4",
+    "--replay.capacity_gb",
+    "2e-4",
+    "--replay.length",
+    "6",
+    "--env.time_limit",
+    "9",
+)
 ACTOR = ("--behavior.name", "actor_critic", "--imag.starts", "4", "--imag.horizon", "3")
-CLOSED = ("--planner.score", "reward+value", "--planner.proposals", "5", "--imag.starts", "4", "--imag.horizon", "3")
+CLOSED = (
+    "--planner.score",
+    "reward+value",
+    "--planner.proposals",
+    "5",
+    "--imag.starts",
+    "4",
+    "--imag.horizon",
+    "3",
+)
 KINDS = {
     "planner": (),
-    "planner, two environments": ("--env.num", "2", "--model.latent", "categorical", "--loss.objective",
-                                  "{contrastive: 1.0, barlow: 1.0, forward_contrastive: 1.0}"),
-    "actor, two environments": (*ACTOR, "--env.num", "2", "--replay.start", "stored", "--loss.objective",
-                                "{inverse: 1.0}"),
-    "planner closed by a critic, discrete actions": (*CLOSED, "--env.task", "catcher", "--replay.start", "burnin",
-                                                     "--replay.burnin", "3", "--planner.name", "mppi"),
-    "actor, slow encoder, replay on disk": (*ACTOR, "--loss.objective", "{bootstrap: 1.0, prototypes: 1.0}",
-                                            "--replay.store", "disk", "--optim.name", "laprop"),
+    "planner, two environments": (
+        "--env.num",
+        "2",
+        "--model.latent",
+        "categorical",
+        "--loss.objective",
+        "{contrastive: 1.0, barlow: 1.0, forward_contrastive: 1.0}",
+    ),
+    "actor, two environments": (
+        *ACTOR,
+        "--env.num",
+        "2",
+        "--replay.start",
+        "stored",
+        "--loss.objective",
+        "{inverse: 1.0}",
+    ),
+    "planner closed by a critic, discrete actions": (
+        *CLOSED,
+        "--env.task",
+        "catcher",
+        "--replay.start",
+        "burnin",
+        "--replay.burnin",
+        "3",
+        "--planner.name",
+        "mppi",
+    ),
+    "actor, slow encoder, replay on disk": (
+        *ACTOR,
+        "--loss.objective",
+        "{bootstrap: 1.0, prototypes: 1.0}",
+        "--replay.store",
+        "disk",
+        "--optim.name",
+        "laprop",
+    ),
     "random actions, shifted pictures before moving backgrounds": (
-        "--behavior.name", "random", "--env.task", "distract:pendulum", "--augment.shift", "2", "--loss.objective",
-        "{bottleneck: 1.0, reward_only: 1.0, reconstruction: 1.0}", "--model.transition", "ssm"),
-}  # fmt: skip
+        "--behavior.name",
+        "random",
+        "--env.task",
+        "distract:pendulum",
+        "--augment.shift",
+        "2",
+        "--loss.objective",
+        "{bottleneck: 1.0, reward_only: 1.0, reconstruction: 1.0}",
+        "--model.transition",
+        "ssm",
+    ),
+}
 
 
 def test_every_behaviour_and_objective_is_among_them():
@@ -47,13 +115,16 @@ def test_every_behaviour_and_objective_is_among_them():
 
 
 def drawn(rng, looks):
-    """Four to seven stops in the order of the run, (place, signal, sub-step of a save): kills and signals in turn.
+    """Four to seven stops in the order of the run, (place, signal, sub-step of a save): kills and
+    signals in turn.
 
-    Early, later, inside an evaluation, in the save at frame 40, and up to three anywhere; a place is (frames, updates,
-    evaluating, ordinal). No two are so close that the ordinal would begin anew between them, none where a struck save
-    may have gone past it.
+    Early, later, inside an evaluation, in the save at frame 40, and up to three anywhere; a place
+    is (frames, updates, evaluating, ordinal). No two are so close that the ordinal would begin
+    anew between them, none where a struck save may have gone past it.
     """
-    early, later, saving = ([p for p in looks if a <= p[0] < b] for a, b in ((0, 20), (20, 32), (32, 40)))
+    early, later, saving = (
+        [p for p in looks if a <= p[0] < b] for a, b in ((0, 20), (20, 32), (32, 40))
+    )
     inside = [p for p in looks if p[2] and p[1]]
     places = [rng.choice(early), rng.choice(later), rng.choice(inside), rng.choice(saving)]
     saved = places[3]
@@ -61,15 +132,25 @@ def drawn(rng, looks):
     for _ in range(rng.randrange(4)):
         places.append(rng.choice([p for p in free if p[:2] not in [q[:2] for q in places]]))
     first = rng.randrange(2)
-    return [(place, "SIGKILL" if i % 2 == first else rng.choice(SIGNALS), rng.choice(EVERY_SAVE) * (place is saved))
-            for i, place in enumerate(sorted(places, key=looks.index))]  # fmt: skip
+    return [
+        (
+            place,
+            "SIGKILL" if i % 2 == first else rng.choice(SIGNALS),
+            rng.choice(EVERY_SAVE) * (place is saved),
+        )
+        for i, place in enumerate(sorted(places, key=looks.index))
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.fault(8, "SIGKILL, and SIGTERM, SIGINT or SIGUSR1, at places drawn from those of a calm run, four to "
-                   "seven times a run: early, later between updates, inside an evaluation, inside a save and anywhere; "
-                   "each kind at least three times after it has learnt",
-                   "weights, optimiser, generators, replay, metrics hash-equal")  # fmt: skip
+@pytest.mark.fault(
+    8,
+    "SIGKILL, and SIGTERM, SIGINT or SIGUSR1, at places drawn from those of a calm run, four to "
+    "seven times a run: early, later between updates, inside an evaluation, inside a save and "
+    "anywhere; "
+    "each kind at least three times after it has learnt",
+    "weights, optimiser, generators, replay, metrics hash-equal",
+)
 def test_stopped_and_killed_anywhere_it_ends_the_same(tmp_path, kind, record_property):
     args, stops, list_of = (*BUSY, *KINDS[kind]), 0, tmp_path / "looks"
     task = slug(config.parse(["debug", *args]).env.task)
@@ -81,24 +162,48 @@ def test_stopped_and_killed_anywhere_it_ends_the_same(tmp_path, kind, record_pro
         rng, root, learnt = random.Random(f"{kind} {lot}"), tmp_path / f"struck{lot}", []
         for stop, (place, name, point) in enumerate(drawn(rng, looks)):
             note = tmp_path / f"struck{lot}-{stop}"
-            go(root, *args, before=struck_at(place, name, note, point), expect=-9 if name == "SIGKILL" else 75)
+            go(
+                root,
+                *args,
+                before=struck_at(place, name, note, point),
+                expect=-9 if name == "SIGKILL" else 75,
+            )
             frames, updates, evaluating, _ = json.loads(note.read_text())
             learnt += [(name, evaluating, bool(point))] * (updates > 0)
             stops += 1
         assert len(learnt) >= 3 and {name == "SIGKILL" for name, *_ in learnt} == {True, False}
-        assert any(evaluating for _, evaluating, _ in learnt) and any(saving for *_, saving in learnt)
+        assert any(evaluating for _, evaluating, _ in learnt) and any(
+            saving for *_, saving in learnt
+        )
         go(root, *args)
         assert fingerprint(seed_dir(root, task)) == wanted
     record_property("times", stops)
     record_property("lost", 0)
 
 
-@pytest.mark.fault(23, "the same seed twice, 210 steps of three environments side by side, on all cores and on one, "
-                   "where nothing overlaps", "equal hashes")  # fmt: skip
+@pytest.mark.fault(
+    23,
+    "the same seed twice, 210 steps of three environments side by side, on all cores and on one, "
+    "where nothing overlaps",
+    "equal hashes",
+)
 def test_the_same_seed_gives_the_same_run_with_parallel_environments(tmp_path):
     for name, more, before in (("a", (), None), ("b", ("--env.timeout", "500"), on_one_core)):
-        go(tmp_path / name, *BUSY, *LONGER, "--env.num", "3", "--run.threads", "1", *more, before=before)
-    assert print_of(tmp_path / "a") == print_of(tmp_path / "b") and print_of(tmp_path / "a")["frames"] >= 200
+        go(
+            tmp_path / name,
+            *BUSY,
+            *LONGER,
+            "--env.num",
+            "3",
+            "--run.threads",
+            "1",
+            *more,
+            before=before,
+        )
+    assert (
+        print_of(tmp_path / "a") == print_of(tmp_path / "b")
+        and print_of(tmp_path / "a")["frames"] >= 200
+    )
 
 
 LONGER = (

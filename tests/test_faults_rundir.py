@@ -1,4 +1,6 @@
-"""A run directory that has lost its checkpoints, cannot be written to, or not locked: what is said, kept, refused."""
+"""A run directory that has lost its checkpoints, cannot be written to, or not locked: what is
+said, kept, refused.
+"""
 
 import errno
 import fcntl
@@ -26,16 +28,23 @@ def calm(tmp_path_factory):
 
 
 def held(run):
-    return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in run.rglob("*") if f.is_file()}
+    return {
+        str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in run.rglob("*") if f.is_file()
+    }
 
 
 def status(root):
     return json.loads((seed_dir(root) / "status.json").read_text())
 
 
-@pytest.mark.fault(3, "the folder of checkpoints deleted, or emptied, after a run that was killed, stopped or done",
-                   "exit 4, nothing touched; only --run.fresh true starts over, and keeps what was there")  # fmt: skip
-def test_without_its_checkpoints_a_run_is_not_started_over_unasked(calm, tmp_path, record_property):
+@pytest.mark.fault(
+    3,
+    "the folder of checkpoints deleted, or emptied, after a run that was killed, stopped or done",
+    "exit 4, nothing touched; only --run.fresh true starts over, and keeps what was there",
+)
+def test_without_its_checkpoints_a_run_is_not_started_over_unasked(
+    calm, tmp_path, record_property
+):
     run = seed_dir(tmp_path)
     go(tmp_path, *TALKING, before=signalled_at(36, "SIGKILL"), expect=-9)
     assert status(tmp_path) == {"state": "running", "frames": 20}
@@ -47,16 +56,26 @@ def test_without_its_checkpoints_a_run_is_not_started_over_unasked(calm, tmp_pat
         before = held(run)
         assert (run / "metrics.jsonl").stat().st_size > 0
         line = go(tmp_path, *TALKING, expect=4)
-        assert len(line.splitlines()) == 1 and "Nothing was touched" in line and "--run.fresh true" in line
+        assert (
+            len(line.splitlines()) == 1
+            and "Nothing was touched" in line
+            and "--run.fresh true" in line
+        )
         assert str(run / "checkpoints") in line and held(run) == before
     go(tmp_path, *TALKING, "--run.fresh", "true")
     assert print_of(tmp_path) == print_of(calm)
     (kept,) = run.parent.glob("seed0-*")
-    assert {name.replace(str(kept), str(run)): value for name, value in held(kept).items()} == before
+    assert {
+        name.replace(str(kept), str(run)): value for name, value in held(kept).items()
+    } == before
     record_property("times", 4)
 
 
-@pytest.mark.fault(3, "SIGKILL before the first checkpoint", "the same command starts again, its logs too, and says so")
+@pytest.mark.fault(
+    3,
+    "SIGKILL before the first checkpoint",
+    "the same command starts again, its logs too, and says so",
+)
 def test_killed_before_its_first_checkpoint_it_starts_again(calm, tmp_path, record_property):
     go(tmp_path, *TALKING, before=signalled_at(18, "SIGKILL"), expect=-9)
     assert status(tmp_path) == {"state": "running", "frames": 0}
@@ -69,9 +88,12 @@ def test_killed_before_its_first_checkpoint_it_starts_again(calm, tmp_path, reco
     record_property("lost", 0)
 
 
-@pytest.mark.fault(4, "RLIMIT_FSIZE (ulimit -f) below the size of config.yaml, at a new start and at a resumed one; "
-                   "status.json refused at the very end",
-                   "exit 74: which file, what is kept, what to do; the end equals an undisturbed run")  # fmt: skip
+@pytest.mark.fault(
+    4,
+    "RLIMIT_FSIZE (ulimit -f) below the size of config.yaml, at a new start and at a resumed one; "
+    "status.json refused at the very end",
+    "exit 74: which file, what is kept, what to do; the end equals an undisturbed run",
+)
 def test_a_disk_full_outside_a_save_says_what_is_kept(calm, tmp_path, record_property):
     run = seed_dir(tmp_path)
     for kept in ("nothing has been trained yet", "the checkpoints are as they were"):
@@ -91,7 +113,10 @@ def test_a_disk_full_outside_a_save_says_what_is_kept(calm, tmp_path, record_pro
 def complete(said, path, kept):
     """The last line says what happened, what is kept and what to do."""
     last = said.strip().splitlines()[-1]
-    return all(words in last for words in (f"{path} cannot be written", kept, "make room", "same command again"))
+    return all(
+        words in last
+        for words in (f"{path} cannot be written", kept, "make room", "same command again")
+    )
 
 
 def opened(root):
@@ -102,7 +127,9 @@ def opened(root):
 
 
 def test_a_lock_of_a_directory_that_was_moved_aside_is_none(tmp_path, monkeypatch):
-    """Another process starts over (--run.fresh true) between this one's opening of the lock file and its locking."""
+    """Another process starts over (--run.fresh true) between this one's opening of the lock file
+    and its locking.
+    """
     flock, path = fcntl.flock, seed_dir(tmp_path)
     moved = []
 
@@ -126,15 +153,20 @@ def test_a_file_system_without_locks_is_not_taken_for_another_training(tmp_path,
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", none)
-    with pytest.raises(RunError, match="lock cannot be locked .No locks available.*--run.root") as caught:
+    with pytest.raises(
+        RunError, match="lock cannot be locked .No locks available.*--run.root"
+    ) as caught:
         opened(tmp_path)
     assert caught.value.exit_code == 74 and "another process" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("number", "advice"), [(errno.ENOSPC, "make room there"), (errno.EROFS, "written by you"), (errno.EIO, "")]
+    ("number", "advice"),
+    [(errno.ENOSPC, "make room there"), (errno.EROFS, "written by you"), (errno.EIO, "")],
 )
-def test_whatever_the_system_refuses_is_said_with_what_is_kept(monkeypatch, capsys, number, advice):
+def test_whatever_the_system_refuses_is_said_with_what_is_kept(
+    monkeypatch, capsys, number, advice
+):
     def refused(c, words, others):
         raise OSError(number, "no", "/there")
 

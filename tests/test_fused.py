@@ -1,4 +1,6 @@
-"""The fused steps compute what torch does, forwards and backwards, to the precision of what goes in and out."""
+"""The fused steps compute what torch does, forwards and backwards, to the precision of what goes
+in and out.
+"""
 
 import os
 import subprocess
@@ -16,7 +18,9 @@ from worldmodel.nets import MLP, Norm, mixed_log_probs
 from worldmodel.types import ActionSpace, ObservationSpace
 
 ROWS, SIZE = (3, 7), 37  # 37: a last part that no vector register is filled by
-needs_library = pytest.mark.skipif(fused.library() is None, reason="no C compiler here; torch does these steps")
+needs_library = pytest.mark.skipif(
+    fused.library() is None, reason="no C compiler here; torch does these steps"
+)
 
 
 def rough(*shape, seed=0, scale=1.0):
@@ -54,7 +58,11 @@ def close(got, want):
 def test_norm_silu_is_torchs(fine):
     x, norm, weight = rough(*ROWS, SIZE), norm_of(SIZE), torch.randn(*ROWS, SIZE)
     got = grads_of(lambda x, w: fused.norm_silu(x, norm, fine), [x, norm.weight], weight)
-    want = grads_of(lambda x, w: F.silu(F.rms_norm(x, (SIZE,), w, norm.eps)), [exact(x), exact(norm.weight)], weight)
+    want = grads_of(
+        lambda x, w: F.silu(F.rms_norm(x, (SIZE,), w, norm.eps)),
+        [exact(x), exact(norm.weight)],
+        weight,
+    )
     close(got, want)
     assert fused.norm_silu(x, norm, fine).dtype == (torch.float32 if fine else torch.bfloat16)
     if fine:
@@ -63,11 +71,17 @@ def test_norm_silu_is_torchs(fine):
 
 @needs_library
 def test_gru_is_torchs():
-    gates, state, norm = rough(*ROWS, 3 * SIZE), exact(rough(*ROWS, SIZE, seed=1)), norm_of(3 * SIZE)
+    gates, state, norm = (
+        rough(*ROWS, 3 * SIZE),
+        exact(rough(*ROWS, SIZE, seed=1)),
+        norm_of(3 * SIZE),
+    )
     weight = torch.randn(*ROWS, SIZE)
     got = grads_of(lambda g, s, w: fused.gru(g, norm, s), [gates, state, norm.weight], weight)
     copy = norm_of(3 * SIZE)
-    want = grads_of(lambda g, s, w: fused.gru(g, copy, s), [exact(gates), exact(state), copy.weight], weight)
+    want = grads_of(
+        lambda g, s, w: fused.gru(g, copy, s), [exact(gates), exact(state), copy.weight], weight
+    )
     close(got, want)
     torch.testing.assert_close(got[0], want[0], rtol=1e-5, atol=1e-6)
 
@@ -84,7 +98,9 @@ def test_draws_pick_what_torch_picks_and_pass_the_probabilities_gradients(unimix
     sums = probs.double().cumsum(-1)
     at = got.argmax(-1, keepdim=True)
     upper, lower = sums.gather(-1, at), (sums - probs).gather(-1, at)
-    assert ((uniform.unsqueeze(-1) <= upper + 1e-5) & (uniform.unsqueeze(-1) >= lower - 1e-5)).all()
+    assert (
+        (uniform.unsqueeze(-1) <= upper + 1e-5) & (uniform.unsqueeze(-1) >= lower - 1e-5)
+    ).all()
     (grad,) = torch.autograd.grad((got * weight).sum(), logits)
     (want,) = torch.autograd.grad((probs * weight).sum(), logits)
     close([grad.float()], [want.float()])
@@ -119,7 +135,11 @@ def test_doubled_maps_are_torchs(channels, silu):
 def test_pictures_and_their_errors_are_torchs():
     g = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (2, 3, 6, 5, 3), generator=g, dtype=torch.uint8)
-    backdrop, mean, weight = torch.rand(6, 5, 3, generator=g) * 255, rough(6, 6, 5, 3), torch.randn(6)
+    backdrop, mean, weight = (
+        torch.rand(6, 5, 3, generator=g) * 255,
+        rough(6, 6, 5, 3),
+        torch.randn(6),
+    )
     true = (image.float() - backdrop) / 255
     assert (fused.centred(image, backdrop, torch.bfloat16).float() - true).abs().max() <= 2**-9
     torch.testing.assert_close(fused.centred(image, backdrop, torch.float32), true)
@@ -137,7 +157,9 @@ def test_what_is_not_finite_stays_so():
     norm = norm_of(SIZE)
     assert torch.isfinite(fused.norm_silu(x, norm)).all(-1).tolist() == [True, False, True]
     gates = torch.cat([x, x, x], -1)
-    assert torch.isfinite(fused.gru(gates, norm_of(3 * SIZE), torch.zeros(3, SIZE))).all(-1).tolist() == [
+    assert torch.isfinite(fused.gru(gates, norm_of(3 * SIZE), torch.zeros(3, SIZE))).all(
+        -1
+    ).tolist() == [
         True,
         False,
         True,
@@ -157,19 +179,35 @@ def test_results_do_not_depend_on_the_threads():
             found.append(grads_of(lambda x, w: fused.norm_silu(x, norm), [x, norm.weight], weight))
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+    assert all(
+        torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True)
+    )
 
 
 @needs_library
 def test_a_whole_update_is_the_same_with_and_without(monkeypatch):
-    """Losses and gradients of model, actor and critic in bf16, by the library and by torch, beside fp32."""
+    """Losses and gradients of model, actor and critic in bf16, by the library and by torch, beside
+    fp32.
+    """
     space, observation = ActionSpace(3), ObservationSpace((64, 64, 3))
-    settings = ["debug", "behavior.name=actor_critic", "model.latent=deterministic", "model.reward_head=twohot"]
-    c = config.parse([*settings, "actor.gradient=dynamics", "actor.dist=tanh", "actor.init_scale=1.0"])
-    batch = {k: torch.zeros(4, 6, dtype=torch.bool) for k in ("is_first", "is_last", "is_terminal")}
+    settings = [
+        "debug",
+        "behavior.name=actor_critic",
+        "model.latent=deterministic",
+        "model.reward_head=twohot",
+    ]
+    c = config.parse(
+        [*settings, "actor.gradient=dynamics", "actor.dist=tanh", "actor.init_scale=1.0"]
+    )
+    batch = {
+        k: torch.zeros(4, 6, dtype=torch.bool) for k in ("is_first", "is_last", "is_terminal")
+    }
     g = torch.Generator().manual_seed(0)
     batch["image"] = torch.randint(0, 256, (4, 6, 64, 64, 3), generator=g, dtype=torch.uint8)
-    batch["prev_action"], batch["reward"] = torch.rand(4, 6, 3, generator=g), torch.rand(4, 6, generator=g)
+    batch["prev_action"], batch["reward"] = (
+        torch.rand(4, 6, 3, generator=g),
+        torch.rand(4, 6, generator=g),
+    )
 
     def gradients(precision):
         torch.manual_seed(0)
@@ -189,17 +227,27 @@ def test_a_whole_update_is_the_same_with_and_without(monkeypatch):
     with_library, fused_parts = gradients("bf16")
     monkeypatch.setattr(fused, "library", lambda: None)
     without, torch_parts = gradients("bf16")
-    assert abs(with_library - want) <= 2e-3 * want.abs() and abs(without - want) <= 2e-3 * want.abs()
+    assert (
+        abs(with_library - want) <= 2e-3 * want.abs() and abs(without - want) <= 2e-3 * want.abs()
+    )
     for part, true in exact_parts.items():
-        errors = [((found[part] - true).norm() / true.norm()).item() for found in (fused_parts, torch_parts)]
+        errors = [
+            ((found[part] - true).norm() / true.norm()).item()
+            for found in (fused_parts, torch_parts)
+        ]
         assert errors[0] <= max(1.2 * errors[1], 0.02), (part, errors)
 
 
 def test_without_a_compiler_torch_does_the_work(tmp_path):
-    code = "import torch; from worldmodel import fused; from worldmodel.nets import MLP; print(fused.library()); "
+    code = (
+        "import torch; from worldmodel import fused; from worldmodel.nets import MLP; "
+        "print(fused.library()); "
+    )
     code += "print(MLP(4, 2, 1, 8)(torch.zeros(1, 4)).shape)"
     env = dict(os.environ, CC="no-such-compiler", XDG_CACHE_HOME=str(tmp_path))
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines() == ["None", "torch.Size([1, 2])"]
 
 

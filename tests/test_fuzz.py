@@ -1,4 +1,5 @@
-"""Run directories from anyone: whatever has been done to their files, they are read or refused in one line.
+"""Run directories from anyone: whatever has been done to their files, they are read or refused in
+one line.
 
 WM_FUZZ multiplies how many inputs are tried.
 """
@@ -36,19 +37,27 @@ def forget():
 
 def peak():
     """Most of memory, in KB, that this process has held since it was last asked to forget."""
-    return int(next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM")).split()[1])
+    return int(
+        next(
+            x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM")
+        ).split()[1]
+    )
 
 
 @pytest.fixture(autouse=True)
 def bounded(tmp_path):
-    """Nothing is written outside of the run, and no memory is taken for what a file merely claims."""
+    """Nothing is written outside of the run, and no memory is taken for what a file
+    merely claims.
+    """
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "kept").write_text("kept")
     forget()
     before = peak()
     yield
     assert {p.name for p in tmp_path.iterdir()} <= {"outside", "run"}
-    assert [(p.name, p.read_text()) for p in (tmp_path / "outside").iterdir()] == [("kept", "kept")]
+    assert [(p.name, p.read_text()) for p in (tmp_path / "outside").iterdir()] == [
+        ("kept", "kept")
+    ]
     assert peak() - before < MEMORY * 1024
 
 
@@ -78,14 +87,22 @@ def saved(folder):
     return checkpoint.save(folder, 7, groups, {"frames": 3, "nested": [{"a": 1.5}]})
 
 
-@pytest.mark.fault(15, "manifests of checkpoints mutated as bytes, and as JSON under a valid seal", "read or refused")
+@pytest.mark.fault(
+    15,
+    "manifests of checkpoints mutated as bytes, and as JSON under a valid seal",
+    "read or refused",
+)
 def test_manifests(tmp_path, record_property):
     path = saved(tmp_path / "run") / "manifest.json"
     good = path.read_bytes()
     content, refused = json.loads(good)["content"], 0
     for rng in inputs("manifest", 1800, record_property):
         try:
-            bad = mutate.in_bytes(rng, good) if rng.random() < 0.4 else seal(mutate.in_json(rng, content))
+            bad = (
+                mutate.in_bytes(rng, good)
+                if rng.random() < 0.4
+                else seal(mutate.in_json(rng, content))
+            )
         except ValueError:
             continue  # what JSON cannot hold
         path.write_bytes(bad)
@@ -97,7 +114,9 @@ def test_manifests(tmp_path, record_property):
     assert refused > 0.7 * 1800 * TIMES
 
 
-@pytest.mark.fault(15, "safetensors files mutated, headers as JSON among them, checksums right", "read or refused")
+@pytest.mark.fault(
+    15, "safetensors files mutated, headers as JSON among them, checksums right", "read or refused"
+)
 def test_tensors(tmp_path, record_property):
     path = saved(tmp_path / "run") / "model.safetensors"
     good = path.read_bytes()
@@ -108,7 +127,11 @@ def test_tensors(tmp_path, record_property):
             bad = mutate.in_bytes(rng, good)
         else:
             text = json.dumps(mutate.in_json(rng, header)).encode()
-            bad = len(text).to_bytes(8, "little") + text + (mutate.in_bytes(rng, body) if rng.random() < 0.3 else body)
+            bad = (
+                len(text).to_bytes(8, "little")
+                + text
+                + (mutate.in_bytes(rng, body) if rng.random() < 0.3 else body)
+            )
         try:
             tensors = parse_tensors(path, bad)
         except CheckpointError as error:
@@ -122,7 +145,14 @@ SPEC = {"image": ((6, 5, 3), "uint8"), "reward": ((), "float32"), "is_first": ((
 
 def replay(folder):
     return Replay(
-        SPEC, capacity_bytes=40_000, store="ram", codec="zstd", directory=folder, num_streams=2, seed=0, chunk_rows=20
+        SPEC,
+        capacity_bytes=40_000,
+        store="ram",
+        codec="zstd",
+        directory=folder,
+        num_streams=2,
+        seed=0,
+        chunk_rows=20,
     )
 
 
@@ -184,7 +214,9 @@ def test_packed_chunks(tmp_path, record_property):
 
 
 @pytest.mark.fault(
-    17, "saved configurations mutated as YAML: tags, bombs of references, endless numbers", "read or refused"
+    17,
+    "saved configurations mutated as YAML: tags, bombs of references, endless numbers",
+    "read or refused",
 )
 def test_configurations(tmp_path, record_property):
     run = RunDir(tmp_path / "run")
@@ -198,7 +230,11 @@ def test_configurations(tmp_path, record_property):
             assert error.exit_code == 4 and len(str(error)) < 20_000
 
 
-@pytest.mark.fault(15, "state.json mutated, as read", "all that training and eval take from it is taken, or refused")
+@pytest.mark.fault(
+    15,
+    "state.json mutated, as read",
+    "all that training and eval take from it is taken, or refused",
+)
 def test_states(tmp_path, record_property):
     state = json.loads(STATE)
     refused = 0
@@ -215,12 +251,18 @@ def test_states(tmp_path, record_property):
             refused += 1
         else:
             assert all(isinstance(value, float) for value in means.pop().values())
-            assert bad["rollout"]["steps"] + bad["learner"]["updates"] == 50 and 0 <= bad["prefill"]["steps"] <= 40
-            assert 0 <= bad["logger"]["minutes"] < 2**53 if bad["logger"] else bad["logger"] is None
+            assert (
+                bad["rollout"]["steps"] + bad["learner"]["updates"] == 50
+                and 0 <= bad["prefill"]["steps"] <= 40
+            )
+            assert (
+                0 <= bad["logger"]["minutes"] < 2**53 if bad["logger"] else bad["logger"] is None
+            )
     assert refused > 0.7 * 1500 * TIMES
 
 
-# As a run of the preset debug leaves it, but for the rollout and the replay, which check their own.
+# As a run of the preset debug leaves it, but for the rollout and the replay, which check their
+# own.
 STATE = """{"frames": 40, "observation": {"image": [32, 32, 3], "vector": null},
 "action": {"size": 2, "groups": [2], "scalar": true},
 "learner": {"updates": 10, "skipped": 0, "skipped_in_a_row": 0, "rollbacks": 0},

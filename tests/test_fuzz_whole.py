@@ -1,4 +1,5 @@
-"""Whole runs under mutation: state.json says anything, and what is resumed from it must go on, or be refused.
+"""Whole runs under mutation: state.json says anything, and what is resumed from it must go on, or
+be refused.
 
 WM_FUZZ multiplies how many inputs are tried.
 """
@@ -28,7 +29,10 @@ from worldmodel.rundir import RunDir, RunError
 from worldmodel.training import Training
 
 REFUSED = (CheckpointError, ReplayError)
-BIG, SUMS = [0, 1, 24, 25, 10**9, 2**53], ["nan", "inf", "0x0p0", "-0x1p1023", "0x1p-1074", "1e300"]
+BIG, SUMS = (
+    [0, 1, 24, 25, 10**9, 2**53],
+    ["nan", "inf", "0x0p0", "-0x1p1023", "0x1p-1074", "1e300"],
+)
 
 
 def trained(tmp_path):
@@ -39,12 +43,18 @@ def trained(tmp_path):
     return root, argv, max((seed_dir(root) / "checkpoints").iterdir(), key=lambda p: int(p.name))
 
 
-@pytest.mark.fault(15, "state.json of a whole run mutated, every checksum right",
-                   "resumed, then a step, an update, a log line and a save; or exit 4, as in eval")  # fmt: skip
+@pytest.mark.fault(
+    15,
+    "state.json of a whole run mutated, every checksum right",
+    "resumed, then a step, an update, a log line and a save; or exit 4, as in eval",
+)
 def test_whole_states(tmp_path, record_property):
     root, argv, folder = trained(tmp_path)
     checkpoints = folder.parent
-    files = {p: p.read_bytes() for p in [*checkpoints.rglob("*.*"), *(seed_dir(root) / "replay").iterdir()]}
+    files = {
+        p: p.read_bytes()
+        for p in [*checkpoints.rglob("*.*"), *(seed_dir(root) / "replay").iterdir()]
+    }
     state, gone_on = json.loads(files[folder / "state.json"]), 0
     with training(argv) as t:
         assert snapshot.resume(t)
@@ -74,14 +84,19 @@ def test_whole_states(tmp_path, record_property):
 
 
 def nudged(rng, state):
-    """What passes every check, at its edges: a run must go on with it, or say in a line why not."""
+    """What passes every check, at its edges: a run must go on with it, or say in a line
+    why not.
+    """
     learner, rollout, logger = state["learner"], state["rollout"], state["logger"]
     for _ in range(rng.randint(1, 4)):
         match rng.randrange(8):
             case 0:
                 state["due"][rng.choice(["log", "eval", "save"])] = rng.random() < 0.5
             case 1:
-                state["prefill"] = {"over": rng.random() < 0.5, "steps": rng.randrange(rollout["steps"] + 1)}
+                state["prefill"] = {
+                    "over": rng.random() < 0.5,
+                    "steps": rng.randrange(rollout["steps"] + 1),
+                }
             case 2:
                 learner[rng.choice(["skipped", "skipped_in_a_row", "rollbacks"])] = rng.choice(BIG)
             case 3:
@@ -90,11 +105,16 @@ def nudged(rng, state):
                 logger["minutes"] = rng.choice([0, 0.5, 1e15])
             case 5:
                 name = rng.choice(["kl", "loss/image", "x" * 200])
-                state["means"].append({"sums": {name: rng.choice(SUMS)}, "count": rng.choice(BIG[1:])})
+                state["means"].append(
+                    {"sums": {name: rng.choice(SUMS)}, "count": rng.choice(BIG[1:])}
+                )
             case 6:
                 rollout[rng.choice(["frames", "faults"])] = rng.choice(BIG)
             case 7:
-                rollout["episodes"][0] |= {"number": rng.choice(BIG), "seed": rng.choice([0, 1, 2**32 - 1])}
+                rollout["episodes"][0] |= {
+                    "number": rng.choice(BIG),
+                    "seed": rng.choice([0, 1, 2**32 - 1]),
+                }
     return state
 
 
@@ -104,7 +124,9 @@ def forged(folder, body):
     _, entries = read_manifest(folder)
     listed = {name: {"sha256": sha, "bytes": size} for name, (sha, size) in entries.items()}
     listed["state.json"] = {"sha256": digest(body), "bytes": len(body)}
-    (folder / "manifest.json").write_bytes(seal({"format": 1, "step": int(folder.name), "files": listed}))
+    (folder / "manifest.json").write_bytes(
+        seal({"format": 1, "step": int(folder.name), "files": listed})
+    )
 
 
 @contextlib.contextmanager
@@ -114,7 +136,9 @@ def refused_well():
     except (*REFUSED, RunError) as error:
         assert error.exit_code == 4 and "\n" not in str(error) and len(str(error)) < 1500
     except ValueError as error:  # exit 2: a model that the machine cannot hold, or no such episode
-        assert any(words in str(error) for words in ("this run needs at least", "there is no episode")), error
+        assert any(
+            words in str(error) for words in ("this run needs at least", "there is no episode")
+        ), error
 
 
 def go_on(t):
@@ -123,11 +147,16 @@ def go_on(t):
     t.rollout.commands = []
     t.collect()
     if t.replay.can_sample(t.c.replay.batch, t.sampled):
-        t.means.add(t.learner.update(build.to_tensors(t.replay.sample(t.c.replay.batch, t.sampled))))
+        t.means.add(
+            t.learner.update(build.to_tensors(t.replay.sample(t.c.replay.batch, t.sampled)))
+        )
     t.log()
     snapshot.save(t)
-    # Its size may have been a lie: then what it was cut to is a torn line, and this one hangs on it.
-    assert f'{{"frames": {t.frames}, ' in (t.run.path / "metrics.jsonl").read_text().splitlines()[-1]
+    # Its size may have been a lie: then what it was cut to is a torn line, and this one hangs on
+    # it.
+    assert (
+        f'{{"frames": {t.frames}, ' in (t.run.path / "metrics.jsonl").read_text().splitlines()[-1]
+    )
 
 
 @contextlib.contextmanager
@@ -139,13 +168,20 @@ def training(argv):
         yield Training(c, vector, Reset, RunDir.of(c), torch.device("cpu"))
 
 
-@pytest.mark.fault(15, "optimiser, player and generators of a whole run of other shapes, kinds and names, sealed",
-                   "exit 4: nothing is begun with them")  # fmt: skip
+@pytest.mark.fault(
+    15,
+    "optimiser, player and generators of a whole run of other shapes, kinds and names, sealed",
+    "exit 4: nothing is begun with them",
+)
 def test_whole_tensors(tmp_path, record_property):
     import safetensors.torch
 
     _, argv, folder = trained(tmp_path)
-    good = {p: p.read_bytes() for p in folder.glob("*.safetensors") if p.stem in ("optimizer", "player", "generators")}
+    good = {
+        p: p.read_bytes()
+        for p in folder.glob("*.safetensors")
+        if p.stem in ("optimizer", "player", "generators")
+    }
     assert len(good) == 3
     with training(argv) as t:
         for rng in inputs("tensor", 60, record_property):
@@ -153,11 +189,15 @@ def test_whole_tensors(tmp_path, record_property):
             tensors = safetensors.torch.load(good[path])
             name = rng.choice(sorted(tensors))
             value = tensors.pop(name)
-            match rng.randrange(4) if name != "generator" else 1:  # another device's has another size
+            match (
+                rng.randrange(4) if name != "generator" else 1
+            ):  # another device's has another size
                 case 0:
                     tensors[name] = value.reshape(-1)[:-1].clone()
                 case 1:
-                    tensors[name] = value.to(torch.int32 if value.is_floating_point() else torch.float64)
+                    tensors[name] = value.to(
+                        torch.int32 if value.is_floating_point() else torch.float64
+                    )
                 case 2:
                     tensors[name + "x"] = value
             path.write_bytes(safetensors.torch.save(tensors))

@@ -1,4 +1,6 @@
-"""Reaching what a picture shows: distances in the latent, one step and over a horizon, and where goals come from."""
+"""Reaching what a picture shows: distances in the latent, one step and over a horizon, and where
+goals come from.
+"""
 
 import hashlib
 import json
@@ -62,7 +64,10 @@ def test_distances_are_between_what_is_predicted_and_what_would_be_believed(late
     states = {k: post[k] for k in ("deter", "stoch")}
     goal = model.encode({"image": batch["image"][:1, :1]})
     lat = model.rssm.latent
-    prior, belief = lat.dist(model.rssm.prior_net(post["deter"])), lat.dist(model.rssm.belief(post["deter"], goal))
+    prior, belief = (
+        lat.dist(model.rssm.prior_net(post["deter"])),
+        lat.dist(model.rssm.belief(post["deter"], goal)),
+    )
     torch.testing.assert_close(model.goal_distance(states, goal, "kl"), lat.kl(belief, prior))
     want = (lat.expected(belief) - lat.expected(prior)).square().sum(-1)
     torch.testing.assert_close(model.goal_distance(states, goal, "belief"), want)
@@ -79,9 +84,19 @@ def pusher():
 
 
 def behaviour(model, column, *overrides):
-    c = config.parse(["debug", "planner.score=goal_distance", "goal.image=there.png", "goal.distance=learnt",
-                      "loss.objective={forward_contrastive: 1.0}", *overrides])  # fmt: skip
-    goal = Goal({"image": draw(column, torch.zeros_like(column))[:, None]}, c.goal.distance, c.goal.at)
+    c = config.parse(
+        [
+            "debug",
+            "planner.score=goal_distance",
+            "goal.image=there.png",
+            "goal.distance=learnt",
+            "loss.objective={forward_contrastive: 1.0}",
+            *overrides,
+        ]
+    )
+    goal = Goal(
+        {"image": draw(column, torch.zeros_like(column))[:, None]}, c.goal.distance, c.goal.at
+    )
     mpc = build.make_mpc(c, model, CODES, None)
     mpc.goal = lambda: goal
     return mpc
@@ -89,15 +104,27 @@ def behaviour(model, column, *overrides):
 
 @pytest.mark.parametrize("distance", ["learnt", "belief", "kl"])
 def test_one_step_takes_the_action_that_leads_to_the_picture(pusher, distance):
-    """argmax over actions of h(f(z, a), z_goal): the block one column further, the distractor anywhere."""
+    """argmax over actions of h(f(z, a), z_goal): the block one column further, the distractor
+    anywhere.
+    """
     batch, state = batch_of(999, cut=False, batch=60, length=5)
     column = state[:, -1, 0]
     move = torch.where(column > CELLS / 2, -1.0, 1.0)
     with torch.no_grad():
-        start = {k: v[:, -1] for k, v in pusher.observe(batch)[1].items() if k in ("deter", "stoch")}
-        mpc = behaviour(pusher, column + move, "planner.name=shooting", "planner.horizon=1", "planner.candidates=60",
-                        f"goal.distance={distance}")  # fmt: skip
-        action, _ = mpc.act(start, mpc.init(60), torch.zeros(60, dtype=torch.bool), "eval", torch.Generator())
+        start = {
+            k: v[:, -1] for k, v in pusher.observe(batch)[1].items() if k in ("deter", "stoch")
+        }
+        mpc = behaviour(
+            pusher,
+            column + move,
+            "planner.name=shooting",
+            "planner.horizon=1",
+            "planner.candidates=60",
+            f"goal.distance={distance}",
+        )
+        action, _ = mpc.act(
+            start, mpc.init(60), torch.zeros(60, dtype=torch.bool), "eval", torch.Generator()
+        )
     right = (action.argmax(-1) - 1 == move).float().mean()
     assert right > {"learnt": 0.85, "belief": 0.6, "kl": 0.6}[distance], right
 
@@ -108,16 +135,29 @@ def test_over_a_horizon_it_gets_there(pusher):
     batch, state = batch_of(998, cut=False, batch=12, length=3)
     column = state[:, -1, 0]
     goal = torch.where(column > (CELLS - 1) / 2, column - 4, column + 4)
-    mpc = behaviour(pusher, goal, "planner.name=cem", "planner.horizon=4", "planner.candidates=80", "planner.elites=8",
-                    "planner.iterations=3")  # fmt: skip
+    mpc = behaviour(
+        pusher,
+        goal,
+        "planner.name=cem",
+        "planner.horizon=4",
+        "planner.candidates=80",
+        "planner.elites=8",
+        "planner.iterations=3",
+    )
     carry, first = mpc.init(12), torch.zeros(12, dtype=torch.bool)
     with torch.no_grad():
         now = {k: v[:, -1] for k, v in pusher.observe(batch)[1].items() if k in ("deter", "stoch")}
         for _ in range(7):
             action, carry = mpc.act(now, carry, first, "eval", generator)
             column = (column + action.argmax(-1) - 1).clamp(0, CELLS - 1)
-            seen = {"image": draw(column, torch.randint(0, CELLS, (12,), generator=generator).float())[:, None]}
-            now = pusher.rssm.observe_step(now, pusher.encode(seen)[:, 0], action, first, generator)
+            seen = {
+                "image": draw(column, torch.randint(0, CELLS, (12,), generator=generator).float())[
+                    :, None
+                ]
+            }
+            now = pusher.rssm.observe_step(
+                now, pusher.encode(seen)[:, 0], action, first, generator
+            )
     assert (column - goal).abs().mean() < 1.0, (column, goal)
 
 
@@ -130,14 +170,23 @@ def picture(path, height=H, width=W, mode="RGB"):
 
 
 def goal(**changes):
-    nothing = {"image": None, "run": None, "episode": -1, "step": -1, "distance": "belief", "at": "every"}
+    nothing = {
+        "image": None,
+        "run": None,
+        "episode": -1,
+        "step": -1,
+        "distance": "belief",
+        "at": "every",
+    }
     return GoalConfig(**{**nothing, **changes})
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
 def test_a_picture_file_of_any_kind(tmp_path, mode):
     found = load_goal(goal(image=str(picture(tmp_path / "x.png", mode=mode))), SEEN)
-    assert found.seen["image"].shape == (1, 1, H, W, 3) and found.seen["image"].dtype == torch.uint8
+    assert (
+        found.seen["image"].shape == (1, 1, H, W, 3) and found.seen["image"].dtype == torch.uint8
+    )
     assert (found.seen["image"] == 51).all()
 
 
@@ -158,13 +207,27 @@ def test_pictures_that_cannot_be_a_goal(tmp_path):
             load_goal(goal(image=str(path)), observation)
 
 
-SPEC = {"image": ((H, W, 3), "uint8"), "vector": ((2,), "float32"), "prev_action": ((1,), "float32"),
-        "reward": ((), "float32"), **dict.fromkeys(("is_first", "is_last", "is_terminal"), ((), "bool"))}  # fmt: skip
+SPEC = {
+    "image": ((H, W, 3), "uint8"),
+    "vector": ((2,), "float32"),
+    "prev_action": ((1,), "float32"),
+    "reward": ((), "float32"),
+    **dict.fromkeys(("is_first", "is_last", "is_terminal"), ((), "bool")),
+}
 
 
 def saved_run(path, lengths, codec="none", after=0, spec=SPEC):
-    """A run directory whose replay holds two environments' episodes, and rows written after its checkpoint."""
-    settings = {"capacity_bytes": 10**8, "store": "ram", "codec": codec, "num_streams": 2, "seed": 0, "chunk_rows": 8}
+    """A run directory whose replay holds two environments' episodes, and rows written after its
+    checkpoint.
+    """
+    settings = {
+        "capacity_bytes": 10**8,
+        "store": "ram",
+        "codec": codec,
+        "num_streams": 2,
+        "seed": 0,
+        "chunk_rows": 8,
+    }
     replay = Replay(spec, directory=path / "replay", **settings)
 
     def fill(stream, lengths, name):
@@ -182,8 +245,10 @@ def saved_run(path, lengths, codec="none", after=0, spec=SPEC):
     fill(0, lengths, 0)
     fill(1, lengths, 100)
     replay.flush(strict=True)
-    spaces = {"observation": {"image": [H, W, 3], "vector": 2 if "vector" in spec else None},
-              "action": {"size": 1, "groups": [], "scalar": False}}  # fmt: skip
+    spaces = {
+        "observation": {"image": [H, W, 3], "vector": 2 if "vector" in spec else None},
+        "action": {"size": 1, "groups": [], "scalar": False},
+    }
     checkpoint.save(path / "checkpoints", 1, {}, {"replay": replay.state(), **spaces})
     fill(1, [after], 200)
     replay.flush(strict=True)
@@ -191,7 +256,11 @@ def saved_run(path, lengths, codec="none", after=0, spec=SPEC):
 
 
 def hashes(path):
-    return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(path.rglob("*")) if f.is_file()}
+    return {
+        str(f): hashlib.sha256(f.read_bytes()).hexdigest()
+        for f in sorted(path.rglob("*"))
+        if f.is_file()
+    }
 
 
 @pytest.mark.parametrize("codec", ["none", "zstd"])
@@ -205,7 +274,9 @@ def test_episodes_of_a_replay_come_whole_and_nothing_is_touched(tmp_path, codec)
         rows = episodes.read(number)
         stream, episode = divmod(number % 10, 5)
         assert rows["vector"][:, 0].tolist() == list(range(lengths[episode]))
-        assert (rows["image"] == episode + 100 * stream).all() and (rows["vector"][:, 1] == stream).all()
+        assert (rows["image"] == episode + 100 * stream).all() and (
+            rows["vector"][:, 1] == stream
+        ).all()
     assert hashes(run) == before
 
 
@@ -223,7 +294,11 @@ def test_replays_that_hold_no_such_goal(tmp_path):
     for changes, observation, wanted in (
         ({"run": str(tmp_path / "nowhere")}, SEEN, "is no run directory with a checkpoint"),
         ({"run": str(run), "episode": 4}, SEEN, "no episode 4: .* holds 4"),
-        ({"run": str(run), "episode": 0, "step": 3}, SEEN, "goal.step: 3 is not in episode 0, which has 3 steps"),
+        (
+            {"run": str(run), "episode": 0, "step": 3},
+            SEEN,
+            "goal.step: 3 is not in episode 0, which has 3 steps",
+        ),
         ({"run": str(run)}, ObservationSpace((W, H, 3)), "has image of shape"),
         ({"run": str(plain)}, ObservationSpace((H, W, 3), 2), "has no vector"),
     ):
@@ -238,7 +313,10 @@ def test_replays_that_hold_no_such_goal(tmp_path):
     ("args", "wanted"),
     [
         (["--planner.score", "goal_distance"], "needs goal.image or goal.run; neither"),
-        (["--planner.score", "goal_distance", "--goal.image", "x", "--goal.run", "y"], "both are given"),
+        (
+            ["--planner.score", "goal_distance", "--goal.image", "x", "--goal.run", "y"],
+            "both are given",
+        ),
         (
             ["--planner.score", "goal_distance", "--goal.image", "x", "--goal.distance", "learnt"],
             "needs one of contrastive",
@@ -256,12 +334,31 @@ def test_what_cannot_be_asked_of_goals(args, wanted):
 def test_the_whole_program_reaches_for_a_picture_and_for_a_replayed_step(tmp_path):
     there = picture(tmp_path / "there.png", 32, 32)
     pushing = ("--env.task", "pointmass", "--run.frames", "40", "--planner.score", "goal_distance")
-    train(tmp_path, *pushing, "--goal.image", str(there), "--loss.objective", "{forward_contrastive: 1.0}",
-          "--goal.distance", "learnt")  # fmt: skip
+    train(
+        tmp_path,
+        *pushing,
+        "--goal.image",
+        str(there),
+        "--loss.objective",
+        "{forward_contrastive: 1.0}",
+        "--goal.distance",
+        "learnt",
+    )
     run = seed_dir(tmp_path, "pointmass")
     there.unlink()
-    evaluate(run, "probe", "--episodes", "3", "--behavior.name", "random")  # the run opens without its goal
-    one_step = ("--planner.name", "shooting", "--planner.horizon", "1", "--goal.at", "end", "--goal.distance", "belief")
+    evaluate(
+        run, "probe", "--episodes", "3", "--behavior.name", "random"
+    )  # the run opens without its goal
+    one_step = (
+        "--planner.name",
+        "shooting",
+        "--planner.horizon",
+        "1",
+        "--goal.at",
+        "end",
+        "--goal.distance",
+        "belief",
+    )
     taken = ("--goal.image", "null", "--goal.run", run, "--goal.episode", "0", "--goal.step", "5")
     evaluate(run, "--episodes", "1", *taken, *one_step)
     assert json.loads((run / "eval" / "returns.json").read_text())["scores"]
@@ -272,6 +369,8 @@ def test_the_whole_program_reaches_for_a_picture_and_for_a_replayed_step(tmp_pat
 
 @pytest.mark.slow
 def test_the_point_mass_is_pushed_to_where_a_picture_shows_it():
-    """From data collected at random, without a reward: a contrastive forward model, CEM in its latent."""
+    """From data collected at random, without a reward: a contrastive forward model, CEM in its
+    latent.
+    """
     end, start = reach("{forward_contrastive: 10.0}", "learnt", updates=300, goals=5)
     assert start > 0.7 and end < 0.25, (start, end)

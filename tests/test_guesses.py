@@ -1,4 +1,6 @@
-"""What stands beside the model: that nothing changes, that all is as usual; and probabilities horizon by horizon."""
+"""What stands beside the model: that nothing changes, that all is as usual; and probabilities
+horizon by horizon.
+"""
 
 import math
 
@@ -19,7 +21,10 @@ KINDS = {
         Categorical(2, 2, 0.0, 0.1),
         {"logits": torch.tensor([[[0.9, 0.1], [0.5, 0.5]], [[0.5, 0.5], [0.5, 0.5]]]).log()},
         {"logits": torch.tensor([[0.7, 0.3], [0.5, 0.5]]).log()},
-        [0.9 * math.log(9 / 7) + 0.1 * math.log(1 / 3), 0.5 * math.log(5 / 7) + 0.5 * math.log(5 / 3)],
+        [
+            0.9 * math.log(9 / 7) + 0.1 * math.log(1 / 3),
+            0.5 * math.log(5 / 7) + 0.5 * math.log(5 / 3),
+        ],
     ),
     "gaussian": (
         Gaussian(1, 0, 0.0, 0.1),
@@ -53,7 +58,10 @@ def test_the_centre_of_beliefs_by_hand_is_the_best_of_all_constants(kind):
 
 def test_kl_from_the_centre_is_that_of_the_row_that_was_reached():
     cells = [np.arange(n, dtype=np.float32)[:, None] + np.zeros(2, np.float32) for n in (8, 6)]
-    episodes = [Recorded({"reward": np.zeros(len(c)), "is_terminal": np.zeros(len(c), bool)}) for c in cells]
+    episodes = [
+        Recorded({"reward": np.zeros(len(c)), "is_terminal": np.zeros(len(c), bool)})
+        for c in cells
+    ]
     beliefs = [{"vector": torch.from_numpy(c)} for c in cells]
     tables = []
     for episode in episodes:

@@ -1,4 +1,6 @@
-"""Dreams looked at: what is known of perfect and of frozen ones, and the files that eval.py imagine leaves."""
+"""Dreams looked at: what is known of perfect and of frozen ones, and the files that eval.py
+imagine leaves.
+"""
 
 import json
 import shutil
@@ -27,7 +29,9 @@ CONTEXT = 3
 def seen_by(model):
     """The longest of some of the grid's episodes, as a model sees it."""
     config = SimpleNamespace(
-        replay=SimpleNamespace(length=8), loss=SimpleNamespace(overshooting=1), imag=SimpleNamespace(horizon=5)
+        replay=SimpleNamespace(length=8),
+        loss=SimpleNamespace(overshooting=1),
+        imag=SimpleNamespace(horizon=5),
     )
     with SerialEnv(Grid, 1) as envs:
         rollout = Rollout(envs, Reset, SPACE, episode_seeds(1))
@@ -35,18 +39,35 @@ def seen_by(model):
     episode = max(episodes, key=len)
     belief, _ = model.observe(episode.columns)
     return Scene(
-        SimpleNamespace(config=config), model, episode, belief, "fresh", CONTEXT, Usual.of(episodes).picture, ""
+        SimpleNamespace(config=config),
+        model,
+        episode,
+        belief,
+        "fresh",
+        CONTEXT,
+        Usual.of(episodes).picture,
+        "",
     )
 
 
 def test_a_perfect_models_dreams_never_break_and_never_part():
     view = seen_by(Perfect())
     found = breaking.until_broken(view, 8, 2)
-    assert (found["mse"]["model"] == 0).all() and (found["kl"]["model"] == 0).all() and found["breaks"] is None
-    assert found["behind_copy"] is None and (found["mse"]["mean"] > 0).all() and found["length"] == 8
+    assert (
+        (found["mse"]["model"] == 0).all()
+        and (found["kl"]["model"] == 0).all()
+        and found["breaks"] is None
+    )
+    assert (
+        found["behind_copy"] is None and (found["mse"]["mean"] > 0).all() and found["length"] == 8
+    )
     assert "do not break in 8 steps" in breaking.described(found)
     parts = parting.parted(view, 6, 4)
-    assert (parts["std"] == 0).all() and (parts["error"] == 0).all() and np.array_equal(parts["mean"], parts["truth"])
+    assert (
+        (parts["std"] == 0).all()
+        and (parts["error"] == 0).all()
+        and np.array_equal(parts["mean"], parts["truth"])
+    )
 
 
 def test_a_frozen_models_dreams_are_the_last_frame_and_lose_to_it_at_once():
@@ -59,7 +80,11 @@ def test_a_frozen_models_dreams_are_the_last_frame_and_lose_to_it_at_once():
 def test_dreams_of_other_actions_part_where_they_are_wrong():
     parts = parting.parted(seen_by(Shuffled()), 6, 16)
     found = parting.numbers(parts)
-    assert (found["std"] > 0).all() and found["std"][5] > found["std"][0] and found["correlation_pooled"] > 0.3
+    assert (
+        (found["std"] > 0).all()
+        and found["std"][5] > found["std"][0]
+        and found["correlation_pooled"] > 0.3
+    )
 
 
 def test_losing_takes_several_steps_in_a_row():
@@ -79,7 +104,9 @@ def test_actions_to_keep_to():
     assert np.array_equal(actions[4], [0, 1])
     names, actions = zip(*futures.held(ActionSpace(5, (3, 2))), strict=True)
     assert (
-        len(names) == 5 and np.array_equal(actions[1], [0, 1, 0, 1, 0]) and np.array_equal(actions[4], [1, 0, 0, 0, 1])
+        len(names) == 5
+        and np.array_equal(actions[1], [0, 1, 0, 1, 0])
+        and np.array_equal(actions[4], [1, 0, 0, 0, 1])
     )
     assert len(futures.held(ActionSpace(20))) == futures.MOST_ACTIONS
 
@@ -89,7 +116,9 @@ def test_grids_hold_every_picture_where_it_belongs():
     moving = grids.tiles([("one", one), ("two", two), ("three", one)], 2, 16)
     side = 16 + grids.GAP
     assert moving.shape == (5, 2 * (grids.BAND + side), 2 * side, 3)
-    assert (moving[:, grids.BAND + 3, 3] == 40).all() and (moving[:, grids.BAND + 3, side + 3] == 90).all()
+    assert (moving[:, grids.BAND + 3, 3] == 40).all() and (
+        moving[:, grids.BAND + 3, side + 3] == 90
+    ).all()
     assert (moving[0, -side:, side:] == 255).all()
     still = grids.strips([("one", one), ("two", two)], 4, 8)
     assert (still[grids.BAND + 1, 1] == 40).all() and still.shape[0] == 2 * (grids.BAND + side - 8)
@@ -100,8 +129,19 @@ def test_grids_hold_every_picture_where_it_belongs():
 def blind_dir(tmp_path_factory):
     """No objective draws, groups of classes, no actor; dreams are drawn by the probe."""
     root = tmp_path_factory.mktemp("imagined")
-    train(root, "--env.task", "pointmass", "--env.time_limit", "15", "--run.frames", "60", "--model.latent",
-          "categorical", "--loss.objective", "{contrastive: 1.0}")  # fmt: skip
+    train(
+        root,
+        "--env.task",
+        "pointmass",
+        "--env.time_limit",
+        "15",
+        "--run.frames",
+        "60",
+        "--model.latent",
+        "categorical",
+        "--loss.objective",
+        "{contrastive: 1.0}",
+    )
     return seed_dir(root, "pointmass")
 
 
@@ -118,15 +158,28 @@ def test_every_side_of_a_dream_of_a_model_without_a_decoder(blind_dir):
     assert kinds == ["luck"] * 3 + ["action"] * 5 + ["policy"] * 2 and all(
         len(future["reward"]) == 6 == len(future["continuation"]) for future in found["futures"]
     )
-    assert "the actor cannot drive" in out and any("the actor" in line for line in found["left_out"])
+    assert "the actor cannot drive" in out and any(
+        "the actor" in line for line in found["left_out"]
+    )
     long = read(blind_dir, "long")
-    assert long["length"] == 7 == len(long["mse"]["mean"]) and "episodes" in long["mean_of"] and long["samples"] == 3
+    assert (
+        long["length"] == 7 == len(long["mse"]["mean"])
+        and "episodes" in long["mean_of"]
+        and long["samples"] == 3
+    )
     effect = read(blind_dir, "latents")["traversal"]["effect"]
     assert len(effect) == 6 and max(effect) > 0
     spread = read(blind_dir, "uncertainty")
-    assert len(spread["std"]) == 6 and spread["std"][0] > 0 and -1 <= spread["correlation_pooled"] <= 1
+    assert (
+        len(spread["std"]) == 6
+        and spread["std"][0] > 0
+        and -1 <= spread["correlation_pooled"] <= 1
+    )
     for name in ("imagine", "futures", "uncertainty"):
-        with Image.open(eval_dir / f"{name}.gif") as gif, Image.open(eval_dir / f"{name}.webp") as webp:
+        with (
+            Image.open(eval_dir / f"{name}.gif") as gif,
+            Image.open(eval_dir / f"{name}.webp") as webp,
+        ):
             assert gif.size == webp.size and webp.n_frames >= 6
     for name in ("imagine", "futures", "long", "latents", "uncertainty"):
         with Image.open(eval_dir / f"{name}.png") as picture:
@@ -172,7 +225,11 @@ def test_where_the_environment_cannot_be_made(moved, monkeypatch):
     assert read(moved, "imagine")["source"] == "replay" and (moved / "eval" / "long.png").exists()
     for what in ("returns", "compare", "probe"):
         code, line = mistaken(moved, what)
-        assert code == 3 and line.startswith("the environment can't be made here (") and "\n" not in line
+        assert (
+            code == 3
+            and line.startswith("the environment can't be made here (")
+            and "\n" not in line
+        )
     shutil.rmtree(moved / "replay")
     code, line = mistaken(moved, "imagine")
     assert code == 4 and "replay of this run cannot be read" in line

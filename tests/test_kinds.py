@@ -18,7 +18,14 @@ SHORT = ("--run.frames", "60", "--log.final_episodes", "1")
         ("--env.task", "pendulum", "--env.obs", "state"),
         ("--env.task", "pendulum", "--model.transition", "ssm", "--loss.overshooting", "3"),
         ("--env.task", "pendulum", "--model.transition", "rnn", "--model.latent", "deterministic"),
-        ("--env.task", "pendulum", "--model.latent", "categorical", "--model.reward_head", "twohot"),
+        (
+            "--env.task",
+            "pendulum",
+            "--model.latent",
+            "categorical",
+            "--model.reward_head",
+            "twohot",
+        ),
         ("--env.task", "pendulum", "--replay.store", "disk", "--env.num", "2"),
         ("--env.task", "dmc:cartpole_balance", "--env.render", "ray", "--env.repeat", "2"),
     ],
@@ -27,7 +34,10 @@ SHORT = ("--run.frames", "60", "--log.final_episodes", "1")
 def test_trains_to_the_end(tmp_path, args):
     train(tmp_path, *SHORT, *args)
     run = seed_dir(tmp_path, args[1].replace(":", "_"))
-    assert json.loads((run / "status.json").read_text()) == {"state": "done", "frames": pytest.approx(60, abs=1)}
+    assert json.loads((run / "status.json").read_text()) == {
+        "state": "done",
+        "frames": pytest.approx(60, abs=1),
+    }
     scores = [json.loads(x) for x in (run / "scores.jsonl").read_text().splitlines()]
     assert len(scores) >= 1 and all(x["eval/score"] is not None for x in scores)
 

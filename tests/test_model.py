@@ -1,4 +1,6 @@
-"""The world model: every latent and transition keeps one contract, and the losses train what they should."""
+"""The world model: every latent and transition keeps one contract, and the losses train what they
+should.
+"""
 
 import itertools
 import json
@@ -17,15 +19,31 @@ from worldmodel.objectives import Context, Parts
 from worldmodel.types import ActionSpace, ObservationSpace
 
 B, T, A, H, W, VECTOR = 3, 7, 2, 32, 48, 5
-TINY = ["model.deter=12", "model.stoch=5", "model.classes=4", "model.hidden=14", "model.cnn=[4, 6]", "model.layers=1",
-        "model.units=9", "env.size=[32, 48]", "replay.length=7", "run.precision=fp32", "loss.overshooting=1",
-        "model.min_std=0.1", "loss.rep=1.0", "optim.lr=1e-3", "loss.image=1.0"]  # fmt: skip
+TINY = [
+    "model.deter=12",
+    "model.stoch=5",
+    "model.classes=4",
+    "model.hidden=14",
+    "model.cnn=[4, 6]",
+    "model.layers=1",
+    "model.units=9",
+    "env.size=[32, 48]",
+    "replay.length=7",
+    "run.precision=fp32",
+    "loss.overshooting=1",
+    "model.min_std=0.1",
+    "loss.rep=1.0",
+    "optim.lr=1e-3",
+    "loss.image=1.0",
+]
 TRANSITIONS = get_args(get_type_hints(schema.ModelConfig)["transition"])
 
 
 def possible(transition, latent):
     try:
-        return bool(config.parse([*TINY, f"model.transition={transition}", f"model.latent={latent}"]))
+        return bool(
+            config.parse([*TINY, f"model.transition={transition}", f"model.latent={latent}"])
+        )
     except config.ConfigError:
         return False
 
@@ -57,7 +75,9 @@ def random_batch(image=True, vector=False, seed=0, length=T):
         "is_terminal": torch.rand(B, length, generator=g) < 0.1,
     }
     if image:
-        batch["image"] = torch.randint(0, 256, (B, length, H, W, 3), generator=g, dtype=torch.uint8)
+        batch["image"] = torch.randint(
+            0, 256, (B, length, H, W, 3), generator=g, dtype=torch.uint8
+        )
     if vector:
         batch["vector"] = torch.randn(B, length, VECTOR, generator=g)
     return batch
@@ -70,7 +90,9 @@ def model(request):
 
 def without_noise(model, monkeypatch):
     """Take the mode wherever a sample would be drawn."""
-    monkeypatch.setattr(model.rssm.latent, "sample", lambda params, generator=None: model.rssm.latent.mode(params))
+    monkeypatch.setattr(
+        model.rssm.latent, "sample", lambda params, generator=None: model.rssm.latent.mode(params)
+    )
 
 
 def test_losses_are_one_number_per_step_and_named_as_the_scales(model):
@@ -87,7 +109,9 @@ def test_a_sequence_equals_the_online_filter_step_by_step(model, monkeypatch):
     embed, post, _ = model.observe(batch)
     state = model.rssm.initial(B)
     for t in range(T):
-        state = model.rssm.observe_step(state, embed[:, t], batch["prev_action"][:, t], batch["is_first"][:, t], None)
+        state = model.rssm.observe_step(
+            state, embed[:, t], batch["prev_action"][:, t], batch["is_first"][:, t], None
+        )
         for key in state:
             torch.testing.assert_close(state[key], post[key][:, t])
 
@@ -106,7 +130,9 @@ def test_is_first_equals_a_fresh_start(model, monkeypatch):
 
 
 def test_imagining_equals_single_steps_and_uses_the_actions(model):
-    start = model.rssm.imagine_step(model.rssm.initial(B), torch.ones(B, A), torch.Generator().manual_seed(1))
+    start = model.rssm.imagine_step(
+        model.rssm.initial(B), torch.ones(B, A), torch.Generator().manual_seed(1)
+    )
     actions = torch.rand(B, 4, A)
     whole = model.rssm.imagine(start, actions, torch.Generator().manual_seed(2))
     state, g = start, torch.Generator().manual_seed(2)
@@ -126,7 +152,9 @@ def test_dyn_trains_the_prior_and_rep_the_posterior(model):
         raw = model._kl_losses(random_batch(), *model.observe(random_batch())[1:])[name].sum()
         grads = torch.autograd.grad(raw, trained + still, allow_unused=True)
         moved = [g is not None and bool(g.abs().sum() > 0) for g in grads]
-        if name == "rep":  # the prior is a target; earlier posteriors reach it through the recurrence only
+        if (
+            name == "rep"
+        ):  # the prior is a target; earlier posteriors reach it through the recurrence only
             assert all(moved[: len(trained)]) and not any(moved[len(trained) :])
         else:
             assert any(moved[: len(trained)])
@@ -137,13 +165,22 @@ def test_every_weight_is_trained(model):
     total, *_ = model.loss(random_batch())
     model.free = 0.0
     model.loss(random_batch())[0].backward()
-    unused = [n for n, p in model.named_parameters() if p.grad is None or not 0 < p.grad.abs().sum() < torch.inf]
+    unused = [
+        n
+        for n, p in model.named_parameters()
+        if p.grad is None or not 0 < p.grad.abs().sum() < torch.inf
+    ]
     assert not unused and torch.isfinite(total)
 
 
 def test_one_batch_can_be_learnt_by_heart():
     c, model = make(
-        "optim.lr=3e-3", "optim.clip=1000", "loss.free=0.1", "loss.reward=100", "model.deter=48", "model.units=40"
+        "optim.lr=3e-3",
+        "optim.clip=1000",
+        "loss.free=0.1",
+        "loss.reward=100",
+        "model.deter=48",
+        "model.units=40",
     )
     learner = Learner(model, c.optim, torch.device("cpu"), "fp32")
     batch = random_batch()
@@ -196,7 +233,8 @@ def test_doubling_equals_a_transposed_convolution():
     with torch.no_grad():
         phases = layer.phases.weight.view(2, 2, 3, 5, 2, 2)  # y, x, outputs, inputs, kernel
         for y, x in itertools.product(range(2), range(2)):
-            # Output 2h+y-1 comes from phase y, which reads rows h-1 and h: taps 2+y and y of the transposed kernel.
+            # Output 2h+y-1 comes from phase y, which reads rows h-1 and h: taps 2+y and y of the
+            # transposed kernel.
             plain.weight[:, :, y::2, x::2] = phases[y, x].flip(-1, -2).transpose(0, 1)
         layer.phases.bias.copy_(torch.arange(3.0).repeat(4))
         plain.bias.copy_(torch.arange(3.0))
@@ -211,7 +249,9 @@ def test_blocks_split_the_recurrence():
     assert blocked.rssm.gru.gates.weight.shape == (3, 14 + 4, 12)
     batch = random_batch()
     assert blocked.losses(batch)[0]["dyn"].shape == (B, T)
-    assert sum(p.numel() for p in blocked.parameters()) < sum(p.numel() for p in plain.parameters())
+    assert sum(p.numel() for p in blocked.parameters()) < sum(
+        p.numel() for p in plain.parameters()
+    )
 
 
 @pytest.mark.parametrize("latent", ["gaussian", "categorical"])
@@ -230,8 +270,12 @@ def test_kl_equals_torch_distributions(latent):
 
 
 def test_categorical_samples_follow_the_probabilities_with_straight_through_gradients():
-    lat = build.make_latent(config.parse([*TINY, "model.latent=categorical", "model.unimix=0.1"]).model)
-    params = torch.randn(1, lat.num_params, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    lat = build.make_latent(
+        config.parse([*TINY, "model.latent=categorical", "model.unimix=0.1"]).model
+    )
+    params = torch.randn(
+        1, lat.num_params, generator=torch.Generator().manual_seed(0), requires_grad=True
+    )
     dist = lat.dist(params)
     drawn = lat.sample(params.detach().expand(20_000, -1), torch.Generator().manual_seed(0))
     assert ((drawn == 0) | (drawn == 1)).all() and (drawn.sum(-1) == 1).all()
@@ -255,7 +299,9 @@ def test_gaussian_samples_are_reparameterised():
 
 def test_free_nats_by_hand():
     kl = torch.tensor([[0.5, 4.0], [1.0, 2.5]], requires_grad=True)
-    torch.testing.assert_close(free_nats(kl, 1.0, "element"), torch.tensor([[1.0, 4.0], [1.0, 2.5]]))
+    torch.testing.assert_close(
+        free_nats(kl, 1.0, "element"), torch.tensor([[1.0, 4.0], [1.0, 2.5]])
+    )
     assert torch.equal(free_nats(kl, 1.9, "mean"), kl)  # the mean is 2
     clipped = free_nats(kl, 2.1, "mean")
     assert torch.equal(clipped, torch.full((2, 2), 2.1))
@@ -277,7 +323,9 @@ def test_overshooting_equals_a_naive_loop(monkeypatch):
             state = {k: post[k][b : b + 1, t - d] for k in ("deter", "stoch")}
             dreamt = model.rssm.imagine(state, batch["prev_action"][b : b + 1, t - d + 1 : t + 1])
             last = model.rssm.latent.dist(model.rssm.prior_net(dreamt["deter"][:, -1]))
-            kls.append(model.rssm.latent.kl({k: post[k][b : b + 1, t] for k in ("mean", "std")}, last))
+            kls.append(
+                model.rssm.latent.kl({k: post[k][b : b + 1, t] for k in ("mean", "std")}, last)
+            )
         want = torch.stack(kls).mean() if kls else torch.tensor(0.0)
         torch.testing.assert_close(found[b, t], want, rtol=1e-4, atol=1e-5)
     assert found.abs().sum() > 0
@@ -313,7 +361,9 @@ def test_a_non_finite_batch_is_skipped_and_counted_and_a_row_of_them_ends_the_ru
     bad = random_batch()
     bad["reward"][0, 0] = float("nan")
     learner.update(bad)
-    assert learner.skipped == 1 and all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert learner.skipped == 1 and all(
+        torch.equal(v, before[k]) for k, v in model.state_dict().items()
+    )
     learner.update(random_batch())
     assert learner.counters()["skipped_in_a_row"] == 0
     with pytest.raises(Diverged):
@@ -322,7 +372,9 @@ def test_a_non_finite_batch_is_skipped_and_counted_and_a_row_of_them_ends_the_ru
 
 
 def test_twenty_updates_follow_the_golden_curve():
-    """A refactor must not move these numbers; delete the file and run the test to record new ones on purpose."""
+    """A refactor must not move these numbers; delete the file and run the test to record new ones
+    on purpose.
+    """
     golden = Path(__file__).parent / "golden_losses.json"
     c, model = make("model.latent=categorical")
     learner = Learner(model, c.optim, torch.device("cpu"), "fp32")
@@ -330,7 +382,9 @@ def test_twenty_updates_follow_the_golden_curve():
     if not golden.exists():
         golden.write_text(json.dumps(curve) + "\n")
         pytest.fail("recorded a new golden curve; run again to compare with it")
-    torch.testing.assert_close(torch.tensor(curve), torch.tensor(json.loads(golden.read_text())), rtol=2e-3, atol=0)
+    torch.testing.assert_close(
+        torch.tensor(curve), torch.tensor(json.loads(golden.read_text())), rtol=2e-3, atol=0
+    )
 
 
 @pytest.mark.parametrize("patch", [2, 4, 8])
@@ -354,8 +408,13 @@ def test_a_patch_lands_where_it_came_from():
     x = torch.zeros(1, 1, 2, 3)
     x[0, 0, 1, 2] = 100
     picture = layer(x).permute(0, 2, 3, 1)[0]
-    assert picture.shape == (8, 12, 3) and torch.equal(picture[:4, :4].flatten(), torch.arange(48.0))
-    assert torch.equal(picture[4:, 8:].flatten(), torch.arange(48.0) + 100) and (picture[:4] < 100).all()
+    assert picture.shape == (8, 12, 3) and torch.equal(
+        picture[:4, :4].flatten(), torch.arange(48.0)
+    )
+    assert (
+        torch.equal(picture[4:, 8:].flatten(), torch.arange(48.0) + 100)
+        and (picture[:4] < 100).all()
+    )
 
 
 def test_some_of_the_pictures_stand_for_all_of_them():
@@ -364,9 +423,16 @@ def test_some_of_the_pictures_stand_for_all_of_them():
     _, part = make("loss.pictures=0.3")
     torch.manual_seed(1)
     feat = whole.rssm.feat(whole.observe(batch)[1])
-    contexts = [Context(batch, feat, {}, {}, feat, m.backdrop, Parts(m.rssm, m.reward, m.cont)) for m in (whole, part)]
+    contexts = [
+        Context(batch, feat, {}, {}, feat, m.backdrop, Parts(m.rssm, m.reward, m.cont))
+        for m in (whole, part)
+    ]
     want = whole.objectives["reconstruction"](contexts[0])[0]["image"]
-    found = torch.stack([part.objectives["reconstruction"](contexts[1])[0]["image"] for _ in range(400)])
+    found = torch.stack(
+        [part.objectives["reconstruction"](contexts[1])[0]["image"] for _ in range(400)]
+    )
     drawn = found != 0
-    assert (drawn.any(1).sum(-1) == 2).all() and drawn.any(0).all()  # 2 of 7 steps at a time, each step now and then
+    assert (drawn.any(1).sum(-1) == 2).all() and drawn.any(
+        0
+    ).all()  # 2 of 7 steps at a time, each step now and then
     torch.testing.assert_close(found[drawn], (want.expand_as(found) * T / 2)[drawn])

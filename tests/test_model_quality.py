@@ -5,8 +5,26 @@ import pytest
 import torch
 
 from envs.vector import Reset, SerialEnv
-from tiny_world import PLAN, SPACE, Blind, Frozen, Grid, Perfect, Restless, Rosy, Shuffled, quality_of
-from worldmodel.evaluation.agreement import brier, calibration_error, pearson, ranks, reliability, spearman
+from tiny_world import (
+    PLAN,
+    SPACE,
+    Blind,
+    Frozen,
+    Grid,
+    Perfect,
+    Restless,
+    Rosy,
+    Shuffled,
+    quality_of,
+)
+from worldmodel.evaluation.agreement import (
+    brier,
+    calibration_error,
+    pearson,
+    ranks,
+    reliability,
+    spearman,
+)
 from worldmodel.evaluation.held_out import Simulator, collect
 from worldmodel.evaluation.model_quality import plain
 from worldmodel.evaluation.pictures import psnr, squared_error, ssim
@@ -19,8 +37,15 @@ def naive_ssim(x, y):
     """Window by window, pixel by pixel, of pictures (H,W,C)."""
     height, width, channels = x.shape
     size = min(11, height if height % 2 else height - 1, width if width % 2 else width - 1)
-    weight = np.array([[np.exp(-((i - size // 2) ** 2 + (j - size // 2) ** 2) / (2 * 1.5**2)) for j in range(size)]
-                       for i in range(size)])  # fmt: skip
+    weight = np.array(
+        [
+            [
+                np.exp(-((i - size // 2) ** 2 + (j - size // 2) ** 2) / (2 * 1.5**2))
+                for j in range(size)
+            ]
+            for i in range(size)
+        ]
+    )
     weight /= weight.sum()
     found = []
     for c in range(channels):
@@ -41,14 +66,18 @@ def test_ssim_is_the_naive_one(shape):
     x = rng.random((4, *shape))
     y = np.clip(x + rng.normal(0, 0.2, x.shape), 0, 1)
     found = ssim(torch.from_numpy(x), torch.from_numpy(y))
-    np.testing.assert_allclose(found, [naive_ssim(a, b) for a, b in zip(x, y, strict=True)], rtol=1e-9)
+    np.testing.assert_allclose(
+        found, [naive_ssim(a, b) for a, b in zip(x, y, strict=True)], rtol=1e-9
+    )
     assert (ssim(torch.from_numpy(x).float(), torch.from_numpy(x).float()) == 1).all()
 
 
 def test_psnr_by_hand_and_its_ceiling():
     x = torch.zeros(2, 4, 4, 3)
     y = torch.stack([torch.full((4, 4, 3), 0.1), torch.zeros(4, 4, 3)])
-    torch.testing.assert_close(psnr(squared_error(x, y)), torch.tensor([20.0, 58.92]), atol=0.01, rtol=0)
+    torch.testing.assert_close(
+        psnr(squared_error(x, y)), torch.tensor([20.0, 58.92]), atol=0.01, rtol=0
+    )
 
 
 def test_correlations_by_hand():
@@ -65,7 +94,9 @@ def test_calibration_by_hand():
     table = reliability(said, was)
     assert table["count"] == [0, 0, 0, 2, 0, 0, 0, 0, 0, 4]
     assert (
-        table["predicted"][9] == pytest.approx(0.95) and table["happened"][9] == 0.75 and table["happened"][0] is None
+        table["predicted"][9] == pytest.approx(0.95)
+        and table["happened"][9] == 0.75
+        and table["happened"][0] is None
     )
     assert calibration_error(table) == pytest.approx((4 * 0.2 + 2 * 0.3) / 6)
     assert brier(said, was) == pytest.approx((3 * 0.05**2 + 0.95**2 + 2 * 0.3**2) / 6)
@@ -91,11 +122,15 @@ def test_a_perfect_model_scores_perfectly(perfect):
     assert (perfect["reward"]["rmse"]["model"] == 0).all()
     np.testing.assert_allclose(perfect["reward"]["correlation"]["model"], 1)
     assert (perfect["continuation"]["calibration_error_by_horizon"] == 0).all()
-    assert (perfect["continuation"]["brier"]["model"] == 0).all() and perfect["continuation"]["calibration_error"] == 0
+    assert (perfect["continuation"]["brier"]["model"] == 0).all() and perfect["continuation"][
+        "calibration_error"
+    ] == 0
     np.testing.assert_allclose(perfect["sensitivity"]["agreement"], 1)
     np.testing.assert_allclose(perfect["sensitivity"]["gain"], 1)
     assert (np.abs(perfect["sensitivity"]["shuffled"]) < perfect["sensitivity"]["chance"]).all()
-    assert (perfect["probe"]["open_loop"] > 0.999).all() and (perfect["probe"]["posterior"] > 0.999).all()
+    assert (perfect["probe"]["open_loop"] > 0.999).all() and (
+        perfect["probe"]["posterior"] > 0.999
+    ).all()
 
 
 def test_a_perfect_models_plans_earn_what_was_dreamt(perfect):
@@ -111,7 +146,9 @@ def test_the_guessers_of_a_perfect_model_are_worse(perfect):
     for kind in ("copy", "mean"):
         assert (perfect["mse"][kind] > 0).all() and (perfect["ssim"][kind] < 1).all()
         assert (perfect["reward"]["rmse"][kind] > 0).all()
-        assert (perfect["kl"][kind] > 0).all() and (perfect["continuation"]["brier"][kind] > 0).any()
+        assert (perfect["kl"][kind] > 0).all() and (
+            perfect["continuation"]["brier"][kind] > 0
+        ).any()
     alike = perfect["reward"]["correlation"]["copy"]
     assert (alike < 1).all() and alike[-1] < alike[0]
     assert perfect["probe"]["copy"][-1].mean() < perfect["probe"]["copy"][0].mean() < 1
@@ -125,9 +162,13 @@ def test_a_frozen_model_is_the_guess_that_nothing_changes(perfect):
     assert (frozen["kl"]["model"] == frozen["kl"]["copy"]).all()
     assert (frozen["reward"]["rmse"]["model"] == frozen["reward"]["rmse"]["copy"]).all()
     np.testing.assert_array_equal(*frozen["reward"]["correlation"].values())
-    assert (frozen["continuation"]["brier"]["model"] == frozen["continuation"]["brier"]["copy"]).all()
+    assert (
+        frozen["continuation"]["brier"]["model"] == frozen["continuation"]["brier"]["copy"]
+    ).all()
     assert (frozen["probe"]["open_loop"] == frozen["probe"]["copy"]).all()
-    assert (frozen["sensitivity"]["agreement"] == 0).all() and (frozen["sensitivity"]["gain"] == 0).all()
+    assert (frozen["sensitivity"]["agreement"] == 0).all() and (
+        frozen["sensitivity"]["gain"] == 0
+    ).all()
 
 
 def test_a_model_with_shuffled_actions_is_not_sensitive_to_them(perfect):
@@ -151,7 +192,9 @@ def beyond(wall):
 
 @pytest.mark.parametrize("wall", [None, 6])
 def test_inflated_rewards_show_as_exploitation(wall):
-    """Plan by plan the gap is half the steps that the simulator counts where rewards are a half too good."""
+    """Plan by plan the gap is half the steps that the simulator counts where rewards are a half
+    too good.
+    """
     found = quality_of(Rosy(wall)).results["plans"]
     steps = quality_of(Rosy(wall), kind=beyond(wall or 0)).results["plans"]
     assert steps["kind"] == found["kind"] and max(steps["real"]) == PLAN
@@ -166,14 +209,23 @@ def test_inflated_rewards_show_as_exploitation(wall):
 
 def test_what_cannot_be_had_is_left_out_with_a_line():
     blind = quality_of(Blind())
-    assert "mse" not in blind.results and "sensitivity" not in blind.results and "plans" in blind.results
+    assert (
+        "mse" not in blind.results
+        and "sensitivity" not in blind.results
+        and "plans" in blind.results
+    )
     assert sum("cannot draw" in line for line in blind.left_out) == 1
     less = quality_of(Perfect(), own=False)
-    assert any("no planner" in line for line in less.left_out) and np.isnan(less.results["plans"]["exploitation"])
+    assert any("no planner" in line for line in less.left_out) and np.isnan(
+        less.results["plans"]["exploitation"]
+    )
     alone = quality_of(Perfect(), real=False)
     assert any("no simulator" in line for line in alone.left_out) and "plans" not in alone.results
     few = quality_of(Perfect(), episodes=2, real=False)
-    assert any("fewer than 3 episodes" in line for line in few.left_out) and "probe" not in few.results
+    assert (
+        any("fewer than 3 episodes" in line for line in few.left_out)
+        and "probe" not in few.results
+    )
 
 
 def test_an_environment_that_does_not_come_back_is_told_about():
@@ -190,9 +242,17 @@ def test_a_branch_ends_for_good_or_at_a_limit():
         simulator = Simulator(envs, Reset, rollout.to_env)
         [ended] = collect(rollout, lambda rows: towards, 1, lambda done: None)
         [limited] = collect(rollout, lambda rows: stay, 1, lambda done: None)
-        assert ended.columns["is_terminal"][-1] and len(limited) == 31 and not limited.columns["is_terminal"].any()
+        assert (
+            ended.columns["is_terminal"][-1]
+            and len(limited) == 31
+            and not limited.columns["is_terminal"].any()
+        )
         last = simulator.branch(ended, len(ended) - 3, np.repeat(towards, 4, 0))
-        assert last.seen.tolist() == [True, True, False, False] and last.counted.all() and (last.reward[2:] == 0).all()
+        assert (
+            last.seen.tolist() == [True, True, False, False]
+            and last.counted.all()
+            and (last.reward[2:] == 0).all()
+        )
         assert np.array_equal(last.pictures[:2], ended.columns["image"][-2:])
         assert np.array_equal(last.reward[:2], ended.columns["reward"][-2:])
         last = simulator.branch(limited, 28, np.repeat(stay, 4, 0))
@@ -202,9 +262,13 @@ def test_a_branch_ends_for_good_or_at_a_limit():
 
 def test_a_read_out_is_tested_on_episodes_that_it_was_not_fitted_to():
     rng = np.random.default_rng(0)
-    feats, states = ([rng.normal(size=(12, n)) for _ in range(6)] for n in (40, 2))  # unrelated, yet more than rows
-    tables = [{"feat": f[None, 1:], "feat_copy": f[None, :1], "state": s[None, 1:]}
-              for f, s in zip(feats, states, strict=True)]  # fmt: skip
+    feats, states = (
+        [rng.normal(size=(12, n)) for _ in range(6)] for n in (40, 2)
+    )  # unrelated, yet more than rows
+    tables = [
+        {"feat": f[None, 1:], "feat_copy": f[None, :1], "state": s[None, 1:]}
+        for f, s in zip(feats, states, strict=True)
+    ]
     found = by_horizon(feats, states, tables)
     assert (found["posterior"] < 0.3).all() and found["open_loop"].mean() < 0.3
     assert found["open_loop"].shape == (11, 2) == found["copy"].shape
@@ -224,7 +288,9 @@ def test_sensitivity_needs_two_pairs_and_leaves_out_what_was_not_reached():
 
 @pytest.mark.parametrize("plans", [4, 8])
 def test_what_is_left_to_chance_of_shuffled_plans(plans):
-    """Differences that all point one way or the other: `shuffled` spreads about 0 as far as `chance` says."""
+    """Differences that all point one way or the other: `shuffled` spreads about 0 as far as
+    `chance` says.
+    """
     rng, found, seen = np.random.default_rng(0), [], np.ones((6, plans, 1), bool)
     for _ in range(400):
         truth = rng.choice([-1.0, 1.0], (6, plans, 1, 1)) * np.array([1.0, -1.0])
@@ -232,8 +298,13 @@ def test_what_is_left_to_chance_of_shuffled_plans(plans):
         result = sensitivity(truth, truth, seen)
         found.append(result["shuffled"][0])
     assert result["chance"][0] == pytest.approx((6 if plans == 4 else 24) ** -0.5)
-    assert np.std(found) == pytest.approx(result["chance"][0], rel=0.1) and abs(np.mean(found)) < 0.06
+    assert (
+        np.std(found) == pytest.approx(result["chance"][0], rel=0.1) and abs(np.mean(found)) < 0.06
+    )
 
 
 def test_json_holds_no_number_that_is_none():
-    assert plain({"a": np.array([1.0, np.nan]), "b": [np.int64(3), float("inf")]}) == {"a": [1.0, None], "b": [3, None]}
+    assert plain({"a": np.array([1.0, np.nan]), "b": [np.int64(3), float("inf")]}) == {
+        "a": [1.0, None],
+        "b": [3, None],
+    }

@@ -14,16 +14,26 @@ from worldmodel.types import ActionSpace
 
 
 def asked(name, *settings, space=None):
-    """A model of one objective without luck, what it saw of a batch, the objective, and its losses."""
+    """A model of one objective without luck, what it saw of a batch, the objective, and its
+    losses.
+    """
     chosen = [f"{name}.{setting}" for setting in settings]
-    _, model = make(f"loss.objective={{{name}: 1.0}}", *QUICK, *chosen, "model.latent=deterministic", space=space)
+    _, model = make(
+        f"loss.objective={{{name}: 1.0}}",
+        *QUICK,
+        *chosen,
+        "model.latent=deterministic",
+        space=space,
+    )
     ctx = context(model, batch_for(space))
     objective = model.objectives[name]
     return model, ctx, objective, objective(ctx)[0]
 
 
 def dreamt_on(model, ctx, distance, b, t):
-    """Features at step t of row b, dreamt from so many steps before; None where an episode starts in between."""
+    """Features at step t of row b, dreamt from so many steps before; None where an episode starts
+    in between.
+    """
     if t < distance or ctx.batch["is_first"][b, t - distance + 1 : t + 1].any():
         return None
     state = {k: ctx.post[k][b : b + 1, t - distance] for k in ("deter", "stoch")}
@@ -43,13 +53,19 @@ def test_contrastive_equals_a_naive_loop(form, negatives):
         parts = []
         for c in (c[0] for d in (0, 2) if (c := dreamt_on(model, ctx, d, b, t)) is not None):
             others = [x for x in everyone if x[0] != b]
-            rivals = {"all": everyone, "others": others, "aligned": [x for x in others if x[1] == t]}[negatives]
+            rivals = {
+                "all": everyone,
+                "others": others,
+                "aligned": [x for x in others if x[1] == t],
+            }[negatives]
             rivals = rivals if negatives == "all" else [*rivals, (b, t)]
             z = torch.stack([ctx.embed[i, s] for i, s in rivals])
             cosines = F.cosine_similarity(objective.query(c)[None], objective.key(z))
             logits = z @ (c @ w) if form == "bilinear" else cosines
             parts.append(-(logits / 0.3).log_softmax(0)[rivals.index((b, t))])
-        torch.testing.assert_close(found["contrastive"][b, t], torch.stack(parts).mean(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            found["contrastive"][b, t], torch.stack(parts).mean(), rtol=1e-4, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("similarity", ["distance", "dot"])
@@ -61,7 +77,11 @@ def test_forward_contrastive_equals_its_equation(similarity):
         if feat is None:
             continue
         dreamt = objective.predict(feat)
-        h = (-(dreamt - seen).square().sum(-1)).exp() if similarity == "distance" else (seen @ dreamt[0]).exp()
+        h = (
+            (-(dreamt - seen).square().sum(-1)).exp()
+            if similarity == "distance"
+            else (seen @ dreamt[0]).exp()
+        )
         want = -(h[b * T + t] / h.sum()).log()
         torch.testing.assert_close(found["forward_contrastive"][b, t], want, rtol=1e-3, atol=1e-3)
         near = objective.distance(feat, ctx.embed.flatten(0, 1))
@@ -81,7 +101,8 @@ def test_inverse_asks_for_the_first_action_of_several(space):
         done = batch["prev_action"][b, t - 1]  # the one that led from t-2 to t-1
         if space.discrete:
             want = sum(
-                F.cross_entropy(r, a.argmax()) for r, a in zip(read.split((2, 3)), done.split((2, 3)), strict=True)
+                F.cross_entropy(r, a.argmax())
+                for r, a in zip(read.split((2, 3)), done.split((2, 3)), strict=True)
             )
         else:
             want = 0.5 * (read - done).square().sum()
@@ -107,15 +128,22 @@ def test_barlow_equals_its_equation_by_either_product(steps):
     c = a.T @ b / len(a)
     torch.testing.assert_close(squared_correlations(a, b), c.square().sum())
     ctx = context(model, batch_for())
-    ours, theirs = standardised(model.objectives["barlow"].project(ctx.feat)), standardised(ctx.embed)
+    ours, theirs = (
+        standardised(model.objectives["barlow"].project(ctx.feat)),
+        standardised(ctx.embed),
+    )
     c = ours.T @ theirs / (B * T)
     off = c - torch.diag(c.diagonal())
     want = (1 - c.diagonal()).square().sum() + 0.01 * off.square().sum()
-    torch.testing.assert_close(model.objectives["barlow"](ctx)[0]["barlow"], want.expand(B, T), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        model.objectives["barlow"](ctx)[0]["barlow"], want.expand(B, T), rtol=1e-4, atol=1e-3
+    )
 
 
 def test_sinkhorn_gives_every_cluster_its_share():
-    scores = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)) * 3 + torch.tensor([0.0, 5, 0, 0, 9])
+    scores = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)) * 3 + torch.tensor(
+        [0.0, 5, 0, 0, 9]
+    )
     found = sinkhorn(scores, 100)
     torch.testing.assert_close(found.sum(1), torch.ones(60))
     torch.testing.assert_close(found.sum(0), torch.full((5,), 12.0), rtol=1e-2, atol=1e-2)
@@ -128,7 +156,11 @@ def test_bootstrap_equals_its_equation(distances):
     aims = ctx.slow - ctx.slow.mean((0, 1))
     for b, t in itertools.product(range(B), range(T)):
         feats = [dreamt_on(model, ctx, d, b, t) for d in distances]
-        parts = [1 - F.cosine_similarity(objective.predict(f)[0], aims[b, t], 0) for f in feats if f is not None]
+        parts = [
+            1 - F.cosine_similarity(objective.predict(f)[0], aims[b, t], 0)
+            for f in feats
+            if f is not None
+        ]
         want = torch.stack(parts).mean() if parts else torch.tensor(0.0)
         torch.testing.assert_close(found["bootstrap"][b, t], want, rtol=1e-4, atol=1e-4)
 
@@ -138,15 +170,21 @@ def test_prototypes_equal_their_equation():
     aims = objective.slow(ctx.slow).flatten(0, 1)
     aims = aims - aims.mean(0)
     centres = objective.centres
-    close = torch.stack([torch.stack([F.cosine_similarity(x, c, 0) for c in centres]) for x in aims])
+    close = torch.stack(
+        [torch.stack([F.cosine_similarity(x, c, 0) for c in centres]) for x in aims]
+    )
     shares = sinkhorn(close / objective.config.sharpness, objective.config.rounds)
     for name, x in (
         ("prototypes", objective.from_feat(ctx.feat)),
         ("prototypes_view", objective.from_embed(ctx.embed)),
     ):
         for b, t in itertools.product(range(B), range(T)):
-            logs = torch.stack([F.cosine_similarity(x[b, t], c, 0) / 0.2 for c in centres]).log_softmax(0)
-            torch.testing.assert_close(found[name][b, t], -(shares[b * T + t] * logs).sum(), rtol=1e-4, atol=1e-4)
+            logs = torch.stack(
+                [F.cosine_similarity(x[b, t], c, 0) / 0.2 for c in centres]
+            ).log_softmax(0)
+            torch.testing.assert_close(
+                found[name][b, t], -(shares[b * T + t] * logs).sum(), rtol=1e-4, atol=1e-4
+            )
 
 
 def test_the_inverse_models_forward_part_equals_its_equation():
@@ -155,7 +193,11 @@ def test_the_inverse_models_forward_part_equals_its_equation():
     seen = F.rms_norm(seen - seen.mean((0, 1)), (32,), eps=1e-5)
     for b, t in itertools.product(range(B), range(T)):
         feats = [ctx.feat[b : b + 1, t], *(dreamt_on(model, ctx, d, b, t) for d in (1, 2))]
-        parts = [0.5 * (objective.predict(f)[0] - seen[b, t]).square().sum() for f in feats if f is not None]
+        parts = [
+            0.5 * (objective.predict(f)[0] - seen[b, t]).square().sum()
+            for f in feats
+            if f is not None
+        ]
         want = 0.3 * torch.stack(parts).mean()
         torch.testing.assert_close(found["inverse_forward"][b, t], want, rtol=1e-4, atol=1e-4)
 
@@ -165,7 +207,10 @@ def test_reward_only_reads_each_steps_own_reward_off_its_dreams():
     for b, t in itertools.product(range(B), range(T)):
         feats = [f for d in (1, 3) if (f := dreamt_on(model, ctx, d, b, t)) is not None]
         goes_on = 1.0 - ctx.batch["is_terminal"][b, t].float()
-        said_of = {"dreamt_reward": (model.reward, ctx.batch["reward"][b, t]), "dreamt_cont": (model.cont, goes_on)}
+        said_of = {
+            "dreamt_reward": (model.reward, ctx.batch["reward"][b, t]),
+            "dreamt_cont": (model.cont, goes_on),
+        }
         for name, (head, said) in said_of.items():
             parts = [head.loss(f, said[None])[0] for f in feats]
             want = torch.stack(parts).mean() if parts else torch.tensor(0.0)

@@ -18,10 +18,17 @@ from worldmodel.objectives.pairs import allowed
 from worldmodel.types import ActionSpace
 
 NAMES = list(build.OBJECTIVES)
-QUICK = ["prototypes.count=12", "prototypes.size=6", "contrastive.size=7", "prototypes.freeze=0", "loss.probe=false"]
+QUICK = [
+    "prototypes.count=12",
+    "prototypes.size=6",
+    "contrastive.size=7",
+    "prototypes.freeze=0",
+    "loss.probe=false",
+]
 GROUPS = ActionSpace(5, (2, 3))
 
-# Whose gradients come from an objective's own losses: the encoder's, the prior's (that is, the transition's dreams).
+# Whose gradients come from an objective's own losses: the encoder's, the prior's (that is, the
+# transition's dreams).
 TEACHES = {
     "reconstruction": (True, False),
     "contrastive": (True, True),
@@ -34,11 +41,22 @@ TEACHES = {
     "reward_only": (True, True),
 }
 # Losses that only exist between two steps of an episode.
-PAIRED = {"contrastive", "forward_contrastive", "inverse", "bootstrap", "dreamt_reward", "dreamt_cont"}
+PAIRED = {
+    "contrastive",
+    "forward_contrastive",
+    "inverse",
+    "bootstrap",
+    "dreamt_reward",
+    "dreamt_cont",
+}
 
 
 def model_of(name, *overrides, **options):
-    ahead = ["contrastive.distances=[1, 2]", "bootstrap.distances=[1, 2]", "inverse.distances=[1, 2]"]
+    ahead = [
+        "contrastive.distances=[1, 2]",
+        "bootstrap.distances=[1, 2]",
+        "inverse.distances=[1, 2]",
+    ]
     return make(f"loss.objective={{{name}: 1.0}}", *QUICK, *ahead, *overrides, **options)
 
 
@@ -64,7 +82,10 @@ def test_losses_are_one_number_per_step_for_every_latent_and_kind_of_action(name
     for space in (None, GROUPS):
         _, model = model_of(name, f"model.latent={latent}", space=space)
         losses, *_ = model.losses(batch_for(space))
-        assert losses.keys() == model.scales.keys() and set(model.objectives[name].loss_names) <= losses.keys()
+        assert (
+            losses.keys() == model.scales.keys()
+            and set(model.objectives[name].loss_names) <= losses.keys()
+        )
         assert all(v.shape == (B, T) and v.dtype == torch.float32 for v in losses.values())
         assert all(torch.isfinite(v).all() for v in losses.values())
 
@@ -90,14 +111,17 @@ def test_a_vector_is_as_good_as_a_picture(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_pair_and_no_window_crosses_an_episodes_start(name):
-    """With a start at every step nothing is left to say; with one in the middle, that step alone has lost its pairs."""
+    """With a start at every step nothing is left to say; with one in the middle, that step alone
+    has lost its pairs.
+    """
     _, model = model_of(name)
     batch = batch_for()
     everywhere = own_losses(model, {**batch, "is_first": torch.ones(B, T, dtype=torch.bool)})
     found = own_losses(model, batch)
     for key in PAIRED & found.keys():
         assert not everywhere[key].any()
-        # Whatever the distances, nothing reaches a step that begins an episode, and something every other.
+        # Whatever the distances, nothing reaches a step that begins an episode, and something
+        # every other.
         assert torch.equal(found[key] == 0, batch["is_first"]), key
 
 
@@ -109,7 +133,9 @@ def test_gradients_reach_whom_they_should(name):
     assert taught(model.encoder) == encoder and taught(model.rssm.prior_net) == transition
     if model.slow is not None:
         assert not taught(model.slow)
-    unused = [n for n, p in model.objectives.named_parameters() if p.requires_grad and not taught(p)]
+    unused = [
+        n for n, p in model.objectives.named_parameters() if p.requires_grad and not taught(p)
+    ]
     assert not unused
 
 
@@ -130,8 +156,15 @@ def test_a_target_learns_only_where_it_is_told_to(name, target):
     ctx = context(model, batch_for())
     assert (ctx.slow is not None) == (target == "ema") == (model.slow is not None)
     embed = ctx.embed.detach().requires_grad_()
-    apart = Context(ctx.batch, embed, *({k: v.detach() for k, v in s.items()} for s in (ctx.post, ctx.prior)),
-                    ctx.feat.detach(), ctx.backdrop, ctx.parts, ctx.slow)  # fmt: skip
+    apart = Context(
+        ctx.batch,
+        embed,
+        *({k: v.detach() for k, v in s.items()} for s in (ctx.post, ctx.prior)),
+        ctx.feat.detach(),
+        ctx.backdrop,
+        ctx.parts,
+        ctx.slow,
+    )
     losses, _ = model.objectives[name](apart)
     torch.stack([v.sum() for v in losses.values()]).sum().backward()
     assert (embed.grad is not None and bool(embed.grad.abs().sum() > 0)) == (target == "grad")
@@ -142,9 +175,9 @@ def test_the_inverse_models_forward_part_aims_as_it_is_told(target):
     _, model = model_of("inverse", f"inverse.target={target}")
     ctx = context(model, batch_for())
     objective, embed = model.objectives["inverse"], ctx.embed.detach().requires_grad_()
-    objective(Context(ctx.batch, embed, ctx.post, ctx.prior, ctx.feat, ctx.backdrop, ctx.parts))[0][
-        "inverse_forward"
-    ].sum().backward()
+    objective(Context(ctx.batch, embed, ctx.post, ctx.prior, ctx.feat, ctx.backdrop, ctx.parts))[
+        0
+    ]["inverse_forward"].sum().backward()
     assert (embed.grad is not None and bool(embed.grad.abs().sum() > 0)) == (target == "grad")
 
 
@@ -152,7 +185,9 @@ def test_bootstrap_aims_at_the_slow_encoder_alone():
     _, model = model_of("bootstrap")
     ctx = context(model, batch_for())
     embed = ctx.embed.detach().requires_grad_()
-    seen = Context(ctx.batch, embed, ctx.post, ctx.prior, ctx.feat, ctx.backdrop, ctx.parts, ctx.slow)
+    seen = Context(
+        ctx.batch, embed, ctx.post, ctx.prior, ctx.feat, ctx.backdrop, ctx.parts, ctx.slow
+    )
     (loss,) = model.objectives["bootstrap"](seen)[0].values()
     loss.sum().backward()
     assert embed.grad is None
@@ -206,7 +241,10 @@ def test_a_mix_weighs_each_of_its_parts():
     total, shown, *_ = model.loss(batch)
     want = sum(model.scales[k] * shown[f"loss/{k}"] for k in model.scales)
     torch.testing.assert_close(total, want)
-    assert model.scales["dreamt_reward"] == model.scales["reward"] and model.scales["contrastive"] == 1
+    assert (
+        model.scales["dreamt_reward"] == model.scales["reward"]
+        and model.scales["contrastive"] == 1
+    )
 
 
 def test_negatives_are_where_they_are_asked_for():
@@ -215,12 +253,17 @@ def test_negatives_are_where_they_are_asked_for():
         itertools.product(range(3), range(4)),
         itertools.product(range(3), range(4)),
     ):
-        want = {"all": True, "others": b != i, "aligned": b != i and t == s}[kind] or (b, t) == (i, s)
+        want = {"all": True, "others": b != i, "aligned": b != i and t == s}[kind] or (b, t) == (
+            i,
+            s,
+        )
         assert allowed(kind, 3, 4, torch.device("cpu"))[b * 4 + t, i * 4 + s] == want
 
 
 def test_prototypes_wait_and_stay_on_the_sphere():
-    c, model = make("loss.objective={prototypes: 1.0}", *QUICK, "prototypes.freeze=2", "optim.lr=0.1")
+    c, model = make(
+        "loss.objective={prototypes: 1.0}", *QUICK, "prototypes.freeze=2", "optim.lr=0.1"
+    )
     objective = model.objectives["prototypes"]
     learner = Learner(model, c.optim, torch.device("cpu"), "fp32")
     seen = [objective.centres.detach().clone()]
@@ -236,19 +279,25 @@ def test_the_slow_encoder_follows_at_its_rate():
     c, model = make("loss.objective={bootstrap: 1.0}", *QUICK, "ema.rate=0.25")
     slow = [p.clone() for p in model.slow.parameters()]
     Learner(model, c.optim, torch.device("cpu"), "fp32").update(batch_for())
-    for before, now, online in zip(slow, model.slow.parameters(), model.encoder.parameters(), strict=True):
+    for before, now, online in zip(
+        slow, model.slow.parameters(), model.encoder.parameters(), strict=True
+    ):
         torch.testing.assert_close(now, 0.75 * before + 0.25 * online)
         assert not now.requires_grad
     assert make()[1].slow is None
 
 
 def test_the_bottlenecks_price_follows_the_kl():
-    _, model = make("loss.objective={bottleneck: 1.0}", *QUICK, "bottleneck.rate=0.1", "bottleneck.beta=0.5")
+    _, model = make(
+        "loss.objective={bottleneck: 1.0}", *QUICK, "bottleneck.rate=0.1", "bottleneck.beta=0.5"
+    )
     objective = model.objectives["bottleneck"]
     assert "rep" not in model.scales and {"dyn", "bottleneck"} <= model.scales.keys()
     ctx = context(model, batch_for())
     losses, metrics = objective(ctx)
-    torch.testing.assert_close(losses["bottleneck"], 0.5 * model.rssm.latent.kl(ctx.post, ctx.prior))
+    torch.testing.assert_close(
+        losses["bottleneck"], 0.5 * model.rssm.latent.kl(ctx.post, ctx.prior)
+    )
     for kl, moved in ((6.0, 0.1), (30.0, 0.1), (3.0, 0.0), (1.5, -0.05)):
         before = objective.log_beta.item()
         objective._kl = torch.tensor(kl)
@@ -262,7 +311,9 @@ def test_the_bottlenecks_price_follows_the_kl():
 
 def test_a_mix_draws_its_dreams_once(monkeypatch):
     distances = ["inverse.distances=[1, 2]", "contrastive.distances=[0, 3]"]
-    _, model = make("loss.objective={contrastive: 1.0, inverse: 1.0, reward_only: 1.0}", *QUICK, *distances)
+    _, model = make(
+        "loss.objective={contrastive: 1.0, inverse: 1.0, reward_only: 1.0}", *QUICK, *distances
+    )
     steps, real = [], model.rssm.imagine_step
     monkeypatch.setattr(model.rssm, "imagine_step", lambda *a: steps.append(1) or real(*a))
     model.losses(batch_for())
@@ -272,16 +323,38 @@ def test_a_mix_draws_its_dreams_once(monkeypatch):
 @pytest.mark.parametrize("behavior", ["mpc", "actor_critic"])
 def test_every_objective_in_a_mix_resumes_exactly(tmp_path, behavior):
     weights = json.dumps({name: 0.1 for name in NAMES})
-    extra = ("--loss.objective", weights, "--augment.shift", "2", "--contrastive.target", "ema", "--train.ratio", "0.3",
-             "--behavior.name", behavior, "--prototypes.count", "20", "--imag.horizon", "3")  # fmt: skip
+    extra = (
+        "--loss.objective",
+        weights,
+        "--augment.shift",
+        "2",
+        "--contrastive.target",
+        "ema",
+        "--train.ratio",
+        "0.3",
+        "--behavior.name",
+        behavior,
+        "--prototypes.count",
+        "20",
+        "--imag.horizon",
+        "3",
+    )
     train(tmp_path / "a", *extra)
     train(tmp_path / "b", *extra, "--run.frames", "67")
     train(tmp_path / "b", *extra)
     whole = fingerprint(seed_dir(tmp_path / "a"))
     assert whole == fingerprint(seed_dir(tmp_path / "b"))
-    lines = [json.loads(x) for x in (seed_dir(tmp_path / "a") / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(x)
+        for x in (seed_dir(tmp_path / "a") / "metrics.jsonl").read_text().splitlines()
+    ]
     shown = {k for line in lines for k, v in line.items() if v is not None}
-    assert {"train/feat/rank", "train/loss/contrastive", "train/bottleneck/beta", "train/loss/image"} <= shown
+    assert {
+        "train/feat/rank",
+        "train/loss/contrastive",
+        "train/bottleneck/beta",
+        "train/loss/image",
+    } <= shown
 
 
 @pytest.mark.parametrize(
@@ -297,7 +370,14 @@ def test_every_objective_in_a_mix_resumes_exactly(tmp_path, behavior):
             "must be shorter than replay.length 32",
         ),
         (
-            ["--loss.objective", "{contrastive: 1}", "--contrastive.negatives", "aligned", "--replay.batch", "1"],
+            [
+                "--loss.objective",
+                "{contrastive: 1}",
+                "--contrastive.negatives",
+                "aligned",
+                "--replay.batch",
+                "1",
+            ],
             "take all",
         ),
         (
@@ -330,6 +410,8 @@ def test_what_cannot_be_asked_of_objectives(args, wanted):
 def test_the_schema_knows_who_can_compare():
     sizes = build.Sizes(build.ObservationSpace((H, W, 3)), BOX, 10, 20)
     made = {name: maker(config.parse([]), sizes) for name, maker in build.OBJECTIVES.items()}
-    assert {name for name, o in made.items() if isinstance(o, Comparing)} == set(schema_objectives.COMPARING)
+    assert {name for name, o in made.items() if isinstance(o, Comparing)} == set(
+        schema_objectives.COMPARING
+    )
     assert set(get_args(schema_objectives.Objective)) == set(made) == set(TEACHES)
     assert CODES.discrete

@@ -1,4 +1,6 @@
-"""Each objective on a world made for it: a block that actions move, and a distractor that nobody can foresee."""
+"""Each objective on a world made for it: a block that actions move, and a distractor that nobody
+can foresee.
+"""
 
 import pytest
 import torch
@@ -8,7 +10,9 @@ from blocks import BOX, LESSONS, batch_of, known, learner_of, taught
 
 @pytest.mark.parametrize("name", LESSONS)
 def test_the_latent_keeps_what_the_objective_is_for(name):
-    """Read off the drawn latent: the block always; the distractor where the objective asks for all that is seen."""
+    """Read off the drawn latent: the block always; the distractor where the objective asks for all
+    that is seen.
+    """
     weight, settings, updates, paid, distractor = LESSONS[name]
     learner, metrics = taught(f"{{{name}: {weight}}}", updates, *settings, paid=paid)
     block, other = known(learner.model)
@@ -23,9 +27,16 @@ def test_nothing_is_known_before_and_without_rewards_nothing_is_learnt_from_them
 
 
 def test_cpc_wins_contests_several_steps_ahead():
-    """Predicted block positions narrow 128 rivals down to those with the block there: an eighth of them."""
-    learner, metrics = taught("{contrastive: 10.0}", 120, "contrastive.distances=[1, 2]", "contrastive.form=cosine",
-                              "contrastive.temperature=0.1")  # fmt: skip
+    """Predicted block positions narrow 128 rivals down to those with the block there: an eighth of
+    them.
+    """
+    learner, metrics = taught(
+        "{contrastive: 10.0}",
+        120,
+        "contrastive.distances=[1, 2]",
+        "contrastive.form=cosine",
+        "contrastive.temperature=0.1",
+    )
     block, other = known(learner.model)
     assert metrics["contrastive/accuracy"] > 3 / 128 and block > 0.7 and other < 0.15
 
@@ -36,10 +47,17 @@ def test_an_inverse_model_guesses_continuous_actions():
 
 
 def test_the_budget_holds_the_kl():
-    """With a price the latent takes fewer nats than with next to none, and more where more are allowed."""
+    """With a price the latent takes fewer nats than with next to none, and more where more are
+    allowed.
+    """
     kl = {}
     for nats, rate in ((1.0, 0.1), (1.0, 0.0)):
-        settings = ["loss.reward=100", f"bottleneck.nats={nats}", f"bottleneck.rate={rate}", "bottleneck.beta=0.01"]
+        settings = [
+            "loss.reward=100",
+            f"bottleneck.nats={nats}",
+            f"bottleneck.rate={rate}",
+            "bottleneck.beta=0.01",
+        ]
         learner, _ = taught("{bottleneck: 1.0}", 150, *settings, paid=True)
         with torch.no_grad():
             post, prior = learner.model.observe(batch_of(999, paid=True)[0])[1:]

@@ -28,7 +28,9 @@ def test_laprop_by_hand():
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_adam_is_torchs_own_bit_for_bit(masked):
-    """Also where a tensor says that a step is to be left out, and where some weights get no gradient."""
+    """Also where a tensor says that a step is to be left out, and where some weights get no
+    gradient.
+    """
     torch.manual_seed(0)
     start = [torch.randn(3, 2), torch.randn(4), torch.randn(2)]
     ours, theirs = ([torch.nn.Parameter(x.clone()) for x in start] for _ in range(2))
@@ -52,7 +54,8 @@ def test_the_first_optimiser_of_a_process_imports_no_compiler():
     code = (
         "import sys, torch; from worldmodel.optim import AdamW, LaProp\n"
         "for make in (AdamW, LaProp):\n"
-        "    p = torch.nn.Parameter(torch.ones(2)); own = make([p], 0.1); p.sum().backward(); own.step()\n"
+        "    p = torch.nn.Parameter(torch.ones(2)); own = make([p], 0.1); p.sum().backward(); "
+        "own.step()\n"
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
@@ -74,7 +77,10 @@ def test_laprop_steps_do_not_depend_on_the_size_of_gradients(scale):
 
 
 def test_weight_decay_shrinks_and_a_weight_without_gradient_stays():
-    decayed, still = torch.nn.Parameter(torch.tensor([2.0])), torch.nn.Parameter(torch.tensor([3.0]))
+    decayed, still = (
+        torch.nn.Parameter(torch.tensor([2.0])),
+        torch.nn.Parameter(torch.tensor([3.0])),
+    )
     optimizer = LaProp([decayed, still], lr=0.1, weight_decay=0.5)
     decayed.grad = torch.zeros(1)
     optimizer.step()

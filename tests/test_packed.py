@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 import zstandard
 
-from test_replay import SPEC, aside, assert_same, assert_true, chunk_names, clocks, fill, make, reload, row
+from test_replay import (
+    SPEC,
+    aside,
+    assert_same,
+    assert_true,
+    chunk_names,
+    clocks,
+    fill,
+    make,
+    reload,
+    row,
+)
 from worldmodel.chunks import Layout
 from worldmodel.packed import BLOCK, HEADER, PackedChunk, bound
 from worldmodel.replay import Replay, ReplayError
@@ -33,7 +44,10 @@ def test_pictures_take_less_and_come_back_bit_for_bit(tmp_path, store):
     replay.flush()
     assert len(replay) == 1024 and replay.stats()["bytes_per_row"] < 2500
     files = [tmp_path / name for name in chunk_names(tmp_path)]
-    assert not files and sum(p.stat().st_size for p in tmp_path.glob("*.zrows")) == replay.stats()["bytes"]
+    assert (
+        not files
+        and sum(p.stat().st_size for p in tmp_path.glob("*.zrows")) == replay.stats()["bytes"]
+    )
     batch = replay.sample(8, 50)
     for b, t in np.ndindex(8, 50):
         assert np.array_equal(batch["image"][b, t], filmed(int(batch["clock"][b, t])))
@@ -53,7 +67,10 @@ def test_any_slice_of_a_chunk(tmp_path, rows):
     for first in range(0, rows, 7):
         for end in range(first + 1, rows + 1, 11):
             for one in (chunk, loose):
-                assert one.read(tmp_path, layout.dtype, first, end).tobytes() == record[first:end].tobytes()
+                assert (
+                    one.read(tmp_path, layout.dtype, first, end).tobytes()
+                    == record[first:end].tobytes()
+                )
 
 
 def test_a_packed_chunk_replaces_its_open_file_once_no_checkpoint_needs_it(tmp_path):
@@ -67,7 +84,9 @@ def test_a_packed_chunk_replaces_its_open_file_once_no_checkpoint_needs_it(tmp_p
     names = {entry["file"] for entry in new["chunks"]}
     assert names == {f"{s:04d}-0000000{n}" for s in (0, 1) for n in ("0.zrows", "1.rows")}
     replay.collect_garbage([old, new])
-    assert reload(old, tmp_path, store="ram zstd").stats()["rows"] == 10  # the older checkpoint still opens
+    assert (
+        reload(old, tmp_path, store="ram zstd").stats()["rows"] == 10
+    )  # the older checkpoint still opens
 
 
 def test_the_newest_checkpoint_leaves_the_older_ones_files_alone(tmp_path):
@@ -82,7 +101,10 @@ def test_the_newest_checkpoint_leaves_the_older_ones_files_alone(tmp_path):
     again.collect_garbage([old, new])
     assert "0000-00000000.rows" in chunk_names(tmp_path)
     again.collect_garbage([new])
-    assert "0000-00000000.rows" not in chunk_names(tmp_path) and (tmp_path / "0000-00000000.zrows").exists()
+    assert (
+        "0000-00000000.rows" not in chunk_names(tmp_path)
+        and (tmp_path / "0000-00000000.zrows").exists()
+    )
 
 
 def test_a_run_may_change_its_codec(tmp_path):
@@ -135,14 +157,18 @@ def forged(path, **changes):
     """Rewrite a packed file's header, and give the checksum that fits it."""
     body = bytearray(path.read_bytes())
     head = dict(zip(("rows", "episodes", "blocks"), HEADER.unpack_from(body), strict=True))
-    HEADER.pack_into(body, 0, *{**head, **{k: v for k, v in changes.items() if k != "size"}}.values())
+    HEADER.pack_into(
+        body, 0, *{**head, **{k: v for k, v in changes.items() if k != "size"}}.values()
+    )
     if "size" in changes:
         struct.pack_into("<I", body, HEADER.size, changes["size"])
     path.write_bytes(body)
     return zlib.crc32(body)
 
 
-@pytest.mark.parametrize("change", [{"rows": 7}, {"rows": 2**31}, {"blocks": 2**31}, {"episodes": 9}, {"size": 2**31}])
+@pytest.mark.parametrize(
+    "change", [{"rows": 7}, {"rows": 2**31}, {"blocks": 2**31}, {"episodes": 9}, {"size": 2**31}]
+)
 def test_a_forged_header_is_refused_though_its_checksum_fits(tmp_path, change):
     replay = fill(make(tmp_path, "ram zstd"), 20)
     replay.flush()

@@ -1,4 +1,6 @@
-"""Ranks agree: they learn as one process with all their rows, skip together and are told apart where they differ."""
+"""Ranks agree: they learn as one process with all their rows, skip together and are told apart
+where they differ.
+"""
 
 import numpy as np
 import pytest
@@ -13,19 +15,44 @@ from worldmodel.stop import Stop
 
 ACTOR = ["behavior.name=actor_critic", "imag.horizon=4", "loss.overshooting=1"]
 FORMS = {
-    "planner": ["loss.overshooting=3", "loss.free=1.5", "model.backdrop=5", "loss.pictures=0.5", "optim.warmup=12",
-                "optim.clip=5"],
-    "dreamer3": [*ACTOR, "model.latent=categorical", "loss.free_on=element", "optim.name=laprop",
-                 "optim.clip_by=adaptive", "optim.clip=0.3", "optim.lr=1e-3", "actor.gradient=reinforce",
-                 "imag.every=2"],
-    "dreamer2": [*ACTOR, "actor.dist=truncated", "actor.gradient=mix", "replay.start=burnin", "replay.burnin=2",
-                 "critic.slow=copy", "critic.every=3", "critic.head=gaussian", "optim.clip=50"],
-}  # fmt: skip
+    "planner": [
+        "loss.overshooting=3",
+        "loss.free=1.5",
+        "model.backdrop=5",
+        "loss.pictures=0.5",
+        "optim.warmup=12",
+        "optim.clip=5",
+    ],
+    "dreamer3": [
+        *ACTOR,
+        "model.latent=categorical",
+        "loss.free_on=element",
+        "optim.name=laprop",
+        "optim.clip_by=adaptive",
+        "optim.clip=0.3",
+        "optim.lr=1e-3",
+        "actor.gradient=reinforce",
+        "imag.every=2",
+    ],
+    "dreamer2": [
+        *ACTOR,
+        "actor.dist=truncated",
+        "actor.gradient=mix",
+        "replay.start=burnin",
+        "replay.burnin=2",
+        "critic.slow=copy",
+        "critic.every=3",
+        "critic.head=gaussian",
+        "optim.clip=50",
+    ],
+}
 UPDATES = 20
 
 
 def farthest(a, b):
-    """The largest difference of any number in two states; of numbers above one, such as pixels, their share."""
+    """The largest difference of any number in two states; of numbers above one, such as pixels,
+    their share.
+    """
     assert a.keys() == b.keys()
     pairs = [(a[k].astype(np.float64), b[k].astype(np.float64)) for k in a]
     return max(float((np.abs(x - y) / np.abs(x).clip(1)).max()) for x, y in pairs)
@@ -47,7 +74,9 @@ def test_two_ranks_equal_one_process_with_the_double_batch(together, form):
         assert part == pytest.approx(whole, rel=1e-4)
 
 
-@pytest.mark.parametrize(("form", "deaf"), [("planner", "mean"), ("planner", "mean_"), ("dreamer3", "cat")])
+@pytest.mark.parametrize(
+    ("form", "deaf"), [("planner", "mean"), ("planner", "mean_"), ("dreamer3", "cat")]
+)
 def test_every_exchange_is_needed_for_that(together, form, deaf):
     alone = learners(2, FORMS[form], UPDATES, None, [deaf])[0]
     assert farthest(together[form][0], alone[0]) > 1e-5
@@ -55,8 +84,12 @@ def test_every_exchange_is_needed_for_that(together, form, deaf):
 
 def test_what_objectives_carry_along_is_the_same_on_all_ranks():
     """Prices and means that are moved by hand, of other rows on each rank."""
-    mix = ["loss.objective={bottleneck: 1.0, inverse: 1.0, prototypes: 1.0}", "prototypes.count=20",
-           "prototypes.freeze=2", "bottleneck.rate=0.1"]  # fmt: skip
+    mix = [
+        "loss.objective={bottleneck: 1.0, inverse: 1.0, prototypes: 1.0}",
+        "prototypes.count=20",
+        "prototypes.freeze=2",
+        "bottleneck.rate=0.1",
+    ]
     first, second = learners(2, mix, 6)
     assert farthest(first[0], second[0]) == 0
     assert any("log_beta" in k for k in first[0]) and any("middle" in k for k in first[0])
@@ -65,13 +98,17 @@ def test_what_objectives_carry_along_is_the_same_on_all_ranks():
 def test_what_is_not_finite_on_one_rank_is_skipped_by_all():
     first, second = learners(2, FORMS["dreamer3"], 5, (1, 2))
     assert [m["skipped"] for m in first[1]] == [m["skipped"] for m in second[1]] == [0, 0, 1, 1, 1]
-    assert farthest(first[0], second[0]) == 0 and all(np.isfinite(v).all() for v in first[0].values())
+    assert farthest(first[0], second[0]) == 0 and all(
+        np.isfinite(v).all() for v in first[0].values()
+    )
 
 
 def test_free_nats_ask_on_which_side_the_mean_of_all_ranks_is():
     kl = torch.tensor([[0.5, 4.0]])
     assert torch.equal(free_nats(kl, 2.0, "mean"), kl)
-    assert torch.equal(free_nats(kl, 2.0, "mean", lambda own: (own + 1.0) / 2), torch.full((1, 2), 2.0))
+    assert torch.equal(
+        free_nats(kl, 2.0, "mean", lambda own: (own + 1.0) / 2), torch.full((1, 2), 2.0)
+    )
     assert torch.equal(free_nats(kl, 2.0, "element", lambda own: own - 9), kl.clamp(min=2.0))
 
 
@@ -101,9 +138,13 @@ def test_every_rank_of_a_machine_wants_a_gpu_of_its_own(monkeypatch, there, fits
     c = config.parse(["debug"]).run
     launch = Launch(rank=3, size=4, local_rank=1, local_size=2)
     if fits:
-        assert runtime.setup(c, launch) == torch.device("cuda", 1) and taken == [torch.device("cuda", 1)]
+        assert runtime.setup(c, launch) == torch.device("cuda", 1) and taken == [
+            torch.device("cuda", 1)
+        ]
     else:
-        with pytest.raises(ValueError, match="2 ranks on this machine, but torch sees 1 of its GPUs"):
+        with pytest.raises(
+            ValueError, match="2 ranks on this machine, but torch sees 1 of its GPUs"
+        ):
             runtime.setup(c, launch)
 
 
@@ -146,6 +187,8 @@ def test_a_signal_passed_on_is_one_request_but_a_later_one_ends_the_process(
 
 
 def test_a_job_that_slurm_starts_anew_is_a_restart():
-    assert [Launch.of({"SLURM_RESTART_COUNT": said}).restarts for said in ("", "0", "2", "two")] == [0, 0, 2, 0]
+    assert [
+        Launch.of({"SLURM_RESTART_COUNT": said}).restarts for said in ("", "0", "2", "two")
+    ] == [0, 0, 2, 0]
     both = {"SLURM_RESTART_COUNT": "2", "TORCHELASTIC_RESTART_COUNT": "1", **environment(0, 2, 1)}
     assert Launch.of(both).restarts == 3

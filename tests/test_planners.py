@@ -1,4 +1,6 @@
-"""Planners must reach known optima, inside the box, reproducibly, for each problem of a batch on its own."""
+"""Planners must reach known optima, inside the box, reproducibly, for each problem of a batch on
+its own.
+"""
 
 import numpy as np
 import pytest
@@ -20,14 +22,25 @@ def planner(name, **changes):
     if name == "icem":
         added = {key.removeprefix("planner."): value for key, value in ICEM}
         name, changes = "cem", {"elites": 20, **added, **changes}
-    args = [f"planner.{k}={v}" for k, v in {"name": name, "candidates": 400, "iterations": 12, "elites": 40,
-                                             "temperature": 0.5, **changes}.items()]  # fmt: skip
+    args = [
+        f"planner.{k}={v}"
+        for k, v in {
+            "name": name,
+            "candidates": 400,
+            "iterations": 12,
+            "elites": 40,
+            "temperature": 0.5,
+            **changes,
+        }.items()
+    ]
     return build.make_planner(config.parse(args).planner)
 
 
 def plan(name, score, proposal, size=SIZE, seed=0, horizon=HORIZON, **changes):
     mean, std = proposal.start(BATCH, horizon, size)
-    return planner(name, **changes)(score, mean, std, proposal, torch.Generator().manual_seed(seed))
+    return planner(name, **changes)(
+        score, mean, std, proposal, torch.Generator().manual_seed(seed)
+    )
 
 
 def quadratic(target):
@@ -63,7 +76,9 @@ def test_candidates_never_leave_an_uneven_box(name):
         return candidates.sum((-2, -1))
 
     found = plan(name, score, Box(-0.2, 0.7))
-    assert min(low for low, _ in seen) >= -0.2 - 1e-6 and max(high for _, high in seen) <= 0.7 + 1e-6
+    assert (
+        min(low for low, _ in seen) >= -0.2 - 1e-6 and max(high for _, high in seen) <= 0.7 + 1e-6
+    )
     assert found.max() <= 0.7 + 1e-6
 
 
@@ -81,7 +96,9 @@ def double_integrator(candidates):
 
 
 def exact_double_integrator(horizon):
-    """The same bounded problem is a convex quadratic program: projected gradient to convergence."""
+    """The same bounded problem is a convex quadratic program: projected gradient to
+    convergence.
+    """
     force = torch.zeros(1, 1, horizon, 1, requires_grad=True)
     for _ in range(4000):
         (gradient,) = torch.autograd.grad(double_integrator(force).sum(), force)
@@ -123,7 +140,9 @@ def test_discrete_plans_find_the_best_code(name):
 @pytest.mark.parametrize("name", PLANNERS)
 def test_a_seed_fixes_the_plan_and_another_changes_it(name):
     target = torch.zeros(BATCH, HORIZON, SIZE)
-    first, same, other = (plan(name, quadratic(target), Box(), seed=s, iterations=2) for s in (4, 4, 5))
+    first, same, other = (
+        plan(name, quadratic(target), Box(), seed=s, iterations=2) for s in (4, 4, 5)
+    )
     assert torch.equal(first, same) and not torch.equal(first, other)
 
 
@@ -139,7 +158,11 @@ def test_non_finite_scores_are_never_chosen(name):
 def test_the_search_starts_where_it_is_told():
     target = torch.full((BATCH, HORIZON, SIZE), 0.9)
     near = planner("cem", iterations=1)(
-        quadratic(target), target, torch.full_like(target, 0.05), Box(), torch.Generator().manual_seed(0)
+        quadratic(target),
+        target,
+        torch.full_like(target, 0.05),
+        Box(),
+        torch.Generator().manual_seed(0),
     )
     assert (near - target).abs().max() < 0.1
 
@@ -148,9 +171,12 @@ def test_mppi_temperature_moves_between_the_best_and_the_mean_of_the_elites():
     target = torch.full((BATCH, HORIZON, SIZE), 0.5)
     errors = []
     for temperature in (0.01, 1.0, 100.0):
-        found = plan("mppi", quadratic(target), Box(), iterations=1, temperature=temperature, elites=200)
+        found = plan(
+            "mppi", quadratic(target), Box(), iterations=1, temperature=temperature, elites=200
+        )
         errors.append((found - target).norm().item())
-    # Few draws around the start: the elites' mean lies nearer the optimum than the single best one.
+    # Few draws around the start: the elites' mean lies nearer the optimum than the single best
+    # one.
     assert len(set(np.round(errors, 4))) == 3 and errors[2] < errors[0]
 
 
@@ -171,15 +197,21 @@ def test_kept_elites_stand_again_and_rounds_shrink():
     assert [c.shape[1] for c in seen] == [100, 50, 40, 40]
     for before, after in zip(seen, seen[1:], strict=False):
         best = before.square().sum((-2, -1)).topk(3, largest=False).indices
-        torch.testing.assert_close(after[:, -3:], before.gather(1, best[..., None, None].expand(-1, -1, 4, SIZE)))
+        torch.testing.assert_close(
+            after[:, -3:], before.gather(1, best[..., None, None].expand(-1, -1, 4, SIZE))
+        )
     assert all(c.shape[1] == 100 for c in rounds(candidates=100, iterations=3, elites=10))
 
 
 def test_drafts_never_fill_a_shrunken_round():
     drafts = torch.full((BATCH, 30, HORIZON, SIZE), 0.25)
-    drawn = Seeded(Box(), drafts).sample(torch.zeros(BATCH, HORIZON, SIZE), torch.ones(BATCH, HORIZON, SIZE), 20, None)
+    drawn = Seeded(Box(), drafts).sample(
+        torch.zeros(BATCH, HORIZON, SIZE), torch.ones(BATCH, HORIZON, SIZE), 20, None
+    )
     assert (
-        drawn.shape == (BATCH, 20, HORIZON, SIZE) and not (drawn[:, 0] == 0.25).any() and (drawn[:, 1:] == 0.25).all()
+        drawn.shape == (BATCH, 20, HORIZON, SIZE)
+        and not (drawn[:, 0] == 0.25).any()
+        and (drawn[:, 1:] == 0.25).all()
     )
 
 

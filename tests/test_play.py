@@ -1,4 +1,6 @@
-"""A dream that is driven: the same way through it is the same dream, and the simulator goes the same way."""
+"""A dream that is driven: the same way through it is the same dream, and the simulator goes the
+same way.
+"""
 
 import shutil
 
@@ -31,14 +33,24 @@ def run_dir(tmp_path_factory):
 def actor_dir(tmp_path_factory):
     """Discrete actions, an actor and a critic."""
     root = tmp_path_factory.mktemp("acting")
-    train(root, "--env.task", "catcher", "--behavior.name", "actor_critic", "--run.frames", "40", "--imag.starts", "8")
+    train(
+        root,
+        "--env.task",
+        "catcher",
+        "--behavior.name",
+        "actor_critic",
+        "--run.frames",
+        "40",
+        "--imag.starts",
+        "8",
+    )
     return seed_dir(root, "catcher")
 
 
 def simulators(run, obs=None):
     e = run.config.env
-    make = lambda: envs.make(e.task, size=e.size, repeat=e.repeat, time_limit=e.time_limit, obs=obs or e.obs)  # noqa: E731
-    return SerialEnv(make)
+    options = dict(size=e.size, repeat=e.repeat, time_limit=e.time_limit, obs=obs or e.obs)
+    return SerialEnv(lambda: envs.make(e.task, **options))
 
 
 def session_of(path, seed=0, simulated=True, directory=None):
@@ -53,10 +65,14 @@ def shown(moment):
     look, real = moment.look, moment.real
     pictures = {"dream": look.picture, "real": real.picture}
     return {k: None if p is None else p.tobytes() for k, p in pictures.items()} | {
-        "reward": look.reward, "cont": look.cont, "value": look.value, "spread": look.spread,
-        "real_reward": real.reward, "over": real.over,
+        "reward": look.reward,
+        "cont": look.cont,
+        "value": look.value,
+        "spread": look.spread,
+        "real_reward": real.reward,
+        "over": real.over,
         "action": None if moment.action is None else moment.action.tolist(),
-    }  # fmt: skip
+    }
 
 
 def actions_of(count, size=2, seed=0):
@@ -91,13 +107,18 @@ def test_a_branch_gives_up_what_lay_beyond_and_meets_the_same_luck(run_dir):
     session.rewind(3)
     other = driven(session, actions_of(4, seed=1))
     assert len(session.history) == 8 and session.at == 7
-    assert all(a["real"] != b["real"] and a["dream"] != b["dream"] for a, b in zip(other, first[3:], strict=False))
+    assert all(
+        a["real"] != b["real"] and a["dream"] != b["dream"]
+        for a, b in zip(other, first[3:], strict=False)
+    )
     session.rewind(3)
     assert driven(session, actions[3:]) == first[3:]
 
 
 def test_simulator_and_dream_get_the_same_actions(run_dir):
-    """Every command the environment is given since its last reset, after a branch too, and what it alone would show."""
+    """Every command the environment is given since its last reset, after a branch too, and what it
+    alone would show.
+    """
     session, done = session_of(run_dir), []
     inner = session.simulator.envs.step_some
     session.simulator.envs.step_some = lambda commands: done.append(commands[0]) or inner(commands)
@@ -121,7 +142,10 @@ def test_the_dream_goes_on_where_the_episode_ends(run_dir):
     rows = driven(session, actions_of(LENGTH + 3))
     assert [row["over"] for row in rows] == [""] * (LENGTH - 1) + ["at its time limit"] * 4
     assert [row["real_reward"] is None for row in rows] == [False] * LENGTH + [True] * 3
-    assert rows[-1]["real"] == rows[LENGTH - 1]["real"] and rows[-1]["dream"] != rows[LENGTH - 1]["dream"]
+    assert (
+        rows[-1]["real"] == rows[LENGTH - 1]["real"]
+        and rows[-1]["dream"] != rows[LENGTH - 1]["dream"]
+    )
     session.rewind(LENGTH - 2)
     assert driven(session, actions_of(1, seed=5))[0]["real_reward"] is not None
 
@@ -146,7 +170,9 @@ def test_episodes_of_the_replay_are_placed_in_their_streams(tmp_path):
     path = seed_dir(tmp_path, "pointmass")
     saved, session = SavedEpisodes(path), session_of(path)
     places = [saved.place(n) for n in range(saved.count)]
-    assert {stream for stream, _ in places} == {0, 1} and places == sorted(places, key=lambda p: (p[0], -p[1]))
+    assert {stream for stream, _ in places} == {0, 1} and places == sorted(
+        places, key=lambda p: (p[0], -p[1])
+    )
     for number in range(saved.count):
         assert session.from_replay(number, 3).real.takes_part
     with pytest.raises(ValueError, match="there is no episode"):
@@ -164,18 +190,28 @@ def test_another_world_than_the_replays_is_seen_and_said(run_dir):
 
 def test_every_driver_acts_and_planners_go_on_from_their_plans(actor_dir):
     session = session_of(actor_dir)
-    assert list(session.dreams.drivers) == ["actor_critic", "mpc", "random"] and session.dreams.left_out == []
+    assert (
+        list(session.dreams.drivers) == ["actor_critic", "mpc", "random"]
+        and session.dreams.left_out == []
+    )
     moments = [session.step(driver) for driver in ("actor_critic", "mpc", "mpc", "random")]
     assert [m.driver for m in moments] == ["actor_critic", "mpc", "mpc", "random"]
-    assert all(m.action.sum() == 1 and set(m.action) <= {0, 1} and m.look.value is not None for m in moments)
+    assert all(
+        m.action.sum() == 1 and set(m.action) <= {0, 1} and m.look.value is not None
+        for m in moments
+    )
     assert moments[1].kept["plan"].shape == moments[2].kept["plan"].shape
     session.rewind(0)
-    assert [shown(session.step(d)) for d in ("actor_critic", "mpc", "mpc", "random")] == [shown(m) for m in moments]
+    assert [shown(session.step(d)) for d in ("actor_critic", "mpc", "mpc", "random")] == [
+        shown(m) for m in moments
+    ]
 
 
 def test_discrete_actions_by_hand(actor_dir):
     session = session_of(actor_dir)
-    assert session.step("hand", 2).action.tolist() == [0, 0, 1] and session.step("hand", [0]).action.tolist() == [
+    assert session.step("hand", 2).action.tolist() == [0, 0, 1] and session.step(
+        "hand", [0]
+    ).action.tolist() == [
         1,
         0,
         0,
@@ -202,7 +238,11 @@ def test_wrong_actions_drivers_and_steps_change_nothing(run_dir):
         session.from_replay(0, 99)
     with pytest.raises(ValueError, match="no episode 999"):
         session.from_replay(999, 0)
-    assert len(session.history) == 3 and session.at == 2 and session.step("hand", [9, -9]).action.tolist() == [1, -1]
+    assert (
+        len(session.history) == 3
+        and session.at == 2
+        and session.step("hand", [9, -9]).action.tolist() == [1, -1]
+    )
 
 
 def test_the_spread_is_that_of_the_dreams(run_dir):
@@ -212,7 +252,10 @@ def test_the_spread_is_that_of_the_dreams(run_dir):
     feat = model.rssm.feat(moment.state)
     assert len(feat) == session.dreams.count == 8
     pictures = model.decode(feat[None])[0].clamp(0, 1).numpy()
-    assert moment.look.spread == pytest.approx(pictures.std(0).mean(), rel=0.05) and moment.look.spread > 0
+    assert (
+        moment.look.spread == pytest.approx(pictures.std(0).mean(), rel=0.05)
+        and moment.look.spread > 0
+    )
     assert np.abs(pictures[0] * 255 - moment.look.picture).max() < 3
 
 
@@ -258,7 +301,11 @@ def test_a_simulator_that_fails_for_good_is_done_without(run_dir):
 
     session.simulator.envs.step_some = broken
     moment = session.step("hand", [0.1, 0.1])
-    assert moment.real.picture is None and "the budget is spent" in session.note and session.simulator is None
+    assert (
+        moment.real.picture is None
+        and "the budget is spent" in session.note
+        and session.simulator is None
+    )
     assert session.step("hand", [0.1, 0.1]).look.picture is not None
 
 
@@ -269,7 +316,11 @@ def test_a_model_that_cannot_draw_has_curves_only(tmp_path):
     with simulators(run, "both") as vector:
         answers = opened(run, vector, Reset, tmp_path, 0, 5, [])
         moment = answers.session.step("hand", [0.5])
-        assert moment.look.picture is None and moment.look.spread > 0 and moment.real.picture.shape == (32, 32, 3)
+        assert (
+            moment.look.picture is None
+            and moment.look.spread > 0
+            and moment.real.picture.shape == (32, 32, 3)
+        )
         assert any("cannot draw" in note for note in answers.notes)
         with pytest.raises(ValueError, match="cannot draw"):
             answers.session.clip(tmp_path, 0, 1)

@@ -10,13 +10,21 @@ import browser
 from runs import seed_dir, train
 from test_play_server import served
 
-pytestmark = pytest.mark.skipif(browser.PROGRAM is None, reason="there is no chromium here (apt-get install chromium)")
+pytestmark = pytest.mark.skipif(
+    browser.PROGRAM is None, reason="there is no chromium here (apt-get install chromium)"
+)
 
-PIXELS = "(id => [...document.getElementById(id).getContext('2d').getImageData(0, 0, 32, 32).data].join())"
+PIXELS = (
+    "(id => [...document.getElementById(id).getContext('2d').getImageData(0, 0, 32, "
+    "32).data].join())"
+)
 STEPS = "Number(document.querySelector('.trace canvas').dataset.steps)"
 INK = """[...document.querySelector('.trace canvas').getContext('2d').getImageData(50, 0, 300, 80).data]
     .filter(x => x).length"""
-HIDDEN = "document.getElementById('no-dream').offsetHeight + document.getElementById('no-real').offsetHeight"
+HIDDEN = (
+    "document.getElementById('no-dream').offsetHeight + "
+    "document.getElementById('no-real').offsetHeight"
+)
 WORDS = "p, button:enabled, label, h1, h2, figcaption, summary, output, li, dd"
 
 
@@ -51,7 +59,10 @@ def test_keys_drive_frames_change_and_curves_grow(page, run_dir):
     page.key("ArrowRight")
     page.wait("document.getElementById('run').textContent === 'Run' && !busy")
     count = page.run(STEPS)
-    assert page.run("steps.slice(2, 12).every(s => s.action[0] === 1 && s.action[1] === 0 && s.driver === 'hand')")
+    assert page.run(
+        "steps.slice(2, 12).every(s => s.action[0] === 1 && s.action[1] === 0 && s.driver === "
+        "'hand')"
+    )
     assert all(page.run(f"{PIXELS}('{side}')") != picture for side, picture in before.items())
     assert page.run(INK) > ink and page.run("steps[5].real !== null && steps[5].reward !== null")
 
@@ -61,12 +72,17 @@ def test_keys_drive_frames_change_and_curves_grow(page, run_dir):
     page.key("ArrowLeft", up=False)
     page.key(".", "Period", ".")
     page.wait("at === 5 && !busy")
-    assert page.run(STEPS) == 6 and page.run("steps[5].action[0] === -1 && steps[5].real !== null && ghost.length > 3")
+    assert page.run(STEPS) == 6 and page.run(
+        "steps[5].action[0] === -1 && steps[5].real !== null && ghost.length > 3"
+    )
     page.key("c", "KeyC", "c")
     page.wait("document.getElementById('status').textContent.startsWith('saved')")
     (clip,) = (run_dir / "eval").glob("play-*.gif")
     said = json.loads(clip.with_suffix(".json").read_text())
-    assert [s["at"] for s in said["steps"]] == list(range(6)) and said["steps"][5]["action"] == [-1, 0]
+    assert [s["at"] for s in said["steps"]] == list(range(6)) and said["steps"][5]["action"] == [
+        -1,
+        0,
+    ]
     assert page.errors() == []
 
 
@@ -104,11 +120,16 @@ def test_whatever_is_asked_while_it_runs_is_done(page, driver):
 def test_what_the_page_says_of_keys_and_numbers(page):
     assert "seen by nobody" in page.run("$('real-caption').textContent")
     page.key("ArrowRight")
-    assert "press space to run" in page.run("$('status').textContent") and page.run("$('driver').value") == "hand"
+    assert (
+        "press space to run" in page.run("$('status').textContent")
+        and page.run("$('driver').value") == "hand"
+    )
     for odd in ("2.5", ""):
         page.run(f"$('replay-episode').value = '{odd}'; $('replay').requestSubmit()")
         assert page.run("$('status').textContent") == "episode and step are whole numbers"
-    page.run("$('replay-episode').focus(); $('replay-episode').value = '0'; $('replay').requestSubmit()")
+    page.run(
+        "$('replay-episode').focus(); $('replay-episode').value = '0'; $('replay').requestSubmit()"
+    )
     page.wait("!busy && $('start').textContent.includes('episode 0')")
     assert page.run("document.activeElement === document.body")
 
@@ -137,7 +158,17 @@ def test_it_can_be_used_by_keyboard_alone_and_says_what_things_are(page):
         seen.append(page.run("document.activeElement.id || document.activeElement.textContent"))
         outlined = "getComputedStyle(document.activeElement).outlineStyle"
         assert page.run(f"document.activeElement === document.body || {outlined} !== 'none'")
-    assert {"run", "next", "fps", "driver", "a0", "a1", "episode", "clip", "replay-episode"} <= set(seen)
+    assert {
+        "run",
+        "next",
+        "fps",
+        "driver",
+        "a0",
+        "a1",
+        "episode",
+        "clip",
+        "replay-episode",
+    } <= set(seen)
     unnamed = """[...document.querySelectorAll('button, select, input, canvas')].filter(x =>
         !(x.labels && x.labels.length) && !x.getAttribute('aria-label') && !x.textContent.trim()).map(x => x.id)"""
     assert page.run(unnamed) == []
@@ -157,4 +188,9 @@ def test_text_stands_out_and_nothing_is_cut_off_on_a_phone(page, scheme):
           return (Math.max(a, b) + .05) / (Math.min(a, b) + .05); })); })()"""
     assert page.run(contrast.replace("WORDS", WORDS)) >= 4.5
     assert page.run("document.documentElement.scrollWidth") <= 360
-    assert page.run("Math.min(...[...document.querySelectorAll('button')].map(b => b.offsetHeight || 44))") >= 44
+    assert (
+        page.run(
+            "Math.min(...[...document.querySelectorAll('button')].map(b => b.offsetHeight || 44))"
+        )
+        >= 44
+    )

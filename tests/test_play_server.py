@@ -1,4 +1,6 @@
-"""The page's server answers one page on this machine, says what is wrong in one line, and stops when it is told to."""
+"""The page's server answers one page on this machine, says what is wrong in one line, and stops
+when it is told to.
+"""
 
 import http.client
 import json
@@ -38,7 +40,9 @@ def broken(asked):
 @pytest.fixture
 def server():
     desk, over = Desk(), threading.Event()
-    with Server(0, desk, b"<p>page</p>", {"look": twice}, {"deed": twice, "broken": broken}) as server:
+    with Server(
+        0, desk, b"<p>page</p>", {"look": twice}, {"deed": twice, "broken": broken}
+    ) as server:
         threads = [
             threading.Thread(target=server.serve_forever, args=(0.05,)),
             threading.Thread(target=desk.work, args=(over.is_set,)),
@@ -56,8 +60,13 @@ def server():
 def ask(server, method="POST", path="deed", body=b'{"twice": 4}', token=None, **headers):
     """(status, answer, headers); a header None is left out."""
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
-    given = {"Content-Type": "application/json", **{k.replace("_", "-"): v for k, v in headers.items()}}
-    connection.putrequest(method, f"/{server.token if token is None else token}/{path}", skip_host="Host" in given)
+    given = {
+        "Content-Type": "application/json",
+        **{k.replace("_", "-"): v for k, v in headers.items()},
+    }
+    connection.putrequest(
+        method, f"/{server.token if token is None else token}/{path}", skip_host="Host" in given
+    )
     if method == "POST" and "Content-Length" not in given:
         given["Content-Length"] = str(len(body))
     for name, value in given.items():
@@ -75,7 +84,10 @@ def test_questions_are_answered(server):
     assert ask(server, "GET", "look?twice=3")[:2] == (200, '{"answer": 6}')
     status, text, headers = ask(server, "GET", "")
     assert (status, text) == (200, "<p>page</p>") and headers["Referrer-Policy"] == "no-referrer"
-    assert "default-src 'none'" in headers["Content-Security-Policy"] and headers["Cache-Control"] == "no-store"
+    assert (
+        "default-src 'none'" in headers["Content-Security-Policy"]
+        and headers["Cache-Control"] == "no-store"
+    )
     assert "Access-Control-Allow-Origin" not in headers
 
 
@@ -150,13 +162,20 @@ def test_a_fault_of_ours_is_one_line_for_the_page_and_a_traceback_for_us(server,
 
 
 @pytest.mark.fault(
-    26, "a thousand requests that nobody waits for an answer to, the server alone", "refused; no traceback, no hang"
+    26,
+    "a thousand requests that nobody waits for an answer to, the server alone",
+    "refused; no traceback, no hang",
 )
 def test_a_thousand_bad_frames_and_torn_requests(server, caplog, capfd):
     for n in range(1000):
         with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as client:
             client.sendall(
-                [b"\x00\x01\x02\r\n\r\n", b"GET", b"POST / HTTP/1.1\r\nContent-Length: 9", b"\r\n" * 3][n % 4]
+                [
+                    b"\x00\x01\x02\r\n\r\n",
+                    b"GET",
+                    b"POST / HTTP/1.1\r\nContent-Length: 9",
+                    b"\r\n" * 3,
+                ][n % 4]
             )
     assert ask(server)[0] == 200
     assert "Traceback" not in caplog.text + "".join(capfd.readouterr())
@@ -165,7 +184,10 @@ def test_a_thousand_bad_frames_and_torn_requests(server, caplog, capfd):
 @pytest.mark.fault(26, "a connection to another address of this machine", "none is taken")
 def test_it_listens_on_this_machine_alone(server):
     assert server.socket.getsockname()[0] == "127.0.0.1"
-    with pytest.raises(OSError), socket.create_connection(("127.0.0.2", server.server_port), timeout=5):
+    with (
+        pytest.raises(OSError),
+        socket.create_connection(("127.0.0.2", server.server_port), timeout=5),
+    ):
         pass
 
 
@@ -206,7 +228,10 @@ def test_no_run_a_damaged_run_and_a_port_in_use(run_dir, tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert f"--port: {port} cannot be had" in evaluate(run_dir, "play", "--port", port, expect=74)[1]
+        assert (
+            f"--port: {port} cannot be had"
+            in evaluate(run_dir, "play", "--port", port, expect=74)[1]
+        )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -216,12 +241,19 @@ def test_it_serves_a_dream_and_stops_cleanly(run_dir, number):
         connection = http.client.HTTPConnection(host, timeout=60)
         connection.request("GET", f"/{token}/state")
         state = json.load(connection.getresponse())
-        assert state["draws"] and state["simulator"] and state["size"] == 2 and len(state["steps"]) == 1
+        assert (
+            state["draws"]
+            and state["simulator"]
+            and state["size"] == 2
+            and len(state["steps"]) == 1
+        )
         body = json.dumps({"at": 0, "driver": "hand", "action": [0.5, -0.5]})
         connection.request("POST", f"/{token}/step", body, {"Content-Type": "application/json"})
         found = json.load(connection.getresponse())
         assert (
-            found["at"] == 1 and found["now"]["action"] == [0.5, -0.5] and found["dream"]["rgb"] != found["real"]["rgb"]
+            found["at"] == 1
+            and found["now"]["action"] == [0.5, -0.5]
+            and found["dream"]["rgb"] != found["real"]["rgb"]
         )
         for wrong in (
             {"at": 9},
@@ -231,7 +263,9 @@ def test_it_serves_a_dream_and_stops_cleanly(run_dir, number):
             {"at": 0, "more": 1},
             {"at": 0, "driver": 3},
         ):
-            connection.request("POST", f"/{token}/step", json.dumps(wrong), {"Content-Type": "application/json"})
+            connection.request(
+                "POST", f"/{token}/step", json.dumps(wrong), {"Content-Type": "application/json"}
+            )
             answer = connection.getresponse()
             assert answer.status == 400 and json.load(answer)["error"]
         process.send_signal(number)
@@ -243,9 +277,19 @@ class served:
     """`eval.py RUN play` as a process, and the address it says."""
 
     def __init__(self, run, *args):
-        command = [sys.executable, "-u", str(ROOT / "eval.py"), str(run), "play", "--no-browser", *args]
+        command = [
+            sys.executable,
+            "-u",
+            str(ROOT / "eval.py"),
+            str(run),
+            "play",
+            "--no-browser",
+            *args,
+        ]
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+        )
 
     def __enter__(self):
         end = time.monotonic() + 120

@@ -7,7 +7,18 @@ import torch
 import worldmodel
 from envs.vector import Reset, SerialEnv
 from runs import seed_dir, train
-from tiny_world import FOLLOW, POLICIES, SPACE, Contrary, Frozen, Grid, Perfect, Rosy, quality_of, to_column
+from tiny_world import (
+    FOLLOW,
+    POLICIES,
+    SPACE,
+    Contrary,
+    Frozen,
+    Grid,
+    Perfect,
+    Rosy,
+    quality_of,
+    to_column,
+)
 from worldmodel.evaluation.held_out import Simulator, collect, from_replay
 from worldmodel.evaluation.opened import OpenedRun
 from worldmodel.evaluation.own_policies import own_policies
@@ -35,7 +46,9 @@ def test_a_perfect_model_ranks_policies_and_earns_what_it_dreams():
     assert found["gap"] == found["gap_low"] == found["gap_high"] == 0
     assert list(found["by_policy"]) == list(POLICIES)
     for x in found["by_policy"].values():
-        assert x["gap"] == x["gap_low"] == x["gap_high"] == 0 and x["imagined_low"] == x["real_low"]
+        assert (
+            x["gap"] == x["gap_low"] == x["gap_high"] == 0 and x["imagined_low"] == x["real_low"]
+        )
         assert x["real_low"] <= x["real"] <= x["real_high"] and x["imagined"] == x["real"]
     assert found["by_policy"]["right"]["real"] > found["by_policy"]["left"]["real"]
 
@@ -48,7 +61,9 @@ def test_rewards_of_the_opposite_sign_turn_the_ranking_round():
 
 
 def test_returns_of_policies_by_hand():
-    """Right of its column a policy goes left, left of it right, and then stays: only one that looks can do so."""
+    """Right of its column a policy goes left, left of it right, and then stays: only one that
+    looks can do so.
+    """
     found, cells = followed(Perfect(), {"to column 6": to_column(6)})
     assert len(set(cells[:, 0])) > 1
     for real, (x, y) in zip(found.real, cells, strict=True):
@@ -70,7 +85,9 @@ def test_a_gap_is_what_rewards_are_inflated_by_where_a_policy_goes():
 
 
 def test_a_policy_answers_to_the_dream_in_the_dream():
-    """Where nothing is dreamt to change, all that is earned there is the worth of the start, again and again."""
+    """Where nothing is dreamt to change, all that is earned there is the worth of the start, again
+    and again.
+    """
     found, cells = followed(Frozen(), {"to column 6": to_column(6)})
     np.testing.assert_allclose(np.ravel(found.imagined), FOLLOW * (cells[:, 0] - cells[:, 1]) / 8)
     assert np.ravel(found.real).tolist() != np.ravel(found.imagined).tolist()
@@ -85,17 +102,31 @@ def test_the_same_dice_fall_in_both_worlds_and_others_with_another_seed():
 
 def test_one_start_has_no_interval():
     found = ranked(followed(Perfect(), POLICIES, count=1)[0], FOLLOW)
-    assert np.isnan(found["gap_low"]) and np.isnan(found["by_policy"]["left"]["real_high"]) and found["gap"] == 0
+    assert (
+        np.isnan(found["gap_low"])
+        and np.isnan(found["by_policy"]["left"]["real_high"])
+        and found["gap"] == 0
+    )
 
 
-@pytest.mark.parametrize("args", [("--behavior.name", "actor_critic", "--imag.starts", "8"), ("--env.task", "catcher")])
+@pytest.mark.parametrize(
+    "args", [("--behavior.name", "actor_critic", "--imag.starts", "8"), ("--env.task", "catcher")]
+)
 def test_the_policies_of_a_run(tmp_path, args):
-    """Continuous with an actor, discrete without: at least five that act on dreams and on what is seen."""
+    """Continuous with an actor, discrete without: at least five that act on dreams and on what is
+    seen.
+    """
     train(tmp_path, *args, "--run.frames", "40")
     run = worldmodel.load(next(tmp_path.glob("*/*/seed0")))
     policies = own_policies(run, 0)
     guide = "actor" if run.policy is not None else "planner"
-    assert {"planner", guide, f"{guide}, 1/3 random", f"{guide}, 2/3 random", "random"} < policies.keys()
+    assert {
+        "planner",
+        guide,
+        f"{guide}, 1/3 random",
+        f"{guide}, 2/3 random",
+        "random",
+    } < policies.keys()
     assert len(policies) >= 6 and any(name.startswith("always ") for name in policies)
     model = OpenedRun(run, 0)
     [episode] = from_replay(run.path, 1)
@@ -110,7 +141,15 @@ def test_the_policies_of_a_run(tmp_path, args):
 
 def test_what_is_seen_changes_a_belief_as_in_play(tmp_path):
     """With a latent that draws nothing: row by row comes to what a whole sequence comes to."""
-    train(tmp_path, "--model.latent", "deterministic", "--run.precision", "fp32", "--run.frames", "40")
+    train(
+        tmp_path,
+        "--model.latent",
+        "deterministic",
+        "--run.precision",
+        "fp32",
+        "--run.frames",
+        "40",
+    )
     run = worldmodel.load(seed_dir(tmp_path))
     [episode] = from_replay(run.path, 1)
     model = OpenedRun(run, 0)

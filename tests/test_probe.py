@@ -1,4 +1,6 @@
-"""Looking at a model without touching it: the probe decoder, and linear read-outs of the true state."""
+"""Looking at a model without touching it: the probe decoder, and linear read-outs of the true
+state.
+"""
 
 import hashlib
 import json
@@ -19,11 +21,23 @@ SPACE = ActionSpace(3, (3,), True)
 
 
 def trained(probe, *overrides, updates=5, spoil=None):
-    """Hashes of everything but the probe after some updates, and the learner; every objective that draws nothing."""
+    """Hashes of everything but the probe after some updates, and the learner; every objective that
+    draws nothing.
+    """
     weights = {name: 0.1 for name in build.OBJECTIVES if name != "reconstruction"}
-    c = config.parse(["debug", f"loss.objective={json.dumps(weights)}", "loss.pictures=0.5", "prototypes.freeze=2",
-                      "prototypes.count=20", f"loss.probe={probe}", "behavior.name=actor_critic", "imag.horizon=3",
-                      *overrides])  # fmt: skip
+    c = config.parse(
+        [
+            "debug",
+            f"loss.objective={json.dumps(weights)}",
+            "loss.pictures=0.5",
+            "prototypes.freeze=2",
+            "prototypes.count=20",
+            f"loss.probe={probe}",
+            "behavior.name=actor_critic",
+            "imag.horizon=3",
+            *overrides,
+        ]
+    )
     torch.manual_seed(0)
     model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
     policy = build.make_policy(c, model, SPACE)
@@ -32,7 +46,10 @@ def trained(probe, *overrides, updates=5, spoil=None):
         if spoil == i:
             model.probe.decoder.image.project.weight.data.fill_(float("inf"))
         metrics = learner.update(batch_of(i, SPACE)[0])
-    weights = {**{k: v for k, v in model.state_dict().items() if not k.startswith("probe.")}, **policy.state_dict()}
+    weights = {
+        **{k: v for k, v in model.state_dict().items() if not k.startswith("probe.")},
+        **policy.state_dict(),
+    }
     moments = {
         k: v
         for k, v in learner.optimizers.tensors().items()
@@ -41,7 +58,10 @@ def trained(probe, *overrides, updates=5, spoil=None):
     shown = {k: v for k, v in metrics.items() if "probe" not in k}
     everything = {**weights, **moments, **shown, "random": torch.get_rng_state()}
     return (
-        {k: hashlib.sha256(v.detach().numpy().tobytes()).hexdigest() for k, v in everything.items()},
+        {
+            k: hashlib.sha256(v.detach().numpy().tobytes()).hexdigest()
+            for k, v in everything.items()
+        },
         learner,
         metrics,
     )
@@ -58,11 +78,17 @@ LAPROP = ["optim.name=laprop", "optim.clip_by=adaptive", "optim.clip=0.3"]
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("extra", [CLIPPED, LAPROP], ids=["adam", "laprop"])
 def test_everything_else_is_bit_equal_with_and_without_a_probe(extra, precision):
-    """Weights, moments, gradient norms under a clip that bites, metrics and the state of the random numbers."""
+    """Weights, moments, gradient norms under a clip that bites, metrics and the state of the
+    random numbers.
+    """
     without, _, _ = trained("false", *extra, f"run.precision={precision}")
     prints, learner, metrics = trained("true", *extra, f"run.precision={precision}")
     assert prints == without
-    assert metrics["loss/probe"] > 0 and metrics["grad_norm/probe"] > 0 and "loss/probe" not in learner.model.scales
+    assert (
+        metrics["loss/probe"] > 0
+        and metrics["grad_norm/probe"] > 0
+        and "loss/probe" not in learner.model.scales
+    )
 
 
 def test_a_probe_gone_mad_stops_nobody_but_itself():
@@ -76,7 +102,9 @@ def test_no_gradient_of_the_probes_reaches_the_model():
     learner = learner_of("{contrastive: 1.0}", "loss.probe=true")
     _, metrics = learner.loss(batch_of(0)[0])
     metrics["loss/probe"].backward()
-    touched = {name.split(".")[0] for name, p in learner.model.named_parameters() if p.grad is not None}
+    touched = {
+        name.split(".")[0] for name, p in learner.model.named_parameters() if p.grad is not None
+    }
     assert touched == {"probe"}
 
 
@@ -131,7 +159,15 @@ def test_eval_probe_reads_the_true_state_of_a_run_that_sees_only_pixels(run_dir)
 
 
 def test_without_a_probe_imagining_says_what_is_missing(tmp_path):
-    train(tmp_path, "--loss.objective", "{barlow: 0.05}", "--loss.probe", "false", "--run.frames", "40")
+    train(
+        tmp_path,
+        "--loss.objective",
+        "{barlow: 0.05}",
+        "--loss.probe",
+        "false",
+        "--run.frames",
+        "40",
+    )
     assert "loss.probe" in evaluate(seed_dir(tmp_path), "imagine", expect=2)[1]
 
 
@@ -142,8 +178,16 @@ def test_r2_by_hand():
     half = feat[:, 3] - 3 + rng.normal(size=400)  # as much noise as signal
     state = np.stack([2 * feat[:, 0] - feat[:, 2] + 7, noise, np.ones(400), half], 1)
     r2 = state_r2(feat[:300], state[:300], feat[300:], state[300:], ridge=1e-6)
-    assert r2[0] == pytest.approx(1, abs=1e-4) and abs(r2[1]) < 0.15 and np.isnan(r2[2]) and abs(r2[3] - 0.5) < 0.2
-    episodes = [feat[i : i + 40] for i in range(0, 400, 40)], [state[i : i + 40] for i in range(0, 400, 40)]
+    assert (
+        r2[0] == pytest.approx(1, abs=1e-4)
+        and abs(r2[1]) < 0.15
+        and np.isnan(r2[2])
+        and abs(r2[3] - 0.5) < 0.2
+    )
+    episodes = (
+        [feat[i : i + 40] for i in range(0, 400, 40)],
+        [state[i : i + 40] for i in range(0, 400, 40)],
+    )
     assert held_out_r2(*episodes)[0] == pytest.approx(1, abs=1e-3)
 
 
@@ -151,7 +195,10 @@ def test_a_read_out_that_only_memorises_is_found_out():
     """As many features as rows fit anything; held-out steps show that nothing is known."""
     rng = np.random.default_rng(0)
     r2 = state_r2(
-        rng.normal(size=(60, 60)), rng.normal(size=(60, 1)), rng.normal(size=(60, 60)), rng.normal(size=(60, 1))
+        rng.normal(size=(60, 60)),
+        rng.normal(size=(60, 1)),
+        rng.normal(size=(60, 60)),
+        rng.normal(size=(60, 1)),
     )
     assert r2[0] < 0
 
@@ -163,5 +210,7 @@ def test_the_penalty_that_is_best_on_episodes_left_out_is_taken():
     states = [np.stack([f[:, 0] - f[:, 3], rng.normal(size=20)], 1) for f in feats]
     known, unknown = held_out_r2(feats, states)
     assert known > 0.95 and -0.1 < unknown < 0.3
-    weak = state_r2(*(np.concatenate(part) for part in (feats[:6], states[:6], feats[6:], states[6:])))
+    weak = state_r2(
+        *(np.concatenate(part) for part in (feats[:6], states[:6], feats[6:], states[6:]))
+    )
     assert weak[1] < -0.3

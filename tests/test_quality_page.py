@@ -1,4 +1,6 @@
-"""The page and words of a model's quality: nothing cut off unsaid, steps in whole numbers, no interval of one start."""
+"""The page and words of a model's quality: nothing cut off unsaid, steps in whole numbers, no
+interval of one start.
+"""
 
 import numpy as np
 import pytest
@@ -38,17 +40,36 @@ def test_steps_are_whole_numbers(axes, steps):
 
 
 def gap(count, low, high):
-    numbers = {f"{word}{end}": x for word in ("imagined", "real", "gap")
-               for end, x in (("", 1.0), ("_low", low), ("_high", high))}  # fmt: skip
-    return {"steps": 9, "starts": count, "rank": 0.5, "by_policy": {"actor": numbers, "random": numbers}, **numbers}
+    numbers = {
+        f"{word}{end}": x
+        for word in ("imagined", "real", "gap")
+        for end, x in (("", 1.0), ("_low", low), ("_high", high))
+    }
+    return {
+        "steps": 9,
+        "starts": count,
+        "rank": 0.5,
+        "by_policy": {"actor": numbers, "random": numbers},
+        **numbers,
+    }
 
 
 def test_no_interval_of_one_start_and_a_warning_of_few(axes):
-    one, few, many = (quality_text._policies(x) for x in (gap(1, None, None), gap(4, 0.5, 1.5), gap(5, 0.5, 1.5)))
-    assert "from one start (--starts): no intervals" in one[-1] and not any(" to " in line for line in one)
-    assert "from 4 starts (--starts): intervals over so few say little" in few[-1] and len(many) == len(few) - 1
+    one, few, many = (
+        quality_text._policies(x) for x in (gap(1, None, None), gap(4, 0.5, 1.5), gap(5, 0.5, 1.5))
+    )
+    assert "from one start (--starts): no intervals" in one[-1] and not any(
+        " to " in line for line in one
+    )
+    assert (
+        "from 4 starts (--starts): intervals over so few say little" in few[-1]
+        and len(many) == len(few) - 1
+    )
     assert "imagined minus real 1 (0.5 to 1.5)" in many[0]
-    assert quality_text.policies({"policies": gap(5, 0.5, 1.5)})[0] == ("actor", *["1 (0.5 to 1.5)"] * 3)
+    assert quality_text.policies({"policies": gap(5, 0.5, 1.5)})[0] == (
+        "actor",
+        *["1 (0.5 to 1.5)"] * 3,
+    )
     assert quality_text.policies({"policies": gap(1, None, None)})[1] == ("random", "1", "1", "1")
     assert quality_text.policies({}) == []
     other = pyplot().figure().add_subplot()
@@ -59,7 +80,13 @@ def test_no_interval_of_one_start_and_a_warning_of_few(axes):
 
 @pytest.mark.parametrize(
     ("own", "steps"),
-    [([1, 1, 1, 1, 1], 5), ([1, 1, 5, 1, 1], 5), ([1, 5, 5, 5, 1], 1), ([5, 5, 5, 5, 5], 0), ([1, 2, 2, None, 5], 5)],
+    [
+        ([1, 1, 1, 1, 1], 5),
+        ([1, 1, 5, 1, 1], 5),
+        ([1, 5, 5, 5, 1], 1),
+        ([5, 5, 5, 5, 5], 0),
+        ([1, 2, 2, None, 5], 5),
+    ],
 )
 def test_how_far_dreams_are_ahead_of_both_guessers(own, steps):
     curve = {"model": own, "copy": [2.0] * 5, "mean": [3.0, 3.0, 3.0, None, 3.0]}

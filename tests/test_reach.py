@@ -1,4 +1,6 @@
-"""How often saved runs reach what a picture shows: the command, its measure, and what it cannot be asked."""
+"""How often saved runs reach what a picture shows: the command, its measure, and what it cannot be
+asked.
+"""
 
 import json
 import shutil
@@ -38,15 +40,21 @@ def test_who_knows_the_goal_reaches_it_and_chance_does_not(task):
     c = course(task)
     known = [c.play(n, 40, partial(knowing, c))[0] for n in range(10)]
     chance = [c.play(n, 40, partial(at_random, c, np.random.default_rng(0)))[0] for n in range(10)]
-    assert [a.gaps[0] for a in known] == [b.gaps[0] for b in chance], "the same episodes to the same goals"
-    assert all(len(p.gaps) == len(p.pictures) == 41 and p.gaps[0] > 3 * c.within for p in known + chance)
+    assert [a.gaps[0] for a in known] == [b.gaps[0] for b in chance], (
+        "the same episodes to the same goals"
+    )
+    assert all(
+        len(p.gaps) == len(p.pictures) == 41 and p.gaps[0] > 3 * c.within for p in known + chance
+    )
     assert np.mean([p.gaps[-1] <= c.within for p in known]) >= 0.8
     assert np.mean([p.gaps[-1] <= c.within for p in chance]) <= 0.2
 
 
 @pytest.mark.parametrize("task", ["pointmass", "rope", "distract:pointmass"])
 def test_the_goal_picture_is_what_would_be_seen_there(task):
-    """Put the episode into the goal's state: its picture, but for the background, is the goal picture."""
+    """Put the episode into the goal's state: its picture, but for the background, is the goal
+    picture.
+    """
     c = course(task)
     first, shown, there = c.begin(3)
     here, other = c.env.unwrapped, c.other.unwrapped
@@ -71,7 +79,9 @@ def reach(*args, cwd=ROOT, expect=0):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Run directories: one that compares, one that draws, and one that says it plays another task."""
+    """Run directories: one that compares, one that draws, and one that says it plays
+    another task.
+    """
     root = tmp_path_factory.mktemp("reach")
     small = ("--env.task", "rope", "--env.size", "[16,16]", "--run.frames", "30")
     train(root, *small, "--loss.objective", "{forward_contrastive: 1.0}")
@@ -88,7 +98,9 @@ def test_one_command_compares_runs(trained, tmp_path):
     out, _ = reach(*asked, "--out", tmp_path / "a" / "strip.png")
     assert "(learnt)" in out and "(belief)" in out and "random actions" in out
     found = json.loads((tmp_path / "a" / "strip.json").read_text())
-    assert len(found["players"]) == 3 and all(r["episodes"] == 2 for r in found["players"].values())
+    assert len(found["players"]) == 3 and all(
+        r["episodes"] == 2 for r in found["players"].values()
+    )
     assert len({r["gap_at_start"] for r in found["players"].values()}) == 1
     width, height = Image.open(tmp_path / "a" / "strip.png").size
     assert width * 3 * (16 + BAR) == height * 16 * (COLUMNS + 1)
@@ -103,10 +115,19 @@ def test_a_share_of_a_few_is_not_certain():
 
 
 def test_backgrounds_and_limits_make_another_scene():
-    plain, strong = config.parse(["env.task=rope"]), config.parse(["env.task=rope", "distract.strength=0.5"])
+    plain, strong = (
+        config.parse(["env.task=rope"]),
+        config.parse(["env.task=rope", "distract.strength=0.5"]),
+    )
     assert scene(plain) == scene(strong), "a task without backgrounds has none to differ in"
-    tasks = [config.parse(["env.task=distract:rope", f"distract.strength={s}"]) for s in (0.5, 1.0)]
-    assert scene(tasks[0]) != scene(tasks[1]) != scene(config.parse(["env.task=rope", "env.time_limit=9"]))
+    tasks = [
+        config.parse(["env.task=distract:rope", f"distract.strength={s}"]) for s in (0.5, 1.0)
+    ]
+    assert (
+        scene(tasks[0])
+        != scene(tasks[1])
+        != scene(config.parse(["env.task=rope", "env.time_limit=9"]))
+    )
 
 
 def test_what_it_cannot_be_asked_is_one_line(trained):

@@ -1,4 +1,6 @@
-"""Renderers: the GL-free one against MuJoCo's own rays and, where there is GL, against the standard picture."""
+"""Renderers: the GL-free one against MuJoCo's own rays and, where there is GL, against the
+standard picture.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ TEN = (
     *("hopper_stand", "humanoid_stand", "quadruped_walk", "reacher_easy", "walker_walk"),
 )
 
-# The suite may run where MUJOCO_GL hides a GL that works; these tests want to know what the machine can do.
+# The suite may run where MUJOCO_GL hides a GL that works; these tests want to know what the
+# machine can do.
 _GL = render.probe_gl()
 needs_gl = pytest.mark.skipif(not _GL.backend, reason=f"no GL: {_GL.problem}")
 
@@ -34,7 +37,9 @@ def _physics(xml: str) -> types.SimpleNamespace:
     model = mujoco.MjModel.from_xml_string(xml)
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
-    return types.SimpleNamespace(model=types.SimpleNamespace(ptr=model), data=types.SimpleNamespace(ptr=data))
+    return types.SimpleNamespace(
+        model=types.SimpleNamespace(ptr=model), data=types.SimpleNamespace(ptr=data)
+    )
 
 
 def _scene(world: str, assets: str = "", visual: str = "") -> str:
@@ -43,7 +48,8 @@ def _scene(world: str, assets: str = "", visual: str = "") -> str:
     return f"<mujoco>{visual or head}<asset>{assets}</asset><worldbody>{camera}{world}</worldbody></mujoco>"
 
 
-# ----------------------------------------------------------------------------- the ray renderer by itself
+# ----------------------------------------------------------------------------- the ray renderer by
+# itself
 
 
 @pytest.mark.parametrize("task", ["finger_turn_hard", "humanoid_stand", "reacher_easy"])
@@ -83,17 +89,28 @@ def test_a_picture_depends_on_the_state_and_not_on_what_was_drawn_before(task):
     env.physics.model.geom_rgba[0] = (1, 0, 0, 1)  # as a task may recolour what it shows
     repainted = env.render()
     assert repainted.astype(int)[..., 2].sum() < 0.9 * fresh.astype(int)[..., 2].sum()
-    np.testing.assert_array_equal(repainted, make_renderer("ray", env.size, env._camera).render(env.physics))
+    np.testing.assert_array_equal(
+        repainted, make_renderer("ray", env.size, env._camera).render(env.physics)
+    )
 
 
 def test_light_material_and_position_of_a_sphere():
-    geoms = '<geom size=".5" pos="1 0 .8" material="red"/><geom size=".4" pos="-1 0 0" rgba="0 1 0 1"/>'
-    image = RayRenderer((60, 90)).render(_physics(_scene(geoms, '<material name="red" rgba="1 0 0 1" specular="0"/>')))
+    geoms = (
+        '<geom size=".5" pos="1 0 .8" material="red"/><geom size=".4" pos="-1 0 0" rgba="0 1 0 '
+        '1"/>'
+    )
+    image = RayRenderer((60, 90)).render(
+        _physics(_scene(geoms, '<material name="red" rgba="1 0 0 1" specular="0"/>'))
+    )
     scale = 60 / (2 * 4 * np.tan(np.deg2rad(45) / 2))  # pixels per metre at the spheres' distance
     row, column = int(30 - 0.8 * scale), int(45 + 1 * scale)
-    assert image[row, column, 0] > 240 and image[row, column, 1:].max() == 0  # ambient .5 + diffuse .5, face on
+    assert (
+        image[row, column, 0] > 240 and image[row, column, 1:].max() == 0
+    )  # ambient .5 + diffuse .5, face on
     red = image[..., 0] > 0
-    assert abs(red.sum() - np.pi * (0.5 * scale) ** 2) < 0.1 * red.sum()  # its area, and nothing elsewhere
+    assert (
+        abs(red.sum() - np.pi * (0.5 * scale) ** 2) < 0.1 * red.sum()
+    )  # its area, and nothing elsewhere
     assert 125 <= image[..., 0][red].min() < 200  # the rim gets little more than ambient light
     assert image[30, int(45 - scale), 1] > 240
 
@@ -103,20 +120,28 @@ def test_hidden_groups_and_clear_geoms_are_skipped_and_glass_blends():
     for hidden in ('group="3" rgba="1 0 0 1"', 'rgba="1 0 0 0"', 'material="m" rgba="1 0 0 0"'):
         scene = _scene(wall + f'<geom size="1" {hidden}/>', '<material name="m" rgba="1 1 1 1"/>')
         assert RayRenderer((8, 8)).render(_physics(scene))[4, 4].min() > 240
-    glass = RayRenderer((9, 9)).render(_physics(_scene(wall + '<geom size=".5" rgba="1 0 0 .25"/>')))[4, 4]
+    glass = RayRenderer((9, 9)).render(
+        _physics(_scene(wall + '<geom size=".5" rgba="1 0 0 .25"/>'))
+    )[4, 4]
     assert glass[0] > 240 and 180 < glass[1] < 200  # a quarter red over white
 
 
 def test_a_lamp_lights_only_its_cone_and_bodies_throw_shadows():
     floor = '<geom type="plane" size="9 9 1" pos="0 0 -1" rgba="1 1 1 1" material="m"/>'
-    lamp = '<light pos="0 2 4" dir="0 0 -1" diffuse="1 1 1" specular="0 0 0" cutoff="20" exponent="0"/>'
+    lamp = (
+        '<light pos="0 2 4" dir="0 0 -1" diffuse="1 1 1" specular="0 0 0" cutoff="20" '
+        'exponent="0"/>'
+    )
     ball = '<body pos="0 2 0"><geom size=".3"/></body>'
     dark = '<visual><headlight active="0"/></visual>'
     asset = (
-        '<texture name="t" type="2d" builtin="flat" rgb1="1 1 1" width="8" height="8"/><material name="m" texture="t"/>'
+        '<texture name="t" type="2d" builtin="flat" rgb1="1 1 1" width="8" height="8"/><material '
+        'name="m" texture="t"/>'
     )
     pictures = [
-        RayRenderer((80, 80), shadows=shadows).render(_physics(_scene(floor + lamp + ball, asset, dark)))
+        RayRenderer((80, 80), shadows=shadows).render(
+            _physics(_scene(floor + lamp + ball, asset, dark))
+        )
         for shadows in (True, False)
     ]
     for image in pictures:
@@ -127,7 +152,9 @@ def test_a_lamp_lights_only_its_cone_and_bodies_throw_shadows():
 
 
 def _ground_step(env: DMC, shift: float) -> float:
-    """Return how much the picture of the ground changes when the runner is moved, camera and lamp along with it."""
+    """Return how much the picture of the ground changes when the runner is moved, camera and lamp
+    along with it.
+    """
     env.reset(seed=0)
     physics = env.physics
     pictures, ground = [], np.ones(env.size, bool)
@@ -154,8 +181,15 @@ def test_sites_and_strings_are_seen():
     assert (ids == model.ngeom + model.nsite).any()  # the string
     finger = DMC("finger_turn_easy", render="ray")
     finger.reset(seed=0)
-    assert (finger._drawer().segment(finger.physics) == finger.physics.model.ngeom).sum() > 20  # the target
-    assert foreground(finger.physics, np.array([-1, 0, 2, model.ngeom + 3])).tolist() == [False, False, True, True]
+    assert (
+        finger._drawer().segment(finger.physics) == finger.physics.model.ngeom
+    ).sum() > 20  # the target
+    assert foreground(finger.physics, np.array([-1, 0, 2, model.ngeom + 3])).tolist() == [
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (48, 96), (101, 33)])
@@ -248,7 +282,12 @@ def test_auto_takes_fast_on_a_gpu_and_ray_elsewhere(gl_is):
     assert choose_renderer("gl")[0] == "gl" and choose_renderer("ray")[0] == "ray"
     gl_is(problem="egl: no libEGL")
     name, reason = choose_renderer("auto")
-    assert name == "ray" and "egl: no libEGL" in reason and "apt-get install" in reason and "\n" not in reason
+    assert (
+        name == "ray"
+        and "egl: no libEGL" in reason
+        and "apt-get install" in reason
+        and "\n" not in reason
+    )
 
 
 def test_a_run_keeps_the_renderer_that_auto_took_when_it_began(gl_is):
@@ -258,19 +297,25 @@ def test_a_run_keeps_the_renderer_that_auto_took_when_it_began(gl_is):
     )
     gl_is("egl", "NVIDIA H100")
     assert envs.renderer(asked) == "fast" and envs.renderer(asked, fixed) == "ray"
-    assert envs.renderer(asked, types.SimpleNamespace(render="auto")) == "fast"  # it was not written down
+    assert (
+        envs.renderer(asked, types.SimpleNamespace(render="auto")) == "fast"
+    )  # it was not written down
     assert envs.renderer(types.SimpleNamespace(**{**vars(asked), "render": "gl"}), fixed) == "gl"
     for other in ({"task": "pendulum"}, {"obs": "state"}):
         assert envs.renderer(types.SimpleNamespace(**{**vars(asked), **other})) == "auto"
     gl_is(problem="egl: no libEGL")
-    with pytest.raises(RendererError, match="pictures were drawn with fast so far, and render=fast needs GL.*=ray"):
+    with pytest.raises(
+        RendererError, match="pictures were drawn with fast so far, and render=fast needs GL.*=ray"
+    ):
         envs.renderer(asked, types.SimpleNamespace(render="fast"))
 
 
 @pytest.mark.parametrize("name", ["gl", "fast"])
 def test_asking_for_gl_without_gl_is_one_clear_line(gl_is, name):
     gl_is(problem="egl: no libEGL")
-    with pytest.raises(RendererError, match=f"render={name} needs GL.*egl: no libEGL.*render=ray.*apt-get") as caught:
+    with pytest.raises(
+        RendererError, match=f"render={name} needs GL.*egl: no libEGL.*render=ray.*apt-get"
+    ) as caught:
         DMC("walker_walk", render=name)
     assert "\n" not in str(caught.value) and isinstance(caught.value, ValueError)
 
@@ -281,7 +326,9 @@ def test_the_probe_respects_mujoco_gl(monkeypatch):
     assert render.probe_gl().backend == "" and "MUJOCO_GL=disable" in render.probe_gl().problem
     monkeypatch.setenv("MUJOCO_GL", "osmosis")
     assert "MUJOCO_GL=osmosis" in render.probe_gl().problem
-    assert json.loads(os.environ["_WORLDMODEL_GL_PROBE"])[0] == "osmosis"  # kept for this process and its children
+    assert (
+        json.loads(os.environ["_WORLDMODEL_GL_PROBE"])[0] == "osmosis"
+    )  # kept for this process and its children
 
 
 @pytest.mark.parametrize(

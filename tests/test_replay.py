@@ -1,4 +1,6 @@
-"""Replay: uniform, contiguous, capped, and the same after a restart, whatever happened to its files."""
+"""Replay: uniform, contiguous, capped, and the same after a restart, whatever happened to its
+files.
+"""
 
 import json
 import logging
@@ -76,7 +78,9 @@ def fill(replay, rows, start=0, streams=(0, 1)):
 
 
 def assert_true(batch, length):
-    """Check that sequences are contiguous, of one stream each, and that every key is what was added."""
+    """Check that sequences are contiguous, of one stream each, and that every key is what was
+    added.
+    """
     clocks = batch["clock"]
     assert clocks.shape[1] == length
     assert (np.diff(clocks, axis=1) == 1).all()
@@ -93,7 +97,9 @@ def assert_same(a, b):
 
 def clocks(replay, length=1, draws=40):
     """Return every clock that sampling yields."""
-    return set(np.concatenate([replay.sample(64, length)["clock"].ravel() for _ in range(draws)]).tolist())
+    return set(
+        np.concatenate([replay.sample(64, length)["clock"].ravel() for _ in range(draws)]).tolist()
+    )
 
 
 def chunk_names(directory):
@@ -118,7 +124,11 @@ def test_batches_hold_what_was_added(tmp_path, store):
     assert list(batch) == list(SPEC)
     for key, (shape, dtype) in SPEC.items():
         assert batch[key].shape == (5, 19, *shape) and batch[key].dtype == dtype, key
-        assert batch[key].flags.c_contiguous and batch[key].flags.writeable and batch[key].base is None, key
+        assert (
+            batch[key].flags.c_contiguous
+            and batch[key].flags.writeable
+            and batch[key].base is None
+        ), key
     assert_true(batch, 19)
     assert batch["is_first"][:, 1:].any()  # spans episode borders
 
@@ -139,9 +149,13 @@ def test_images_of_64_cost_at_most_12300_bytes():
 def test_starts_are_uniform_over_streams_and_chunk_borders(length):
     replay = fill(make(), 30)
     fill(replay, 23, start=30, streams=(1,))  # streams of 30 and 53 rows
-    starts = [index for index in range(30 - length + 1)] + [10**6 + index for index in range(53 - length + 1)]
+    starts = [index for index in range(30 - length + 1)] + [
+        10**6 + index for index in range(53 - length + 1)
+    ]
     draws = 200 * len(starts)
-    found = np.concatenate([replay.sample(500, length)["clock"][:, 0] for _ in range(draws // 500)])
+    found = np.concatenate(
+        [replay.sample(500, length)["clock"][:, 0] for _ in range(draws // 500)]
+    )
     values, counts = np.unique(found, return_counts=True)
     assert values.tolist() == starts
     expected = counts.sum() / len(starts)
@@ -157,7 +171,9 @@ def test_ram_and_disk_draw_the_same_batches(tmp_path):
         fill(disk, 15, start)
         assert_same(ram.sample(9, 11), disk.sample(9, 11))
     held = [chunk for chunk in disk._chunks.values() if chunk.data is not None]
-    assert len(held) == 2 and len(disk._chunks) == 24  # only the open chunk of each stream is in memory
+    assert (
+        len(held) == 2 and len(disk._chunks) == 24
+    )  # only the open chunk of each stream is in memory
 
 
 def test_seeds_differ():
@@ -203,7 +219,9 @@ def test_what_cannot_be_sampled_is_said():
     replay = make()
     assert not replay.can_sample(1, 1)
     fill(replay, 12)
-    assert replay.can_sample(99, 12) and not replay.can_sample(1, 13) and not replay.can_sample(1, 0)
+    assert (
+        replay.can_sample(99, 12) and not replay.can_sample(1, 13) and not replay.can_sample(1, 0)
+    )
     with pytest.raises(ValueError, match="24 rows but no sequence of 13"):
         replay.sample(2, 13)
     assert len(replay) == 24 and replay.stats()["bytes_per_row"] == ROW
@@ -213,7 +231,10 @@ def test_what_cannot_be_sampled_is_said():
     ("change", "message"),
     [
         ({"rewards": 0.0}, "unknown key 'rewards'.*did you mean 'reward'"),
-        ({"image": np.zeros((3, 2, 3), np.uint8)}, r"'image' is uint8 of shape \(3, 2, 3\).*\(2, 3, 3\)"),
+        (
+            {"image": np.zeros((3, 2, 3), np.uint8)},
+            r"'image' is uint8 of shape \(3, 2, 3\).*\(2, 3, 3\)",
+        ),
         ({"image": np.zeros((2, 3, 3), np.float32)}, "'image' is float32.*uint8"),
         ({"is_first": 1}, "'is_first' is int64.*bool"),
         ({"reward": [0.0]}, "'reward' is float64 of shape"),
@@ -272,7 +293,9 @@ def test_a_restart_is_not_noticed(tmp_path, store, rows):
     expected = replay.sample(7, 13), replay.stats()
     again = reload(state, tmp_path, store=store, rows=rows)
     assert again.state() == state
-    unbroken = make(None, store.replace("disk", "ram"), rows=rows)  # the same history without a stop
+    unbroken = make(
+        None, store.replace("disk", "ram"), rows=rows
+    )  # the same history without a stop
     fill(unbroken, 77).sample(4, 9)
     assert_same(again.sample(4, 9), unbroken.sample(4, 9))
     again = reload(state, tmp_path, store=store, rows=rows)
@@ -292,7 +315,10 @@ def test_rolling_back_in_place(tmp_path):
     assert clocks(replay) == {s * 10**6 + i for s in (0, 1) for i in range(30)}
     fill(replay, 10, start=30)
     assert_true(replay.sample(5, 40), 40)
-    assert all(name.endswith("after-checkpoint") for name in aside(tmp_path)) and len(aside(tmp_path)) == 8
+    assert (
+        all(name.endswith("after-checkpoint") for name in aside(tmp_path))
+        and len(aside(tmp_path)) == 8
+    )
 
 
 def test_files_after_the_checkpoint_are_dropped(tmp_path, caplog):
@@ -302,7 +328,10 @@ def test_files_after_the_checkpoint_are_dropped(tmp_path, caplog):
     fill(replay, 9, start=12)
     replay.flush()
     again = reload(state, tmp_path)
-    assert aside(tmp_path) == ["0000-00000002.rows-after-checkpoint", "0001-00000002.rows-after-checkpoint"]
+    assert aside(tmp_path) == [
+        "0000-00000002.rows-after-checkpoint",
+        "0001-00000002.rows-after-checkpoint",
+    ]
     assert (tmp_path / "0000-00000001.rows").stat().st_size == 4 * ROW
     assert max(clocks(again)) == 10**6 + 11
 
@@ -386,7 +415,9 @@ def test_rows_that_were_never_flushed_leave_a_hole(tmp_path, lost):
     fill(replay, lost, start=10)
     again = reload(replay.state(), tmp_path)
     fill(again, 11, start=10 + lost)
-    assert clocks(again) == {s * 10**6 + i for s in (0, 1) for i in [*range(10), *range(10 + lost, 21 + lost)]}
+    assert clocks(again) == {
+        s * 10**6 + i for s in (0, 1) for i in [*range(10), *range(10 + lost, 21 + lost)]
+    }
     starts = again.sample(200, 10)["clock"][:, 0] % 10**6
     assert set(starts.tolist()) == {0, 10 + lost, 11 + lost}
 
@@ -439,8 +470,17 @@ def test_another_runs_files_are_moved_aside(tmp_path):
     old = {name: (tmp_path / name).read_bytes() for name in chunk_names(tmp_path)}
     fresh = fill(make(tmp_path), 3, start=100)
     fresh.flush()
-    assert {name: (tmp_path / "quarantine" / f"{name}-other-run").read_bytes() for name in old} == old
-    assert clocks(reload(fresh.state(), tmp_path)) == {100, 101, 102, 10**6 + 100, 10**6 + 101, 10**6 + 102}
+    assert {
+        name: (tmp_path / "quarantine" / f"{name}-other-run").read_bytes() for name in old
+    } == old
+    assert clocks(reload(fresh.state(), tmp_path)) == {
+        100,
+        101,
+        102,
+        10**6 + 100,
+        10**6 + 101,
+        10**6 + 102,
+    }
 
 
 def edit(state, **changes):
@@ -476,7 +516,12 @@ def edit(state, **changes):
         {"generator": {"bit_generator": "MT19937"}},
         {"generator": {}},
         {"format": 2},
-        {"spec": {**{key: [list(s), np.dtype(d).str] for key, (s, d) in SPEC.items()}, "image": [[9, 9, 3], "|u1"]}},
+        {
+            "spec": {
+                **{key: [list(s), np.dtype(d).str] for key, (s, d) in SPEC.items()},
+                "image": [[9, 9, 3], "|u1"],
+            }
+        },
     ],
 )
 def test_forged_manifests_are_refused(tmp_path, change):
@@ -543,9 +588,15 @@ def without_space(directory, store):
 
 
 @pytest.mark.parametrize("store", ["ram", "disk"])
-@pytest.mark.fault(5, "RLIMIT_FSIZE on replay files, the library alone", "rows stay in memory and are written later")
+@pytest.mark.fault(
+    5,
+    "RLIMIT_FSIZE on replay files, the library alone",
+    "rows stay in memory and are written later",
+)
 def test_disk_full_keeps_rows_in_memory(tmp_path, store):
-    process = multiprocessing.get_context("fork").Process(target=without_space, args=(tmp_path, store))
+    process = multiprocessing.get_context("fork").Process(
+        target=without_space, args=(tmp_path, store)
+    )
     process.start()
     process.join(30)
     assert process.exitcode == 0
@@ -579,7 +630,11 @@ STEPS = st.lists(
 def test_any_history_gives_the_same_batches(steps, rows):
     """A buffer in RAM, one on disk, and one on disk that restarts now and then never differ."""
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
-        buffers = [make(None, "ram", 3, rows), make(Path(first), "disk", 3, rows), make(Path(second), "ram", 3, rows)]
+        buffers = [
+            make(None, "ram", 3, rows),
+            make(Path(first), "disk", 3, rows),
+            make(Path(second), "ram", 3, rows),
+        ]
         count = [0, 0, 0]
         for what, a, b in steps:
             if what == "add":
@@ -661,9 +716,13 @@ def test_memory_is_the_least_of_machine_and_cgroup(tmp_path):
     # What is in use counts, but for the pages of files that nobody has looked at lately.
     (cgroup / "a" / "memory.current").write_text("2500000\n")
     assert capacity.available_memory(proc, cgroup) == 500_000
-    (cgroup / "a" / "memory.stat").write_text("anon 400000\ninactive_file 1900000\nactive_file 200000\n")
+    (cgroup / "a" / "memory.stat").write_text(
+        "anon 400000\ninactive_file 1900000\nactive_file 200000\n"
+    )
     assert capacity.available_memory(proc, cgroup) == 2_400_000
-    (cgroup / "a" / "memory.current").write_text("9000000\n")  # more than the limit, as when one was lowered
+    (cgroup / "a" / "memory.current").write_text(
+        "9000000\n"
+    )  # more than the limit, as when one was lowered
     assert capacity.available_memory(proc, cgroup) == 0
     (cgroup / "a" / "b" / "memory.max").write_text("1000\n")
     (cgroup / "a" / "memory.max").write_text("3000000000\n")
@@ -673,5 +732,7 @@ def test_memory_is_the_least_of_machine_and_cgroup(tmp_path):
     (cgroup / "memory" / "x" / "memory.limit_in_bytes").write_text("2000000\n")
     assert capacity.available_memory(proc, cgroup) == 2_000_000
     (cgroup / "memory" / "x" / "memory.usage_in_bytes").write_text("1500000\n")
-    (cgroup / "memory" / "x" / "memory.stat").write_text("inactive_file 0\ntotal_inactive_file 300000\n")
+    (cgroup / "memory" / "x" / "memory.stat").write_text(
+        "inactive_file 0\ntotal_inactive_file 300000\n"
+    )
     assert capacity.available_memory(proc, cgroup) == 800_000

@@ -46,9 +46,13 @@ class Reader(HTMLParser):
         self.images += [found] * (tag == "img")
         self.headings += [int(n) for n in re.findall("^h([1-6])$", tag)]
         self.ids += [value for key, value in attrs if key == "id"]
-        self.faults += [f"<{tag} {k}>" for k in found if k.startswith("on")] + ["a script"] * (tag == "script")
+        self.faults += [f"<{tag} {k}>" for k in found if k.startswith("on")] + ["a script"] * (
+            tag == "script"
+        )
         self.links += [value for key, value in attrs if (tag, key) == ("a", "href")]
-        kinds = ("src", "srcset", "poster", "data", "xlink:href", "action") + ("href",) * (tag != "a")
+        kinds = ("src", "srcset", "poster", "data", "xlink:href", "action") + ("href",) * (
+            tag != "a"
+        )
         self.fetched += [found[k] for k in kinds if k in found]
         self.fetched += re.findall(r"url\(([^)]*)", found.get("style", ""))
         if tag not in VOID:
@@ -115,7 +119,9 @@ def test_of_a_run_that_nobody_measured(run_dir):
         line = f"./wm eval {run_dir} {command}"
         assert line in words and line in out
     block = html.unescape(
-        text[text.index("To measure everything: 6 commands") :].split("</code>")[0].split("<code>")[1]
+        text[text.index("To measure everything: 6 commands") :]
+        .split("</code>")[0]
+        .split("<code>")[1]
     )
     wanted = ("--episodes 10", "model", "probe", "compare", "imagine", "report")
     assert block.splitlines() == [f"./wm eval {run_dir} {what}" for what in wanted]
@@ -128,20 +134,30 @@ def test_of_a_run_that_was_measured_in_every_way(measured_dir):
     out, _ = evaluate(measured_dir, "report")
     reader = check((measured_dir / "eval" / "report.html").read_text())
     words = "".join(reader.words)
-    assert not any(line in words + out for line in ("not been measured", "Not measured yet", "To measure everything"))
+    assert not any(
+        line in words + out
+        for line in ("not been measured", "Not measured yet", "To measure everything")
+    )
     found = json.loads((measured_dir / "eval" / "returns.json").read_text())
     assert f"{found['eval/score']:.1f}, 95 % interval" in words
     assert "exploitation" in words and "ms per action" in words and "coordinate" in words
-    # Two videos of training's end, six and a clip of eval's, three stills of dreams; plots are no pictures.
+    # Two videos of training's end, six and a clip of eval's, three stills of dreams; plots are no
+    # pictures.
     assert len(reader.images) == 12
 
 
-def test_one_video_of_the_agent_and_one_dream_play_and_names_are_those_of_what_is_shown(measured_dir):
+def test_one_video_of_the_agent_and_one_dream_play_and_names_are_those_of_what_is_shown(
+    measured_dir,
+):
     text, _ = page([read(measured_dir)])
-    shown = re.findall(r'<details( open)?[^>]*><summary>[^<]*<span class="file">seed 0, ([^<]*)', text)
+    shown = re.findall(
+        r'<details( open)?[^>]*><summary>[^<]*<span class="file">seed 0, ([^<]*)', text
+    )
     assert [name for state, name in shown if state] == ["videos/agent.gif", "eval/imagine.webp"]
     assert len(shown) == 9 and all((measured_dir / name).exists() for _, name in shown)
-    kinds = re.findall(r'<img src="data:image/(\w+);base64,[^"]*" alt="seed 0, [^":]*\.(\w+):', text)
+    kinds = re.findall(
+        r'<img src="data:image/(\w+);base64,[^"]*" alt="seed 0, [^":]*\.(\w+):', text
+    )
     assert len(kinds) == 9 and all(kind == suffix for kind, suffix in kinds)
 
 
@@ -152,11 +168,17 @@ def test_the_page_begins_with_what_its_numbers_say(measured_dir, tmp_path):
     files = [file for _, file, _ in found]
     assert set(files) == {"scores.jsonl", "returns.json", "model.json", "compare.json"}
     text, _ = page([read(path)])
-    assert all(said in html.unescape(text.split("<nav")[0]) and f'href="#{part}"' in text for said, _, part in found)
+    assert all(
+        said in html.unescape(text.split("<nav")[0]) and f'href="#{part}"' in text
+        for said, _, part in found
+    )
     assert not any("Measured at" in said for said, _, _ in found)
     with (path / "metrics.jsonl").open("a") as file:
         file.write('{"frames": 1060}\n')
-    assert sum("(Measured at 60 frames.)" in said for said, _, _ in verdict.lines(read(path))) == len(found) - 1
+    assert (
+        sum("(Measured at 60 frames.)" in said for said, _, _ in verdict.lines(read(path)))
+        == len(found) - 1
+    )
     (path / "eval" / "model.json").write_text('{"mse": [], "reward": 3}')
     (path / "eval" / "compare.json").unlink()
     assert {file for _, file, _ in verdict.lines(read(path))} == {"scores.jsonl", "returns.json"}
@@ -167,7 +189,9 @@ def test_names_and_values_are_text(run_dir, tmp_path):
     path = tmp_path / "<script>alert(1)</script>" / "seed0"
     shutil.copytree(run_dir, path, ignore=shutil.ignore_patterns("eval"))
     evil = "\"><script>alert('x')</script><img src=x onerror=alert(1)>&amp;"
-    c = configs.change(read(path).config, [("run.name", json.dumps(evil)), ("run.root", json.dumps("</pre><b>"))])
+    c = configs.change(
+        read(path).config, [("run.name", json.dumps(evil)), ("run.root", json.dumps("</pre><b>"))]
+    )
     (path / "config.yaml").write_text(configs.to_yaml(c))
     lines = [json.loads(text) for text in (path / "metrics.jsonl").read_text().splitlines()]
     lines.append({"frames": 50, "train/loss/<script>": 1.0, 'train/loss/a"b': 2.0})
@@ -175,13 +199,28 @@ def test_names_and_values_are_text(run_dir, tmp_path):
     made, _ = write([path], path / "eval" / "report.html")
     text = made.read_text()
     reader = check(text)
-    assert "<script" not in text and evil in "".join(reader.words) and "loss/<script>" in "".join(reader.words)
+    assert (
+        "<script" not in text
+        and evil in "".join(reader.words)
+        and "loss/<script>" in "".join(reader.words)
+    )
 
 
 def test_seeds_side_by_side(run_dir, tmp_path):
     other = tmp_path / "seed1"
-    train(tmp_path, "--env.task", "pointmass", "--env.time_limit", "15", "--run.frames", "60", "--run.seed", "1",
-          "--model.deter", "24")  # fmt: skip
+    train(
+        tmp_path,
+        "--env.task",
+        "pointmass",
+        "--env.time_limit",
+        "15",
+        "--run.frames",
+        "60",
+        "--run.seed",
+        "1",
+        "--model.deter",
+        "24",
+    )
     other = seed_dir(tmp_path, "pointmass", seed=1)
     before = (run_dir / "eval").exists() and set((run_dir / "eval").iterdir())
     out, _ = evaluate(other, run_dir, "report")
@@ -193,9 +232,16 @@ def test_seeds_side_by_side(run_dir, tmp_path):
 
 
 def test_the_command_trains_the_same_again(run_dir):
-    odd = [("run.name", "'1e3'"), ("run.root", "a b$(c)"), ("optim.lr", "1.5e-7"), ("env.camera", "2"),
-           ("run.seed", "4"), ("loss.objective", "{contrastive: 0.5, inverse: 2}"), ("model.cnn", "[4, 8]"),
-           ("env.time_limit", "null")]  # fmt: skip
+    odd = [
+        ("run.name", "'1e3'"),
+        ("run.root", "a b$(c)"),
+        ("optim.lr", "1.5e-7"),
+        ("env.camera", "2"),
+        ("run.seed", "4"),
+        ("loss.objective", "{contrastive: 0.5, inverse: 2}"),
+        ("model.cnn", "[4, 8]"),
+        ("env.time_limit", "null"),
+    ]
     for config in (read(run_dir).config, configs.change(read(run_dir).config, odd)):
         program, command, *words = shlex.split(learning.reproduce(config))
         assert (program, command) == ("./wm", "train") and configs.parse(words) == config
@@ -215,7 +261,11 @@ def test_damaged_pieces_are_named_and_the_rest_is_shown(measured_dir, tmp_path):
     words = "".join(check(made.read_text()).words)
     for name in ("model", "compare", "probe"):
         assert any(f"{name}.json cannot be read" in line for line in lacking)
-    assert "no evaluation yet" in words and "No checkpoint of this run can be read" in words and "Not finished" in words
+    assert (
+        "no evaluation yet" in words
+        and "No checkpoint of this run can be read" in words
+        and "Not finished" in words
+    )
 
 
 def test_a_page_does_not_grow_without_bounds(run_dir, tmp_path):
@@ -226,7 +276,12 @@ def test_a_page_does_not_grow_without_bounds(run_dir, tmp_path):
         media.save_gif(path / "eval" / f"play-{number:03}.gif", noise)
     with (path / "metrics.jsonl").open("a") as file:
         for frames in range(60, 20060):
-            file.write(json.dumps({"frames": frames, "train/loss/total": frames * 1.0, "episode/score": 1.0}) + "\n")
+            file.write(
+                json.dumps(
+                    {"frames": frames, "train/loss/total": frames * 1.0, "episode/score": 1.0}
+                )
+                + "\n"
+            )
     text, _ = page([read(path)])
     assert "would make this page too large" in "".join(check(text).words)
     assert text.count("data:image/gif") >= 3
@@ -250,7 +305,9 @@ def test_a_users_mistakes(run_dir, args, code, wanted):
 def test_runs_of_two_tasks_are_no_seeds_of_one(run_dir, tmp_path):
     path = tmp_path / "seed0"
     path.mkdir()
-    (path / "config.yaml").write_text(configs.to_yaml(configs.change(read(run_dir).config, [("env.task", "catcher")])))
+    (path / "config.yaml").write_text(
+        configs.to_yaml(configs.change(read(run_dir).config, [("env.task", "catcher")]))
+    )
     assert "not seeds of one" in evaluate(run_dir, path, "report", expect=2)[1]
 
 
@@ -260,7 +317,9 @@ def test_pictures_that_do_not_fit_are_named(tmp_path):
     assert "cannot be read" in Pictures().embedded(tmp_path / "none.gif", "x")
 
 
-@pytest.mark.skipif(browser.PROGRAM is None, reason="there is no chromium here (apt-get install chromium)")
+@pytest.mark.skipif(
+    browser.PROGRAM is None, reason="there is no chromium here (apt-get install chromium)"
+)
 def test_it_opens_from_the_disk_in_a_browser(measured_dir, tmp_path):
     made, _ = write([measured_dir], measured_dir / "eval" / "report.html")
     chromium = browser.Browser(tmp_path / "profile", 360, 740, "dark")
@@ -269,10 +328,14 @@ def test_it_opens_from_the_disk_in_a_browser(measured_dir, tmp_path):
         assert chromium.run("document.documentElement.scrollWidth") <= 360
         assert chromium.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
         columns = (
-            "[...document.querySelectorAll('.plots')].map(g => getComputedStyle(g).gridTemplateColumns.split(' '))"
+            "[...document.querySelectorAll('.plots')].map(g => "
+            "getComputedStyle(g).gridTemplateColumns.split(' '))"
         )
         assert chromium.run(f"{columns}.every(c => c.length === 1)")
-        heights = "[...document.querySelectorAll('.plot text')].map(t => t.getBoundingClientRect().height)"
+        heights = (
+            "[...document.querySelectorAll('.plot text')].map(t => "
+            "t.getBoundingClientRect().height)"
+        )
         assert chromium.run(f"Math.min(...{heights})") >= 10
         calm = "[...document.querySelectorAll('img.paper')].map(i => getComputedStyle(i).filter)"
         assert set(chromium.run(calm)) == {"brightness(0.72)"}

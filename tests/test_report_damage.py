@@ -1,4 +1,6 @@
-"""Files of a run that hold what they should not cost a line of the report, or one line and exit code 4."""
+"""Files of a run that hold what they should not cost a line of the report, or one line and exit
+code 4.
+"""
 
 import copy
 import json
@@ -18,12 +20,31 @@ from worldmodel.evaluation.report.page import page, write
 from worldmodel.files import read_json
 
 NO_PLACE = re.compile(r'\b(?:d|x|y|cx|cy|width|height)="[^"]*(?:nan|inf)')
-ODD = (math.inf, -math.inf, math.nan, 1e308, 10**400, "text", "\udc80", None, True, [], {}, [[1.0]])
+ODD = (
+    math.inf,
+    -math.inf,
+    math.nan,
+    1e308,
+    10**400,
+    "text",
+    "\udc80",
+    None,
+    True,
+    [],
+    {},
+    [[1.0]],
+)
 SCORES = [score(f, f / 10) for f in (20, 40, 60)]
 
 
 def leaves(value, place=()):
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, item in items:
         yield (*place, key)
         yield from leaves(item, (*place, key))
@@ -53,7 +74,9 @@ def test_any_odd_value_costs_its_own_part_alone(tmp_path, name):
         text, lacking = page([seed])
         if any(f"{name} cannot be read" in line for line in lacking):
             told += 1
-            assert set(lacking) - set(before) == {line for line in lacking if f"{name} cannot be read" in line}
+            assert set(lacking) - set(before) == {
+                line for line in lacking if f"{name} cannot be read" in line
+            }
         assert "Learning curve" in text and not NO_PLACE.search(text)
     assert told > 0
 
@@ -61,11 +84,16 @@ def test_any_odd_value_costs_its_own_part_alone(tmp_path, name):
 @pytest.mark.parametrize("value", ODD, ids=repr)
 def test_odd_numbers_in_the_logs(tmp_path, value):
     lines = [
-        {"frames": f, "train/loss/image": 1.0 / f, "episode/score": 1.0, "time/minutes": 2.5} for f in (10, 20, 30)
+        {"frames": f, "train/loss/image": 1.0 / f, "episode/score": 1.0, "time/minutes": 2.5}
+        for f in (10, 20, 30)
     ]
     path = write_run(tmp_path / "seed0", scores=SCORES, metrics=lines)
     whole, before = page([read(path)])
-    for name, key in (("metrics", "train/loss/image"), ("scores", "eval/score_low"), ("metrics", "frames")):
+    for name, key in (
+        ("metrics", "train/loss/image"),
+        ("scores", "eval/score_low"),
+        ("metrics", "frames"),
+    ):
         good = (path / f"{name}.jsonl").read_text()
         added = {"frames": 50, "eval/score": 1.0, key: value}
         (path / f"{name}.jsonl").write_text(good + json.dumps(added) + "\n")
@@ -85,7 +113,9 @@ def test_logs_that_are_no_text_or_no_files(tmp_path):
     (path / "metrics.jsonl").unlink()
     (path / "metrics.jsonl").mkdir()
     text, lacking = page([read(path)])
-    assert any("metrics.jsonl cannot be read (it is not a regular file)" in line for line in lacking)
+    assert any(
+        "metrics.jsonl cannot be read (it is not a regular file)" in line for line in lacking
+    )
     assert "Learning curve" in text
 
 
@@ -94,7 +124,11 @@ def test_a_damaged_picture_has_a_line(tmp_path):
     (path / "eval" / "long.png").write_bytes(b"\x89PNG\r\n\x1a\nno picture at all")
     (path / "eval" / "best.gif").write_bytes(b"")
     text, _ = page([read(path)])
-    assert "long.png is no picture" in text and "best.gif is no picture" in text and "<img" not in text
+    assert (
+        "long.png is no picture" in text
+        and "best.gif is no picture" in text
+        and "<img" not in text
+    )
 
 
 def test_json_is_read_with_bounds(tmp_path):
@@ -146,4 +180,7 @@ def test_of_an_environment_that_does_not_start_the_telling_line_is_left(count):
 
     made, why = first_made(lambda kind: make_vector(NoStart, count), ["pixels"])
     assert made is None and why == "env worker 0 did not start: AttributeError: boom of two lines"
-    assert in_a_line(RuntimeError("Traceback (most recent call last):\n  File\nKeyError: 'x'\n")) == "KeyError: 'x'"
+    assert (
+        in_a_line(RuntimeError("Traceback (most recent call last):\n  File\nKeyError: 'x'\n"))
+        == "KeyError: 'x'"
+    )

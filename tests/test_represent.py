@@ -13,7 +13,9 @@ from worldmodel import config
 @pytest.fixture
 def made(tmp_path, monkeypatch):
     monkeypatch.setattr(represent, "ROOT", tmp_path)
-    monkeypatch.setattr(represent, "read_out", lambda path: json.loads((path / "r2.json").read_text()))
+    monkeypatch.setattr(
+        represent, "read_out", lambda path: json.loads((path / "r2.json").read_text())
+    )
 
     def make(name, where, seed, returned, r2, state="done", extra=()):
         run = represent.place("pendulum", name, where, seed)
@@ -21,7 +23,10 @@ def made(tmp_path, monkeypatch):
         told = represent.words("pendulum", name, where, seed)
         (run / "config.yaml").write_text(config.to_yaml(config.parse([*told, *extra])))
         (run / "status.json").write_text(json.dumps({"state": state, "frames": 20}))
-        scores = [{"frames": 10, "eval/score": 1.0}, {"frames": 20, "eval/score": returned, "time/minutes": 2.0}]
+        scores = [
+            {"frames": 10, "eval/score": 1.0},
+            {"frames": 20, "eval/score": returned, "time/minutes": 2.0},
+        ]
         (run / "scores.jsonl").write_text("".join(json.dumps(x) + "\n" for x in scores))
         losses = [{"frames": 10, "train/feat/rank": 2.5}, {"frames": 20}]
         (run / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in losses))
@@ -33,7 +38,11 @@ def made(tmp_path, monkeypatch):
 
 def test_a_cell_lies_where_a_training_of_that_name_writes(made):
     run = represent.place("cartpole", "inverse+contrastive", "distracted", 2)
-    assert run.parts[-3:] == ("distract_dmc_cartpole_swingup", "represent_inverse_contrastive_distracted", "seed2")
+    assert run.parts[-3:] == (
+        "distract_dmc_cartpole_swingup",
+        "represent_inverse_contrastive_distracted",
+        "seed2",
+    )
 
 
 def test_closing_returns_and_known_states_are_averaged_over_seeds(made, tmp_path):
@@ -44,12 +53,23 @@ def test_closing_returns_and_known_states_are_averaged_over_seeds(made, tmp_path
     made("bootstrap", "clean", 1, 50.0, [0.1], state="stopped")  # not closed: left out
     lines = represent.gather("pendulum", 3)
     assert [(x["objective"], x["where"], x["seed"]) for x in lines] == [
-        ("barlow", "clean", 0), ("barlow", "clean", 1), ("barlow", "distracted", 0), ("bootstrap", "clean", 0)
-    ]  # fmt: skip
-    made_of = represent.table(lines, {"reconstruction": 0.25, "barlow": 0.125, "bootstrap": 0.125}).splitlines()
-    numbers = "80 (100, 60) | 60 (60) | 60% | 0.55 (0.50, 0.60) | -0.25 (-0.25) | 2.5 (2.5, 2.5) | 2.5 (2.5)"
+        ("barlow", "clean", 0),
+        ("barlow", "clean", 1),
+        ("barlow", "distracted", 0),
+        ("bootstrap", "clean", 0),
+    ]
+    made_of = represent.table(
+        lines, {"reconstruction": 0.25, "barlow": 0.125, "bootstrap": 0.125}
+    ).splitlines()
+    numbers = (
+        "80 (100, 60) | 60 (60) | 60% | 0.55 (0.50, 0.60) | -0.25 (-0.25) | 2.5 (2.5, 2.5) | 2.5 "
+        "(2.5)"
+    )
     assert f"| `barlow` | {numbers} | 0.125 | 50% |" in made_of
-    assert "| `bootstrap` | 50 (50) | - | - | 0.10 (0.10) | - | 2.5 (2.5) | - | 0.125 | 50% |" in made_of
+    assert (
+        "| `bootstrap` | 50 (50) | - | - | 0.10 (0.10) | - | 2.5 (2.5) | - | 0.125 | 50% |"
+        in made_of
+    )
     represent.draw(lines, tmp_path / "bars.png")
     represent.draw_curves(lines, tmp_path / "curves.png")
     assert min((tmp_path / name).stat().st_size for name in ("bars.png", "curves.png")) > 1000
@@ -68,15 +88,30 @@ def test_nothing_is_written_where_nothing_was_trained(made, tmp_path):
 
 
 @pytest.mark.parametrize(("code", "left"), [(represent.DIVERGED, 2), (130, 1)])
-def test_one_that_diverges_is_left_out_and_a_stop_stops_all(made, tmp_path, monkeypatch, code, left):
+def test_one_that_diverges_is_left_out_and_a_stop_stops_all(
+    made, tmp_path, monkeypatch, code, left
+):
     called = []
 
     class Ended:
         returncode = code
 
-    monkeypatch.setattr(represent.subprocess, "run", lambda told, cwd: called.append(told) or Ended)
+    monkeypatch.setattr(
+        represent.subprocess, "run", lambda told, cwd: called.append(told) or Ended
+    )
     with pytest.raises(SystemExit):
-        represent.main(["--only", "barlow", "--where", "clean", "--seeds", "2", "--out", str(tmp_path / "out")])
+        represent.main(
+            [
+                "--only",
+                "barlow",
+                "--where",
+                "clean",
+                "--seeds",
+                "2",
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
     assert len(called) == left
 
 

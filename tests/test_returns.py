@@ -1,4 +1,6 @@
-"""Returns: statistics as rliable computes them, episodes side by side, successes, videos, and seeds taken together."""
+"""Returns: statistics as rliable computes them, episodes side by side, successes, videos, and
+seeds taken together.
+"""
 
 import json
 import shutil
@@ -27,7 +29,9 @@ def test_aggregates_and_intervals_are_rliables(case):
     scores = np.array(case["scores"])
     found = estimates(list(scores.T), draws=20_000)
     room = 0.02 * np.ptp(scores)  # both draw at random
-    for name, value, low, high in zip(AGGREGATES, case["point"], case["low"], case["high"], strict=True):
+    for name, value, low, high in zip(
+        AGGREGATES, case["point"], case["low"], case["high"], strict=True
+    ):
         assert found[name]["value"] == pytest.approx(value, rel=1e-6)
         assert found[name]["low"] == pytest.approx(low, abs=room)
         assert found[name]["high"] == pytest.approx(high, abs=room)
@@ -51,7 +55,9 @@ def test_the_interquartile_mean_by_hand_and_tasks_with_unlike_numbers_of_runs():
 
 
 class Goal(gymnasium.Env):
-    """Four steps; the n-th episode of an instance is worth its seed's remainder, and a success where that is even."""
+    """Four steps; the n-th episode of an instance is worth its seed's remainder, and a success
+    where that is even.
+    """
 
     observation_space = spaces.Box(0, 255, (16, 16, 3), np.uint8)
     action_space = spaces.Box(-1, 1, (1,), np.float32)
@@ -64,13 +70,21 @@ class Goal(gymnasium.Env):
     def step(self, action):
         self.count += 1
         info = {"is_success": self.count == 3 and self.worth % 2 == 0}
-        return np.full((16, 16, 3), self.worth, np.uint8), float(self.worth), False, self.count == 4, info
+        return (
+            np.full((16, 16, 3), self.worth, np.uint8),
+            float(self.worth),
+            False,
+            self.count == 4,
+            info,
+        )
 
 
 def played(count, episodes=5):
     seeds_of = episode_seeds(3)
     with SerialEnv(Goal, count) as envs:
-        rollout = Rollout(envs, Reset, ActionSpace(1), lambda env, number: seeds_of(0, number * count + env))
+        rollout = Rollout(
+            envs, Reset, ActionSpace(1), lambda env, number: seeds_of(0, number * count + env)
+        )
         return run_episodes(rollout, lambda rows: np.zeros((count, 1)), episodes, films=True)
 
 
@@ -86,7 +100,13 @@ def test_a_success_at_any_step_is_one():
     assert result.successes == [score / 4 % 2 == 0 for score in result.scores]
     summary = result.summary()
     assert summary["eval/success"] == np.mean(result.successes)
-    assert 0 <= summary["eval/success_low"] <= summary["eval/success"] <= summary["eval/success_high"] <= 1
+    assert (
+        0
+        <= summary["eval/success_low"]
+        <= summary["eval/success"]
+        <= summary["eval/success_high"]
+        <= 1
+    )
     assert "eval/success" not in Evaluation([1.0], [3], [], [None]).summary()
 
 
@@ -118,17 +138,28 @@ def test_an_encoder_that_fails_costs_the_mp4_alone(tmp_path, monkeypatch, caplog
     program.chmod(0o755)
     monkeypatch.setattr(media, "encoder", lambda: str(program))
     assert len(media.save_clips(tmp_path / "c", np.zeros((2, 16, 16, 3), np.uint8))) == 2
-    assert "c.mp4 could not be encoded: no codec" in caplog.text and not (tmp_path / "c.mp4").exists()
+    assert (
+        "c.mp4 could not be encoded: no codec" in caplog.text and not (tmp_path / "c.mp4").exists()
+    )
 
 
 def found(task, name, *scores):
-    return {"run": f"{task}/{name}", "task": task, "name": name, "frames": 5, "scores": list(scores),
-            "eval/score": float(np.mean(scores))}  # fmt: skip
+    return {
+        "run": f"{task}/{name}",
+        "task": task,
+        "name": name,
+        "frames": 5,
+        "scores": list(scores),
+        "eval/score": float(np.mean(scores)),
+    }
 
 
 def test_seeds_of_several_tasks_are_pooled_where_returns_have_one_scale(tmp_path, capsys):
-    both = [found(task, name, worth, worth + 2) for task in ("dmc:a_b", "dmc:c_d") for name, worth in
-            (("one", 100), ("one", 200), ("two", 400), ("two", 500), ("two", 600))]  # fmt: skip
+    both = [
+        found(task, name, worth, worth + 2)
+        for task in ("dmc:a_b", "dmc:c_d")
+        for name, worth in (("one", 100), ("one", 200), ("two", 400), ("two", 500), ("two", 600))
+    ]
     seeds.aggregate(both, tmp_path, 0)
     result = json.loads((tmp_path / "seeds.json").read_text())
     assert result["tasks"]["dmc:a_b"]["one"]["mean"]["value"] == 151
@@ -137,7 +168,9 @@ def test_seeds_of_several_tasks_are_pooled_where_returns_have_one_scale(tmp_path
     shares = result["together"]["one"]["profile"]["share"]
     assert shares[0] == 1 and shares[-1] == 0 and shares == sorted(shares, reverse=True)
     out = capsys.readouterr().out
-    assert out.index("two") < out.index("one  ") and "2 tasks together" in out and "has 2 runs" in out
+    assert (
+        out.index("two") < out.index("one  ") and "2 tasks together" in out and "has 2 runs" in out
+    )
     with Image.open(tmp_path / "seeds.png") as picture:
         assert picture.size[0] == 1400
     seeds.aggregate([found("catcher", "one", 1), found("pendulum", "one", 100)], tmp_path, 0)
@@ -160,16 +193,24 @@ def test_several_runs_at_once(two_seeds):
     assert one["scores"] == two["scores"] and one["envs"] == 1
     result = json.loads((two_seeds[0] / "eval" / "seeds.json").read_text())
     assert len(result["runs"]) == 2 and len(result["tasks"]["counter"]["debug"]["runs"][0]) == 2
-    assert "an interval over so few says little" in out and (two_seeds[0] / "eval" / "seeds.png").exists()
+    assert (
+        "an interval over so few says little" in out
+        and (two_seeds[0] / "eval" / "seeds.png").exists()
+    )
     again, _ = evaluate(*two_seeds, "returns", "--from", "saved")
-    assert json.loads((two_seeds[0] / "eval" / "seeds.json").read_text())["tasks"] == result["tasks"]
+    assert (
+        json.loads((two_seeds[0] / "eval" / "seeds.json").read_text())["tasks"] == result["tasks"]
+    )
     assert "IQM" in again and "trained on" not in again
 
 
 def test_mistakes_with_several_runs(two_seeds, tmp_path, capsys, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
     one, two = two_seeds
-    assert mistaken(one, one) == (2, "returns: the same run is named twice; its episodes would count twice")
+    assert mistaken(one, one) == (
+        2,
+        "returns: the same run is named twice; its episodes would count twice",
+    )
     code, line = mistaken("nowhere/seed9", "nowhere/seed8", "--from", "saved")
     assert code == 4 and "nowhere/seed9 is not a run directory" in line
     for args, wanted in (

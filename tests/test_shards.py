@@ -1,4 +1,6 @@
-"""Replay chunks change hands with the number of ranks: none is lost, runs stay long, and each is sampled as it was."""
+"""Replay chunks change hands with the number of ranks: none is lost, runs stay long, and each is
+sampled as it was.
+"""
 
 import numpy as np
 import pytest
@@ -16,8 +18,17 @@ SIZE = 8  # rows of a chunk
 
 def shard(directory, rank=0, ranks=1, streams=1, rows=10_000, store="ram"):
     """One rank's part of a ring that may hold so many rows."""
-    return Replay(SPEC, capacity_bytes=rows * ROW, store=store, directory=directory, num_streams=streams, seed=rank,
-                  chunk_rows=SIZE, first_stream=rank * streams, last=rank == ranks - 1)  # fmt: skip
+    return Replay(
+        SPEC,
+        capacity_bytes=rows * ROW,
+        store=store,
+        directory=directory,
+        num_streams=streams,
+        seed=rank,
+        chunk_rows=SIZE,
+        first_stream=rank * streams,
+        last=rank == ranks - 1,
+    )
 
 
 def saved(replay):
@@ -38,23 +49,44 @@ def redealt(directory, states, ranks, streams=1, **kwargs):
 
 
 def clocks(replay, length=1):
-    return set(np.concatenate([replay.sample(64, length)["clock"].ravel() for _ in range(30)]).tolist())
+    return set(
+        np.concatenate([replay.sample(64, length)["clock"].ravel() for _ in range(30)]).tolist()
+    )
 
 
 def manifests_of(counts):
     """Manifests of ranks that write a stream each, of so many rows."""
     layout, found = Layout(SPEC), []
     for stream, count in enumerate(counts):
-        chunks = [{"file": f"{stream:04d}-{n:08d}.rows", "stream": stream, "first": n * SIZE,
-                   "rows": min(SIZE, count - n * SIZE), "crc32": 0} for n in range(-(-count // SIZE))]  # fmt: skip
+        chunks = [
+            {
+                "file": f"{stream:04d}-{n:08d}.rows",
+                "stream": stream,
+                "first": n * SIZE,
+                "rows": min(SIZE, count - n * SIZE),
+                "crc32": 0,
+            }
+            for n in range(-(-count // SIZE))
+        ]
         generator = np.random.Generator(np.random.PCG64(stream)).bit_generator.state
-        found.append({"format": 1, "spec": layout.describe(), "chunk_rows": SIZE, "next": {str(stream): count},
-                      "chunks": chunks, "generator": generator})  # fmt: skip
+        found.append(
+            {
+                "format": 1,
+                "spec": layout.describe(),
+                "chunk_rows": SIZE,
+                "next": {str(stream): count},
+                "chunks": chunks,
+                "generator": generator,
+            }
+        )
     return found
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.integers(0, 90), min_size=1, max_size=5), st.lists(st.integers(1, 5), min_size=1, max_size=4))
+@given(
+    st.lists(st.integers(0, 90), min_size=1, max_size=5),
+    st.lists(st.integers(1, 5), min_size=1, max_size=4),
+)
 def test_dealt_as_often_as_you_like_every_chunk_is_in_one_hand(counts, sizes):
     before = manifests_of(counts)
     chunks = {c["file"]: c for m in before for c in m["chunks"]}
@@ -63,7 +95,9 @@ def test_dealt_as_often_as_you_like_every_chunk_is_in_one_hand(counts, sizes):
         writing = min(len(dealt), ranks)
         dealt = deal(dealt, ranks, 1)
         names = [c["file"] for m in dealt for c in m["chunks"]]
-        assert sorted(names) == sorted(chunks) and all(c == chunks[c["file"]] for m in dealt for c in m["chunks"])
+        assert sorted(names) == sorted(chunks) and all(
+            c == chunks[c["file"]] for m in dealt for c in m["chunks"]
+        )
         held = [sum(c["rows"] for c in m["chunks"]) for m in dealt]
         # A chunk too many at most, or two where its own open one could not be passed on.
         assert max(held) <= -(-total // ranks) + 2 * SIZE
@@ -72,7 +106,10 @@ def test_dealt_as_often_as_you_like_every_chunk_is_in_one_hand(counts, sizes):
             Manifest(manifest, Layout(SPEC), SIZE)  # well formed
             end = manifest["next"].get(str(rank), 0)
             if rank < writing and end % SIZE:  # the chunk it goes on to write in
-                assert any(c["stream"] == rank and c["first"] + c["rows"] == end for c in manifest["chunks"])
+                assert any(
+                    c["stream"] == rank and c["first"] + c["rows"] == end
+                    for c in manifest["chunks"]
+                )
 
 
 def test_a_rank_keeps_the_newest_run_of_what_it_writes():
@@ -117,10 +154,14 @@ def test_ranks_leave_each_other_s_files_alone(tmp_path):
         saved(fill(shard(tmp_path, rank, 2), 20, streams=(rank,)))
     saved(fill(shard(tmp_path, 2, 3), 20, streams=(2,)))  # of a run with more ranks
     assert len(list(tmp_path.glob("*.rows"))) == 9
-    saved(fill(shard(tmp_path, 0, 2), 1, streams=(0,)))  # a fresh run moves away what was its stream
+    saved(
+        fill(shard(tmp_path, 0, 2), 1, streams=(0,))
+    )  # a fresh run moves away what was its stream
     assert aside(tmp_path) == [f"0000-{n:08d}.rows-other-run" for n in range(3)]
     assert len(list(tmp_path.glob("0001-*"))) == len(list(tmp_path.glob("0002-*"))) == 3
-    saved(fill(shard(tmp_path, 1, 2), 1, streams=(1,)))  # the last rank sees to those of nobody too
+    saved(
+        fill(shard(tmp_path, 1, 2), 1, streams=(1,))
+    )  # the last rank sees to those of nobody too
     assert len(aside(tmp_path)) == 9 and not list(tmp_path.glob("0002-*.rows"))
 
 
@@ -136,10 +177,14 @@ def test_rows_after_the_checkpoint_go_and_evicted_files_of_older_ones_stay(tmp_p
         fill(replay, 40, start=60, streams=(rank,))
         replay.flush(strict=True)  # killed before these were in a checkpoint
     again = redealt(tmp_path, new, 3, rows=40)
-    assert {"0000-00000008.rows-after-checkpoint", "0001-00000008.rows-after-checkpoint"} <= set(aside(tmp_path))
+    assert {"0000-00000008.rows-after-checkpoint", "0001-00000008.rows-after-checkpoint"} <= set(
+        aside(tmp_path)
+    )
     for replay in again:
         replay.collect_garbage([*old, *new])
-    assert {c["file"] for state in old for c in state["chunks"]} <= {path.name for path in tmp_path.glob("*.rows")}
+    assert {c["file"] for state in old for c in state["chunks"]} <= {
+        path.name for path in tmp_path.glob("*.rows")
+    }
     for replay in again:
         replay.collect_garbage(new)
     held = {c["file"] for state in new for c in state["chunks"]}

@@ -1,4 +1,5 @@
-"""A training left to itself, its workers killed again and again: what it holds does not grow. WM_SOAK: its seconds.
+"""A training left to itself, its workers killed again and again: what it holds does not grow.
+WM_SOAK: its seconds.
 
 A minute where CI runs it, ten seconds elsewhere.
 """
@@ -15,12 +16,17 @@ SECONDS = float(os.environ.get("WM_SOAK") or (60 if os.environ.get("CI") else 10
 GROWN_MB = 3.0  # over the last two thirds, by the fitted slope
 
 
-@pytest.mark.fault(22, "a run with two workers, one of them killed every 0.7 seconds", "memory, descriptors, threads, "
-                   "children and shared memory stay level; no zombies")  # fmt: skip
+@pytest.mark.fault(
+    22,
+    "a run with two workers, one of them killed every 0.7 seconds",
+    "memory, descriptors, threads, children and shared memory stay level; no zombies",
+)
 def test_what_a_long_run_holds_stays_level(tmp_path, record_property):
     found = soak(SECONDS / 60, 0.7, tmp_path)
     growth = found["growth"]
-    assert found["exit"] == 75 and found["killed"] >= 3 and found["restarts"] >= found["killed"] - 1, found
+    assert (
+        found["exit"] == 75 and found["killed"] >= 3 and found["restarts"] >= found["killed"] - 1
+    ), found
     if SECONDS >= 60:  # a shorter one is over before the replay is full
         hours = found["minutes"] * 2 / 3 / 60
         assert growth["rss_mb"]["per_hour"] * hours < GROWN_MB, json.dumps(found)
@@ -28,9 +34,14 @@ def test_what_a_long_run_holds_stays_level(tmp_path, record_property):
     else:
         assert growth["rss_mb"]["last"] - growth["rss_mb"]["first"] < 24, json.dumps(found)
     for kind in ("descriptors", "threads"):
-        assert growth[kind]["most"] <= growth[kind]["first"] + 6, (kind, found)  # a worker more is starting up
+        assert growth[kind]["most"] <= growth[kind]["first"] + 6, (
+            kind,
+            found,
+        )  # a worker more is starting up
     assert growth["zombies"]["most"] == 0 and growth["children"]["most"] <= 4, found
-    assert 1 <= growth["shared_memory"]["most"] <= 2 and growth["shared_mb"]["most"] < 0.1, found  # a block per worker
+    assert 1 <= growth["shared_memory"]["most"] <= 2 and growth["shared_mb"]["most"] < 0.1, (
+        found
+    )  # a block per worker
     record_property("times", found["killed"])
 
 

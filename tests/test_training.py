@@ -1,4 +1,6 @@
-"""The whole program: it learns from every step once, stops and resumes exactly, and refuses what can't be."""
+"""The whole program: it learns from every step once, stops and resumes exactly, and refuses what
+can't be.
+"""
 
 import json
 import random
@@ -30,7 +32,14 @@ def unbroken(tmp_path_factory):
     "frames, steps, updates, over, owed, expected",
     [
         (0, 0, 0, False, 0, (0, 100)),  # nothing is known of how many frames a step takes
-        (500, 250, 0, False, 0, (0, 100 + 1125)),  # the pretraining, and a quarter of 9,000 / 2 steps
+        (
+            500,
+            250,
+            0,
+            False,
+            0,
+            (0, 100 + 1125),
+        ),  # the pretraining, and a quarter of 9,000 / 2 steps
         (1000, 500, 40, True, 60, (40, 100 + 1125)),
         (6000, 3000, 725, True, 0, (725, 1225)),
         (10000, 5000, 1225, True, 0, (1225, 1225)),
@@ -38,38 +47,64 @@ def unbroken(tmp_path_factory):
 )
 def test_the_time_that_is_left_is_that_of_updates(frames, steps, updates, over, owed, expected):
     config = SimpleNamespace(
-        train=SimpleNamespace(ratio=0.25, pretrain=100, prefill=1000), run=SimpleNamespace(frames=10000)
+        train=SimpleNamespace(ratio=0.25, pretrain=100, prefill=1000),
+        run=SimpleNamespace(frames=10000),
     )
-    t = SimpleNamespace(c=config, frames=frames, steps=steps, learner=SimpleNamespace(updates=updates),
-                        prefill=SimpleNamespace(over=over), updates_owed=lambda: owed)  # fmt: skip
+    t = SimpleNamespace(
+        c=config,
+        frames=frames,
+        steps=steps,
+        learner=SimpleNamespace(updates=updates),
+        prefill=SimpleNamespace(over=over),
+        updates_owed=lambda: owed,
+    )
     assert train_py.worked(t) == expected
     config.train.ratio = 0.0
     assert train_py.worked(t) == (frames, 10000)
 
 
 def test_a_finished_run_leaves_all_it_promises(unbroken):
-    for name in ("config.yaml", "metrics.jsonl", "scores.jsonl", "curve.png", "videos/agent.gif",
-                 "videos/imagined.gif", "videos/imagined.png", "status.json"):  # fmt: skip
+    for name in (
+        "config.yaml",
+        "metrics.jsonl",
+        "scores.jsonl",
+        "curve.png",
+        "videos/agent.gif",
+        "videos/imagined.gif",
+        "videos/imagined.png",
+        "status.json",
+    ):
         assert (unbroken / name).stat().st_size > 0, name
     assert json.loads((unbroken / "status.json").read_text())["state"] == "done"
     kept = sorted(int(p.name) for p in (unbroken / "checkpoints").iterdir())
     assert kept == [40 + 3, 80 + 7, 120 + 11]  # agent steps and updates
     lines = [json.loads(x) for x in (unbroken / "metrics.jsonl").read_text().splitlines()]
     last = lines[-1]
-    for key in ("train/loss/image", "train/loss/dyn", "fps/frames", "replay/rows", "updates", "steps"):
+    for key in (
+        "train/loss/image",
+        "train/loss/dyn",
+        "fps/frames",
+        "replay/rows",
+        "updates",
+        "steps",
+    ):
         assert key in last, key
     # 120 frames, 30 of them prefill, one update in ten steps after 2 of pretraining
     assert last["updates"] == 2 + 9 and last["steps"] == 120
 
 
-@pytest.mark.fault(23, "the same seed in another process; another seed", "equal hashes; other ones")
+@pytest.mark.fault(
+    23, "the same seed in another process; another seed", "equal hashes; other ones"
+)
 def test_a_second_run_of_the_same_seed_is_equal_and_another_seed_differs(unbroken, tmp_path):
     process = start(tmp_path)  # a Python of its own, where `unbroken` was forked
     assert process.communicate(timeout=600) and process.returncode == 0
     train(tmp_path, "--run.seed", "1")
     same, other = fingerprint(seed_dir(tmp_path)), fingerprint(seed_dir(tmp_path, seed=1))
     assert same == fingerprint(unbroken)
-    assert other["model.safetensors"] != same["model.safetensors"] and other["state"] != same["state"]
+    assert (
+        other["model.safetensors"] != same["model.safetensors"] and other["state"] != same["state"]
+    )
 
 
 @pytest.mark.parametrize("frames", [31, 57, 90])
@@ -80,14 +115,22 @@ def test_stopped_in_mid_episode_and_resumed_equals_the_unbroken_run(unbroken, tm
     assert shorter == fingerprint(unbroken)
 
 
-@pytest.mark.parametrize("extra", [("--env.num", "2"), ("--behavior.name", "random"),
-                                   ("--env.task", "pendulum", "--env.time_limit", "40")])  # fmt: skip
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ("--env.num", "2"),
+        ("--behavior.name", "random"),
+        ("--env.task", "pendulum", "--env.time_limit", "40"),
+    ],
+)
 def test_resume_is_exact_with_two_environments_another_behaviour_and_another_task(tmp_path, extra):
     task = extra[1] if "task" in extra[0] else "counter"
     train(tmp_path / "a", *extra)
     train(tmp_path / "b", *extra, "--run.frames", "67")
     train(tmp_path / "b", *extra)
-    assert fingerprint(seed_dir(tmp_path / "a", task)) == fingerprint(seed_dir(tmp_path / "b", task))
+    assert fingerprint(seed_dir(tmp_path / "a", task)) == fingerprint(
+        seed_dir(tmp_path / "b", task)
+    )
 
 
 LONG = ("--run.frames", "400", "--log.every", "1")
@@ -128,8 +171,26 @@ class StopAfter:
 BUSY = ("--train.pretrain", "9", "--train.ratio", "0.5", "--run.frames", "70", "--log.eval", "20")
 
 
-ACTOR = ("--behavior.name", "actor_critic", "--imag.starts", "8", "--imag.horizon", "3", "--imag.every", "2")
-BOTH = ("--planner.score", "reward+value", "--planner.proposals", "5", "--critic.slow", "copy", "--critic.every", "3")
+ACTOR = (
+    "--behavior.name",
+    "actor_critic",
+    "--imag.starts",
+    "8",
+    "--imag.horizon",
+    "3",
+    "--imag.every",
+    "2",
+)
+BOTH = (
+    "--planner.score",
+    "reward+value",
+    "--planner.proposals",
+    "5",
+    "--critic.slow",
+    "copy",
+    "--critic.every",
+    "3",
+)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +204,9 @@ BOTH = ("--planner.score", "reward+value", "--planner.proposals", "5", "--critic
     ],
 )
 def test_stopped_anywhere_and_often_it_ends_the_same(tmp_path, monkeypatch, extra):
-    """Between owed updates, inside an evaluation, in mid-episode: nothing is lost or done twice."""
+    """Between owed updates, inside an evaluation, in mid-episode: nothing is lost or done
+    twice.
+    """
     task = "catcher" if "catcher" in extra else "counter"
     here = [*["debug", "--run.root"], str(tmp_path / "calm"), *BUSY, *extra]
     assert train_py.main(here) == 0
@@ -156,24 +219,51 @@ def test_stopped_anywhere_and_often_it_ends_the_same(tmp_path, monkeypatch, extr
         StopAfter.looks = rng.randint(1, 25) if stops < 12 else 10_000
         stops += 1
     assert code == 0 and stops >= 8
-    assert fingerprint(seed_dir(tmp_path / "stopped", task)) == fingerprint(seed_dir(tmp_path / "calm", task))
+    assert fingerprint(seed_dir(tmp_path / "stopped", task)) == fingerprint(
+        seed_dir(tmp_path / "calm", task)
+    )
 
 
 def test_evaluation_leaves_no_trace_in_training(tmp_path):
-    """Not a row in the replay, not a draw from its generators: the same weights with and without."""
+    """Not a row in the replay, not a draw from its generators: the same weights with and
+    without.
+    """
     train(tmp_path / "often", *ACTOR, "--log.eval", "10")
     train(tmp_path / "never", *ACTOR, "--log.eval", "0")
     often, never = (fingerprint(seed_dir(tmp_path / name)) for name in ("often", "never"))
     assert often["scores.jsonl lines"] > never["scores.jsonl lines"]
-    same = ("model.safetensors", "policy.safetensors", "optimizer.safetensors", "generators.safetensors")
+    same = (
+        "model.safetensors",
+        "policy.safetensors",
+        "optimizer.safetensors",
+        "generators.safetensors",
+    )
     assert {k: often[k] for k in same} == {k: never[k] for k in same}
-    replays = [json.loads(max(seed_dir(tmp_path / name).glob("checkpoints/*/state.json")).read_text())["replay"]
-               for name in ("often", "never")]  # fmt: skip
+    replays = [
+        json.loads(max(seed_dir(tmp_path / name).glob("checkpoints/*/state.json")).read_text())[
+            "replay"
+        ]
+        for name in ("often", "never")
+    ]
     assert replays[0] == replays[1] and replays[0]["chunks"]
 
 
-SMALL = ("--replay.length", "8", "--replay.batch", "3", "--train.prefill", "30", "--env.repeat", "1",
-         "--imag.horizon", "4", "--model.stoch", "6", "--run.frames", "60")  # fmt: skip
+SMALL = (
+    "--replay.length",
+    "8",
+    "--replay.batch",
+    "3",
+    "--train.prefill",
+    "30",
+    "--env.repeat",
+    "1",
+    "--imag.horizon",
+    "4",
+    "--model.stoch",
+    "6",
+    "--run.frames",
+    "60",
+)
 
 
 @pytest.mark.parametrize("form", ["dreamer1", "dreamer2", "dreamer3"])
@@ -252,7 +342,11 @@ def test_weights_that_do_not_fit_the_configuration(unbroken, tmp_path):
     assert "24" in err and "28" in err and "model" in err
 
 
-@pytest.mark.fault(19, "resumed with another optim.lr and log.every", "exit 2; the difference that counts is shown")
+@pytest.mark.fault(
+    19,
+    "resumed with another optim.lr and log.every",
+    "exit 2; the difference that counts is shown",
+)
 def test_another_configuration_shows_the_difference_and_refuses(unbroken, tmp_path):
     copy_of(unbroken, tmp_path)
     _, err = train(tmp_path, "--optim.lr", "0.5", "--log.every", "7", expect=2)
@@ -283,12 +377,16 @@ def test_two_runs_on_one_directory(tmp_path):
 
 
 def test_a_replay_larger_than_memory_is_refused_with_the_key_to_lower(tmp_path):
-    _, err = train(tmp_path, "--replay.capacity_gb", "1e6", "--run.frames", "1000000000000", expect=2)
+    _, err = train(
+        tmp_path, "--replay.capacity_gb", "1e6", "--run.frames", "1000000000000", expect=2
+    )
     assert "replay.capacity_gb" in err
 
 
 def test_the_counter_loses_no_step_and_keeps_order(unbroken):
-    """Row by row, reward and picture count on together, and every action leads to the row it is stored with."""
+    """Row by row, reward and picture count on together, and every action leads to the row it is
+    stored with.
+    """
     import envs
     from envs.vector import Reset, make_vector
 
@@ -367,7 +465,9 @@ def test_an_environment_that_comes_out_elsewhere_starts_a_new_episode(maker, cap
         state = json.loads(json.dumps(rollout.state()))
         again = Rollout(vector, Reset, ActionSpace(1), episode_seeds(1))
         again.restore(state)
-        assert again.fresh == [maker is Drifting] and again.episodes[0].number == (maker is Drifting)
+        assert again.fresh == [maker is Drifting] and again.episodes[0].number == (
+            maker is Drifting
+        )
         assert (again.steps, again.frames) == (rollout.steps, rollout.frames)
     assert ("came out elsewhere" in caplog.text) == (maker is Drifting)
 
@@ -385,7 +485,10 @@ def test_means_survive_a_save_exactly():
         b.add(row)
     found = a.pop()
     assert found == b.pop() and a.pop() == {}
-    wanted = {"x": values.mean().item(), "y": -torch.stack([r["y"].neg() for r in rows if "y" in r]).mean().item()}
+    wanted = {
+        "x": values.mean().item(),
+        "y": -torch.stack([r["y"].neg() for r in rows if "y" in r]).mean().item(),
+    }
     assert found == pytest.approx(wanted, rel=1e-6)
 
 

@@ -1,4 +1,6 @@
-"""The unrolled loops are the ones autograd goes through: values, and gradients by every input and weight."""
+"""The unrolled loops are the ones autograd goes through: values, and gradients by every input and
+weight.
+"""
 
 import pytest
 import torch
@@ -11,7 +13,9 @@ from worldmodel.unrolled import Walk
 
 B, T, A = 5, 7, 3
 LATENTS = ["categorical", "gaussian", "deterministic"]
-pytestmark = pytest.mark.skipif(fused.library() is None, reason="no C compiler here; autograd goes through the loops")
+pytestmark = pytest.mark.skipif(
+    fused.library() is None, reason="no C compiler here; autograd goes through the loops"
+)
 
 
 def rssm_of(latent):
@@ -29,14 +33,18 @@ def with_loss(rssm, outputs, seed=9):
     g = torch.Generator().manual_seed(seed)
     total = sum((x.float() * torch.randn(x.shape, generator=g)).sum() for x in outputs)
     total.backward()
-    found = {name: p.grad.float().clone() for name, p in rssm.named_parameters() if p.grad is not None}
+    found = {
+        name: p.grad.float().clone() for name, p in rssm.named_parameters() if p.grad is not None
+    }
     rssm.zero_grad()
     return [x.detach().float() for x in outputs], found
 
 
 def close(got, want, most=2e-2):
     assert got.shape == want.shape
-    assert (got - want).norm() <= most * want.norm() + 1e-6, ((got - want).norm() / want.norm()).item()
+    assert (got - want).norm() <= most * want.norm() + 1e-6, (
+        (got - want).norm() / want.norm()
+    ).item()
 
 
 def both_ways(monkeypatch, function):
@@ -66,7 +74,11 @@ def test_filtering(monkeypatch, latent, started):
         post, prior = rssm.observe(embed, action, first, start)
         leaves = [*post.values(), *prior.values()]
         values, grads = with_loss(rssm, leaves)
-        return values, {**grads, "embed": embed.grad.clone(), "action": action.grad.clone()}, set(post)
+        return (
+            values,
+            {**grads, "embed": embed.grad.clone(), "action": action.grad.clone()},
+            set(post),
+        )
 
     (values, grads, names), (values_, grads_, names_) = both_ways(monkeypatch, run)
     assert names == names_ and grads.keys() == grads_.keys() and len(grads) > 12
@@ -105,7 +117,9 @@ def test_walking(monkeypatch, latent):
 
 @pytest.mark.parametrize(("latent", "whole"), [("categorical", False), ("deterministic", True)])
 def test_a_walk_without_gradients_takes_the_same_way(latent, whole, monkeypatch):
-    """To the last bit step by step; where a step is one call it rounds less, and draws may come out otherwise."""
+    """To the last bit step by step; where a step is one call it rounds less, and draws may come
+    out otherwise.
+    """
     if not whole:
         monkeypatch.setattr(Step, "can", lambda rssm: False)
     rssm = rssm_of(latent)

@@ -46,7 +46,12 @@ def same(a: Step, b: Step) -> None:
     for key in a.obs:
         assert a.obs[key].dtype == b.obs[key].dtype
         np.testing.assert_array_equal(a.obs[key], b.obs[key])
-    assert (a.reward, a.is_first, a.is_last, a.is_terminal) == (b.reward, b.is_first, b.is_last, b.is_terminal)
+    assert (a.reward, a.is_first, a.is_last, a.is_terminal) == (
+        b.reward,
+        b.is_first,
+        b.is_last,
+        b.is_terminal,
+    )
     assert a.info == b.info
 
 
@@ -58,13 +63,19 @@ def play(env, seeds: list[int], num_steps: int) -> list[list[Step]]:
         commands = []
         for i, generator in enumerate(generators):
             discrete = isinstance(env.action_space, spaces.Discrete)
-            action = int(generator.integers(3)) if discrete else generator.uniform(-1, 1, 2).astype(np.float32)
+            action = (
+                int(generator.integers(3))
+                if discrete
+                else generator.uniform(-1, 1, 2).astype(np.float32)
+            )
             commands.append(Reset(1000 + 10 * t + i) if rows[-1][i].is_last else action)
         rows.append(env.step(commands))
     return rows
 
 
-@pytest.mark.parametrize("name, obs", [("pointmass", "both"), ("catcher", "pixels"), ("catcher", "state")])
+@pytest.mark.parametrize(
+    "name, obs", [("pointmass", "both"), ("catcher", "pixels"), ("catcher", "state")]
+)
 def test_serial_and_vector_give_the_same_steps(name, obs):
     make = partial(envs.make, name, size=(17, 23), obs=obs, repeat=2, time_limit=41)
     with VectorEnv(make, 3) as vector, SerialEnv(make, 3) as serial:
@@ -95,7 +106,9 @@ def test_no_step_is_lost_or_reordered():
             steps = env.step(sent)
             for i, step in enumerate(steps):
                 assert (step.obs["image"] == (t, 0, tags[i])).all()
-                np.testing.assert_array_equal(step.obs["vector"], np.float32([t, tags[i], sent[i][0]]))
+                np.testing.assert_array_equal(
+                    step.obs["vector"], np.float32([t, tags[i], sent[i][0]])
+                )
                 assert (step.reward, step.is_last, step.is_terminal) == (t, t == 20, False)
                 assert step.info == {"frames": 1}
 
@@ -119,7 +132,9 @@ def test_steps_begun_early_are_the_same(kind):
     with kind(make, 2) as early, kind(make, 2) as late:
         steps = [Step({}, 0.0, False, True, False, {})] * 2
         for t in range(30):
-            commands = [Reset(10 * t + i) if step.is_last else t % 3 for i, step in enumerate(steps)]
+            commands = [
+                Reset(10 * t + i) if step.is_last else t % 3 for i, step in enumerate(steps)
+            ]
             early.begin(commands)
             steps = early.step(commands)
             for a, b in zip(steps, late.step(list(commands)), strict=True):
@@ -152,14 +167,25 @@ def test_steps_belong_to_the_caller():
 @pytest.mark.parametrize("kind", [SerialEnv, VectorEnv])
 @pytest.mark.parametrize(
     "fault, words",
-    [("raise", "boom"), ("nan", "not finite"), ("shape", "shape"), ("dtype", "dtype"), ("reward", "reward")],
+    [
+        ("raise", "boom"),
+        ("nan", "not finite"),
+        ("shape", "shape"),
+        ("dtype", "dtype"),
+        ("reward", "reward"),
+    ],
 )
 def test_an_env_that_raises_or_hands_over_bad_data_costs_one_episode(kind, fault, words):
     with kind(Faulty, 2) as env:
         env.step([Reset(11), Reset(12)])
         good = env.step([OK, OK])
         failed, other = env.step([DO[fault], OK])
-        assert (failed.reward, failed.is_first, failed.is_last, failed.is_terminal) == (0.0, False, True, False)
+        assert (failed.reward, failed.is_first, failed.is_last, failed.is_terminal) == (
+            0.0,
+            False,
+            True,
+            False,
+        )
         np.testing.assert_array_equal(failed.obs["vector"], good[0].obs["vector"])
         line = failed.info["fault"]
         assert "\n" not in line and "worker 0" in line and "step 2" in line and words in line
@@ -173,8 +199,12 @@ def test_an_env_that_raises_or_hands_over_bad_data_costs_one_episode(kind, fault
         assert env.faults == 1
 
 
-@pytest.mark.parametrize("fault, words", [("exit", "exited with code 7"), ("die", "SIGKILL"), ("hang", "no answer")])
-@pytest.mark.fault(10, "a worker that exits, is killed or hangs, the library alone", "replaced; the others go on")
+@pytest.mark.parametrize(
+    "fault, words", [("exit", "exited with code 7"), ("die", "SIGKILL"), ("hang", "no answer")]
+)
+@pytest.mark.fault(
+    10, "a worker that exits, is killed or hangs, the library alone", "replaced; the others go on"
+)
 def test_a_worker_that_dies_or_hangs_in_a_step_is_replaced(fault, words):
     with VectorEnv(Faulty, 3, timeout_s=1.5) as env:
         env.step([Reset(i) for i in range(3)])
@@ -188,7 +218,9 @@ def test_a_worker_that_dies_or_hangs_in_a_step_is_replaced(fault, words):
         assert steps[1].is_first and steps[1].obs["vector"][1] == 21
 
 
-@pytest.mark.parametrize("number, words", [(signal.SIGKILL, "SIGKILL"), (signal.SIGSTOP, "no answer in 1.5 s")])
+@pytest.mark.parametrize(
+    "number, words", [(signal.SIGKILL, "SIGKILL"), (signal.SIGSTOP, "no answer in 1.5 s")]
+)
 def test_a_worker_killed_or_stopped_between_steps_is_replaced(number, words):
     with VectorEnv(Faulty, 2, timeout_s=1.5) as env:
         env.step([Reset(1), Reset(2)])
@@ -204,7 +236,9 @@ def test_a_nan_action_never_reaches_the_environment():
         with kind(Faulty, 2) as env:
             env.step([Reset(1), Reset(2)])
             bad, good = env.step([np.full(1, np.nan, np.float32), OK])
-            assert "EnvDataError" in bad.info["fault"] and "action is not finite" in bad.info["fault"]
+            assert (
+                "EnvDataError" in bad.info["fault"] and "action is not finite" in bad.info["fault"]
+            )
             assert good.reward == 1
 
 
@@ -245,7 +279,11 @@ def test_workers_ignore_the_signals_meant_for_the_parent():
 
 def test_workers_import_neither_torch_nor_the_main_module():
     with VectorEnv(Faulty, 2) as env:
-        assert env.step([Reset(1), Reset(2)])[0].info == {"main": False, "torch": False, "frames": 0}
+        assert env.step([Reset(1), Reset(2)])[0].info == {
+            "main": False,
+            "torch": False,
+            "frames": 0,
+        }
 
 
 @pytest.mark.parametrize("hung", [False, True])
@@ -268,7 +306,9 @@ def test_workers_leave_when_the_parent_is_killed(hung):
     assert wait_gone(pids, 10) == []
 
 
-@pytest.mark.fault(22, "thirty workers that die or fail", "descriptors, shared memory and children as before")
+@pytest.mark.fault(
+    22, "thirty workers that die or fail", "descriptors, shared memory and children as before"
+)
 def test_thirty_restarts_leave_nothing_behind():
     def held() -> tuple[int, set[str], int]:
         children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
@@ -301,9 +341,14 @@ os.kill(os.getpid(), 9)
 """
 
 
-@pytest.mark.fault(22, "two hundred workers, two side by side, that are killed by SIGKILL at their first command; only "
-                   "what they run is a stand-in, to start quickly", "after each one descriptors, children, shared "
-                   "memory and threads as before, no zombie; at the end nothing is left")  # fmt: skip
+@pytest.mark.fault(
+    22,
+    "two hundred workers, two side by side, that are killed by SIGKILL at their first command; "
+    "only "
+    "what they run is a stand-in, to start quickly",
+    "after each one descriptors, children, shared "
+    "memory and threads as before, no zombie; at the end nothing is left",
+)
 def test_two_hundred_restarts_leave_nothing_behind(monkeypatch, record_property):
     ready = pickle.dumps(("ready", Faulty.observation_space, Faulty.action_space))
     monkeypatch.setattr("envs.process._CODE", BRIEF)
@@ -311,8 +356,12 @@ def test_two_hundred_restarts_leave_nothing_behind(monkeypatch, record_property)
 
     def held() -> dict[str, float]:
         seen = look(os.getpid(), set())
-        zombies = sum(status(child).get("State", "").startswith("Z") for child in children(os.getpid()))
-        return {k: seen[k] for k in ("descriptors", "threads", "children", "shared_memory")} | {"zombies": zombies}
+        zombies = sum(
+            status(child).get("State", "").startswith("Z") for child in children(os.getpid())
+        )
+        return {k: seen[k] for k in ("descriptors", "threads", "children", "shared_memory")} | {
+            "zombies": zombies
+        }
 
     seen, usual = [], VectorEnv._restart
 
@@ -330,7 +379,11 @@ def test_two_hundred_restarts_leave_nothing_behind(monkeypatch, record_property)
     assert len(seen) == 200
     for number, after in enumerate(seen):
         workers = 1 + number % 2
-        assert after == {**seen[1], "children": start["children"] + workers}, (number, after, seen[1])
+        assert after == {**seen[1], "children": start["children"] + workers}, (
+            number,
+            after,
+            seen[1],
+        )
     assert seen[1]["zombies"] == 0 and seen[1]["shared_memory"] == start["shared_memory"] + 2
     assert held() == start
     record_property("times", len(seen))

@@ -1,4 +1,6 @@
-"""versions.json: what a run was made with, noted once and again where it changed, and read with care."""
+"""versions.json: what a run was made with, noted once and again where it changed, and read with
+care.
+"""
 
 import json
 import logging
@@ -24,7 +26,13 @@ def here(monkeypatch):
 def test_a_training_says_with_what_it_was_made(tmp_path):
     train(tmp_path, "--run.frames", "40")
     (entry,) = versions.read(seed_dir(tmp_path))
-    assert entry["frames"] == 0 and entry["words"] == ["debug", "--run.root", str(tmp_path), "--run.frames", "40"]
+    assert entry["frames"] == 0 and entry["words"] == [
+        "debug",
+        "--run.root",
+        str(tmp_path),
+        "--run.frames",
+        "40",
+    ]
     assert entry["torch"] == doctor.installed("torch") and entry["CPU"] == versions.cpu()
     assert len(entry["commit"].removesuffix("-dirty")) == 40 or not (ROOT / ".git").exists()
     before = fingerprint(seed_dir(tmp_path))
@@ -33,7 +41,10 @@ def test_a_training_says_with_what_it_was_made(tmp_path):
     (entry,) = versions.read(seed_dir(tmp_path))
     assert entry["frames"] == 40 and fingerprint(seed_dir(tmp_path)) != before
     text, _ = page([read(seed_dir(tmp_path))])
-    assert "from 40 frames on" in text and f"./wm train debug --run.root {tmp_path} --run.frames 60" in text
+    assert (
+        "from 40 frames on" in text
+        and f"./wm train debug --run.root {tmp_path} --run.frames 60" in text
+    )
 
 
 @pytest.mark.parametrize("count, words", [(1, "1 core, "), (16, "16 cores, ")])
@@ -49,19 +60,34 @@ def test_an_entry_is_added_only_where_something_changed(tmp_path, here):
     here["torch"] = "2.14"
     versions.note(tmp_path, ["debug"], 30)
     versions.note(tmp_path, ["debug", "--run.frames", "90"], 40)
-    assert [(x["frames"], x["torch"]) for x in versions.read(tmp_path)] == [(0, "2.13"), (30, "2.14"), (40, "2.14")]
+    assert [(x["frames"], x["torch"]) for x in versions.read(tmp_path)] == [
+        (0, "2.13"),
+        (30, "2.14"),
+        (40, "2.14"),
+    ]
     for frames in range(50, 250):
         versions.note(tmp_path, ["w" * 5000, str(frames), *"x" * 900], frames)
     found = versions.read(tmp_path)
-    assert len(found) == versions.MOST_ENTRIES and (found[0]["frames"], found[-1]["frames"]) == (0, 249)
+    assert len(found) == versions.MOST_ENTRIES and (found[0]["frames"], found[-1]["frames"]) == (
+        0,
+        249,
+    )
     assert (tmp_path / "versions.json").stat().st_size < versions.MOST_BYTES
 
 
 @pytest.mark.parametrize(
     "content",
-    ["{", "[]", '{"entries": 3}', '{"entries": [1]}', '{"entries": [{"frames": "0", "words": []}]}', "[" * 100_000,
-     '{"entries": [{"frames": 0, "words": [1]}]}', '{"entries": [{"frames": 0, "words": [], "torch": {}}]}'],
-)  # fmt: skip
+    [
+        "{",
+        "[]",
+        '{"entries": 3}',
+        '{"entries": [1]}',
+        '{"entries": [{"frames": "0", "words": []}]}',
+        "[" * 100_000,
+        '{"entries": [{"frames": 0, "words": [1]}]}',
+        '{"entries": [{"frames": 0, "words": [], "torch": {}}]}',
+    ],
+)
 def test_what_is_no_such_file_counts_as_none(tmp_path, here, content):
     path = write_run(tmp_path / "seed0")
     (path / "versions.json").write_text(content)
@@ -71,7 +97,9 @@ def test_what_is_no_such_file_counts_as_none(tmp_path, here, content):
     assert [x["frames"] for x in versions.read(path)] == [7]
 
 
-def test_a_link_is_not_read_and_a_disk_that_refuses_costs_the_entry_alone(tmp_path, here, caplog, monkeypatch):
+def test_a_link_is_not_read_and_a_disk_that_refuses_costs_the_entry_alone(
+    tmp_path, here, caplog, monkeypatch
+):
     versions.note(tmp_path, ["debug"], 0)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "versions.json").symlink_to(tmp_path / "versions.json")
@@ -92,7 +120,10 @@ def test_words_that_try_to_be_a_page_are_text(tmp_path, here):
     versions.note(path, ["</pre><script>", "a b", "'"], 0)
     text, _ = page([read(path)])
     check(text)
-    assert "<script" not in text and json.loads((path / "versions.json").read_text())["entries"][0]["words"][1] == "a b"
+    assert (
+        "<script" not in text
+        and json.loads((path / "versions.json").read_text())["entries"][0]["words"][1] == "a b"
+    )
 
 
 def test_seeds_that_were_made_alike_are_told_of_together(tmp_path, here):
@@ -101,5 +132,8 @@ def test_seeds_that_were_made_alike_are_told_of_together(tmp_path, here):
         here["torch"] = "2.14" if i == 2 else "2.13"
         versions.note(path, ["debug", "--run.seed", str(i)], 0)
     text, _ = page([read(path) for path in paths])
-    assert "with what it was trained: seed 0, seed 1" in text and "with what it was trained: seed 2" in text
+    assert (
+        "with what it was trained: seed 0, seed 1" in text
+        and "with what it was trained: seed 2" in text
+    )
     assert text.count("./wm train debug --run.seed") == 3

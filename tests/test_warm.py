@@ -1,4 +1,6 @@
-"""Where replayed sequences start: from nothing, from the agent's state, from some steps watched."""
+"""Where replayed sequences start: from nothing, from the agent's state, from some steps
+watched.
+"""
 
 import numpy as np
 import pytest
@@ -34,7 +36,8 @@ def test_a_stored_state_starts_a_sequence_where_the_whole_one_would_be(transitio
         _, warm, _ = model.observe(given)
         _, cold, _ = model.observe(tail(batch))
     assert metrics["warm"] == 1 and not any(k.startswith("before_") for k in given)
-    # What is carried into the step is the same up to half precision; the step's own sample is drawn anew.
+    # What is carried into the step is the same up to half precision; the step's own sample is
+    # drawn anew.
     assert torch.allclose(warm["deter"][:, 0], whole["deter"][:, FIRST], atol=5e-3)
     assert not torch.allclose(cold["deter"][:, 0], whole["deter"][:, FIRST], atol=5e-3)
 
@@ -50,8 +53,12 @@ def stored(model, state, update):
             value = np.asarray(row[key])
             assert value.shape == shape and value.dtype == dtype
             columns[key].append(value)
-    return {k: torch.from_numpy(np.stack(v))[:, None].expand(-1, T - FIRST, *[-1] * (np.stack(v).ndim - 1))
-            for k, v in columns.items()}  # fmt: skip
+    return {
+        k: torch.from_numpy(np.stack(v))[:, None].expand(
+            -1, T - FIRST, *[-1] * (np.stack(v).ndim - 1)
+        )
+        for k, v in columns.items()
+    }
 
 
 @pytest.mark.parametrize(("stamp", "known"), [(NEVER, False), (1, False), (2, True), (12, True)])
@@ -79,7 +86,9 @@ def test_an_episode_that_starts_at_the_first_step_forgets_the_state_it_is_given(
     batch = random_batch()
     wild = {f"start_{k}": torch.full_like(v, 9.0) for k, v in model.rssm.initial(3).items()}
     assert batch["is_first"][:, 0].all()
-    assert torch.equal(model.observe({**batch, **wild})[1]["deter"], model.observe(batch)[1]["deter"])
+    assert torch.equal(
+        model.observe({**batch, **wild})[1]["deter"], model.observe(batch)[1]["deter"]
+    )
 
 
 @pytest.mark.parametrize("starts", [Cold(), BurnIn(FIRST), Stored(10)])
@@ -93,4 +102,6 @@ def test_the_learner_updates_from_every_kind_of_start(starts):
     before = [p.clone() for p in learner.optimizers.parameters]
     metrics = learner.update(batch)
     assert torch.isfinite(metrics["loss/total"]) and learner.skipped == 0
-    assert any(not torch.equal(a, b) for a, b in zip(before, learner.optimizers.parameters, strict=True))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(before, learner.optimizers.parameters, strict=True)
+    )

@@ -8,14 +8,27 @@ from worldmodel.fused import whole
 from worldmodel.nets import MLP, side_by_side
 from worldmodel.types import ActionSpace, ObservationSpace
 
-pytestmark = pytest.mark.skipif(not whole.here(), reason="no compiler, or no 512-bit bf16 products: torch does it all")
-SIZES = {"small": (40, 24, 3), "planet": (200, 200, 6), "wide": (96, 512, 1)}  # deter, hidden, actions
+pytestmark = pytest.mark.skipif(
+    not whole.here(), reason="no compiler, or no 512-bit bf16 products: torch does it all"
+)
+SIZES = {
+    "small": (40, 24, 3),
+    "planet": (200, 200, 6),
+    "wide": (96, 512, 1),
+}  # deter, hidden, actions
 NOTHING = 77.0
 
 
 def rssm_of(deter, hidden, actions, latent):
-    c = config.parse(["debug", f"model.latent={latent}", f"model.deter={deter}", f"model.hidden={hidden}",
-                      "model.stoch=6"])  # fmt: skip
+    c = config.parse(
+        [
+            "debug",
+            f"model.latent={latent}",
+            f"model.deter={deter}",
+            f"model.hidden={hidden}",
+            "model.stoch=6",
+        ]
+    )
     torch.manual_seed(0)
     rssm = build.make_model(c, ObservationSpace((32, 32, 3)), ActionSpace(actions)).rssm
     for name, p in rssm.named_parameters():
@@ -54,15 +67,21 @@ def test_a_step_is_the_cells_and_touches_nothing_else(size, latent, n):
         state = {"deter": old, "stoch": stoch.float().view(n, *rssm.latent.shape)}
         want = rssm._advance(state, rssm.from_action(action))
         close(new, want)
-        drawn = rssm.latent.sample(rssm.prior_net(want), torch.Generator().manual_seed(5)).flatten(1)
+        drawn = rssm.latent.sample(rssm.prior_net(want), torch.Generator().manual_seed(5)).flatten(
+            1
+        )
     got = following[:, hidden + deter :].float()
     if latent == "categorical":  # a draw on the edge between two classes may fall to either side
-        assert ((got != drawn).sum() <= 4) and torch.equal(got.view(n, 6, -1).sum(-1), torch.ones(n, 6))
+        assert ((got != drawn).sum() <= 4) and torch.equal(
+            got.view(n, 6, -1).sum(-1), torch.ones(n, 6)
+        )
     else:
         close(got, drawn)
     assert torch.equal(following[:, hidden : hidden + deter], new.bfloat16())
     assert (following[:, :hidden] == NOTHING).all()
-    assert torch.equal(row[:, hidden : hidden + deter], old.bfloat16()) and torch.equal(row[:, hidden + deter :], stoch)
+    assert torch.equal(row[:, hidden : hidden + deter], old.bfloat16()) and torch.equal(
+        row[:, hidden + deter :], stoch
+    )
 
 
 def test_threads_change_nothing():

@@ -1,4 +1,6 @@
-"""The bootstrap: an empty requirements file keeps pip off the network, everything else is the real thing."""
+"""The bootstrap: an empty requirements file keeps pip off the network, everything else is the real
+thing.
+"""
 
 import ast
 import fcntl
@@ -16,7 +18,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TRAIN = "import os, sys; print('train', os.getcwd(), sys.prefix, *sys.argv[1:]); sys.exit(len(sys.argv) - 1)\n"
+TRAIN = (
+    "import os, sys; print('train', os.getcwd(), sys.prefix, *sys.argv[1:]); "
+    "sys.exit(len(sys.argv) - 1)\n"
+)
 
 
 def make_tree(root):
@@ -27,7 +32,9 @@ def make_tree(root):
     (root / "pyproject.toml").write_text("[project.optional-dependencies]\ntest = []\n")
     (root / "train.py").write_text(TRAIN)
     (root / "worldmodel" / "__init__.py").touch()
-    (root / "worldmodel" / "doctor.py").write_text("import os, sys; print('doctor', os.getcwd()); sys.exit(3)\n")
+    (root / "worldmodel" / "doctor.py").write_text(
+        "import os, sys; print('doctor', os.getcwd()); sys.exit(3)\n"
+    )
     return root
 
 
@@ -38,7 +45,9 @@ def tree(tmp_path):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """One environment made by a first call from another folder, and what that call said; making one takes seconds."""
+    """One environment made by a first call from another folder, and what that call said; making
+    one takes seconds.
+    """
     root = make_tree(tmp_path_factory.mktemp("made") / "tree")
     return root, call(root, "train", "small", "--run.seed", "1", cwd=root.parent)
 
@@ -52,7 +61,9 @@ def ready(tree, made):
 
 def call(root, *args, cwd=None, **env):
     command = [sys.executable, root / "wm", *args]
-    return subprocess.run(command, cwd=cwd or root, env=bare() | env, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, cwd=cwd or root, env=bare() | env, capture_output=True, text=True, timeout=120
+    )
 
 
 def bare():
@@ -61,7 +72,9 @@ def bare():
 
 def load(root):
     loader = importlib.machinery.SourceFileLoader("wm_under_test", str(root / "wm"))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("wm_under_test", loader))
+    module = importlib.util.module_from_spec(
+        importlib.util.spec_from_loader("wm_under_test", loader)
+    )
     loader.exec_module(module)
     return module
 
@@ -74,7 +87,8 @@ def test_usage_names_every_command_and_makes_nothing(tree):
 
 
 @pytest.mark.parametrize(
-    "name, hint", [("trian", "did you mean train?"), ("docter", "did you mean doctor?"), ("x", "--help")]
+    "name, hint",
+    [("trian", "did you mean train?"), ("docter", "did you mean doctor?"), ("x", "--help")],
 )
 def test_unknown_command(tree, name, hint):
     done = call(tree, name)
@@ -87,15 +101,27 @@ def test_an_old_python_gets_one_line(tree):
     source = (tree / "wm").read_text()
     ast.parse(source, feature_version=(3, 6))
     assert "__future__" not in source  # a syntax error before the line could be said
-    pretend = "import sys; sys.version_info = (3, 6, 9); sys.argv = ['wm', 'train']; exec(open('wm').read())"
-    done = subprocess.run([sys.executable, "-c", pretend], cwd=tree, capture_output=True, text=True)
+    pretend = (
+        "import sys; sys.version_info = (3, 6, 9); sys.argv = ['wm', 'train']; "
+        "exec(open('wm').read())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", pretend], cwd=tree, capture_output=True, text=True
+    )
     assert done.returncode == 3
     assert done.stderr == "wm: Python 3.6 is too old; 3.10 or newer is needed\n"
 
 
 def test_first_call_makes_the_environment(made):
     root, first = made
-    assert first.stdout.split() == ["train", str(root.parent), str(root / ".venv"), "small", "--run.seed", "1"]
+    assert first.stdout.split() == [
+        "train",
+        str(root.parent),
+        str(root / ".venv"),
+        "small",
+        "--run.seed",
+        "1",
+    ]
     assert first.returncode == 3  # the program's own
     assert "making .venv: done" in first.stderr and "ready after" in first.stderr
     assert (root / ".venv" / "wm.core").exists() and not (root / ".venv" / "wm.busy").exists()
@@ -123,13 +149,19 @@ def test_modules_are_found_from_any_folder_and_pass_their_exit_code(tree, tmp_pa
 def test_tests_run_whole_or_as_named(tree, monkeypatch):
     (tree / "tests").mkdir()
     for name in ("one", "two"):
-        (tree / "tests" / f"test_{name}.py").write_text(f"def test_{name}():\n    assert '{name}' == 'one'\n")
+        (tree / "tests" / f"test_{name}.py").write_text(
+            f"def test_{name}():\n    assert '{name}' == 'one'\n"
+        )
     whole = call(tree, "test", WM_VENV="none")
     assert whole.returncode == 1 and "1 failed, 1 passed" in whole.stdout
     wm, everything = load(tree), [str(tree / "tests")]
     monkeypatch.chdir(tree)
     assert wm.default_tests(["-k", "one", "-x"]) == everything
-    assert wm.default_tests(["tests/test_one.py::test_one"]) == wm.default_tests(["-x", "tests"]) == []
+    assert (
+        wm.default_tests(["tests/test_one.py::test_one"])
+        == wm.default_tests(["-x", "tests"])
+        == []
+    )
 
 
 def test_stamp_follows_all_it_should(ready):
@@ -153,7 +185,9 @@ def test_stamp_follows_all_it_should(ready):
 
 def test_test_tools_are_the_extra_of_pyproject():
     tomllib = pytest.importorskip("tomllib")
-    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["test"]
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]["test"]
     assert load(ROOT).test_tools() == extra and len(extra) >= 4
 
 
@@ -172,19 +206,28 @@ def test_failed_install_shows_pips_words_and_is_tried_again(ready):
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 3 and done.stdout == ""
     assert "no_such_folder" in done.stderr and "Traceback" not in done.stderr
-    assert lines[-1].startswith("wm: pip could not install the requirements") and "install.log" in lines[-1]
+    assert (
+        lines[-1].startswith("wm: pip could not install the requirements")
+        and "install.log" in lines[-1]
+    )
     (ready / "requirements.txt").write_text("# fine again\n")
     again = call(ready, "train")
     assert again.returncode == 0 and "making" not in again.stderr
 
 
 def test_what_is_installed_is_compiled_at_once(ready):
-    """What is compiled when it is first used, on a disk that is full by then, would stay cut off for ever."""
+    """What is compiled when it is first used, on a disk that is full by then, would stay cut off
+    for ever.
+    """
     about = "Metadata-Version: 2.1\nName: little\nVersion: 1\n"
     how = "Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     with zipfile.ZipFile(ready / "little-1-py3-none-any.whl", "w") as wheel:
-        for name, text in (("little.py", "GREETING = 1\n"), ("little-1.dist-info/METADATA", about),
-                           ("little-1.dist-info/WHEEL", how), ("little-1.dist-info/RECORD", "")):  # fmt: skip
+        for name, text in (
+            ("little.py", "GREETING = 1\n"),
+            ("little-1.dist-info/METADATA", about),
+            ("little-1.dist-info/WHEEL", how),
+            ("little-1.dist-info/RECORD", ""),
+        ):
             wheel.writestr(name, text)
     (ready / "requirements.txt").write_text("./little-1-py3-none-any.whl\n")
     done = call(ready, "train")
@@ -212,7 +255,9 @@ def test_interrupted_install_stops_pip_and_is_remembered(ready, tmp_path):
     (slow / "setup.py").write_text("import time; time.sleep(60)\n")
     (ready / "requirements.txt").write_text(f"{slow}\n")
     log = ready / ".venv" / "install.log"
-    wm = subprocess.Popen([sys.executable, ready / "wm", "train"], stderr=subprocess.PIPE, text=True, env=bare())
+    wm = subprocess.Popen(
+        [sys.executable, ready / "wm", "train"], stderr=subprocess.PIPE, text=True, env=bare()
+    )
     wait_for(lambda: "Processing" in log.read_text())
     wm.send_signal(signal.SIGTERM)
     assert wm.wait(120) == 130 and "stopped" in wm.stderr.read()
@@ -254,9 +299,15 @@ def test_someone_elses_folder_is_never_touched(tree, tmp_path):
 
 def test_someone_elses_environment_is_used_and_never_emptied(tree, made, tmp_path):
     theirs = tmp_path / "theirs"
-    shutil.copytree(made[0] / ".venv", theirs, symlinks=True, ignore=shutil.ignore_patterns("wm.*"))
+    shutil.copytree(
+        made[0] / ".venv", theirs, symlinks=True, ignore=shutil.ignore_patterns("wm.*")
+    )
     done = call(tree, "train", WM_VENV=str(theirs))
-    assert done.returncode == 0 and done.stdout.split()[2] == str(theirs) and "making" not in done.stderr
+    assert (
+        done.returncode == 0
+        and done.stdout.split()[2] == str(theirs)
+        and "making" not in done.stderr
+    )
     (theirs / "bin" / "python").unlink()
     broken = call(tree, "train", WM_VENV=str(theirs))
     assert broken.returncode == 3 and "was not made by wm" in broken.stderr
@@ -265,9 +316,14 @@ def test_someone_elses_environment_is_used_and_never_emptied(tree, made, tmp_pat
 
 @pytest.fixture
 def no_ensurepip(tmp_path):
-    """A Python whose venv module fails as it does on Debian without python3-venv, its pip intact."""
+    """A Python whose venv module fails as it does on Debian without python3-venv, its pip
+    intact.
+    """
     python = tmp_path / "python3"
-    refuse = 'case "$*" in "-m venv --without-pip"*) ;; "-m venv"*) echo no ensurepip >&2; exit 1 ;; esac'
+    refuse = (
+        'case "$*" in "-m venv --without-pip"*) ;; "-m venv"*) echo no ensurepip >&2; exit 1 ;; '
+        "esac"
+    )
     python.write_text(f'#!/bin/sh\n{refuse}\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
     return str(python)
@@ -281,7 +337,12 @@ def test_without_ensurepip_the_systems_pip_fills_the_environment(tree, no_ensure
     assert wm.is_ready(tree / ".venv", "core")
     assert wm.pip_command(tree / ".venv")[0] == no_ensurepip
     assert not list((tree / ".venv").glob("lib/python*/site-packages/pip"))
-    assert subprocess.run([python, "-c", "import sys; sys.exit(sys.prefix == sys.base_prefix)"]).returncode == 0
+    assert (
+        subprocess.run(
+            [python, "-c", "import sys; sys.exit(sys.prefix == sys.base_prefix)"]
+        ).returncode
+        == 0
+    )
 
 
 def test_without_any_way_one_line_says_what_to_install(tree, tmp_path, monkeypatch, capsys):
@@ -303,7 +364,9 @@ def test_without_any_way_one_line_says_what_to_install(tree, tmp_path, monkeypat
 )
 def test_cuda_warning_only_without_gpu_and_index(tree, monkeypatch, capsys, settings, gpu, warned):
     wm = load(tree)
-    monkeypatch.setattr(wm, "output", lambda command: gpu if command[0] == "nvidia-smi" else settings)
+    monkeypatch.setattr(
+        wm, "output", lambda command: gpu if command[0] == "nvidia-smi" else settings
+    )
     monkeypatch.setattr(wm.sys, "platform", "linux")
     if Path("/proc/driver/nvidia").exists():
         pytest.skip("this machine has an NVIDIA driver")

@@ -1,4 +1,6 @@
-"""A world whose every answer is known: a block on a grid, and models of it that are perfect, or wrong in one way."""
+"""A world whose every answer is known: a block on a grid, and models of it that are perfect, or
+wrong in one way.
+"""
 
 import gymnasium
 import numpy as np
@@ -33,10 +35,15 @@ def over(where):
 
 
 class Grid(gymnasium.Env):
-    """The block's cell is what is seen, in a picture and as a vector; the lower left corner ends an episode."""
+    """The block's cell is what is seen, in a picture and as a vector; the lower left corner ends
+    an episode.
+    """
 
     observation_space = spaces.Dict(
-        {"image": spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8), "vector": spaces.Box(-99, 99, (2,), np.float32)}
+        {
+            "image": spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8),
+            "vector": spaces.Box(-99, 99, (2,), np.float32),
+        }
     )
     action_space = spaces.Box(-1, 1, (2,), np.float32)
     steady = True
@@ -48,10 +55,19 @@ class Grid(gymnasium.Env):
 
     def step(self, action):
         self.where, self.count = move(self.where, action), self.count + 1
-        return self.observed(), float(worth(self.where)), bool(over(self.where)), self.count >= 30, {}
+        return (
+            self.observed(),
+            float(worth(self.where)),
+            bool(over(self.where)),
+            self.count >= 30,
+            {},
+        )
 
     def observed(self):
-        return {"image": draw(torch.from_numpy(self.where)).mul(255).byte().numpy(), "vector": self.where}
+        return {
+            "image": draw(torch.from_numpy(self.where)).mul(255).byte().numpy(),
+            "vector": self.where,
+        }
 
 
 class Restless(Grid):
@@ -61,7 +77,9 @@ class Restless(Grid):
 
 
 def draw(where):
-    """(...,2) -> (...,SIDE,SIDE,3) in {0, 1}: two pixels a cell, and the cell's neighbours green."""
+    """(...,2) -> (...,SIDE,SIDE,3) in {0, 1}: two pixels a cell, and the cell's
+    neighbours green.
+    """
     pixel = torch.arange(SIDE) // (SIDE // CELLS)
     gap = [(pixel - where[..., i, None]).abs() for i in (0, 1)]
     near = [(gap[0][..., None, :] <= reach) & (gap[1][..., :, None] <= reach) for reach in (0, 1)]
@@ -74,20 +92,27 @@ class Perfect:
     draws = True
 
     def observe(self, episode):
-        state = {k: torch.from_numpy(episode[k]).float() for k in ("vector", "reward", "is_terminal")}
+        state = {
+            k: torch.from_numpy(episode[k]).float() for k in ("vector", "reward", "is_terminal")
+        }
         return state, state
 
     def reseed(self, number):
         """Nothing is drawn."""
 
     def see(self, state, row):
-        return {k: torch.as_tensor(np.float32(row[k]))[None] for k in ("vector", "reward", "is_terminal")}
+        return {
+            k: torch.as_tensor(np.float32(row[k]))[None]
+            for k in ("vector", "reward", "is_terminal")
+        }
 
     def imagine(self, state, actions):
         where, rows = state["vector"], []
         for action in actions.unbind(1):
             where = move(where, action)
-            rows.append({"vector": where, "reward": worth(where), "is_terminal": over(where).float()})
+            rows.append(
+                {"vector": where, "reward": worth(where), "is_terminal": over(where).float()}
+            )
         return {k: torch.stack([row[k] for row in rows], 1) for k in rows[0]}
 
     def decode(self, state):
@@ -165,7 +190,9 @@ def planner_of(model):
 
 def to_column(goal):
     """A policy that looks where it is, goes to a column and stays there."""
-    return lambda dice: lambda state: (goal - state["vector"]).clamp(-1, 1) * torch.tensor([1.0, 0.0])
+    return lambda dice: (
+        lambda state: (goal - state["vector"]).clamp(-1, 1) * torch.tensor([1.0, 0.0])
+    )
 
 
 POLICIES = {

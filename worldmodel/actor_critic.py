@@ -1,10 +1,10 @@
 """The imagination actor-critic: Dreamer 1, 2 and 3 are values of its settings.
 
-From posterior states s_0 the actor dreams: a_t ~ actor(s_t), s_{t+1} = model(s_t, a_t), t < H. Rewards r_{t+1}, chances
-of going on c_{t+1} and values v_{t+1} are read off the arrivals, and
+From posterior states s_0 the actor dreams: a_t ~ actor(s_t), s_{t+1} = model(s_t, a_t), t < H.
+Rewards r_{t+1}, chances of going on c_{t+1} and values v_{t+1} are read off the arrivals, and
 
-    G_t = r_{t+1} + gamma c_{t+1} ((1 - lambda) v_{t+1} + lambda G_{t+1})         the lambda-return
-    w_t = c_0 prod_{k=1..t} gamma c_k                                           how far the dream is still alive
+    G_t = r_{t+1} + gamma c_{t+1} ((1 - lambda) v_{t+1} + lambda G_{t+1})   lambda-return
+    w_t = c_0 prod_{k=1..t} gamma c_k                     probability of being alive
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class Dream:
 
 
 class ActorCritic(nn.Module):
-    """Actor, critic, the critic's slow copy and the losses; the world model is an argument, never a part."""
+    """Actor, critic, the critic's slow copy and the losses; the world model is an argument, never
+    a part.
+    """
 
     def __init__(
         self,
@@ -76,7 +78,9 @@ class ActorCritic(nn.Module):
         self.actor, self.world = actor, world
         self.critic: ScalarHead = critic
         self.imag, self.actor_config, self.critic_config = imag, actor.config, critic_config
-        self.slow = copy.deepcopy(critic).requires_grad_(False) if critic_config.slow != "none" else None
+        self.slow = (
+            copy.deepcopy(critic).requires_grad_(False) if critic_config.slow != "none" else None
+        )
         self.scale = ReturnScale()
         self.updates: Tensor
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
@@ -90,12 +94,19 @@ class ActorCritic(nn.Module):
     def value(self, feat: Tensor) -> Tensor:
         return self.closing.mean(feat)
 
-    def losses(self, model, batch: Batch, post: State, feat: Tensor) -> tuple[dict[str, Tensor], Metrics]:
-        """Scalar losses of actor and critic from the posteriors (B,T,...) of a batch; feat (B,T,F) keeps its graph."""
+    def losses(
+        self, model, batch: Batch, post: State, feat: Tensor
+    ) -> tuple[dict[str, Tensor], Metrics]:
+        """Scalar losses of actor and critic from the posteriors (B,T,...) of a batch; feat (B,T,F)
+        keeps its graph.
+        """
         picks = self._starts(batch["is_terminal"])
         start = {k: post[k].detach().flatten(0, 1)[picks] for k in ("deter", "stoch")}
         alive = 1.0 - batch["is_terminal"].float().flatten()[picks]
-        with torch.set_grad_enabled(self.actor_config.gradient != "reinforce"), frozen(model, self.critic):
+        with (
+            torch.set_grad_enabled(self.actor_config.gradient != "reinforce"),
+            frozen(model, self.critic),
+        ):
             dream = self.dream(model, start)
         discount = self.imag.discount * dream.cont
         returns = lambda_returns(dream.reward, dream.value, discount, self.imag.lam, dim=0)
@@ -104,19 +115,29 @@ class ActorCritic(nn.Module):
         losses["actor"], entropy = self._actor_loss(dream, returns, weight)
         losses["critic"], metrics = self._critic_loss(dream.seen, returns.detach(), weight)
         if self.critic_config.replay:
-            losses["critic_replay"] = self.critic_config.replay * self._replay_loss(batch, feat, returns, picks)
-        found = {"entropy": entropy, "return": returns.mean().detach(), "imag_reward": dream.reward.mean().detach()}
+            losses["critic_replay"] = self.critic_config.replay * self._replay_loss(
+                batch, feat, returns, picks
+            )
+        found = {
+            "entropy": entropy,
+            "return": returns.mean().detach(),
+            "imag_reward": dream.reward.mean().detach(),
+        }
         return losses, {**metrics, **found}
 
     def _starts(self, is_terminal: Tensor) -> Tensor:
-        """Flat indices (N,) of the states to imagine from: all, or `imag.starts` of them at random."""
+        """Flat indices (N,) of the states to imagine from: all, or `imag.starts` of them at
+        random.
+        """
         count = is_terminal.numel()
         if not self.imag.starts or self.imag.starts >= count:
             return torch.arange(count, device=is_terminal.device)
         return torch.randperm(count, device=is_terminal.device)[: self.imag.starts]
 
     def dream(self, model, state: State, generator: torch.Generator | None = None) -> Dream:
-        """Follow the actor for H steps; it sees features without their graph, as in every Dreamer."""
+        """Follow the actor for H steps; it sees features without their graph, as in every
+        Dreamer.
+        """
         walk, reads, drawn = model.rssm.walk(state, self.imag.horizon, generator), [], []
         for _ in range(self.imag.horizon):
             reads.append(self.actor.read(walk.feat))
@@ -126,10 +147,14 @@ class ActorCritic(nn.Module):
         return Dream(walk.seen(), torch.stack(reads), torch.stack(drawn), *read)
 
     @torch.no_grad()
-    def plans(self, model, state: State, count: int, horizon: int, generator: torch.Generator | None) -> Tensor:
+    def plans(
+        self, model, state: State, count: int, horizon: int, generator: torch.Generator | None
+    ) -> Tensor:
         """Action sequences (B,count,H,A) the actor takes in dreams from states (B,...)."""
         batch = len(state["deter"])
-        walk = model.rssm.walk({k: v.repeat_interleave(count, 0) for k, v in state.items()}, horizon, generator)
+        walk = model.rssm.walk(
+            {k: v.repeat_interleave(count, 0) for k, v in state.items()}, horizon, generator
+        )
         actions = []
         for _ in range(horizon):
             actions.append(legal(self.actor(walk.feat).sample(generator)))
@@ -137,12 +162,17 @@ class ActorCritic(nn.Module):
         return torch.stack(actions, 1).unflatten(0, (batch, count))
 
     def _actor_loss(self, dream: Dream, returns: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Minus the objective: returns through the model, or log-probabilities times advantage, plus entropy.
+        """Minus the objective: returns through the model, or log-probabilities times advantage,
+        plus entropy.
 
         Also the mean entropy where dreams start.
         """
         a = self.actor_config
-        scale = self.scale.update(returns.detach(), self.world.cat) if a.normalize == "percentile" else 1.0
+        scale = (
+            self.scale.update(returns.detach(), self.world.cat)
+            if a.normalize == "percentile"
+            else 1.0
+        )
         share = {"dynamics": 0.0, "reinforce": 1.0, "mix": a.mix}[a.gradient]
         # Dreams for likelihood ratios alone carry no graph.
         policy = self.actor(dream.seen) if share == 1 else self.actor.dist_of(dream.read)
@@ -157,14 +187,18 @@ class ActorCritic(nn.Module):
             gain = gain + (1 - share) * returns / scale
         return -(weight * gain).mean(), entropy[0].mean().detach()
 
-    def _critic_loss(self, feats: Tensor, returns: Tensor, weight: Tensor) -> tuple[Tensor, Metrics]:
+    def _critic_loss(
+        self, feats: Tensor, returns: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Metrics]:
         read = self.critic.read(feats)
         loss = (weight * self._fit(read, feats, returns)).mean()
         value = self.critic.mean_of(read.detach())
         return loss, {"value": value.mean(), "value_error": (value - returns).abs().mean()}
 
     def _fit(self, read: Tensor, feat: Tensor, target: Tensor) -> Tensor:
-        """The loss of what the critic read off features against a target, and its pull towards the slow copy."""
+        """The loss of what the critic read off features against a target, and its pull towards the
+        slow copy.
+        """
         loss = self.critic.loss_of(read, target)
         if self.slow is not None and self.critic_config.pull:
             with torch.no_grad():
@@ -173,16 +207,20 @@ class ActorCritic(nn.Module):
         return loss
 
     def _replay_loss(self, batch: Batch, feat: Tensor, returns: Tensor, picks: Tensor) -> Tensor:
-        """The critic on the sequence that really happened; the only place where it trains the world model.
+        """The critic on the sequence that really happened; the only place where it trains the
+        world model.
 
-        The value of each state is the return imagined from it, or the critic's where nothing was imagined.
+        The value of each state is the return imagined from it, or the critic's where nothing was
+        imagined.
         """
         with torch.no_grad():
             value = self.value(feat.detach())
             value.view(-1)[picks] = returns[0].detach()
             going = 1.0 - batch["is_terminal"].float()
             last = batch["is_last"].float()
-            target = lambda_returns_across(batch["reward"], value, self.imag.discount * going, last, self.imag.lam)
+            target = lambda_returns_across(
+                batch["reward"], value, self.imag.discount * going, last, self.imag.lam
+            )
         before = feat[:, :-1]
         return ((1 - last[:, :-1]) * self._fit(self.critic.read(before), before, target)).mean()
 
@@ -198,13 +236,19 @@ class ActorCritic(nn.Module):
             for old, new in zip(self.slow.parameters(), self.critic.parameters(), strict=True):
                 old.lerp_(new, share)
         if c.slow == "ema":
-            torch._foreach_lerp_(list(self.slow.parameters()), list(self.critic.parameters()), c.rate)
+            torch._foreach_lerp_(
+                list(self.slow.parameters()), list(self.critic.parameters()), c.rate
+            )
 
 
-def lambda_returns_across(reward: Tensor, value: Tensor, discount: Tensor, last: Tensor, lam: float) -> Tensor:
-    """Lambda-returns along replayed rows (B,T), for their first T-1 states; none reaches across an episode's end.
+def lambda_returns_across(
+    reward: Tensor, value: Tensor, discount: Tensor, last: Tensor, lam: float
+) -> Tensor:
+    """Lambda-returns along replayed rows (B,T), for their first T-1 states; none reaches across an
+    episode's end.
 
-    Where a row is its episode's last the return stops at that row's value, which counts unless it is terminal.
+    Where a row is its episode's last the return stops at that row's value, which counts unless it
+    is terminal.
     """
     return lambda_returns(reward[:, 1:], value[:, 1:], discount[:, 1:], lam * (1 - last[:, 1:]))
 
@@ -213,7 +257,8 @@ def lambda_returns_across(reward: Tensor, value: Tensor, discount: Tensor, last:
 def frozen(*modules: nn.Module) -> Iterator[None]:
     """Gradients pass through these modules without reaching their weights.
 
-    Under autocast the matrices are cast to its precision here, once, instead of at each of a dream's steps.
+    Under autocast the matrices are cast to its precision here, once, instead of at each of a
+    dream's steps.
     """
     inner = [part for m in modules if isinstance(m, nn.Module) for part in m.modules()]
     kept = [(part, dict(part._parameters)) for part in inner if part._parameters]

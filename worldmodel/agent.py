@@ -1,4 +1,6 @@
-"""The agent: a filter over observations and a behaviour on top, the same in training and evaluation."""
+"""The agent: a filter over observations and a behaviour on top, the same in training and
+evaluation.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,19 @@ Carry = dict[str, Tensor]
 class Agent:
     """`act(obs, carry)` for a batch of environments.
 
-    The carry is flat: `state/*` the filtered latent, `behavior/*` what the behaviour keeps, `prev_action`.
+    The carry is flat: `state/*` the filtered latent, `behavior/*` what the behaviour keeps,
+    `prev_action`.
     """
 
-    def __init__(self, model: WorldModel, behavior, space: ActionSpace, *, device: torch.device, precision: str):
+    def __init__(
+        self,
+        model: WorldModel,
+        behavior,
+        space: ActionSpace,
+        *,
+        device: torch.device,
+        precision: str,
+    ):
         self.model, self.behavior, self.space = model, behavior, space
         self.device, self.precision = device, precision
 
@@ -28,25 +39,38 @@ class Agent:
         return {**state, **own, "prev_action": torch.zeros(batch, self.space.size)}
 
     @torch.no_grad()
-    def act(self, obs: dict[str, Tensor], carry: Carry, mode: str, generator: torch.Generator) -> tuple[Tensor, Carry]:
+    def act(
+        self, obs: dict[str, Tensor], carry: Carry, mode: str, generator: torch.Generator
+    ) -> tuple[Tensor, Carry]:
         """obs: image (B,H,W,3) and/or vector (B,n), is_first (B,) -> action (B,A), carry."""
-        # One picture is read sooner in fp32: converting the weights would take longer than multiplying by them.
-        single = self.device.type == "cpu" and len(obs["is_first"]) == 1 and not self.behavior.plans
+        # One picture is read sooner in fp32: converting the weights would take longer than
+        # multiplying by them.
+        single = (
+            self.device.type == "cpu" and len(obs["is_first"]) == 1 and not self.behavior.plans
+        )
         with autocast(self.device, "fp32" if single else self.precision):
             state, is_first = self.filter(obs, carry, generator)
             kept = part(carry, "behavior/")
             action, kept = self.behavior.act(state, kept, is_first, mode, generator)
         action = action.float()
-        carry = {f"state/{k}": v for k, v in state.items()} | {f"behavior/{k}": v for k, v in kept.items()}
+        carry = {f"state/{k}": v for k, v in state.items()} | {
+            f"behavior/{k}": v for k, v in kept.items()
+        }
         return action.cpu(), {**carry, "prev_action": action}
 
-    def filter(self, obs: dict[str, Tensor], carry: Carry, generator: torch.Generator) -> tuple[State, Tensor]:
+    def filter(
+        self, obs: dict[str, Tensor], carry: Carry, generator: torch.Generator
+    ) -> tuple[State, Tensor]:
         """Take an observation in: the posterior state, and is_first on the device."""
         is_first = obs["is_first"].to(self.device)
-        seen = {k: v.unsqueeze(1).to(self.device) for k, v in obs.items() if k in ("image", "vector")}
+        seen = {
+            k: v.unsqueeze(1).to(self.device) for k, v in obs.items() if k in ("image", "vector")
+        }
         embed = self.model.encode(seen).squeeze(1)
         previous = obs.get("prev_action", carry["prev_action"]).to(self.device)
-        state = self.model.rssm.observe_step(part(carry, "state/"), embed, previous, is_first, generator)
+        state = self.model.rssm.observe_step(
+            part(carry, "state/"), embed, previous, is_first, generator
+        )
         return state, is_first
 
 

@@ -15,8 +15,8 @@ from worldmodel.types import State
 def dreams(
     rssm: RSSM, post: State, prev_action: Tensor, is_first: Tensor, steps: int
 ) -> Iterator[tuple[int, State, Tensor]]:
-    """For d = 1..steps: d, the states (B,T-d,...) dreamt from posteriors (B,T,...) with the real actions, and whether
-    no episode starts on the way (B,T-d). Entry t belongs to step t+d.
+    """For d = 1..steps: d, the states (B,T-d,...) dreamt from posteriors (B,T,...) with the real
+    actions, and whether no episode starts on the way (B,T-d). Entry t belongs to step t+d.
     """
     length = prev_action.shape[1]
     state = {"deter": post["deter"], "stoch": post["stoch"]}
@@ -32,11 +32,15 @@ def _flat_step(rssm: RSSM, state: State, actions: Tensor) -> State:
     """One imagined step from every (B,T) state at once."""
     shape = actions.shape[:2]
     flat = {k: v.flatten(0, 1) for k, v in state.items() if k in ("deter", "stoch")}
-    return {k: v.unflatten(0, shape) for k, v in rssm.imagine_step(flat, actions.flatten(0, 1)).items()}
+    return {
+        k: v.unflatten(0, shape) for k, v in rssm.imagine_step(flat, actions.flatten(0, 1)).items()
+    }
 
 
 class Average:
-    """Mean of what different distances say of the same step; where none can say anything it is zero."""
+    """Mean of what different distances say of the same step; where none can say anything it is
+    zero.
+    """
 
     def __init__(self, is_first: Tensor):
         self.total = torch.zeros(is_first.shape, device=is_first.device)

@@ -34,24 +34,36 @@ class Run:
         policy: ActorCritic | None = None,
     ):
         self.observation_space = observation
-        self.config, self.path, self.agent, self.frames, self.policy = c, path, agent, frames, policy
+        self.config, self.path, self.agent, self.frames, self.policy = (
+            c,
+            path,
+            agent,
+            frames,
+            policy,
+        )
         self.model, self.action_space = agent.model, agent.space
         self.generator = seeded(c.run.seed, 8, device=agent.device.type)
 
     def driven(self, changes: Sequence[tuple[str, str]]) -> Run:
-        """The same model driven in another way: changed keys of behavior, planner and goal, as (key, text)."""
+        """The same model driven in another way: changed keys of behavior, planner and goal, as
+        (key, text).
+        """
         c = config.change(self.config, changes, DRIVING)
         if learns_policy(c) and self.policy is None:
             raise RunError(
-                "this run trained no actor and no critic: behavior.name can be random or mpc, the latter with "
-                "planner.score reward and planner.proposals 0", 2
-            )  # fmt: skip
+                "this run trained no actor and no critic: behavior.name can be random or mpc, "
+                "the latter with "
+                "planner.score reward and planner.proposals 0",
+                2,
+            )
         agent = build.make_agent(c, self.model, self.action_space, self.agent.device, self.policy)
         return Run(c, self.path, agent, self.observation_space, self.frames, self.policy)
 
     @classmethod
     def open(cls, path: str | Path, device: str = "cpu") -> Run:
-        """The newest good checkpoint of a run directory; RunError or CheckpointError in one line."""
+        """The newest good checkpoint of a run directory; RunError or CheckpointError in
+        one line.
+        """
         run = RunDir(Path(path))
         c = run.config()
         saved = checkpoint.latest(run.checkpoints)
@@ -74,16 +86,28 @@ class Run:
         agent = build.make_agent(c, model, space, target, policy)
         return cls(c, run.path, agent, observation, frames, policy)
 
-    def act(self, obs: Any, carry: Carry | None = None, mode: str = "eval") -> tuple[np.ndarray, Carry]:
-        """A picture, or a dict of image and/or vector, to an action (A,); carry None starts an episode."""
+    def act(
+        self, obs: Any, carry: Carry | None = None, mode: str = "eval"
+    ) -> tuple[np.ndarray, Carry]:
+        """A picture, or a dict of image and/or vector, to an action (A,); carry None starts an
+        episode.
+        """
         obs = obs if isinstance(obs, dict) else {"image" if np.ndim(obs) == 3 else "vector": obs}
         wanted = {"image": self.observation_space.image, "vector": self.observation_space.vector}
         for key, shape in wanted.items():
             if shape and (key not in obs or np.shape(obs[key]) != tuple(np.atleast_1d(shape))):
-                raise ValueError(f"this run sees {key} of shape {shape}, not {np.shape(obs.get(key))}")
+                raise ValueError(
+                    f"this run sees {key} of shape {shape}, not {np.shape(obs.get(key))}"
+                )
         if self.observation_space.image and np.asarray(obs["image"]).dtype != np.uint8:
-            raise ValueError(f"pictures are uint8, 0 to 255, and this one is {np.asarray(obs['image']).dtype}")
-        batch = {k: torch.from_numpy(np.asarray(v)[None]) for k, v in obs.items() if k in ("image", "vector")}
+            raise ValueError(
+                f"pictures are uint8, 0 to 255, and this one is {np.asarray(obs['image']).dtype}"
+            )
+        batch = {
+            k: torch.from_numpy(np.asarray(v)[None])
+            for k, v in obs.items()
+            if k in ("image", "vector")
+        }
         batch["is_first"] = torch.tensor([carry is None])
         action, carry = self.agent.act(batch, carry or self.agent.init(1), mode, self.generator)
         return action[0].numpy(), carry
@@ -100,7 +124,10 @@ class Run:
         """Dream on from a carry: actions (H,A), choices one-hot -> pictures (H,H,W,3) uint8."""
         actions = np.asarray(actions, np.float32)
         if actions.ndim != 2 or actions.shape[1] != self.action_space.size:
-            raise ValueError(f"actions are (steps, {self.action_space.size}) here, and these are {actions.shape}")
+            raise ValueError(
+                f"actions are (steps, {self.action_space.size}) here, and these are "
+                f"{actions.shape}"
+            )
         plan = torch.as_tensor(actions, device=self.agent.device)[None]
         with autocast(self.agent.device, self.agent.precision):
             states = self.model.rssm.imagine(part(carry, "state/"), plan, self.generator)

@@ -1,4 +1,6 @@
-"""Random shifts of pictures (Kostrikov et al. 2020; one shift for a whole sequence as in DreamerPro)."""
+"""Random shifts of pictures (Kostrikov et al. 2020; one shift for a whole sequence as in
+DreamerPro).
+"""
 
 from __future__ import annotations
 
@@ -7,12 +9,16 @@ from torch import Tensor
 
 
 def draw_shifts(batch: int, length: int, most: int, device: torch.device) -> Tensor:
-    """Rows and columns to move by, each at most `most` either way, drawn once per sequence: (B,T,2)."""
+    """Rows and columns to move by, each at most `most` either way, drawn once per sequence:
+    (B,T,2).
+    """
     return torch.randint(-most, most + 1, (batch, 1, 2), device=device).expand(-1, length, -1)
 
 
 def shifted(pictures: Tensor, shifts: Tensor) -> Tensor:
-    """Pictures (B,T,H,W,3) moved by shifts (B,T,2), alike over T; what comes in at an edge repeats it."""
+    """Pictures (B,T,H,W,3) moved by shifts (B,T,2), alike over T; what comes in at an edge repeats
+    it.
+    """
     batch, length, height, width, _ = pictures.shape
     device = pictures.device
     rows = (torch.arange(height, device=device) + shifts[:, 0, :1]).clamp(0, height - 1)

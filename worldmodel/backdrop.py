@@ -1,7 +1,8 @@
 """The mean picture, taken out before pictures are encoded and put back when they are drawn.
 
-A small thing that moves is a small share of a picture. While its still surroundings dominate every embedding, the
-posteriors of different pictures start out nearly equal, and the latent may ignore what it sees for many updates.
+A small thing that moves is a small share of a picture. While its still surroundings dominate every
+embedding, the posteriors of different pictures start out nearly equal, and the latent may ignore
+what it sees for many updates.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ GREY = 127.5
 
 
 class Backdrop(nn.Module):
-    """Mean of the pictures of the first `watched` updates, mid-grey before that and where nothing is watched."""
+    """Mean of the pictures of the first `watched` updates, mid-grey before that and where nothing
+    is watched.
+    """
 
     picture: Tensor  # (H,W,3) in [0, 255]
 
@@ -27,7 +30,9 @@ class Backdrop(nn.Module):
         self.register_buffer("picture", torch.full(shape, GREY), persistent=watched > 0)
 
     @torch.no_grad()
-    def watch(self, image: Tensor, update: int, over_ranks: Callable[[Tensor], Tensor] | None = None) -> None:
+    def watch(
+        self, image: Tensor, update: int, over_ranks: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         """Take the pictures (B,T,H,W,3) of update number `update`, counted from 0, into the mean.
 
         `over_ranks` makes one process's mean picture that of all.
@@ -41,7 +46,9 @@ class Backdrop(nn.Module):
         return fused.centred(image, self.picture, dtype)
 
     def error(self, mean: Tensor, image: Tensor) -> Tensor:
-        """Half the summed squared difference (N,) of what was drawn and uint8 pixels, both (N,H,W,3)."""
+        """Half the summed squared difference (N,) of what was drawn and uint8 pixels, both
+        (N,H,W,3).
+        """
         return fused.picture_error(mean, image, self.picture)
 
     def put_back(self, mean: Tensor) -> Tensor:

@@ -89,15 +89,21 @@ PLANNERS = {
 BEHAVIORS = {
     "random": lambda c, model, space, policy: Random(space),
     "mpc": lambda c, model, space, policy: make_mpc(c, model, space, policy),
-    "actor_critic": lambda c, model, space, policy: ActorPolicy(model, space, policy, c.behavior.noise),
+    "actor_critic": lambda c, model, space, policy: ActorPolicy(
+        model, space, policy, c.behavior.noise
+    ),
 }
 
 
 def make_latent(m: ModelConfig):
-    return LATENTS[m.latent](m.deter if m.transition == "rnn" else m.stoch, m.classes, m.unimix, m.min_std)
+    return LATENTS[m.latent](
+        m.deter if m.transition == "rnn" else m.stoch, m.classes, m.unimix, m.min_std
+    )
 
 
-def make_model(c: Config, obs: ObservationSpace, space: ActionSpace, world: World = ALONE) -> WorldModel:
+def make_model(
+    c: Config, obs: ObservationSpace, space: ActionSpace, world: World = ALONE
+) -> WorldModel:
     """Encoder, RSSM, objectives and heads from a configuration and the environment's spaces."""
     m = c.model
     encoder = Encoder(obs.image, obs.vector, m.cnn, m.patch, m.units)
@@ -137,13 +143,19 @@ def make_model(c: Config, obs: ObservationSpace, space: ActionSpace, world: Worl
     )
 
 
-def make_decoder(c: Config, obs: ObservationSpace, feat: int, even: bool = False) -> Reconstruction:
+def make_decoder(
+    c: Config, obs: ObservationSpace, feat: int, even: bool = False
+) -> Reconstruction:
     m, share = c.model, c.loss.pictures
     return Reconstruction(obs.image, obs.vector, feat, m.cnn, m.patch, m.units, share, even)
 
 
-def make_probe(c: Config, obs: ObservationSpace, feat: int, objectives: list[Objective]) -> Probe | None:
-    """A decoder to look at the model by, where nothing else draws; random numbers stay as they were."""
+def make_probe(
+    c: Config, obs: ObservationSpace, feat: int, objectives: list[Objective]
+) -> Probe | None:
+    """A decoder to look at the model by, where nothing else draws; random numbers stay as they
+    were.
+    """
     if not c.loss.probe or obs.image is None or any(o.draws for o in objectives):
         return None
     with torch.random.fork_rng(devices=[]):
@@ -151,7 +163,9 @@ def make_probe(c: Config, obs: ObservationSpace, feat: int, objectives: list[Obj
 
 
 def loss_scales(c: Config, names: list[str]) -> dict[str, float]:
-    """The weight of every loss the model has, by name: an objective's own losses have that of the objective alone."""
+    """The weight of every loss the model has, by name: an objective's own losses have that of the
+    objective alone.
+    """
     table = {
         "image": c.loss.image,
         "vector": c.loss.vector,
@@ -166,13 +180,17 @@ def loss_scales(c: Config, names: list[str]) -> dict[str, float]:
     return {name: table.get(name, 1.0) for name in names}
 
 
-def make_policy(c: Config, model: WorldModel, space: ActionSpace, world: World = ALONE) -> ActorCritic | None:
+def make_policy(
+    c: Config, model: WorldModel, space: ActionSpace, world: World = ALONE
+) -> ActorCritic | None:
     """Actor and critic, where the behaviour uses them."""
     if not learns_policy(c):
         return None
     feat, m = model.rssm.feat_size, c.model
     critic = SCALAR_HEADS[c.critic.head](feat, m.layers, m.units, m.bins)
-    return ActorCritic(Actor(feat, space, m.layers, m.units, c.actor), critic, c.imag, c.critic, world)
+    return ActorCritic(
+        Actor(feat, space, m.layers, m.units, c.actor), critic, c.imag, c.critic, world
+    )
 
 
 def make_planner(p: PlannerConfig):
@@ -205,20 +223,30 @@ def check_goal(c: Config, model: WorldModel) -> None:
 
 
 def goal_of(c: Config, model: WorldModel) -> Callable[[], Goal] | None:
-    """What loads the goal once, where plans are scored by one; a saved run opens without the file."""
+    """What loads the goal once, where plans are scored by one; a saved run opens without
+    the file.
+    """
     if c.behavior.name != "mpc" or c.planner.score != "goal_distance":
         return None
     return cache(lambda: load_goal(c.goal, model.observation))
 
 
 def make_agent(
-    c: Config, model: WorldModel, space: ActionSpace, device: torch.device, policy: ActorCritic | None = None
+    c: Config,
+    model: WorldModel,
+    space: ActionSpace,
+    device: torch.device,
+    policy: ActorCritic | None = None,
 ) -> Agent:
     behavior = BEHAVIORS[c.behavior.name](c, model, space, policy)
-    return Agent(model, behavior, space, device=device, precision=pick_precision(c.run.precision, device))
+    return Agent(
+        model, behavior, space, device=device, precision=pick_precision(c.run.precision, device)
+    )
 
 
-def replay_spec(obs: ObservationSpace, space: ActionSpace) -> dict[str, tuple[tuple[int, ...], str]]:
+def replay_spec(
+    obs: ObservationSpace, space: ActionSpace
+) -> dict[str, tuple[tuple[int, ...], str]]:
     """Keys, shapes and types of one row of experience."""
     spec: dict[str, tuple[tuple[int, ...], str]] = {}
     if obs.image:

@@ -27,9 +27,13 @@ def describe_capacity(spec: Spec, capacity_bytes: int, store: str) -> str:
 
 
 def check_capacity(spec: Spec, capacity_bytes: int, store: str, directory: Path | None) -> None:
-    """Raise ValueError, naming the key to lower, when memory or disk cannot hold the full buffer."""
+    """Raise ValueError, naming the key to lower, when memory or disk cannot hold the full
+    buffer.
+    """
     if capacity_bytes < bytes_per_row(spec):
-        raise ValueError(f"replay.capacity_gb holds no row of {bytes_per_row(spec):,} bytes; raise it")
+        raise ValueError(
+            f"replay.capacity_gb holds no row of {bytes_per_row(spec):,} bytes; raise it"
+        )
     # The files stay beside the rows in memory: a restart reads them back.
     places = {"memory": available_memory()} if store == "ram" else {}
     if directory is not None:
@@ -37,13 +41,16 @@ def check_capacity(spec: Spec, capacity_bytes: int, store: str, directory: Path 
     for place, free in places.items():
         if capacity_bytes > free:
             raise ValueError(
-                f"the replay buffer may grow to {capacity_bytes / GB:.2f} GB but only {free / GB:.2f} GB of {place} "
+                f"the replay buffer may grow to {capacity_bytes / GB:.2f} GB but only "
+                f"{free / GB:.2f} GB of {place} "
                 f"is available; lower replay.capacity_gb to {max(0.0, 0.8 * free / GB):.2g}"
             )
 
 
 def available_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the bytes this process may still allocate: the least of MemAvailable and its cgroups' and own limits."""
+    """Return the bytes this process may still allocate: the least of MemAvailable and its cgroups'
+    and own limits.
+    """
     limits = _cgroup_room(proc, cgroup)
     own = resource.getrlimit(resource.RLIMIT_AS)[0]  # ulimit -v
     if own != resource.RLIM_INFINITY:
@@ -56,7 +63,9 @@ def available_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cg
 
 
 def _cgroup_room(proc: Path, cgroup: Path) -> list[int]:
-    """What is left below the limits of this process's cgroup and of every one above it, in both versions of cgroups."""
+    """What is left below the limits of this process's cgroup and of every one above it, in both
+    versions of cgroups.
+    """
     left = []
     for line in _text(proc / "self" / "cgroup").splitlines():
         _, controllers, name = line.split(":", 2)
@@ -64,7 +73,9 @@ def _cgroup_room(proc: Path, cgroup: Path) -> list[int]:
             continue
         root = cgroup / "memory" if controllers else cgroup
         limit, usage = (
-            ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+            ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            if controllers
+            else ("memory.max", "memory.current")
         )
         here = Path(name.lstrip("/"))
         for folder in (here, *here.parents):
@@ -75,9 +86,13 @@ def _cgroup_room(proc: Path, cgroup: Path) -> list[int]:
 
 
 def _in_use(group: Path, usage: str) -> int:
-    """Bytes that a cgroup cannot have back: its pages of files that nobody has looked at lately go when asked for."""
+    """Bytes that a cgroup cannot have back: its pages of files that nobody has looked at lately go
+    when asked for.
+    """
     text = _text(group / usage).strip()
-    idle = re.findall(r"^(?:total_)?inactive_file (\d+)$", _text(group / "memory.stat"), re.MULTILINE)
+    idle = re.findall(
+        r"^(?:total_)?inactive_file (\d+)$", _text(group / "memory.stat"), re.MULTILINE
+    )
     return max(0, (int(text) if text.isdigit() else 0) - max(map(int, idle), default=0))
 
 
@@ -85,7 +100,11 @@ def available_disk(directory: Path) -> int:
     """Return the bytes free for a replay directory, its present chunk files included."""
     held = 0
     if directory.is_dir():
-        held = sum(e.stat(follow_symlinks=False).st_size for e in os.scandir(directory) if NAME.fullmatch(e.name))
+        held = sum(
+            e.stat(follow_symlinks=False).st_size
+            for e in os.scandir(directory)
+            if NAME.fullmatch(e.name)
+        )
     while not directory.exists():
         directory = directory.parent
     return shutil.disk_usage(directory).free + held

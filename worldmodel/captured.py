@@ -1,7 +1,8 @@
 """One update as a CUDA graph: thousands of small kernels started by a single call.
 
-A captured step may not wait for the device, choose by what a tensor holds, or look at anything but its inputs; what
-differs between updates for other reasons is their `kind`, and each kind has a graph of its own.
+A captured step may not wait for the device, choose by what a tensor holds, or look at anything but
+its inputs; what differs between updates for other reasons is their `kind`, and each kind has a
+graph of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from worldmodel.types import Batch, Metrics
 log = logging.getLogger(__name__)
 
 Step = Callable[[], Metrics]
-Look = tuple[tuple[str, torch.Size, torch.dtype], ...]  # names, shapes and kinds of a batch's tensors
+Look = tuple[
+    tuple[str, torch.Size, torch.dtype], ...
+]  # names, shapes and kinds of a batch's tensors
 
 
 class Recorder(Protocol):
@@ -58,16 +61,19 @@ class Plan:
 
     batch: Batch  # the tensors the graph reads
     seen: int = 0  # updates run without a graph
-    graph: tuple[Callable[[], None], Metrics] | None = None  # what runs it, and where its results are
+    # what runs it, and where its results are
+    graph: tuple[Callable[[], None], Metrics] | None = None
 
 
 class Captured:
-    """Runs `step(batch)`: a few times as it is, then as a graph; without one, after a line, where that fails.
+    """Runs `step(batch)`: a few times as it is, then as a graph; without one, after a line, where
+    that fails.
 
     Results are good until the next call.
     """
 
-    warm = 3  # updates before a capture: libraries choose their kernels, the optimiser makes its state
+    # updates before a capture: libraries choose their kernels, the optimiser makes its state
+    warm = 3
 
     def __init__(self, step: Callable[[Batch], Metrics], recorder: Recorder | None):
         self.step, self.recorder = step, recorder
@@ -86,7 +92,9 @@ class Captured:
             try:
                 plan.graph = self.recorder.capture(lambda: self.step(plan.batch))
             except RuntimeError as error:
-                log.warning("updates run without a CUDA graph, slower: %s", str(error).splitlines()[0])
+                log.warning(
+                    "updates run without a CUDA graph, slower: %s", str(error).splitlines()[0]
+                )
                 self.recorder = None
                 return self.step(batch)
         replay, found = plan.graph
@@ -94,13 +102,19 @@ class Captured:
         return found
 
     def forget(self) -> None:
-        """Graphs hold the memory of weights' and optimiser's tensors: where those are replaced, all begin anew."""
+        """Graphs hold the memory of weights' and optimiser's tensors: where those are replaced,
+        all begin anew.
+        """
         self.plans = {}
 
     def _plan(self, kind: Hashable, batch: Batch) -> Plan:
-        """The plan of this kind of update; kinds whose batches look alike read the same tensors."""
+        """The plan of this kind of update; kinds whose batches look alike read the same
+        tensors.
+        """
         look = tuple((name, v.shape, v.dtype) for name, v in sorted(batch.items()))
         if (kind, look) not in self.plans:
             alike = next((p.batch for (_, other), p in self.plans.items() if other == look), None)
-            self.plans[kind, look] = Plan(alike or {k: torch.empty_like(v) for k, v in batch.items()})
+            self.plans[kind, look] = Plan(
+                alike or {k: torch.empty_like(v) for k, v in batch.items()}
+            )
         return self.plans[kind, look]

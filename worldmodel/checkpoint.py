@@ -1,4 +1,6 @@
-"""Atomic, verified, pickle-free checkpoints: numbered directories of safetensors and JSON under a sealed manifest."""
+"""Atomic, verified, pickle-free checkpoints: numbered directories of safetensors and JSON under a
+sealed manifest.
+"""
 
 from __future__ import annotations
 
@@ -83,11 +85,15 @@ def save(
     keep: int = 3,
     retries: int = 3,
 ) -> Path:
-    """Write checkpoint `step` so that a kill at any moment leaves the older ones whole; prune to the last `keep`."""
+    """Write checkpoint `step` so that a kill at any moment leaves the older ones whole; prune to
+    the last `keep`.
+    """
     directory = Path(directory)
     for group in groups:
         if not GROUP.fullmatch(group):
-            raise ValueError(f"checkpoint group {group!r} must consist of letters, digits, '_' and '-'")
+            raise ValueError(
+                f"checkpoint group {group!r} must consist of letters, digits, '_' and '-'"
+            )
     body = dump_json(state)
 
     def undo() -> None:
@@ -190,14 +196,20 @@ def _prune(directory: Path, newest: Path, keep: int) -> None:
             strike.here("prune-moved")
             shutil.rmtree(staging)
         except OSError as error:
-            log.warning("old checkpoint %s cannot be deleted (%s): it takes space, and is tried again", path, error)
+            log.warning(
+                "old checkpoint %s cannot be deleted (%s): it takes space, and is tried again",
+                path,
+                error,
+            )
     strike.here("pruned")
 
 
 def numbered(directory: Path) -> list[Path]:
     """List whatever carries a checkpoint's number, oldest first."""
     with contextlib.suppress(FileNotFoundError):
-        return sorted((p for p in directory.iterdir() if NUMBER.fullmatch(p.name)), key=lambda p: int(p.name))
+        return sorted(
+            (p for p in directory.iterdir() if NUMBER.fullmatch(p.name)), key=lambda p: int(p.name)
+        )
     return []
 
 
@@ -217,7 +229,9 @@ def load(path: Path) -> Loaded:
 
 
 def latest(directory: Path) -> Loaded | None:
-    """Load the newest sound checkpoint, moving damaged ones aside; None where there never was one."""
+    """Load the newest sound checkpoint, moving damaged ones aside; None where there never
+    was one.
+    """
     directory = Path(directory)
     found = numbered(directory)
     for path in reversed(found):
@@ -227,13 +241,17 @@ def latest(directory: Path) -> Loaded | None:
             raise
         except CheckpointError as error:
             log.warning(
-                "%s; the checkpoint was moved to %s, the one before it is tried", error, quarantine(path, error.why)
+                "%s; the checkpoint was moved to %s, the one before it is tried",
+                error,
+                quarantine(path, error.why),
             )
-    # What an earlier start moved aside counts too: running the command again must not begin anew in silence.
+    # What an earlier start moved aside counts too: running the command again must not begin anew
+    # in silence.
     aside = directory / "quarantine"
     if found or (aside.is_dir() and any(NUMBER.match(path.name) for path in aside.iterdir())):
         raise CheckpointError(
-            f"every checkpoint in {directory} is damaged; start over with --run.fresh true, which keeps this directory "
+            f"every checkpoint in {directory} is damaged; start over with --run.fresh true, "
+            f"which keeps this directory "
             f"beside the new one, or put an undamaged copy back from {aside}"
         )
     return None
@@ -245,7 +263,9 @@ def retained_states(directory: Path) -> list[dict[str, Any]]:
 
 
 def states(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Every checkpoint whose state.json is sound, newest first, with that state; weights are not read."""
+    """Every checkpoint whose state.json is sound, newest first, with that state; weights are not
+    read.
+    """
     for path in reversed(numbered(Path(directory))):
         try:
             expected = read_manifest(path)[1][STATE]
@@ -259,7 +279,9 @@ def states(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def load_into(target: Any, tensors: Mapping[str, Tensor], name: str) -> None:
-    """Copy tensors into a module or a dict of tensors; nothing is copied unless all names, shapes and kinds fit."""
+    """Copy tensors into a module or a dict of tensors; nothing is copied unless all names, shapes
+    and kinds fit.
+    """
     wanted: Mapping[str, Tensor] = target.state_dict() if hasattr(target, "state_dict") else target
     check_fit(wanted, tensors, name)
     with torch.no_grad():
@@ -267,13 +289,18 @@ def load_into(target: Any, tensors: Mapping[str, Tensor], name: str) -> None:
             tensor.copy_(tensors[key])
 
 
-def check_fit(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str, but: str = "") -> None:
-    """CheckpointError unless all names, shapes and kinds are those wanted; `but` one that may be of any shape."""
+def check_fit(
+    wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str, but: str = ""
+) -> None:
+    """CheckpointError unless all names, shapes and kinds are those wanted; `but` one that may be
+    of any shape.
+    """
     advice = "the checkpoint is as it was: use the run's own configuration, or another --run.name"
     for key, tensor in wanted.items():
         if key not in tensors:
             raise CheckpointError(
-                f"{name}: the checkpoint has no tensor {key!r} of shape {tuple(tensor.shape)}; {advice}"
+                f"{name}: the checkpoint has no tensor {key!r} of shape {tuple(tensor.shape)}; "
+                f"{advice}"
             )
         found = tensors[key]
         if key == but:
@@ -283,12 +310,16 @@ def check_fit(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name:
                 f"{name}: tensor {key!r} has shape {tuple(found.shape)} in the checkpoint but "
                 f"{tuple(tensor.shape)} here; {advice}"
             )
-        if found.dtype != tensor.dtype and not (found.is_floating_point() and tensor.is_floating_point()):
+        if found.dtype != tensor.dtype and not (
+            found.is_floating_point() and tensor.is_floating_point()
+        ):
             raise CheckpointError(
-                f"{name}: tensor {key!r} is {found.dtype} in the checkpoint but {tensor.dtype} here; {advice}"
+                f"{name}: tensor {key!r} is {found.dtype} in the checkpoint but {tensor.dtype} "
+                f"here; {advice}"
             )
     for key, tensor in tensors.items():
         if key not in wanted:
             raise CheckpointError(
-                f"{name}: the checkpoint's tensor {key!r} of shape {tuple(tensor.shape)} fits nothing; {advice}"
+                f"{name}: the checkpoint's tensor {key!r} of shape {tuple(tensor.shape)} fits "
+                f"nothing; {advice}"
             )

@@ -25,14 +25,22 @@ MANIFEST, STATE, TENSORS = "manifest.json", "state.json", ".safetensors"
 GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 NUMBER = re.compile(r"\d{9,15}")
 MAX_MANIFEST, MAX_STATE, MAX_TENSORS, MAX_HEADER = 1 << 20, 1 << 30, 1 << 35, 1 << 23
-# Memory that reading takes at most, for each byte of a file: tensors are copied out of it, JSON becomes objects.
+# Memory that reading takes at most, for each byte of a file: tensors are copied out of it, JSON
+# becomes objects.
 COPIES, OBJECTS = 2, 40
 # Anything else (no permission, out of descriptors) says nothing about the file and is passed on.
-DAMAGE = {errno.ENOENT: "missing", errno.ELOOP: "symlink", errno.EISDIR: "not-a-file", errno.EIO: "unreadable"}
+DAMAGE = {
+    errno.ENOENT: "missing",
+    errno.ELOOP: "symlink",
+    errno.EISDIR: "not-a-file",
+    errno.EIO: "unreadable",
+}
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be used (exit code 4); `why` is a word for the name it is quarantined under."""
+    """A checkpoint cannot be used (exit code 4); `why` is a word for the name it is quarantined
+    under.
+    """
 
     exit_code = 4
 
@@ -43,7 +51,9 @@ class CheckpointError(RuntimeError):
 
 
 class Untouched(CheckpointError):
-    """Nothing says that the checkpoint is damaged: it is left where it is, and none is tried in its place."""
+    """Nothing says that the checkpoint is damaged: it is left where it is, and none is tried in
+    its place.
+    """
 
 
 class NewerFormat(Untouched):
@@ -56,17 +66,29 @@ class TooLarge(Untouched):
 
 @contextlib.contextmanager
 def understood(path: Path) -> Iterator[None]:
-    """What a sound checkpoint holds may still be an older program's, or nobody's: one line says what does not fit."""
+    """What a sound checkpoint holds may still be an older program's, or nobody's: one line says
+    what does not fit.
+    """
     try:
         yield
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+    except (
+        KeyError,
+        IndexError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:
         if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
             raise  # says itself what it is
         why = " ".join(str(error).split())[:200]
         what = f"lacks {why}" if isinstance(error, KeyError) else f"does not fit ({why})"
         raise CheckpointError(
-            f"checkpoint {path} is whole but {what}: this version of the program did not write it. Nothing was "
-            "changed: go on with the version that did, or start over with --run.fresh true, which keeps the old "
+            f"checkpoint {path} is whole but {what}: this version of the program did not write "
+            f"it. Nothing was "
+            "changed: go on with the version that did, or start over with --run.fresh true, "
+            "which keeps the old "
             "directory beside the new one"
         ) from error
 
@@ -77,7 +99,9 @@ def digest(data: bytes) -> str:
 
 
 def dump_json(value: Any, where: str = "state") -> bytes:
-    """Encode plain values as JSON that reads back equal; ValueError names the first value that would not."""
+    """Encode plain values as JSON that reads back equal; ValueError names the first value that
+    would not.
+    """
     _check_plain(value, where)
     return json.dumps(value, allow_nan=False).encode()
 
@@ -94,7 +118,9 @@ def _check_plain(value: Any, where: str) -> None:
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{where} is {value}: JSON cannot hold it, use null")
     elif not isinstance(value, str | int | float | None):
-        raise ValueError(f"{where} is a {type(value).__name__}: only plain JSON values can be saved")
+        raise ValueError(
+            f"{where} is a {type(value).__name__}: only plain JSON values can be saved"
+        )
 
 
 def seal(content: Mapping[str, Any]) -> bytes:
@@ -113,7 +139,10 @@ def read_manifest(path: Path) -> tuple[int, dict[str, tuple[str, int]]]:
             raise ValueError("its checksum does not match")
         version = content["format"]
         if version > FORMAT:
-            raise NewerFormat(f"checkpoint {path} has format {version}: this program reads up to {FORMAT}, update it")
+            raise NewerFormat(
+                f"checkpoint {path} has format {version}: this program reads up to {FORMAT}, "
+                f"update it"
+            )
         if version != FORMAT:
             raise ValueError(f"format {version!r} never existed")
         files = {name: _entry(name, entry) for name, entry in content["files"].items()}
@@ -121,13 +150,17 @@ def read_manifest(path: Path) -> tuple[int, dict[str, tuple[str, int]]]:
         if STATE not in files or (NUMBER.fullmatch(path.name) and int(path.name) != step):
             raise ValueError("it describes another checkpoint")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"checkpoint {path} has a bad manifest: {error}", "bad-manifest") from error
+        raise CheckpointError(
+            f"checkpoint {path} has a bad manifest: {error}", "bad-manifest"
+        ) from error
     return step, files
 
 
 def _entry(name: str, entry: Mapping[str, Any]) -> tuple[str, int]:
     """Check one file's entry: a name that is no path, and a size that is possible."""
-    if name != STATE and not (name.endswith(TENSORS) and GROUP.fullmatch(name.removesuffix(TENSORS))):
+    if name != STATE and not (
+        name.endswith(TENSORS) and GROUP.fullmatch(name.removesuffix(TENSORS))
+    ):
         raise ValueError(f"{name!r} is not a file name of a checkpoint")
     size, limit = entry["bytes"], MAX_STATE if name == STATE else MAX_TENSORS
     if type(size) is not int or not 0 <= size <= limit:
@@ -136,28 +169,42 @@ def _entry(name: str, entry: Mapping[str, Any]) -> tuple[str, int]:
 
 
 def check_room(path: Path, files: Mapping[str, tuple[str, int]]) -> None:
-    """TooLarge, before anything is allocated, where these files of a checkpoint would take more memory than is free."""
-    needed = sum(size * (OBJECTS if name == STATE else COPIES) for name, (_, size) in files.items())
+    """TooLarge, before anything is allocated, where these files of a checkpoint would take more
+    memory than is free.
+    """
+    needed = sum(
+        size * (OBJECTS if name == STATE else COPIES) for name, (_, size) in files.items()
+    )
     free = available_memory()
     if needed > free:
         held = sum(size for _, size in files.values())
         raise TooLarge(
-            f"checkpoint {path} has files of {held / GB:.2f} GB; reading them takes up to {needed / GB:.2f} GB of "
-            f"memory, and {free / GB:.2f} GB are free. Nothing was changed: make room and give the same command "
-            f"again; if this run cannot have written that much, move {path} away, and the one before it is taken"
+            f"checkpoint {path} has files of {held / GB:.2f} GB; reading them takes up to "
+            f"{needed / GB:.2f} GB of "
+            f"memory, and {free / GB:.2f} GB are free. Nothing was changed: make room and give "
+            f"the same command "
+            f"again; if this run cannot have written that much, move {path} away, and the one "
+            f"before it is taken"
         )
 
 
 def _read(path: Path, limit: int, size: int | None = None) -> bytes:
-    """Read a regular file whole, of exactly `size` bytes where that is known; nothing larger is allocated."""
+    """Read a regular file whole, of exactly `size` bytes where that is known; nothing larger is
+    allocated.
+    """
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             found = os.fstat(file.fileno()).st_size
             if found > limit or size not in (None, found):
-                raise CheckpointError(f"{path} has {found:,} bytes where {size or limit:,} are expected", "wrong-size")
+                raise CheckpointError(
+                    f"{path} has {found:,} bytes where {size or limit:,} are expected",
+                    "wrong-size",
+                )
             return file.read(found)
     except OSError as error:
-        if error.errno not in DAMAGE and not isinstance(error, IsADirectoryError | NotADirectoryError):
+        if error.errno not in DAMAGE and not isinstance(
+            error, IsADirectoryError | NotADirectoryError
+        ):
             raise
         why = DAMAGE.get(error.errno or 0, "not-a-file")
         raise CheckpointError(f"{path} is {why.replace('-', ' ')}", why) from error
@@ -187,8 +234,19 @@ def parse_tensors(path: Path, data: bytes) -> dict[str, Tensor]:
     """Decode a safetensors file, its header's size checked first."""
     header = int.from_bytes(data[:8], "little")
     if len(data) < 8 or header > min(len(data) - 8, MAX_HEADER):
-        raise CheckpointError(f"{path} claims a header of {header:,} bytes in a file of {len(data):,}", "bad-header")
+        raise CheckpointError(
+            f"{path} claims a header of {header:,} bytes in a file of {len(data):,}", "bad-header"
+        )
     try:
         return safetensors.torch.load(data)
-    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not a safetensors file: {error}", "bad-tensors") from error
+    except (
+        SafetensorError,
+        KeyError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        RecursionError,
+    ) as error:
+        raise CheckpointError(
+            f"{path} is not a safetensors file: {error}", "bad-tensors"
+        ) from error

@@ -35,8 +35,11 @@ class ReplayMissing(ReplayError):
 
     def __init__(self, what: str):
         """Say what can be done about it."""
-        super().__init__(f"{what}: put it back, go on from the same weights and collect anew with --replay.lost "
-                         "accept, or start over with --run.fresh true")  # fmt: skip
+        super().__init__(
+            f"{what}: put it back, go on from the same weights and collect anew with "
+            f"--replay.lost "
+            "accept, or start over with --run.fresh true"
+        )
 
 
 class Layout:
@@ -48,19 +51,27 @@ class Layout:
         for key, (shape, kind) in spec.items():
             dtype = np.dtype(kind).newbyteorder("<")
             if dtype.kind not in "biuf":
-                raise ValueError(f"replay key {key!r} has dtype {dtype}; only bool, int and float can be stored")
+                raise ValueError(
+                    f"replay key {key!r} has dtype {dtype}; only bool, int and float can be stored"
+                )
             self.spec[key] = (tuple(int(size) for size in shape), dtype)
         # Packed by name, so that the order in which a spec is written does not change the files.
-        self.flags = sorted(key for key, (shape, dtype) in self.spec.items() if shape == () and dtype.kind == "b")
+        self.flags = sorted(
+            key for key, (shape, dtype) in self.spec.items() if shape == () and dtype.kind == "b"
+        )
         self.arrays = sorted(self.spec.keys() - set(self.flags))
         self.flag_bytes = (len(self.flags) + 7) // 8
         # Columns are numbered, so that no key can clash with the flag column.
-        columns = [(f"c{i}", self.spec[key][1], self.spec[key][0]) for i, key in enumerate(self.arrays)]
+        columns = [
+            (f"c{i}", self.spec[key][1], self.spec[key][0]) for i, key in enumerate(self.arrays)
+        ]
         self.dtype = np.dtype([*columns, ("flags", np.uint8, (self.flag_bytes,))])
         self.row_bytes = self.dtype.itemsize
 
     def check(self, row: Row, where: str) -> dict[str, np.ndarray]:
-        """Return the row as arrays, or raise ValueError naming the first key that does not fit the spec."""
+        """Return the row as arrays, or raise ValueError naming the first key that does not fit the
+        spec.
+        """
         if row.keys() != self.spec.keys():
             self._raise_keys(row, where)
         arrays = {}
@@ -70,7 +81,8 @@ class Layout:
             fits = value.dtype.kind in kinds if kinds else value.dtype == dtype
             if value.shape != shape or not fits:
                 raise ValueError(
-                    f"{where}: {key!r} is {value.dtype} of shape {value.shape}; the spec wants {dtype} of shape {shape}"
+                    f"{where}: {key!r} is {value.dtype} of shape {value.shape}; the spec wants "
+                    f"{dtype} of shape {shape}"
                 )
         return arrays
 
@@ -79,9 +91,13 @@ class Layout:
             if key not in self.spec:
                 close = difflib.get_close_matches(str(key), self.spec, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise ValueError(f"{where}: unknown key {key!r}, the spec has {sorted(self.spec)}{hint}")
+                raise ValueError(
+                    f"{where}: unknown key {key!r}, the spec has {sorted(self.spec)}{hint}"
+                )
         missing = [key for key in self.spec if key not in row]
-        raise ValueError(f"{where}: key {missing[0]!r} is missing, the spec has {sorted(self.spec)}")
+        raise ValueError(
+            f"{where}: key {missing[0]!r} is missing, the spec has {sorted(self.spec)}"
+        )
 
     def write(self, record: np.ndarray, index: int, row: Mapping[str, np.ndarray]) -> None:
         """Pack one checked row into `record[index]`."""
@@ -92,7 +108,10 @@ class Layout:
 
     def empty(self, batch: int, length: int) -> dict[str, np.ndarray]:
         """Allocate the columns of a batch, (B,T,...) each, with the flags still packed."""
-        out = {key: np.empty((batch, length, *self.spec[key][0]), self.spec[key][1]) for key in self.arrays}
+        out = {
+            key: np.empty((batch, length, *self.spec[key][0]), self.spec[key][1])
+            for key in self.arrays
+        }
         return {**out, "flags": np.empty((batch, length, self.flag_bytes), np.uint8)}
 
     def copy(self, record: np.ndarray, out: Mapping[str, np.ndarray], b: int, t: int) -> None:
@@ -103,7 +122,9 @@ class Layout:
         out["flags"][b, t:end] = record["flags"]
 
     def unpack(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Turn the packed flag column of a batch back into one bool array per key, in the spec's order."""
+        """Turn the packed flag column of a batch back into one bool array per key, in the spec's
+        order.
+        """
         bits = np.unpackbits(columns["flags"], axis=-1, bitorder="little").astype(bool)
         flags = {key: np.ascontiguousarray(bits[..., i]) for i, key in enumerate(self.flags)}
         return {key: flags[key] if key in flags else columns[key] for key in self.spec}
@@ -130,7 +151,9 @@ def chunk_files(directory: Path, streams: range = ALL_STREAMS) -> list[str]:
 
 @dataclasses.dataclass
 class Chunk:
-    """A run of rows of one stream: `rows` in all, the first `saved` of them on disk with checksum `crc`."""
+    """A run of rows of one stream: `rows` in all, the first `saved` of them on disk with checksum
+    `crc`.
+    """
 
     stream: int
     number: int
@@ -154,20 +177,28 @@ class Chunk:
         if self.data is not None:
             return self.data[first:end]
         assert directory is not None
-        # Mapped anew at each use: a kept map holds a descriptor, and a million rows are thousands of chunks.
-        return np.asarray(np.memmap(directory / self.name, dtype, "r", shape=(self.rows,)))[first:end]
+        # Mapped anew at each use: a kept map holds a descriptor, and a million rows are thousands
+        # of chunks.
+        return np.asarray(np.memmap(directory / self.name, dtype, "r", shape=(self.rows,)))[
+            first:end
+        ]
 
     def release(self) -> None:
         """Forget the rows in memory; they are read from the file from now on."""
         self.data = None
 
     def save(self, directory: Path) -> None:
-        """Append the unsaved rows to the file; on an OSError the file is cut back to its last good row."""
+        """Append the unsaved rows to the file; on an OSError the file is cut back to its last good
+        row.
+        """
         assert self.data is not None
         size = self.data.dtype.itemsize
-        fd = os.open(directory / self.name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        fd = os.open(
+            directory / self.name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644
+        )
         try:
-            # Less than was saved means that someone cut the file; what is missing is still in memory.
+            # Less than was saved means that someone cut the file; what is missing is still in
+            # memory.
             start = min(self.saved, os.fstat(fd).st_size // size)
             os.ftruncate(fd, start * size)
             os.lseek(fd, 0, os.SEEK_END)
@@ -188,7 +219,9 @@ class Chunk:
         self.saved = self.rows
 
     def restore(self, directory: Path, layout: Layout, room: int) -> str:
-        """Take `rows` rows into memory with space for `room`; say what is wrong ('' when nothing is)."""
+        """Take `rows` rows into memory with space for `room`; say what is wrong ('' when nothing
+        is).
+        """
         why = self.take_in(directory, layout, room)
         path, size = directory / self.name, self.rows * layout.row_bytes
         # Rows written after the checkpoint are dropped: the resumed run writes its own.
@@ -197,7 +230,9 @@ class Chunk:
         return why
 
     def take_in(self, directory: Path, layout: Layout, room: int) -> str:
-        """Read `rows` rows into memory with space for `room`, leaving the file as it is; say what is wrong."""
+        """Read `rows` rows into memory with space for `room`, leaving the file as it is; say what
+        is wrong.
+        """
         size = self.rows * layout.row_bytes
         data = np.empty(0, layout.dtype)
 
@@ -217,7 +252,9 @@ class Chunk:
 
 
 def read_checked(path: Path, crc: int, place: Callable[[int], memoryview | str]) -> str:
-    """Fill the buffer that `place` gives for a file of so many bytes, or refuses; say what is wrong ('': nothing)."""
+    """Fill the buffer that `place` gives for a file of so many bytes, or refuses; say what is
+    wrong ('': nothing).
+    """
     try:
         fd = open_regular(path)
     except FileNotFoundError:

@@ -12,7 +12,8 @@ ROWS = 256  # steps of a batch that are looked at
 
 @torch.no_grad()
 def spread(name: str, x: Tensor) -> Metrics:
-    """Of vectors (B,T,D): mean standard deviation, and effective rank (sum l)^2 / sum l^2 of the covariance's spectrum.
+    """Of vectors (B,T,D): mean standard deviation, and effective rank (sum l)^2 / sum l^2 of the
+    covariance's spectrum.
 
     The rank is 1 on a line, D where all directions vary alike, and 0 where nothing varies.
     """

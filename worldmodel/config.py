@@ -1,4 +1,6 @@
-"""Layered configuration: defaults.yaml <- presets <- --a.b value, checked whole before torch is imported."""
+"""Layered configuration: defaults.yaml <- presets <- --a.b value, checked whole before torch is
+imported.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,15 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from ruamel.yaml import YAML
 
-from worldmodel.plain_yaml import MAX_BITS, UNREADABLE, ConfigError, named, parsed, read_yaml, shown
+from worldmodel.plain_yaml import (
+    MAX_BITS,
+    UNREADABLE,
+    ConfigError,
+    named,
+    parsed,
+    read_yaml,
+    shown,
+)
 from worldmodel.schema import Config, Range, contradictions
 
 log = logging.getLogger(__name__)
@@ -28,7 +38,9 @@ CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 def presets() -> list[str]:
     """Names of all presets, subfolders included."""
     files = CONFIG_DIR.rglob("*.yaml")
-    return sorted(str(f.relative_to(CONFIG_DIR).with_suffix("")) for f in files if f.name != "defaults.yaml")
+    return sorted(
+        str(f.relative_to(CONFIG_DIR).with_suffix("")) for f in files if f.name != "defaults.yaml"
+    )
 
 
 @functools.cache
@@ -37,12 +49,17 @@ def _defaults() -> dict[str, Any]:
 
 
 def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) -> Config:
-    """Command line to configuration; raises ConfigError with every problem found, `check_task`'s ValueError too."""
+    """Command line to configuration; raises ConfigError with every problem found, `check_task`'s
+    ValueError too.
+    """
     names, overrides, problems = split_arguments(argv)
     values = copy.deepcopy(_defaults())
     for name in names:
         if name not in presets():
-            problems.append(f"unknown preset '{name}'{suggest(name, presets())}; there are {', '.join(presets())}")
+            problems.append(
+                f"unknown preset '{name}'{suggest(name, presets())}; there are "
+                f"{', '.join(presets())}"
+            )
             continue
         merge(values, read_yaml(CONFIG_DIR / f"{name}.yaml"))
     for key, text in overrides:
@@ -61,10 +78,14 @@ def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) 
 
 
 def load(path: Path) -> Config:
-    """A resolved configuration out of a run directory; keys younger than the run take their defaults, and are named."""
+    """A resolved configuration out of a run directory; keys younger than the run take their
+    defaults, and are named.
+    """
     values = copy.deepcopy(_defaults())
     saved = read_yaml(path)
-    lacking = [f"{s}.{k}" for s, table in values.items() for k in table if k not in _table(saved, s)]
+    lacking = [
+        f"{s}.{k}" for s, table in values.items() for k in table if k not in _table(saved, s)
+    ]
     if lacking:
         log.warning("%s lacks %s: the defaults are taken", path, ", ".join(lacking))
     merge(values, saved)
@@ -76,15 +97,21 @@ def _table(values: Mapping[str, Any], section: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def change(config: Config, pairs: Sequence[tuple[str, str]], sections: Sequence[str] = ()) -> Config:
-    """The configuration with other values, `(key, text)`; of these sections only, where any are named."""
+def change(
+    config: Config, pairs: Sequence[tuple[str, str]], sections: Sequence[str] = ()
+) -> Config:
+    """The configuration with other values, `(key, text)`; of these sections only, where any are
+    named.
+    """
     values = to_plain(config)
     problems = []
     for key, text in pairs:
         if sections and key.split(".")[0] not in sections:
             near = difflib.get_close_matches(key.split(".")[0], sections, 1, 0.6)
             hint = f"did you mean {near[0]}.{key.partition('.')[2]}? " if near else ""
-            problems.append(f"{key}: {hint}only keys of {', '.join(sections)} can be changed on a saved run")
+            problems.append(
+                f"{key}: {hint}only keys of {', '.join(sections)} can be changed on a saved run"
+            )
             continue
         problem = assign(values, key, text)
         if problem:
@@ -93,7 +120,9 @@ def change(config: Config, pairs: Sequence[tuple[str, str]], sections: Sequence[
 
 
 def build(values: Mapping[str, Any], problems: list[str]) -> Config:
-    """Typed construction of plain values; problems found earlier are reported with the new ones."""
+    """Typed construction of plain values; problems found earlier are reported with the
+    new ones.
+    """
     config = _convert(values, Config, "", problems)
     if not problems:
         problems.extend(contradictions(config))
@@ -127,7 +156,9 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
 
 
 def merge(base: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    """Lay a preset over the values, section by section; a table below a section is replaced whole."""
+    """Lay a preset over the values, section by section; a table below a section is
+    replaced whole.
+    """
     for section, content in layer.items():
         if isinstance(content, dict) and isinstance(base.get(section), dict):
             base[section] = {**base[section], **content}
@@ -159,7 +190,10 @@ def suggest(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, 1, 0.6)
     if not close:
         tails = {k.rsplit(".", 1)[-1]: k for k in known}
-        close = [tails[t] for t in difflib.get_close_matches(name.rsplit(".", 1)[-1], list(tails), 1, 0.7)]
+        close = [
+            tails[t]
+            for t in difflib.get_close_matches(name.rsplit(".", 1)[-1], list(tails), 1, 0.7)
+        ]
     return f" (did you mean {close[0]}?)" if close else ""
 
 
@@ -193,13 +227,17 @@ def as_text(value: Any) -> str:
 
 
 def differences(old: Config | Mapping, new: Config | Mapping) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ, of configurations or their plain tables: {key: (old, new)}."""
+    """Dotted keys whose values differ, of configurations or their plain tables: {key:
+    (old, new)}.
+    """
     a, b = to_plain(old), to_plain(new)
     return {f"{s}.{k}": (a[s][k], b[s][k]) for s in a for k in a[s] if a[s][k] != b[s][k]}
 
 
 def _convert(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
-    """A plain value as the annotated type; appends to problems and returns None where it doesn't fit."""
+    """A plain value as the annotated type; appends to problems and returns None where it doesn't
+    fit.
+    """
     origin, args = get_origin(kind), get_args(kind)
     if is_dataclass(kind):
         return _convert_table(value, kind, where, problems)
@@ -214,7 +252,9 @@ def _convert(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
         if isinstance(value, str) and value in args:
             return value
         given = named(value)
-        problems.append(f"{where}: {given!r} is not one of {', '.join(args)}{suggest(given, args)}")
+        problems.append(
+            f"{where}: {given!r} is not one of {', '.join(args)}{suggest(given, args)}"
+        )
         return None
     if origin in (list, tuple):
         return _convert_list(value, kind, where, problems)
@@ -222,8 +262,12 @@ def _convert(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
         if not isinstance(value, dict):
             problems.append(f"{where}: expected a table like {{name: weight}}, got {shown(value)}")
             return None
-        return {_convert(k, args[0], where, problems): _convert(v, args[1], f"{where}.{named(k)}", problems)
-                for k, v in value.items()}  # fmt: skip
+        return {
+            _convert(k, args[0], where, problems): _convert(
+                v, args[1], f"{where}.{named(k)}", problems
+            )
+            for k, v in value.items()
+        }
     return _convert_scalar(value, kind, where, problems)
 
 
@@ -240,18 +284,29 @@ def _convert_table(value: Any, kind: Any, where: str, problems: list[str]) -> An
     for key in hints:
         if key not in value:
             problems.append(f"missing key '{prefix}{key}'")
-    made = {k: _convert(value[k], hint, prefix + k, problems) for k, hint in hints.items() if k in value}
+    made = {
+        k: _convert(value[k], hint, prefix + k, problems)
+        for k, hint in hints.items()
+        if k in value
+    }
     return kind(**made) if len(made) == len(hints) else None
 
 
 def _convert_list(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
     origin, args = get_origin(kind), get_args(kind)
-    if not isinstance(value, list) or (origin is list and not value) or (origin is tuple and len(value) != len(args)):
+    if (
+        not isinstance(value, list)
+        or (origin is list and not value)
+        or (origin is tuple and len(value) != len(args))
+    ):
         wanted = f"{len(args)} values" if origin is tuple else "a list of values"
         problems.append(f"{where}: expected {wanted}, got {shown(value)}")
         return None
     inner = args if origin is tuple else [args[0]] * len(value)
-    return origin(_convert(v, k, f"{where}[{i}]", problems) for i, (v, k) in enumerate(zip(value, inner, strict=True)))
+    return origin(
+        _convert(v, k, f"{where}[{i}]", problems)
+        for i, (v, k) in enumerate(zip(value, inner, strict=True))
+    )
 
 
 def _convert_scalar(value: Any, kind: type, where: str, problems: list[str]) -> Any:
@@ -274,7 +329,9 @@ def _convert_scalar(value: Any, kind: type, where: str, problems: list[str]) -> 
 def _check_range(value: Any, bounds: Range, where: str, problems: list[str]) -> Any:
     if value is None:
         return None
-    if (bounds.low is not None and value < bounds.low) or (bounds.high is not None and value > bounds.high):
+    if (bounds.low is not None and value < bounds.low) or (
+        bounds.high is not None and value > bounds.high
+    ):
         low, high = bounds.low, bounds.high
         wanted = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
         problems.append(f"{where}: {value} is out of range, it must be {wanted}")

@@ -1,4 +1,6 @@
-"""What a person sees while it runs: one live line with an ETA on a terminal, a line now and then elsewhere."""
+"""What a person sees while it runs: one live line with an ETA on a terminal, a line now and then
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,14 @@ def silent(text: str) -> None:
 class Progress:
     """Call `update(done, text)` as often as you like; it draws at most ten times a second."""
 
-    def __init__(self, total: float, label: str, start: float = 0, stream: TextIO | None = None, quiet: bool = False):
+    def __init__(
+        self,
+        total: float,
+        label: str,
+        start: float = 0,
+        stream: TextIO | None = None,
+        quiet: bool = False,
+    ):
         self.total, self.label, self.start = total, label, start
         self.stream = stream or sys.stderr
         self.quiet, self.live = quiet, not quiet and self.stream.isatty()
@@ -46,7 +55,9 @@ class Progress:
         left = duration(passed * max(0, self.total - done) / max(1, fresh)) if known else "?"
         bar = "#" * int(20 * share) + "." * (20 - int(20 * share))
         line = f"{self.label} [{bar}] {share:4.0%} {duration(passed)} passed, {left} left  {text}"
-        wide = shutil.get_terminal_size((150, 24)).columns - 1  # what wraps around is not wiped by the next line
+        wide = (
+            shutil.get_terminal_size((150, 24)).columns - 1
+        )  # what wraps around is not wiped by the next line
         self.stream.write(f"\r\033[K{line[:wide]}" if self.live else line + "\n")
         self.stream.flush()
 

@@ -1,4 +1,6 @@
-"""Plain values out of a checkpoint that anyone may have made: every one is checked before a run goes on with it."""
+"""Plain values out of a checkpoint that anyone may have made: every one is checked before a run
+goes on with it.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def number(value: Any, what: str) -> float:
 
 
 def read_lines(path: Path, most: int = 1 << 30, longest: int = 1 << 20) -> list[dict[str, Any]]:
-    """The tables of a JSON-lines file, none where it is not there; other lines, as a torn last one, are left out."""
+    """The tables of a JSON-lines file, none where it is not there; other lines, as a torn last
+    one, are left out.
+    """
     lines = []
     with contextlib.suppress(FileNotFoundError), os.fdopen(open_regular(path), "rb") as file:
         while file.tell() < most and (line := file.readline(longest)):
@@ -46,7 +50,9 @@ def read_lines(path: Path, most: int = 1 << 30, longest: int = 1 << 20) -> list[
 
 
 def check(state: dict[str, Any], place: int) -> None:
-    """All of a training's state but its rollouts and replays, which check their own; `place` numbers its checkpoint."""
+    """All of a training's state but its rollouts and replays, which check their own; `place`
+    numbers its checkpoint.
+    """
     for key in ("log", "eval", "save"):
         flag(table(state, "due", 3)[key], f"due.{key}")
     prefill, learner = table(state, "prefill", 2), table(state, "learner")
@@ -59,7 +65,8 @@ def check(state: dict[str, Any], place: int) -> None:
     whole(prefill["steps"], "prefill.steps", high=steps)
     if steps + learner["updates"] != place:
         raise ValueError(
-            f"rollout.steps {steps} and learner.updates {learner['updates']} do not make up its number {place}"
+            f"rollout.steps {steps} and learner.updates {learner['updates']} do not make up its "
+            f"number {place}"
         )
     whole(state["frames"], "frames")
     check_spaces(state)
@@ -92,13 +99,18 @@ def table(state: Any, name: str, length: int | None = None) -> dict[str, Any]:
     """A table of a state, of so many entries."""
     found = state[name]
     if not isinstance(found, dict) or len(found) != (len(found) if length is None else length):
-        raise ValueError(f"{name} is {_short(found)}, not a table{f' of {length} values' if length else ''}")
+        raise ValueError(
+            f"{name} is {_short(found)}, not a table{f' of {length} values' if length else ''}"
+        )
     return found
 
 
 def _check_means(means: Any) -> None:
     if isinstance(means, dict):  # as runs kept it before metrics were added together
-        groups = [{"sums": {k: v}, "count": table(means, "counts")[k]} for k, v in table(means, "sums").items()]
+        groups = [
+            {"sums": {k: v}, "count": table(means, "counts")[k]}
+            for k, v in table(means, "sums").items()
+        ]
     elif isinstance(means, list):
         groups = means
     else:
@@ -109,7 +121,9 @@ def _check_means(means: Any) -> None:
             if not (name.isascii() and name.isprintable() and 0 < len(name) <= NAME):
                 raise ValueError(f"means[].sums names a metric {_short(name)}")
             if not isinstance(text, str) or len(text) > NAME:
-                raise ValueError(f"means[].sums.{name} is {_short(text)}, not a number's hexadecimal digits")
+                raise ValueError(
+                    f"means[].sums.{name} is {_short(text)}, not a number's hexadecimal digits"
+                )
             float.fromhex(text)
 
 
@@ -127,5 +141,9 @@ def _short(value: Any) -> str:
         return f"a number of {value.bit_length()} bits"
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    text = ascii(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
+    text = (
+        ascii(value)
+        if isinstance(value, str | int | float | None)
+        else f"a {type(value).__name__}"
+    )
     return text if len(text) <= 40 else f"{text[:40]}..."

@@ -1,6 +1,8 @@
-"""Distributions over actions: `sample(generator)`, `mode()`, `log_prob(action)`, `entropy()`, all of leaves (...,A).
+"""Distributions over actions: `sample(generator)`, `mode()`, `log_prob(action)`, `entropy()`, all
+of leaves (...,A).
 
-Samples carry gradients to the parameters: by reparameterisation, or straight through for one-hot groups.
+Samples carry gradients to the parameters: by reparameterisation, or straight through for one-hot
+groups.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
 
 
 class BoundedNormal:
-    """A normal whose mean lies in [-1, 1] and whose std is bounded (Dreamer 3); samples may leave the box.
+    """A normal whose mean lies in [-1, 1] and whose std is bounded (Dreamer 3); samples may leave
+    the box.
 
-    `legal` puts a sample into the box before anything acts on it; log_prob is of the sample as drawn.
+    `legal` puts a sample into the box before anything acts on it; log_prob is of the sample as
+    drawn.
     """
 
     def __init__(self, mean: Tensor, raw_std: Tensor, min_std: float, max_std: float):
@@ -41,11 +45,14 @@ class BoundedNormal:
 
 
 class TanhNormal:
-    """A normal squashed into (-1, 1) (Dreamer 1); its entropy has no closed form and is estimated from one sample."""
+    """A normal squashed into (-1, 1) (Dreamer 1); its entropy has no closed form and is estimated
+    from one sample.
+    """
 
     def __init__(self, mean: Tensor, raw_std: Tensor, min_std: float, max_std: float):
         self.mean = 5.0 * torch.tanh(mean / 5.0)
-        # Dreamer 1 starts at softplus(5) and has no upper bound; the bound is where the squashed density is U-shaped.
+        # Dreamer 1 starts at softplus(5) and has no upper bound; the bound is where the squashed
+        # density is U-shaped.
         self.std = (F.softplus(raw_std + 5.0) + min_std).clamp(max=max_std)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
@@ -88,12 +95,16 @@ class TruncatedNormal:
         return (normal_log_prob(action, self.mean, self.std) - self.mass.log()).sum(-1)
 
     def entropy(self) -> Tensor:
-        edge = (self.low * gaussian_pdf(self.low) - self.high * gaussian_pdf(self.high)) / (2 * self.mass)
+        edge = (self.low * gaussian_pdf(self.low) - self.high * gaussian_pdf(self.high)) / (
+            2 * self.mass
+        )
         return (0.5 + LOG_ROOT_TAU + self.std.log() + self.mass.log() + edge).sum(-1)
 
 
 class OneHotGroups:
-    """One-hot choices, one per group, laid end to end; a share `unimix` of uniform keeps every action possible."""
+    """One-hot choices, one per group, laid end to end; a share `unimix` of uniform keeps every
+    action possible.
+    """
 
     def __init__(self, logits: Tensor, groups: Sequence[int], unimix: float):
         self.logits, self.unimix = logits.split(list(groups), -1), unimix
@@ -121,7 +132,9 @@ CONTINUOUS: dict[str, type[BoundedNormal] | type[TanhNormal] | type[TruncatedNor
 
 
 def legal(action: Tensor) -> Tensor:
-    """Into the box [-1, 1], gradients passing as if nothing had been cut; one-hot actions are inside already."""
+    """Into the box [-1, 1], gradients passing as if nothing had been cut; one-hot actions are
+    inside already.
+    """
     return action.clamp(-1, 1).detach() + (action - action.detach())
 
 

@@ -1,4 +1,6 @@
-"""A saved model as an environment: `DreamEnv` is a `gymnasium.Env` that dreams, and needs no simulator."""
+"""A saved model as an environment: `DreamEnv` is a `gymnasium.Env` that dreams, and needs no
+simulator.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,14 @@ ENDS = ("drawn", "threshold")
 
 
 class DreamEnv(gymnasium.Env):
-    """An episode is dreamt from where one of the run's replay was at some step, after watching `context` rows of it.
+    """An episode is dreamt from where one of the run's replay was at some step, after watching
+    `context` rows of it.
 
-    `reset(options={"obs": picture})` starts instead from the first observation of an episode: a picture, or a dict of
-    image and/or vector. Observations are decoded `pixels` or the latent's `features`; rewards are expected ones. An
-    episode terminates by a draw from the continuation head, or once it thinks the end is likelier than not
-    (`threshold`), and is truncated after `horizon` steps. All is a function of seed and actions.
+    `reset(options={"obs": picture})` starts instead from the first observation of an episode: a
+    picture, or a dict of image and/or vector. Observations are decoded `pixels` or the latent's
+    `features`; rewards are expected ones. An episode terminates by a draw from the continuation
+    head, or once it thinks the end is likelier than not (`threshold`), and is truncated after
+    `horizon` steps. All is a function of seed and actions.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}
@@ -50,11 +54,17 @@ class DreamEnv(gymnasium.Env):
         _one_of("render_mode", render_mode, (None, "rgb_array"))
         for name, value in (("horizon", horizon), ("context", context)):
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"DreamEnv: {name} must be a whole number of at least 1, not {value!r}")
+                raise ValueError(
+                    f"DreamEnv: {name} must be a whole number of at least 1, not {value!r}"
+                )
         self.run = run if isinstance(run, Run) else Run.open(run, device)
         self.model, self.agent = self.run.model, self.run.agent
-        if (obs == "pixels" or render_mode) and not (self.model.can_draw and self.run.observation_space.image):
-            raise ValueError("DreamEnv: this model cannot draw; use obs='features' and no render_mode")
+        if (obs == "pixels" or render_mode) and not (
+            self.model.can_draw and self.run.observation_space.image
+        ):
+            raise ValueError(
+                "DreamEnv: this model cannot draw; use obs='features' and no render_mode"
+            )
         self.obs, self.horizon, self.context, self.ends = obs, horizon, context, ends
         self.render_mode = render_mode
         self.observation_space = self._observations()
@@ -75,9 +85,15 @@ class DreamEnv(gymnasium.Env):
         space = self.run.action_space
         if not space.discrete:
             return spaces.Box(-1.0, 1.0, (space.size,), np.float32)
-        return spaces.Discrete(space.groups[0]) if space.scalar else spaces.MultiDiscrete(np.array(space.groups))
+        return (
+            spaces.Discrete(space.groups[0])
+            if space.scalar
+            else spaces.MultiDiscrete(np.array(space.groups))
+        )
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         seed, self._first = self._first if seed is None else seed, None
         super().reset(seed=seed)
         self.generator.manual_seed(int(self.np_random.integers(2**62)))
@@ -118,7 +134,9 @@ class DreamEnv(gymnasium.Env):
     @torch.no_grad()
     def _picture(self, state: State) -> np.ndarray:
         with autocast(self.agent.device, self.agent.precision):
-            return to_pixels(self.model.decode(self.model.rssm.feat(state)[None]))[0, 0].cpu().numpy()
+            return (
+                to_pixels(self.model.decode(self.model.rssm.feat(state)[None]))[0, 0].cpu().numpy()
+            )
 
     def _vector(self, action: Any) -> np.ndarray:
         """The action as the model's vector (A,)."""
@@ -126,7 +144,9 @@ class DreamEnv(gymnasium.Env):
         if not space.discrete:
             value = np.asarray(action, np.float32)
             if value.shape != (space.size,) or not np.isfinite(value).all():
-                raise ValueError(f"DreamEnv: an action is {space.size} finite numbers, not {action!r}")
+                raise ValueError(
+                    f"DreamEnv: an action is {space.size} finite numbers, not {action!r}"
+                )
             return value.clip(-1, 1)
         if not self.action_space.contains(action):
             raise ValueError(f"DreamEnv: {action!r} is not in {self.action_space}")
@@ -136,10 +156,18 @@ class DreamEnv(gymnasium.Env):
         """One row, the first of an episode."""
         obs = obs if isinstance(obs, dict) else {"image" if np.ndim(obs) == 3 else "vector": obs}
         wanted = self.run.observation_space
-        for key, shape in (("image", wanted.image), ("vector", wanted.vector and (wanted.vector,))):
+        for key, shape in (
+            ("image", wanted.image),
+            ("vector", wanted.vector and (wanted.vector,)),
+        ):
             if shape and np.shape(obs.get(key)) != shape:
-                raise ValueError(f"DreamEnv: this run sees {key} of shape {shape}, not {np.shape(obs.get(key))}")
-        return {**{k: np.asarray(v)[None] for k, v in obs.items()}, "prev_action": self._no_action()}
+                raise ValueError(
+                    f"DreamEnv: this run sees {key} of shape {shape}, not {np.shape(obs.get(key))}"
+                )
+        return {
+            **{k: np.asarray(v)[None] for k, v in obs.items()},
+            "prev_action": self._no_action(),
+        }
 
     def _replayed(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The rows up to a random step of a random episode of the replay, and which those are."""
@@ -151,9 +179,13 @@ class DreamEnv(gymnasium.Env):
             rows = self._saved.read(episode)
         except (ValueError, OSError) as error:
             raise RunError(
-                f"{self.run.path}: no start for a dream in its replay ({error}); give reset(options={{'obs': ...}})", 4
+                f"{self.run.path}: no start for a dream in its replay ({error}); give "
+                f"reset(options={{'obs': ...}})",
+                4,
             ) from None
-        step = int(self.np_random.integers(max(1, len(rows["is_last"]) - int(rows["is_last"][-1]))))
+        step = int(
+            self.np_random.integers(max(1, len(rows["is_last"]) - int(rows["is_last"][-1])))
+        )
         seen = slice(max(0, step + 1 - self.context), step + 1)
         return {k: v[seen] for k, v in rows.items()}, {"episode": episode, "step": step}
 
@@ -162,14 +194,19 @@ class DreamEnv(gymnasium.Env):
 
 
 @torch.no_grad()
-def watched(agent: Agent, rows: dict[str, np.ndarray], generator: torch.Generator, dreams: int = 1) -> State:
-    """What is believed after rows (T,...), of which the first counts as an episode's: so many draws of it (K,...)."""
+def watched(
+    agent: Agent, rows: dict[str, np.ndarray], generator: torch.Generator, dreams: int = 1
+) -> State:
+    """What is believed after rows (T,...), of which the first counts as an episode's: so many
+    draws of it (K,...).
+    """
     carry = agent.init(dreams)
     keys = [k for k in ("image", "vector", "prev_action") if k in rows]
     state: State = {}
     for t in range(len(rows["prev_action"])):
         obs: dict[str, torch.Tensor] = {
-            k: torch.from_numpy(rows[k][t : t + 1]).expand(dreams, *rows[k].shape[1:]) for k in keys
+            k: torch.from_numpy(rows[k][t : t + 1]).expand(dreams, *rows[k].shape[1:])
+            for k in keys
         }
         obs["is_first"] = torch.full((dreams,), t == 0)
         with autocast(agent.device, agent.precision):
@@ -180,4 +217,6 @@ def watched(agent: Agent, rows: dict[str, np.ndarray], generator: torch.Generato
 
 def _one_of(name: str, value: Any, allowed: tuple) -> None:
     if value not in allowed:
-        raise ValueError(f"DreamEnv: {name} must be {' or '.join(map(repr, allowed))}, not {value!r}")
+        raise ValueError(
+            f"DreamEnv: {name} must be {' or '.join(map(repr, allowed))}, not {value!r}"
+        )

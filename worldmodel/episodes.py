@@ -18,7 +18,9 @@ MOST_ROWS = 1 << 16  # of a chunk
 
 
 class SavedEpisodes:
-    """The episodes that a run's newest checkpoint knows of, environment by environment in the order of collection."""
+    """The episodes that a run's newest checkpoint knows of, environment by environment in the
+    order of collection.
+    """
 
     def __init__(self, run: Path):
         path, state = next(checkpoint.states(run / "checkpoints"), (run, None))
@@ -29,10 +31,15 @@ class SavedEpisodes:
             saved = state["replay"]
             # By stream: the open episode, or the next one.
             self.collecting = [
-                {"number": whole(e["number"], "rollout.episodes[].number"), "fresh": bool(e["fresh"])}
+                {
+                    "number": whole(e["number"], "rollout.episodes[].number"),
+                    "fresh": bool(e["fresh"]),
+                }
                 for e in state.get("rollout", {}).get("episodes", [])
             ]
-            self.layout = Layout({key: (tuple(shape), kind) for key, (shape, kind) in saved["spec"].items()})
+            self.layout = Layout(
+                {key: (tuple(shape), kind) for key, (shape, kind) in saved["spec"].items()}
+            )
             self._check_spec(state)
             manifest = Manifest(saved, self.layout, MOST_ROWS)
         self.chunk_rows = manifest.chunk_rows
@@ -40,8 +47,10 @@ class SavedEpisodes:
         free = available_memory()
         for chunk in self.chunks:
             if 2 * chunk.rows * self.layout.row_bytes > free:
-                raise ReplayError(f"{self.directory / chunk.name} is said to hold {chunk.rows} rows of "
-                                  f"{self.layout.row_bytes:,} bytes, more than memory has room for")  # fmt: skip
+                raise ReplayError(
+                    f"{self.directory / chunk.name} is said to hold {chunk.rows} rows of "
+                    f"{self.layout.row_bytes:,} bytes, more than memory has room for"
+                )
             self._check(chunk)
         self.count = sum(chunk.episodes for chunk in self.chunks)
 
@@ -49,14 +58,20 @@ class SavedEpisodes:
         """ReplayError unless rows hold what the checkpoint says is seen and done."""
         check_spaces(state)
         seen, size = state["observation"], state["action"]["size"]
-        wanted: dict[str, tuple[tuple[int, ...], str]] = {"prev_action": ((size,), "f"), "reward": ((), "f")}
+        wanted: dict[str, tuple[tuple[int, ...], str]] = {
+            "prev_action": ((size,), "f"),
+            "reward": ((), "f"),
+        }
         wanted |= {key: ((), "b") for key in ("is_first", "is_last", "is_terminal")}
         wanted |= {"image": (tuple(seen["image"]), "u")} if seen["image"] else {}
         wanted |= {"vector": ((seen["vector"],), "f")} if seen["vector"] else {}
         for key, (shape, kind) in wanted.items():
             there = self.layout.spec.get(key)
             if there is None or (there[0], there[1].kind) != (shape, kind):
-                raise ReplayError(f"{self.directory} holds {key!r} as {there}, which is not what its run has seen")
+                raise ReplayError(
+                    f"{self.directory} holds {key!r} as {there}, which is not what its run has "
+                    f"seen"
+                )
 
     def _check(self, chunk: Chunk | PackedChunk) -> None:
         """Count a chunk's episodes; its rows are read again when they are wanted."""
@@ -67,7 +82,9 @@ class SavedEpisodes:
         chunk.release()
 
     def read(self, number: int) -> dict[str, np.ndarray]:
-        """Rows (T,...) of an episode by number; a negative one counts from the last. ValueError where it is not."""
+        """Rows (T,...) of an episode by number; a negative one counts from the last. ValueError
+        where it is not.
+        """
         if not -self.count <= number < self.count:
             raise ValueError(f"there is no episode {number}: {self.directory} holds {self.count}")
         number %= self.count
@@ -110,6 +127,11 @@ class SavedEpisodes:
 
 
 def _end(rows: dict[str, np.ndarray]) -> int | None:
-    """Where the episode that these rows begin with ends: after its last row or before another's first; None: later."""
-    ends = [*(np.flatnonzero(rows["is_last"])[:1] + 1), *(np.flatnonzero(rows["is_first"][1:])[:1] + 1)]
+    """Where the episode that these rows begin with ends: after its last row or before another's
+    first; None: later.
+    """
+    ends = [
+        *(np.flatnonzero(rows["is_last"])[:1] + 1),
+        *(np.flatnonzero(rows["is_first"][1:])[:1] + 1),
+    ]
     return int(min(ends)) if ends else None

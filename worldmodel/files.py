@@ -1,4 +1,6 @@
-"""File-system steps that replay, checkpoints and what reads a run share: durable writes, safe opens, quarantine."""
+"""File-system steps that replay, checkpoints and what reads a run share: durable writes, safe
+opens, quarantine.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,19 @@ LARGEST = 1e300  # of a number in a file; sums and differences of such are finit
 
 
 class Unwritten(OSError):
-    """Something that had to be written was not; the message says what, what is kept all the same, and what to do."""
+    """Something that had to be written was not; the message says what, what is kept all the same,
+    and what to do.
+    """
 
 
-def persist(write: Callable[[], T], what: str, retries: int = RETRIES, undo: Callable[[], None] | None = None) -> T:
-    """Write, again where the disk refuses; after so many retries Unwritten, which begins with `what` was not written.
+def persist(
+    write: Callable[[], T],
+    what: str,
+    retries: int = RETRIES,
+    undo: Callable[[], None] | None = None,
+) -> T:
+    """Write, again where the disk refuses; after so many retries Unwritten, which begins with
+    `what` was not written.
 
     `undo` clears away what a failed attempt has left.
     """
@@ -39,10 +49,14 @@ def persist(write: Callable[[], T], what: str, retries: int = RETRIES, undo: Cal
                 undo()
             why = error.strerror or str(error)
             if attempt == retries:
-                again = "make room, or see that it can be written to, and give the same command again"
+                again = (
+                    "make room, or see that it can be written to, and give the same command again"
+                )
                 raise Unwritten(error.errno, f"{what}: {why}. To go on, {again}") from error
             attempt += 1
-            log.warning("%s: %s; trying again (%d of %d)", what.split(";")[0], why, attempt, retries)
+            log.warning(
+                "%s: %s; trying again (%d of %d)", what.split(";")[0], why, attempt, retries
+            )
             time.sleep(RETRY_SECONDS * attempt)
 
 
@@ -56,7 +70,9 @@ def fsync_directory(path: Path) -> None:
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a small file so that it is either the old or the new one, never half; a failure leaves nothing behind."""
+    """Write a small file so that it is either the old or the new one, never half; a failure leaves
+    nothing behind.
+    """
     partial = path.with_suffix(".tmp")
     try:
         with partial.open("w") as file:
@@ -90,10 +106,14 @@ def read_small(path: Path, most: int) -> bytes:
 
 
 def read_json(path: Path, most: int) -> Any:
-    """A JSON file that may be anyone's, its numbers finite or None; OSError as `read_small`, else ValueError."""
+    """A JSON file that may be anyone's, its numbers finite or None; OSError as `read_small`, else
+    ValueError.
+    """
     try:
         text = read_small(path, most)
-        return json.loads(text, parse_float=_finite, parse_int=_whole, parse_constant=lambda _: None)
+        return json.loads(
+            text, parse_float=_finite, parse_int=_whole, parse_constant=lambda _: None
+        )
     except RecursionError:
         raise ValueError(f"{path} is nested too deeply") from None
 

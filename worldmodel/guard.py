@@ -18,7 +18,10 @@ from worldmodel.parallel import Ended, Lost, speaker
 from worldmodel.replay import ReplayError
 from worldmodel.rundir import RunError
 
-ROOM = "lower replay.batch, replay.length, planner.candidates or replay.capacity_gb, or let nothing else run beside it"
+ROOM = (
+    "lower replay.batch, replay.length, planner.candidates or replay.capacity_gb, or let nothing "
+    "else run beside it"
+)
 
 FULL = "make room there, or raise the limit on it (quota, ulimit -f)"
 CLOSED = "see that it can be read and written by you"
@@ -35,7 +38,9 @@ ADVICE = {
 
 
 class Plain(logging.Formatter):
-    """Warnings say that they are, information is just a line; either says whose it is where there are several ranks."""
+    """Warnings say that they are, information is just a line; either says whose it is where there
+    are several ranks.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
@@ -44,7 +49,8 @@ class Plain(logging.Formatter):
 
 
 def guarded(command: Callable[[], int], kept: str = "") -> int:
-    """Run a command; 2 config, 3 environment, 4 bad data, 5 diverged, 74 I/O, no memory or a lost rank.
+    """Run a command; 2 config, 3 environment, 4 bad data, 5 diverged, 74 I/O, no memory or a lost
+    rank.
 
     `kept` is said where a run is cut short by what it was not to blame for.
     """
@@ -82,14 +88,18 @@ def guarded(command: Callable[[], int], kept: str = "") -> int:
         raise
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            return _report(f"out of memory ({str(error).splitlines()[0][-160:]}); {ROOM}{kept}", 74)
+            return _report(
+                f"out of memory ({str(error).splitlines()[0][-160:]}); {ROOM}{kept}", 74
+            )
         if type(error).__module__.startswith("envs"):
             return _report(f"{str(error).rstrip()}{kept}", 3)
         raise
 
 
 def _ours(error: BaseException) -> bool:
-    """A ValueError raised by this project's own lines is the user's; one from deep in a library is a bug to be seen."""
+    """A ValueError raised by this project's own lines is the user's; one from deep in a library is
+    a bug to be seen.
+    """
     trace = error.__traceback__
     while trace and trace.tb_next:
         trace = trace.tb_next

@@ -1,7 +1,8 @@
-"""Small predictors on features: reward, value, continuation; each has `mean(feat)` and `loss(feat, target)`.
+"""Small predictors on features: reward, value, continuation; each has `mean(feat)` and `loss(feat,
+target)`.
 
-They take these in two steps as well, so that one pass through the network serves several questions:
-`read(feat)`, then `mean_of(read)` and `loss_of(read, target)`.
+They take these in two steps as well, so that one pass through the network serves several
+questions: `read(feat)`, then `mean_of(read)` and `loss_of(read, target)`.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ class TwoHotHead(ScalarHead):
 
 
 def two_hot(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
-    """The bin below x and the share of the one above it, so that their weighted mean is x: (...) -> (...), (...)."""
+    """The bin below x and the share of the one above it, so that their weighted mean is x: (...)
+    -> (...), (...).
+    """
     x = x.float().clamp(bins[0], bins[-1])
     low = (torch.searchsorted(bins, x.contiguous(), right=True) - 1).clamp(0, len(bins) - 2)
     return low, (x - bins[low]) / (bins[low + 1] - bins[low])
@@ -88,7 +91,9 @@ class ContinueHead(ScalarHead):
         return read.float().squeeze(-1).sigmoid()
 
     def loss_of(self, read: Tensor, target: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(read.float().squeeze(-1), target, reduction="none")
+        return F.binary_cross_entropy_with_logits(
+            read.float().squeeze(-1), target, reduction="none"
+        )
 
 
 def means(heads: Sequence[ScalarHead], feat: Tensor) -> list[Tensor]:

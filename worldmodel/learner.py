@@ -1,4 +1,6 @@
-"""One gradient step on everything that learns: precision, clipping, warm-up, the guard against non-finite numbers."""
+"""One gradient step on everything that learns: precision, clipping, warm-up, the guard against
+non-finite numbers.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,16 @@ class Diverged(RuntimeError):
 
 
 class Learner:
-    """World model and, where one is trained, actor and critic: one backward pass, gradients clipped part by part.
+    """World model and, where one is trained, actor and critic: one backward pass, gradients
+    clipped part by part.
 
-    Of several ranks each has its own batch; gradients become their means before anything is decided by them.
+    Of several ranks each has its own batch; gradients become their means before anything is
+    decided by them.
     """
 
     max_skipped = 25
-    look_every = 25  # updates between looks at the counters of a device that is not to be waited for
+    # updates between looks at the counters of a device that is not to be waited for
+    look_every = 25
 
     def __init__(
         self,
@@ -52,9 +57,13 @@ class Learner:
         self.optimizers = Optimizers(_parts(model, policy, config), config, self.masked)
         trained = set(self.optimizers.parameters) - set(model.by_hand())
         modules = [model, *([policy] if policy is not None else [])]
-        self.followers = [t for m in modules for t in (*m.parameters(), *m.buffers()) if t not in trained]
+        self.followers = [
+            t for m in modules for t in (*m.parameters(), *m.buffers()) if t not in trained
+        ]
         self.updates = self.rollbacks = 0
-        self.count = torch.zeros((), dtype=torch.int64, device=device)  # the update, for what runs on the device
+        self.count = torch.zeros(
+            (), dtype=torch.int64, device=device
+        )  # the update, for what runs on the device
         self.skips = torch.zeros(2, dtype=torch.int64, device=device)  # in all, in a row
         self.step = Captured(self._step, recorder)
 
@@ -64,7 +73,9 @@ class Learner:
         return int(self.skips[0])
 
     def update(self, batch: Batch) -> Metrics:
-        """One step on a batch (B,T,...); returns scalar metrics, still on the device and good until the next step."""
+        """One step on a batch (B,T,...); returns scalar metrics, still on the device and good
+        until the next step.
+        """
         batch = to_device(batch, self.device)
         kind = self.model.watch(batch, self.updates), self._dreamer() is not None
         self.optimizers.warm_up(self.updates)
@@ -82,7 +93,11 @@ class Learner:
         total, metrics = self.loss(batch)
         torch.autograd.backward([total, *(v for k, v in metrics.items() if k == "loss/probe")])
         policy = self._dreamer()
-        taught = {k: p for k, p in self.optimizers.parts.items() if k in ("model", "probe") or policy is not None}
+        taught = {
+            k: p
+            for k, p in self.optimizers.parts.items()
+            if k in ("model", "probe") or policy is not None
+        }
         total = self._over_ranks(total.detach(), taught)
         norms = {k: CLIPS[self.config.clip_by](p, self.config.clip) for k, p in taught.items()}
         joint = torch.stack([v for k, v in norms.items() if k != "probe"]).norm()
@@ -92,7 +107,9 @@ class Learner:
         return {**found, "skipped": self.skips[0].clone()}
 
     def _move(self, finite: Tensor, norms: dict[str, Tensor], policy: ActorCritic | None) -> None:
-        """Step the parts that were taught, unless a number was not finite; the probe's own stops nobody but itself."""
+        """Step the parts that were taught, unless a number was not finite; the probe's own stops
+        nobody but itself.
+        """
         bad = (~finite).long()
         self.skips.add_(bad).mul_(torch.stack([torch.ones_like(bad), bad]))
         for name, norm in norms.items():
@@ -132,8 +149,8 @@ class Learner:
         policy = self._dreamer()
         if policy is None:
             return total, metrics
-        # A context of its own: autocast keeps low-precision copies of weights together with their graph, and the
-        # dream, which must not reach the model's weights, would find and use them.
+        # A context of its own: autocast keeps low-precision copies of weights together with their
+        # graph, and the dream, which must not reach the model's weights, would find and use them.
         with autocast(self.device, self.precision):
             losses, extra = policy.losses(self.model, batch, post, feat)
         shown = {f"loss/{k}": v for k, v in losses.items()}
@@ -142,7 +159,9 @@ class Learner:
     def _check(self) -> None:
         """A long row of skipped steps is more than bad luck."""
         if int(self.skips[1]) >= self.max_skipped:
-            raise Diverged(f"{self.max_skipped} updates in a row had a loss or gradient that is not finite")
+            raise Diverged(
+                f"{self.max_skipped} updates in a row had a loss or gradient that is not finite"
+            )
 
     def rolled_back(self) -> None:
         """Weights and optimiser have been replaced by earlier ones."""
@@ -152,15 +171,24 @@ class Learner:
 
     def counters(self) -> dict[str, int]:
         skipped, row = self.skips.tolist()
-        return {"updates": self.updates, "skipped": skipped, "skipped_in_a_row": row, "rollbacks": self.rollbacks}
+        return {
+            "updates": self.updates,
+            "skipped": skipped,
+            "skipped_in_a_row": row,
+            "rollbacks": self.rollbacks,
+        }
 
     def restore(self, counters: dict[str, int]) -> None:
-        """Count on from where `counters()` were taken; weights and optimiser are restored apart."""
+        """Count on from where `counters()` were taken; weights and optimiser are restored
+        apart.
+        """
         self.updates, self.rollbacks = int(counters["updates"]), int(counters.get("rollbacks", 0))
         self.skips.copy_(torch.tensor([counters["skipped"], counters["skipped_in_a_row"]]))
 
 
-def _parts(model: WorldModel, policy: ActorCritic | None, config: OptimConfig) -> dict[str, tuple[list[Tensor], float]]:
+def _parts(
+    model: WorldModel, policy: ActorCritic | None, config: OptimConfig
+) -> dict[str, tuple[list[Tensor], float]]:
     """What learns, by name, with its learning rate; the probe is in the model, but on its own."""
     modules: dict[str, tuple[nn.Module, float]] = {"model": (model, config.lr)}
     if policy is not None:
@@ -177,7 +205,9 @@ def _parts(model: WorldModel, policy: ActorCritic | None, config: OptimConfig) -
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """A batch where it is needed; from locked pages, a GPU fetches it while the program goes on."""
+    """A batch where it is needed; from locked pages, a GPU fetches it while the program
+    goes on.
+    """
     if device.type == "cuda":
         batch = {k: v.pin_memory() for k, v in batch.items()}
     return {k: v.to(device, non_blocking=True) for k, v in batch.items()}
@@ -185,7 +215,9 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 @contextlib.contextmanager
 def kept_unless(fine: Tensor | None, tensors: list[Tensor]) -> Iterator[None]:
-    """What happens to these tensors is undone where `fine` turns out false; None needs no asking."""
+    """What happens to these tensors is undone where `fine` turns out false; None needs no
+    asking.
+    """
     before = [t.clone() for t in tensors] if fine is not None else []
     yield
     if fine is not None:

@@ -42,7 +42,11 @@ class JsonLines:
             self.failed = False
         except OSError as error:
             if not self.failed:
-                log.warning("cannot write %s (%s); training goes on without it", self.path.name, error.strerror)
+                log.warning(
+                    "cannot write %s (%s); training goes on without it",
+                    self.path.name,
+                    error.strerror,
+                )
             self.failed = True
 
     def size(self) -> int:
@@ -56,11 +60,17 @@ class JsonLines:
                     file.truncate(size)
         except OSError as error:
             reason = "training goes on, and writes them a second time"
-            log.warning("%s keeps lines from after the checkpoint (%s); %s", self.path.name, error.strerror, reason)
+            log.warning(
+                "%s keeps lines from after the checkpoint (%s); %s",
+                self.path.name,
+                error.strerror,
+                reason,
+            )
 
 
 class Means:
-    """Running means of scalar metrics between two log lines; the tensors are only read when asked for.
+    """Running means of scalar metrics between two log lines; the tensors are only read when asked
+    for.
 
     Metrics that come together are added together, as one tensor.
     """
@@ -86,13 +96,18 @@ class Means:
 
     def state(self) -> list[dict]:
         return [
-            {"sums": {k: v.hex() for k, v in zip(names, values.tolist(), strict=True)}, "count": self.counts[names]}
+            {
+                "sums": {k: v.hex() for k, v in zip(names, values.tolist(), strict=True)},
+                "count": self.counts[names],
+            }
             for names, values in self.sums.items()
         ]
 
     def restore(self, state: list[dict] | dict, device: torch.device) -> None:
         if isinstance(state, dict):  # as runs kept it before metrics were added together
-            state = [{"sums": {k: v}, "count": state["counts"][k]} for k, v in state["sums"].items()]
+            state = [
+                {"sums": {k: v}, "count": state["counts"][k]} for k, v in state["sums"].items()
+            ]
         self.sums, self.counts = {}, {}
         for group in state:
             names = tuple(group["sums"])
@@ -133,7 +148,10 @@ class Logger:
         try:
             attrgetter(what)(self.board)(*args, **options)
         except OSError as error:
-            log.warning("TensorBoard cannot write (%s); training goes on without it", error.strerror or error)
+            log.warning(
+                "TensorBoard cannot write (%s); training goes on without it",
+                error.strerror or error,
+            )
             self.board = None
 
     def close(self) -> None:
@@ -154,14 +172,22 @@ def _tensorboard(run_dir: Path, purge_frame: int | None):
 
     def calm(args: threading.ExceptHookArgs) -> None:
         """Its thread ends on a full disk, which `_draw` is told of in time: no traceback of it."""
-        if not (isinstance(args.exc_value, OSError) and "AsyncWriter" in type(args.thread).__name__):
+        if not (
+            isinstance(args.exc_value, OSError) and "AsyncWriter" in type(args.thread).__name__
+        ):
             usual(args)
 
     threading.excepthook = calm
     try:
-        return SummaryWriter(str(run_dir), purge_step=None if purge_frame is None else purge_frame + 1)
+        return SummaryWriter(
+            str(run_dir), purge_step=None if purge_frame is None else purge_frame + 1
+        )
     except OSError as error:
-        log.warning("TensorBoard cannot write to %s (%s); training goes on without it", run_dir.name, error.strerror)
+        log.warning(
+            "TensorBoard cannot write to %s (%s); training goes on without it",
+            run_dir.name,
+            error.strerror,
+        )
         return None
 
 

@@ -12,8 +12,11 @@ from worldmodel.rssm import RSSM
 from worldmodel.types import State
 
 
-def free_nats(kl: Tensor, free: float, on: str, over_ranks: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    """Keep the KL from being pushed below `free`: per step (Dreamer 3) or on the batch's mean (Dreamer 1, 2).
+def free_nats(
+    kl: Tensor, free: float, on: str, over_ranks: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Keep the KL from being pushed below `free`: per step (Dreamer 3) or on the batch's mean
+    (Dreamer 1, 2).
 
     `over_ranks` makes one process's mean that of all, so that they are on the same side of it.
     """
@@ -27,8 +30,11 @@ def detach(dist: State) -> State:
     return {k: v.detach() for k, v in dist.items()}
 
 
-def overshooting(rssm: RSSM, post: State, prev_action: Tensor, is_first: Tensor, steps: int) -> Tensor:
-    """Mean KL(sg(posterior at t) || prior at t dreamt from t-d), over distances d = 2..steps: (B,T).
+def overshooting(
+    rssm: RSSM, post: State, prev_action: Tensor, is_first: Tensor, steps: int
+) -> Tensor:
+    """Mean KL(sg(posterior at t) || prior at t dreamt from t-d), over distances d = 2..steps:
+    (B,T).
 
     Pairs with an episode's start between them are masked. With times as letters, steps = 3, T = 5:
 

@@ -1,4 +1,6 @@
-"""Whether a machine can hold a run, known before anything large is made; every figure is the least it will take."""
+"""Whether a machine can hold a run, known before anything large is made; every figure is the least
+it will take.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,16 @@ def expected_rows(c: Config, environments: int) -> int:
     return steps + steps // 10 + environments
 
 
-def check(c: Config, obs: ObservationSpace, space: ActionSpace, device: torch.device, world: World = ALONE) -> None:
-    """ValueError, naming the keys to lower, where the ranks of this machine cannot all have what they need."""
+def check(
+    c: Config,
+    obs: ObservationSpace,
+    space: ActionSpace,
+    device: torch.device,
+    world: World = ALONE,
+) -> None:
+    """ValueError, naming the keys to lower, where the ranks of this machine cannot all have what
+    they need.
+    """
     parts = {"an update": an_update(c, obs), "a plan": a_plan(c, space)}
     if device.type == "cuda":
         _compare(c, obs, space, parts, torch.cuda.mem_get_info(device)[0])
@@ -40,12 +50,19 @@ def check(c: Config, obs: ObservationSpace, space: ActionSpace, device: torch.de
 
 
 def check_weights(c: Config, obs: ObservationSpace, space: ActionSpace) -> None:
-    """ValueError where not even the weights would find room: a run directory may ask for anything."""
+    """ValueError where not even the weights would find room: a run directory may ask for
+    anything.
+    """
     _compare(c, obs, space, {}, available_memory())
 
 
 def _compare(
-    c: Config, obs: ObservationSpace, space: ActionSpace, parts: dict[str, int], free: int, here: int = 1
+    c: Config,
+    obs: ObservationSpace,
+    space: ActionSpace,
+    parts: dict[str, int],
+    free: int,
+    here: int = 1,
 ) -> None:
     # Counting weights exactly takes a second: only where they might matter.
     if here * ADAM * 50 * widest(c, obs) ** 2 > free // 10:
@@ -55,7 +72,8 @@ def _compare(
         most = max(parts, key=lambda name: parts[name])
         shown = ", ".join(f"{name} {size / GB:.2f}" for name, size in parts.items())
         raise ValueError(
-            f"this run needs at least {needed / GB:.2f} GB of memory ({shown}) but only {free / GB:.2f} GB are "
+            f"this run needs at least {needed / GB:.2f} GB of memory ({shown}) but only "
+            f"{free / GB:.2f} GB are "
             f"available; lower {KEYS[most]}"
         )
 
@@ -69,7 +87,9 @@ def widest(c: Config, obs: ObservationSpace) -> int:
     """No weight matrix is larger than this, squared, by much."""
     m = c.model
     height, width = shrunk(obs.image[:2], len(m.cnn), m.patch) if obs.image else (0, 0)
-    return max(feat_size(c), m.deter, m.hidden, m.units, m.bins, *m.cnn, height * width * m.cnn[-1])
+    return max(
+        feat_size(c), m.deter, m.hidden, m.units, m.bins, *m.cnn, height * width * m.cnn[-1]
+    )
 
 
 def weights(c: Config, obs: ObservationSpace, space: ActionSpace) -> int:
@@ -82,7 +102,9 @@ def weights(c: Config, obs: ObservationSpace, space: ActionSpace) -> int:
 
 
 def an_update(c: Config, obs: ObservationSpace) -> int:
-    """Bytes of a batch, of what encoder and decoder make of it, and of the dreams that start from it."""
+    """Bytes of a batch, of what encoder and decoder make of it, and of the dreams that start from
+    it.
+    """
     m, total = c.model, 0
     states = c.replay.batch * c.replay.length
     if obs.image:

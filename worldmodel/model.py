@@ -25,8 +25,8 @@ from worldmodel.types import Batch, Losses, Metrics, ObservationSpace, State
 class WorldModel(nn.Module):
     """Encoder, RSSM, representation objectives and heads.
 
-    `scales` holds the weight of every loss by name; the losses' names must equal its keys. `ema` is the rate at which a
-    slow encoder follows, where an objective aims at one.
+    `scales` holds the weight of every loss by name; the losses' names must equal its keys. `ema`
+    is the rate at which a slow encoder follows, where an objective aims at one.
     """
 
     measure_every = 10  # updates between looks at how far the representation spreads
@@ -61,8 +61,12 @@ class WorldModel(nn.Module):
         self.register_buffer("ends", torch.tensor(False))
         self.scales, self.world = scales, world
         self.free, self.free_on, self.overshooting, self.shift = free, free_on, overshooting, shift
-        self.replaced = {name for objective, _ in objectives.values() for name in objective.replaces}
-        self.slow = Slow(encoder, ema) if any(o.needs_slow for o, _ in objectives.values()) else None
+        self.replaced = {
+            name for objective, _ in objectives.values() for name in objective.replaces
+        }
+        self.slow = (
+            Slow(encoder, ema) if any(o.needs_slow for o, _ in objectives.values()) else None
+        )
         self.probe = probe
         self.measuring = True
 
@@ -104,13 +108,17 @@ class WorldModel(nn.Module):
         if self.backdrop is None:
             return encoder(batch)
         rough = torch.is_autocast_enabled(batch["image"].device.type)
-        picture = self.backdrop.take_out(batch["image"], torch.bfloat16 if rough else torch.float32)
+        picture = self.backdrop.take_out(
+            batch["image"], torch.bfloat16 if rough else torch.float32
+        )
         if "shift" in batch:
             picture = shifted(picture, batch["shift"])
         return encoder({**batch, "image": picture})
 
     def observe(self, batch: Batch) -> tuple[Tensor, State, State]:
-        """Embeddings, posteriors and priors of sequences; their first step counts as a start unless one is given."""
+        """Embeddings, posteriors and priors of sequences; their first step counts as a start
+        unless one is given.
+        """
         start = {k: batch[f"start_{k}"] for k in ("deter", "stoch") if f"start_{k}" in batch}
         is_first = batch["is_first"].clone()
         is_first[:, 0] |= not start
@@ -138,18 +146,26 @@ class WorldModel(nn.Module):
             metrics |= spread("embed", embed) | spread("feat", self.rssm.expected_feat(post))
         return losses, metrics, post, feat
 
-    def _context(self, batch: Batch, embed: Tensor, post: State, prior: State, feat: Tensor) -> Context:
+    def _context(
+        self, batch: Batch, embed: Tensor, post: State, prior: State, feat: Tensor
+    ) -> Context:
         """What objectives are given; the slow encoder looks at a view of its own."""
         slow = self.encode(self.augment(batch), self.slow) if self.slow is not None else None
         parts = Parts(self.rssm, self.reward, self.cont)
         return Context(batch, embed, post, prior, feat, self.backdrop, parts, slow)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics, State, Tensor]:
-        """The scaled sum of all losses; metrics with every part before its scale; posterior states and features."""
+        """The scaled sum of all losses; metrics with every part before its scale; posterior states
+        and features.
+        """
         losses, metrics, post, feat = self.losses(batch)
-        assert losses.keys() == self.scales.keys(), f"losses {set(losses)} but scales {set(self.scales)}"
+        assert losses.keys() == self.scales.keys(), (
+            f"losses {set(losses)} but scales {set(self.scales)}"
+        )
         shape = batch["reward"].shape
-        assert all(v.shape == shape for v in losses.values()), {k: v.shape for k, v in losses.items()}
+        assert all(v.shape == shape for v in losses.values()), {
+            k: v.shape for k, v in losses.items()
+        }
         total = torch.stack([v.mean() * self.scales[k] for k, v in losses.items()]).sum()
         shown = {f"loss/{k}": v.mean() for k, v in losses.items()}
         return total, {**metrics, **shown, "loss/total": total}, post, feat
@@ -161,7 +177,9 @@ class WorldModel(nn.Module):
             "rep": self._free_nats(kl(post, detach(prior))),
         }
         if self.overshooting > 1:
-            raw = overshooting(self.rssm, post, batch["prev_action"], batch["is_first"], self.overshooting)
+            raw = overshooting(
+                self.rssm, post, batch["prev_action"], batch["is_first"], self.overshooting
+            )
             losses["overshoot"] = self._free_nats(raw)
         return {k: v for k, v in losses.items() if k not in self.replaced}
 
@@ -169,11 +187,15 @@ class WorldModel(nn.Module):
         return free_nats(kl, self.free, self.free_on, self.world.mean)
 
     def predict(self, feat: Tensor, *others: ScalarHead) -> list[Tensor]:
-        """Expected reward, probability of going on, and what other heads say, by features (...,F)."""
+        """Expected reward, probability of going on, and what other heads say, by features
+        (...,F).
+        """
         return means([self.reward, self.cont, *others], feat)
 
     def outlook(self, feat: Tensor) -> tuple[Tensor, Tensor]:
-        """`predict` for planners: a model that saw no end expects none, and need not ask its head."""
+        """`predict` for planners: a model that saw no end expects none, and need not ask
+        its head.
+        """
         if self.ends:
             reward, cont = self.predict(feat)
             return reward, cont
@@ -183,15 +205,18 @@ class WorldModel(nn.Module):
     def goal_distance(self, states: State, goal: Tensor, kind: str) -> Tensor:
         """How far predicted states (...,) are from a goal's embedding, which broadcasts: (...,).
 
-        `belief` and `kl` compare what the model predicts there with what it would believe if it saw the goal there;
-        `learnt` asks the objective of the largest weight that can tell.
+        `belief` and `kl` compare what the model predicts there with what it would believe if it
+        saw the goal there; `learnt` asks the objective of the largest weight that can tell.
         """
         if kind == "learnt":
             comparing = self.objectives[heaviest(self.objective_weights)]
             assert isinstance(comparing, Comparing)
             return comparing.distance(self.rssm.feat(states), goal)
         latent, deter = self.rssm.latent, states["deter"]
-        prior, belief = latent.dist(self.rssm.prior_net(deter)), latent.dist(self.rssm.belief(deter, goal))
+        prior, belief = (
+            latent.dist(self.rssm.prior_net(deter)),
+            latent.dist(self.rssm.belief(deter, goal)),
+        )
         if kind == "kl":
             return latent.kl(belief, prior)
         return (latent.expected(belief) - latent.expected(prior)).square().sum(-1)
@@ -210,6 +235,7 @@ class WorldModel(nn.Module):
         artist = self._artist()
         if artist is None or self.backdrop is None:
             raise ValueError(
-                "this model cannot draw: give it pictures (env.obs), and loss.probe or loss.objective.reconstruction"
+                "this model cannot draw: give it pictures (env.obs), and loss.probe or "
+                "loss.objective.reconstruction"
             )
         return self.backdrop.put_back(artist.decode(feat))

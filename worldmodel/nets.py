@@ -26,14 +26,24 @@ class Norm(nn.RMSNorm):
 
 
 class MLP(nn.Module):
-    """Linear, RMSNorm, SiLU, `layers` times, then a linear output (`exact`: in fp32), (...,inputs) -> (...,outputs)."""
+    """Linear, RMSNorm, SiLU, `layers` times, then a linear output (`exact`: in fp32), (...,inputs)
+    -> (...,outputs).
+    """
 
     def __init__(
-        self, inputs: int, outputs: int, layers: int, units: int, zero_output: bool = False, exact: bool = True
+        self,
+        inputs: int,
+        outputs: int,
+        layers: int,
+        units: int,
+        zero_output: bool = False,
+        exact: bool = True,
     ):
         super().__init__()
         sizes = [inputs] + [units] * layers
-        self.hidden = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.hidden = nn.ModuleList(
+            nn.Linear(a, b, bias=False) for a, b in zip(sizes, sizes[1:], strict=False)
+        )
         self.norms = nn.ModuleList(Norm(units) for _ in range(layers))
         self.out = (Exact if exact else nn.Linear)(sizes[-1], outputs)
         if zero_output:
@@ -55,12 +65,16 @@ class MLP(nn.Module):
 
 
 def side_by_side(nets: Sequence[MLP], x: Tensor) -> list[Tensor]:
-    """Several networks on one input, whose gradient is then one matrix product instead of one and a sum for each."""
+    """Several networks on one input, whose gradient is then one matrix product instead of one and
+    a sum for each.
+    """
     if not all(len(net.hidden) for net in nets) or all(whole.Reader.can(net, x) for net in nets):
         return [net(x) for net in nets]
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    firsts = _SideBySide.apply(x.to(dtype), *(cast(nn.Linear, net.hidden[0]).weight.to(dtype) for net in nets))
+    firsts = _SideBySide.apply(
+        x.to(dtype), *(cast(nn.Linear, net.hidden[0]).weight.to(dtype) for net in nets)
+    )
     return [net.rest(first) for net, first in zip(nets, firsts, strict=True)]
 
 
@@ -85,7 +99,8 @@ class _SideBySide(torch.autograd.Function):
 class Exact(nn.Linear):
     """A linear layer in fp32 even under autocast, for outputs whose small differences matter.
 
-    In bf16 neighbouring rewards near 8 lie 0.03 apart, and a planner could not tell good plans from better ones.
+    In bf16 neighbouring rewards near 8 lie 0.03 apart, and a planner could not tell good plans
+    from better ones.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,7 +128,9 @@ def shrunk(size: tuple[int, int], layers: int, patch: int) -> tuple[int, int]:
 
 
 def lay_out(module: nn.Module) -> None:
-    """Convolutions start with weights that keep the signal's size, and lie channels-last, which is faster."""
+    """Convolutions start with weights that keep the signal's size, and lie channels-last, which is
+    faster.
+    """
     for conv in module.modules():
         if isinstance(conv, nn.Conv2d):
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
@@ -123,11 +140,17 @@ def lay_out(module: nn.Module) -> None:
 
 
 class ImageEncoder(nn.Module):
-    """Strided convolutions, a halving each: (N,H,W,3) -> (N,E); a `patch` above 2 is one projection at first."""
+    """Strided convolutions, a halving each: (N,H,W,3) -> (N,E); a `patch` above 2 is one
+    projection at first.
+    """
 
     def __init__(self, size: tuple[int, int], channels: Sequence[int], patch: int):
         super().__init__()
-        first = nn.Conv2d(3, channels[0], patch, patch) if patch > 2 else nn.Conv2d(3, channels[0], 4, 2, 1)
+        first = (
+            nn.Conv2d(3, channels[0], patch, patch)
+            if patch > 2
+            else nn.Conv2d(3, channels[0], 4, 2, 1)
+        )
         halving = (nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(channels, channels[1:], strict=False))
         self.convs = nn.ModuleList([first, *halving])
         height, width = shrunk(size, len(channels), patch)
@@ -142,10 +165,12 @@ class ImageEncoder(nn.Module):
 
 
 class Doubling(nn.Module):
-    """What a transposed 4x4 convolution of stride 2 computes, as a 2x2 convolution per output phase.
+    """What a transposed 4x4 convolution of stride 2 computes, as a 2x2 convolution per output
+    phase.
 
-    Each output pixel sees 2x2 inputs through one of four kernels. Cutting a border of one from the interleaved phases
-    puts them in place. On a CPU its backward pass takes half the time of ConvTranspose2d's.
+    Each output pixel sees 2x2 inputs through one of four kernels. Cutting a border of one from the
+    interleaved phases puts them in place. On a CPU its backward pass takes half the time of
+    ConvTranspose2d's.
     """
 
     def __init__(self, inputs: int, outputs: int):
@@ -173,7 +198,9 @@ class Unpatch(nn.Module):
 
 
 class ImageDecoder(nn.Module):
-    """The encoder's mirror image: features (N,F) -> mean picture (N,H,W,3) without its backdrop."""
+    """The encoder's mirror image: features (N,F) -> mean picture (N,H,W,3) without its
+    backdrop.
+    """
 
     def __init__(self, inputs: int, size: tuple[int, int], channels: Sequence[int], patch: int):
         super().__init__()
@@ -207,7 +234,9 @@ class VectorDecoder(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pictures, their backdrop taken out, and/or a vector to one embedding: (B,T,...) -> (B,T,E)."""
+    """Pictures, their backdrop taken out, and/or a vector to one embedding: (B,T,...) ->
+    (B,T,E).
+    """
 
     def __init__(
         self,
@@ -228,7 +257,9 @@ class Encoder(nn.Module):
             flat = self.image(rearrange(batch["image"], "b t h w c -> (b t) h w c"))
             parts.append(flat.unflatten(0, batch["image"].shape[:2]))
         if self.vector:
-            parts.append(self.vector(symlog(batch["vector"])).to(parts[0].dtype if parts else None))
+            parts.append(
+                self.vector(symlog(batch["vector"])).to(parts[0].dtype if parts else None)
+            )
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
 
@@ -248,7 +279,9 @@ def mixed_log_probs(logits: Tensor, unimix: float) -> Tensor:
 
 
 def one_hot_draw(logits: Tensor, unimix: float, generator: torch.Generator | None) -> Tensor:
-    """One-hot codes drawn from logits (...,K), their gradients straight through to the probabilities."""
+    """One-hot codes drawn from logits (...,K), their gradients straight through to the
+    probabilities.
+    """
     uniform = torch.rand(logits.shape[:-1], generator=generator, device=logits.device)
     drawn = fused.draw(logits, uniform, unimix)
     if drawn is not None:
@@ -258,9 +291,11 @@ def one_hot_draw(logits: Tensor, unimix: float, generator: torch.Generator | Non
 
 
 def looked_up(logs: Tensor, uniform: Tensor) -> Tensor:
-    """Indices (...) drawn from log-probabilities (...,K): where uniform numbers (...) fall in the running sum.
+    """Indices (...) drawn from log-probabilities (...,K): where uniform numbers (...) fall in the
+    running sum.
 
-    On a CPU a tenth of the time of torch.multinomial over many rows and a third of Gumbel's K numbers each.
+    On a CPU a tenth of the time of torch.multinomial over many rows and a third of Gumbel's K
+    numbers each.
     """
     sums = logs.detach().exp().cumsum(-1)
     # The sums may end a rounding error away from one.

@@ -1,4 +1,6 @@
-"""Gradient clipping and optimisers: Adam with a global clip, and LaProp with adaptive gradient clipping (Dreamer 3)."""
+"""Gradient clipping and optimisers: Adam with a global clip, and LaProp with adaptive gradient
+clipping (Dreamer 3).
+"""
 
 from __future__ import annotations
 
@@ -14,19 +16,31 @@ Tensors = list[Tensor]
 
 
 class Optimizer:
-    """What moves parameters by their gradients: a learning rate, and moments of each parameter once it has moved.
+    """What moves parameters by their gradients: a learning rate, and moments of each parameter
+    once it has moved.
 
-    None of torch.optim's: the first of those in a process imports a compiler, which takes a second or two. As with
-    them, where an attribute `found_inf` holds a one nothing moves.
+    None of torch.optim's: the first of those in a process imports a compiler, which takes a second
+    or two. As with them, where an attribute `found_inf` holds a one nothing moves.
     """
 
     COUNTER = torch.float32
     found_inf: Tensor | None = None
 
     def __init__(
-        self, params: Iterable[Tensor], lr: float | Tensor, betas=(0.9, 0.999), eps: float = 1e-20, weight_decay=0.0
+        self,
+        params: Iterable[Tensor],
+        lr: float | Tensor,
+        betas=(0.9, 0.999),
+        eps: float = 1e-20,
+        weight_decay=0.0,
     ):
-        self.params, self.lr, self.betas, self.eps, self.weight_decay = list(params), lr, betas, eps, weight_decay
+        self.params, self.lr, self.betas, self.eps, self.weight_decay = (
+            list(params),
+            lr,
+            betas,
+            eps,
+            weight_decay,
+        )
         self.state: dict[Tensor, dict[str, Tensor]] = {}
 
     def zero_grad(self) -> None:
@@ -42,20 +56,27 @@ class Optimizer:
         steps, means, squares = ([s[k] for s in states] for k in ("step", "exp_avg", "exp_avg_sq"))
         self._move(params, [p.grad for p in params if p.grad is not None], steps, means, squares)
 
-    def _move(self, params: Tensors, grads: Tensors, steps: Tensors, means: Tensors, squares: Tensors) -> None:
+    def _move(
+        self, params: Tensors, grads: Tensors, steps: Tensors, means: Tensors, squares: Tensors
+    ) -> None:
         raise NotImplementedError
 
     def _state_of(self, p: Tensor) -> dict[str, Tensor]:
         if p not in self.state:
             moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-            self.state[p] = {"step": torch.zeros((), dtype=self.COUNTER, device=p.device), **moments}
+            self.state[p] = {
+                "step": torch.zeros((), dtype=self.COUNTER, device=p.device),
+                **moments,
+            }
         return self.state[p]
 
 
 class AdamW(Optimizer):
     """Adam with weight decay of its own (Loshchilov & Hutter 2019), in one kernel of torch's."""
 
-    def _move(self, params: Tensors, grads: Tensors, steps: Tensors, means: Tensors, squares: Tensors) -> None:
+    def _move(
+        self, params: Tensors, grads: Tensors, steps: Tensors, means: Tensors, squares: Tensors
+    ) -> None:
         torch._foreach_add_(steps, 1)
         torch._fused_adamw_(
             params,
@@ -78,11 +99,15 @@ class AdamW(Optimizer):
 
 
 class LaProp(Optimizer):
-    """Normalise by the second moment first, then take momentum (Ziyin et al. 2020): steps stay bounded by lr."""
+    """Normalise by the second moment first, then take momentum (Ziyin et al. 2020): steps stay
+    bounded by lr.
+    """
 
     COUNTER = torch.float64
 
-    def _move(self, params: Tensors, grads: Tensors, steps: Tensors, means: Tensors, squares: Tensors) -> None:
+    def _move(
+        self, params: Tensors, grads: Tensors, steps: Tensors, means: Tensors, squares: Tensors
+    ) -> None:
         beta1, beta2 = self.betas
         go: Tensor | float = 1.0
         if self.found_inf is not None:
@@ -119,7 +144,9 @@ def clip_global(params: list[Tensor], most: float) -> Tensor:
 
 
 def clip_adaptive(params: list[Tensor], share: float, floor: float = 1e-3) -> Tensor:
-    """Each tensor's gradient to at most `share` of the tensor's own norm (AGC per tensor); the joint norm before."""
+    """Each tensor's gradient to at most `share` of the tensor's own norm (AGC per tensor); the
+    joint norm before.
+    """
     params = [p for p in params if p.grad is not None]
     grads = [p.grad for p in params if p.grad is not None]
     if not grads:
@@ -131,7 +158,10 @@ def clip_adaptive(params: list[Tensor], share: float, floor: float = 1e-3) -> Te
     return norms.norm()
 
 
-CLIPS: dict[str, Callable[[list[Tensor], float], Tensor]] = {"global": clip_global, "adaptive": clip_adaptive}
+CLIPS: dict[str, Callable[[list[Tensor], float], Tensor]] = {
+    "global": clip_global,
+    "adaptive": clip_adaptive,
+}
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": AdamW, "laprop": LaProp}
@@ -140,11 +170,13 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": AdamW, "laprop": LaProp}
 class Optimizers:
     """One optimiser for each part of what learns: {name: (parameters, learning rate)}.
 
-    `masked` ones are told by a tensor whether to step, and read their rates from tensors, so that nobody waits for a
-    device and a CUDA graph can hold them.
+    `masked` ones are told by a tensor whether to step, and read their rates from tensors, so that
+    nobody waits for a device and a CUDA graph can hold them.
     """
 
-    def __init__(self, parts: Mapping[str, tuple[list[Tensor], float]], config: OptimConfig, masked: bool):
+    def __init__(
+        self, parts: Mapping[str, tuple[list[Tensor], float]], config: OptimConfig, masked: bool
+    ):
         self.config, self.masked = config, masked
         self.parts = {k: params for k, (params, _) in parts.items()}
         self.rates = {k: rate for k, (_, rate) in parts.items()}
@@ -188,7 +220,12 @@ class Optimizers:
 
     def tensors(self) -> dict[str, Tensor]:
         """All states as flat named tensors."""
-        return {f"{i}/{k}": v for i, states, p in self._placed() if p in states for k, v in states[p].items()}
+        return {
+            f"{i}/{k}": v
+            for i, states, p in self._placed()
+            if p in states
+            for k, v in states[p].items()
+        }
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Continue exactly where `tensors()` was taken."""
@@ -201,17 +238,28 @@ class Optimizers:
         for i, states, p in self._placed():
             states.pop(p, None)
             if i in found:
-                # The fused optimiser walks memory, not coordinates: moments must lie as their parameter does.
+                # The fused optimiser walks memory, not coordinates: moments must lie as their
+                # parameter does.
                 laid_out = {
-                    k: torch.empty_like(p).copy_(v) if v.shape == p.shape else v.clone().to(p.device)
+                    k: torch.empty_like(p).copy_(v)
+                    if v.shape == p.shape
+                    else v.clone().to(p.device)
                     for k, v in found[i].items()
                 }
                 states[p] = {k: v.detach() for k, v in laid_out.items()}
 
     def _check(self, i: int, found: dict[str, Tensor], p: Tensor) -> None:
-        """ValueError unless these are the states that the optimiser keeps of a parameter, or none yet."""
+        """ValueError unless these are the states that the optimiser keeps of a parameter, or none
+        yet.
+        """
         counter = OPTIMIZERS[self.config.name].COUNTER
-        wanted = {"step": (torch.Size(), counter), "exp_avg": (p.shape, p.dtype), "exp_avg_sq": (p.shape, p.dtype)}
+        wanted = {
+            "step": (torch.Size(), counter),
+            "exp_avg": (p.shape, p.dtype),
+            "exp_avg_sq": (p.shape, p.dtype),
+        }
         kept = {k: (v.shape, v.dtype) for k, v in found.items()}
         if found and kept != wanted:
-            raise ValueError(f"the optimiser's states of weight {i} are not those of a tensor {tuple(p.shape)}")
+            raise ValueError(
+                f"the optimiser's states of weight {i} are not those of a tensor {tuple(p.shape)}"
+            )

@@ -1,4 +1,6 @@
-"""Sealed replay chunks: full ones, compressed in blocks so that a sequence is read without unpacking the rest."""
+"""Sealed replay chunks: full ones, compressed in blocks so that a sequence is read without
+unpacking the rest.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ HEADER = struct.Struct("<III")  # rows, episodes, blocks; then each block's size
 
 @dataclasses.dataclass
 class PackedChunk:
-    """Rows of one stream that will not change any more; the file holds the header, the sizes and the blocks."""
+    """Rows of one stream that will not change any more; the file holds the header, the sizes and
+    the blocks.
+    """
 
     stream: int
     number: int
@@ -32,7 +36,8 @@ class PackedChunk:
     episodes: int = 0
     saved: int = 0
     crc: int = 0
-    offsets: np.ndarray | None = None  # where each block starts in the file, and where the last one ends
+    # where each block starts in the file, and where the last one ends
+    offsets: np.ndarray | None = None
     body: bytes | None = None  # the file's bytes; None when they are read from the file
 
     @property
@@ -54,7 +59,15 @@ class PackedChunk:
         sizes = np.array([len(b) for b in blocks], "<u4")
         head = HEADER.pack(len(data), episodes, len(blocks)) + sizes.tobytes()
         body = head + b"".join(blocks)
-        return cls(stream, number, len(data), episodes, crc=zlib.crc32(body), offsets=_offsets(sizes), body=body)
+        return cls(
+            stream,
+            number,
+            len(data),
+            episodes,
+            crc=zlib.crc32(body),
+            offsets=_offsets(sizes),
+            body=body,
+        )
 
     def read(self, directory: Path | None, dtype: np.dtype, first: int, end: int) -> np.ndarray:
         """Unpack rows first to end."""
@@ -76,15 +89,21 @@ class PackedChunk:
             rows = np.frombuffer(b"".join([unpack(b) for b in blocks]), dtype)
         except zstandard.ZstdError as error:
             raise ReplayError(
-                f"replay chunk {self.name} was damaged while in use: {error}. The last checkpoint is kept: the same "
-                "command goes on from there; if this comes back, look to this machine's memory and disk"
+                f"replay chunk {self.name} was damaged while in use: {error}. The last "
+                f"checkpoint is kept: the same "
+                "command goes on from there; if this comes back, look to this machine's memory "
+                "and disk"
             ) from error
         return rows[first - low * BLOCK : end - low * BLOCK]
 
     def save(self, directory: Path) -> None:
         """Write the whole file; on an OSError nothing of it stays."""
         assert self.body is not None
-        fd = os.open(directory / self.name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        fd = os.open(
+            directory / self.name,
+            os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC,
+            0o644,
+        )
         try:
             body = memoryview(self.body)
             write_all(fd, body[: len(body) // 2])
@@ -105,7 +124,9 @@ class PackedChunk:
         self.body = None
 
     def restore(self, directory: Path, layout: Layout, room: int) -> str:
-        """Read the file; say what is wrong ('' when nothing is). Nothing larger than its rows is ever allocated."""
+        """Read the file; say what is wrong ('' when nothing is). Nothing larger than its rows is
+        ever allocated.
+        """
         body = bytearray()
 
         def place(size: int) -> memoryview | str:
@@ -135,7 +156,9 @@ def _offsets(sizes: np.ndarray) -> np.ndarray:
 
 
 def _slice(path: Path, start: int, end: int) -> bytes:
-    """A part of a file; the file is opened anew at each use, since a million rows are thousands of chunks."""
+    """A part of a file; the file is opened anew at each use, since a million rows are thousands of
+    chunks.
+    """
     fd = open_regular(path)
     try:
         return os.pread(fd, end - start, start)

@@ -1,8 +1,9 @@
 """Several processes that train one agent, and the few things they tell each other.
 
-Under torchrun every process is a rank, with environments, a share of the replay and batches of its own. What they learn
-and when they stop is agreed on: gradients, means and flags pass through a `World`. A run without torchrun is a world of
-one, where every exchange gives back what was put in and torch.distributed is never touched.
+Under torchrun every process is a rank, with environments, a share of the replay and batches of its
+own. What they learn and when they stop is agreed on: gradients, means and flags pass through a
+`World`. A run without torchrun is a world of one, where every exchange gives back what was put in
+and torch.distributed is never touched.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class Lost(RuntimeError):
 
 
 class Ended(RuntimeError):
-    """Rank 0 was refused something and says why; this rank ends in silence, with the same exit code."""
+    """Rank 0 was refused something and says why; this rank ends in silence, with the same exit
+    code.
+    """
 
     def __init__(self, exit_code: int):
         super().__init__(f"rank 0 ended with exit code {exit_code}")
@@ -69,15 +72,21 @@ class Launch:
         lacking = [name for name in NEEDED if not env.get(name)]
         if lacking:
             raise ValueError(
-                f"{said[0]} is set but {' and '.join(lacking)} not: start several processes with torchrun, or unset "
+                f"{said[0]} is set but {' and '.join(lacking)} not: start several processes "
+                f"with torchrun, or unset "
                 "RANK and WORLD_SIZE to train alone"
             )
         rank, size = _number(env, "RANK"), _number(env, "WORLD_SIZE")
         local = _number(env, "LOCAL_RANK", rank), _number(env, "LOCAL_WORLD_SIZE", size)
         if rank >= size or local[0] >= local[1] or local[1] > size:
-            raise ValueError(f"RANK {rank} of WORLD_SIZE {size}, LOCAL_RANK {local[0]} of LOCAL_WORLD_SIZE {local[1]}: "
-                             "ranks count from 0 and end below the size; let torchrun set them")  # fmt: skip
-        return cls(rank, size, *local, _number(env, "TORCHELASTIC_RESTART_COUNT", 0) + _requeued(env))
+            raise ValueError(
+                f"RANK {rank} of WORLD_SIZE {size}, LOCAL_RANK {local[0]} of LOCAL_WORLD_SIZE "
+                f"{local[1]}: "
+                "ranks count from 0 and end below the size; let torchrun set them"
+            )
+        return cls(
+            rank, size, *local, _number(env, "TORCHELASTIC_RESTART_COUNT", 0) + _requeued(env)
+        )
 
 
 def _number(env: Mapping[str, str], name: str, default: int | None = None) -> int:
@@ -94,7 +103,9 @@ def _requeued(env: Mapping[str, str]) -> int:
 
 
 def speaker(env: Mapping[str, str]) -> str:
-    """What stands before a warning or an error, so that one knows whose it is: 'rank 1: ', nothing in a run alone."""
+    """What stands before a warning or an error, so that one knows whose it is: 'rank 1: ', nothing
+    in a run alone.
+    """
     return f"rank {env['RANK']}: " if env.get("RANK") and env.get("WORLD_SIZE", "1") != "1" else ""
 
 
@@ -110,7 +121,9 @@ class World:
         return self.rank == 0
 
     def mean_(self, tensors: list[Tensor]) -> None:
-        """Each tensor becomes its mean over the ranks, in one exchange; what is not finite on one is so on all."""
+        """Each tensor becomes its mean over the ranks, in one exchange; what is not finite on one
+        is so on all.
+        """
 
     def mean(self, x: Tensor) -> Tensor:
         """The mean over the ranks."""
@@ -141,13 +154,20 @@ class World:
         return [data]
 
     def led(self, act: Callable[[], T]) -> T | None:
-        """Rank 0 alone does something that may be refused; the others wait, and end where it does."""
+        """Rank 0 alone does something that may be refused; the others wait, and end where
+        it does.
+        """
         return act()
 
     def __enter__(self) -> World:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ):
         """Leave together where all went well."""
 
 
@@ -155,23 +175,33 @@ ALONE = World()
 
 
 class Ranks(World):
-    """This process among others, through torch.distributed: gloo between CPUs, NCCL between GPUs."""
+    """This process among others, through torch.distributed: gloo between CPUs, NCCL
+    between GPUs.
+    """
 
     def __init__(self, launch: Launch, device: torch.device):
         import torch.distributed as dist
 
-        self.rank, self.size, self.here, self._dist = launch.rank, launch.size, launch.local_size, dist
+        self.rank, self.size, self.here, self._dist = (
+            launch.rank,
+            launch.size,
+            launch.local_size,
+            dist,
+        )
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         try:
             store, _, _ = next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=JOIN_S))))
             store = dist.PrefixStore("worldmodel", store)
             own = dist.PrefixStore(_start_of_all(store, self.rank, self.size), store)
             answer = timedelta(seconds=ANSWER_S)
-            dist.init_process_group(backend, store=own, rank=self.rank, world_size=self.size, timeout=answer)
+            dist.init_process_group(
+                backend, store=own, rank=self.rank, world_size=self.size, timeout=answer
+            )
         except (RuntimeError, ValueError) as error:
             place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
             raise Lost(
-                f"the {self.size} ranks did not find each other at {place} ({_short(error)}). Nothing was begun: see "
+                f"the {self.size} ranks did not find each other at {place} ({_short(error)}). "
+                f"Nothing was begun: see "
                 "that all were started and reach that address, then give the same command again"
             ) from error
 
@@ -182,7 +212,8 @@ class Ranks(World):
             yield
         except RuntimeError as error:
             raise Lost(
-                f"another rank is gone ({_short(error)}); its own lines say why. The same command goes on from the "
+                f"another rank is gone ({_short(error)}); its own lines say why. The same "
+                f"command goes on from the "
                 "last checkpoint"
             ) from error
 
@@ -191,7 +222,9 @@ class Ranks(World):
         with self._exchange():
             self._dist.all_reduce(flat)
         pieces = flat.div_(self.size).split([t.numel() for t in tensors])
-        torch._foreach_copy_(tensors, [piece.view(t.shape) for piece, t in zip(pieces, tensors, strict=True)])
+        torch._foreach_copy_(
+            tensors, [piece.view(t.shape) for piece, t in zip(pieces, tensors, strict=True)]
+        )
 
     def mean(self, x: Tensor) -> Tensor:
         x = x.detach().clone()
@@ -237,7 +270,12 @@ class Ranks(World):
         self.meet()
         return done
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ):
         # A rank that fails just goes: its closed connections tell the others.
         if error is None:
             self.meet()
@@ -247,8 +285,9 @@ class Ranks(World):
 def _start_of_all(store, rank: int, size: int) -> str:
     """A name for this start, the same on all its ranks and on none before.
 
-    torchrun's store outlives a restart, and with it the addresses of processes that are dead. So rank 0 repeats its
-    name with all that has been said to it, until each of the others has found there what it said itself.
+    torchrun's store outlives a restart, and with it the addresses of processes that are dead. So
+    rank 0 repeats its name with all that has been said to it, until each of the others has found
+    there what it said itself.
     """
     own, deadline = uuid.uuid4().hex, time.monotonic() + JOIN_S
     if rank:
@@ -260,7 +299,10 @@ def _start_of_all(store, rank: int, size: int) -> str:
                 store.set(f"{name}/{rank}", "seen")
                 return name
         else:
-            store.set("welcome", json.dumps([own, *(store.get(f"hello/{r}").decode() for r in range(1, size))]))
+            store.set(
+                "welcome",
+                json.dumps([own, *(store.get(f"hello/{r}").decode() for r in range(1, size))]),
+            )
             if store.check([f"{own}/{r}" for r in range(1, size)]):
                 return own
         time.sleep(0.02)
@@ -280,10 +322,18 @@ def check_same(world: World, c: Config) -> None:
         if different and not world.main:
             raise Ended(2)
         if different:
-            shown = "; ".join(f"{key} {first} -> {other}" for key, (first, other) in different.items())
-            raise ConfigError([f"rank {rank} was started with another configuration than rank 0: {shown}"])
+            shown = "; ".join(
+                f"{key} {first} -> {other}" for key, (first, other) in different.items()
+            )
+            raise ConfigError(
+                [f"rank {rank} was started with another configuration than rank 0: {shown}"]
+            )
 
 
 def _short(error: Exception) -> str:
     """The first sentence of a library's message, without the place in its source."""
-    return re.sub(r"^(\[[^\]]*\] *)+", "", str(error).splitlines()[0]).split(". ")[0].rstrip(".")[:160]
+    return (
+        re.sub(r"^(\[[^\]]*\] *)+", "", str(error).splitlines()[0])
+        .split(". ")[0]
+        .rstrip(".")[:160]
+    )

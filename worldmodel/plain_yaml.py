@@ -1,4 +1,6 @@
-"""YAML as plain data, from anyone: bounded in size, without objects, shown in a line however large it has become."""
+"""YAML as plain data, from anyone: bounded in size, without objects, shown in a line however large
+it has become.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class ConfigError(ValueError):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Plain data from a YAML file; no tags, no objects, nothing larger than a configuration can be."""
+    """Plain data from a YAML file; no tags, no objects, nothing larger than a configuration can
+    be.
+    """
     with path.open("rb") as file:
         text = file.read(MAX_BYTES + 1)
     if len(text) > MAX_BYTES:
@@ -43,11 +47,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = parsed(text.decode())
     except UNREADABLE as error:
-        raise ConfigError([f"{path.name}: not valid YAML ({' '.join(str(error).split())[:160]})"]) from None
+        raise ConfigError(
+            [f"{path.name}: not valid YAML ({' '.join(str(error).split())[:160]})"]
+        ) from None
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise ConfigError([f"{path.name}: expected a table of sections, got {type(data).__name__}"])
+        raise ConfigError(
+            [f"{path.name}: expected a table of sections, got {type(data).__name__}"]
+        )
     return data
 
 
@@ -57,7 +65,9 @@ def parsed(text: str) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value's kind and beginning; YAML's references may make of a few lines a value without end."""
+    """A value's kind and beginning; YAML's references may make of a few lines a value
+    without end.
+    """
     if isinstance(value, int) and value.bit_length() > MAX_BITS:
         return f"int of {value.bit_length()} bits"
     if isinstance(value, str | int | float):

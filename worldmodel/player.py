@@ -22,7 +22,9 @@ class Player:
         self.carry = agent.init(batch)
 
     def __call__(self, rows: list[Row]) -> np.ndarray:
-        keys: list[str] = [k for k in ("image", "vector", "prev_action", "is_first") if k in rows[0]]
+        keys: list[str] = [
+            k for k in ("image", "vector", "prev_action", "is_first") if k in rows[0]
+        ]
         obs = {k: torch.from_numpy(np.stack([row[k] for row in rows])) for k in keys}
         action, self.carry = self.agent.act(obs, self.carry, self.mode, self.generator)
         return action.numpy()
@@ -37,5 +39,8 @@ class Player:
         if state.shape == self.generator.get_state().shape:
             self.generator.set_state(state)
         else:
-            log.warning("resumed on another kind of device: exploration continues with other random numbers")
+            log.warning(
+                "resumed on another kind of device: exploration continues with other random "
+                "numbers"
+            )
         self.carry = {k: v.clone().to(self.agent.device) for k, v in tensors.items()}

@@ -11,8 +11,8 @@ from worldmodel.objectives import Context, Objective
 class Probe(nn.Module):
     """Learns to draw pictures of features behind a stop-gradient, where no objective does.
 
-    Its loss is in no sum, its gradients are clipped apart, and it draws no random numbers: the rest learns bit for bit
-    as it would without.
+    Its loss is in no sum, its gradients are clipped apart, and it draws no random numbers: the
+    rest learns bit for bit as it would without.
     """
 
     def __init__(self, decoder: Objective):
@@ -21,7 +21,9 @@ class Probe(nn.Module):
 
     def loss(self, ctx: Context) -> Tensor:
         """Mean loss of the pictures, apart from everything else's graph."""
-        seen = Context(ctx.batch, ctx.embed, ctx.post, ctx.prior, ctx.feat.detach(), ctx.backdrop, ctx.parts)
+        seen = Context(
+            ctx.batch, ctx.embed, ctx.post, ctx.prior, ctx.feat.detach(), ctx.backdrop, ctx.parts
+        )
         losses, _ = self.decoder(seen)
         return torch.stack([loss.mean() for loss in losses.values()]).sum()
 

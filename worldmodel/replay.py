@@ -13,26 +13,45 @@ from typing import Any
 import numpy as np
 
 from worldmodel.capacity import bytes_per_row, check_capacity, describe_capacity
-from worldmodel.chunks import ALL_STREAMS, Chunk, Layout, ReplayError, ReplayMissing, Row, Spec, chunk_files
+from worldmodel.chunks import (
+    ALL_STREAMS,
+    Chunk,
+    Layout,
+    ReplayError,
+    ReplayMissing,
+    Row,
+    Spec,
+    chunk_files,
+)
 from worldmodel.files import fsync_directory, quarantine
 from worldmodel.packed import PackedChunk
 from worldmodel.replay_manifest import Manifest
 from worldmodel.segments import Segments
 
-__all__ = ["Replay", "ReplayError", "ReplayMissing", "bytes_per_row", "check_capacity", "describe_capacity"]
+__all__ = [
+    "Replay",
+    "ReplayError",
+    "ReplayMissing",
+    "bytes_per_row",
+    "check_capacity",
+    "describe_capacity",
+]
 
 log = logging.getLogger(__name__)
 
 
 class Replay:
-    """Rows of several streams (one per environment), sampled as sequences uniformly over their start steps.
+    """Rows of several streams (one per environment), sampled as sequences uniformly over their
+    start steps.
 
-    The rows of a stream are numbered from 0 and row r lies in chunk r // chunk_rows, so a position is arithmetic and
-    sampling costs the same however much is held. A missing chunk leaves a hole in the numbers: the contiguous runs
-    between holes are the segments, and no sequence leaves its segment. Not thread-safe.
+    The rows of a stream are numbered from 0 and row r lies in chunk r // chunk_rows, so a position
+    is arithmetic and sampling costs the same however much is held. A missing chunk leaves a hole
+    in the numbers: the contiguous runs between holes are the segments, and no sequence leaves its
+    segment. Not thread-safe.
 
-    Several processes may share a directory: each writes streams of its own, `first_stream` on, and may hold chunks of
-    other streams to sample from. The one that writes the `last` ones also sees to the files nobody writes any more.
+    Several processes may share a directory: each writes streams of its own, `first_stream` on, and
+    may hold chunks of other streams to sample from. The one that writes the `last` ones also sees
+    to the files nobody writes any more.
     """
 
     def __init__(
@@ -59,9 +78,13 @@ class Replay:
         self.streams = range(first_stream, first_stream + num_streams)
         self._minds = range(first_stream, ALL_STREAMS.stop if last else self.streams.stop)
         self.capacity_bytes = int(capacity_bytes)
-        self.capacity_rows = self.capacity_bytes // self.layout.row_bytes  # as they come; packed, more fit
+        self.capacity_rows = (
+            self.capacity_bytes // self.layout.row_bytes
+        )  # as they come; packed, more fit
         if self.capacity_rows < 1:
-            raise ValueError(f"replay.capacity_gb holds no row of {self.layout.row_bytes:,} bytes; raise it")
+            raise ValueError(
+                f"replay.capacity_gb holds no row of {self.layout.row_bytes:,} bytes; raise it"
+            )
         # Eviction is by chunk: small chunks keep a small buffer nearly full.
         self.chunk_rows = max(1, min(chunk_rows, self.capacity_rows // (4 * num_streams)))
         self._max_chunk_rows = chunk_rows
@@ -72,7 +95,9 @@ class Replay:
         self._reset()
 
     def _reset(self) -> None:
-        self._chunks: OrderedDict[tuple[int, int], Chunk | PackedChunk] = OrderedDict()  # oldest first
+        self._chunks: OrderedDict[tuple[int, int], Chunk | PackedChunk] = (
+            OrderedDict()
+        )  # oldest first
         self._unsaved: dict[tuple[int, int], Chunk | PackedChunk] = {}
         self._next = dict.fromkeys(self.streams, 0)  # stream -> number of its next row
         self._segments = Segments()
@@ -86,12 +111,19 @@ class Replay:
     def stats(self) -> dict[str, int]:
         """Return the sizes to log."""
         each = round(self._bytes / self._rows) if self._rows else self.layout.row_bytes
-        return {"rows": self._rows, "episodes": self._episodes, "bytes": self._bytes, "bytes_per_row": each}
+        return {
+            "rows": self._rows,
+            "episodes": self._episodes,
+            "bytes": self._bytes,
+            "bytes_per_row": each,
+        }
 
     def add(self, stream: int, row: Row) -> None:
         """Append one row to a stream; ValueError if it does not fit the spec."""
         if stream not in self.streams:
-            raise ValueError(f"replay writes streams {self.streams[0]} to {self.streams[-1]}, not {stream}")
+            raise ValueError(
+                f"replay writes streams {self.streams[0]} to {self.streams[-1]}, not {stream}"
+            )
         arrays = self.layout.check(row, f"replay row of stream {stream}")
         self._make_room(self.layout.row_bytes)
         chunk = self._open_chunk(stream)
@@ -107,7 +139,9 @@ class Replay:
             self._seal(chunk)
 
     def _seal(self, chunk: Chunk) -> None:
-        """A chunk is full: pack it where a codec is asked for, bring it to disk where it belongs there."""
+        """A chunk is full: pack it where a codec is asked for, bring it to disk where it belongs
+        there.
+        """
         if self.codec == "zstd":
             key = (chunk.stream, chunk.number)
             assert chunk.data is not None
@@ -135,7 +169,9 @@ class Replay:
 
     def _extend(self, chunk: Chunk | PackedChunk, rows: int, episodes: int, size: int) -> None:
         """Count a chunk's last rows."""
-        self._segments.extend(chunk.stream, chunk.number * self.chunk_rows + chunk.rows - rows, rows)
+        self._segments.extend(
+            chunk.stream, chunk.number * self.chunk_rows + chunk.rows - rows, rows
+        )
         self._rows += rows
         self._episodes += episodes
         self._bytes += size
@@ -157,33 +193,44 @@ class Replay:
         return batch > 0 and length > 0 and bool(self._segments.starts(length)[2].sum())
 
     def sample(self, batch: int, length: int) -> dict[str, np.ndarray]:
-        """Draw sequences whose starts are uniform over all steps that allow one: {key: (B,T,...)}."""
+        """Draw sequences whose starts are uniform over all steps that allow one: {key:
+        (B,T,...)}.
+        """
         streams, firsts, counts = self._segments.starts(length)
         ends = np.cumsum(counts)
         if length < 1 or not len(ends) or not ends[-1]:
             raise ValueError(
-                f"replay holds {self._rows} rows but no sequence of {length} to sample; collect more first"
+                f"replay holds {self._rows} rows but no sequence of {length} to sample; collect "
+                f"more first"
             )
         picks = self._rng.integers(ends[-1], size=batch)
         which = np.searchsorted(ends, picks, side="right")
         rows = firsts[which] + picks - (ends - counts)[which]
         out = self.layout.empty(batch, length)
-        for b, (stream, row) in enumerate(zip(streams[which].tolist(), rows.tolist(), strict=True)):
+        for b, (stream, row) in enumerate(
+            zip(streams[which].tolist(), rows.tolist(), strict=True)
+        ):
             self._read(out, b, stream, row, length)
         return self.layout.unpack(out)
 
-    def _read(self, out: dict[str, np.ndarray], b: int, stream: int, row: int, length: int) -> None:
+    def _read(
+        self, out: dict[str, np.ndarray], b: int, stream: int, row: int, length: int
+    ) -> None:
         """Copy one sequence into a batch, chunk by chunk."""
         t = 0
         while t < length:
             number, offset = divmod(row + t, self.chunk_rows)
             take = min(length - t, self.chunk_rows - offset)
             chunk = self._chunks[stream, number]
-            self.layout.copy(chunk.read(self.directory, self.layout.dtype, offset, offset + take), out, b, t)
+            self.layout.copy(
+                chunk.read(self.directory, self.layout.dtype, offset, offset + take), out, b, t
+            )
             t += take
 
     def flush(self, strict: bool = False) -> bool:
-        """Append all new rows to their files and make them durable; on failure keep them in RAM for the next call."""
+        """Append all new rows to their files and make them durable; on failure keep them in RAM
+        for the next call.
+        """
         if self.directory is None:
             return True
         try:
@@ -201,7 +248,9 @@ class Replay:
             if strict:
                 raise
             if not self._failing:
-                log.warning("replay rows stay in memory, %s cannot be written: %s", self.directory, error)
+                log.warning(
+                    "replay rows stay in memory, %s cannot be written: %s", self.directory, error
+                )
             self._failing = True
             return False
         self._failing = False
@@ -217,10 +266,18 @@ class Replay:
         self._owned = True
 
     def state(self) -> dict[str, Any]:
-        """Return the manifest of the flushed rows with the generator; call `flush(strict=True)` before."""
+        """Return the manifest of the flushed rows with the generator; call `flush(strict=True)`
+        before.
+        """
         size = self.chunk_rows
         chunks = [
-            {"file": c.name, "stream": c.stream, "first": c.number * size, "rows": c.saved, "crc32": c.crc}
+            {
+                "file": c.name,
+                "stream": c.stream,
+                "first": c.number * size,
+                "rows": c.saved,
+                "crc32": c.crc,
+            }
             for c in self._chunks.values()
             if c.saved
         ]
@@ -233,14 +290,21 @@ class Replay:
             "generator": self._rng.bit_generator.state,
         }
 
-    def load(self, state: dict[str, Any], elsewhere: Collection[str] = (), forgo: bool = False) -> None:
+    def load(
+        self, state: dict[str, Any], elsewhere: Collection[str] = (), forgo: bool = False
+    ) -> None:
         """Become what `state()` described; damaged chunks are quarantined and leave a hole.
 
-        `elsewhere` names the chunk files that other processes hold; with `forgo` nothing is held of what there was.
+        `elsewhere` names the chunk files that other processes hold; with `forgo` nothing is held
+        of what there was.
         """
         manifest = Manifest(state, self.layout, self._max_chunk_rows)
         files = set(chunk_files(self.directory)) if self.directory else set()
-        if not forgo and not manifest.names & files and (manifest.names or (manifest.nonempty and not elsewhere)):
+        if (
+            not forgo
+            and not manifest.names & files
+            and (manifest.names or (manifest.nonempty and not elsewhere))
+        ):
             raise ReplayMissing(f"the replay is missing from {self.directory}")
         self._reset()
         self.chunk_rows, self._rng = manifest.chunk_rows, manifest.generator
@@ -284,7 +348,9 @@ class Replay:
         log.warning("replay chunk %s is left out (%s) and was moved to %s", path, why, moved)
 
     def collect_garbage(self, referenced: Iterable[dict[str, Any]]) -> None:
-        """Delete the files of evicted chunks that none of these manifests (retained checkpoints') refers to."""
+        """Delete the files of evicted chunks that none of these manifests (retained checkpoints')
+        refers to.
+        """
         if self.directory is None:
             return
         needed = {entry["file"] for state in referenced for entry in state["chunks"]}

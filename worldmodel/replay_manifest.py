@@ -13,7 +13,8 @@ FORMAT = 1
 MAX_STREAMS = 10_000
 MAX_ROWS = 2**53
 UNTOUCHED = (
-    "Nothing was touched: put back the checkpoint and the configuration that belong to this replay, or start over with "
+    "Nothing was touched: put back the checkpoint and the configuration that belong to this "
+    "replay, or start over with "
     "--run.fresh true, which keeps this directory beside the new one"
 )
 
@@ -28,7 +29,9 @@ class Manifest:
         except ReplayError as error:
             raise ReplayError(f"{error}. {UNTOUCHED}") from error
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-            raise ReplayError(f"the replay manifest is malformed: {error!r}. {UNTOUCHED}") from error
+            raise ReplayError(
+                f"the replay manifest is malformed: {error!r}. {UNTOUCHED}"
+            ) from error
         self.names = {chunk.name for chunk in self.chunks}
         self.nonempty = any(self.next.values())
         # Files before a stream's oldest chunk were evicted; older checkpoints may still need them.
@@ -38,10 +41,14 @@ class Manifest:
 
     def _parse(self, state: dict[str, Any], layout: Layout, max_chunk_rows: int) -> None:
         if state["format"] != FORMAT:
-            raise ReplayError(f"the replay has format {state['format']!r}; this program reads format {FORMAT}")
+            raise ReplayError(
+                f"the replay has format {state['format']!r}; this program reads format {FORMAT}"
+            )
         _check_spec(state["spec"], layout.describe())
         self.chunk_rows = _integer(state["chunk_rows"], 1, max_chunk_rows)
-        self.next = {int(stream): _integer(row, 0, MAX_ROWS) for stream, row in state["next"].items()}
+        self.next = {
+            int(stream): _integer(row, 0, MAX_ROWS) for stream, row in state["next"].items()
+        }
         for stream in self.next:
             _integer(stream, 0, MAX_STREAMS)
         self.generator = np.random.Generator(np.random.PCG64(0))
@@ -54,7 +61,9 @@ class Manifest:
                 raise ReplayError(f"the replay manifest lists {chunk.name} twice or out of order")
             ends[chunk.stream] = chunk.number * self.chunk_rows + chunk.rows
             if ends[chunk.stream] > self.next[chunk.stream]:
-                raise ReplayError(f"the replay manifest lists {chunk.name} beyond its stream's end")
+                raise ReplayError(
+                    f"the replay manifest lists {chunk.name} beyond its stream's end"
+                )
             self.chunks.append(chunk)
 
     def _chunk(self, entry: dict[str, Any]) -> Chunk | PackedChunk:
@@ -66,11 +75,16 @@ class Manifest:
         chunk = kind(stream, number, rows=rows, crc=_integer(entry["crc32"], 0, 2**32 - 1))
         # The one name this chunk can have: no path, '..' or other folder passes.
         if offset or entry["file"] != chunk.name:
-            raise ReplayError(f"the replay manifest names the file {entry['file']!r} where {chunk.name} is expected")
+            raise ReplayError(
+                f"the replay manifest names the file {entry['file']!r} where {chunk.name} is "
+                f"expected"
+            )
         return chunk
 
     def is_older(self, name: str) -> bool:
-        """Say whether a file outside the manifest precedes its stream's oldest chunk, or one that has been packed."""
+        """Say whether a file outside the manifest precedes its stream's oldest chunk, or one that
+        has been packed.
+        """
         match = NAME.fullmatch(name)
         if match is None:
             return False
@@ -88,5 +102,6 @@ def _check_spec(found: dict[str, Any], wanted: dict[str, Any]) -> None:
     for key in [*wanted, *found]:
         if found.get(key) != wanted.get(key):
             raise ReplayError(
-                f"the replay on disk does not fit this run: {key!r} is {found.get(key)} there, {wanted.get(key)} here"
+                f"the replay on disk does not fit this run: {key!r} is {found.get(key)} there, "
+                f"{wanted.get(key)} here"
             )

@@ -8,12 +8,17 @@ import torch
 from torch import Tensor, nn
 
 
-def lambda_returns(reward: Tensor, value: Tensor, discount: Tensor, lam: float | Tensor, dim: int = 1) -> Tensor:
-    """What each state before a step is worth, from leaves of one shape (Dreamer 1, eq. 6 with weights); time is `dim`.
+def lambda_returns(
+    reward: Tensor, value: Tensor, discount: Tensor, lam: float | Tensor, dim: int = 1
+) -> Tensor:
+    """What each state before a step is worth, from leaves of one shape (Dreamer 1, eq. 6 with
+    weights); time is `dim`.
 
-        G_t = reward_t + discount_t ((1 - lam) value_t + lam G_{t+1}),    G_H = value of the last arrival
+        G_t = reward_t + discount_t ((1 - lam) value_t + lam G_{t+1})
+        G_H = value of the last arrival
 
-    `discount` holds the chance of going on as well: zero where the arrival is the end. `lam` may differ by step.
+    `discount` holds the chance of going on as well: zero where the arrival is the end. `lam` may
+    differ by step.
     """
     mix = lam.expand_as(reward) if isinstance(lam, Tensor) else torch.full_like(reward, lam)
     steps = [x.unbind(dim) for x in (reward, value, discount, mix)]
@@ -28,7 +33,9 @@ def lambda_returns(reward: Tensor, value: Tensor, discount: Tensor, lam: float |
 class ReturnScale(nn.Module):
     """A running range of returns, 5th to 95th percentile, never below one (Dreamer 3, eq. 7)."""
 
-    def __init__(self, decay: float = 0.99, low: float = 0.05, high: float = 0.95, floor: float = 1.0):
+    def __init__(
+        self, decay: float = 0.99, low: float = 0.05, high: float = 0.95, floor: float = 1.0
+    ):
         super().__init__()
         self.decay, self.floor = decay, floor
         self.range: Tensor
@@ -39,8 +46,11 @@ class ReturnScale(nn.Module):
         self.register_buffer("quantiles", torch.tensor([low, high]), persistent=False)
 
     @torch.no_grad()
-    def update(self, returns: Tensor, over_ranks: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Take returns in; what to divide by. Early averages are freed of the zero they started from.
+    def update(
+        self, returns: Tensor, over_ranks: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Take returns in; what to divide by. Early averages are freed of the zero they started
+        from.
 
         `over_ranks` adds the returns (N,) of other processes, so that all divide by the same.
         """

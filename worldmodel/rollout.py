@@ -58,10 +58,17 @@ class Episode:
 class Rollout:
     """Steps environments; every call returns one row of experience per environment.
 
-    `reset` makes the environments' reset command out of a seed; `seeds(env, episode)` names every episode's seed.
+    `reset` makes the environments' reset command out of a seed; `seeds(env, episode)` names every
+    episode's seed.
     """
 
-    def __init__(self, envs, reset: Callable[[int], Any], space: ActionSpace, seeds: Callable[[int, int], int]):
+    def __init__(
+        self,
+        envs,
+        reset: Callable[[int], Any],
+        space: ActionSpace,
+        seeds: Callable[[int, int], int],
+    ):
         self.envs, self.reset, self.space, self.seeds = envs, reset, space, seeds
         self.episodes = [Episode(0, seeds(i, 0)) for i in range(envs.num_envs)]
         self.actions = np.zeros((envs.num_envs, space.size), np.float32)
@@ -86,7 +93,9 @@ class Rollout:
         self.envs.begin(self.commands)
 
     def step(self, policy: Policy) -> list[Row]:
-        """Act once everywhere: the previous call's actions go in, rows come out, the policy chooses anew."""
+        """Act once everywhere: the previous call's actions go in, rows come out, the policy
+        chooses anew.
+        """
         if not self.commands:
             self.begin()
         results, self.commands = self.envs.step(self.commands), []
@@ -94,8 +103,10 @@ class Rollout:
         actions = np.asarray(policy(rows), np.float32)
         if not np.isfinite(actions).all():
             raise FloatingPointError(
-                f"the policy chose an action that is not finite, at agent step {self.steps}; the environment never "
-                "saw it. The last checkpoint is kept: the same command goes on from there. If this comes back, give a "
+                f"the policy chose an action that is not finite, at agent step {self.steps}; "
+                f"the environment never "
+                "saw it. The last checkpoint is kept: the same command goes on from there. If "
+                "this comes back, give a "
                 "lower optim.lr, or --run.precision fp32, together with a new --run.name"
             )
         self.actions = actions
@@ -105,13 +116,17 @@ class Rollout:
         """The model's action vector as the environment wants it."""
         if not self.space.discrete:
             return action
-        picks = [int(part.argmax()) for part in np.split(action, np.cumsum(self.space.groups)[:-1])]
+        picks = [
+            int(part.argmax()) for part in np.split(action, np.cumsum(self.space.groups)[:-1])
+        ]
         return picks[0] if self.space.scalar else np.array(picks)
 
     def _take(self, i: int, result) -> Row:
         """One environment's answer as a row; keeps the episode's books."""
         episode = self.episodes[i]
-        action = np.zeros(self.space.size, np.float32) if result.is_first else self.actions[i].copy()
+        action = (
+            np.zeros(self.space.size, np.float32) if result.is_first else self.actions[i].copy()
+        )
         if not result.is_first:
             episode.actions.append(action)
             episode.score += float(result.reward)
@@ -125,7 +140,11 @@ class Rollout:
         if result.is_last:
             self.finished.append(episode)
             self.episodes[i] = Episode(episode.number + 1, self.seeds(i, episode.number + 1))
-        flags = {"is_first": result.is_first, "is_last": result.is_last, "is_terminal": result.is_terminal}
+        flags = {
+            "is_first": result.is_first,
+            "is_last": result.is_last,
+            "is_terminal": result.is_terminal,
+        }
         return {**result.obs, "prev_action": action, "reward": np.float32(result.reward), **flags}
 
     def pop_finished(self) -> list[Episode]:
@@ -141,7 +160,7 @@ class Rollout:
                 "actions": [a.tolist() for a in e.actions],
                 "fresh": fresh,
                 "seen": checksum(seen),
-            }  # fmt: skip
+            }
             for e, fresh, seen in zip(self.episodes, self.fresh, self.seen, strict=True)
         ]
         counters = {"steps": self.steps, "frames": self.frames, "faults": self.faults}
@@ -150,7 +169,10 @@ class Rollout:
     def restore(self, state: dict) -> None:
         """Simulate the open episodes again from their seeds and actions."""
         if len(state["episodes"]) != self.envs.num_envs:
-            raise ValueError(f"env.num: the run was collecting with {len(state['episodes'])} environments; keep that")
+            raise ValueError(
+                f"env.num: the run was collecting with {len(state['episodes'])} environments; "
+                f"keep that"
+            )
         actions = np.array(state["next_actions"], np.float32).reshape(self.actions.shape)
         if not np.isfinite(actions).all():
             raise ValueError("the next actions are not finite")
@@ -160,11 +182,15 @@ class Rollout:
             if not self.fresh[i]:
                 self._replay(i, saved)
         self.actions = actions
-        self.steps, self.frames, self.faults = (_natural(state[key]) for key in ("steps", "frames", "faults"))
+        self.steps, self.frames, self.faults = (
+            _natural(state[key]) for key in ("steps", "frames", "faults")
+        )
         self.finished = []
 
     def _replay(self, i: int, saved: dict) -> None:
-        """Bring one environment back to where it was; one that comes out elsewhere starts a new episode."""
+        """Bring one environment back to where it was; one that comes out elsewhere starts a new
+        episode.
+        """
 
         self._take(i, self.envs.step_some({i: self.reset(saved["seed"])})[i])
         for action in saved["actions"]:
@@ -176,9 +202,12 @@ class Rollout:
             self._take(i, self.envs.step_some({i: self.to_env(self.actions[i])})[i])
         if self.fresh[i] or checksum(self.seen[i]) != saved["seen"]:
             log.warning(
-                "environment %d, simulated again from seed and actions, came out elsewhere: it is not deterministic, "
-                "or something about it has changed; its open episode is given up and a new one starts", i
-            )  # fmt: skip
+                "environment %d, simulated again from seed and actions, came out elsewhere: it "
+                "is not deterministic, "
+                "or something about it has changed; its open episode is given up and a new one "
+                "starts",
+                i,
+            )
             number = saved["number"] + 1
             self.episodes[i], self.fresh[i] = Episode(number, self.seeds(i, number)), True
 

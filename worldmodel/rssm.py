@@ -1,4 +1,5 @@
-"""The recurrent state-space model: one cell for every latent and transition; observe() filters, imagine() dreams.
+"""The recurrent state-space model: one cell for every latent and transition; observe() filters,
+imagine() dreams.
 
 prev {deter, stoch} + prev_action --cell--> deter --prior--> stoch   (imagine)
                                             deter + embed --posterior--> stoch   (observe)
@@ -16,14 +17,18 @@ from worldmodel.unrolled import Walk, filtered
 
 
 class GRU(nn.Module):
-    """GRU with one normalised projection for all gates, block-diagonal in the hidden state (Dreamer 2, 3)."""
+    """GRU with one normalised projection for all gates, block-diagonal in the hidden state
+    (Dreamer 2, 3).
+    """
 
     def __init__(self, inputs: int, size: int, blocks: int):
         super().__init__()
         self.blocks, self.size = blocks, size
         width = size // blocks
         self.gates = (
-            BlockLinear(blocks, inputs + width, 3 * width) if blocks > 1 else nn.Linear(inputs + size, 3 * size)
+            BlockLinear(blocks, inputs + width, 3 * width)
+            if blocks > 1
+            else nn.Linear(inputs + size, 3 * size)
         )
         self.norm = Norm(3 * size)
 
@@ -38,15 +43,29 @@ class GRU(nn.Module):
 
 
 class RSSM(nn.Module):
-    """`transition` says what is carried on: rssm deter and stoch, ssm stoch alone, rnn one noiseless vector."""
+    """`transition` says what is carried on: rssm deter and stoch, ssm stoch alone, rnn one
+    noiseless vector.
+    """
 
-    def __init__(self, latent, transition: str, *, actions: int, embed: int, deter: int, hidden: int, blocks: int):
+    def __init__(
+        self,
+        latent,
+        transition: str,
+        *,
+        actions: int,
+        embed: int,
+        deter: int,
+        hidden: int,
+        blocks: int,
+    ):
         super().__init__()
         self.latent, self.transition = latent, transition
         self.deter_size = hidden if transition == "ssm" else deter
         self.feat_size = latent.size + (deter if transition == "rssm" else 0)
         self.from_action = nn.Linear(actions, hidden)
-        self.from_stoch = nn.Linear(latent.size, hidden, bias=False) if transition != "rnn" else None
+        self.from_stoch = (
+            nn.Linear(latent.size, hidden, bias=False) if transition != "rnn" else None
+        )
         self.input_norm = Norm(hidden)
         self.gru = GRU(hidden, deter, blocks) if transition != "ssm" else None
         self.prior_net = MLP(self.deter_size, latent.num_params, 1, hidden, exact=False)
@@ -73,11 +92,15 @@ class RSSM(nn.Module):
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
     def expected_feat(self, state: State) -> Tensor:
-        """`feat` without the noise of the draw: the latent's mean in place of its sample, (...,F) in fp32."""
+        """`feat` without the noise of the draw: the latent's mean in place of its sample, (...,F)
+        in fp32.
+        """
         mean = self.latent.expected(state)
         return torch.cat([state["deter"], mean], -1) if self.transition == "rssm" else mean
 
-    def observe(self, embed: Tensor, prev_action: Tensor, is_first: Tensor, start: State) -> tuple[State, State]:
+    def observe(
+        self, embed: Tensor, prev_action: Tensor, is_first: Tensor, start: State
+    ) -> tuple[State, State]:
         """Filter sequences: (B,T,E), (B,T,A), (B,T) -> posterior, prior with leaves (B,T,...).
 
         `start` is the state before the first step, or empty.
@@ -102,7 +125,12 @@ class RSSM(nn.Module):
         return posts, self.latent.dist(self.prior_net(posts["deter"]))
 
     def observe_step(
-        self, state: State, embed: Tensor, prev_action: Tensor, is_first: Tensor, generator: torch.Generator | None
+        self,
+        state: State,
+        embed: Tensor,
+        prev_action: Tensor,
+        is_first: Tensor,
+        generator: torch.Generator | None,
     ) -> State:
         """One step of the online filter: embed (B,E), prev_action (B,A), is_first (B,)."""
         keep = (~is_first.bool()).float().unsqueeze(-1)
@@ -111,16 +139,22 @@ class RSSM(nn.Module):
         return {"deter": deter, "stoch": stoch.float()}
 
     def belief(self, deter: Tensor, embed: Tensor) -> Tensor:
-        """Parameters of the latent if an embedding (...,E) were seen at deter (...,D); the two broadcast."""
+        """Parameters of the latent if an embedding (...,E) were seen at deter (...,D); the two
+        broadcast.
+        """
         return self._posterior(deter, self.post_embed(embed))
 
-    def imagine_step(self, state: State, action: Tensor, generator: torch.Generator | None = None) -> State:
+    def imagine_step(
+        self, state: State, action: Tensor, generator: torch.Generator | None = None
+    ) -> State:
         """One step without an observation; the prior's parameters ride along."""
         deter = self._advance(state, self.from_action(action))
         params = self.prior_net(deter)
         return {"deter": deter, "stoch": self.latent.sample(params, generator), "params": params}
 
-    def walk(self, state: State, steps: int, generator: torch.Generator | None = None) -> Walk | Steps:
+    def walk(
+        self, state: State, steps: int, generator: torch.Generator | None = None
+    ) -> Walk | Steps:
         """A dream from states (N,...) whose actions are given step by step."""
         by_hand = torch.is_autocast_enabled("cpu") and self._by_hand(
             torch.empty(0, dtype=torch.get_autocast_dtype("cpu"))
@@ -129,9 +163,16 @@ class RSSM(nn.Module):
 
     def _by_hand(self, like: Tensor) -> bool:
         """Whether loops over tensors like this one are better unrolled."""
-        return self.transition == "rssm" and self.gru is not None and self.gru.blocks == 1 and fused.takes(like)
+        return (
+            self.transition == "rssm"
+            and self.gru is not None
+            and self.gru.blocks == 1
+            and fused.takes(like)
+        )
 
-    def imagine(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> State:
+    def imagine(
+        self, state: State, actions: Tensor, generator: torch.Generator | None = None
+    ) -> State:
         """Open-loop rollout: (B,H,A) -> deter and stoch (B,H,...)."""
         steps = []
         for t in range(actions.shape[1]):
@@ -143,7 +184,10 @@ class RSSM(nn.Module):
         """Zeros where an episode starts; `where`, so that not even a NaN is carried over."""
         stoch, keep = state["stoch"], keep.bool()
         wide = keep.view(-1, *[1] * (stoch.dim() - 1))
-        return {"deter": torch.where(keep, state["deter"], 0.0), "stoch": torch.where(wide, stoch, 0.0)}
+        return {
+            "deter": torch.where(keep, state["deter"], 0.0),
+            "stoch": torch.where(wide, stoch, 0.0),
+        }
 
     def _advance(self, state: State, action_in: Tensor) -> Tensor:
         """deter of the next step, from the previous state and the projected action."""

@@ -20,7 +20,8 @@ from worldmodel.schema import Config
 
 log = logging.getLogger(__name__)
 
-# Keys a resumed run may change: they say how long, how often, where and how fast, not what is learnt.
+# Keys a resumed run may change: they say how long, how often, where and how fast, not what is
+# learnt.
 FREE_KEYS = (
     "run.root",
     "run.frames",
@@ -73,29 +74,40 @@ class RunDir:
         return cls(Path(c.run.root) / slug(c.env.task) / slug(c.run.name) / f"seed{c.run.seed}")
 
     def config(self) -> Config:
-        """What it was trained with; RunError where this is no run directory, or not one of this version."""
+        """What it was trained with; RunError where this is no run directory, or not one of this
+        version.
+        """
         self.check_links()
         if not self.config_file.is_file():
-            raise RunError(f"{self.path} is not a run directory (no config.yaml in it){_nearby(self.path)}", 4)
+            raise RunError(
+                f"{self.path} is not a run directory (no config.yaml in it){_nearby(self.path)}", 4
+            )
         try:
             return configs.load(self.config_file)
         except configs.ConfigError as error:
             raise RunError(
-                f"{self.config_file} does not fit this version: {'; '.join(error.problems)}. Nothing was touched: use "
+                f"{self.config_file} does not fit this version: {'; '.join(error.problems)}. "
+                f"Nothing was touched: use "
                 "the version that made it, or put the file back as it was",
                 4,
             ) from None
 
     def open(self, c: Config, restarts: int = 0) -> Config | None:
-        """Make or continue the directory for this configuration, under a lock; RunError where that can't be.
+        """Make or continue the directory for this configuration, under a lock; RunError where that
+        can't be.
 
         Returns what it was trained with so far, None where it begins.
 
         What torchrun or Slurm restarts goes on; only the first start may be fresh.
         """
         if c.run.fresh and restarts and self.path.exists():
-            log.warning("--run.fresh true counts for a job's first start, and this is its restart %d: %s goes on; to "
-                        "start over, submit the job anew", restarts, self.path)  # fmt: skip
+            log.warning(
+                "--run.fresh true counts for a job's first start, and this is its restart %d: "
+                "%s goes on; to "
+                "start over, submit the job anew",
+                restarts,
+                self.path,
+            )
         elif c.run.fresh and self.path.exists():
             self._move_aside()
         self._take_lock()
@@ -106,33 +118,53 @@ class RunDir:
         return None
 
     def check_links(self) -> None:
-        """Refuse what would make this program write somewhere else: a run directory may come from anyone."""
+        """Refuse what would make this program write somewhere else: a run directory may come from
+        anyone.
+        """
         watched = [self.path, self.videos, self.path / "eval", self.path / "diverged"]
         inside = [entry for folder in watched if folder.is_dir() for entry in folder.iterdir()]
         inside += [folder / "quarantine" for folder in (self.checkpoints, self.replay)]
         for entry in inside:
             if entry.is_symlink():
-                raise RunError(f"{entry} is a symbolic link, and nothing is read or written through one; put the files "
-                               "themselves there (--run.root says on which disk a run lies)", 4)  # fmt: skip
+                raise RunError(
+                    f"{entry} is a symbolic link, and nothing is read or written through one; "
+                    f"put the files "
+                    "themselves there (--run.root says on which disk a run lies)",
+                    4,
+                )
 
     def check_seen(self) -> None:
         """On every rank: what rank 0 has opened must be there."""
         if not (self.path / "lock").exists():
-            raise RunError(f"run.root: {self.path} is not there on this machine, though rank 0 has made it; all ranks "
-                           "need one shared file system", 2)  # fmt: skip
+            raise RunError(
+                f"run.root: {self.path} is not there on this machine, though rank 0 has made "
+                f"it; all ranks "
+                "need one shared file system",
+                2,
+            )
 
     def begin(self, c: Config, frames: int) -> None:
-        """Write the configuration down, once all its parts have been built and have gone on to `frames`."""
+        """Write the configuration down, once all its parts have been built and have gone on to
+        `frames`.
+        """
         kept = "the checkpoints are as they were" if frames else "nothing has been trained yet"
         _replace(self.config_file, configs.to_yaml(c), kept)
         self.status("running", frames, kept)
 
-    def status(self, state: str, frames: int, kept: str = "all that was learnt is in the last checkpoint") -> None:
-        """Machine-readable state of the run, replaced as a whole: frames that a checkpoint holds, or held."""
-        _replace(self.status_file, json.dumps({"state": state, "frames": frames}, indent=1) + "\n", kept)
+    def status(
+        self, state: str, frames: int, kept: str = "all that was learnt is in the last checkpoint"
+    ) -> None:
+        """Machine-readable state of the run, replaced as a whole: frames that a checkpoint holds,
+        or held.
+        """
+        _replace(
+            self.status_file, json.dumps({"state": state, "frames": frames}, indent=1) + "\n", kept
+        )
 
     def note(self, frames: int) -> None:
-        """A checkpoint was written at so many frames; a disk that refuses costs the note, never the run."""
+        """A checkpoint was written at so many frames; a disk that refuses costs the note, never
+        the run.
+        """
         try:
             self.status("running", frames)
         except OSError as error:
@@ -144,33 +176,57 @@ class RunDir:
 
     def _said(self) -> dict[str, Any]:
         """What status.json says; nothing where it is not there or holds no such thing."""
-        with contextlib.suppress(OSError, ValueError, RecursionError), self.status_file.open() as file:
+        with (
+            contextlib.suppress(OSError, ValueError, RecursionError),
+            self.status_file.open() as file,
+        ):
             said = json.loads(file.read(MAX_STATUS))
             return said if isinstance(said, dict) else {}
         return {}
 
     def _has_checkpoints(self) -> bool:
         """Whether there is any, damaged ones included."""
-        folders = [folder for folder in (self.checkpoints, self.checkpoints / "quarantine") if folder.is_dir()]
+        folders = [
+            folder
+            for folder in (self.checkpoints, self.checkpoints / "quarantine")
+            if folder.is_dir()
+        ]
         return any(NUMBER.match(entry.name) for folder in folders for entry in folder.iterdir())
 
     def _check_untrained(self) -> None:
-        """Without a checkpoint a run starts again, its logs cut to nothing, unless it has had one."""
+        """Without a checkpoint a run starts again, its logs cut to nothing, unless it has
+        had one.
+        """
         said = self._said()
         state, frames = said.get("state"), said.get("frames", 0)
         if state in ("done", "stopped") or frames != 0 or (not said and self.status_file.exists()):
-            held = f"it was saved at {frames} frames (state {state!r})" if said else "it cannot be read"
+            held = (
+                f"it was saved at {frames} frames (state {state!r})"
+                if said
+                else "it cannot be read"
+            )
             raise RunError(
-                f"{self.checkpoints} is missing or empty, but {self.status_file.name} says of this run that {held}. "
-                "Nothing was touched: put the checkpoints back, or start over with --run.fresh true, which keeps this "
-                "directory beside the new one", 4)  # fmt: skip
+                f"{self.checkpoints} is missing or empty, but {self.status_file.name} says of "
+                f"this run that {held}. "
+                "Nothing was touched: put the checkpoints back, or start over with --run.fresh "
+                "true, which keeps this "
+                "directory beside the new one",
+                4,
+            )
         logs = [name for name in ("metrics.jsonl", "scores.jsonl") if (self.path / name).exists()]
         if logs:
-            log.warning("an earlier start of %s ended before its first checkpoint: it starts again from nothing, and "
-                        "%s with it", self.path, " and ".join(logs))  # fmt: skip
+            log.warning(
+                "an earlier start of %s ended before its first checkpoint: it starts again from "
+                "nothing, and "
+                "%s with it",
+                self.path,
+                " and ".join(logs),
+            )
 
     def _take_lock(self) -> None:
-        """Make the directory and lock it; once more where another process has moved it aside in between."""
+        """Make the directory and lock it; once more where another process has moved it aside in
+        between.
+        """
         while self._lock is None:
             self.path.mkdir(parents=True, exist_ok=True)
             self.check_links()
@@ -189,10 +245,15 @@ class RunDir:
     def _no_lock(self, error: OSError) -> str:
         """Why there is none, and what to do about it."""
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            return f"another process is training in {self.path}; wait for it, or give this run its own --run.name"
+            return (
+                f"another process is training in {self.path}; wait for it, or give this run its "
+                f"own --run.name"
+            )
         return (
-            f"{self.path / 'lock'} cannot be locked ({error.strerror}), and without a lock two trainings might write "
-            "here at once. Nothing was touched: choose a --run.root on a file system with locks, such as a local disk"
+            f"{self.path / 'lock'} cannot be locked ({error.strerror}), and without a lock two "
+            f"trainings might write "
+            "here at once. Nothing was touched: choose a --run.root on a file system with "
+            "locks, such as a local disk"
         )
 
     def _move_aside(self) -> None:
@@ -224,12 +285,17 @@ class RunDir:
             old = configs.load(self.config_file)
         except configs.ConfigError as error:
             raise RunError(
-                f"{self.config_file} cannot be read ({error.problems[0]}); put it back as it was, or start over with "
+                f"{self.config_file} cannot be read ({error.problems[0]}); put it back as it "
+                f"was, or start over with "
                 "--run.fresh true, which keeps this directory beside the new one",
                 4,
             ) from None
         changed = configs.differences(old, c)
-        held = {k: v for k, v in changed.items() if k not in FREE_KEYS and k.split(".")[0] not in FREE_SECTIONS}
+        held = {
+            k: v
+            for k, v in changed.items()
+            if k not in FREE_KEYS and k.split(".")[0] not in FREE_SECTIONS
+        }
         if held:
             shown = "; ".join(f"{k} {was} -> {now}" for k, (was, now) in held.items())
             raise RunError(
@@ -243,5 +309,7 @@ class RunDir:
 def _nearby(path: Path) -> str:
     """Run directories below what was given, or in runs/, as a hint."""
     roots = [path if path.is_dir() else Path("runs")]
-    found = sorted(str(f.parent) for root in roots if root.is_dir() for f in root.glob("**/config.yaml"))[:4]
+    found = sorted(
+        str(f.parent) for root in roots if root.is_dir() for f in root.glob("**/config.yaml")
+    )[:4]
     return f"; there is {', '.join(found)}" if found else "; make one with ./wm train"

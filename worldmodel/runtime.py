@@ -15,8 +15,8 @@ from worldmodel.schema import RunConfig
 
 log = logging.getLogger(__name__)
 
-# glibc's mallopt parameters. Keeping freed blocks instead of returning them to the kernel turns a 50 MB
-# temporary from 12 ms into 0.5 ms; the process holds on to its peak memory in exchange.
+# glibc's mallopt parameters. Keeping freed blocks instead of returning them to the kernel turns a
+# 50 MB temporary from 12 ms into 0.5 ms; the process holds on to its peak memory in exchange.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
@@ -38,7 +38,8 @@ def setup(config: RunConfig, launch: Launch) -> torch.device:
     there = torch.cuda.device_count()
     if launch.local_size > there:
         raise ValueError(
-            f"{launch.local_size} ranks on this machine, but torch sees {there} of its GPUs: each rank takes one; "
+            f"{launch.local_size} ranks on this machine, but torch sees {there} of its GPUs: "
+            f"each rank takes one; "
             "lower --nproc-per-node, or train on the CPU with --run.device cpu"
         )
     device = torch.device(device.type, launch.local_rank)
@@ -57,9 +58,11 @@ def given() -> bool:
 
 
 def threads(wanted: int, before: int | None, others: Others) -> int:
-    """How many a run uses that is left to choose, 0: what it had `before`, else a thread for each core that is free.
+    """How many a run uses that is left to choose, 0: what it had `before`, else a thread for each
+    core that is free.
 
-    A number once taken is kept, since sums of other parts round otherwise and a run would not resume exactly.
+    A number once taken is kept, since sums of other parts round otherwise and a run would not
+    resume exactly.
     """
     if wanted or given():
         return wanted
@@ -67,15 +70,23 @@ def threads(wanted: int, before: int | None, others: Others) -> int:
         return min(before, cores())
     busy = min(others.busy(), cores() - 1)
     if busy:
-        log.info("other programs keep %d of %d cores busy: this run takes %d of them, and keeps to that; "
-                 "--run.threads says otherwise", busy, cores(), cores() - busy)  # fmt: skip
+        log.info(
+            "other programs keep %d of %d cores busy: this run takes %d of them, and keeps to "
+            "that; "
+            "--run.threads says otherwise",
+            busy,
+            cores(),
+            cores() - busy,
+        )
     return cores() - busy
 
 
 def tune(threads: int) -> None:
-    """Allocator, threads and matrix-product precision; 0 threads takes OMP_NUM_THREADS, else one per core available.
+    """Allocator, threads and matrix-product precision; 0 threads takes OMP_NUM_THREADS, else one
+    per core available.
 
-    Torch has read the variable by now. More threads than cores would cost twice the time and say nothing.
+    Torch has read the variable by now. More threads than cores would cost twice the time and say
+    nothing.
     """
     keep_freed_memory()
     if threads or not given():
@@ -84,17 +95,23 @@ def tune(threads: int) -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """auto takes CUDA where torch can use it; asking for CUDA without one is the user's mistake."""
+    """auto takes CUDA where torch can use it; asking for CUDA without one is the user's
+    mistake.
+    """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise ValueError("run.device: cuda was asked for, but this torch sees no GPU; use --run.device cpu")
+        raise ValueError(
+            "run.device: cuda was asked for, but this torch sees no GPU; use --run.device cpu"
+        )
     if name == "auto":
         name = "cuda" if available else "cpu"
     return torch.device(name)
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """auto takes bf16 on a GPU and on processors that multiply it natively; elsewhere it would be slower than fp32."""
+    """auto takes bf16 on a GPU and on processors that multiply it natively; elsewhere it would be
+    slower than fp32.
+    """
     if name != "auto":
         return name
     if device.type != "cpu":

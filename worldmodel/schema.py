@@ -1,4 +1,6 @@
-"""Types and ranges of every configuration key; values live in configs/defaults.yaml. Nothing here imports torch."""
+"""Types and ranges of every configuration key; values live in configs/defaults.yaml. Nothing here
+imports torch.
+"""
 
 from __future__ import annotations
 
@@ -235,16 +237,22 @@ def contradictions(c: Config) -> list[str]:
     if p.elites > p.candidates:
         found.append(f"planner.elites: {p.elites} is more than planner.candidates {p.candidates}")
     if p.keep * p.elites > p.candidates - 1:
-        found.append(f"planner.keep: {p.keep} of planner.elites {p.elites} leaves no candidate to draw anew")
+        found.append(
+            f"planner.keep: {p.keep} of planner.elites {p.elites} leaves no candidate to draw anew"
+        )
     if p.proposals >= p.candidates:
         found.append(
-            f"planner.proposals: {p.proposals} leaves none of planner.candidates {p.candidates} to search with"
+            f"planner.proposals: {p.proposals} leaves none of planner.candidates {p.candidates} "
+            f"to search with"
         )
     if p.proposals and p.name == "shooting":
         found.append("planner.proposals: shooting has no refits to seed; use cem or mppi")
     found += _policy_contradictions(c)
     if m.transition == "rnn" and m.latent != "deterministic":
-        found.append(f"model.transition: rnn has no noise; it needs model.latent deterministic, not {m.latent}")
+        found.append(
+            f"model.transition: rnn has no noise; it needs model.latent deterministic, not "
+            f"{m.latent}"
+        )
     if m.deter % m.blocks:
         found.append(f"model.blocks: {m.blocks} does not divide model.deter {m.deter}")
     if c.env.task.startswith("distract:") and c.env.obs == "state":
@@ -255,13 +263,18 @@ def contradictions(c: Config) -> list[str]:
         why = "model.patch, and a halving for each further layer of model.cnn"
         found.append(f"env.size: {h}x{w} must be divisible by {factor} ({why})")
     if c.loss.overshooting >= c.replay.length:
-        found.append(f"loss.overshooting: {c.loss.overshooting} must be shorter than replay.length {c.replay.length}")
+        found.append(
+            f"loss.overshooting: {c.loss.overshooting} must be shorter than replay.length "
+            f"{c.replay.length}"
+        )
     steps = c.train.prefill // c.env.repeat // c.env.num
     needed = c.replay.length + (c.replay.burnin if c.replay.start == "burnin" else 0)
     if steps < needed:
         found.append(
-            f"train.prefill: {c.train.prefill} frames are {steps} agent steps in each environment, "
-            f"fewer than the {needed} of a sequence (replay.length, and replay.burnin where it is used)"
+            f"train.prefill: {c.train.prefill} frames are {steps} agent steps in each "
+            f"environment, "
+            f"fewer than the {needed} of a sequence (replay.length, and replay.burnin where it "
+            f"is used)"
         )
     if c.run.frames < c.train.prefill:
         found.append(f"run.frames: {c.run.frames} is less than train.prefill {c.train.prefill}")
@@ -278,7 +291,10 @@ def _policy_contradictions(c: Config) -> list[str]:
     if critic.slow == "none" and critic.bootstrap == "slow":
         found.append("critic.bootstrap: slow needs a slow critic; set critic.slow to ema or copy")
     if critic.slow == "none" and critic.pull:
-        found.append("critic.pull: there is no slow critic to be pulled to; set critic.slow, or critic.pull 0")
+        found.append(
+            "critic.pull: there is no slow critic to be pulled to; set critic.slow, or "
+            "critic.pull 0"
+        )
     return found
 
 

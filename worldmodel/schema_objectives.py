@@ -1,4 +1,6 @@
-"""Types and ranges of what representation objectives and goals are configured by. Nothing here imports torch."""
+"""Types and ranges of what representation objectives and goals are configured by. Nothing here
+imports torch.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,11 @@ Objective = Literal[
     "bottleneck",
     "reward_only",
 ]
-COMPARING = ("contrastive", "forward_contrastive", "inverse")  # these say how near features are to a picture
+COMPARING = (
+    "contrastive",
+    "forward_contrastive",
+    "inverse",
+)  # these say how near features are to a picture
 
 Negatives = Literal["all", "others", "aligned"]
 Target = Literal["grad", "stop", "ema"]
@@ -115,19 +121,30 @@ def objective_contradictions(c: Config) -> list[str]:
         settings = getattr(c, name, None)
         furthest = max(getattr(settings, "distances", [0]))
         if furthest >= c.replay.length:
-            found.append(f"{name}.distances: {furthest} must be shorter than replay.length {c.replay.length}")
+            found.append(
+                f"{name}.distances: {furthest} must be shorter than replay.length "
+                f"{c.replay.length}"
+            )
         if getattr(settings, "negatives", "all") != "all" and c.replay.batch < 2:
-            found.append(f"{name}.negatives: a replay.batch of {c.replay.batch} has no other sequence; take all")
+            found.append(
+                f"{name}.negatives: a replay.batch of {c.replay.batch} has no other sequence; "
+                f"take all"
+            )
     shift = c.augment.shift
     if shift and c.env.obs == "state":
         found.append(f"augment.shift: {shift} pixels need pictures; env.obs is state")
     elif 2 * shift >= min(c.env.size):
-        found.append(f"augment.shift: {shift} pixels either way are more than a picture of env.size {c.env.size} has")
+        found.append(
+            f"augment.shift: {shift} pixels either way are more than a picture of env.size "
+            f"{c.env.size} has"
+        )
     return found + _goal_contradictions(c, used)
 
 
 def heaviest(weights: Mapping[Any, float]) -> str:
-    """Of the objectives that can compare, the one of the largest weight, which `goal.distance: learnt` asks."""
+    """Of the objectives that can compare, the one of the largest weight, which `goal.distance:
+    learnt` asks.
+    """
     return max((name for name in weights if name in COMPARING), key=weights.__getitem__)
 
 
@@ -139,7 +156,15 @@ def _goal_contradictions(c: Config, used: list[str]) -> list[str]:
         how = "neither is given" if c.goal.image is None else "both are given"
         found.append(f"planner.score: goal_distance needs goal.image or goal.run; {how}")
     if c.goal.distance == "learnt" and not any(name in COMPARING for name in used):
-        found.append(f"goal.distance: learnt needs one of {', '.join(COMPARING)} in loss.objective")
-    elif c.goal.distance == "learnt" and c.inverse.forward == 0 and heaviest(c.loss.objective) == "inverse":
-        found.append("goal.distance: learnt by inverse needs its forward model; inverse.forward is 0")
+        found.append(
+            f"goal.distance: learnt needs one of {', '.join(COMPARING)} in loss.objective"
+        )
+    elif (
+        c.goal.distance == "learnt"
+        and c.inverse.forward == 0
+        and heaviest(c.loss.objective) == "inverse"
+    ):
+        found.append(
+            "goal.distance: learnt by inverse needs its forward model; inverse.forward is 0"
+        )
     return found

@@ -26,7 +26,13 @@ class RewardScore:
         generator: torch.Generator | None,
         value: Callable[[Tensor], Tensor] | None = None,
     ):
-        self.model, self.state, self.discount, self.generator, self.value = model, state, discount, generator, value
+        self.model, self.state, self.discount, self.generator, self.value = (
+            model,
+            state,
+            discount,
+            generator,
+            value,
+        )
 
     def __call__(self, candidates: Tensor) -> Tensor:
         """(B,N,H,A) -> (B,N)."""
@@ -38,7 +44,9 @@ class RewardScore:
         feat = walk.arrived()
         reward, cont = self.model.outlook(feat)
         alive = torch.cat([torch.ones_like(cont[:1]), cont]).cumprod(0)
-        weight = alive * self.discount ** torch.arange(horizon + 1, device=reward.device).unsqueeze(1)
+        weight = alive * self.discount ** torch.arange(
+            horizon + 1, device=reward.device
+        ).unsqueeze(1)
         score = (weight[:-1] * reward).sum(0)
         if self.value is not None:
             score = score + weight[-1] * self.value(feat[-1])
@@ -46,9 +54,13 @@ class RewardScore:
 
 
 class GoalScore:
-    """How near a plan comes to what a goal shows, at each of its steps on average or at its end."""
+    """How near a plan comes to what a goal shows, at each of its steps on average or at
+    its end.
+    """
 
-    def __init__(self, model: WorldModel, state: State, goal: Goal, generator: torch.Generator | None):
+    def __init__(
+        self, model: WorldModel, state: State, goal: Goal, generator: torch.Generator | None
+    ):
         self.model, self.state, self.goal, self.generator = model, state, goal, generator
         device = state["deter"].device
         self.embed = model.encode({k: v.to(device) for k, v in goal.seen.items()})  # (1 or B,1,E)
@@ -61,4 +73,6 @@ class GoalScore:
         if self.goal.at == "end":
             states = {k: v[:, -1:] for k, v in states.items()}
         embed = self.embed if len(self.embed) == 1 else self.embed.repeat_interleave(count, 0)
-        return -self.model.goal_distance(states, embed, self.goal.distance).mean(1).view(batch, count)
+        return (
+            -self.model.goal_distance(states, embed, self.goal.distance).mean(1).view(batch, count)
+        )

@@ -6,7 +6,9 @@ import numpy as np
 
 
 class Segments:
-    """[first row, end row] of each contiguous run, by stream; rows come at the end and leave from the front."""
+    """[first row, end row] of each contiguous run, by stream; rows come at the end and leave from
+    the front.
+    """
 
     def __init__(self):
         self._runs: dict[int, list[list[int]]] = {}

@@ -1,7 +1,7 @@
 """Who holds which replay chunk after a run has been resumed by another number of ranks.
 
-Chunk files stay where they are; only the ranks' manifests are written anew. Rank r writes the streams of its own
-environments, r * streams and on.
+Chunk files stay where they are; only the ranks' manifests are written anew. Rank r writes the
+streams of its own environments, r * streams and on.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ Entry = dict[str, Any]  # one chunk of it
 
 
 def deal(manifests: list[Manifest], ranks: int, streams: int) -> list[Manifest]:
-    """The manifests of `ranks` shards, about equal in rows, out of those of any number; every chunk is in one of them.
+    """The manifests of `ranks` shards, about equal in rows, out of those of any number; every
+    chunk is in one of them.
 
-    Each rank keeps the newest run of what it writes. The rest, old chunks and streams that nobody writes any more,
-    fills up the ranks with room, stream by stream, so that runs stay as long as can be. A stream that is written anew
-    after a break starts a chunk: nothing is stitched to where another episode once was cut short.
+    Each rank keeps the newest run of what it writes. The rest, old chunks and streams that nobody
+    writes any more, fills up the ranks with room, stream by stream, so that runs stay as long as
+    can be. A stream that is written anew after a break starts a chunk: nothing is stitched to
+    where another episode once was cut short.
     """
     size = manifests[0]["chunk_rows"]
     writing = min(len(manifests), ranks) * streams  # streams whose episodes go on
@@ -40,7 +42,9 @@ def _age(chunk: Entry) -> tuple[int, int]:
     return chunk["first"], chunk["stream"]
 
 
-def _hands(chunks: list[Entry], ends: dict[str, int], ranks: int, streams: int) -> list[list[Entry]]:
+def _hands(
+    chunks: list[Entry], ends: dict[str, int], ranks: int, streams: int
+) -> list[list[Entry]]:
     """Chunks, oldest first, by rank."""
     hands: list[list[Entry]] = [[] for _ in range(ranks)]
     held = [0] * ranks
@@ -49,7 +53,9 @@ def _hands(chunks: list[Entry], ends: dict[str, int], ranks: int, streams: int) 
     full = set()
     for chunk in reversed(chunks):
         rank = chunk["stream"] // streams
-        open_ended = chunk["first"] + chunk["rows"] == ends[str(chunk["stream"])]  # its writer may go on in it
+        open_ended = (
+            chunk["first"] + chunk["rows"] == ends[str(chunk["stream"])]
+        )  # its writer may go on in it
         fits = rank < ranks and rank not in full and held[rank] + chunk["rows"] <= fair
         if rank < ranks and (open_ended or fits):
             hands[rank].append(chunk)

@@ -1,7 +1,8 @@
 """What a checkpoint holds of a run, and how any number of ranks goes on from it.
 
-Weights, optimiser and counters are the same on all ranks: rank 0 writes them. What a rank alone knows is its `Share`;
-rank 0's lies in the checkpoint as that of a run by itself would, the others' beside it.
+Weights, optimiser and counters are the same on all ranks: rank 0 writes them. What a rank alone
+knows is its `Share`; rank 0's lies in the checkpoint as that of a run by itself would, the others'
+beside it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ STATE = "state"  # a share's plain values, among its tensors while it travels
 
 @dataclass
 class Share:
-    """A rank's place in its episodes, its replay's manifest, what its agent remembers and its generators."""
+    """A rank's place in its episodes, its replay's manifest, what its agent remembers and its
+    generators.
+    """
 
     state: dict[str, Any]
     groups: dict[str, dict[str, Tensor]]
@@ -59,7 +62,11 @@ class Share:
 
     def packed(self) -> bytes:
         plain = torch.frombuffer(bytearray(json.dumps(self.state).encode()), dtype=torch.uint8)
-        tensors = {f"{name}/{k}": v.cpu().contiguous() for name, group in self.groups.items() for k, v in group.items()}
+        tensors = {
+            f"{name}/{k}": v.cpu().contiguous()
+            for name, group in self.groups.items()
+            for k, v in group.items()
+        }
         return safetensors.torch.save({**tensors, STATE: plain})
 
     @classmethod
@@ -74,19 +81,27 @@ class Share:
 
 
 def save(t: Training) -> None:
-    """A checkpoint of everything, whole or not at all; raises OSError when the disk refuses for good."""
+    """A checkpoint of everything, whole or not at all; raises OSError when the disk refuses for
+    good.
+    """
     t.due.save = False
     if not finite(t, t.model.state_dict()):
         raise FloatingPointError(
-            f"the weights are no longer finite at {t.frames} frames, so nothing was saved over the last checkpoint, "
-            "which is good: the same command goes on from there. If this comes back, give a lower optim.lr, or "
+            f"the weights are no longer finite at {t.frames} frames, so nothing was saved over "
+            f"the last checkpoint, "
+            "which is good: the same command goes on from there. If this comes back, give a "
+            "lower optim.lr, or "
             "--run.precision fp32, together with a new --run.name"
         )
     what = f"the replay cannot be written to {t.run.replay}; the last checkpoint is intact"
     persist(lambda: t.replay.flush(strict=True), what)
     strike.here("replay-flushed")
     own = Share.of(t)
-    others = [Share.unpacked(x) for x in t.world.gather_bytes(own.packed())][1:] if t.world.size > 1 else []
+    others = (
+        [Share.unpacked(x) for x in t.world.gather_bytes(own.packed())][1:]
+        if t.world.size > 1
+        else []
+    )
     if t.world.main:
         _write(t, own, others)
     t.world.meet()  # only then may go what none needs but the one that has just been pruned
@@ -97,7 +112,11 @@ def save(t: Training) -> None:
 
 
 def _write(t: Training, own: Share, others: list[Share]) -> None:
-    groups = {"model": dict(t.model.state_dict()), "optimizer": t.learner.optimizers.tensors(), **own.groups}
+    groups = {
+        "model": dict(t.model.state_dict()),
+        "optimizer": t.learner.optimizers.tensors(),
+        **own.groups,
+    }
     if t.actor_critic is not None:
         groups["policy"] = dict(t.actor_critic.state_dict())
     state = {
@@ -116,14 +135,21 @@ def _write(t: Training, own: Share, others: list[Share]) -> None:
     if others:
         state["others"] = [share.state for share in others]
     # Frames alone would name two checkpoints alike when a stop falls between two updates.
-    checkpoint.save(t.run.checkpoints, t.steps + t.learner.updates, groups, state, keep=t.c.log.keep)
+    checkpoint.save(
+        t.run.checkpoints, t.steps + t.learner.updates, groups, state, keep=t.c.log.keep
+    )
 
 
 def _manifests(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """The replay manifests of all ranks that a checkpoint was made by; none of one that nobody could go on from."""
+    """The replay manifests of all ranks that a checkpoint was made by; none of one that nobody
+    could go on from.
+    """
     try:
         shares = [state, *state.get("others", [])]
-        return [{"chunks": [{"file": str(c["file"])} for c in share["replay"]["chunks"]]} for share in shares]
+        return [
+            {"chunks": [{"file": str(c["file"])} for c in share["replay"]["chunks"]]}
+            for share in shares
+        ]
     except (KeyError, TypeError, AttributeError):
         return []
 
@@ -132,7 +158,10 @@ def _shares(saved: checkpoint.Loaded) -> list[Share]:
     """What each of the ranks knew that a checkpoint was made by."""
     states = [saved.state, *saved.state.get("others", [])]
     names = ("player", "generators")
-    groups = [{n: saved.groups[f"{n}-{rank}" if rank else n] for n in names} for rank in range(len(states))]
+    groups = [
+        {n: saved.groups[f"{n}-{rank}" if rank else n] for n in names}
+        for rank in range(len(states))
+    ]
     return [Share(state, group) for state, group in zip(states, groups, strict=True)]
 
 
@@ -150,12 +179,18 @@ def resume(t: Training) -> bool:
     return True
 
 
-def finite(t: Training, model: Mapping[str, Tensor], policy: Mapping[str, Tensor] | None = None) -> bool:
+def finite(
+    t: Training, model: Mapping[str, Tensor], policy: Mapping[str, Tensor] | None = None
+) -> bool:
     """Whether no weight of the model, and of actor and critic, has been lost."""
     parts: list[tuple[nn.Module, Mapping[str, Tensor]]] = [(t.model, model)]
     if t.actor_critic is not None:
         parts.append((t.actor_critic, t.actor_critic.state_dict() if policy is None else policy))
-    return all(bool(held[name].isfinite().all()) for part, held in parts for name, _ in part.named_parameters())
+    return all(
+        bool(held[name].isfinite().all())
+        for part, held in parts
+        for name, _ in part.named_parameters()
+    )
 
 
 def restore_weights(t: Training, saved: checkpoint.Loaded) -> None:
@@ -187,16 +222,25 @@ def _chosen(t: Training, find: Callable[[], checkpoint.Loaded | None]) -> checkp
     """Rank 0 chooses, so that damage is set aside once and all ranks read the same."""
     found = t.world.led(find)
     number = t.world.sum([found.step + 1 if found else 0])[0] - 1
-    return found if found or number < 0 else checkpoint.load(checkpoint.place(t.run.checkpoints, number))
+    return (
+        found
+        if found or number < 0
+        else checkpoint.load(checkpoint.place(t.run.checkpoints, number))
+    )
 
 
 def _resume_share(t: Training, shares: list[Share]) -> None:
-    """Take up this rank's share; where their number has changed, chunks are dealt anew and late ranks begin afresh."""
+    """Take up this rank's share; where their number has changed, chunks are dealt anew and late
+    ranks begin afresh.
+    """
     rank, size = t.world.rank, t.world.size
     manifests = [share.state["replay"] for share in shares]
     if size != len(shares):
         manifests = deal(manifests, size, t.envs.num_envs)
-        counts = {k: sum(share.state["rollout"][k] for share in shares) for k in ("steps", "frames", "faults")}
+        counts = {
+            k: sum(share.state["rollout"][k] for share in shares)
+            for k in ("steps", "frames", "faults")
+        }
         for i, share in enumerate(shares):
             share.state["rollout"] |= counts if i == 0 else dict.fromkeys(counts, 0)
         # Episodes take a step at least: with this number none has been played.
@@ -206,7 +250,9 @@ def _resume_share(t: Training, shares: list[Share]) -> None:
     own = manifests[rank]
     own.setdefault("generator", t.replay.state()["generator"])
     try:
-        t.replay.load(own, {c["file"] for i, m in enumerate(manifests) if i != rank for c in m["chunks"]})
+        t.replay.load(
+            own, {c["file"] for i, m in enumerate(manifests) if i != rank for c in m["chunks"]}
+        )
     except ReplayMissing as error:
         if t.c.replay.lost == "refuse":
             raise

@@ -14,15 +14,16 @@ SAME_REQUEST_S = 2.0
 
 
 class Stop:
-    """SIGTERM, SIGINT and SIGUSR1 ask for a stop after the step; a second request ends the process at once.
+    """SIGTERM, SIGINT and SIGUSR1 ask for a stop after the step; a second request ends the process
+    at once.
 
-    One request may come as several signals: a scheduler signals every process of a job, and whatever started this one
-    (docs/slurm.sh, torchrun) hands on what it got itself. So another signal within a moment is none of its own. The
-    same one twice is, since Ctrl-C twice is meant; among ranks that too only after a moment, for torchrun hands on the
-    very signal.
+    One request may come as several signals: a scheduler signals every process of a job, and
+    whatever started this one (docs/slurm.sh, torchrun) hands on what it got itself. So another
+    signal within a moment is none of its own. The same one twice is, since Ctrl-C twice is meant;
+    among ranks that too only after a moment, for torchrun hands on the very signal.
 
-    A budget of wall-clock minutes stops in the same way. All ranks stop where one is asked to. They must look together,
-    and do at every step and every update.
+    A budget of wall-clock minutes stops in the same way. All ranks stop where one is asked to.
+    They must look together, and do at every step and every update.
     """
 
     def __init__(self, world: World = ALONE, minutes: float | None = None):
@@ -41,7 +42,11 @@ class Stop:
             self.asked, self.first, self.since = True, number, now
             self.why = f" by {signal.Signals(number).name}"
         elif now > self.since + SAME_REQUEST_S or (self.world.size == 1 and number == self.first):
-            os.write(2, f"\nended at once by a second signal, {signal.Signals(number).name}: what came after the last "
-                        "checkpoint is lost, the same command goes on from there\n".encode())  # fmt: skip
+            os.write(
+                2,
+                f"\nended at once by a second signal, {signal.Signals(number).name}: what came "
+                f"after the last "
+                "checkpoint is lost, the same command goes on from there\n".encode(),
+            )
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)

@@ -1,7 +1,9 @@
-"""Places where a test may strike a running program; the environment variable WM_FAULT says where and how.
+"""Places where a test may strike a running program; the environment variable WM_FAULT says where
+and how.
 
-"save:state-torn" ends the process there, as a kill would. "save:state-torn@2" waits until it is passed a second time;
-"save:state-torn=SIGTERM" sends the process a signal instead, "...=SIGTERM+SIGTERM" two.
+"save:state-torn" ends the process there, as a kill would. "save:state-torn@2" waits until it is
+passed a second time; "save:state-torn=SIGTERM" sends the process a signal instead,
+"...=SIGTERM+SIGTERM" two.
 """
 
 from __future__ import annotations

@@ -83,16 +83,25 @@ class Training:
         self.agent = build.make_agent(c, self.model, self.action_space, device, self.actor_critic)
         self.starts = build.STARTS[c.replay.start](c.replay)
         precision = pick_precision(c.run.precision, device)
-        self.learner = Learner(self.model, c.optim, device, precision, self.actor_critic, self.starts, world)
+        self.learner = Learner(
+            self.model, c.optim, device, precision, self.actor_critic, self.starts, world
+        )
         # Environments are numbered over all ranks; so are the replay's streams.
         self.first = world.rank * envs.num_envs
         seeds = episode_seeds(seed, STREAMS["collect"])
-        self.rollout = Rollout(envs, reset, self.action_space, lambda env, episode: seeds(self.first + env, episode))
+        self.rollout = Rollout(
+            envs, reset, self.action_space, lambda env, episode: seeds(self.first + env, episode)
+        )
         # From here on each rank draws on its own; rank 0 as a run alone does.
         own = (world.rank,) if world.rank else ()
         if own:
             torch.manual_seed(seed_of(seed, *own))
-        self.player = Player(self.agent, envs.num_envs, "train", seeded(seed, STREAMS["act"], *own, device=device.type))
+        self.player = Player(
+            self.agent,
+            envs.num_envs,
+            "train",
+            seeded(seed, STREAMS["act"], *own, device=device.type),
+        )
         self.random = seeded(seed, STREAMS["prefill"], *own)
         self.replay = self._make_replay(np.random.SeedSequence([seed, STREAMS["replay"], *own]))
         self._check_capacity()
@@ -110,7 +119,9 @@ class Training:
     def _make_replay(self, seed: np.random.SeedSequence) -> Replay:
         """This rank's share of the ring; nothing is made that would not fit."""
         c, world, count = self.c, self.world, self.envs.num_envs
-        spec = build.replay_spec(self.obs_space, self.action_space) | self.starts.spec(self.model.rssm.initial(1))
+        spec = build.replay_spec(self.obs_space, self.action_space) | self.starts.spec(
+            self.model.rssm.initial(1)
+        )
         capacity = int(c.replay.capacity_gb * 1e9)
         expected = min(capacity, memory.expected_rows(c, count * world.size) * bytes_per_row(spec))
         check_capacity(spec, expected * world.here // world.size, c.replay.store, self.run.replay)
@@ -138,14 +149,20 @@ class Training:
         if self.replay.capacity_rows < needed:
             share = f" for each of {self.world.size} ranks" if self.world.size > 1 else ""
             raise ValueError(
-                f"replay.capacity_gb: {self.c.replay.capacity_gb} holds {self.replay.capacity_rows} steps{share}, but "
-                f"{self.envs.num_envs} environments with sequences of {self.sampled} need {needed}; raise it"
+                f"replay.capacity_gb: {self.c.replay.capacity_gb} holds "
+                f"{self.replay.capacity_rows} steps{share}, but "
+                f"{self.envs.num_envs} environments with sequences of {self.sampled} need "
+                f"{needed}; raise it"
             )
 
     def policy(self, rows: list[Row]) -> np.ndarray:
-        """Random until the prefill is over, the agent from then on; rows get the states from before them."""
+        """Random until the prefill is over, the agent from then on; rows get the states from
+        before them.
+        """
         over = self.prefill.over
-        self.starts.keep(rows, part(self.player.carry, "state/"), self.learner.updates if over else NEVER)
+        self.starts.keep(
+            rows, part(self.player.carry, "state/"), self.learner.updates if over else NEVER
+        )
         if over:
             return self.player(rows)
         return self.action_space.random(len(rows), self.random).numpy()
@@ -172,10 +189,14 @@ class Training:
         return bool(every) and self.frames // every > before // every
 
     def _take_stock(self) -> list[tuple[float, int]]:
-        """Count steps over all ranks; scores and lengths of the episodes that have just ended on any."""
+        """Count steps over all ranks; scores and lengths of the episodes that have just ended on
+        any.
+        """
         r = self.rollout
         ended = [(e.score, len(e.actions)) for e in r.pop_finished()]
-        self.frames, self.steps, self.faults, count = self.world.sum([r.frames, r.steps, r.faults, len(ended)])
+        self.frames, self.steps, self.faults, count = self.world.sum(
+            [r.frames, r.steps, r.faults, len(ended)]
+        )
         return [episode for part in self.world.gather(ended) for episode in part] if count else []
 
     def _can_sample(self) -> bool:
@@ -229,10 +250,16 @@ class Training:
             "fps/updates": (self.learner.updates - last.updates) / seconds,
             "time/minutes": self.minutes(),
         }
-        counts = {"steps": self.steps, "updates": self.learner.updates, "rollbacks": self.learner.rollbacks}
+        counts = {
+            "steps": self.steps,
+            "updates": self.learner.updates,
+            "rollbacks": self.learner.rollbacks,
+        }
         sizes = {f"replay/{k}": v for k, v in self.replay.stats().items()}
         means = {f"train/{k}": v for k, v in self.means.pop().items()}
-        self.logger.line(self.frames, {**counts, **means, **sizes, "env/faults": self.faults, **speed})
+        self.logger.line(
+            self.frames, {**counts, **means, **sizes, "env/faults": self.faults, **speed}
+        )
 
     def minutes(self) -> float:
         """Wall-clock spent on this run so far, earlier commands included."""
@@ -243,14 +270,17 @@ class Training:
     ) -> Evaluation | None:
         """Greedy episodes on other seeds; abandoned, and due again, when a stop is asked for.
 
-        Rank 0 plays; the others follow step by step, so that a stop is seen by all and nobody waits for long.
+        Rank 0 plays; the others follow step by step, so that a stop is seen by all and nobody
+        waits for long.
         """
         if not self.world.main:
             return self._follow_evaluation(stop)
         assert self.logger
         count = episodes or self.c.log.episodes
         numbers = (self.c.run.seed, STREAMS["evaluate"], self.frames)
-        player = Player(self.agent, envs.num_envs, "eval", seeded(*numbers, device=self.agent.device.type))
+        player = Player(
+            self.agent, envs.num_envs, "eval", seeded(*numbers, device=self.agent.device.type)
+        )
         rollout = Rollout(envs, reset, self.action_space, episode_seeds(*numbers))
 
         def after_step(done: int) -> bool:
@@ -261,9 +291,17 @@ class Training:
         if result is None:
             return None
         self.due.eval = False
-        self.logger.line(self.frames, {**result.summary(), "time/minutes": self.minutes()}, scores=True)
+        self.logger.line(
+            self.frames, {**result.summary(), "time/minutes": self.minutes()}, scores=True
+        )
         self.last_eval = result.summary()["eval/score"]
-        board.show(self.logger, self.frames, self.agent, result, seeded(*numbers, 1, device=self.agent.device.type))
+        board.show(
+            self.logger,
+            self.frames,
+            self.agent,
+            result,
+            seeded(*numbers, 1, device=self.agent.device.type),
+        )
         return result
 
     def _follow_evaluation(self, stop: Stop) -> Evaluation | None:
@@ -293,7 +331,9 @@ class Training:
             return
         resumed = self._logger_state
         self.clock = Clock(time.monotonic(), self.frames, self.learner.updates)
-        self.logger = Logger(self.run.path, self.c.log.tensorboard, self.frames if resumed else None)
+        self.logger = Logger(
+            self.run.path, self.c.log.tensorboard, self.frames if resumed else None
+        )
         resumed = resumed or {"metrics": 0, "scores": 0, "minutes": 0.0}
         self.logger.restore(resumed)
         self.minutes_before = resumed["minutes"]

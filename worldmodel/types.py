@@ -1,7 +1,7 @@
 """Names shared by every part, and the shape legend.
 
-B batch, T time, N candidates, H horizon, A action, E embedding, D deterministic, S stochastic groups, K classes,
-F feature; image axes are spelt out.
+B batch, T time, N candidates, H horizon, A action, E embedding, D deterministic, S stochastic
+groups, K classes, F feature; image axes are spelt out.
 
 One row of experience is the observation, the action that led to it and the reward on arrival:
 
@@ -17,14 +17,18 @@ import torch
 from torch import Tensor
 
 Batch = dict[str, Tensor]
-State = dict[str, Tensor]  # deter (...,D), stoch (...,S[,K]) and the parameters of the distribution it came from
+State = dict[
+    str, Tensor
+]  # deter (...,D), stoch (...,S[,K]) and the parameters of the distribution it came from
 Losses = dict[str, Tensor]  # every entry (B,T)
 Metrics = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class ActionSpace:
-    """What the agent may do: a box of `size` numbers in [-1, 1], or one-hot `groups` laid end to end."""
+    """What the agent may do: a box of `size` numbers in [-1, 1], or one-hot `groups` laid end to
+    end.
+    """
 
     size: int
     groups: tuple[int, ...] = ()
@@ -39,12 +43,16 @@ class ActionSpace:
         device = generator.device if generator is not None else None
         if not self.discrete:
             return torch.rand(batch, self.size, generator=generator, device=device) * 2 - 1
-        picks = [torch.randint(n, (batch,), generator=generator, device=device) for n in self.groups]
+        picks = [
+            torch.randint(n, (batch,), generator=generator, device=device) for n in self.groups
+        ]
         return self.one_hot(picks)
 
     def one_hot(self, picks: list[Tensor]) -> Tensor:
         """Chosen index of each group (...,) to a float vector (...,A)."""
-        parts = [torch.nn.functional.one_hot(p, n) for p, n in zip(picks, self.groups, strict=True)]
+        parts = [
+            torch.nn.functional.one_hot(p, n) for p, n in zip(picks, self.groups, strict=True)
+        ]
         return torch.cat(parts, -1).float()
 
 

@@ -1,10 +1,13 @@
-"""The RSSM's two loops with the way back written out: for bf16 on a CPU, where many small operations cost most.
+"""The RSSM's two loops with the way back written out: for bf16 on a CPU, where many small
+operations cost most.
 
-A step is a few matrix products into buffers made once, and fused steps between them. autograd would keep a graph of
-thirty nodes a step and add a small gradient to every weight at each; here the way back is a loop as well, and a
-weight's gradient is one product over all steps after it. `tests/test_unrolled.py` compares both with autograd.
+A step is a few matrix products into buffers made once, and fused steps between them. autograd
+would keep a graph of thirty nodes a step and add a small gradient to every weight at each; here
+the way back is a loop as well, and a weight's gradient is one product over all steps after it.
+`tests/test_unrolled.py` compares both with autograd.
 
-Rows lie as [input | deter | stoch]: the first two are what the GRU's gates see, the last two are the features.
+Rows lie as [input | deter | stoch]: the first two are what the GRU's gates see, the last two are
+the features.
 """
 
 from __future__ import annotations
@@ -32,7 +35,20 @@ def norm_into(x: Tensor, norm: Tensor, eps: float, out: Tensor, scale: Tensor) -
 
 def norm_back(grad: Tensor, x: Tensor, norm: Tensor, scale: Tensor, out: Tensor) -> None:
     """The gradient by x, from that by its result, into `out`."""
-    call("norm_silu_back", grad, None, x, norm, scale, out, None, len(x), x.shape[1], grad.stride(0), BLOCKS)
+    call(
+        "norm_silu_back",
+        grad,
+        None,
+        x,
+        norm,
+        scale,
+        out,
+        None,
+        len(x),
+        x.shape[1],
+        grad.stride(0),
+        BLOCKS,
+    )
 
 
 def norm_weight(grad: Tensor, x: Tensor, norm: Tensor, scale: Tensor) -> Tensor:
@@ -44,32 +60,80 @@ def norm_weight(grad: Tensor, x: Tensor, norm: Tensor, scale: Tensor) -> Tensor:
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """The gradient (D,E) of a matrix by what came in (...,D) and what it had been given (...,E), over all rows."""
+    """The gradient (D,E) of a matrix by what came in (...,D) and what it had been given (...,E),
+    over all rows.
+    """
     return (left.flatten(0, 1).t() @ right.flatten(0, 1)).float()
 
 
 class Cell:
-    """One step each way of prior state and action to the next deter, between buffers of the caller's."""
+    """One step each way of prior state and action to the next deter, between buffers of the
+    caller's.
+    """
 
-    def __init__(self, stoch: Tensor, input_norm: Tensor, gates: Tensor, bias: Tensor, gru_norm: Tensor, eps: float):
+    def __init__(
+        self,
+        stoch: Tensor,
+        input_norm: Tensor,
+        gates: Tensor,
+        bias: Tensor,
+        gru_norm: Tensor,
+        eps: float,
+    ):
         self.stoch, self.gates, self.bias = rough(stoch), rough(gates), rough(bias)
         self.input_norm, self.gru_norm, self.eps = input_norm.detach(), gru_norm.detach(), eps
         self.hidden, self.deter = stoch.shape[0], gates.shape[0] // 3
         self.inner, self.size = self.hidden + self.deter, self.hidden + self.deter + stoch.shape[1]
 
     def forth(
-        self, row: Tensor, pre: Tensor, gates: Tensor, old: Tensor, new: Tensor, near: Tensor, scale: Tensor
+        self,
+        row: Tensor,
+        pre: Tensor,
+        gates: Tensor,
+        old: Tensor,
+        new: Tensor,
+        near: Tensor,
+        scale: Tensor,
     ) -> None:
-        """From `row`, its input missing, and the projected action in `pre`: deter into `new`, rounded into `near`."""
+        """From `row`, its input missing, and the projected action in `pre`: deter into `new`,
+        rounded into `near`.
+        """
         pre.addmm_(row[:, self.inner :], self.stoch.t())
         norm_into(pre, self.input_norm, self.eps, row, scale[0])
         torch.addmm(self.bias, row[:, : self.inner], self.gates.t(), out=gates)
-        call("gru", gates, self.gru_norm, old, new, near, scale[1], len(old), self.deter, near.stride(0), self.eps)
+        call(
+            "gru",
+            gates,
+            self.gru_norm,
+            old,
+            new,
+            near,
+            scale[1],
+            len(old),
+            self.deter,
+            near.stride(0),
+            self.eps,
+        )
 
-    def back(self, grad: Tensor, pre: Tensor, gates: Tensor, old: Tensor, scale: Tensor, out: Back) -> None:
+    def back(
+        self, grad: Tensor, pre: Tensor, gates: Tensor, old: Tensor, scale: Tensor, out: Back
+    ) -> None:
         """From the gradient by deter (N,D) to those by what led to it."""
         n = len(old)
-        call("gru_back", grad, gates, self.gru_norm, old, scale[1], out.gates, out.deter, None, n, self.deter, BLOCKS)
+        call(
+            "gru_back",
+            grad,
+            gates,
+            self.gru_norm,
+            old,
+            scale[1],
+            out.gates,
+            out.deter,
+            None,
+            n,
+            self.deter,
+            BLOCKS,
+        )
         torch.mm(out.gates, self.gates, out=out.inner)
         norm_back(out.inner, pre, self.input_norm, scale[0], out.pre)
         out.deter.add_(out.inner[:, self.hidden :])
@@ -83,7 +147,8 @@ class Back:
 
 
 class Walk:
-    """A dream of N states under way: `go` takes an action; afterwards `arrived` knows the actions' gradients.
+    """A dream of N states under way: `go` takes an action; afterwards `arrived` knows the actions'
+    gradients.
 
     With gradients off, only the states are kept.
     """
@@ -91,7 +156,10 @@ class Walk:
     def __init__(self, rssm, state: State, steps: int, generator: torch.Generator | None):
         self.latent, self.generator, self.at = rssm.latent, generator, 0
         n, self.graph = len(state["deter"]), torch.is_grad_enabled()
-        self.hidden, deter = rssm.from_action.out_features, rssm.gru.size  # features begin behind the input
+        self.hidden, deter = (
+            rssm.from_action.out_features,
+            rssm.gru.size,
+        )  # features begin behind the input
         inner = self.hidden + deter
         self.rows = torch.empty(steps + 1, n, inner + self.latent.size, dtype=BF16)
         self.deter = torch.empty(steps + 1, n, deter)
@@ -105,13 +173,18 @@ class Walk:
 
     def _prepare(self, rssm, n: int, kept: int) -> None:
         """Weights, and buffers for so many steps, where a step is not one call."""
-        self.cell, self.action, self.prior, self.prior_norm = once(rssm, lambda: self._weights(rssm))
+        self.cell, self.action, self.prior, self.prior_norm = once(
+            rssm, lambda: self._weights(rssm)
+        )
         cell = self.cell
         self.pre = torch.empty(kept, n, cell.hidden, dtype=BF16)
         self.gates = torch.empty(kept, n, 3 * cell.deter, dtype=BF16)
         self.middle = torch.empty(kept, n, cell.hidden, dtype=BF16)
         self.scale = torch.empty(kept, 3, n)
-        self.silu, self.params = torch.empty(n, cell.hidden, dtype=BF16), torch.empty(n, len(self.prior[2]), dtype=BF16)
+        self.silu, self.params = (
+            torch.empty(n, cell.hidden, dtype=BF16),
+            torch.empty(n, len(self.prior[2]), dtype=BF16),
+        )
         self.draws = list[Any]()
         self.actions: list[Tensor] = []
 
@@ -119,7 +192,13 @@ class Walk:
     def _weights(rssm):
         """The transition in bf16."""
         gru, prior = rssm.gru, rssm.prior_net
-        recurrent = (rssm.from_stoch.weight, rssm.input_norm.weight, gru.gates.weight, gru.gates.bias, gru.norm.weight)
+        recurrent = (
+            rssm.from_stoch.weight,
+            rssm.input_norm.weight,
+            gru.gates.weight,
+            gru.gates.bias,
+            gru.norm.weight,
+        )
         action = rough(rssm.from_action.weight), rough(rssm.from_action.bias)
         layers = rough(prior.hidden[0].weight), rough(prior.out.weight), rough(prior.out.bias)
         return Cell(*recurrent, gru.norm.eps), action, layers, prior.norms[0].weight.detach()
@@ -133,7 +212,8 @@ class Walk:
     def go(self, action: Tensor) -> None:
         """One step by actions (N,A)."""
         t, slot = self.at, self.at if self.graph else 0
-        # `data`: autograd holds features of earlier steps, and must not take writing this one for a change of theirs.
+        # `data`: autograd holds features of earlier steps, and must not take writing this one for
+        # a change of theirs.
         row, following = self.rows[t], self.rows.data[t + 1]
         if self.step is not None:
             self.step.go(row, action, self.deter[t], following, self.deter[t + 1], self.generator)
@@ -143,7 +223,15 @@ class Walk:
         with torch.autocast("cpu", enabled=False):
             torch.addmm(self.action[1], action.to(BF16), self.action[0].t(), out=pre)
             near = following[:, cell.hidden : cell.inner]
-            cell.forth(row, pre, self.gates[slot], self.deter[t], self.deter[t + 1], near, self.scale[slot])
+            cell.forth(
+                row,
+                pre,
+                self.gates[slot],
+                self.deter[t],
+                self.deter[t + 1],
+                near,
+                self.scale[slot],
+            )
             middle = torch.mm(near, self.prior[0].t(), out=self.middle[slot])
             norm_into(middle, self.prior_norm, cell.eps, self.silu, self.scale[slot, 2])
             params = torch.addmm(self.prior[2], self.silu, self.prior[1].t(), out=self.params)
@@ -167,10 +255,18 @@ class Walk:
         """Gradients (H,N,A) of the actions from those of the features arrived at (H,N,F)."""
         cell, (steps, n, _) = self.cell, grad.shape
         found = grad.new_empty(steps, n, self.action[0].shape[1])
-        deter, stoch = grad.new_zeros(n, cell.deter, dtype=torch.float32), grad.new_zeros(n, cell.size - cell.inner)
+        deter, stoch = (
+            grad.new_zeros(n, cell.deter, dtype=torch.float32),
+            grad.new_zeros(n, cell.size - cell.inner),
+        )
         pre, to_prior = torch.empty_like(self.pre[0]), torch.empty_like(self.pre[0])
         to_deter = grad.new_empty(n, cell.deter)
-        out = Back(torch.empty_like(self.gates[0]), grad.new_empty(n, cell.inner), pre, torch.empty_like(deter))
+        out = Back(
+            torch.empty_like(self.gates[0]),
+            grad.new_empty(n, cell.inner),
+            pre,
+            torch.empty_like(deter),
+        )
         for t in reversed(range(steps)):
             stoch += grad[t, :, cell.deter :]
             middle = torch.mm(self.latent.way_back(stoch, self.draws[t]), self.prior[1])
@@ -196,14 +292,31 @@ class _Arrived(torch.autograd.Function):
         return ctx.walk.back(grads[0]).to(ctx.dtype), None
 
 
-def filtered(rssm, action_in: Tensor, embed_in: Tensor, first: Tensor, start: State) -> tuple[Tensor, Tensor, Tensor]:
-    """Posteriors' deter, stoch and parameters (B,T,...) from projected actions and embeddings (B,T,hidden)."""
+def filtered(
+    rssm, action_in: Tensor, embed_in: Tensor, first: Tensor, start: State
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Posteriors' deter, stoch and parameters (B,T,...) from projected actions and embeddings
+    (B,T,hidden).
+    """
     latent, gru = rssm.latent, rssm.gru
-    recurrent = (rssm.from_stoch.weight, rssm.input_norm.weight, gru.gates.weight, gru.gates.bias, gru.norm.weight)
-    posterior = (rssm.post_deter.weight, rssm.post_norm.weight, rssm.post_out.weight, rssm.post_out.bias)
+    recurrent = (
+        rssm.from_stoch.weight,
+        rssm.input_norm.weight,
+        gru.gates.weight,
+        gru.gates.bias,
+        gru.norm.weight,
+    )
+    posterior = (
+        rssm.post_deter.weight,
+        rssm.post_norm.weight,
+        rssm.post_out.weight,
+        rssm.post_out.bias,
+    )
     begin = start["deter"].detach().float(), latent.flat(start["stoch"]).detach().to(BF16)
     inputs = (x.transpose(0, 1) for x in (action_in, embed_in, first))
-    deter, stoch, params = _Filter.apply(latent, gru.norm.eps, begin, *inputs, *recurrent, *posterior)
+    deter, stoch, params = _Filter.apply(
+        latent, gru.norm.eps, begin, *inputs, *recurrent, *posterior
+    )
     stoch = stoch.unflatten(-1, latent.shape)
     return deter.transpose(0, 1), stoch.transpose(0, 1), params.transpose(0, 1)
 
@@ -219,9 +332,15 @@ class _Filter(torch.autograd.Function):
         (steps, n), embed_in = first.shape, embed_in.to(BF16)
         rows = torch.empty(steps, n, cell.size, dtype=BF16)
         old, deter = torch.empty(steps, n, cell.deter), torch.empty(steps, n, cell.deter)
-        near, stoch = rows.new_empty(steps, n, cell.deter), rows.new_empty(steps, n, cell.size - cell.inner)
+        near, stoch = (
+            rows.new_empty(steps, n, cell.deter),
+            rows.new_empty(steps, n, cell.size - cell.inner),
+        )
         pre = action_in.to(BF16, copy=True, memory_format=torch.contiguous_format)
-        gates, params = rows.new_empty(steps, n, 3 * cell.deter), rows.new_empty(steps, n, len(bias))
+        gates, params = (
+            rows.new_empty(steps, n, 3 * cell.deter),
+            rows.new_empty(steps, n, len(bias)),
+        )
         mixed, silu = rows.new_empty(steps, n, cell.hidden), rows.new_empty(steps, n, cell.hidden)
         scale, draws = torch.empty(steps, 2, n), []
         post_scale = torch.empty(steps, n)
@@ -239,7 +358,13 @@ class _Filter(torch.autograd.Function):
                 norm_into(mixed[t], post_norm, eps, silu[t], post_scale[t])
                 torch.addmm(bias, silu[t], out.t(), out=params[t])
                 draws.append(latent.draw_into(params[t], stoch[t], None))
-        ctx.latent, ctx.cell, ctx.post, ctx.draws, ctx.starts = latent, cell, (post, post_norm, out), draws, starts
+        ctx.latent, ctx.cell, ctx.post, ctx.draws, ctx.starts = (
+            latent,
+            cell,
+            (post, post_norm, out),
+            draws,
+            starts,
+        )
         ctx.kept = rows, old, near, pre, gates, mixed, silu, scale, post_scale, wide
         return deter, stoch, params
 
@@ -248,8 +373,16 @@ class _Filter(torch.autograd.Function):
         cell, latent, (post, post_norm, out) = ctx.cell, ctx.latent, ctx.post
         rows, old, near, pre, gates, mixed, silu, scale, post_scale, wide = ctx.kept
         g_deter, g_stoch, g_params = (g.contiguous() for g in grads)
-        to_mixed, to_pre, to_gates = torch.empty_like(mixed), torch.empty_like(pre), torch.empty_like(gates)
-        to_deter, to_params, to_silu = torch.empty_like(old), torch.empty_like(g_params), torch.empty_like(silu)
+        to_mixed, to_pre, to_gates = (
+            torch.empty_like(mixed),
+            torch.empty_like(pre),
+            torch.empty_like(gates),
+        )
+        to_deter, to_params, to_silu = (
+            torch.empty_like(old),
+            torch.empty_like(g_params),
+            torch.empty_like(silu),
+        )
         inner = rows.new_empty(len(rows), rows.shape[1], cell.inner)
         deter, stoch = torch.zeros_like(old[0]), torch.zeros_like(g_stoch[0])
         for t in reversed(range(len(rows))):
@@ -259,14 +392,26 @@ class _Filter(torch.autograd.Function):
             norm_back(to_silu[t], mixed[t], post_norm, post_scale[t], to_mixed[t])
             torch.add(g_deter[t], deter, out=to_deter[t])
             to_deter[t] += to_mixed[t] @ post
-            cell.back(to_deter[t], pre[t], gates[t], old[t], scale[t], Back(to_gates[t], inner[t], to_pre[t], deter))
+            cell.back(
+                to_deter[t],
+                pre[t],
+                gates[t],
+                old[t],
+                scale[t],
+                Back(to_gates[t], inner[t], to_pre[t], deter),
+            )
             torch.mm(to_pre[t], cell.stoch, out=stoch)
             if ctx.starts[t]:
                 deter.masked_fill_(wide[t], 0)
                 stoch.masked_fill_(wide[t], 0)
         recurrent = (
             product(to_pre, rows[..., cell.inner :]),
-            norm_weight(inner[..., : cell.hidden].contiguous(), pre, cell.input_norm, scale[:, 0].contiguous()),
+            norm_weight(
+                inner[..., : cell.hidden].contiguous(),
+                pre,
+                cell.input_norm,
+                scale[:, 0].contiguous(),
+            ),
             product(to_gates, rows[..., : cell.inner]),
             to_gates.flatten(0, 1).float().sum(0),
             gru_weight(to_deter, gates, cell.gru_norm, old, scale[:, 1].contiguous()),
@@ -282,6 +427,21 @@ class _Filter(torch.autograd.Function):
 
 def gru_weight(grad: Tensor, gates: Tensor, norm: Tensor, old: Tensor, scale: Tensor) -> Tensor:
     """The gradient by the weights of the gates' norm, of all rows at once."""
-    sums, scratch = norm.new_empty(BLOCKS, len(norm)), (torch.empty_like(gates), torch.empty_like(old))
-    call("gru_back", grad, gates, norm, old, scale, *scratch, sums, scale.numel(), old.shape[-1], BLOCKS)
+    sums, scratch = (
+        norm.new_empty(BLOCKS, len(norm)),
+        (torch.empty_like(gates), torch.empty_like(old)),
+    )
+    call(
+        "gru_back",
+        grad,
+        gates,
+        norm,
+        old,
+        scale,
+        *scratch,
+        sums,
+        scale.numel(),
+        old.shape[-1],
+        BLOCKS,
+    )
     return sums.sum(0)

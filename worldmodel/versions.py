@@ -1,4 +1,6 @@
-"""versions.json of a run: with what it was trained, where, from which commit, and by which words."""
+"""versions.json of a run: with what it was trained, where, from which commit, and by
+which words.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ MOST_BYTES, MOST_ENTRIES, MOST_WORDS, MOST_LETTERS = 1 << 24, 50, 200, 1000
 
 
 def note(run: Path, words: Sequence[str], frames: int) -> None:
-    """An entry for a training that begins or goes on at `frames`, where something is not as it was the last time.
+    """An entry for a training that begins or goes on at `frames`, where something is not as it was
+    the last time.
 
     It is for whoever looks at the run later; a disk that refuses costs the entry, never the run.
     """
@@ -35,11 +38,17 @@ def note(run: Path, words: Sequence[str], frames: int) -> None:
         entries = [*entries[:1], *entries[1:][-(MOST_ENTRIES - 2) :], {"frames": frames, **now}]
         replace(run / FILE, json.dumps({"entries": entries}, indent=1) + "\n")
     except OSError as error:
-        log.warning("%s cannot be written (%s); training goes on without it", run / FILE, error.strerror or error)
+        log.warning(
+            "%s cannot be written (%s); training goes on without it",
+            run / FILE,
+            error.strerror or error,
+        )
 
 
 def read(run: Path) -> list[dict[str, Any]]:
-    """The entries, oldest first, of what they should be; none where there is no such file, or no sound one."""
+    """The entries, oldest first, of what they should be; none where there is no such file, or no
+    sound one.
+    """
     try:
         entries = read_json(run / FILE, MOST_BYTES)["entries"]
         return [entry for entry in entries if _sound(entry)][:MOST_ENTRIES]
@@ -61,7 +70,12 @@ def _sound(entry: Any) -> bool:
 def here() -> dict[str, str]:
     """This program and this machine; torch is asked for its version, not imported."""
     versions = {name: doctor.installed(name) or "not installed" for name in PACKAGES}
-    found = {"Python": platform.python_version(), **versions, "platform": platform.platform(), "CPU": cpu()}
+    found = {
+        "Python": platform.python_version(),
+        **versions,
+        "platform": platform.platform(),
+        "CPU": cpu(),
+    }
     if gpu := doctor.find_gpu():
         found["GPU"] = gpu
     return {**found, "commit": commit() or "unknown: no git checkout"}
@@ -69,18 +83,34 @@ def here() -> dict[str, str]:
 
 def cpu() -> str:
     """How many cores this process may use, of what kind."""
-    named = (line.partition(":")[2].strip() for line in doctor.read(Path("/proc"), "cpuinfo") if "model name" in line)
+    named = (
+        line.partition(":")[2].strip()
+        for line in doctor.read(Path("/proc"), "cpuinfo")
+        if "model name" in line
+    )
     count = cores()
     return f"{count} core{'s' * (count != 1)}, {next(named, platform.machine())}"
 
 
 def commit() -> str:
-    """The checkout's commit, with -dirty where tracked files differ from it; empty where there is none."""
+    """The checkout's commit, with -dirty where tracked files differ from it; empty where there is
+    none.
+    """
     if not (doctor.ROOT / ".git").exists():
         return ""
-    words = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    words = [
+        "git",
+        "--no-optional-locks",
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
     try:
-        done = subprocess.run(words, cwd=doctor.ROOT, capture_output=True, text=True, timeout=20, env=_plain())
+        done = subprocess.run(
+            words, cwd=doctor.ROOT, capture_output=True, text=True, timeout=20, env=_plain()
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

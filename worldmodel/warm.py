@@ -1,7 +1,8 @@
-"""What the model knows where a replayed sequence starts: nothing, the state the acting agent had there, or some steps.
+"""What the model knows where a replayed sequence starts: nothing, the state the acting agent had
+there, or some steps.
 
-`prepare` leaves the state before the first step in the batch's `start_*` entries; without them a sequence starts
-from nothing.
+`prepare` leaves the state before the first step in the batch's `start_*` entries; without them a
+sequence starts from nothing.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class BurnIn(Cold):
 
 
 class Stored(Cold):
-    """From the state the acting agent had, kept in half precision; after `max_stale` updates it counts as unknown."""
+    """From the state the acting agent had, kept in half precision; after `max_stale` updates it
+    counts as unknown.
+    """
 
     def __init__(self, max_stale: int):
         self.max_stale = max_stale
@@ -57,7 +60,9 @@ class Stored(Cold):
         return {**columns, "before_update": ((), "int32")}
 
     def keep(self, rows: list[Row], state: State, update: int) -> None:
-        kept = {f"before_{k}": v.float().cpu().numpy().astype(np.float16) for k, v in state.items()}
+        kept = {
+            f"before_{k}": v.float().cpu().numpy().astype(np.float16) for k, v in state.items()
+        }
         for i, row in enumerate(rows):
             row.update({k: v[i] for k, v in kept.items()}, before_update=np.int32(update))
 

@@ -13,7 +13,9 @@ from worldmodel.types import ActionSpace, State
 
 
 class ActorPolicy:
-    """Samples while collecting, with noise on top where asked for; the distribution's mode or a sample otherwise."""
+    """Samples while collecting, with noise on top where asked for; the distribution's mode or a
+    sample otherwise.
+    """
 
     plans = False
 
@@ -30,4 +32,6 @@ class ActorPolicy:
         if mode != "train" and self.policy.actor_config.greedy:
             return legal(dist.mode()), carry
         action = legal(dist.sample(generator))
-        return (explore(action, self.space, self.noise, generator) if mode == "train" else action), carry
+        return (
+            explore(action, self.space, self.noise, generator) if mode == "train" else action
+        ), carry

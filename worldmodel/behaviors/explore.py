@@ -8,12 +8,18 @@ from torch import Tensor
 from worldmodel.types import ActionSpace
 
 
-def explore(action: Tensor, space: ActionSpace, noise: float, generator: torch.Generator | None) -> Tensor:
-    """Gaussian noise within the box; for discrete actions, a random one with probability `noise`."""
+def explore(
+    action: Tensor, space: ActionSpace, noise: float, generator: torch.Generator | None
+) -> Tensor:
+    """Gaussian noise within the box; for discrete actions, a random one with probability
+    `noise`.
+    """
     if not noise:
         return action
     if not space.discrete:
-        return (action + noise * torch.randn(action.shape, generator=generator, device=action.device)).clamp(-1, 1)
+        return (
+            action + noise * torch.randn(action.shape, generator=generator, device=action.device)
+        ).clamp(-1, 1)
     other = space.random(len(action), generator)
     swap = torch.rand(len(action), 1, generator=generator, device=action.device) < noise
     return torch.where(swap, other, action)

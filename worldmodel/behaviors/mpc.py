@@ -20,8 +20,9 @@ from worldmodel.types import ActionSpace, State
 class MPC:
     """Plans with any planner; noise is added while collecting.
 
-    With an actor-critic, its critic may close the plans and its actor propose some of them. With a goal, which is asked
-    for when it is first needed, plans are scored by how near they come to it instead of by rewards.
+    With an actor-critic, its critic may close the plans and its actor propose some of them. With a
+    goal, which is asked for when it is first needed, plans are scored by how near they come to it
+    instead of by rewards.
     """
 
     plans = True
@@ -43,7 +44,12 @@ class MPC:
         goal: Callable[[], Goal] | None = None,
     ):
         self.model, self.space, self.planner, self.proposal = model, space, planner, proposal
-        self.horizon, self.discount, self.warm_start, self.noise = horizon, discount, warm_start, noise
+        self.horizon, self.discount, self.warm_start, self.noise = (
+            horizon,
+            discount,
+            warm_start,
+            noise,
+        )
         self.policy, self.proposals, self.goal = policy, proposals, goal
         self.critic = policy if closed_by_critic else None
 
@@ -55,11 +61,17 @@ class MPC:
         self, state: State, carry: State, is_first: Tensor, mode: str, generator: torch.Generator
     ) -> tuple[Tensor, State]:
         plan = self.plan(state, carry, is_first, generator)
-        action = explore(plan[:, 0], self.space, self.noise, generator) if mode == "train" else plan[:, 0]
+        action = (
+            explore(plan[:, 0], self.space, self.noise, generator)
+            if mode == "train"
+            else plan[:, 0]
+        )
         last = self._start(plan)[0][:, -1:]
         return action, {"plan": torch.cat([plan[:, 1:], last], 1)}
 
-    def plan(self, state: State, carry: State, is_first: Tensor, generator: torch.Generator) -> Tensor:
+    def plan(
+        self, state: State, carry: State, is_first: Tensor, generator: torch.Generator
+    ) -> Tensor:
         """The whole plan (B,H,A) of which the first action is done."""
         mean, std = self._start(is_first)
         if self.warm_start:
@@ -69,7 +81,9 @@ class MPC:
         proposal: Box | OneHot | Seeded = self.proposal
         with settled():
             if self.policy is not None and self.proposals:
-                drafts = self.policy.plans(self.model, state, self.proposals, self.horizon, generator)
+                drafts = self.policy.plans(
+                    self.model, state, self.proposals, self.horizon, generator
+                )
                 proposal = Seeded(self.proposal, drafts)
             return self.planner(score, mean, std, proposal, generator)
 

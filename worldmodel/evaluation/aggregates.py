@@ -1,4 +1,5 @@
-"""Scores of several runs as one number with an interval, as Agarwal et al. 2021 ("rliable") compute them.
+"""Scores of several runs as one number with an interval, as Agarwal et al. 2021 ("rliable")
+compute them.
 
 Runs of one task are a stratum (N,); a bootstrap draws as many runs again from each, independently.
 """
@@ -25,13 +26,19 @@ def median(strata: Strata) -> np.ndarray:
 
 
 def iqm(strata: Strata) -> np.ndarray:
-    """The interquartile mean: over the middle half of all runs of all tasks, so that no odd one counts."""
+    """The interquartile mean: over the middle half of all runs of all tasks, so that no odd one
+    counts.
+    """
     scores = np.sort(np.concatenate(strata, -1), -1)
     cut = scores.shape[-1] // 4
     return scores[..., cut : scores.shape[-1] - cut].mean(-1)
 
 
-AGGREGATES: dict[str, Callable[[Strata], np.ndarray]] = {"mean": mean, "median": median, "iqm": iqm}
+AGGREGATES: dict[str, Callable[[Strata], np.ndarray]] = {
+    "mean": mean,
+    "median": median,
+    "iqm": iqm,
+}
 
 
 def resampled(strata: Strata, seed: int = 0, draws: int = DRAWS) -> list[np.ndarray]:
@@ -50,11 +57,15 @@ def estimates(strata: Strata, seed: int = 0, draws: int = DRAWS) -> dict[str, di
     return found
 
 
-def profile(strata: Strata, levels: np.ndarray, seed: int = 0, draws: int = 2000) -> dict[str, np.ndarray]:
+def profile(
+    strata: Strata, levels: np.ndarray, seed: int = 0, draws: int = 2000
+) -> dict[str, np.ndarray]:
     """The performance profile: the share of runs above each level (L,), with a 95 % interval."""
 
     def shares(scores: np.ndarray) -> np.ndarray:
         return np.stack([(scores > level).mean(-1) for level in levels], -1)
 
-    low, high = np.percentile(shares(np.concatenate(resampled(strata, seed, draws), -1)), LEVELS, 0)
+    low, high = np.percentile(
+        shares(np.concatenate(resampled(strata, seed, draws), -1)), LEVELS, 0
+    )
     return {"share": shares(np.concatenate(strata)), "low": low, "high": high}

@@ -1,4 +1,6 @@
-"""How far predictions agree with what happened: correlations, and the calibration of probabilities."""
+"""How far predictions agree with what happened: correlations, and the calibration of
+probabilities.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ BINS = 10
 
 
 def pearson(found: np.ndarray, truth: np.ndarray) -> float:
-    """Correlation; NaN of fewer than 3 or where the truth never varies, 0 where only the prediction does not."""
+    """Correlation; NaN of fewer than 3 or where the truth never varies, 0 where only the
+    prediction does not.
+    """
     x, y = (np.asarray(a, np.float64).ravel() for a in (found, truth))
     if len(y) < 3 or not np.ptp(y) > 0:
         return float("nan")
@@ -31,21 +35,34 @@ def ranks(x: np.ndarray) -> np.ndarray:
 
 
 def brier(probability: np.ndarray, happened: np.ndarray) -> float:
-    """Mean squared error of a probability: 0 is certain and right, 1 certain and wrong, 0.25 a shrug."""
+    """Mean squared error of a probability: 0 is certain and right, 1 certain and wrong, 0.25 a
+    shrug.
+    """
     return float(np.square(np.asarray(probability, np.float64) - happened).mean())
 
 
-def reliability(probability: np.ndarray, happened: np.ndarray, bins: int = BINS) -> dict[str, list]:
-    """By bin of predicted probability: how many predictions, their mean, and how often it happened (None: no one)."""
-    probability, happened = np.asarray(probability, np.float64).ravel(), np.asarray(happened, np.float64).ravel()
+def reliability(
+    probability: np.ndarray, happened: np.ndarray, bins: int = BINS
+) -> dict[str, list]:
+    """By bin of predicted probability: how many predictions, their mean, and how often it happened
+    (None: no one).
+    """
+    probability, happened = (
+        np.asarray(probability, np.float64).ravel(),
+        np.asarray(happened, np.float64).ravel(),
+    )
     which = np.clip((probability * bins).astype(int), 0, bins - 1)
     count = np.bincount(which, minlength=bins)
     sums = [np.bincount(which, x, minlength=bins) for x in (probability, happened)]
-    said, was = ([s / n if n else None for s, n in zip(total, count, strict=True)] for total in sums)
+    said, was = (
+        [s / n if n else None for s, n in zip(total, count, strict=True)] for total in sums
+    )
     return {"count": count.tolist(), "predicted": said, "happened": was}
 
 
 def calibration_error(table: dict[str, list]) -> float:
-    """Mean distance of predicted from happened over the bins of `reliability`, weighted by their counts."""
+    """Mean distance of predicted from happened over the bins of `reliability`, weighted by their
+    counts.
+    """
     rows = [(n, p, h) for n, p, h in zip(*table.values(), strict=True) if n]
     return sum(n * abs(p - h) for n, p, h in rows) / sum(n for n, _, _ in rows)

@@ -1,4 +1,6 @@
-"""What TensorBoard shows of an evaluation: the agent at play, and a dream of its first episode beside the truth."""
+"""What TensorBoard shows of an evaluation: the agent at play, and a dream of its first episode
+beside the truth.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,12 @@ CONTEXT, LENGTH = 5, 50
 MOST_FRAMES, FPS = 200, 20.0  # of a video; longer episodes are shown faster
 
 
-def show(logger: Logger, frames: int, agent: Agent, result: Evaluation, generator: torch.Generator) -> None:
-    """Nothing where there is no board, no video where there are no pictures, no dream where the model cannot draw."""
+def show(
+    logger: Logger, frames: int, agent: Agent, result: Evaluation, generator: torch.Generator
+) -> None:
+    """Nothing where there is no board, no video where there are no pictures, no dream where the
+    model cannot draw.
+    """
     pictures = result.video
     if logger.board is None or not pictures:
         return
@@ -24,4 +30,8 @@ def show(logger: Logger, frames: int, agent: Agent, result: Evaluation, generato
     shown = np.stack(pictures[::stride])
     logger.video(frames, "agent", gif(shown, FPS), shown.shape[1:3])
     if agent.model.can_draw and len(result.first) > CONTEXT + 1:
-        logger.image(frames, "imagined", dream(agent, result.first[: CONTEXT + LENGTH], CONTEXT, generator).strip())
+        logger.image(
+            frames,
+            "imagined",
+            dream(agent, result.first[: CONTEXT + LENGTH], CONTEXT, generator).strip(),
+        )

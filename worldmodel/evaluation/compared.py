@@ -1,4 +1,6 @@
-"""`eval.py RUN compare`: one saved model driven in every way it can be, at several budgets of thinking."""
+"""`eval.py RUN compare`: one saved model driven in every way it can be, at several budgets of
+thinking.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from worldmodel.evaluation.returns import run_episodes
 
 @dataclass(frozen=True)
 class Wanted:
-    """How much to play, at which shares of the run's candidates, and in which ways (None: in all of them)."""
+    """How much to play, at which shares of the run's candidates, and in which ways (None: in all
+    of them).
+    """
 
     episodes: int
     seed: int
@@ -24,7 +28,9 @@ class Wanted:
     only: str | None
 
 
-def compared(run: Run, make: Callable[..., Any], reset: Callable[[int], Any], wanted: Wanted) -> None:
+def compared(
+    run: Run, make: Callable[..., Any], reset: Callable[[int], Any], wanted: Wanted
+) -> None:
     """compare.json, compare.png and a table; what this run cannot be driven by has a line each."""
     ways, lacking = drivers(run.config.planner, run.policy is not None, wanted.budgets)
     if wanted.only is not None:
@@ -43,19 +49,39 @@ def compared(run: Run, make: Callable[..., Any], reset: Callable[[int], Any], wa
 
             result = run_episodes(rollout, timed, wanted.episodes, draw)
             assert result is not None
-            results[name] = {**result.summary(wanted.seed), "scores": result.scores, "way": way.name,
-                             "candidates": way.candidates, "ms_per_action": timed.milliseconds}  # fmt: skip
+            results[name] = {
+                **result.summary(wanted.seed),
+                "scores": result.scores,
+                "way": way.name,
+                "candidates": way.candidates,
+                "ms_per_action": timed.milliseconds,
+            }
     bar.close()
-    about = {"run": str(run.path), "frames": run.frames, "seed": wanted.seed, "planner": vars(run.config.planner)}
-    lines = {**about, "budgets": list(wanted.budgets), "left_out": list(lacking.values()), "drivers": results}
+    about = {
+        "run": str(run.path),
+        "frames": run.frames,
+        "seed": wanted.seed,
+        "planner": vars(run.config.planner),
+    }
+    lines = {
+        **about,
+        "budgets": list(wanted.budgets),
+        "left_out": list(lacking.values()),
+        "drivers": results,
+    }
     (target / "compare.json").write_text(json.dumps(lines, indent=1) + "\n")
-    title = f"{run.config.env.task}, {run.frames} frames: one model, {wanted.episodes} episodes each way"
+    title = (
+        f"{run.config.env.task}, {run.frames} frames: one model, {wanted.episodes} episodes each "
+        f"way"
+    )
     say("\n".join([table(results), *lacking.values()]))
     say(f"  {target / 'compare.json'}\n  {drawn(results, target / 'compare.png', title)}")
 
 
 def chosen(ways: dict[str, Driver], lacking: dict[str, str], only: str) -> dict[str, Driver]:
-    """The ways that were asked for, in their order; ValueError for one that is none, or that this run lacks."""
+    """The ways that were asked for, in their order; ValueError for one that is none, or that this
+    run lacks.
+    """
     names = [word.strip() for word in only.split(";")]
     known = dict.fromkeys(way.name for way in ways.values())
     for name in names:

@@ -1,4 +1,6 @@
-"""Many futures from one state: with other luck, under other actions, and under whoever can drive the run."""
+"""Many futures from one state: with other luck, under other actions, and under whoever can drive
+the run.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ MOST_ACTIONS = 8
 
 @dataclass
 class Future:
-    """`kind` is luck, action or policy; pictures (L,H,W,3) uint8, expected rewards and continuation (L,)."""
+    """`kind` is luck, action or policy; pictures (L,H,W,3) uint8, expected rewards and
+    continuation (L,).
+    """
 
     kind: str
     name: str
@@ -52,11 +56,15 @@ def futures(scene: Scene, length: int, samples: int) -> tuple[list[Future], list
 
 
 def held(space: ActionSpace) -> list[tuple[str, np.ndarray]]:
-    """Actions to keep to: every choice of every group, or nothing and both ends of every dimension; the first few."""
+    """Actions to keep to: every choice of every group, or nothing and both ends of every
+    dimension; the first few.
+    """
     found: list[tuple[str, np.ndarray]] = []
     if not space.discrete:
         found.append(("nothing", np.zeros(space.size, np.float32)))
-        names = ["the action"] if space.size == 1 else [f"dimension {i}" for i in range(space.size)]
+        names = (
+            ["the action"] if space.size == 1 else [f"dimension {i}" for i in range(space.size)]
+        )
         for i in range(space.size):
             for end in (-1.0, 1.0):
                 action = np.zeros(space.size, np.float32)

@@ -28,14 +28,20 @@ def padded(pictures: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def tiles(videos: Sequence[tuple[str, np.ndarray]], columns: int, tile: int = TILE) -> np.ndarray:
-    """Videos (T,H,W,3), each below its text, side by side: (T,...,3). Shorter ones stay at their last picture."""
+    """Videos (T,H,W,3), each below its text, side by side: (T,...,3). Shorter ones stay at their
+    last picture.
+    """
     longest = max(len(v) for _, v in videos)
     cells = []
     for text, video in videos:
         large = enlarge(video, tile)
         held = np.concatenate([large, np.repeat(large[-1:], longest - len(large), 0)])
         band = np.broadcast_to(text_band(text, held.shape[2]), (longest, BAND, held.shape[2], 3))
-        cells.append(padded(np.concatenate([band, held], 1), BAND + held.shape[1] + GAP, held.shape[2] + GAP))
+        cells.append(
+            padded(
+                np.concatenate([band, held], 1), BAND + held.shape[1] + GAP, held.shape[2] + GAP
+            )
+        )
     blank = np.full_like(cells[0], 255)
     cells += [blank] * (-len(cells) % columns)
     rows = [np.concatenate(cells[i : i + columns], 2) for i in range(0, len(cells), columns)]
@@ -43,11 +49,17 @@ def tiles(videos: Sequence[tuple[str, np.ndarray]], columns: int, tile: int = TI
 
 
 def strips(videos: Sequence[tuple[str, np.ndarray]], columns: int, tile: int = TILE) -> np.ndarray:
-    """A row of `columns` pictures for each video, evenly over its time, below its text: one picture."""
+    """A row of `columns` pictures for each video, evenly over its time, below its text: one
+    picture.
+    """
     rows = []
     for text, video in videos:
         picks = np.linspace(0, len(video) - 1, min(columns, len(video))).round().astype(int)
-        large = np.pad(enlarge(video[picks], tile), [(0, 0), (0, 0), (0, GAP // 2), (0, 0)], constant_values=255)
+        large = np.pad(
+            enlarge(video[picks], tile),
+            [(0, 0), (0, 0), (0, GAP // 2), (0, 0)],
+            constant_values=255,
+        )
         rows.append((text, np.concatenate(list(large), 1)[None]))
     width = max(row.shape[2] for _, row in rows)
     found = []

@@ -1,4 +1,6 @@
-"""Episodes to measure a model on, and the simulator taken back to a step of one to try other actions from there."""
+"""Episodes to measure a model on, and the simulator taken back to a step of one to try other
+actions from there.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from worldmodel.types import ActionSpace, ObservationSpace
 
 @dataclass
 class Recorded:
-    """An episode; `vector` among its columns is the simulator's state. The seed, where known, simulates it again."""
+    """An episode; `vector` among its columns is the simulator's state. The seed, where known,
+    simulates it again.
+    """
 
     columns: Columns
     seed: int | None = None
@@ -34,8 +38,9 @@ class Recorded:
 class Branch:
     """What the simulator answered to a plan of P actions.
 
-    `seen` (P,) are the steps that happened; `counted` those and, where the episode ended for good, the ones after it,
-    which earn nothing. Pictures (P,H,W,3) uint8, where there are any, are black when not seen.
+    `seen` (P,) are the steps that happened; `counted` those and, where the episode ended for good,
+    the ones after it, which earn nothing. Pictures (P,H,W,3) uint8, where there are any, are black
+    when not seen.
     """
 
     reward: np.ndarray
@@ -44,7 +49,9 @@ class Branch:
     pictures: np.ndarray | None
 
 
-def collect(rollout: Rollout, player: Player, count: int, on_step: Callable[[int], None]) -> list[Recorded]:
+def collect(
+    rollout: Rollout, player: Player, count: int, on_step: Callable[[int], None]
+) -> list[Recorded]:
     """Whole episodes of the first environment; `on_step` hears how many are done."""
     found: list[Recorded] = []
     rows: list[dict[str, Any]] = []
@@ -71,22 +78,34 @@ def from_replay(run: Path, count: int) -> list[Recorded]:
     return found
 
 
-def given(path: Path, observation: ObservationSpace, action: ActionSpace, count: int) -> list[Recorded]:
-    """The last episodes of another run's replay; RunError in one line where its spaces are others than these."""
+def given(
+    path: Path, observation: ObservationSpace, action: ActionSpace, count: int
+) -> list[Recorded]:
+    """The last episodes of another run's replay; RunError in one line where its spaces are others
+    than these.
+    """
     run = RunDir(path)
     run.config()  # says what is wrong where this is no run
     states = checkpoint.retained_states(run.checkpoints)
     if not states:
-        raise RunError(f"--from {path}: it holds no checkpoint, by which its episodes are found", 4)
+        raise RunError(
+            f"--from {path}: it holds no checkpoint, by which its episodes are found", 4
+        )
     seen, done = spaces_from(states[-1])
     for key in ("image", "vector"):
         wanted, found = getattr(observation, key), getattr(seen, key)
         if wanted and found != wanted:
-            raise RunError(f"--from {path}: its {key} has shape {found}, this run sees {wanted}; "
-                           "give a run of the same env.size, env.obs and task", 2)  # fmt: skip
+            raise RunError(
+                f"--from {path}: its {key} has shape {found}, this run sees {wanted}; "
+                "give a run of the same env.size, env.obs and task",
+                2,
+            )
     if done != action:
-        raise RunError(f"--from {path}: its actions are {_words(done)}, this run does {_words(action)}; "
-                       "give a run of the same task", 2)  # fmt: skip
+        raise RunError(
+            f"--from {path}: its actions are {_words(done)}, this run does {_words(action)}; "
+            "give a run of the same task",
+            2,
+        )
     return from_replay(path, count)
 
 
@@ -116,15 +135,25 @@ class Simulator:
         return self._do(self.to_env(action))
 
     def branch(self, episode: Recorded, step: int, plan: np.ndarray) -> Branch | None:
-        """Simulate an episode again up to a step, then act by a plan (P,A); None where it came out elsewhere."""
+        """Simulate an episode again up to a step, then act by a plan (P,A); None where it came out
+        elsewhere.
+        """
         actions = iter(plan)
         return self.drive(episode, step, len(plan), lambda row: next(actions))
 
     def drive(
-        self, episode: Recorded, step: int, length: int, choose: Callable[[dict[str, Any] | None], np.ndarray]
+        self,
+        episode: Recorded,
+        step: int,
+        length: int,
+        choose: Callable[[dict[str, Any] | None], np.ndarray],
     ) -> Branch | None:
-        """The same for actions (A,) chosen one by one, by the row that answered to the last (None at first)."""
-        assert episode.seed is not None, "the simulator comes back to episodes that were played here"
+        """The same for actions (A,) chosen one by one, by the row that answered to the last (None
+        at first).
+        """
+        assert episode.seed is not None, (
+            "the simulator comes back to episodes that were played here"
+        )
         columns = episode.columns
         result = self.back(episode.seed, columns["prev_action"][1 : step + 1])
         if result is None or result.is_last:
@@ -146,8 +175,14 @@ class Simulator:
             if result.is_last:
                 found.counted[t + 1 :] = result.is_terminal
                 break
-            row = {**result.obs, "prev_action": action, "reward": np.float32(result.reward), "is_first": False,
-                   "is_last": False, "is_terminal": False}  # fmt: skip
+            row = {
+                **result.obs,
+                "prev_action": action,
+                "reward": np.float32(result.reward),
+                "is_first": False,
+                "is_last": False,
+                "is_terminal": False,
+            }
         return found
 
     def _do(self, command: Any):

@@ -15,7 +15,9 @@ from worldmodel.runtime import autocast
 
 @dataclass
 class Dream:
-    """Pictures (T,H,W,3) uint8 and rewards (T,) of the truth and of the model; the first `context` were seen."""
+    """Pictures (T,H,W,3) uint8 and rewards (T,) of the truth and of the model; the first `context`
+    were seen.
+    """
 
     truth: np.ndarray
     model: np.ndarray
@@ -38,14 +40,20 @@ class Dream:
 
     def strip(self, columns: int = 12) -> np.ndarray:
         """Rows truth, model, error over time (3H, columns*W, 3)."""
-        picks = np.linspace(0, len(self.truth) - 1, min(columns, len(self.truth))).round().astype(int)
+        picks = (
+            np.linspace(0, len(self.truth) - 1, min(columns, len(self.truth))).round().astype(int)
+        )
         marked = self.model.copy()
         marked[: self.context, :2] = (90, 200, 120)
         marked[self.context :, :2] = (230, 120, 60)
-        return np.concatenate([np.concatenate(list(x[picks]), 1) for x in (self.truth, marked, self.error)], 0)
+        return np.concatenate(
+            [np.concatenate(list(x[picks]), 1) for x in (self.truth, marked, self.error)], 0
+        )
 
     def mse(self, instead: np.ndarray | None = None) -> np.ndarray:
-        """Squared error of each predicted picture, or of pictures given instead, pixels in [0,1]: (T,)."""
+        """Squared error of each predicted picture, or of pictures given instead, pixels in [0,1]:
+        (T,).
+        """
         guess = self.model if instead is None else instead
         gap = (guess.astype(np.float32) - self.truth.astype(np.float32)) / 255
         return np.square(gap).mean((1, 2, 3))
@@ -61,11 +69,18 @@ def dream(agent: Agent, rows: list[Row], context: int, generator: torch.Generato
         for row in rows[:context]:
             obs = {k: torch.from_numpy(np.asarray(row[k])[None]) for k in row if k in OBSERVED}
             state, _ = agent.filter(obs, carry, generator)
-            carry = {f"state/{k}": v for k, v in state.items()} | {"prev_action": carry["prev_action"]}
+            carry = {f"state/{k}": v for k, v in state.items()} | {
+                "prev_action": carry["prev_action"]
+            }
             seen.append(state)
-        actions = torch.from_numpy(np.stack([r["prev_action"] for r in rows[context:]]))[None].to(agent.device)
+        actions = torch.from_numpy(np.stack([r["prev_action"] for r in rows[context:]]))[None].to(
+            agent.device
+        )
         future = model.rssm.imagine(seen[-1], actions, generator)
-        states = {k: torch.cat([torch.stack([s[k] for s in seen], 1), future[k]], 1) for k in ("deter", "stoch")}
+        states = {
+            k: torch.cat([torch.stack([s[k] for s in seen], 1), future[k]], 1)
+            for k in ("deter", "stoch")
+        }
         feat = model.rssm.feat(states)
         pictures = to_pixels(model.decode(feat))[0]
         reward, _ = model.predict(feat)

@@ -1,4 +1,6 @@
-"""A saved run's model measured: where the episodes come from, and what is done where there is no simulator."""
+"""A saved run's model measured: where the episodes come from, and what is done where there is no
+simulator.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ Make = Callable[[str], Any]  # environments by what is observed
 
 @dataclass(frozen=True)
 class Wanted:
-    """How much is to be measured, and on what: `fresh` episodes, or the last ones of the `replay` or of another run's.
+    """How much is to be measured, and on what: `fresh` episodes, or the last ones of the `replay`
+    or of another run's.
 
     A `source` that is neither is that other run's directory.
     """
@@ -45,8 +48,14 @@ def write(run: Run, make: Make, reset: Callable[[int], Any], wanted: Wanted) -> 
     """RUN/eval/model.json, a page of plots, and what the numbers say."""
     source, episodes, quality = measured(run, make, reset, wanted)
     found, target = plain(quality.results), run.path / "eval"
-    about = {"run": str(run.path), "frames": run.frames, "seed": wanted.seed, "source": source,
-             "episodes": len(episodes), "steps": sum(map(len, episodes))}  # fmt: skip
+    about = {
+        "run": str(run.path),
+        "frames": run.frames,
+        "seed": wanted.seed,
+        "source": source,
+        "episodes": len(episodes),
+        "steps": sum(map(len, episodes)),
+    }
     lines = {**about, "context": wanted.context, "left_out": quality.left_out, **found}
     (target / "model.json").write_text(json.dumps(lines, indent=1, allow_nan=False) + "\n")
     title = f"{run.config.env.task}, {run.frames} frames: {len(episodes)} episodes, {source}"
@@ -55,17 +64,25 @@ def write(run: Run, make: Make, reset: Callable[[int], Any], wanted: Wanted) -> 
     say("what each number is: docs/evaluation.md")
 
 
-def measured(run: Run, make: Make, reset: Callable[[int], Any], wanted: Wanted) -> tuple[str, list[Recorded], Quality]:
+def measured(
+    run: Run, make: Make, reset: Callable[[int], Any], wanted: Wanted
+) -> tuple[str, list[Recorded], Quality]:
     """Where the episodes came from, the episodes, and all there is to say."""
     if wanted.source not in OWN:
         path = Path(wanted.source)
         episodes = given(path, run.observation_space, run.action_space, wanted.episodes)
-        say(f"{len(episodes)} episodes of the replay of {path}, trained on {RunDir(path).config().env.task}")
+        say(
+            f"{len(episodes)} episodes of the replay of {path}, trained on "
+            f"{RunDir(path).config().env.task}"
+        )
         return wanted.source, episodes, _measure(run, episodes, wanted, None)
     vector = None if wanted.source == "replay" else _opened(run, make)
     if vector is None:
         episodes = from_replay(run.path, wanted.episodes)
-        say(f"{len(episodes)} episodes of the run's replay, which it was trained on: no word on what it never saw")
+        say(
+            f"{len(episodes)} episodes of the run's replay, which it was trained on: no word on "
+            f"what it never saw"
+        )
         return "replay", episodes, _measure(run, episodes, wanted, None)
     with vector:
         rollout, player = playing(run, vector, reset, wanted.seed)
@@ -75,14 +92,18 @@ def measured(run: Run, make: Make, reset: Callable[[int], Any], wanted: Wanted) 
         own, length, left_out = own_plans(run, wanted.seed)
         policies = own_policies(run, wanted.seed) if wanted.follow else {}
         amounts = Amounts(wanted.starts, wanted.plans, length, wanted.follow)
-        real = Real(Simulator(vector, reset, rollout.to_env), own, policies, run.action_space, amounts)
+        real = Real(
+            Simulator(vector, reset, rollout.to_env), own, policies, run.action_space, amounts
+        )
         quality = _measure(run, episodes, wanted, real)
         quality.left_out += left_out
         return "fresh", episodes, quality
 
 
 def _opened(run: Run, make: Make) -> Any | None:
-    """Environments that show the simulator's state beside the pictures, else ones that don't; None with a line."""
+    """Environments that show the simulator's state beside the pictures, else ones that don't; None
+    with a line.
+    """
     obs = run.config.env.obs
     found, why = first_made(make, ["both", obs] if obs == "pixels" else [obs])
     if found is None:
@@ -93,7 +114,13 @@ def _opened(run: Run, make: Make) -> Any | None:
 def _measure(run: Run, episodes: list[Recorded], wanted: Wanted, real: Real | None) -> Quality:
     bar = Progress(len(episodes) + (real.work if real else 0), "measuring")
     quality = measure(
-        OpenedRun(run, wanted.seed), episodes, wanted.context, wanted.length, wanted.seed, real, bar.update
+        OpenedRun(run, wanted.seed),
+        episodes,
+        wanted.context,
+        wanted.length,
+        wanted.seed,
+        real,
+        bar.update,
     )
     bar.close()
     return quality

@@ -1,4 +1,6 @@
-"""The quality of a world model on episodes it was not trained on: all of its numbers, and what could not be had."""
+"""The quality of a world model on episodes it was not trained on: all of its numbers, and what
+could not be had.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,15 @@ from worldmodel.collapse import spread
 from worldmodel.evaluation.held_out import Recorded, Simulator
 from worldmodel.evaluation.open_loop import Table, Usual, beside_centre, curves, dream_on, joined
 from worldmodel.evaluation.opened import Opened, Planner
-from worldmodel.evaluation.plans import Amounts, Start, Trials, compared, sensitive, starts_from, try_plans
+from worldmodel.evaluation.plans import (
+    Amounts,
+    Start,
+    Trials,
+    compared,
+    sensitive,
+    starts_from,
+    try_plans,
+)
 from worldmodel.evaluation.policies import Policies, follow, ranked
 from worldmodel.evaluation.state_probe import by_horizon
 from worldmodel.types import ActionSpace, State
@@ -54,7 +64,9 @@ def measure(
     """All there is to know; ValueError where no episode is longer than the context."""
     longest = max(len(e) for e in episodes)
     if longest <= context + 1:
-        raise ValueError(f"--context: the longest episode has {longest} rows; give fewer than {longest - 1}")
+        raise ValueError(
+            f"--context: the longest episode has {longest} rows; give fewer than {longest - 1}"
+        )
     length = min(length, longest - context)
     usual = Usual.of(episodes)
     beliefs: list[State] = []
@@ -63,21 +75,30 @@ def measure(
     for n, episode in enumerate(episodes):
         post, prior = model.observe(episode.columns)
         beliefs.append(post)
-        closed.append(float(model.kl(post, prior)[context:].mean()) if len(episode) > context else float("nan"))
+        closed.append(
+            float(model.kl(post, prior)[context:].mean())
+            if len(episode) > context
+            else float("nan")
+        )
         tables.append(dream_on(model, episode, post, context, length, usual))
         on_step(n + 1)
     beside_centre(model, episodes, beliefs, tables, context)
     whole = joined([t for t in tables if t is not None])
     quality = Quality(curves(whole, usual, float(np.nanmean(closed))), [])
     if not model.draws:
-        quality.left_out.append("this model cannot draw: no numbers of pictures, no action sensitivity")
+        quality.left_out.append(
+            "this model cannot draw: no numbers of pictures, no action sensitivity"
+        )
     if not quality.results["continuation"]["ends_seen"]:
-        quality.left_out.append("no measured episode ended for good: Brier scores only say that no end was expected")
+        quality.left_out.append(
+            "no measured episode ended for good: Brier scores only say that no end was expected"
+        )
     quality.results["features"] = _features(model, beliefs, whole)
     _probe(quality, model, episodes, beliefs, tables)
     if real is None:
         quality.left_out.append(
-            "no simulator at hand: plans were not tried, policies not followed, action sensitivity not seen"
+            "no simulator at hand: plans were not tried, policies not followed, action "
+            "sensitivity not seen"
         )
     else:
         starts = starts_from(episodes, beliefs, real.amounts, context, seed)
@@ -86,16 +107,25 @@ def measure(
 
 
 def _tried(
-    quality: Quality, model: Opened, real: Real, starts: Sequence[Start], seed: int, on_step: Callable[[int], None]
+    quality: Quality,
+    model: Opened,
+    real: Real,
+    starts: Sequence[Start],
+    seed: int,
+    on_step: Callable[[int], None],
 ) -> None:
     """Plans and policies, in the dream and in the simulator."""
-    trials = try_plans(model, real.simulator, starts, real.own, real.space, real.amounts, seed, on_step)
+    trials = try_plans(
+        model, real.simulator, starts, real.own, real.space, real.amounts, seed, on_step
+    )
     _plans(quality, trials, seed)
     if not real.amounts.follow:
         quality.left_out.append("policies are not followed (--follow 0)")
         return
     before, length = len(starts) * (real.amounts.plans + len(real.own)), real.amounts.follow
-    found = follow(model, real.simulator, starts, real.policies, length, seed, lambda n: on_step(before + n))
+    found = follow(
+        model, real.simulator, starts, real.policies, length, seed, lambda n: on_step(before + n)
+    )
     if found.real:
         quality.results["policies"] = ranked(found, length, seed)
     else:
@@ -103,7 +133,9 @@ def _tried(
 
 
 def _features(model: Opened, beliefs: Sequence[State], whole: Table) -> dict[str, float]:
-    """Spread of what is believed and of what is dreamt at the last horizon, and how many numbers a feature has."""
+    """Spread of what is believed and of what is dreamt at the last horizon, and how many numbers a
+    feature has.
+    """
     seen = torch.cat([model.feat(b) for b in beliefs])
     last = whole["feat"][:, -1]
     dreamt = torch.from_numpy(last[np.isfinite(last).all(-1)]).float()
@@ -119,11 +151,15 @@ def _probe(
     tables: Sequence[Table | None],
 ) -> None:
     """The simulator's state, read linearly off beliefs and off dreams."""
-    usable = [(e, b, t) for e, b, t in zip(episodes, beliefs, tables, strict=True) if t is not None]
+    usable = [
+        (e, b, t) for e, b, t in zip(episodes, beliefs, tables, strict=True) if t is not None
+    ]
     if any("vector" not in e.columns for e in episodes):
         quality.left_out.append("the simulator's state is not known: no linear probes")
     elif len(usable) < 3:
-        quality.left_out.append("fewer than 3 episodes (--episodes): no linear probes, which hold every third one out")
+        quality.left_out.append(
+            "fewer than 3 episodes (--episodes): no linear probes, which hold every third one out"
+        )
     else:
         feats = [model.feat(b).double().numpy() for _, b, _ in usable]
         states = [e.columns["vector"].astype(np.float64) for e, _, _ in usable]
@@ -133,10 +169,13 @@ def _probe(
 def _plans(quality: Quality, trials: Trials, seed: int) -> None:
     if trials.strays:
         quality.left_out.append(
-            f"{trials.strays} starts of plans: simulated again by seed and actions, the environment came out elsewhere"
+            f"{trials.strays} starts of plans: simulated again by seed and actions, the "
+            f"environment came out elsewhere"
         )
     if not trials.kind:
-        quality.left_out.append("no plan could be tried: no exploitation and no action sensitivity")
+        quality.left_out.append(
+            "no plan could be tried: no exploitation and no action sensitivity"
+        )
         return
     quality.results["plans"] = compared(trials, seed)
     if "planner" not in trials.kind:

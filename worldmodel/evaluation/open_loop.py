@@ -1,6 +1,8 @@
-"""What a model dreams on from what it believes, by horizon, beside two guessers who know nothing of dynamics.
+"""What a model dreams on from what it believes, by horizon, beside two guessers who know nothing
+of dynamics.
 
-`copy` says that nothing changes any more; `mean` knows the mean of the measured episodes and says that, always.
+`copy` says that nothing changes any more; `mean` knows the mean of the measured episodes and says
+that, always.
 """
 
 from __future__ import annotations
@@ -41,19 +43,26 @@ class Usual:
         sums = [p.sum(0, dtype=np.float64) for p in pictures]
         count = sum(len(p) for p in pictures)
         mean = torch.from_numpy(sum(sums) / count / 255).float() if count else None
-        rewards, ends = (np.concatenate(columns[k]).astype(np.float64) for k in ("reward", "is_terminal"))
+        rewards, ends = (
+            np.concatenate(columns[k]).astype(np.float64) for k in ("reward", "is_terminal")
+        )
         return cls(mean, float(rewards.mean()), float(1 - ends.mean()))
 
 
 def starts_of(episode: Recorded, context: int, length: int) -> np.ndarray:
-    """Steps to dream on from, spread evenly: up to the end where one may come, else with whole windows after them.
+    """Steps to dream on from, spread evenly: up to the end where one may come, else with whole
+    windows after them.
 
     Where an episode is too short for that, up to its middle; far horizons then see fewer windows.
     """
     first, last = context - 1, len(episode) - 2
     if not episode.columns["is_terminal"].any():
         last = min(last, max((first + last) // 2, len(episode) - 1 - length))
-    return np.unique(np.linspace(first, last, WINDOWS).round().astype(int)) if last >= first else np.empty(0, int)
+    return (
+        np.unique(np.linspace(first, last, WINDOWS).round().astype(int))
+        if last >= first
+        else np.empty(0, int)
+    )
 
 
 def pick(state: State, index: np.ndarray) -> State:
@@ -61,8 +70,12 @@ def pick(state: State, index: np.ndarray) -> State:
     return {k: v[torch.as_tensor(index, device=v.device)] for k, v in state.items()}
 
 
-def dream_on(model: Opened, episode: Recorded, post: State, context: int, length: int, usual: Usual) -> Table | None:
-    """Every number of one episode's windows, by window and horizon; None for an episode without one."""
+def dream_on(
+    model: Opened, episode: Recorded, post: State, context: int, length: int, usual: Usual
+) -> Table | None:
+    """Every number of one episode's windows, by window and horizon; None for an episode without
+    one.
+    """
     starts = starts_of(episode, context, length)
     if not len(starts):
         return None
@@ -90,13 +103,22 @@ def dream_on(model: Opened, episode: Recorded, post: State, context: int, length
         found |= _picture_errors(guesses, _floats(rows["image"]))
     table = {k: _masked(np.asarray(v, np.float64), there) for k, v in found.items()}
     # Many numbers: in half the bytes, and what stays the same once only.
-    return table | {"feat": _masked(model.feat(dream).numpy(), there), "feat_copy": model.feat(still).numpy()}
+    return table | {
+        "feat": _masked(model.feat(dream).numpy(), there),
+        "feat_copy": model.feat(still).numpy(),
+    }
 
 
 def beside_centre(
-    model: Opened, episodes: Sequence[Recorded], beliefs: Sequence[State], tables: Sequence[Table | None], context: int
+    model: Opened,
+    episodes: Sequence[Recorded],
+    beliefs: Sequence[State],
+    tables: Sequence[Table | None],
+    context: int,
 ) -> None:
-    """Into every table: the KL from what was believed to the centre of all beliefs, by window and horizon."""
+    """Into every table: the KL from what was believed to the centre of all beliefs, by window and
+    horizon.
+    """
     centre = model.centre({k: torch.cat([b[k] for b in beliefs]) for k in beliefs[0]})
     for episode, belief, table in zip(episodes, beliefs, tables, strict=True):
         if table is not None:
@@ -137,19 +159,29 @@ def joined(tables: Sequence[Table]) -> Table:
 
 def curves(table: Table, usual: Usual, closed: float) -> dict[str, Any]:
     """The results by horizon (H,); `closed` is the mean KL where every frame is seen."""
-    by_mean = {k: np.nanmean(v, 0) for k, v in table.items() if k.startswith(("mse/", "ssim/", "kl"))}
+    by_mean = {
+        k: np.nanmean(v, 0) for k, v in table.items() if k.startswith(("mse/", "ssim/", "kl"))
+    }
     found: dict[str, Any] = {"windows": np.isfinite(table["reward"]).sum(0)}
     if "mse/model" in by_mean:
         for kind in ("mse", "ssim"):
             found[kind] = {name: by_mean[f"{kind}/{name}"] for name in ("model", "copy", "mean")}
-        # Of the mean error: a mean of decibels would make much of the few pictures that hardly differ.
-        found["psnr"] = {name: psnr(torch.from_numpy(error)).numpy() for name, error in found["mse"].items()}
+        # Of the mean error: a mean of decibels would make much of the few pictures that hardly
+        # differ.
+        found["psnr"] = {
+            name: psnr(torch.from_numpy(error)).numpy() for name, error in found["mse"].items()
+        }
     kl = {"model": by_mean["kl"], "copy": by_mean["kl_copy"], "mean": by_mean["kl_mean"]}
     found["kl"] = {**kl, "closed_loop": closed}
     guesses = {"model": table["said_reward"], "copy": table["copied_reward"], "mean": usual.reward}
-    errors = {k: np.sqrt(np.nanmean(np.square(v - table["reward"]), 0)) for k, v in guesses.items()}
+    errors = {
+        k: np.sqrt(np.nanmean(np.square(v - table["reward"]), 0)) for k, v in guesses.items()
+    }
     said = {"model": table["said_reward"], "copy": table["copied_reward"]}
-    alike = {k: np.array([pearson(*pair) for pair in _by_horizon(v, table["reward"])]) for k, v in said.items()}
+    alike = {
+        k: np.array([pearson(*pair) for pair in _by_horizon(v, table["reward"])])
+        for k, v in said.items()
+    }
     found["reward"] = {"rmse": errors, "correlation": alike}
     return found | {"continuation": _continuation(table, usual)}
 
@@ -157,8 +189,14 @@ def curves(table: Table, usual: Usual, closed: float) -> dict[str, Any]:
 def _continuation(table: Table, usual: Usual) -> dict[str, Any]:
     pairs = _by_horizon(table["said_cont"], table["cont"])
     constants = {"copy": 1.0, "mean": usual.cont}  # what is dreamt on from had not ended
-    scores = {k: np.array([brier(np.full(len(was), c), was) for _, was in pairs]) for k, c in constants.items()}
-    whole, each = reliability(*_both(table["said_cont"], table["cont"])), [reliability(*pair) for pair in pairs]
+    scores = {
+        k: np.array([brier(np.full(len(was), c), was) for _, was in pairs])
+        for k, c in constants.items()
+    }
+    whole, each = (
+        reliability(*_both(table["said_cont"], table["cont"])),
+        [reliability(*pair) for pair in pairs],
+    )
     return {
         "ends_seen": int((table["cont"] == 0).sum()),
         "brier": {"model": np.array([brier(*pair) for pair in pairs]), **scores},

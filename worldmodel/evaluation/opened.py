@@ -1,4 +1,6 @@
-"""A model as evaluation sees it: what it believes, dreams, draws and predicts. Any simulator can be wrapped as one."""
+"""A model as evaluation sees it: what it believes, dreams, draws and predicts. Any simulator can
+be wrapped as one.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ Planner = Callable[[State], Tensor]  # states (N,...) -> plans (N,P,A)
 
 
 class Opened(Protocol):
-    """States have leaves (...,X) and whatever else `kl` compares; all answers are on the CPU in fp32."""
+    """States have leaves (...,X) and whatever else `kl` compares; all answers are on the CPU in
+    fp32.
+    """
 
     draws: bool  # whether `decode` can be asked
 
@@ -60,7 +64,9 @@ class Opened(Protocol):
         ...
 
     def centre(self, posts: State) -> State:
-        """The one expectation, of no dynamics at all, to which the mean `kl` of beliefs (N,...) is least."""
+        """The one expectation, of no dynamics at all, to which the mean `kl` of beliefs (N,...) is
+        least.
+        """
         ...
 
 
@@ -79,17 +85,26 @@ class OpenedRun:
     @torch.no_grad()
     def observe(self, episode: Columns) -> tuple[State, State]:
         keys = [*self.seen, "prev_action", "is_first"]
-        batch = {k: torch.from_numpy(np.ascontiguousarray(episode[k]))[None].to(self.agent.device) for k in keys}
+        batch = {
+            k: torch.from_numpy(np.ascontiguousarray(episode[k]))[None].to(self.agent.device)
+            for k in keys
+        }
         with torch.random.fork_rng(devices=[]), autocast(self.agent.device, self.agent.precision):
             # Whole sequences are filtered with torch's own random numbers.
-            torch.manual_seed(int(torch.randint(2**62, (), generator=self.generator, device=self.agent.device)))
+            torch.manual_seed(
+                int(torch.randint(2**62, (), generator=self.generator, device=self.agent.device))
+            )
             _, post, prior = self.model.observe(batch)
-        return {k: v[0].float() for k, v in post.items()}, {k: v[0].float() for k, v in prior.items()}
+        return {k: v[0].float() for k, v in post.items()}, {
+            k: v[0].float() for k, v in prior.items()
+        }
 
     @torch.no_grad()
     def see(self, state: State, row: dict[str, Any]) -> State:
         obs = {k: torch.as_tensor(row[k])[None] for k in [*self.seen, "prev_action", "is_first"]}
-        carry = {f"state/{k}": state[k] for k in ("deter", "stoch")} | {"prev_action": obs["prev_action"]}
+        carry = {f"state/{k}": state[k] for k in ("deter", "stoch")} | {
+            "prev_action": obs["prev_action"]
+        }
         with autocast(self.agent.device, self.agent.precision):
             found, _ = self.agent.filter(obs, carry, self.generator)
         return {k: v.float() for k, v in found.items()}
@@ -100,7 +115,10 @@ class OpenedRun:
         start = {k: state[k] for k in ("deter", "stoch")}
         with autocast(self.agent.device, self.agent.precision):
             found = rssm.imagine(start, actions.to(self.agent.device), self.generator)
-            return {k: v.float() for k, v in {**found, **rssm.latent.dist(rssm.prior_net(found["deter"]))}.items()}
+            return {
+                k: v.float()
+                for k, v in {**found, **rssm.latent.dist(rssm.prior_net(found["deter"]))}.items()
+            }
 
     @torch.no_grad()
     def decode(self, state: State) -> Tensor:
@@ -132,20 +150,27 @@ class OpenedRun:
 
 
 def own_plans(run: Run, seed: int) -> tuple[dict[str, Planner], int, list[str]]:
-    """The actor's and the planner's ways to make plans, how long those are, and what is missing, a line each."""
+    """The actor's and the planner's ways to make plans, how long those are, and what is missing, a
+    line each.
+    """
     generator = seeded(seed, 12, device=run.agent.device.type)
     length, left_out = run.config.planner.horizon, []
     found: dict[str, Planner] = {}
     if run.policy is not None:
         policy = run.policy
-        found["actor"] = _wrapped(run, lambda state: policy.plans(run.model, state, 1, length, generator)[:, 0])
+        found["actor"] = _wrapped(
+            run, lambda state: policy.plans(run.model, state, 1, length, generator)[:, 0]
+        )
     if run.config.planner.score == "goal_distance":
         left_out.append("plans towards a goal are not plans for reward: no planner is measured")
         return found, length, left_out
     try:
         behavior = run.driven([("behavior.name", "mpc")]).agent.behavior
     except RunError:
-        left_out.append("the planner of this run needs the actor or the critic that it lacks: no planner is measured")
+        left_out.append(
+            "the planner of this run needs the actor or the critic that it lacks: no planner is "
+            "measured"
+        )
         return found, length, left_out
 
     def search(state: State) -> Tensor:
@@ -158,7 +183,9 @@ def own_plans(run: Run, seed: int) -> tuple[dict[str, Planner], int, list[str]]:
 
 
 def _wrapped(run: Run, plan: Planner) -> Planner:
-    """In the precision the run acts in, without gradients; from the entries of a state that are carried on."""
+    """In the precision the run acts in, without gradients; from the entries of a state that are
+    carried on.
+    """
 
     @torch.no_grad()
     def wrapped(state: State) -> Tensor:

@@ -1,4 +1,6 @@
-"""The policies of a saved run that are worth comparing: its own, worse and worse mixtures of them, and held actions."""
+"""The policies of a saved run that are worth comparing: its own, worse and worse mixtures of them,
+and held actions.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,19 @@ HELD = 4  # actions
 
 
 def own_policies(run: Run, seed: int) -> Policies:
-    """At least five: actor, planner, one of them mixed with random actions, these alone, and held actions."""
+    """At least five: actor, planner, one of them mixed with random actions, these alone, and held
+    actions.
+    """
     found: Policies = {}
     if run.policy is not None:
         found["actor"] = _driven(run.driven([("behavior.name", "actor_critic")]), seed)
     planning = _quick(run)
     if planning is not None:
         found["planner"] = _driven(planning, seed)
-    kept = {f"always {name}": always(torch.from_numpy(action)) for name, action in held(run.action_space)[:HELD]}
+    kept = {
+        f"always {name}": always(torch.from_numpy(action))
+        for name, action in held(run.action_space)[:HELD]
+    }
     guide, begin = list(found.items())[0] if found else list(kept.items())[-1]
     for name, share in NOISE.items():
         found[f"{guide}, {name}"] = mixed(begin, share, run.action_space)
@@ -36,15 +43,22 @@ def own_policies(run: Run, seed: int) -> Policies:
 
 
 def _quick(run: Run) -> Run | None:
-    """Driven by its planner with fewer candidates; None where there is none that plans for reward."""
+    """Driven by its planner with fewer candidates; None where there is none that plans
+    for reward.
+    """
     p = run.config.planner
     if p.score == "goal_distance":
         return None
     count = max(4, round(p.candidates * QUICK))
-    keys = {"candidates": count, "elites": min(max(2, round(p.elites * QUICK)), count // 2),
-            "proposals": min(p.proposals, max(1, round(p.proposals * QUICK)))}  # fmt: skip
+    keys = {
+        "candidates": count,
+        "elites": min(max(2, round(p.elites * QUICK)), count // 2),
+        "proposals": min(p.proposals, max(1, round(p.proposals * QUICK))),
+    }
     try:
-        return run.driven([("behavior.name", "mpc"), *((f"planner.{k}", str(v)) for k, v in keys.items())])
+        return run.driven(
+            [("behavior.name", "mpc"), *((f"planner.{k}", str(v)) for k, v in keys.items())]
+        )
     except RunError:
         return None
 
@@ -63,8 +77,13 @@ def _driven(run: Run, seed: int) -> Any:
             count = len(seen["deter"])
             fresh = torch.full((count,), kept is None, device=device)
             with autocast(device, run.agent.precision):
-                action, kept = behavior.act(seen, kept if kept is not None else behavior.init(count), fresh, "eval",
-                                            generator)  # fmt: skip
+                action, kept = behavior.act(
+                    seen,
+                    kept if kept is not None else behavior.init(count),
+                    fresh,
+                    "eval",
+                    generator,
+                )
             return action.float().cpu()
 
         return act

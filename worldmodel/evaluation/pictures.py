@@ -1,4 +1,6 @@
-"""How alike two pictures are: squared error, PSNR and SSIM, each of pictures (...,H,W,C) in [0, 1] to (...)."""
+"""How alike two pictures are: squared error, PSNR and SSIM, each of pictures (...,H,W,C) in [0, 1]
+to (...).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ def psnr(error: Tensor) -> Tensor:
 
 
 def ssim(found: Tensor, truth: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004, eq. 13), the mean over all windows that lie inside and all channels.
+    """Structural similarity (Wang et al. 2004, eq. 13), the mean over all windows that lie inside
+    and all channels.
 
     A Gaussian window of 11 pixels; the largest odd one that fits where pictures are smaller.
     """
@@ -35,7 +38,9 @@ def ssim(found: Tensor, truth: Tensor) -> Tensor:
     def blurred(x: Tensor) -> Tensor:
         return F.conv2d(F.conv2d(x, weight.view(1, 1, -1, 1)), weight.view(1, 1, 1, -1))
 
-    x, y = (p.movedim(-1, -3).reshape(-1, 1, height, width) for p in (found, truth.expand_as(found)))
+    x, y = (
+        p.movedim(-1, -3).reshape(-1, 1, height, width) for p in (found, truth.expand_as(found))
+    )
     mean_x, mean_y = blurred(x), blurred(y)
     var_x, var_y = blurred(x * x) - mean_x * mean_x, blurred(y * y) - mean_y * mean_y
     both = blurred(x * y) - mean_x * mean_y

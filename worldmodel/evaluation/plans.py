@@ -1,7 +1,9 @@
-"""Plans as the model dreams them and as the simulator answers: returns side by side, and what planners make of errors.
+"""Plans as the model dreams them and as the simulator answers: returns side by side, and what
+planners make of errors.
 
-A planner looks for plans that the model likes. Where the model is wrong in their favour it finds just those: what its
-own plans earn less than was dreamt is exploitation. The same of random plans is the model's general optimism.
+A planner looks for plans that the model likes. Where the model is wrong in their favour it finds
+just those: what its own plans earn less than was dreamt is exploitation. The same of random plans
+is the model's general optimism.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ DRAWS = 8  # dreams of one plan, which are averaged
 
 @dataclass(frozen=True)
 class Amounts:
-    """How many states to start from, how many random plans from each, how long plans are and policies are followed."""
+    """How many states to start from, how many random plans from each, how long plans are and
+    policies are followed.
+    """
 
     starts: int
     plans: int
@@ -46,7 +50,9 @@ class Start:
 
 @dataclass
 class Trials:
-    """One entry per plan; pictures (M,P,H,W,3) of the random ones, one entry per start, in [0, 1]."""
+    """One entry per plan; pictures (M,P,H,W,3) of the random ones, one entry per start,
+    in [0, 1].
+    """
 
     start: list[int] = field(default_factory=list)
     kind: list[str] = field(default_factory=list)
@@ -57,7 +63,13 @@ class Trials:
     seen: list[np.ndarray] = field(default_factory=list)
     strays: int = 0  # starts that the simulator did not come back to
 
-    def add(self, kinds: Sequence[str], imagined: np.ndarray, branches: Sequence[Branch], pictures: Tensor | None):
+    def add(
+        self,
+        kinds: Sequence[str],
+        imagined: np.ndarray,
+        branches: Sequence[Branch],
+        pictures: Tensor | None,
+    ):
         """All plans from one more start."""
         number = len(set(self.start))
         self.start += [number] * len(kinds)
@@ -68,15 +80,19 @@ class Trials:
             random = [i for i, kind in enumerate(kinds) if kind == "random"]
             self.dreamt.append(pictures[random].numpy())
             real = [branches[i].pictures for i in random]
-            self.drawn.append(np.stack([p for p in real if p is not None]).astype(np.float32) / 255)
+            self.drawn.append(
+                np.stack([p for p in real if p is not None]).astype(np.float32) / 255
+            )
             self.seen.append(np.stack([branches[i].seen for i in random]))
 
 
-def dream_plans(model: Opened, state: State, plans: Tensor, counted: np.ndarray) -> tuple[np.ndarray, Tensor | None]:
+def dream_plans(
+    model: Opened, state: State, plans: Tensor, counted: np.ndarray
+) -> tuple[np.ndarray, Tensor | None]:
     """Returns (N,) and mean pictures (N,P,H,W,3) of plans (N,P,A) from one state (1,...).
 
-    A reward counts by the chance of being alive before it, and only where the simulator's counted (N,P). All plans are
-    dreamt with the same luck, so that only actions tell them apart.
+    A reward counts by the chance of being alive before it, and only where the simulator's counted
+    (N,P). All plans are dreamt with the same luck, so that only actions tell them apart.
     """
     total, pictures = torch.zeros(len(plans), dtype=torch.float64), None
     for draw in range(DRAWS):
@@ -95,9 +111,15 @@ def dream_plans(model: Opened, state: State, plans: Tensor, counted: np.ndarray)
 
 
 def starts_from(
-    episodes: Sequence[Recorded], beliefs: Sequence[State], amounts: Amounts, context: int, seed: int
+    episodes: Sequence[Recorded],
+    beliefs: Sequence[State],
+    amounts: Amounts,
+    context: int,
+    seed: int,
 ) -> list[Start]:
-    """Steps all over the episodes; with room for plans and policies after them, where the episode is that long."""
+    """Steps all over the episodes; with room for plans and policies after them, where the episode
+    is that long.
+    """
     rng, found = np.random.default_rng(seed), []
     long = [i for i, e in enumerate(episodes) if len(e) > context]
     for n in range(amounts.starts):
@@ -124,7 +146,9 @@ def try_plans(
     kinds = ["random"] * amounts.plans + list(own)
     for start in starts:
         state = start.state
-        random = space.random(amounts.plans * amounts.length, generator).unflatten(0, (amounts.plans, amounts.length))
+        random = space.random(amounts.plans * amounts.length, generator).unflatten(
+            0, (amounts.plans, amounts.length)
+        )
         plans = torch.cat([random, *(make(state) for make in own.values())])
         branches: list[Branch] = []
         for plan in plans:
@@ -147,7 +171,9 @@ def _dreamt(model: Opened, state: State, plans: Tensor, branches: list[Branch]) 
 
 
 def compared(trials: Trials, seed: int = 0) -> dict[str, Any]:
-    """Rank correlations of imagined with real returns, and both by kind of plan with the gap between them."""
+    """Rank correlations of imagined with real returns, and both by kind of plan with the gap
+    between them.
+    """
     start, kind = np.array(trials.start), np.array(trials.kind)
     imagined, real = np.array(trials.imagined), np.array(trials.real)
     within = [spearman(imagined[start == s], real[start == s]) for s in np.unique(start)]
@@ -158,7 +184,13 @@ def compared(trials: Trials, seed: int = 0) -> dict[str, Any]:
         # Plans from one start are not independent: the interval is over starts.
         gaps = np.array([(said - was)[start[kind == name] == s].mean() for s in np.unique(start)])
         low, high = interval(gaps, seed)
-        numbers = {"imagined": said.mean(), "real": was.mean(), "gap": gaps.mean(), "gap_low": low, "gap_high": high}
+        numbers = {
+            "imagined": said.mean(),
+            "real": was.mean(),
+            "gap": gaps.mean(),
+            "gap_low": low,
+            "gap_high": high,
+        }
         by_kind[name] = {k: float(v) for k, v in numbers.items()}
     return {
         "rank_within": float(np.mean(known)) if known else float("nan"),

@@ -20,11 +20,16 @@ def playing(run, envs, reset, seed: int) -> tuple[Rollout, Player]:
     """
     count, seeds = envs.num_envs, episode_seeds(seed, ENTROPY)
     player = Player(run.agent, count, "eval", seeded(seed, ENTROPY, device=run.agent.device.type))
-    return Rollout(envs, reset, run.action_space, lambda env, episode: seeds(0, episode * count + env)), player
+    return Rollout(
+        envs, reset, run.action_space, lambda env, episode: seeds(0, episode * count + env)
+    ), player
 
 
 def record(
-    rollout: Rollout, player: Player, length: int, on_row: Callable[[int], None] = lambda done: None
+    rollout: Rollout,
+    player: Player,
+    length: int,
+    on_row: Callable[[int], None] = lambda done: None,
 ) -> list[Row]:
     """The first rows of the first environment's episode, at most `length`."""
     rows: list[Row] = []
@@ -35,7 +40,9 @@ def record(
 
 
 def first_made(make: Callable[[str], Any], kinds: Sequence[str]) -> tuple[Any | None, str]:
-    """Environments by what is observed, the first of these kinds that can be made; else None and why, in one line."""
+    """Environments by what is observed, the first of these kinds that can be made; else None and
+    why, in one line.
+    """
     why = ""
     for kind in kinds:
         try:
@@ -46,14 +53,20 @@ def first_made(make: Callable[[str], Any], kinds: Sequence[str]) -> tuple[Any | 
 
 
 def needed(make: Callable[..., Any]) -> Callable[..., Any]:
-    """Environments that there is no doing without: RunError in one line where they can't be made."""
+    """Environments that there is no doing without: RunError in one line where they can't
+    be made.
+    """
 
     def made(*args: Any, **options: Any) -> Any:
         try:
             return make(*args, **options)
         except (ValueError, RuntimeError) as error:
-            raise RunError(f"the environment can't be made here ({in_a_line(error)}); imagine, model, play and report "
-                           "do without it, and so does returns --from saved", 3) from None  # fmt: skip
+            raise RunError(
+                f"the environment can't be made here ({in_a_line(error)}); imagine, model, play "
+                f"and report "
+                "do without it, and so does returns --from saved",
+                3,
+            ) from None
 
     return made
 

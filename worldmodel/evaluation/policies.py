@@ -1,7 +1,9 @@
-"""Policies followed in the dream and in the simulator, from the same states: whether the model tells good from bad.
+"""Policies followed in the dream and in the simulator, from the same states: whether the model
+tells good from bad.
 
-A plan is done blindly; a policy answers to what it sees, to dreams in the dream and to the simulator in the simulator.
-So errors add up as they do where a policy learns in dreams, and where one is picked by what it earns there.
+A plan is done blindly; a policy answers to what it sees, to dreams in the dream and to the
+simulator in the simulator. So errors add up as they do where a policy learns in dreams, and where
+one is picked by what it earns there.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from worldmodel.types import ActionSpace, State
 
 DREAMS = 8  # of one policy from one state, which are averaged
 Act = Callable[[State], Tensor]  # states (N,...) -> actions (N,A)
-Policies = dict[str, Callable[[int], Act]]  # by name: a policy that begins anew, with dice that a number names
+Policies = dict[
+    str, Callable[[int], Act]
+]  # by name: a policy that begins anew, with dice that a number names
 
 
 @dataclass
@@ -45,7 +49,9 @@ def follow(
     seed: int,
     on_policy: Callable[[int], None] = lambda done: None,
 ) -> Followed:
-    """Every policy for so many steps from every start; a start that the simulator does not come back to is dropped."""
+    """Every policy for so many steps from every start; a start that the simulator does not come
+    back to is dropped.
+    """
     found = Followed(list(policies))
     for number, start in enumerate(starts):
         imagined, real, dice = [], [], seed_of(seed, 16, number)
@@ -64,8 +70,12 @@ def follow(
     return found
 
 
-def in_simulator(model: Opened, simulator: Simulator, start: Start, act: Act, length: int) -> Branch | None:
-    """What the simulator answers to a policy that acts on what the model believes; None as `Simulator.drive`."""
+def in_simulator(
+    model: Opened, simulator: Simulator, start: Start, act: Act, length: int
+) -> Branch | None:
+    """What the simulator answers to a policy that acts on what the model believes; None as
+    `Simulator.drive`.
+    """
     state = start.state
 
     def choose(row: dict[str, Any] | None) -> np.ndarray:
@@ -77,9 +87,14 @@ def in_simulator(model: Opened, simulator: Simulator, start: Start, act: Act, le
 
 
 def in_dream(model: Opened, state: State, act: Act, counted: np.ndarray) -> float:
-    """The mean return of some dreams that a policy drives, as `plans.dream_plans` counts rewards."""
+    """The mean return of some dreams that a policy drives, as `plans.dream_plans` counts
+    rewards.
+    """
     state = {k: v.expand(DREAMS, *v.shape[1:]) for k, v in state.items()}
-    alive, total = torch.ones(DREAMS, dtype=torch.float64), torch.zeros(DREAMS, dtype=torch.float64)
+    alive, total = (
+        torch.ones(DREAMS, dtype=torch.float64),
+        torch.zeros(DREAMS, dtype=torch.float64),
+    )
     for counts in counted:
         state = {k: v[:, 0] for k, v in model.imagine(state, act(state)[:, None]).items()}
         total += alive * model.reward(state) * bool(counts)
@@ -88,15 +103,22 @@ def in_dream(model: Opened, state: State, act: Act, counted: np.ndarray) -> floa
 
 
 def ranked(found: Followed, length: int, seed: int = 0) -> dict[str, Any]:
-    """Whether policies are ranked right, each one's returns with intervals over starts, and the gap over all."""
+    """Whether policies are ranked right, each one's returns with intervals over starts, and the
+    gap over all.
+    """
     imagined, real = np.array(found.imagined), np.array(found.real)
     gap = imagined - real
     by_policy = {
-        name: measured("imagined", imagined[:, k], seed) | measured("real", real[:, k], seed)
+        name: measured("imagined", imagined[:, k], seed)
+        | measured("real", real[:, k], seed)
         | measured("gap", gap[:, k], seed)
         for k, name in enumerate(found.names)
-    }  # fmt: skip
-    about = {"steps": length, "starts": len(real), "rank": spearman(imagined.mean(0), real.mean(0))}
+    }
+    about = {
+        "steps": length,
+        "starts": len(real),
+        "rank": spearman(imagined.mean(0), real.mean(0)),
+    }
     return {**about, **measured("gap", gap.mean(1), seed), "by_policy": by_policy}
 
 
@@ -114,8 +136,9 @@ def always(action: Tensor) -> Callable[[int], Act]:
 def mixed(begin: Callable[[int], Act], share: float, space: ActionSpace) -> Callable[[int], Act]:
     """A policy that does a random action instead with this probability.
 
-    All dreams have the same dice, and the simulator has them too: what differs is owed to the model. What was replaced
-    is thought of all the same, since a planner goes on from its last plan.
+    All dreams have the same dice, and the simulator has them too: what differs is owed to the
+    model. What was replaced is thought of all the same, since a planner goes on from its last
+    plan.
     """
 
     def fresh(dice: int) -> Act:

@@ -28,7 +28,9 @@ LOWEST = -1.05  # of correlations and R², below which a panel says how far down
 
 
 def page(found: dict[str, Any], target: Path, title: str) -> Path:
-    """Sixteen panels; one whose numbers were left out says so. `found` is what the JSON file holds."""
+    """Sixteen panels; one whose numbers were left out says so. `found` is what the JSON file
+    holds.
+    """
     figure, grid = pyplot().subplots(4, 4, figsize=(16, 14), dpi=100)
     _pictures(grid[0], found)
     _predictions(grid[1], found)
@@ -36,12 +38,23 @@ def page(found: dict[str, Any], target: Path, title: str) -> Path:
     _reliability(grid[2][0], ends["reliability"])
     _returns(grid[2][1], grid[2][2], plans)
     names = {"model": "agreement", "shuffled actions": "shuffled", "size of differences": "gain"}
-    _curves(grid[2][3], "action sensitivity, 1 is right", {n: s[k] for n, k in names.items()} if s else {}, low=-0.3)
+    _curves(
+        grid[2][3],
+        "action sensitivity, 1 is right",
+        {n: s[k] for n, k in names.items()} if s else {},
+        low=-0.3,
+    )
     if s:
         h, chance = np.arange(1, len(s["chance"]) + 1), np.array([x or 0 for x in s["chance"]])
-        grid[2][3].fill_between(h, -chance, chance, color=STYLES["shuffled actions"]["color"], alpha=0.15, lw=0)
+        grid[2][3].fill_between(
+            h, -chance, chance, color=STYLES["shuffled actions"]["color"], alpha=0.15, lw=0
+        )
     p = found.get("probe", {})
-    read = {n: [mean_known(row) for row in p[k]] for n, k in (("model", "open_loop"), ("nothing changes", "copy")) if p}
+    read = {
+        n: [mean_known(row) for row in p[k]]
+        for n, k in (("model", "open_loop"), ("nothing changes", "copy"))
+        if p
+    }
     if p:
         read["every frame seen"] = [mean_known(p["posterior"])] * len(read["model"])
     _curves(grid[3][0], "true state read off, R² (1 is all of it)", read, low=-0.5)
@@ -51,29 +64,51 @@ def page(found: dict[str, Any], target: Path, title: str) -> Path:
 
 
 def _pictures(row: Any, found: dict[str, Any]) -> None:
-    kinds = (("mse", "picture MSE, lower"), ("psnr", "PSNR of that MSE in dB, higher"), ("ssim", "SSIM, higher"))
+    kinds = (
+        ("mse", "picture MSE, lower"),
+        ("psnr", "PSNR of that MSE in dB, higher"),
+        ("ssim", "SSIM, higher"),
+    )
     for axes, (key, name) in zip(row, kinds, strict=False):
-        _curves(axes, f"{name} is better", {n: found[key][k] for n, k in GUESSES} if key in found else {})
+        _curves(
+            axes,
+            f"{name} is better",
+            {n: found[key][k] for n, k in GUESSES} if key in found else {},
+        )
     kl = found["kl"]
-    lines = {n: kl[k] for n, k in GUESSES} | {"every frame seen": [kl["closed_loop"]] * len(kl["model"])}
+    lines = {n: kl[k] for n, k in GUESSES} | {
+        "every frame seen": [kl["closed_loop"]] * len(kl["model"])
+    }
     _curves(row[3], "latent KL in nats, lower is better", lines, log=True)
 
 
 def _predictions(row: Any, found: dict[str, Any]) -> None:
     reward, ends = found["reward"], found["continuation"]
-    _curves(row[0], "reward error (RMSE), lower is better", {n: reward["rmse"][k] for n, k in GUESSES})
+    _curves(
+        row[0], "reward error (RMSE), lower is better", {n: reward["rmse"][k] for n, k in GUESSES}
+    )
     alike = {n: reward["correlation"][k] for n, k in GUESSES[:2]}
     _curves(row[1], "reward correlation, 1 is best", alike, low=-0.05)
-    _curves(row[2], "continuation (Brier score), lower is better", {n: ends["brier"][k] for n, k in GUESSES})
+    _curves(
+        row[2],
+        "continuation (Brier score), lower is better",
+        {n: ends["brier"][k] for n, k in GUESSES},
+    )
     off = {"model": ends["calibration_error_by_horizon"]}
     _curves(row[3], "calibration error of continuation, 0 is honest", off)
 
 
-def _curves(axes, title: str, lines: Mapping[str, Sequence], log: bool = False, low: float | None = None) -> None:
-    """Numbers over the steps since the last seen frame; a panel with a `low` goes at least from there up to 1."""
+def _curves(
+    axes, title: str, lines: Mapping[str, Sequence], log: bool = False, low: float | None = None
+) -> None:
+    """Numbers over the steps since the last seen frame; a panel with a `low` goes at least from
+    there up to 1.
+    """
     from matplotlib.ticker import LogFormatter, MaxNLocator
 
-    known = {n: np.array([np.nan if x is None else x for x in line], float) for n, line in lines.items()}
+    known = {
+        n: np.array([np.nan if x is None else x for x in line], float) for n, line in lines.items()
+    }
     axes.set_title(title, fontsize=10)
     if not any(np.isfinite(line).any() for line in known.values()):
         _empty(axes)
@@ -90,8 +125,14 @@ def _curves(axes, title: str, lines: Mapping[str, Sequence], log: bool = False, 
     if low is not None:
         axes.set_ylim(max(LOWEST, min(low, least - 0.05 * (low < 0))), max(1.05, 1.05 * most))
         if least < LOWEST:
-            axes.text(0.02, 0.02, f"goes down to {least:.3g}", transform=axes.transAxes, fontsize=8,
-                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
+            axes.text(
+                0.02,
+                0.02,
+                f"goes down to {least:.3g}",
+                transform=axes.transAxes,
+                fontsize=8,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("steps after the last seen frame", fontsize=8)
     axes.grid(alpha=0.3)
@@ -99,16 +140,22 @@ def _curves(axes, title: str, lines: Mapping[str, Sequence], log: bool = False, 
 
 
 def _empty(axes) -> None:
-    axes.text(0.5, 0.5, "left out", ha="center", va="center", color="#555555", transform=axes.transAxes)
+    axes.text(
+        0.5, 0.5, "left out", ha="center", va="center", color="#555555", transform=axes.transAxes
+    )
     axes.set(xticks=[], yticks=[])
 
 
 def _reliability(axes, table: dict[str, list]) -> None:
-    """How often episodes went on, by how probable that was said to be; large dots are many predictions."""
+    """How often episodes went on, by how probable that was said to be; large dots are many
+    predictions.
+    """
     rows = [row for row in zip(*table.values(), strict=True) if row[0]]
     counts, said, was = (np.array(column, float) for column in zip(*rows, strict=True))
     axes.plot([0, 1], [0, 1], **STYLES["the mean"], label="honest")
-    axes.scatter(said, was, s=15 + 120 * counts / counts.max(), color="#0072B2", label="model", zorder=3)
+    axes.scatter(
+        said, was, s=15 + 120 * counts / counts.max(), color="#0072B2", label="model", zorder=3
+    )
     axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
     axes.set_title("continuation, on the line is honest", fontsize=10)
     axes.set_xlabel("said probability of going on", fontsize=8)
@@ -129,7 +176,13 @@ def _begin(titles: dict[Any, str], found: dict[str, Any] | None) -> None:
 
 def _returns(scatter, bars, plans: dict[str, Any] | None) -> None:
     """Imagined against real returns of plans, and the gap by kind."""
-    _begin({scatter: "returns of plans, on the line is right", bars: "imagined minus real return, 0 is best"}, plans)
+    _begin(
+        {
+            scatter: "returns of plans, on the line is right",
+            bars: "imagined minus real return, 0 is best",
+        },
+        plans,
+    )
     if plans is None:
         return
     kind, said, was = (np.array(plans[k]) for k in ("kind", "imagined", "real"))
@@ -137,7 +190,15 @@ def _returns(scatter, bars, plans: dict[str, Any] | None) -> None:
     scatter.plot([low, high], [low, high], **STYLES["the mean"])
     for place, (name, x) in enumerate(plans["by_kind"].items()):
         color, marker = KINDS[name]
-        scatter.scatter(was[kind == name], said[kind == name], s=22, color=color, marker=marker, label=name, alpha=0.8)
+        scatter.scatter(
+            was[kind == name],
+            said[kind == name],
+            s=22,
+            color=color,
+            marker=marker,
+            label=name,
+            alpha=0.8,
+        )
         bars.bar(place, x["gap"], color=color, yerr=_reach(x, "gap"), capsize=6, ecolor="#222222")
     scatter.set_xlabel("real return", fontsize=8)
     scatter.set_ylabel("imagined return", fontsize=8)
@@ -148,17 +209,34 @@ def _returns(scatter, bars, plans: dict[str, Any] | None) -> None:
 
 
 def _policies(scatter, bars, found: dict[str, Any] | None) -> None:
-    """Imagined against real returns of policies, and each one's gap; 95 % intervals over starts where there are any."""
-    _begin({scatter: "returns of policies, on the line is right",
-            bars: "policies: imagined minus real return, 0 is best"}, found)  # fmt: skip
+    """Imagined against real returns of policies, and each one's gap; 95 % intervals over starts
+    where there are any.
+    """
+    _begin(
+        {
+            scatter: "returns of policies, on the line is right",
+            bars: "policies: imagined minus real return, 0 is best",
+        },
+        found,
+    )
     if found is None:
         return
     every = [x[k] for x in found["by_policy"].values() for k in ("imagined", "real")]
     scatter.plot([min(every), max(every)], [min(every), max(every)], **STYLES["the mean"])
     for place, (name, x) in enumerate(found["by_policy"].items()):
         color, marker = COLORS[place % len(COLORS)], MARKERS[place % len(MARKERS)]
-        scatter.errorbar(x["real"], x["imagined"], _reach(x, "imagined"), _reach(x, "real"), color=color, marker=marker,
-                         ls="", ms=6, elinewidth=0.7, label=name)  # fmt: skip
+        scatter.errorbar(
+            x["real"],
+            x["imagined"],
+            _reach(x, "imagined"),
+            _reach(x, "real"),
+            color=color,
+            marker=marker,
+            ls="",
+            ms=6,
+            elinewidth=0.7,
+            label=name,
+        )
         bars.barh(place, x["gap"], color=color, xerr=_reach(x, "gap"), capsize=3, ecolor="#222222")
     scatter.set_xlabel(f"real return over {found['steps']} steps", fontsize=8)
     scatter.set_ylabel("imagined return", fontsize=8)

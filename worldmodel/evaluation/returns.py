@@ -14,7 +14,9 @@ from worldmodel.rollout import Policy, Rollout, Row
 
 @dataclass(frozen=True)
 class Film:
-    """The pictures (T,H,W,3) uint8 of an episode, packed: those of many episodes would not fit into memory."""
+    """The pictures (T,H,W,3) uint8 of an episode, packed: those of many episodes would not fit
+    into memory.
+    """
 
     packed: bytes
     shape: tuple[int, ...]
@@ -35,7 +37,8 @@ class Film:
 class Evaluation:
     """One entry per episode, in their order, and the rows of the first.
 
-    `successes` says whether the task called any step of an episode a success, None where it says nothing of the kind.
+    `successes` says whether the task called any step of an episode a success, None where it says
+    nothing of the kind.
     """
 
     scores: list[float]
@@ -50,7 +53,9 @@ class Evaluation:
         return [row["image"] for row in self.first if "image" in row]
 
     def summary(self, seed: int = 0) -> dict[str, float]:
-        """Mean, spread and a 95 % bootstrap interval of the mean; the share of successes where it is known."""
+        """Mean, spread and a 95 % bootstrap interval of the mean; the share of successes where it
+        is known.
+        """
         low, high = bootstrap_interval(np.array(self.scores), seed)
         found = {
             "eval/score": float(np.mean(self.scores)),
@@ -63,42 +68,65 @@ class Evaluation:
         known = [float(x) for x in self.successes if x is not None]
         if known:
             low, high = bootstrap_interval(np.array(known), seed)
-            found |= {"eval/success": float(np.mean(known)), "eval/success_low": low, "eval/success_high": high}
+            found |= {
+                "eval/success": float(np.mean(known)),
+                "eval/success_low": low,
+                "eval/success_high": high,
+            }
         return found
 
     def robust(self, seed: int = 0) -> dict[str, float]:
         """The interquartile mean over episodes and its 95 % bootstrap interval."""
         found = estimates([np.array(self.scores)], seed)["iqm"]
-        return {"eval/iqm": found["value"], "eval/iqm_low": found["low"], "eval/iqm_high": found["high"]}
+        return {
+            "eval/iqm": found["value"],
+            "eval/iqm_low": found["low"],
+            "eval/iqm_high": found["high"],
+        }
 
     def places(self) -> dict[str, int]:
-        """Which episode was the best, the median one (the lower of two) and the worst; the first of equals."""
+        """Which episode was the best, the median one (the lower of two) and the worst; the first
+        of equals.
+        """
         order = sorted(range(len(self.scores)), key=lambda i: self.scores[i])
-        return {"best": max(order, key=lambda i: self.scores[i]), "median": order[(len(order) - 1) // 2],
-                "worst": order[0]}  # fmt: skip
+        return {
+            "best": max(order, key=lambda i: self.scores[i]),
+            "median": order[(len(order) - 1) // 2],
+            "worst": order[0],
+        }
 
 
 FEW = 5  # episodes or starts below which an interval says little
 
 
 def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """`bootstrap_interval`, and NaN of a single value: nothing is known of how far others would lie."""
+    """`bootstrap_interval`, and NaN of a single value: nothing is known of how far others would
+    lie.
+    """
     return bootstrap_interval(values, seed) if len(values) > 1 else (float("nan"), float("nan"))
 
 
 def doubts(over: str, count: int) -> list[str]:
     """A line on intervals over few of what `over` names; none where there are enough."""
-    return [f"{over}: {'no intervals' if count == 1 else 'intervals over so few say little'}"] if count < FEW else []
+    return (
+        [f"{over}: {'no intervals' if count == 1 else 'intervals over so few say little'}"]
+        if count < FEW
+        else []
+    )
 
 
 def spoken(low: float, high: float, count: int) -> str:
     """An interval in words; of few values with a warning, of a single one none."""
     if count < 2:
         return "no interval of one"
-    return f"95 % interval {low:.1f} to {high:.1f}" + ", which says little of so few" * (count < FEW)
+    return f"95 % interval {low:.1f} to {high:.1f}" + ", which says little of so few" * (
+        count < FEW
+    )
 
 
-def bootstrap_interval(scores: np.ndarray, seed: int = 0, draws: int = 10_000) -> tuple[float, float]:
+def bootstrap_interval(
+    scores: np.ndarray, seed: int = 0, draws: int = 10_000
+) -> tuple[float, float]:
     """95 % percentile-bootstrap interval of the mean."""
     rng = np.random.default_rng(seed)
     means = scores[rng.integers(0, len(scores), (draws, len(scores)))].mean(1)
@@ -115,7 +143,8 @@ def run_episodes(
 ) -> Evaluation | None:
     """Whole episodes 0..episodes-1 by number; None where `on_step(episodes done)` asks to stop.
 
-    With several environments each plays its share, so that short episodes are not over-represented.
+    With several environments each plays its share, so that short episodes are not
+    over-represented.
     """
     count = rollout.envs.num_envs
     share = [len(range(i, episodes, count)) for i in range(count)]

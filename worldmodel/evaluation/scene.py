@@ -1,4 +1,6 @@
-"""What dreams are made from: a run's model, an episode, and what the model believes at each of its steps."""
+"""What dreams are made from: a run's model, an episode, and what the model believes at each of its
+steps.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,11 @@ USUAL = 20  # episodes of the replay whose mean picture is taken
 
 @dataclass
 class Scene:
-    """`belief` (T,...) is the posterior at each row of the episode; dreams begin at the last of `context` rows.
+    """`belief` (T,...) is the posterior at each row of the episode; dreams begin at the last of
+    `context` rows.
 
-    `usual` (H,W,3) in [0, 1] is the mean picture of `usual_of`: the best guess of who knows the task but sees nothing.
+    `usual` (H,W,3) in [0, 1] is the mean picture of `usual_of`: the best guess of who knows the
+    task but sees nothing.
     """
 
     run: Run
@@ -66,16 +70,30 @@ def as_pixels(pictures: Tensor) -> np.ndarray:
 
 
 def opened(
-    run: Run, make: Callable[..., Any], reset: Callable[[int], Any], source: str, seed: int, context: int
+    run: Run,
+    make: Callable[..., Any],
+    reset: Callable[[int], Any],
+    source: str,
+    seed: int,
+    context: int,
 ) -> Scene:
-    """The first episode on seeds of its own; the replay's last one where asked for, or where nothing can be played."""
+    """The first episode on seeds of its own; the replay's last one where asked for, or where
+    nothing can be played.
+    """
     model = OpenedRun(run, seed)
     if not model.draws:
-        raise ValueError("this model cannot draw: train it on pictures (env.obs), with loss.probe or the objective "
-                         "reconstruction; ./wm eval RUN model measures it all the same")  # fmt: skip
+        raise ValueError(
+            "this model cannot draw: train it on pictures (env.obs), with loss.probe or the "
+            "objective "
+            "reconstruction; ./wm eval RUN model measures it all the same"
+        )
     envs, why = first_made(make, [run.config.env.obs]) if source == "fresh" else (None, "")
     if envs is None:
-        say(f"the environment can't be made here ({why}): taking the run's replay" if why else "from the run's replay")
+        say(
+            f"the environment can't be made here ({why}): taking the run's replay"
+            if why
+            else "from the run's replay"
+        )
         [episode] = from_replay(run.path, 1)
         source = "replay"
     else:
@@ -87,13 +105,20 @@ def opened(
             bar.close()
         episode = Recorded({k: np.stack([row[k] for row in rows]) for k in rows[0]})
     if len(episode) < context + 2:
-        raise ValueError(f"--context: the episode ended after {len(episode)} rows; give fewer than {len(episode) - 1}")
+        raise ValueError(
+            f"--context: the episode ended after {len(episode)} rows; give fewer than "
+            f"{len(episode) - 1}"
+        )
     usual, usual_of = _usual(run, episode)
-    return Scene(run, model, episode, model.observe(episode.columns)[0], source, context, usual, usual_of)
+    return Scene(
+        run, model, episode, model.observe(episode.columns)[0], source, context, usual, usual_of
+    )
 
 
 def _usual(run: Run, episode: Recorded) -> tuple[Tensor, str]:
-    """The mean picture of the replay's last episodes, or of the one at hand where the replay is gone."""
+    """The mean picture of the replay's last episodes, or of the one at hand where the replay is
+    gone.
+    """
     try:
         episodes = from_replay(run.path, USUAL)
         name = f"the replay's last {len(episodes)} episodes"

@@ -1,4 +1,6 @@
-"""What a representation knows: linear ridge regression from features to the simulator's true state."""
+"""What a representation knows: linear ridge regression from features to the simulator's true
+state.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +30,16 @@ class Readout:
     mean: np.ndarray
 
     @classmethod
-    def fit(cls, feat: np.ndarray, state: np.ndarray, ridge: float | np.ndarray = RIDGE) -> Readout:
+    def fit(
+        cls, feat: np.ndarray, state: np.ndarray, ridge: float | np.ndarray = RIDGE
+    ) -> Readout:
         """With one penalty, or with one for each coordinate (n,)."""
         return cls.fits(feat, state, [ridge])[0]
 
     @classmethod
-    def fits(cls, feat: np.ndarray, state: np.ndarray, ridges: Sequence[float | np.ndarray]) -> list[Readout]:
+    def fits(
+        cls, feat: np.ndarray, state: np.ndarray, ridges: Sequence[float | np.ndarray]
+    ) -> list[Readout]:
         """One for each penalty, of a single decomposition."""
         middle, scale, mean = feat.mean(0), feat.std(0) + 1e-8, state.mean(0)
         x = (feat - middle) / scale
@@ -44,17 +50,21 @@ class Readout:
 
     @classmethod
     def chosen(cls, feats: Sequence[np.ndarray], states: Sequence[np.ndarray]) -> Readout:
-        """Of whole episodes, by the penalty that is best for each coordinate on episodes left out of the fit.
+        """Of whole episodes, by the penalty that is best for each coordinate on episodes left out
+        of the fit.
 
-        Where all episodes are alike, as those of an agent that balances, a weak penalty would fit the last digit of
-        features that hardly move. A single episode leaves nothing to choose by.
+        Where all episodes are alike, as those of an agent that balances, a weak penalty would fit
+        the last digit of features that hardly move. A single episode leaves nothing to choose by.
         """
         folds = min(FOLDS, len(feats))
         ridge: float | np.ndarray = RIDGE
         if folds > 1:
             errors = np.zeros((len(RIDGES), states[0].shape[1]))
             for fold in range(folds):
-                x, y = (np.concatenate([e for i, e in enumerate(p) if i % folds != fold]) for p in (feats, states))
+                x, y = (
+                    np.concatenate([e for i, e in enumerate(p) if i % folds != fold])
+                    for p in (feats, states)
+                )
                 held, true = (np.concatenate(part[fold::folds]) for part in (feats, states))
                 for row, readout in zip(errors, cls.fits(x, y, RIDGES), strict=True):
                     row += np.square(true - readout.read(held)).sum(0)
@@ -65,10 +75,14 @@ class Readout:
         """States (N,n) as the fit takes them to be."""
         return self.mean + (feat - self.middle) / self.scale @ self.weights
 
-    def r2(self, feat: np.ndarray, state: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
-        """R^2 by coordinate (n,): what is left of the variance of states, of these or of others `among` whom they are.
+    def r2(
+        self, feat: np.ndarray, state: np.ndarray, among: np.ndarray | None = None
+    ) -> np.ndarray:
+        """R^2 by coordinate (n,): what is left of the variance of states, of these or of others
+        `among` whom they are.
 
-        1 is known exactly and linearly, 0 no better than the mean; NaN where the states never change.
+        1 is known exactly and linearly, 0 no better than the mean; NaN where the states never
+        change.
         """
         spread = (state if among is None else among).var(0)
         error = np.square(state - self.read(feat)).mean(0)
@@ -77,16 +91,25 @@ class Readout:
 
 
 def state_r2(
-    feat: np.ndarray, state: np.ndarray, held_feat: np.ndarray, held_state: np.ndarray, ridge: float = RIDGE
+    feat: np.ndarray,
+    state: np.ndarray,
+    held_feat: np.ndarray,
+    held_state: np.ndarray,
+    ridge: float = RIDGE,
 ) -> np.ndarray:
     """R^2 by coordinate (n,) on held-out steps, of the fit to others."""
     return Readout.fit(feat, state, ridge).r2(held_feat, held_state)
 
 
 def gather(
-    rollout: Rollout, player: Player, episodes: int, on_episode: Callable[[int], None] = lambda done: None
+    rollout: Rollout,
+    player: Player,
+    episodes: int,
+    on_episode: Callable[[int], None] = lambda done: None,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Features (T,F) and true states (T,n) of whole episodes of the first environment, whose rows hold the state."""
+    """Features (T,F) and true states (T,n) of whole episodes of the first environment, whose rows
+    hold the state.
+    """
     rssm = player.agent.model.rssm
     feats: list[list[np.ndarray]] = [[]]
     states: list[list[np.ndarray]] = [[]]
@@ -97,7 +120,9 @@ def gather(
         if row["is_last"]:
             on_episode(len(feats))
             if len(feats) == episodes:
-                return [np.stack(f).astype(np.float64) for f in feats], [np.stack(s).astype(np.float64) for s in states]
+                return [np.stack(f).astype(np.float64) for f in feats], [
+                    np.stack(s).astype(np.float64) for s in states
+                ]
             feats.append([])
             states.append([])
 
@@ -115,12 +140,16 @@ def split(episodes: Sequence[T]) -> tuple[list[T], list[T]]:
 
 
 def by_horizon(
-    feats: Sequence[np.ndarray], states: Sequence[np.ndarray], tables: Sequence[dict[str, np.ndarray]]
+    feats: Sequence[np.ndarray],
+    states: Sequence[np.ndarray],
+    tables: Sequence[dict[str, np.ndarray]],
 ) -> dict[str, np.ndarray]:
-    """One read-out, fitted to posteriors, of held-out posteriors (n,) and of what was dreamt on from them (H,n).
+    """One read-out, fitted to posteriors, of held-out posteriors (n,) and of what was dreamt on
+    from them (H,n).
 
-    By episode: features (T,F) and states (T,n), and the windows of `open_loop`. `copy` reads the last seen posterior
-    instead of the dream. All errors are in units of the states' variance over whole held-out episodes.
+    By episode: features (T,F) and states (T,n), and the windows of `open_loop`. `copy` reads the
+    last seen posterior instead of the dream. All errors are in units of the states' variance over
+    whole held-out episodes.
     """
     fit, held = split(list(zip(feats, states, tables, strict=True)))
     readout = Readout.chosen([f for f, _, _ in fit], [s for _, s, _ in fit])
@@ -132,6 +161,8 @@ def by_horizon(
     for name, key in (("open_loop", "feat"), ("copy", "feat_copy")):
         feat = np.concatenate([t[key] for _, _, t in held]).astype(np.float64)
         feat = np.broadcast_to(feat, (*there.shape, feat.shape[-1]))
-        rows = [readout.r2(feat[there[:, h], h], state[there[:, h], h], among) for h in range(reach)]
+        rows = [
+            readout.r2(feat[there[:, h], h], state[there[:, h], h], among) for h in range(reach)
+        ]
         found[name] = np.stack(rows)
     return found

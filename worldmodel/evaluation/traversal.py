@@ -17,16 +17,20 @@ REACH = 3.0  # standard deviations over the episode, to either side
 
 
 def traversal(scene: Scene) -> tuple[list[tuple[str, np.ndarray]], dict[str, Any]]:
-    """The groups that change the picture most, as videos over their values, and how much each group changes it.
+    """The groups that change the picture most, as videos over their values, and how much each
+    group changes it.
 
-    A number goes from `REACH` standard deviations (of beliefs over the episode) below to above what is believed; a
-    categorical group takes its classes, the commonest of the episode first. All else stays as it is believed.
+    A number goes from `REACH` standard deviations (of beliefs over the episode) below to above
+    what is believed; a categorical group takes its classes, the commonest of the episode first.
+    All else stays as it is believed.
     """
     here = pick(scene.belief, np.array([scene.context - 1]))
     stoch, values = _categorical(scene, here) if "logits" in here else _numbers(scene, here)
     groups, count = stoch.shape[:2]
     deter = here["deter"].expand(groups * count, -1)
-    drawn = scene.model.decode({"deter": deter, "stoch": stoch.flatten(0, 1)}).unflatten(0, (groups, count))
+    drawn = scene.model.decode({"deter": deter, "stoch": stoch.flatten(0, 1)}).unflatten(
+        0, (groups, count)
+    )
     effect = (drawn - drawn.mean(1, keepdim=True)).square().mean((1, 2, 3, 4)).sqrt().numpy()
     order = np.argsort(-effect)[:SHOWN]
     videos = []
@@ -61,7 +65,9 @@ def _categorical(scene: Scene, here: State) -> tuple[Tensor, str]:
 
 
 def interpolation(scene: Scene) -> tuple[tuple[str, np.ndarray], dict[str, Any]]:
-    """A straight line in the latent from the belief after the context to the later one that is farthest from it."""
+    """A straight line in the latent from the belief after the context to the later one that is
+    farthest from it.
+    """
     feat = scene.model.feat(scene.belief)
     begin = scene.context - 1
     end = begin + int((feat[begin:] - feat[begin]).square().sum(-1).argmax())
@@ -73,5 +79,7 @@ def interpolation(scene: Scene) -> tuple[tuple[str, np.ndarray], dict[str, Any]]
         line[key] = torch.lerp(one[None], other[None], weight.view(-1, *[1] * one.dim()))
     ends = scene.truth([begin]), scene.truth([end])
     pictures = np.concatenate([ends[0], scene.pictures(line), ends[1]])
-    label = f"from step {begin} to step {end}: real, {BETWEEN} on a straight line in the latent, real"
+    label = (
+        f"from step {begin} to step {end}: real, {BETWEEN} on a straight line in the latent, real"
+    )
     return (label, pictures), {"from": begin, "to": end}

@@ -1,4 +1,5 @@
-"""The steps between matrix products, each in one pass over memory on a CPU in bf16; elsewhere as torch does them.
+"""The steps between matrix products, each in one pass over memory on a CPU in bf16; elsewhere as
+torch does them.
 
 Every function here has its torch form beside it, which defines what it computes.
 """
@@ -29,7 +30,9 @@ def gru(gates: Tensor, norm: nn.RMSNorm, state: Tensor) -> Tensor:
 
 
 def draw(logits: Tensor, uniform: Tensor, unimix: float) -> Tensor | None:
-    """One-hot draws (...,K) with the probabilities' gradient by uniform numbers (...); None: left to torch."""
+    """One-hot draws (...,K) with the probabilities' gradient by uniform numbers (...); None: left
+    to torch.
+    """
     return _Draw.apply(logits, uniform, unimix) if takes(logits) else None
 
 
@@ -45,7 +48,9 @@ def twohot_mean(read: Tensor, bins: Tensor) -> Tensor:
 
 
 def twohot_loss(read: Tensor, low: Tensor, share: Tensor) -> Tensor:
-    """Cross-entropy of logits (...,K) with codes (...): `share` of the bin above `low`, the rest of `low` itself."""
+    """Cross-entropy of logits (...,K) with codes (...): `share` of the bin above `low`, the rest
+    of `low` itself.
+    """
     if takes(read):
         return _TwoHotLoss.apply(read, low, share)
     log_probs = read.float().log_softmax(-1)
@@ -58,21 +63,34 @@ def centred(image: Tensor, backdrop: Tensor, dtype: torch.dtype) -> Tensor:
     """uint8 pixels (...,H,W,3) to floats around zero, against a backdrop (H,W,3)."""
     if dtype == torch.bfloat16 and _here(image):
         y, image = torch.empty_like(image, dtype=dtype), image.contiguous()
-        call("centred", image, backdrop.contiguous(), y, image.numel() // backdrop.numel(), backdrop.numel())
+        call(
+            "centred",
+            image,
+            backdrop.contiguous(),
+            y,
+            image.numel() // backdrop.numel(),
+            backdrop.numel(),
+        )
         return y
     # Whole numbers up to 255 are exact in bf16 too.
     return image.to(dtype).sub_(backdrop.to(dtype)).mul_(1 / 255)
 
 
 def picture_error(mean: Tensor, image: Tensor, backdrop: Tensor) -> Tensor:
-    """Half the summed squared difference (N,) of drawn pictures (N,H,W,3) and centred pixels of the same shape."""
+    """Half the summed squared difference (N,) of drawn pictures (N,H,W,3) and centred pixels of
+    the same shape.
+    """
     if takes(mean):
         return _PictureError.apply(mean, image, backdrop)
-    return 0.5 * (mean.float() - centred(image, backdrop, torch.float32)).square().flatten(1).sum(1)
+    return 0.5 * (mean.float() - centred(image, backdrop, torch.float32)).square().flatten(1).sum(
+        1
+    )
 
 
 def doubled(phases: Tensor, silu: bool) -> Tensor:
-    """Four phases (N,h+1,w+1,4C) side by side to one map (N,2h,2w,C) without its border, then SiLU if asked for."""
+    """Four phases (N,h+1,w+1,4C) side by side to one map (N,2h,2w,C) without its border, then SiLU
+    if asked for.
+    """
     if takes(phases):
         return _Doubled.apply(phases, silu)
     n, rows, columns, channels = phases.shape
@@ -126,7 +144,20 @@ class _Gru(torch.autograd.Function):
         back, old = torch.empty_like(gates), torch.empty_like(state)
         n, d = len(scale), state.shape[-1]
         sums = weight.new_empty(BLOCKS, 3 * d) if ctx.needs_input_grad[1] else None
-        call("gru_back", grads[0].contiguous(), gates, weight, state, scale, back, old, sums, n, d, BLOCKS)
+        call(
+            "gru_back",
+            grads[0].contiguous(),
+            gates,
+            weight,
+            state,
+            scale,
+            back,
+            old,
+            sums,
+            n,
+            d,
+            BLOCKS,
+        )
         return back, None if sums is None else sums.sum(0), None, old
 
 
@@ -146,7 +177,15 @@ class _Draw(torch.autograd.Function):
         (probs,) = ctx.saved_tensors
         back = torch.empty_like(probs, dtype=torch.bfloat16)
         k = probs.shape[-1]
-        call("draw_back", grads[0].to(torch.bfloat16).contiguous(), probs, back, probs.numel() // k, k, ctx.unimix)
+        call(
+            "draw_back",
+            grads[0].to(torch.bfloat16).contiguous(),
+            probs,
+            back,
+            probs.numel() // k,
+            k,
+            ctx.unimix,
+        )
         return back, None, None
 
 
@@ -179,7 +218,16 @@ class _TwoHotLoss(torch.autograd.Function):
     def backward(ctx, *grads: Tensor):
         read, low, share = ctx.saved_tensors
         back = torch.empty_like(read)
-        call("twohot_loss_back", grads[0].contiguous(), read, low, share, back, share.numel(), read.shape[-1])
+        call(
+            "twohot_loss_back",
+            grads[0].contiguous(),
+            read,
+            low,
+            share,
+            back,
+            share.numel(),
+            read.shape[-1],
+        )
         return back, None, None
 
 
@@ -196,7 +244,14 @@ class _PictureError(torch.autograd.Function):
     def backward(ctx, *grads: Tensor):
         (gap,) = ctx.saved_tensors
         back = torch.empty_like(gap)
-        call("picture_error_back", grads[0].contiguous(), gap, back, len(gap), gap.numel() // len(gap))
+        call(
+            "picture_error_back",
+            grads[0].contiguous(),
+            gap,
+            back,
+            len(gap),
+            gap.numel() // len(gap),
+        )
         return back, None, None
 
 

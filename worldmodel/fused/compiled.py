@@ -18,15 +18,28 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-SOURCES = [Path(__file__).with_name(name) for name in ("common.h", "steps.c", "whole.c", "pictures.c")]
-FLAGS = ["-O3", "-march=native", "-std=c11", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
+SOURCES = [
+    Path(__file__).with_name(name) for name in ("common.h", "steps.c", "whole.c", "pictures.c")
+]
+FLAGS = [
+    "-O3",
+    "-march=native",
+    "-std=c11",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-shared",
+    "-fPIC",
+]
 SECONDS = 60
-BLOCKS = 32  # partial sums of a weight's gradient: fixed, so that results don't depend on the threads
+# partial sums of a weight's gradient: fixed, so that results don't depend on the threads
+BLOCKS = 32
 SMALL = 1 << 14  # numbers below which a second thread costs more than it helps
 
 
 def call(name: str, *arguments: Tensor | int | float | None) -> None:
-    """One C function over tensors, counts and factors, in that order; the number of threads is added."""
+    """One C function over tensors, counts and factors, in that order; the number of threads is
+    added.
+    """
     turned: list[ctypes._SimpleCData] = []
     most = 0
     for a in arguments:
@@ -42,27 +55,38 @@ def call(name: str, *arguments: Tensor | int | float | None) -> None:
 
 
 def either(x: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """As the C functions take what may come in either precision: bf16, or fp32 in a second place."""
+    """As the C functions take what may come in either precision: bf16, or fp32 in a
+    second place.
+    """
     return (x, None) if x.dtype == torch.bfloat16 else (None, x)
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The loaded library, built on first use and kept in the user's cache; None, with one line, where that fails."""
+    """The loaded library, built on first use and kept in the user's cache; None, with one line,
+    where that fails.
+    """
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
-        log.info("no C compiler: the steps between matrix products stay with torch, which is slower")
+        log.info(
+            "no C compiler: the steps between matrix products stay with torch, which is slower"
+        )
         return None
     try:
         return ctypes.CDLL(str(_built(compiler)))
     except (OSError, subprocess.SubprocessError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        log.warning("fused steps were not built (%s); torch does their work, slower", said[-1] if said else error)
+        log.warning(
+            "fused steps were not built (%s); torch does their work, slower",
+            said[-1] if said else error,
+        )
         return None
 
 
 def _built(compiler: str) -> Path:
-    """Path of the library for this source and processor; written in one move, so that two runs may build at once."""
+    """Path of the library for this source and processor; written in one move, so that two runs may
+    build at once.
+    """
     text = "\n".join([*(s.read_text() for s in SOURCES), compiler, *FLAGS, _processor()])
     place = _cache() / f"fused-{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
     if place.exists():
@@ -71,14 +95,19 @@ def _built(compiler: str) -> Path:
         made = Path(folder) / "fused.so"
         base = [compiler, *map(str, SOURCES[1:]), "-o", str(made), *FLAGS, "-lm"]
         # Not every compiler brings OpenMP; without it the library works on one thread.
-        if subprocess.run([*base, "-fopenmp"], capture_output=True, timeout=SECONDS).returncode != 0:
+        if (
+            subprocess.run([*base, "-fopenmp"], capture_output=True, timeout=SECONDS).returncode
+            != 0
+        ):
             subprocess.run(base, check=True, capture_output=True, text=True, timeout=SECONDS)
         made.replace(place)
     return place
 
 
 def _cache() -> Path:
-    """A folder of the user's own for built libraries; a fresh temporary one where the home cannot be written."""
+    """A folder of the user's own for built libraries; a fresh temporary one where the home cannot
+    be written.
+    """
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "worldmodel"
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -90,7 +119,9 @@ def _cache() -> Path:
 
 
 def _processor() -> str:
-    """What -march=native looked at: a home shared by several machines holds one library for each kind."""
+    """What -march=native looked at: a home shared by several machines holds one library for each
+    kind.
+    """
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

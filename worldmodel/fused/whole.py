@@ -1,4 +1,5 @@
-"""A dream's step and a head's answer in one call each, where nobody wants gradients and the processor multiplies bf16.
+"""A dream's step and a head's answer in one call each, where nobody wants gradients and the
+processor multiplies bf16.
 
 Weights are packed first; inside `settled()`, where no weight changes, once.
 """
@@ -17,7 +18,8 @@ from worldmodel.fused.compiled import call, library
 BF16 = torch.bfloat16
 WIDE = 32  # outputs that a packed matrix keeps together
 
-_kept: dict[int, tuple[object, Any]] | None = None  # what was made of modules' weights, while they are settled
+# what was made of modules' weights, while they are settled
+_kept: dict[int, tuple[object, Any]] | None = None
 
 
 @contextlib.contextmanager
@@ -84,7 +86,9 @@ class Step:
     @staticmethod
     def can(rssm) -> bool:
         """Whether the sizes suit: pairs of inputs go together."""
-        return here() and not any(x % 2 for x in (rssm.from_action.out_features, rssm.gru.size, rssm.latent.size))
+        return here() and not any(
+            x % 2 for x in (rssm.from_action.out_features, rssm.gru.size, rssm.latent.size)
+        )
 
     def go(
         self,
@@ -95,9 +99,15 @@ class Step:
         deter: Tensor,
         generator: torch.Generator | None = None,
     ) -> None:
-        """From rows (N,[input|deter|stoch]), actions (N,A) and deter: the next deter, and the rest of the next rows."""
+        """From rows (N,[input|deter|stoch]), actions (N,A) and deter: the next deter, and the rest
+        of the next rows.
+        """
         n, even = len(row), self.actions + self.actions % 2
-        given = action if action.dtype == BF16 and even == self.actions else torch.zeros(n, even, dtype=BF16)
+        given = (
+            action
+            if action.dtype == BF16 and even == self.actions
+            else torch.zeros(n, even, dtype=BF16)
+        )
         if given is not action:
             given[:, : self.actions] = action
         normal = self.latent.normal
@@ -105,7 +115,19 @@ class Step:
         params = None if normal else torch.empty(n, self.count, dtype=BF16)
         sizes = n, row.stride(0), even, self.latent.size, self.hidden, self.deter, self.count
         both = self.eps, self.latent.min_std if normal else 0.0
-        call("dream_step", row, given.contiguous(), old, following, deter, noise, params, *self.weights, *sizes, *both)
+        call(
+            "dream_step",
+            row,
+            given.contiguous(),
+            old,
+            following,
+            deter,
+            noise,
+            params,
+            *self.weights,
+            *sizes,
+            *both,
+        )
         if params is not None:
             self.latent.draw_into(params, following[:, self.hidden + self.deter :], generator)
 
@@ -116,9 +138,17 @@ class Reader:
     def __init__(self, net):
         self.exact = type(net.out) is not nn.Linear
         self.units, self.layers = net.out.in_features, len(net.hidden)
-        self.inputs, self.outputs, self.eps = net.hidden[0].in_features, net.out.out_features, net.norms[0].eps
+        self.inputs, self.outputs, self.eps = (
+            net.hidden[0].in_features,
+            net.out.out_features,
+            net.norms[0].eps,
+        )
         self.first = packed(net.hidden[0].weight)
-        self.rest = torch.cat([packed(layer.weight) for layer in net.hidden[1:]]) if self.layers > 1 else None
+        self.rest = (
+            torch.cat([packed(layer.weight) for layer in net.hidden[1:]])
+            if self.layers > 1
+            else None
+        )
         self.norms = padded(torch.stack([norm.weight for norm in net.norms]))
         self.fine = padded(net.out.weight) if self.exact else None
         self.last = None if self.exact else packed(net.out.weight)
@@ -126,9 +156,21 @@ class Reader:
 
     @staticmethod
     def can(net, x: Tensor) -> bool:
-        """Whether this is a question without gradients, asked again and again of the same weights, in fitting sizes."""
-        fits = x.dtype == BF16 and x.device.type == "cpu" and not torch.is_grad_enabled() and _kept is not None
-        return fits and here() and len(net.hidden) > 0 and not (x.shape[-1] % 2 or net.out.in_features % 2)
+        """Whether this is a question without gradients, asked again and again of the same weights,
+        in fitting sizes.
+        """
+        fits = (
+            x.dtype == BF16
+            and x.device.type == "cpu"
+            and not torch.is_grad_enabled()
+            and _kept is not None
+        )
+        return (
+            fits
+            and here()
+            and len(net.hidden) > 0
+            and not (x.shape[-1] % 2 or net.out.in_features % 2)
+        )
 
     def read(self, x: Tensor) -> Tensor:
         """(...,K) to (...,outputs), in fp32 where the MLP's output is exact."""

@@ -12,7 +12,9 @@ from worldmodel.nets import mixed_log_probs, one_hot_draw, straight_through
 
 
 class Categorical:
-    """stoch (...,S,K) one-hot; a share `unimix` of uniform probability keeps the KL finite (Dreamer 3)."""
+    """stoch (...,S,K) one-hot; a share `unimix` of uniform probability keeps the KL finite
+    (Dreamer 3).
+    """
 
     dist_keys = ("logits",)
     normal = False

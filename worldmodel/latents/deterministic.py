@@ -7,10 +7,11 @@ from torch import Tensor
 
 
 class Deterministic:
-    """stoch (...,S) is the network's output; the KL is the one between unit Gaussians around the two outputs.
+    """stoch (...,S) is the network's output; the KL is the one between unit Gaussians around the
+    two outputs.
 
-    It is half the squared distance, so that the prior still learns to predict the posterior. Free nats would spare it
-    that: a decoder is as happy with latents too small to be a nat apart.
+    It is half the squared distance, so that the prior still learns to predict the posterior. Free
+    nats would spare it that: a decoder is as happy with latents too small to be a nat apart.
     """
 
     dist_keys = ("mean",)

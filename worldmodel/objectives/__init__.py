@@ -1,4 +1,6 @@
-"""Representation objectives: what a latent should remember. Each is `objective(ctx) -> (losses, metrics)`."""
+"""Representation objectives: what a latent should remember. Each is `objective(ctx) -> (losses,
+metrics)`.
+"""
 
 from __future__ import annotations
 
@@ -45,15 +47,18 @@ class Context:
     def _dreams(self) -> Iterator[tuple[int, State, Tensor]]:
         batch = self.batch
         length = batch["is_first"].shape[1]
-        return dreams(self.parts.rssm, self.post, batch["prev_action"], batch["is_first"], length - 1)
+        return dreams(
+            self.parts.rssm, self.post, batch["prev_action"], batch["is_first"], length - 1
+        )
 
     @cached_property
     def _dreamt(self) -> list[Ahead]:
         return [(0, self.feat, torch.ones_like(self.batch["is_first"], dtype=torch.bool))]
 
     def ahead(self, distances: Sequence[int]) -> Iterator[Ahead]:
-        """For each distance d: d, features (B,T-d,F) dreamt so far on from posteriors, and which of them no episode's
-        start lies in the way of (B,T-d). Entry t belongs to step t+d. Objectives of a mix share their dreams.
+        """For each distance d: d, features (B,T-d,F) dreamt so far on from posteriors, and which
+        of them no episode's start lies in the way of (B,T-d). Entry t belongs to step t+d.
+        Objectives of a mix share their dreams.
         """
         for distance in distances:
             while len(self._dreamt) <= distance:
@@ -89,11 +94,15 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def phase(self, update: int) -> int:
-        """Before update number `update`: learn what depends on that number, and say which phase it belongs to."""
+        """Before update number `update`: learn what depends on that number, and say which phase it
+        belongs to.
+        """
         return 0
 
     def after_update(self, mean: Mean) -> None:
-        """Once the weights have moved; `mean` is over the ranks, which must all come to the same."""
+        """Once the weights have moved; `mean` is over the ranks, which must all come to
+        the same.
+        """
 
     def by_hand(self) -> list[Tensor]:
         """Weights that `after_update` moves besides the optimiser."""

@@ -11,7 +11,8 @@ from worldmodel.types import Losses, Metrics
 
 
 class Barlow(Objective):
-    """sum_i (1 - C_ii)^2 + redundancy * sum_{i != j} C_ij^2 of the cross-correlations C over the batch's steps.
+    """sum_i (1 - C_ii)^2 + redundancy * sum_{i != j} C_ij^2 of the cross-correlations C over the
+    batch's steps.
 
     C is one matrix for the whole batch, so every step's loss is the same number.
     """
@@ -41,7 +42,9 @@ def standardised(x: Tensor) -> Tensor:
 
 
 def squared_correlations(a: Tensor, b: Tensor) -> Tensor:
-    """sum_ij (a'b / N)_ij^2 of (N,E) by whichever of a'b (E,E), and aa' and bb' (N,N), is smaller."""
+    """sum_ij (a'b / N)_ij^2 of (N,E) by whichever of a'b (E,E), and aa' and bb' (N,N), is
+    smaller.
+    """
     n, size = a.shape
     total = (a.T @ b).square().sum() if size <= n else ((a @ a.T) * (b @ b.T)).sum()
     return total / n**2

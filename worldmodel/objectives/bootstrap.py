@@ -1,4 +1,6 @@
-"""Predict the slow encoder's embeddings, without negatives (Grill et al. 2020; Guo et al. 2022)."""
+"""Predict the slow encoder's embeddings, without negatives (Grill et al. 2020; Guo et al.
+2022).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from worldmodel.types import Losses, Metrics
 class Bootstrap(Objective):
     """1 - cos(predicted, slow embedding), the prediction from features dreamt some steps on.
 
-    The batch's mean is taken out of the embeddings: it is most of every one, and a constant would guess it.
+    The batch's mean is taken out of the embeddings: it is most of every one, and a constant would
+    guess it.
     """
 
     loss_names = ["bootstrap"]

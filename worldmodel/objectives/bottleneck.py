@@ -1,4 +1,6 @@
-"""An information bottleneck: the reward's likelihood on a budget of nats about the picture (Zhu et al. 2023, RePo)."""
+"""An information bottleneck: the reward's likelihood on a budget of nats about the picture (Zhu et
+al. 2023, RePo).
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,16 @@ from worldmodel.objectives import Context, Mean, Objective
 from worldmodel.schema_objectives import BottleneckConfig
 from worldmodel.types import Losses, Metrics
 
-LEAST = 1e-6  # price: a long wait for a first reward is not to make it so low that the budget bites much later
+# price: a long wait for a first reward is not to make it so low that the budget bites much later
+LEAST = 1e-6
 
 
 class Bottleneck(Objective):
-    """beta * KL(posterior || sg(prior)), beta rising while the KL is above `nats` and falling while below.
+    """beta * KL(posterior || sg(prior)), beta rising while the KL is above `nats` and falling
+    while below.
 
-    It stands for `rep`. The prior's own fit stays the loss `dyn`, whose weight no price should make small.
+    It stands for `rep`. The prior's own fit stays the loss `dyn`, whose weight no price should
+    make small.
     """
 
     loss_names = ["bottleneck"]
@@ -38,7 +43,9 @@ class Bottleneck(Objective):
 
     @torch.no_grad()
     def after_update(self, mean: Mean) -> None:
-        """One step of the dual: the price follows what the KL is over the budget, at most by `rate`."""
+        """One step of the dual: the price follows what the KL is over the budget, at most by
+        `rate`.
+        """
         assert self._kl is not None
         self.log_beta += self.config.rate * (mean(self._kl) / self.config.nats - 1).clamp(-1, 1)
         self.log_beta.clamp_(min=math.log(LEAST))

@@ -1,4 +1,6 @@
-"""InfoNCE between latent features and embeddings (van den Oord et al. 2018); with distances above 0, CPC."""
+"""InfoNCE between latent features and embeddings (van den Oord et al. 2018); with distances above
+0, CPC.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,11 @@ from worldmodel.types import Losses, Metrics
 
 
 class Contrastive(Comparing):
-    """Features c choose their embedding z among the batch's by c'Wz / temperature, or by the cosine of projections.
+    """Features c choose their embedding z among the batch's by c'Wz / temperature, or by the
+    cosine of projections.
 
-    W = Q'K has at most rank `size`. CPC's step-wise W_k are dreams here: c of d steps later is dreamt with the actions
-    that were done, so that the transition learns from it too.
+    W = Q'K has at most rank `size`. CPC's step-wise W_k are dreams here: c of d steps later is
+    dreamt with the actions that were done, so that the transition learns from it too.
     """
 
     loss_names = ["contrastive"]

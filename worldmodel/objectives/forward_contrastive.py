@@ -1,4 +1,6 @@
-"""The contrastive forward model: a dreamt next latent must find the picture that came (Yan et al. 2020)."""
+"""The contrastive forward model: a dreamt next latent must find the picture that came (Yan et al.
+2020).
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,12 @@ from worldmodel.types import Losses, Metrics
 
 
 class ForwardContrastive(Comparing):
-    """-log h(f(z_t, a_t), z_{t+1}) / sum_j h(f(z_t, a_t), z_j), with h = exp(-|z1 - z2|^2) or exp(z1'z2).
+    """-log h(f(z_t, a_t), z_{t+1}) / sum_j h(f(z_t, a_t), z_j).
 
-    z = g(picture) is read off the embedding, f(z_t, a_t) off the features that the transition dreams one step on.
+    h is exp(-|z1 - z2|^2) or exp(z1'z2).
+
+    z = g(picture) is read off the embedding, f(z_t, a_t) off the features that the transition
+    dreams one step on.
     """
 
     loss_names = ["forward_contrastive"]
@@ -27,8 +32,12 @@ class ForwardContrastive(Comparing):
 
     def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
         seen = self.see(ctx.aim(self.config.target))
-        loss, metrics = contest(ctx, [1], self.config.negatives, self.predict, seen, self._similarity)
-        return {"forward_contrastive": loss}, {f"forward_contrastive/{k}": v for k, v in metrics.items()}
+        loss, metrics = contest(
+            ctx, [1], self.config.negatives, self.predict, seen, self._similarity
+        )
+        return {"forward_contrastive": loss}, {
+            f"forward_contrastive/{k}": v for k, v in metrics.items()
+        }
 
     def _similarity(self, predicted: Tensor, seen: Tensor) -> Tensor:
         dot = predicted @ seen.T

@@ -1,4 +1,6 @@
-"""Inverse and forward model together: keep what the agent controls (Agrawal et al. 2016; Pathak et al. 2017)."""
+"""Inverse and forward model together: keep what the agent controls (Agrawal et al. 2016; Pathak et
+al. 2017).
+"""
 
 from __future__ import annotations
 
@@ -15,16 +17,20 @@ from worldmodel.types import ActionSpace, Losses, Metrics
 
 
 class Inverse(Comparing):
-    """a_t from (z_t, z_{t+d}, d), and z from the features of the same step and from those dreamt d steps on.
+    """a_t from (z_t, z_{t+d}, d), and z from the features of the same step and from those dreamt d
+    steps on.
 
-    z = norm(P embedding - mean) is the picture's alone: a latent has been told the action by the transition, and would
-    give it away. What z learns by the inverse model, the latent has to hold and to predict for the forward model. The
-    norm keeps z from shrinking, which would please the forward model.
+    z = norm(P embedding - mean) is the picture's alone: a latent has been told the action by the
+    transition, and would give it away. What z learns by the inverse model, the latent has to hold
+    and to predict for the forward model. The norm keeps z from shrinking, which would please the
+    forward model.
     """
 
     loss_names = ["inverse", "inverse_forward"]
 
-    def __init__(self, feat: int, embed: int, space: ActionSpace, units: int, config: InverseConfig):
+    def __init__(
+        self, feat: int, embed: int, space: ActionSpace, units: int, config: InverseConfig
+    ):
         super().__init__()
         self.space, self.config = space, config
         self.see = Exact(embed, config.size)
@@ -39,10 +45,14 @@ class Inverse(Comparing):
         for d, feat, unbroken in ctx.ahead([0, *self.config.distances]):
             aim = seen.detach() if self.config.target == "stop" else seen
             forth.add(d, 0.5 * (self.predict(feat) - aim[:, d:]).square().sum(-1), unbroken)
-        return {"inverse": back, "inverse_forward": self.config.forward * forth.mean()}, {"inverse/known": known}
+        return {"inverse": back, "inverse_forward": self.config.forward * forth.mean()}, {
+            "inverse/known": known
+        }
 
     def _backwards(self, ctx: Context, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """-log likelihood (B,T) of the action done first, and the share of actions guessed right."""
+        """-log likelihood (B,T) of the action done first, and the share of actions
+        guessed right.
+        """
         action, length = ctx.batch["prev_action"], seen.shape[1]
         loss, hits = Average(ctx.batch["is_first"]), Average(ctx.batch["is_first"])
         codes = torch.eye(len(self.config.distances), device=seen.device)
@@ -60,10 +70,14 @@ class Inverse(Comparing):
         self.centre.after_update(mean)
 
     def _loss(self, read: Tensor, action: Tensor) -> Tensor:
-        """-log likelihood (...,): a category per group, or a Gaussian of unit variance up to a constant."""
+        """-log likelihood (...,): a category per group, or a Gaussian of unit variance up
+        to a constant.
+        """
         if not self.space.discrete:
             return 0.5 * (read - action).square().sum(-1)
-        return -torch.stack([(a * r.log_softmax(-1)).sum(-1) for r, a in self._groups(read, action)]).sum(0)
+        return -torch.stack(
+            [(a * r.log_softmax(-1)).sum(-1) for r, a in self._groups(read, action)]
+        ).sum(0)
 
     def _hits(self, read: Tensor, action: Tensor) -> Tensor:
         """Share of groups guessed right, or of numbers whose sign was."""
@@ -77,4 +91,8 @@ class Inverse(Comparing):
         return list(zip(read.split(sizes, -1), action.split(sizes, -1), strict=True))
 
     def distance(self, feat: Tensor, embed: Tensor) -> Tensor:
-        return (self.predict(feat) - self._normed(self.centre.alone(self.see(embed)))).square().sum(-1)
+        return (
+            (self.predict(feat) - self._normed(self.centre.alone(self.see(embed))))
+            .square()
+            .sum(-1)
+        )

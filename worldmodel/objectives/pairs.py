@@ -33,7 +33,8 @@ def contest(
     keys: Tensor,
     similarity: Callable[[Tensor, Tensor], Tensor],
 ) -> tuple[Tensor, Metrics]:
-    """InfoNCE: -log softmax of the similarity with the right key (B,T,S), averaged over distances: (B,T).
+    """InfoNCE: -log softmax of the similarity with the right key (B,T,S), averaged over distances:
+    (B,T).
 
     `similarity` takes queries (M,S) and keys (N,S) to (M,N). Also the share of contests won.
     """

@@ -1,4 +1,6 @@
-"""Online clusters whose balanced assignments the latent predicts (Caron et al. 2020; Deng et al. 2022, DreamerPro)."""
+"""Online clusters whose balanced assignments the latent predicts (Caron et al. 2020; Deng et al.
+2022, DreamerPro).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from worldmodel.types import Losses, Metrics
 
 
 class Prototypes(Objective):
-    """Cross-entropy of softmax(cos(x, centres) / temperature) with Sinkhorn's assignment of the slow encoder's view.
+    """Cross-entropy of softmax(cos(x, centres) / temperature) with Sinkhorn's assignment of the
+    slow encoder's view.
 
     `prototypes` asks it of x read off the features, `prototypes_view` of x read off the embedding.
     """
@@ -37,9 +40,14 @@ class Prototypes(Objective):
         centres = self.centres.detach() if self.frozen else self.centres
         centres = F.normalize(centres, dim=-1)
         with torch.no_grad():
-            targets = sinkhorn(cosines(centred(self.slow(ctx.slow)), centres) / config.sharpness, config.rounds)
+            targets = sinkhorn(
+                cosines(centred(self.slow(ctx.slow)), centres) / config.sharpness, config.rounds
+            )
         losses = {}
-        for name, x in (("prototypes", self.from_feat(ctx.feat)), ("prototypes_view", self.from_embed(ctx.embed))):
+        for name, x in (
+            ("prototypes", self.from_feat(ctx.feat)),
+            ("prototypes_view", self.from_embed(ctx.embed)),
+        ):
             logs = (cosines(x, centres) / config.temperature).log_softmax(-1)
             losses[name] = -(targets * logs).sum(-1).view(shape)
         return losses, {"prototypes/sure": targets.amax(-1).mean()}
@@ -64,7 +72,9 @@ def cosines(x: Tensor, centres: Tensor) -> Tensor:
 
 
 def sinkhorn(scores: Tensor, rounds: int) -> Tensor:
-    """Soft assignments (N,K), rows of sum 1, in which every cluster gets about the same share of the rows."""
+    """Soft assignments (N,K), rows of sum 1, in which every cluster gets about the same share of
+    the rows.
+    """
     logs = scores
     for _ in range(rounds):
         logs = logs - logs.logsumexp(0)

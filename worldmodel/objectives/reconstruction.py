@@ -14,7 +14,8 @@ from worldmodel.types import Losses, Metrics
 class Reconstruction(Objective):
     """Unit-variance Gaussian log-likelihood of pixels and vector, up to a constant; losses (B,T).
 
-    Pictures are the dear part: `share` of the T steps stand for all of them, drawn anew each time, or `even`ly spaced.
+    Pictures are the dear part: `share` of the T steps stand for all of them, drawn anew each time,
+    or `even`ly spaced.
     """
 
     def __init__(

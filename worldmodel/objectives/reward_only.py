@@ -1,4 +1,6 @@
-"""Nothing but reward and continuation, read off dreams as well (as in MuZero, Schrittwieser et al. 2020)."""
+"""Nothing but reward and continuation, read off dreams as well (as in MuZero, Schrittwieser et al.
+2020).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from worldmodel.types import Losses, Metrics
 
 
 class RewardOnly(Objective):
-    """The heads' losses on features dreamt some steps on with the real actions; the picture is asked for nothing."""
+    """The heads' losses on features dreamt some steps on with the real actions; the picture is
+    asked for nothing.
+    """
 
     loss_names = ["dreamt_reward", "dreamt_cont"]
 

@@ -2,8 +2,9 @@
 
     planner(score_fn, mean, std, proposal, generator) -> plan (B,H,A)
 
-`score_fn` maps candidates (B,N,H,A) to scores (B,N), higher is better. `mean` and `std` (B,H,A) are where the search
-starts; a proposal (box or one-hot) draws legal candidates around them and refits them to weighted candidates.
+`score_fn` maps candidates (B,N,H,A) to scores (B,N), higher is better. `mean` and `std` (B,H,A)
+are where the search starts; a proposal (box or one-hot) draws legal candidates around them and
+refits them to weighted candidates.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ ScoreFn = Callable[[Tensor], Tensor]
 def checked_scores(score_fn: ScoreFn, candidates: Tensor) -> Tensor:
     """Scores (B,N) of candidates (B,N,H,A), non-finite ones set to the worst."""
     scores = score_fn(candidates)
-    assert scores.shape == candidates.shape[:2], f"scores {scores.shape} for candidates {candidates.shape}"
+    assert scores.shape == candidates.shape[:2], (
+        f"scores {scores.shape} for candidates {candidates.shape}"
+    )
     return scores.float().nan_to_num(nan=-1e30, posinf=-1e30, neginf=-1e30)
 
 

@@ -1,4 +1,6 @@
-"""The cross-entropy method (PlaNet, algorithm 2), and what iCEM adds to it: kept elites and fewer draws each round."""
+"""The cross-entropy method (PlaNet, algorithm 2), and what iCEM adds to it: kept elites and fewer
+draws each round.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,9 @@ from worldmodel.planners.proposals import Box, OneHot
 class CEM:
     """Refit the search distribution to the elites, `iterations` times; the plan is the last mean.
 
-    A share `keep` of a round's elites stands again in the next, to be scored anew: where the model draws its latents, a
-    good score may have been luck. Each round draws `decay` times fewer candidates, never fewer than four for an elite.
+    A share `keep` of a round's elites stands again in the next, to be scored anew: where the model
+    draws its latents, a good score may have been luck. Each round draws `decay` times fewer
+    candidates, never fewer than four for an elite.
     """
 
     candidates: int
@@ -40,7 +43,9 @@ class CEM:
         for count in self.counts():
             drawn = proposal.sample(mean, std, count - kept.shape[1], generator)
             candidates = torch.cat([drawn, kept], 1)
-            best = take(candidates, checked_scores(score_fn, candidates).topk(self.elites, 1).indices)
+            best = take(
+                candidates, checked_scores(score_fn, candidates).topk(self.elites, 1).indices
+            )
             kept = best[:, : math.ceil(self.keep * self.elites)]
             new_mean, std = proposal.refit(best, weights)
             mean = torch.lerp(new_mean, mean, self.momentum)
@@ -49,4 +54,6 @@ class CEM:
     def counts(self) -> list[int]:
         """Candidates of each round, the kept ones among them."""
         fewest = min(4 * self.elites, self.candidates)
-        return [max(round(self.candidates * self.decay**-i), fewest) for i in range(self.iterations)]
+        return [
+            max(round(self.candidates * self.decay**-i), fewest) for i in range(self.iterations)
+        ]

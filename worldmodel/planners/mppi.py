@@ -13,9 +13,11 @@ from worldmodel.planners.proposals import Box, OneHot
 
 @dataclass(frozen=True)
 class MPPI:
-    """Refit to elites weighted by exp(score / temperature), scores scaled to unit spread so that temperature is one.
+    """Refit to elites weighted by exp(score / temperature), scores scaled to unit spread so that
+    temperature is one.
 
-    The spread is taken over the elites; without scaling, the temperature would depend on the task's reward scale.
+    The spread is taken over the elites; without scaling, the temperature would depend on the
+    task's reward scale.
     """
 
     candidates: int

@@ -1,4 +1,6 @@
-"""Where candidates come from: a Gaussian cut to the box, or one-hot draws from group probabilities."""
+"""Where candidates come from: a Gaussian cut to the box, or one-hot draws from group
+probabilities.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +13,34 @@ from worldmodel.types import ActionSpace
 class Box:
     """Continuous actions within [low, high]; the search distribution is N(mean, std), clamped.
 
-    Noise may be coloured over a plan's steps: power falls as frequency^-color, so that plans push one way for longer.
+    Noise may be coloured over a plan's steps: power falls as frequency^-color, so that plans push
+    one way for longer.
     """
 
     def __init__(
-        self, low: float = -1.0, high: float = 1.0, init_std: float = 1.0, min_std: float = 0.05, color: float = 0.0
+        self,
+        low: float = -1.0,
+        high: float = 1.0,
+        init_std: float = 1.0,
+        min_std: float = 0.05,
+        color: float = 0.0,
     ):
-        self.low, self.high, self.init_std, self.min_std, self.color = low, high, init_std, min_std, color
+        self.low, self.high, self.init_std, self.min_std, self.color = (
+            low,
+            high,
+            init_std,
+            min_std,
+            color,
+        )
 
     def start(self, batch: int, horizon: int, size: int) -> tuple[Tensor, Tensor]:
         """The broad beginning of a search: mean, std (B,H,A)."""
         mean = torch.full((batch, horizon, size), (self.low + self.high) / 2)
         return mean, torch.full_like(mean, self.init_std)
 
-    def sample(self, mean: Tensor, std: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    def sample(
+        self, mean: Tensor, std: Tensor, count: int, generator: torch.Generator | None
+    ) -> Tensor:
         batch, *rest = mean.shape
         noise = torch.randn(batch, count, *rest, generator=generator, device=mean.device)
         if self.color:
@@ -53,7 +69,9 @@ class Box:
 
 
 def coloured(white: Tensor, color: float) -> Tensor:
-    """White noise (...,H,A) made to fall off as frequency^-color over H, of unit variance still."""
+    """White noise (...,H,A) made to fall off as frequency^-color over H, of unit variance
+    still.
+    """
     horizon = white.shape[-2]
     frequency = torch.fft.fftfreq(horizon, device=white.device).abs().clamp(min=1 / horizon)
     gain = frequency ** (-color / 2)
@@ -73,12 +91,16 @@ class OneHot:
         mean = probs.expand(batch, horizon, size).clone()
         return mean, torch.ones_like(mean)
 
-    def sample(self, mean: Tensor, std: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    def sample(
+        self, mean: Tensor, std: Tensor, count: int, generator: torch.Generator | None
+    ) -> Tensor:
         batch, horizon, _ = mean.shape
         picks = []
         for probs in mean.split(list(self.space.groups), -1):
             probs = (1 - self.floor) * probs + self.floor / probs.shape[-1]
-            drawn = torch.multinomial(probs.flatten(0, 1), count, replacement=True, generator=generator)
+            drawn = torch.multinomial(
+                probs.flatten(0, 1), count, replacement=True, generator=generator
+            )
             picks.append(drawn.unflatten(0, (batch, horizon)).permute(0, 2, 1))
         return self.space.one_hot(picks)
 
@@ -94,19 +116,27 @@ class OneHot:
         return self.space.one_hot([p.argmax(-1) for p in mean.split(list(self.space.groups), -1)])
 
     def resume(self, plan: Tensor, fresh: Tensor) -> Tensor:
-        """Half way between the old plan, whose codes are certain, and every code alike: so it can still be left."""
+        """Half way between the old plan, whose codes are certain, and every code alike: so it can
+        still be left.
+        """
         return 0.5 * (plan + fresh)
 
 
 class Seeded:
-    """Another proposal whose last candidates are always the same given ones (B,P,H,A), say an actor's plans."""
+    """Another proposal whose last candidates are always the same given ones (B,P,H,A), say an
+    actor's plans.
+    """
 
     def __init__(self, inner: Box | OneHot, drafts: Tensor):
         self.inner, self.drafts = inner, drafts
 
-    def sample(self, mean: Tensor, std: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    def sample(
+        self, mean: Tensor, std: Tensor, count: int, generator: torch.Generator | None
+    ) -> Tensor:
         drafts = self.drafts[:, : count - 1]
-        return torch.cat([self.inner.sample(mean, std, count - drafts.shape[1], generator), drafts], 1)
+        return torch.cat(
+            [self.inner.sample(mean, std, count - drafts.shape[1], generator), drafts], 1
+        )
 
     def refit(self, candidates: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         return self.inner.refit(candidates, weights)
@@ -115,5 +145,9 @@ class Seeded:
         return self.inner.finish(mean)
 
 
-def make_proposal(space: ActionSpace, init_std: float, min_std: float, color: float) -> Box | OneHot:
-    return OneHot(space) if space.discrete else Box(init_std=init_std, min_std=min_std, color=color)
+def make_proposal(
+    space: ActionSpace, init_std: float, min_std: float, color: float
+) -> Box | OneHot:
+    return (
+        OneHot(space) if space.discrete else Box(init_std=init_std, min_std=min_std, color=color)
+    )

@@ -1,1 +1,3 @@
-"""Driving a dream by hand, beside the simulator: a session, its server on this machine alone, and the page."""
+"""Driving a dream by hand, beside the simulator: a session, its server on this machine alone, and
+the page.
+"""

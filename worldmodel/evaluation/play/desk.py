@@ -1,4 +1,6 @@
-"""Work that many threads hand to the one that computes: models, simulators and their drawing belong to one thread."""
+"""Work that many threads hand to the one that computes: models, simulators and their drawing
+belong to one thread.
+"""
 
 from __future__ import annotations
 

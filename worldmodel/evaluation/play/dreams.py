@@ -1,4 +1,6 @@
-"""Several dreams of the same actions side by side: the first is shown, the others say how sure it is."""
+"""Several dreams of the same actions side by side: the first is shown, the others say how sure it
+is.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ BEHAVIORS = {"actor_critic": "the actor", "mpc": "the planner", "random": "rando
 class Look:
     """What a moment of a dream shows (a picture (H,W,3) uint8 where the model draws) and expects.
 
-    `spread` is the standard deviation over the dreams, of decoded pixels in [0, 1], else of features, on average.
+    `spread` is the standard deviation over the dreams, of decoded pixels in [0, 1], else of
+    features, on average.
     """
 
     picture: np.ndarray | None
@@ -36,7 +39,9 @@ class Look:
 
 
 class Dreams:
-    """Every call draws from a seed of its own, so that the same way through a dream is the same dream again."""
+    """Every call draws from a seed of its own, so that the same way through a dream is the same
+    dream again.
+    """
 
     def __init__(self, run: Run, count: int = DREAMS):
         self.run, self.model, self.agent, self.count = run, run.model, run.agent, count
@@ -65,20 +70,36 @@ class Dreams:
             policy = self.run.policy
             value = float(policy.value(feat[:1])) if policy is not None else None
             pictures = self.model.decode(feat[None])[0].float().clamp(0, 1) if self.draws else None
-        spread = float((feat.float() if pictures is None else pictures).std(0, unbiased=False).mean())
-        return Look(None if pictures is None else to_pixels(pictures[0]).cpu().numpy(), reward, cont, value, spread)
+        spread = float(
+            (feat.float() if pictures is None else pictures).std(0, unbiased=False).mean()
+        )
+        return Look(
+            None if pictures is None else to_pixels(pictures[0]).cpu().numpy(),
+            reward,
+            cont,
+            value,
+            spread,
+        )
 
     @torch.no_grad()
-    def choose(self, name: str, state: State, kept: State | None, seed: int) -> tuple[np.ndarray, State]:
-        """What a driver does in the first dream (A,), and what it keeps; without what it kept it begins anew."""
+    def choose(
+        self, name: str, state: State, kept: State | None, seed: int
+    ) -> tuple[np.ndarray, State]:
+        """What a driver does in the first dream (A,), and what it keeps; without what it kept it
+        begins anew.
+        """
         behavior = self.drivers[name]
         fresh = torch.tensor([kept is None], device=self.agent.device)
         first = {k: v[:1] for k, v in state.items()}
         with autocast(self.agent.device, self.agent.precision):
-            action, kept = behavior.act(first, kept or behavior.init(1), fresh, "eval", self._generator(seed))
+            action, kept = behavior.act(
+                first, kept or behavior.init(1), fresh, "eval", self._generator(seed)
+            )
         vector = action[0].float().cpu().numpy()
         if not np.isfinite(vector).all():
-            raise ValueError(f"{BEHAVIORS[name]} chose an action that is no number; nothing was done")
+            raise ValueError(
+                f"{BEHAVIORS[name]} chose an action that is no number; nothing was done"
+            )
         return vector, kept
 
     def _generator(self, seed: int) -> torch.Generator:
@@ -86,7 +107,9 @@ class Dreams:
 
 
 def drivers(run: Run) -> tuple[dict[str, Any], list[str]]:
-    """What can drive a run besides a hand, by the name of the behaviour, its own first; and a line on what cannot."""
+    """What can drive a run besides a hand, by the name of the behaviour, its own first; and a line
+    on what cannot.
+    """
     own = run.config.behavior.name
     found: dict[str, Any] = {own: run.agent.behavior}
     left_out = []
@@ -94,5 +117,7 @@ def drivers(run: Run) -> tuple[dict[str, Any], list[str]]:
         try:
             found[name] = run.driven([("behavior.name", name)]).agent.behavior
         except (RunError, ConfigError):
-            left_out.append(f"{BEHAVIORS[name]} cannot drive: this run trained no actor and no critic")
+            left_out.append(
+                f"{BEHAVIORS[name]} cannot drive: this run trained no actor and no critic"
+            )
     return found, left_out

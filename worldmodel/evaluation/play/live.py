@@ -27,14 +27,29 @@ from worldmodel.stop import Stop
 PAGE = Path(__file__).with_name("page.html")
 
 
-def play(run: Run, make: Callable[[str], Any], reset: Callable[[int], Any], directory: Path, *, seed: int,
-         context: int, port: int, browse: bool) -> None:  # fmt: skip
+def play(
+    run: Run,
+    make: Callable[[str], Any],
+    reset: Callable[[int], Any],
+    directory: Path,
+    *,
+    seed: int,
+    context: int,
+    port: int,
+    browse: bool,
+) -> None:
     """Serve until a signal asks for a stop."""
     stop = Stop()
     build.check_goal(run.config, run.model)
     obs = run.config.env.obs
     envs, why = first_made(make, ["both", obs] if obs == "state" else [obs])
-    notes = [] if envs else [f"the environment can't be made here ({why}): there is no simulator beside the dream"]
+    notes = (
+        []
+        if envs
+        else [
+            f"the environment can't be made here ({why}): there is no simulator beside the dream"
+        ]
+    )
     with envs or contextlib.nullcontext():
         answers = opened(run, envs, reset, directory, seed, context, notes)
         looks = {n: getattr(answers, n) for n in ("state", "moment")}
@@ -52,9 +67,18 @@ def play(run: Run, make: Callable[[str], Any], reset: Callable[[int], Any], dire
     say("stopped")
 
 
-def opened(run: Run, envs: Any | None, reset: Callable[[int], Any], directory: Path, seed: int, context: int,
-           notes: list[str]) -> Answers:  # fmt: skip
-    """A session at its first step, ready to answer; RunError where there is nothing to begin from."""
+def opened(
+    run: Run,
+    envs: Any | None,
+    reset: Callable[[int], Any],
+    directory: Path,
+    seed: int,
+    context: int,
+    notes: list[str],
+) -> Answers:
+    """A session at its first step, ready to answer; RunError where there is nothing to
+    begin from.
+    """
     dreams, replay = Dreams(run), ReplayStarts(run)
     simulator = Simulator(envs, reset, playing(run, envs, reset, seed)[0].to_env) if envs else None
     session = Session(dreams, simulator, replay, seed, context)
@@ -63,7 +87,10 @@ def opened(run: Run, envs: Any | None, reset: Callable[[int], Any], directory: P
     elif replay.count:
         session.from_replay(-1, 0)
     else:
-        raise RunError(f"{run.path}: {'; '.join(notes)}; {replay.why}: there is nothing to begin a dream from", 4)
+        raise RunError(
+            f"{run.path}: {'; '.join(notes)}; {replay.why}: no rollout can start",
+            4,
+        )
     notes = [*notes, *dreams.left_out, *([replay.why] if replay.why else [])]
     if not dreams.draws:
         notes.append("this model cannot draw: its dreams are shown as curves only")
@@ -72,5 +99,7 @@ def opened(run: Run, envs: Any | None, reset: Callable[[int], Any], directory: P
 
 
 def has_screen() -> bool:
-    """Whether a browser could open a window; one that lives in the terminal would take the terminal over."""
+    """Whether a browser could open a window; one that lives in the terminal would take the
+    terminal over.
+    """
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

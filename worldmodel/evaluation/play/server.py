@@ -1,6 +1,8 @@
-"""The page's server: on 127.0.0.1 alone, for whoever knows the token, and for no page of another site.
+"""The page's server: on 127.0.0.1 alone, for whoever knows the token, and for no page of another
+site.
 
-A site whose name is made to lead to 127.0.0.1 (DNS rebinding) still sends its own name as Host and Origin.
+A site whose name is made to lead to 127.0.0.1 (DNS rebinding) still sends its own name as Host and
+Origin.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ HOST = "127.0.0.1"
 MOST_BODY = 1 << 16
 IDLE_S = 60.0  # after which a silent connection is closed
 POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
+    "connect-src 'self'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 Question = Callable[[dict[str, Any]], dict[str, Any]]
@@ -42,19 +45,30 @@ class Refused(Exception):
 
 
 class Server(ThreadingHTTPServer):
-    """`looks` are asked by GET and change nothing but what is looked at, `deeds` by POST; both at the desk."""
+    """`looks` are asked by GET and change nothing but what is looked at, `deeds` by POST; both at
+    the desk.
+    """
 
     daemon_threads = True
     request_queue_size = 128  # five, as is usual, make a browser wait a second for the sixth
 
-    def __init__(self, port: int, desk: Desk, page: bytes, looks: dict[str, Question], deeds: dict[str, Question]):
+    def __init__(
+        self,
+        port: int,
+        desk: Desk,
+        page: bytes,
+        looks: dict[str, Question],
+        deeds: dict[str, Question],
+    ):
         self.desk, self.page, self.looks, self.deeds = desk, page, looks, deeds
         self.token = secrets.token_urlsafe(24)
         try:
             super().__init__((HOST, port), Handler)
         except OSError as error:
             raise RunError(
-                f"--port: {port} cannot be had ({error.strerror or error}); give another, or 0 for any that is free", 74
+                f"--port: {port} cannot be had ({error.strerror or error}); give another, or 0 "
+                f"for any that is free",
+                74,
             ) from None
         self.hosts = {f"{name}:{self.server_port}" for name in (HOST, "localhost")}
 
@@ -89,7 +103,9 @@ class Handler(BaseHTTPRequestHandler):
         """Quiet: the page asks many times a second."""
 
     def _answered(self, answer: Callable[[str], tuple[bytes, str]]) -> None:
-        """An answer, or one line about why there is none; whatever was not read then goes with the connection."""
+        """An answer, or one line about why there is none; whatever was not read then goes with the
+        connection.
+        """
         try:
             self._send(HTTPStatus.OK, *answer(self._allowed()))
         except Refused as error:
@@ -102,17 +118,24 @@ class Handler(BaseHTTPRequestHandler):
             raise
         except Exception as error:
             log.exception("a question could not be answered")
-            self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}; the terminal says more")
+            self._refuse(
+                HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}; the terminal says more"
+            )
 
     def _allowed(self) -> str:
         """What is asked for, once it is known that it may be."""
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
-        if host not in self.server.hosts or (origin is not None and origin.removeprefix("http://") != host):
+        if host not in self.server.hosts or (
+            origin is not None and origin.removeprefix("http://") != host
+        ):
             raise Refused(HTTPStatus.FORBIDDEN, "only pages of this server are answered")
         _, _, rest = self.path.partition("/")
         token, _, asked = rest.partition("/")
         if not hmac.compare_digest(token.encode("latin-1", "replace"), self.server.token.encode()):
-            raise Refused(HTTPStatus.FORBIDDEN, "the address lacks its token: open the one that the terminal shows")
+            raise Refused(
+                HTTPStatus.FORBIDDEN,
+                "the address lacks its token: open the one that the terminal shows",
+            )
         return asked
 
     def _looked(self, asked: str) -> tuple[bytes, str]:
@@ -139,7 +162,9 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(HTTPStatus.BAD_REQUEST, "give a JSON object")
         return self._put(self.server.deeds, name, asked)
 
-    def _put(self, questions: dict[str, Question], name: str, asked: dict[str, Any]) -> tuple[bytes, str]:
+    def _put(
+        self, questions: dict[str, Question], name: str, asked: dict[str, Any]
+    ) -> tuple[bytes, str]:
         if name not in questions:
             raise Refused(HTTPStatus.NOT_FOUND, "there is no such question")
         found = self.server.desk.ask(partial(questions[name], asked))
@@ -147,13 +172,20 @@ class Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, status: HTTPStatus, line: str) -> None:
         self.close_connection = True
-        self._send(status, json.dumps({"error": " ".join(line.split())}).encode(), "application/json")
+        self._send(
+            status, json.dumps({"error": " ".join(line.split())}).encode(), "application/json"
+        )
 
     def _send(self, status: HTTPStatus, body: bytes, kind: str) -> None:
         self.send_response(status)
-        headers = {"Content-Type": kind, "Content-Length": str(len(body)), "Cache-Control": "no-store",
-                   "Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff",
-                   "Referrer-Policy": "no-referrer"}  # fmt: skip
+        headers = {
+            "Content-Type": kind,
+            "Content-Length": str(len(body)),
+            "Cache-Control": "no-store",
+            "Content-Security-Policy": POLICY,
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+        }
         if self.close_connection:
             headers["Connection"] = "close"
         for name, value in headers.items():

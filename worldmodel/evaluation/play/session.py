@@ -1,4 +1,6 @@
-"""A dream that is driven step by step, beside the simulator; a function of the seed and of what was done."""
+"""A dream that is driven step by step, beside the simulator; a function of the seed and of what
+was done.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ CLIP_FPS = 15
 
 @dataclass
 class Real:
-    """What the simulator answered; nothing where it takes no part. `over` says how its episode ended."""
+    """What the simulator answered; nothing where it takes no part. `over` says how its episode
+    ended.
+    """
 
     picture: np.ndarray | None = None
     reward: float | None = None
@@ -36,7 +40,9 @@ class Real:
 
 @dataclass
 class Moment:
-    """A step of the dream: the action (A,) that led to it and whose it was, what is dreamt and what is real."""
+    """A step of the dream: the action (A,) that led to it and whose it was, what is dreamt and
+    what is real.
+    """
 
     state: State
     look: Look
@@ -47,13 +53,22 @@ class Moment:
 
 
 class Session:
-    """`history` up to now and beyond; `at` is the step that is looked at, and from which `step` goes on.
+    """`history` up to now and beyond; `at` is the step that is looked at, and from which `step`
+    goes on.
 
-    What lay beyond is then given up. The luck of a step depends on the start and on the step's number alone: whoever
-    goes back and does the same again dreams the same again, and other actions meet the same luck.
+    What lay beyond is then given up. The luck of a step depends on the start and on the step's
+    number alone: whoever goes back and does the same again dreams the same again, and other
+    actions meet the same luck.
     """
 
-    def __init__(self, dreams: Dreams, simulator: Simulator | None, replay: ReplayStarts, seed: int, context: int):
+    def __init__(
+        self,
+        dreams: Dreams,
+        simulator: Simulator | None,
+        replay: ReplayStarts,
+        seed: int,
+        context: int,
+    ):
         self.dreams, self.simulator, self.replay = dreams, simulator, replay
         self.seed, self.context = seed, context
         self.seeds = episode_seeds(seed, ENTROPY)
@@ -67,7 +82,9 @@ class Session:
     def new_episode(self) -> Moment:
         """From the first step of an episode that nothing was trained on."""
         if self.simulator is None:
-            raise ValueError("there is no simulator to begin a new episode with: begin at a step of the replay")
+            raise ValueError(
+                "there is no simulator to begin a new episode with: begin at a step of the replay"
+            )
         number = self.number
         seed = self.seeds(0, number)
         first = self._simulated(seed, ())
@@ -75,9 +92,13 @@ class Session:
             raise ValueError(f"no new episode: {self.note}")
         self.number += 1
         nothing = np.zeros((0, self.dreams.run.action_space.size), np.float32)
-        rows = {k: v[None] for k, v in first.obs.items()} | {"prev_action": np.zeros((1, nothing.shape[1]), np.float32)}
+        rows = {k: v[None] for k, v in first.obs.items()} | {
+            "prev_action": np.zeros((1, nothing.shape[1]), np.float32)
+        }
         self.note = ""
-        return self._begin(Start(f"new episode {number}, seed {seed}", (0, number), rows, seed, nothing), first)
+        return self._begin(
+            Start(f"new episode {number}, seed {seed}", (0, number), rows, seed, nothing), first
+        )
 
     def from_replay(self, episode: int, step: int) -> Moment:
         """From a step of a replay's episode; the simulator is brought there where it can be."""
@@ -86,18 +107,31 @@ class Session:
         there = None
         if self.simulator is not None and start.seed is not None:
             there = self._simulated(start.seed, start.actions)
-            if there is None or any(not np.array_equal(v, start.rows[k][-1]) for k, v in there.obs.items()
-                                    if k in start.rows):  # fmt: skip
+            if there is None or any(
+                not np.array_equal(v, start.rows[k][-1])
+                for k, v in there.obs.items()
+                if k in start.rows
+            ):
                 there = None
-                self.note = self.note or "the simulator did not come to this step again: the dream goes on alone"
+                self.note = (
+                    self.note
+                    or "the simulator did not come to this step again: the dream goes on alone"
+                )
         elif self.simulator is not None:
-            self.note = "the seed of this episode is not known: the dream goes on without the simulator"
+            self.note = (
+                "the seed of this episode is not known: the dream goes on without the simulator"
+            )
         return self._begin(start, there)
 
     def step(self, driver: str = HAND, action: Any = None) -> Moment:
-        """One step on from `at`, by hand with an action or by a driver's; what lay beyond is given up."""
+        """One step on from `at`, by hand with an action or by a driver's; what lay beyond is given
+        up.
+        """
         if self.at + 1 >= MOST_STEPS:
-            raise ValueError(f"this dream is {MOST_STEPS} steps long, the most that is kept: go back, or begin anew")
+            raise ValueError(
+                f"this dream is {MOST_STEPS} steps long, the most that is kept: go back, or "
+                f"begin anew"
+            )
         here, luck = self.history[self.at], self._luck(self.at + 1)
         kept: State = {}
         if driver == HAND:
@@ -106,7 +140,9 @@ class Session:
             before = here.kept if here.driver == driver else None
             vector, kept = self.dreams.choose(driver, here.state, before, seed_of(luck, 1))
         else:
-            raise ValueError(f"driver: {driver!r} is not one of {', '.join([HAND, *self.dreams.drivers])}")
+            raise ValueError(
+                f"driver: {driver!r} is not one of {', '.join([HAND, *self.dreams.drivers])}"
+            )
         state = self.dreams.advance(here.state, vector, luck)
         real = self._really(vector)
         del self.history[self.at + 1 :]
@@ -117,39 +153,53 @@ class Session:
     def rewind(self, at: int) -> Moment:
         """Look at another step of the history; the next step branches off there."""
         if not 0 <= at < len(self.history):
-            raise ValueError(f"at: there is no step {at}; the dream has steps 0 to {len(self.history) - 1}")
+            raise ValueError(
+                f"at: there is no step {at}; the dream has steps 0 to {len(self.history) - 1}"
+            )
         self.at = at
         return self.history[at]
 
     def clip(self, directory: Path, first: int, last: int) -> Path:
         """Steps first to last as a GIF, dreamt left, real right; a file of its own every time."""
         if not 0 <= first < last < len(self.history):
-            raise ValueError(f"a clip goes from one step to a later one, of 0 to {len(self.history) - 1}")
+            raise ValueError(
+                f"a clip goes from one step to a later one, of 0 to {len(self.history) - 1}"
+            )
         sides = [[m.look.picture for m in self.history[first : last + 1]]]
         if all(m.real.picture is not None for m in self.history[first : last + 1]):
             sides.append([m.real.picture for m in self.history[first : last + 1]])
         if sides[0][0] is None:
             raise ValueError("there is nothing to make a clip of: this model cannot draw")
-        frames = np.concatenate([np.stack([p for p in side if p is not None]) for side in sides], 2)
+        frames = np.concatenate(
+            [np.stack([p for p in side if p is not None]) for side in sides], 2
+        )
         number = 0
         while (path := directory / f"play-{number:03}.gif").exists():
             number += 1
         return media.save_gif(path, frames, CLIP_FPS)
 
     def vector(self, action: Any) -> np.ndarray:
-        """An action by hand, numbers in [-1, 1] or one choice per group, as the model's vector (A,)."""
+        """An action by hand, numbers in [-1, 1] or one choice per group, as the model's vector
+        (A,).
+        """
         space = self.dreams.run.action_space
         wanted = len(space.groups) or space.size
         numbers = action if isinstance(action, list | tuple | np.ndarray) else [action]
-        if len(numbers) != wanted or any(isinstance(x, bool | str) or not np.isscalar(x) for x in numbers):
-            raise ValueError(f"action: give {wanted} number{'s' * (wanted > 1)}, not {str(action)[:60]!r}")
+        if len(numbers) != wanted or any(
+            isinstance(x, bool | str) or not np.isscalar(x) for x in numbers
+        ):
+            raise ValueError(
+                f"action: give {wanted} number{'s' * (wanted > 1)}, not {str(action)[:60]!r}"
+            )
         values = np.array([float(x) for x in numbers])
         if not np.isfinite(values).all():
             raise ValueError("action: give finite numbers")
         if not space.discrete:
             return values.clip(-1, 1).astype(np.float32)
         if any(x != int(x) or not 0 <= x < n for x, n in zip(values, space.groups, strict=True)):
-            raise ValueError(f"action: choices go from 0 to {', '.join(str(n - 1) for n in space.groups)}")
+            raise ValueError(
+                f"action: choices go from 0 to {', '.join(str(n - 1) for n in space.groups)}"
+            )
         return space.one_hot([torch.tensor(int(x)) for x in values]).numpy()
 
     def _begin(self, start: Start, there: Any | None) -> Moment:
@@ -166,7 +216,9 @@ class Session:
         return seed_of(self.seed, 13, *self.start.key, step)
 
     def _really(self, vector: np.ndarray) -> Real:
-        """The simulator's answer to an action at `at`, after bringing it back there where it had gone on."""
+        """The simulator's answer to an action at `at`, after bringing it back there where it had
+        gone on.
+        """
         here = self.history[self.at].real
         if not here.takes_part or self.simulator is None:
             return Real()
@@ -183,8 +235,13 @@ class Session:
         assert self.start is not None and self.start.seed is not None
         done = [m.action for m in self.history[1 : self.at + 1] if m.action is not None]
         found = self._simulated(self.start.seed, [*self.start.actions, *done])
-        if found is None or (here.picture is not None and not np.array_equal(found.obs["image"], here.picture)):
-            self.note = self.note or "the simulator did not come back to this step: the dream goes on alone"
+        if found is None or (
+            here.picture is not None and not np.array_equal(found.obs["image"], here.picture)
+        ):
+            self.note = (
+                self.note
+                or "the simulator did not come back to this step: the dream goes on alone"
+            )
             return False
         return True
 
@@ -192,16 +249,27 @@ class Session:
         return self._guarded(lambda simulator: simulator.back(seed, actions))
 
     def _guarded(self, ask: Any) -> Any | None:
-        """What the simulator answers; one that has failed for good is done without, with a line."""
+        """What the simulator answers; one that has failed for good is done without, with
+        a line.
+        """
         assert self.simulator is not None
         try:
             return ask(self.simulator)
         except RuntimeError as error:  # its budget of faults is spent
-            self.simulator, self.note = None, f"the simulator failed ({' '.join(str(error).split())[:200]})"
+            self.simulator, self.note = (
+                None,
+                f"the simulator failed ({' '.join(str(error).split())[:200]})",
+            )
             return None
 
     @staticmethod
     def _seen(step: Any) -> Real:
-        over = "it failed" if "fault" in step.info else "for good" if step.is_terminal else "at its time limit"
+        over = (
+            "it failed"
+            if "fault" in step.info
+            else "for good"
+            if step.is_terminal
+            else "at its time limit"
+        )
         reward = None if step.is_first else float(step.reward)
         return Real(step.obs.get("image"), reward, over if step.is_last else "", True)

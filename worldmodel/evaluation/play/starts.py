@@ -17,7 +17,8 @@ from worldmodel.training import STREAMS
 
 @dataclass(frozen=True)
 class Start:
-    """`rows` (T,...) lead up to it; the simulator comes to the last of them by a seed, where known, and actions (N,A).
+    """`rows` (T,...) lead up to it; the simulator comes to the last of them by a seed, where
+    known, and actions (N,A).
 
     `key` tells starts apart: with the session's seed it names the luck of the dream.
     """
@@ -53,14 +54,23 @@ class ReplayStarts:
         rows = self.saved.read(number)
         length = len(rows["is_first"])
         if not -length <= step < length:
-            raise ValueError(f"step: there is no step {step} in episode {number}, which has {length}")
+            raise ValueError(
+                f"step: there is no step {step} in episode {number}, which has {length}"
+            )
         number, step = number % self.saved.count, step % length
         rows = {k: v[: step + 1] for k, v in rows.items()}
-        return Start(f"step {step} of the replay's episode {number}", (1, number, step), rows,
-                     self._seed(self.saved, number), rows["prev_action"][1:])  # fmt: skip
+        return Start(
+            f"step {step} of the replay's episode {number}",
+            (1, number, step),
+            rows,
+            self._seed(self.saved, number),
+            rows["prev_action"][1:],
+        )
 
     def _seed(self, saved: SavedEpisodes, number: int) -> int | None:
-        """The seed it should have been collected with: episodes are numbered, and the newest one's number is known."""
+        """The seed it should have been collected with: episodes are numbered, and the newest one's
+        number is known.
+        """
         stream, after = saved.place(number)
         if stream >= len(saved.collecting):
             return None  # another rank collected it

@@ -60,7 +60,9 @@ class Answers:
         """A new episode, or `episode` and `step` of the replay."""
         only(asked, "episode", "step")
         if "episode" in asked:
-            self.session.from_replay(whole(asked, "episode", -MOST_DIGITS), whole(asked, "step", -MOST_DIGITS))
+            self.session.from_replay(
+                whole(asked, "episode", -MOST_DIGITS), whole(asked, "step", -MOST_DIGITS)
+            )
         else:
             self.session.new_episode()
         return self._all()
@@ -86,7 +88,12 @@ class Answers:
     def _shown(self, moment: Moment) -> dict[str, Any]:
         """The step that is looked at, pictures included."""
         pictures = {"dream": packed(moment.look.picture), "real": packed(moment.real.picture)}
-        return {"at": self.session.at, "note": self.session.note, "now": numbers(moment, self.session.at), **pictures}
+        return {
+            "at": self.session.at,
+            "note": self.session.note,
+            "now": numbers(moment, self.session.at),
+            **pictures,
+        }
 
 
 def numbers(moment: Moment, at: int) -> dict[str, Any]:
@@ -106,7 +113,9 @@ def numbers(moment: Moment, at: int) -> dict[str, Any]:
 
 
 def packed(picture: np.ndarray | None) -> dict[str, Any] | None:
-    """Raw pixels, row by row: making a PNG would take longer than sending them over the loopback."""
+    """Raw pixels, row by row: making a PNG would take longer than sending them over the
+    loopback.
+    """
     if picture is None:
         return None
     height, width, _ = picture.shape
@@ -121,7 +130,9 @@ def finite(x: float) -> float | None:
 def only(asked: Asked, *names: str) -> None:
     unknown = [k for k in asked if k not in names]
     if unknown:
-        raise ValueError(f"{str(unknown[0])[:60]!r} is not asked for here; {', '.join(names) or 'nothing'} is")
+        raise ValueError(
+            f"{str(unknown[0])[:60]!r} is not asked for here; {', '.join(names) or 'nothing'} is"
+        )
 
 
 def whole(asked: Asked, name: str, low: int = 0) -> int:

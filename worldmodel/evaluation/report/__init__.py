@@ -1,1 +1,3 @@
-"""One page about a run, or about several seeds of it, that opens from the disk and asks nothing of a network."""
+"""One page about a run, or about several seeds of it, that opens from the disk and asks nothing of
+a network.
+"""

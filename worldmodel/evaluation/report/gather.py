@@ -15,12 +15,22 @@ from worldmodel.schema import Config
 
 MOST = 1 << 26  # bytes of a file that eval.py made
 # What a damaged or foreign file gives, wherever it is read.
-ODD = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RecursionError)
+ODD = (
+    KeyError,
+    TypeError,
+    ValueError,
+    IndexError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
 
 
 @dataclass
 class Seed:
-    """One run. `state` is what its newest good checkpoint says; None without one. `odd` has a line on damaged logs."""
+    """One run. `state` is what its newest good checkpoint says; None without one. `odd` has a line
+    on damaged logs.
+    """
 
     path: Path
     config: Config
@@ -53,7 +63,9 @@ class Seed:
     @property
     def draws(self) -> bool:
         """Whether its model can draw what it dreams."""
-        return self.sees and (self.config.loss.probe or self.config.loss.objective.get("reconstruction", 0) > 0)
+        return self.sees and (
+            self.config.loss.probe or self.config.loss.objective.get("reconstruction", 0) > 0
+        )
 
     @property
     def name(self) -> str:
@@ -73,11 +85,22 @@ def read(path: Path) -> Seed:
     config = run.config()
     odd: list[str] = []
     metrics, scores = (numbered(run.path / f"{name}.jsonl", odd) for name in ("metrics", "scores"))
-    return Seed(run.path, config, metrics, scores, state_of(run), run.is_done(0, 0), odd, versions.read(run.path))
+    return Seed(
+        run.path,
+        config,
+        metrics,
+        scores,
+        state_of(run),
+        run.is_done(0, 0),
+        odd,
+        versions.read(run.path),
+    )
 
 
 def state_of(run: RunDir) -> dict[str, Any] | None:
-    """What the newest checkpoint says; None where there is none, or none that says what is shown of it."""
+    """What the newest checkpoint says; None where there is none, or none that says what is shown
+    of it.
+    """
     with contextlib.suppress(checkpoint.CheckpointError, ValueError):
         for path, state in checkpoint.states(run.checkpoints):
             with checkpoint.understood(path):
@@ -95,12 +118,16 @@ def read_all(paths: list[Path]) -> list[Seed]:
         raise RunError("report: the same run is named twice", 2)
     tasks = dict.fromkeys(seed.config.env.task for seed in seeds)
     if len(tasks) > 1:
-        raise RunError(f"report: these runs are not seeds of one: they are of {' and '.join(tasks)}", 2)
+        raise RunError(
+            f"report: these runs are not seeds of one: they are of {' and '.join(tasks)}", 2
+        )
     return seeds
 
 
 def numbered(path: Path, odd: list[str]) -> list[dict[str, Any]]:
-    """The lines that say at how many frames they were written, finite numbers alone; into `odd` what they lost."""
+    """The lines that say at how many frames they were written, finite numbers alone; into `odd`
+    what they lost.
+    """
     try:
         lines = read_lines(path)
     except OSError as error:
@@ -114,7 +141,8 @@ def numbered(path: Path, odd: list[str]) -> list[dict[str, Any]]:
             kept.append(values)
     if lost:
         odd.append(
-            f"{path} is damaged: {lost} of its values {'is' if lost == 1 else 'are'} no finite number and left out"
+            f"{path} is damaged: {lost} of its values {'is' if lost == 1 else 'are'} no finite "
+            f"number and left out"
         )
     return kept
 

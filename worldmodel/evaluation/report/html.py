@@ -17,7 +17,12 @@ from worldmodel.files import open_regular
 MOST_PICTURES = 7_000_000  # bytes of the page that pictures may take
 LONG = 12  # letters in the last cell beyond which it is given room
 WIDE = 640  # pixels beyond which a picture keeps a readable width and scrolls
-NO_PICTURE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow says of such
+NO_PICTURE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    Image.DecompressionBombError,
+)  # what Pillow says of such
 KINDS = {".gif": "image/gif", ".png": "image/png", ".webp": "image/webp"}
 
 
@@ -35,7 +40,9 @@ def folded(title: str, inside: str) -> str:
 
 def terms(title: str, meanings: Mapping[str, str]) -> str:
     """Words and what they mean, folded."""
-    inside = "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in meanings.items())
+    inside = "".join(
+        f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in meanings.items()
+    )
     return folded(title, f"<dl>{inside}</dl>")
 
 
@@ -51,15 +58,16 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> s
         for first, *rest in rows
     )
     long = ' class="long"' if any(len(row[-1]) > LONG for row in rows) else ""
-    inside = (
-        f"<table{long}><caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
-    )
+    inside = f"<table{long}><caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
     return scrolling(caption, inside)
 
 
 def scrolling(label: str, inside: str) -> str:
     """What may be wider than the screen, in a box that scrolls by touch and by keys."""
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{inside}</div>'
+    return (
+        f'<div class="scroll" tabindex="0" role="region" '
+        f'aria-label="{escape(label)}">{inside}</div>'
+    )
 
 
 def command(path: Path, what: str) -> str:
@@ -90,7 +98,10 @@ class Pictures:
             why = getattr(error, "strerror", None)
             return p(f"{path} {f'cannot be read ({why})' if why else 'is no picture'}", "lacking")
         if size > self.left:
-            return p(f"{path} ({count / 1e6:.1f} MB) would make this page too large: open it by itself", "lacking")
+            return p(
+                f"{path} ({count / 1e6:.1f} MB) would make this page too large: open it by itself",
+                "lacking",
+            )
         self.left -= size
         kinds = " ".join(["pixels"] * pixels + ["paper"] * paper + ["wide"] * (width > WIDE))
         source = f"data:{KINDS[path.suffix]};base64,{base64.b64encode(data).decode()}"

@@ -15,16 +15,28 @@ from worldmodel.schema import Config
 
 SEED_KEY = "run.seed"
 LOSS = "train/loss/"
-FAR = 2.0  # times as many frames as the run has, from which on what is published is not shown beside it
-ALSO = ("train/kl", "train/value", "train/entropy", "train/embed/std", "train/feat/std", "fps/frames")
+# times as many frames as the run has, from which on what is published is not shown beside it
+FAR = 2.0
+ALSO = (
+    "train/kl",
+    "train/value",
+    "train/entropy",
+    "train/embed/std",
+    "train/feat/std",
+    "fps/frames",
+)
 
 
 def shown(value: object) -> str:
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
 
 
 def configuration(seeds: Sequence[Seed]) -> str:
-    """What is not as by default comes first, then what differs among the seeds, then everything."""
+    """What is not as by default comes first, then what differs among the seeds, then
+    everything.
+    """
     first = seeds[0].config
     changed = configs.differences(configs.parse([]), first)
     rows = [(key, shown(now), shown(was)) for key, (was, now) in changed.items()]
@@ -33,20 +45,33 @@ def configuration(seeds: Sequence[Seed]) -> str:
     for seed in seeds[1:]:
         for key, (one, other) in configs.differences(first, seed.config).items():
             if key != SEED_KEY:
-                odd.setdefault(key, []).append((seeds[0].name, shown(one), seed.name, shown(other)))
+                odd.setdefault(key, []).append(
+                    (seeds[0].name, shown(one), seed.name, shown(other))
+                )
     if odd:
-        parts.append(p("These runs differ in more than their seeds: read their mean with care.", "lacking"))
-        told = [(key, ", ".join(f"{b} here, {d} in {c}" for _, b, c, d in cases)) for key, cases in odd.items()]
+        parts.append(
+            p("These runs differ in more than their seeds: read their mean with care.", "lacking")
+        )
+        told = [
+            (key, ", ".join(f"{b} here, {d} in {c}" for _, b, c, d in cases))
+            for key, cases in odd.items()
+        ]
         parts.append(table("what differs among the runs", ("key", "values"), told))
     parts.append(folded("every key, as it was written into the run", code(configs.to_yaml(first))))
     return "".join(parts)
 
 
 def reproduce(config: Config) -> str:
-    """The command that trains this again: everything that is not as by default, the task in any case."""
-    changed = {key: now for key, (_, now) in configs.differences(configs.parse([]), config).items()}
+    """The command that trains this again: everything that is not as by default, the task in any
+    case.
+    """
+    changed = {
+        key: now for key, (_, now) in configs.differences(configs.parse([]), config).items()
+    }
     words = {"env.task": config.env.task, **changed}
-    return "./wm train " + " ".join(f"--{key} {shlex.quote(configs.as_text(value))}" for key, value in words.items())
+    return "./wm train " + " ".join(
+        f"--{key} {shlex.quote(configs.as_text(value))}" for key, value in words.items()
+    )
 
 
 def scores(seeds: Sequence[Seed], lacking: list[str]) -> str:
@@ -55,7 +80,11 @@ def scores(seeds: Sequence[Seed], lacking: list[str]) -> str:
     evaluated = [(seed, curve(seed.scores, "eval/score")) for seed in seeds]
     reach = max(seed.frames for seed in seeds)
     known = published(seeds[0].config.env.task, seeds[0].config.env.obs)
-    name = f"training episodes, {seeds[0].name}" if alone else "dots: training episodes, a colour each seed"
+    name = (
+        f"training episodes, {seeds[0].name}"
+        if alone
+        else "dots: training episodes, a colour each seed"
+    )
     series = [
         Series(name, thinned(curve(seed.metrics, "episode/score")), i, dots=True, keyed=i == 0)
         for i, seed in enumerate(seeds)
@@ -63,11 +92,15 @@ def scores(seeds: Sequence[Seed], lacking: list[str]) -> str:
     series += [evaluation(seed, i, alone) for i, (seed, _) in enumerate(evaluated)]
     if not alone:
         series.append(mean_of([points for _, points in evaluated]))
-    series += [curve_of(method, REFERENCES[i], reach_of(known, reach)) for i, method in enumerate(known)]
+    series += [
+        curve_of(method, REFERENCES[i], reach_of(known, reach)) for i, method in enumerate(known)
+    ]
     drawn = lines("return of an episode, higher is better", series, "environment frames", base=0.0)
     parts = []
     if not any(points for _, points in evaluated):
-        lacking.append(f"no evaluation yet: {command(seeds[0].path, '')} plays episodes with what there is")
+        lacking.append(
+            f"no evaluation yet: {command(seeds[0].path, '')} plays episodes with what there is"
+        )
         parts.append(p(lacking[-1], "lacking"))
     else:
         rows = [last_row(seed) for seed, points in evaluated if points]
@@ -78,7 +111,9 @@ def scores(seeds: Sequence[Seed], lacking: list[str]) -> str:
 
 
 def last(rows: Sequence[tuple[str, ...]]) -> str:
-    """The last evaluations: of several seeds a row each, of one so narrow that it stands beside the plot."""
+    """The last evaluations: of several seeds a row each, of one so narrow that it stands beside
+    the plot.
+    """
     head = ("run", "frames", "mean return", "95 % interval", "episodes", "where")
     if len(rows) == 1:
         numbers = list(zip(head[1:-1], rows[0][1:-1], strict=True))
@@ -90,9 +125,19 @@ def evaluation(seed: Seed, style: int, alone: bool) -> Series:
     """One seed's evaluations; with its interval where no other's lie in the way."""
     rows = [x for x in seed.scores if "eval/score" in x]
     points = curve(rows, "eval/score")
-    low, high = ([y for _, y in curve(rows, f"eval/score_{end}")] if alone else [] for end in ("low", "high"))
+    low, high = (
+        [y for _, y in curve(rows, f"eval/score_{end}")] if alone else []
+        for end in ("low", "high")
+    )
     whole = len(low) == len(high) == len(points)
-    return Series(f"evaluation, {seed.name}", points, style, thin=not alone, low=low * whole, high=high * whole)
+    return Series(
+        f"evaluation, {seed.name}",
+        points,
+        style,
+        thin=not alone,
+        low=low * whole,
+        high=high * whole,
+    )
 
 
 def mean_of(curves: Sequence[list[tuple[float, float]]]) -> Series:
@@ -106,7 +151,9 @@ def mean_of(curves: Sequence[list[tuple[float, float]]]) -> Series:
 
 
 def reach_of(known: Sequence[Published], reach: int) -> int:
-    """How far what is published is drawn: about as far as the run has come, in any case to the first there is."""
+    """How far what is published is drawn: about as far as the run has come, in any case to the
+    first there is.
+    """
     return max([round(1.06 * reach), *(sorted(method.frames[0] for method in known)[:1])])
 
 
@@ -115,14 +162,21 @@ def curve_of(method: Published, style: str, reach: int) -> Series:
     points = [(float(method.frames[k]), method.mean[k]) for k in inside]
     low, high = ([method.mean[k] + sign * method.std[k] for k in inside] for sign in (-1, 1))
     short = method.name.partition(",")[0]  # a single point shows no line to tell it by
-    return Series(method.name, points, style, low=low, high=high, labels=[short] * (len(points) == 1))
+    return Series(
+        method.name, points, style, low=low, high=high, labels=[short] * (len(points) == 1)
+    )
 
 
 def last_row(seed: Seed) -> tuple[str, ...]:
     x = next(line for line in reversed(seed.scores) if "eval/score" in line)
     ends = [x.get("eval/score_low"), x.get("eval/score_high")]
     interval = " to ".join("unknown" if y is None else f"{y:.1f}" for y in ends)
-    numbers = (f"{x['frames']:,}", f"{x['eval/score']:.1f}", interval, str(x.get("eval/episodes", "unknown")))
+    numbers = (
+        f"{x['frames']:,}",
+        f"{x['eval/score']:.1f}",
+        interval,
+        str(x.get("eval/episodes", "unknown")),
+    )
     return seed.name, *numbers, str(seed.path)
 
 
@@ -142,8 +196,14 @@ def compared(seeds: Sequence[Seed], known: Sequence[Published], reach: int) -> l
         at.append(numbers[0])
     head = ("method", "frames", "mean return", "std over seeds", "seeds", "action repeat", "from")
     where = at[0] if len(set(at)) == 1 else "a different one for each method"
-    caption = f"published, at the nearest number of frames, {where}; this run has reached {reach:,}"
-    beyond = f" Left out, as what is published begins far beyond this run's frames: {', '.join(far)}." if far else ""
+    caption = (
+        f"published, at the nearest number of frames, {where}; this run has reached {reach:,}"
+    )
+    beyond = (
+        f" Left out, as what is published begins far beyond this run's frames: {', '.join(far)}."
+        if far
+        else ""
+    )
     return [table(caption, head, rows), p(note(env, known) + beyond, "soft")]
 
 
@@ -155,10 +215,16 @@ def _meaning(names: Sequence[str]) -> str:
 
 def losses(seeds: Sequence[Seed], lacking: list[str]) -> str:
     """One small plot for every loss and a few other numbers, all seeds in each."""
-    keys = dict.fromkeys(k for seed in seeds for line in seed.metrics for k in line if k.startswith(LOSS))
-    alike: dict[str, tuple[list[str], list[Series]]] = {}  # what is the same everywhere is drawn once
+    keys = dict.fromkeys(
+        k for seed in seeds for line in seed.metrics for k in line if k.startswith(LOSS)
+    )
+    alike: dict[
+        str, tuple[list[str], list[Series]]
+    ] = {}  # what is the same everywhere is drawn once
     for key in [*keys, *ALSO]:
-        series = [Series(seed.name, thinned(curve(seed.metrics, key)), i) for i, seed in enumerate(seeds)]
+        series = [
+            Series(seed.name, thinned(curve(seed.metrics, key)), i) for i, seed in enumerate(seeds)
+        ]
         names, _ = alike.setdefault(repr([s.points for s in series]), ([], series))
         names.append(key.removeprefix("train/"))
     drawn = [
@@ -175,7 +241,8 @@ def losses(seeds: Sequence[Seed], lacking: list[str]) -> str:
         lacking.append("no losses yet: there is no line in metrics.jsonl; train it further")
         return p(lacking[-1], "lacking")
     words = p(
-        "Losses before their weights, averaged between log lines; an axis that spans a factor of 30 is logarithmic. "
+        "Losses before their weights, averaged between log lines; an axis that spans a factor "
+        "of 30 is logarithmic. "
         "Numbers that are the same throughout are drawn once. Equations: docs/algorithms.md.",
         "soft",
     )

@@ -18,12 +18,16 @@ Part = tuple[str, str, Callable[[], str]]  # its name, its title, and what write
 
 
 def write(paths: Sequence[Path], target: Path) -> tuple[Path, list[str]]:
-    """The report on one run, or on several seeds, as a file; and a line on each thing that it lacks."""
+    """The report on one run, or on several seeds, as a file; and a line on each thing that it
+    lacks.
+    """
     seeds = read_all(list(paths))
     text, lacking = page(seeds, quiet=False)
     target.parent.mkdir(exist_ok=True)
     partial = target.with_suffix(".tmp")
-    partial.write_bytes(text.encode("utf-8", "replace"))  # a path, or what a file says, may be no Unicode
+    partial.write_bytes(
+        text.encode("utf-8", "replace")
+    )  # a path, or what a file says, may be no Unicode
     partial.replace(target)
     return target, lacking
 
@@ -57,10 +61,13 @@ def page(seeds: Sequence[Seed], quiet: bool = True) -> tuple[str, list[str]]:
     text = (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><link rel="icon" href="data:,">'
+        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><link '
+        f'rel="icon" href="data:,">'
         f"<style>{STYLE.read_text(encoding='utf-8')}</style></head>"
-        f'<body><a class="skip" href="#main">to the report</a><header><h1>{escape(title)}</h1>{first}'
-        f'</header><nav aria-label="parts of this report"><ul>{links}</ul></nav><main id="main">{"".join(body)}</main>'
+        f'<body><a class="skip" href="#main">to the '
+        f"report</a><header><h1>{escape(title)}</h1>{first}"
+        f'</header><nav aria-label="parts of this report"><ul>{links}</ul></nav><main '
+        f'id="main">{"".join(body)}</main>'
         "</body></html>\n"
     )
     return text, lacking
@@ -73,9 +80,14 @@ def section(part: Part, lacking: list[str]) -> str:
         inside = make()
     except ODD as error:
         why = " ".join(str(error).split())[:100]
-        lacking.append(f"{title}: a file of this run holds what it should not ({type(error).__name__}: {why})")
+        lacking.append(
+            f"{title}: a file of this run holds what it should not ({type(error).__name__}: {why})"
+        )
         inside = p(lacking[-1], "lacking")
-    return f'<section id="{name}" aria-labelledby="h-{name}"><h2 id="h-{name}">{title}</h2>{inside}</section>'
+    return (
+        f'<section id="{name}" aria-labelledby="h-{name}"><h2 '
+        f'id="h-{name}">{title}</h2>{inside}</section>'
+    )
 
 
 def summary(seeds: Sequence[Seed]) -> str:
@@ -90,7 +102,9 @@ def summary(seeds: Sequence[Seed]) -> str:
     text += f"; {', '.join(f'{x:.0f}' for x in minutes)} minutes of training" if minutes else ""
     open_ = [seed.name for seed in seeds if not seed.done]
     unfinished = (
-        p(f"Not finished: {', '.join(open_)}; what is shown is how far it has come.", "lacking") if open_ else ""
+        p(f"Not finished: {', '.join(open_)}; what is shown is how far it has come.", "lacking")
+        if open_
+        else ""
     )
     return p(text + ".") + unfinished
 
@@ -98,7 +112,11 @@ def summary(seeds: Sequence[Seed]) -> str:
 def rest(seeds: Sequence[Seed]) -> str:
     """All that could still be measured, to be copied at once."""
     lines = to_measure(seeds)
-    return folded(f"To measure everything: {len(lines)} commands", code("\n".join(lines))) if lines else ""
+    return (
+        folded(f"To measure everything: {len(lines)} commands", code("\n".join(lines)))
+        if lines
+        else ""
+    )
 
 
 def last_score(seed: Seed) -> float | None:

@@ -1,4 +1,6 @@
-"""Plots as SVG inside the page: lines with bands and dots, and bars; colours come from the page's style."""
+"""Plots as SVG inside the page: lines with bands and dots, and bars; colours come from the page's
+style.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,11 @@ Point = tuple[float, float]
 
 @dataclass
 class Series:
-    """A line, or `dots`, in one of the page's styles; `low` and `high` are the edges of a band around it.
+    """A line, or `dots`, in one of the page's styles; `low` and `high` are the edges of a band
+    around it.
 
-    `bars` makes the edges an interval at each point, which has a mark, `scales` times as large as others; `labels`
-    are written beside the points. `mark` picks the shape of dots among SPOTS.
+    `bars` makes the edges an interval at each point, which has a mark, `scales` times as large as
+    others; `labels` are written beside the points. `mark` picks the shape of dots among SPOTS.
     """
 
     name: str
@@ -69,7 +72,9 @@ class Axis:
         if self.log:
             step = math.ceil((self.high - self.low) / 5)
             leading = (1, 2, 5) if self.high - self.low < 2 else (1,)
-            powers = [k for k in range(math.floor(self.low), math.ceil(self.high) + 1) if k % step == 0]
+            powers = [
+                k for k in range(math.floor(self.low), math.ceil(self.high) + 1) if k % step == 0
+            ]
             round_ = [m * 10.0**k for k in powers for m in leading]
             within = [x for x in round_ if self.low <= math.log10(x) <= self.high]
             return within if len(within) > 1 else _even(10**self.low, 10**self.high)
@@ -85,7 +90,9 @@ def _even(low: float, high: float) -> list[float]:
 
 
 def kind(style: int | str) -> str:
-    """A number's colour and dash, no two alike up to the square of STYLES; a name's are in the page's style."""
+    """A number's colour and dash, no two alike up to the square of STYLES; a name's are in the
+    page's style.
+    """
     if isinstance(style, str):
         return style
     return f"c{style % STYLES} d{(style + style // STYLES) % STYLES}"
@@ -103,7 +110,10 @@ def thinned(points: list[Point]) -> list[Point]:
     """Means of neighbours, so that a long run stays a small file."""
     group = math.ceil(len(points) / MOST_POINTS)
     parts = [points[i : i + group] for i in range(0, len(points), max(1, group))]
-    return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts]
+    return [
+        (sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part))
+        for part in parts
+    ]
 
 
 def lines(
@@ -116,9 +126,11 @@ def lines(
     log_x: bool = False,
     note: str = "",
 ) -> str:
-    """A figure with its title and a `note`, a key where there is more than one line, and what it shows in words.
+    """A figure with its title and a `note`, a key where there is more than one line, and what it
+    shows in words.
 
-    Where all numbers are above `base` the axis begins there; what lies below `floor` is off the figure, which says so.
+    Where all numbers are above `base` the axis begins there; what lies below `floor` is off the
+    figure, which says so.
     """
     series = [s for s in series if s.points]
     xs = [x for s in series for x, _ in s.points]
@@ -132,15 +144,22 @@ def lines(
     room = ROOM if any(s.bars or s.dots for s in series) else 0
     across = Axis(xs, LEFT + room, WIDTH - RIGHT - room, log_x)
     up = Axis(shown, HEIGHT - BOTTOM - room, TOP + room, steep)
-    marks = "".join(_labels(s, series, across, up) for s in series)  # below all lines, which they would else hide
+    marks = "".join(
+        _labels(s, series, across, up) for s in series
+    )  # below all lines, which they would else hide
     marks += "".join(_band(s, across, up) + _marks(s, across, up) for s in series)
     ends = "; ".join(f"{s.name} ends at {s.points[-1][1]:.3g}" for s in series if not s.dots)
     words = f"{title} by {x_name}. {ends}."
     note = "; ".join(filter(None, (note, _deepest(series, floor))))
     keyed = [s for s in series if s.keyed] if len(series) > 1 else []
-    keys = "".join(f'<span class="entry">{_key(s)}{escape(_keyed(s, floor))}</span>' for s in keyed)
+    keys = "".join(
+        f'<span class="entry">{_key(s)}{escape(_keyed(s, floor))}</span>' for s in keyed
+    )
     inside = _grid(across, up, x_name) + (marks if floor is None else _cut(marks))
-    return f'<figure class="plot">{_caption(title, note)}{keys}</figcaption>{_frame(words, inside)}</figure>'
+    return (
+        f"<figure "
+        f'class="plot">{_caption(title, note)}{keys}</figcaption>{_frame(words, inside)}</figure>'
+    )
 
 
 def _deepest(series: Sequence[Series], floor: float | None) -> str:
@@ -158,9 +177,14 @@ def _keyed(s: Series, floor: float | None) -> str:
 
 
 def bars(
-    title: str, rows: Sequence[tuple[str, float, float, float]], styles: Sequence[int | str] = (), note: str = ""
+    title: str,
+    rows: Sequence[tuple[str, float, float, float]],
+    styles: Sequence[int | str] = (),
+    note: str = "",
 ) -> str:
-    """Bars from the top down, each (name, value, low, high) below its name, with the interval as a line."""
+    """Bars from the top down, each (name, value, low, high) below its name, with the interval as a
+    line.
+    """
     tall = 38 * len(rows) + 34
     axis = Axis([0.0, *(x for _, *numbers in rows for x in numbers)], 16, WIDTH - RIGHT)
     parts = [_tick(axis.at(t), TOP, tall - 24, short(t)) for t in axis.ticks()]
@@ -169,10 +193,18 @@ def bars(
         begin, width = min(axis.at(0), axis.at(value)), abs(axis.at(value) - axis.at(0))
         parts.append(f'<text class="name" x="16" y="{y + 12}">{escape(name)}: {value:.4g}</text>')
         own = f" {kind(styles[i])}" if styles else ""
-        parts.append(f'<rect class="bar{own}" x="{begin:.1f}" y="{y + 17}" width="{width:.1f}" height="14"/>')
-        parts.append(f'<path class="whisker" d="M{axis.at(low):.1f},{y + 24}H{axis.at(high):.1f}"/>')
+        parts.append(
+            f'<rect class="bar{own}" x="{begin:.1f}" y="{y + 17}" width="{width:.1f}" '
+            f'height="14"/>'
+        )
+        parts.append(
+            f'<path class="whisker" d="M{axis.at(low):.1f},{y + 24}H{axis.at(high):.1f}"/>'
+        )
     words = f"{title}: " + "; ".join(f"{name} {value:.4g}" for name, value, *_ in rows)
-    return f'<figure class="plot">{_caption(title, note)}</figcaption>{_frame(words, "".join(parts), tall)}</figure>'
+    return (
+        f"<figure "
+        f'class="plot">{_caption(title, note)}</figcaption>{_frame(words, "".join(parts), tall)}</figure>'
+    )
 
 
 def _caption(title: str, note: str) -> str:
@@ -184,11 +216,16 @@ def _cut(marks: str) -> str:
     """What lies outside of the axes is not drawn."""
     wide, tall = WIDTH - LEFT - RIGHT + 8, HEIGHT - TOP - BOTTOM + 8
     at = f"{LEFT - 4} {TOP - 4} {wide} {tall}"
-    return f'<svg x="{LEFT - 4}" y="{TOP - 4}" width="{wide}" height="{tall}" viewBox="{at}">{marks}</svg>'
+    return (
+        f'<svg x="{LEFT - 4}" y="{TOP - 4}" width="{wide}" height="{tall}" '
+        f'viewBox="{at}">{marks}</svg>'
+    )
 
 
 def _frame(words: str, inside: str, tall: int = HEIGHT) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {tall}" role="img" aria-label="{escape(words)}">{inside}</svg>'
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {tall}" role="img" aria-label="{escape(words)}">{inside}</svg>'
+    )
 
 
 def _grid(across: Axis, up: Axis, x_name: str) -> str:
@@ -198,7 +235,10 @@ def _grid(across: Axis, up: Axis, x_name: str) -> str:
         for t in up.ticks()
     ]
     columns = [_tick(across.at(t), TOP, HEIGHT - BOTTOM, short(t)) for t in across.ticks()]
-    name = f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_name)}</text>'
+    name = (
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 6}" '
+        f'text-anchor="middle">{escape(x_name)}</text>'
+    )
     return "".join([*rows, *columns, name])
 
 
@@ -212,10 +252,17 @@ def _marks(s: Series, across: Axis, up: Axis) -> str:
     if s.dots and s.mark is not None:
         parts = [_spot(s, x, y, 0.8) for x, y in places]
     elif s.dots:
-        parts = [f'<circle class="{kind(s.style)}" cx="{x:.1f}" cy="{y:.1f}" r="2.2"/>' for x, y in places]
+        parts = [
+            f'<circle class="{kind(s.style)}" cx="{x:.1f}" cy="{y:.1f}" r="2.2"/>'
+            for x, y in places
+        ]
     else:
         scales = s.scales or [1.0] * len(places)
-        parts = [_spot(s, x, y, k) for (x, y), k in zip(places, scales, strict=True) if s.bars or len(places) == 1]
+        parts = [
+            _spot(s, x, y, k)
+            for (x, y), k in zip(places, scales, strict=True)
+            if s.bars or len(places) == 1
+        ]
     if not s.dots and len(places) > 1:
         path = "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<path class="line {kind(s.style)}{" thin" * s.thin}" d="{path}"/>')
@@ -223,14 +270,22 @@ def _marks(s: Series, across: Axis, up: Axis) -> str:
 
 
 def _labels(s: Series, every: Sequence[Series], across: Axis, up: Axis) -> str:
-    """Beside each point, above or below it, whichever is farther from the other series' points nearby."""
-    taken = [(across.at(x), up.at(y)) for other in every if other is not s for x, y in other.points]
+    """Beside each point, above or below it, whichever is farther from the other series' points
+    nearby.
+    """
+    taken = [
+        (across.at(x), up.at(y)) for other in every if other is not s for x, y in other.points
+    ]
     parts = []
     places = [(across.at(x), up.at(y)) for x, y in s.points]
-    for (x, y), label in ((place, label) for place, label in zip(places, s.labels, strict=False) if label):
+    for (x, y), label in (
+        (place, label) for place, label in zip(places, s.labels, strict=False) if label
+    ):
         wide = LETTER * len(label)
         near = [b for a, b in taken if abs(a - x) < wide + LETTER]
-        down = max((-5, 15), key=lambda down: min((abs(y + down - 5 - b) for b in near), default=0.0))
+        down = max(
+            (-5, 15), key=lambda down: min((abs(y + down - 5 - b) for b in near), default=0.0)
+        )
         end = x + 6 + wide > WIDTH
         at = f'x="{x - 5:.1f}" text-anchor="end"' if end else f'x="{x + 5:.1f}"'
         parts.append(f'<text class="label" {at} y="{y + down:.1f}">{escape(label)}</text>')
@@ -241,7 +296,10 @@ def _band(s: Series, across: Axis, up: Axis) -> str:
     """The edges as a band, or as an interval where each point stands for itself."""
     if len(s.low) != len(s.points) or len(s.high) != len(s.points):
         return ""
-    edges = [(across.at(x), up.at(a), up.at(b)) for (x, _), a, b in zip(s.points, s.low, s.high, strict=True)]
+    edges = [
+        (across.at(x), up.at(a), up.at(b))
+        for (x, _), a, b in zip(s.points, s.low, s.high, strict=True)
+    ]
     if s.bars or len(edges) == 1:
         lines = "".join(f"M{x:.1f},{low:.1f}V{high:.1f}" for x, low, high in edges)
         return f'<path class="line interval {kind(s.style)}" d="{lines}"/>'
@@ -260,8 +318,15 @@ def _spot(s: Series, x: float, y: float, scale: float = 1.0) -> str:
 
 
 def _key(s: Series) -> str:
-    mark = '<circle class="{}" cx="14" cy="6" r="3"/>' if s.dots else '<path class="line {}" d="M0,6H28"/>'
+    mark = (
+        '<circle class="{}" cx="14" cy="6" r="3"/>'
+        if s.dots
+        else '<path class="line {}" d="M0,6H28"/>'
+    )
     if s.dots and s.mark is not None:
         mark = ""
     spot = _spot(s, 14, 6) if s.bars or not mark else ""
-    return f'<svg class="mark" viewBox="0 0 28 12" aria-hidden="true">{mark.format(kind(s.style))}{spot}</svg>'
+    return (
+        f'<svg class="mark" viewBox="0 0 28 12" '
+        f'aria-hidden="true">{mark.format(kind(s.style))}{spot}</svg>'
+    )
