@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import envs
-from worldmodel.config import split_arguments
+from worldmodel.config.loading import split_arguments
 from worldmodel.console import say
 
 DESCRIPTION = """Evaluate saved runs. --planner.KEY VALUE, --behavior.KEY VALUE and

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 import envs
-from worldmodel import config as configs
+from worldmodel.config import loading as configs
 from worldmodel.console import Progress, say, silent
 from worldmodel.cores import Others
 

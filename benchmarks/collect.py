@@ -15,7 +15,8 @@ import envs
 from benchmarks.compute import parts
 from benchmarks.render import usable
 from envs.vector import Reset, make_vector
-from worldmodel import build, config, runtime
+from worldmodel import build, runtime
+from worldmodel.config import loading
 from worldmodel.learner import Learner
 from worldmodel.player import Player
 from worldmodel.replay import Replay
@@ -31,7 +32,7 @@ class Collector:
     """A run's collecting half with an actor that was never trained."""
 
     def __init__(self, presets: list[str], render: str, count: int = 1):
-        c = config.parse([*presets, "behavior.name=actor_critic", "replay.codec=zstd"])
+        c = loading.parse([*presets, "behavior.name=actor_critic", "replay.codec=zstd"])
         make = partial(envs.make, TASK, size=(64, 64), repeat=REPEAT, render=render)
         self.envs = make_vector(make, count)
         observation, space = spaces_of(self.envs)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from worldmodel import build, config, runtime
+from worldmodel import build, runtime
+from worldmodel.config import loading
 from worldmodel.fused.whole import settled
 from worldmodel.learner import Learner
 from worldmodel.planners.proposals import Box
@@ -49,7 +50,7 @@ def roofline() -> dict[str, Entry]:
 
 def parts(preset: list[str], action: ActionSpace = ACTION):
     """Model, configuration and a random batch of a preset."""
-    c = config.parse(preset)
+    c = loading.parse(preset)
     torch.manual_seed(0)
     observation = ObservationSpace((*c.env.size, 3))
     model = build.make_model(c, observation, action)

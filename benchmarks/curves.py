@@ -15,7 +15,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from worldmodel import config
+from worldmodel.config import loading
 from worldmodel.credible import read_lines
 from worldmodel.evaluation.plots import COLORS, pyplot, save
 
@@ -28,7 +28,7 @@ def collect(sources: list[str]) -> list[dict]:
         if path.endswith(".jsonl"):
             lines += read_lines(Path(path))
             continue
-        c = config.read_yaml(Path(path) / "config.yaml")
+        c = loading.read_yaml(Path(path) / "config.yaml")
         named = {
             "task": c["env"]["task"],
             "name": name or c["run"]["name"],

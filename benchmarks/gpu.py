@@ -22,7 +22,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.compute import ACTION, Entry, parts
-from worldmodel import build, config, runtime
+from worldmodel import build, runtime
+from worldmodel.config import loading
 from worldmodel.learner import Learner
 
 PRESETS = ("12m", "25m", "50m")
@@ -126,10 +127,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--updates", type=int, default=200)
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     args = parser.parse_args(argv)
-    unknown = [p for p in args.presets if p not in config.presets()]
+    unknown = [p for p in args.presets if p not in loading.presets()]
     if unknown:
         sys.stderr.write(
-            f"no preset called {', '.join(unknown)}; there are {', '.join(config.presets())}\n"
+            f"no preset called {', '.join(unknown)}; there are {', '.join(loading.presets())}\n"
         )
         return 2
     if args.device == "cuda" and not torch.cuda.is_available():

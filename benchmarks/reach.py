@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import envs
 from envs.names import DISTRACT
 from eval import natural, positive, split_dotted
-from worldmodel.config import split_arguments
+from worldmodel.config.loading import split_arguments
 from worldmodel.console import Progress, say
 
 COLUMNS = 9  # pictures of an episode in the strip, before the goal
@@ -106,7 +106,7 @@ def opened(paths: list[str], changes: list[tuple[str, str]]) -> dict[str, Any]:
     same task.
     """
     from worldmodel.api import Run
-    from worldmodel.schema_objectives import COMPARING
+    from worldmodel.config.schema_objectives import COMPARING
 
     fixed = [
         key

@@ -26,8 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.compute import model_seconds
 from benchmarks.shaken import draw_seen, read_out
-from worldmodel import build, config
-from worldmodel.config import Config
+from worldmodel import build
+from worldmodel.config import loading
+from worldmodel.config.loading import Config
 from worldmodel.credible import read_lines
 from worldmodel.evaluation.plots import COLORS, kind, pyplot, save
 from worldmodel.rundir import RunDir, RunError, slug
@@ -181,7 +182,7 @@ def finished(job: str, name: str, where: str, seed: int) -> bool:
 
 @cache
 def _wanted(told: tuple[str, ...]) -> Config:
-    return config.parse(list(told))
+    return loading.parse(list(told))
 
 
 def gather(job: str, seeds: int) -> list[dict]:

@@ -28,7 +28,7 @@ def measure(presets: list[str], rows: int, pixels: int) -> dict:
 
     import envs
     from envs.vector import Reset, make_vector
-    from worldmodel import config
+    from worldmodel.config import loading
     from worldmodel.rundir import RunDir
     from worldmodel.training import Training
 
@@ -40,7 +40,7 @@ def measure(presets: list[str], rows: int, pixels: int) -> dict:
             f"--env.size=[{pixels}, {pixels}]",
             f"--run.root={root}",
         ]
-        c = config.parse([*presets, *frames])
+        c = loading.parse([*presets, *frames])
         torch.manual_seed(0)
         run = RunDir.of(c)
         run.path.mkdir(parents=True)

@@ -5,7 +5,8 @@
 
 import torch
 
-from worldmodel import build, config
+from worldmodel import build
+from worldmodel.config import loading
 from worldmodel.evaluation.state_probe import state_r2
 from worldmodel.learner import Learner
 from worldmodel.types import ActionSpace, ObservationSpace
@@ -88,7 +89,7 @@ def draw(column, distractor):
 
 
 def learner_of(objective, *overrides, space=CODES, seed=0):
-    c = config.parse([*SMALL, f"loss.objective={objective}", *overrides])
+    c = loading.parse([*SMALL, f"loss.objective={objective}", *overrides])
     torch.manual_seed(seed)
     model = build.make_model(c, ObservationSpace((SIDE, SIDE, 3)), space)
     return Learner(model, c.optim, torch.device("cpu"), c.run.precision)

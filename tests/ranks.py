@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 import forked
-from worldmodel import build, config, parallel
+from worldmodel import build, parallel
+from worldmodel.config import loading
 from worldmodel.learner import Learner
 from worldmodel.types import ActionSpace, ObservationSpace
 
@@ -124,7 +125,7 @@ def learn(world, overrides, updates, spoilt=None, deaf=()):
     """
     for name in deaf:
         setattr(world, name, getattr(parallel.ALONE, name))
-    c = config.parse([*TINY, *overrides])
+    c = loading.parse([*TINY, *overrides])
     torch.manual_seed(0)
     space = ActionSpace(2)
     model = build.make_model(c, ObservationSpace(IMAGE), space, world)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 import envs
-from worldmodel import build, config
+from worldmodel import build
+from worldmodel.config import loading
 from worldmodel.goals import Goal
 from worldmodel.learner import Learner
 from worldmodel.types import ActionSpace, ObservationSpace
@@ -85,7 +86,7 @@ def sample(episodes, rng, batch=16, length=16):
 
 def reach(objective, distance, overrides=(), updates=400, goals=8, seed=0):
     """Mean distance to the goal over the last five of 25 steps, and at the start."""
-    c = config.parse(
+    c = loading.parse(
         [*SETTINGS, f"loss.objective={objective}", f"goal.distance={distance}", *overrides]
     )
     torch.manual_seed(seed)

@@ -4,7 +4,7 @@ import functools
 import json
 
 from tiny_world import Perfect, quality_of
-from worldmodel import config as configs
+from worldmodel.config import loading as configs
 from worldmodel.evaluation.model_quality import plain
 
 RETURNS = {

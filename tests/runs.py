@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import forked
-from worldmodel.config import split_arguments
+from worldmodel.config.loading import split_arguments
 from worldmodel.rundir import RunError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from worldmodel import build, config
+from worldmodel import build
 from worldmodel.actor_critic import Actor, ActorCritic, frozen, lambda_returns_across
+from worldmodel.config import loading
 from worldmodel.heads import GaussianHead
 from worldmodel.learner import Learner
 from worldmodel.returns import ReturnScale, lambda_returns
@@ -100,7 +101,7 @@ class Known:
 
 def actor_critic(space, feat, *overrides, slow="ema"):
     """A linear actor and critic."""
-    c = config.parse(
+    c = loading.parse(
         ["behavior.name=actor_critic", "critic.replay=0", f"critic.slow={slow}", *overrides]
     )
     torch.manual_seed(0)
@@ -334,7 +335,7 @@ TINY = [
 
 def whole(*overrides, space=None):
     torch.manual_seed(0)
-    c = config.parse([*TINY, *overrides])
+    c = loading.parse([*TINY, *overrides])
     space = space or ActionSpace(2)
     model = build.make_model(c, ObservationSpace((16, 16, 3)), space)
     policy = build.make_policy(c, model, space)

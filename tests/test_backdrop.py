@@ -5,8 +5,9 @@ out.
 import pytest
 import torch
 
-from worldmodel import build, config
+from worldmodel import build
 from worldmodel.backdrop import Backdrop, to_pixels
+from worldmodel.config import loading
 from worldmodel.learner import Learner
 from worldmodel.types import ActionSpace, ObservationSpace
 
@@ -84,7 +85,7 @@ def scenes(seed):
 def explained(watched, updates=120):
     """Share of what moves, in new scenes, that comes back in reconstructions."""
     torch.manual_seed(0)
-    c = config.parse([*SMALL, f"model.backdrop={watched}"])
+    c = loading.parse([*SMALL, f"model.backdrop={watched}"])
     model = build.make_model(c, ObservationSpace((32, 32, 3)), ActionSpace(2))
     learner = Learner(model, c.optim, torch.device("cpu"), "fp32")
     for i in range(updates):

@@ -5,8 +5,9 @@ only.
 import pytest
 import torch
 
-from worldmodel import build, config
+from worldmodel import build
 from worldmodel.behaviors.mpc import MPC
+from worldmodel.config import loading
 from worldmodel.planners.cem import CEM
 from worldmodel.planners.proposals import Box, OneHot, Seeded
 from worldmodel.rssm import Steps
@@ -154,7 +155,7 @@ def test_a_discrete_plan_can_be_left_when_the_optimum_moves():
 @pytest.mark.parametrize("name", build.BEHAVIORS)
 @pytest.mark.parametrize("space", [SPACE, ActionSpace(5, (2, 3))], ids=["box", "discrete"])
 def test_every_behaviour_acts_legally_for_a_batch_and_repeats_itself(name, space):
-    c = config.parse(
+    c = loading.parse(
         [
             "tiny",
             f"behavior.name={name}",
@@ -187,7 +188,7 @@ def test_every_behaviour_acts_legally_for_a_batch_and_repeats_itself(name, space
 
 
 def test_a_state_that_went_mad_is_forgotten_when_an_episode_starts():
-    c = config.parse(["tiny", "env.size=[32, 32]", "model.cnn=[4, 4]"])
+    c = loading.parse(["tiny", "env.size=[32, 32]", "model.cnn=[4, 4]"])
     model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
     mad = {k: torch.full_like(v, float("nan")) for k, v in model.rssm.initial(2).items()}
     embed = torch.zeros(2, model.encoder.size)
@@ -200,7 +201,7 @@ def test_a_state_that_went_mad_is_forgotten_when_an_episode_starts():
 def test_warm_up_raises_the_learning_rate_and_resuming_keeps_it():
     from worldmodel.learner import Learner
 
-    c = config.parse(
+    c = loading.parse(
         ["tiny", "env.size=[32, 32]", "model.cnn=[4, 4]", "optim.warmup=4", "optim.lr=0.01"]
     )
     model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
@@ -253,7 +254,7 @@ def test_the_critic_closes_a_plan_with_what_is_left_to_gain():
 
 @pytest.mark.parametrize("greedy", [True, False])
 def test_an_actor_evaluates_by_its_mode_or_by_a_draw_never_with_noise(greedy):
-    c = config.parse(
+    c = loading.parse(
         [
             "debug",
             "behavior.name=actor_critic",
@@ -280,7 +281,7 @@ def test_an_actor_evaluates_by_its_mode_or_by_a_draw_never_with_noise(greedy):
 
 
 def test_a_model_that_saw_no_end_expects_none():
-    c = config.parse(["debug"])
+    c = loading.parse(["debug"])
     model = build.make_model(c, ObservationSpace((32, 32, 3)), ActionSpace(2))
     feat = torch.randn(3, 4, model.rssm.feat_size)
     batch = {
@@ -307,7 +308,7 @@ def test_a_model_that_saw_no_end_expects_none():
 def test_a_lone_environment_without_plans_is_answered_in_fp32(
     behavior, count, wanted, monkeypatch
 ):
-    c = config.parse(["debug", f"behavior.name={behavior}", "run.precision=bf16"])
+    c = loading.parse(["debug", f"behavior.name={behavior}", "run.precision=bf16"])
     model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
     policy = build.make_policy(c, model, SPACE) if behavior == "actor_critic" else None
     agent, rough = build.make_agent(c, model, SPACE, torch.device("cpu"), policy), []

@@ -9,8 +9,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.blocks import batch_of
-from worldmodel import build, config, fused
+from worldmodel import build, fused
 from worldmodel.captured import Captured
+from worldmodel.config import loading
 from worldmodel.learner import Learner
 from worldmodel.types import ActionSpace, ObservationSpace
 
@@ -72,7 +73,7 @@ class Again:
 
 
 def learner_of(recorder, *overrides):
-    c = config.parse(
+    c = loading.parse(
         [
             "debug",
             "run.precision=fp32",

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel import build, config, schema
+from worldmodel import build
+from worldmodel.config import loading, schema
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,24 +26,24 @@ def train(*args):
     )
 
 
-@pytest.mark.parametrize("name", config.presets())
+@pytest.mark.parametrize("name", loading.presets())
 def test_every_preset_is_a_valid_configuration(name):
-    assert config.parse([name]).run.name == config.read_yaml(
-        config.CONFIG_DIR / f"{name}.yaml"
+    assert loading.parse([name]).run.name == loading.read_yaml(
+        loading.CONFIG_DIR / f"{name}.yaml"
     ).get("run", {}).get("name", name.replace("/", "-"))
 
 
 def test_layers_apply_left_to_right_and_overrides_last():
-    c = config.parse(["small", "planet", "--model.deter", "77", "env.repeat=3"])
+    c = loading.parse(["small", "planet", "--model.deter", "77", "env.repeat=3"])
     assert c.model.latent == "gaussian" and c.model.deter == 77 and c.env.repeat == 3
-    assert config.parse(["planet", "small"]).model.latent == "categorical"
+    assert loading.parse(["planet", "small"]).model.latent == "categorical"
 
 
 def test_a_table_of_weights_is_replaced_by_a_preset_and_edited_by_an_override():
     values = {"loss": {"objective": {"reconstruction": 1.0}}}
-    config.merge(values, {"loss": {"objective": {"other": 2.0}}})
+    loading.merge(values, {"loss": {"objective": {"other": 2.0}}})
     assert values["loss"]["objective"] == {"other": 2.0}
-    assert config.parse(["--loss.objective.reconstruction", "0.5"]).loss.objective == {
+    assert loading.parse(["--loss.objective.reconstruction", "0.5"]).loss.objective == {
         "reconstruction": 0.5
     }
 
@@ -50,24 +51,24 @@ def test_a_table_of_weights_is_replaced_by_a_preset_and_edited_by_an_override():
 def test_a_saved_configuration_without_the_newest_keys_takes_their_defaults_and_says_so(
     tmp_path, caplog
 ):
-    c = config.parse(["planet"])
-    older = config.to_plain(c)
+    c = loading.parse(["planet"])
+    older = loading.to_plain(c)
     del older["critic"], older["replay"]["burnin"]
     (tmp_path / "c.yaml").write_text(json.dumps(older))
-    assert config.load(tmp_path / "c.yaml") == c
+    assert loading.load(tmp_path / "c.yaml") == c
     assert "lacks replay.burnin, critic.head, critic.slow" in caplog.text
     (tmp_path / "c.yaml").write_text(
         json.dumps({**older, "replay": {**older["replay"], "bath": 3}})
     )
-    with pytest.raises(config.ConfigError, match="unknown key 'replay.bath'"):
-        config.load(tmp_path / "c.yaml")
+    with pytest.raises(loading.ConfigError, match="unknown key 'replay.bath'"):
+        loading.load(tmp_path / "c.yaml")
 
 
 def test_yaml_round_trip(tmp_path):
-    c = config.parse(["planet", "--env.camera", "1"])
-    (tmp_path / "c.yaml").write_text(config.to_yaml(c))
-    assert config.load(tmp_path / "c.yaml") == c
-    assert config.differences(c, config.parse(["planet"])) == {"env.camera": (1, None)}
+    c = loading.parse(["planet", "--env.camera", "1"])
+    (tmp_path / "c.yaml").write_text(loading.to_yaml(c))
+    assert loading.load(tmp_path / "c.yaml") == c
+    assert loading.differences(c, loading.parse(["planet"])) == {"env.camera": (1, None)}
 
 
 @pytest.mark.fault(
@@ -122,13 +123,13 @@ def test_all_problems_are_reported_at_once_with_hints():
     ],
 )
 def test_what_cannot_be(args, wanted):
-    with pytest.raises(config.ConfigError) as caught:
-        config.parse(args)
+    with pytest.raises(loading.ConfigError) as caught:
+        loading.parse(args)
     assert any(wanted in problem for problem in caught.value.problems), caught.value.problems
 
 
 def test_whole_floats_count_as_integers():
-    assert config.parse(["--run.frames", "1e5"]).run.frames == 100_000
+    assert loading.parse(["--run.frames", "1e5"]).run.frames == 100_000
 
 
 def test_config_errors_come_without_torch():
@@ -152,8 +153,8 @@ def test_unreadable_yaml_is_one_line(tmp_path):
         "!!python/object:os.system {}",
     ):
         bad.write_text(text)
-        with pytest.raises(config.ConfigError):
-            config.build(config.read_yaml(bad), [])
+        with pytest.raises(loading.ConfigError):
+            loading.build(loading.read_yaml(bad), [])
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ def test_the_schema_names_every_objective():
     assert set(get_args(schema.Objective)) == set(build.OBJECTIVES)
 
 
-KNOWN = [f"{s}.{k}" for s, t in config.to_plain(config.parse([])).items() for k in t]
+KNOWN = [f"{s}.{k}" for s, t in loading.to_plain(loading.parse([])).items() for k in t]
 
 
 @settings(max_examples=60, deadline=None)
@@ -182,6 +183,6 @@ KNOWN = [f"{s}.{k}" for s, t in config.to_plain(config.parse([])).items() for k 
 )
 def test_any_value_either_parses_or_is_refused_cleanly(key, text):
     try:
-        config.parse([f"{key}={text}"])
-    except config.ConfigError as error:
+        loading.parse([f"{key}={text}"])
+    except loading.ConfigError as error:
         assert error.problems and all("\n" not in p for p in error.problems)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import train as train_py
 from runs import seed_dir
-from worldmodel import config, schema
+from worldmodel.config import loading, schema
 from worldmodel.evaluation import media
 
 TIMES = float(os.environ.get("WM_FUZZ", "1"))
@@ -189,8 +189,8 @@ def fitting(pairs, picture):
 
 
 BASE = {
-    key: config.as_text(value)
-    for section, table in config.to_plain(config.parse(["debug"])).items()
+    key: loading.as_text(value)
+    for section, table in loading.to_plain(loading.parse(["debug"])).items()
     for key, value in ((f"{section}.{k}", v) for k, v in table.items())
 }
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from runs import command, seed_dir
-from worldmodel import config as configs
 from worldmodel import cores, runtime
+from worldmodel.config import loading as configs
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from envs.draw import Canvas
 from envs.names import DISTRACT
 from envs.vector import Reset, SerialEnv, make_vector
 from runs import ROOT, evaluate, seed_dir, train
-from worldmodel import config
+from worldmodel.config import loading
 from worldmodel.rollout import Rollout, episode_seeds
 from worldmodel.types import ActionSpace
 
@@ -273,8 +273,8 @@ def test_an_environment_without_a_mask_is_refused_and_ones_own_mask_counts(own_m
     ],
 )
 def test_a_wrong_configuration_is_one_line_that_names_the_key(args, wanted):
-    with pytest.raises(config.ConfigError) as caught:
-        config.parse(["debug", *args], envs.check_name)
+    with pytest.raises(loading.ConfigError) as caught:
+        loading.parse(["debug", *args], envs.check_name)
     assert len(caught.value.problems) == 1 and wanted in caught.value.problems[0]
 
 

@@ -15,8 +15,8 @@ import torch
 from children import SHORT, go
 from runs import seed_dir
 from test_checkpoint import forge
-from worldmodel import config
 from worldmodel.checkpoint_format import FORMAT, seal
+from worldmodel.config import loading
 
 OLD = Path(__file__).parent / "run-of-format-1.tar.xz"
 MORE = (*SHORT, "--run.frames", "90")
@@ -190,13 +190,13 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path):
             tmp_path, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {})
         )
     (found,) = tmp_path.glob("*/*/*/config.yaml")
-    saved = config.read_yaml(found)
+    saved = loading.read_yaml(found)
     saved["run"]["root"], frames = str(tmp_path), saved["run"]["frames"]
     saved["run"]["frames"] = frames + 20
     said = go(
         tmp_path,
         *[
-            f"--{s}.{k}={config.as_text(v)}"
+            f"--{s}.{k}={loading.as_text(v)}"
             for s, table in saved.items()
             for k, v in table.items()
         ],

@@ -13,7 +13,8 @@ import pytest
 
 from children import SHORT, go, looks_listed, print_of, struck_at
 from runs import fingerprint, seed_dir
-from worldmodel import build, config, strike
+from worldmodel import build, strike
+from worldmodel.config import loading
 from worldmodel.rundir import slug
 
 TIMES = int(os.environ.get("WM_RESUMES", "1"))
@@ -109,7 +110,7 @@ KINDS = {
 
 
 def test_every_behaviour_and_objective_is_among_them():
-    configs = [config.parse(["debug", *BUSY, *more]) for more in KINDS.values()]
+    configs = [loading.parse(["debug", *BUSY, *more]) for more in KINDS.values()]
     assert {c.behavior.name for c in configs} == set(build.BEHAVIORS)
     assert {name for c in configs for name in c.loss.objective} == set(build.OBJECTIVES)
 
@@ -153,7 +154,7 @@ def drawn(rng, looks):
 )
 def test_stopped_and_killed_anywhere_it_ends_the_same(tmp_path, kind, record_property):
     args, stops, list_of = (*BUSY, *KINDS[kind]), 0, tmp_path / "looks"
-    task = slug(config.parse(["debug", *args]).env.task)
+    task = slug(loading.parse(["debug", *args]).env.task)
     go(tmp_path / "calm", *args, before=looks_listed(list_of))
     wanted = fingerprint(seed_dir(tmp_path / "calm", task))
     looks = [json.loads(line) for line in list_of.read_text().splitlines()]

@@ -13,7 +13,7 @@ import pytest
 import train as train_py
 from children import SHORT, go, limited, print_of, refused_at_the_end, signalled_at
 from runs import seed_dir, train
-from worldmodel import config
+from worldmodel.config import loading
 from worldmodel.rundir import RunDir, RunError
 
 TALKING = (*SHORT, "--log.every", "1", "--log.checkpoint", "20")
@@ -120,7 +120,7 @@ def complete(said, path, kept):
 
 
 def opened(root):
-    c = config.parse(["debug", "--run.root", str(root)])
+    c = loading.parse(["debug", "--run.root", str(root)])
     run = RunDir.of(c)
     run.open(c)
     return run

@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from worldmodel import build, config, fused
+from worldmodel import build, fused
+from worldmodel.config import loading
 from worldmodel.fused import compiled
 from worldmodel.heads import TwoHotHead, two_hot
 from worldmodel.learner import Learner
@@ -196,7 +197,7 @@ def test_a_whole_update_is_the_same_with_and_without(monkeypatch):
         "model.latent=deterministic",
         "model.reward_head=twohot",
     ]
-    c = config.parse(
+    c = loading.parse(
         [*settings, "actor.gradient=dynamics", "actor.dist=tanh", "actor.init_scale=1.0"]
     )
     batch = {

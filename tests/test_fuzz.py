@@ -16,11 +16,12 @@ import pytest
 import torch
 
 import mutate
-from worldmodel import checkpoint, config, credible
+from worldmodel import checkpoint, credible
 from worldmodel.api import spaces_from
 from worldmodel.checkpoint import CheckpointError
 from worldmodel.checkpoint_format import parse_tensors, seal, understood
 from worldmodel.chunks import Layout, ReplayError
+from worldmodel.config import loading
 from worldmodel.logger import Means
 from worldmodel.packed import PackedChunk
 from worldmodel.replay import Replay
@@ -221,7 +222,7 @@ def test_packed_chunks(tmp_path, record_property):
 def test_configurations(tmp_path, record_property):
     run = RunDir(tmp_path / "run")
     run.path.mkdir()
-    good = config.to_yaml(config.parse(["debug"]))
+    good = loading.to_yaml(loading.parse(["debug"]))
     for rng in inputs("yaml", 700, record_property):
         run.config_file.write_text(mutate.in_yaml(rng, good))
         try:

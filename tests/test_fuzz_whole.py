@@ -19,11 +19,12 @@ from envs.vector import Reset, make_vector
 from runs import command, seed_dir
 from test_faults_forged import reseal
 from test_fuzz import MEMORY, TIMES, forget, inputs, peak
-from worldmodel import build, config, snapshot
+from worldmodel import build, snapshot
 from worldmodel.api import Run
 from worldmodel.checkpoint import CheckpointError
 from worldmodel.checkpoint_format import digest, read_manifest, seal
 from worldmodel.chunks import ReplayError
+from worldmodel.config import loading
 from worldmodel.episodes import SavedEpisodes
 from worldmodel.rundir import RunDir, RunError
 from worldmodel.training import Training
@@ -162,7 +163,7 @@ def go_on(t):
 @contextlib.contextmanager
 def training(argv):
     """A training as train.py makes it, before it has resumed."""
-    c = config.parse(argv)
+    c = loading.parse(argv)
     make = partial(envs.make, c.env.task, size=tuple(c.env.size))
     with make_vector(make, 1, restart_budget=10**9) as vector:
         yield Training(c, vector, Reset, RunDir.of(c), torch.device("cpu"))

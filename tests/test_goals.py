@@ -15,11 +15,12 @@ from reach import reach
 from runs import evaluate, seed_dir, train
 from test_behaviors import LineWorld
 from test_model import H, W, make, random_batch
-from worldmodel import build, checkpoint, config
+from worldmodel import build, checkpoint
+from worldmodel.config import loading
+from worldmodel.config.schema_objectives import GoalConfig
 from worldmodel.episodes import SavedEpisodes
 from worldmodel.goals import Goal, load_goal
 from worldmodel.replay import Replay
-from worldmodel.schema_objectives import GoalConfig
 from worldmodel.scores import GoalScore
 from worldmodel.types import ObservationSpace
 
@@ -84,7 +85,7 @@ def pusher():
 
 
 def behaviour(model, column, *overrides):
-    c = config.parse(
+    c = loading.parse(
         [
             "debug",
             "planner.score=goal_distance",
@@ -326,8 +327,8 @@ def test_replays_that_hold_no_such_goal(tmp_path):
     ],
 )
 def test_what_cannot_be_asked_of_goals(args, wanted):
-    with pytest.raises(config.ConfigError) as caught:
-        config.parse(args)
+    with pytest.raises(loading.ConfigError) as caught:
+        loading.parse(args)
     assert any(wanted in problem for problem in caught.value.problems), caught.value.problems
 
 

@@ -10,8 +10,9 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 
-from worldmodel import build, config, schema
+from worldmodel import build
 from worldmodel.backdrop import to_pixels
+from worldmodel.config import loading, schema
 from worldmodel.learner import Learner
 from worldmodel.losses import free_nats, overshooting
 from worldmodel.nets import Unpatch
@@ -42,9 +43,9 @@ TRANSITIONS = get_args(get_type_hints(schema.ModelConfig)["transition"])
 def possible(transition, latent):
     try:
         return bool(
-            config.parse([*TINY, f"model.transition={transition}", f"model.latent={latent}"])
+            loading.parse([*TINY, f"model.transition={transition}", f"model.latent={latent}"])
         )
-    except config.ConfigError:
+    except loading.ConfigError:
         return False
 
 
@@ -54,7 +55,7 @@ KINDS = [kind for kind in itertools.product(TRANSITIONS, build.LATENTS) if possi
 
 def make(*overrides, image=(H, W, 3), vector=None, space=None):
     torch.manual_seed(0)
-    c = config.parse([*TINY, *overrides])
+    c = loading.parse([*TINY, *overrides])
     return c, build.make_model(c, ObservationSpace(image, vector), space or ActionSpace(A))
 
 
@@ -256,7 +257,7 @@ def test_blocks_split_the_recurrence():
 
 @pytest.mark.parametrize("latent", ["gaussian", "categorical"])
 def test_kl_equals_torch_distributions(latent):
-    lat = build.make_latent(config.parse([*TINY, f"model.latent={latent}"]).model)
+    lat = build.make_latent(loading.parse([*TINY, f"model.latent={latent}"]).model)
     g = torch.Generator().manual_seed(3)
     post, prior = (lat.dist(torch.randn(B, T, lat.num_params, generator=g)) for _ in range(2))
     D = torch.distributions
@@ -271,7 +272,7 @@ def test_kl_equals_torch_distributions(latent):
 
 def test_categorical_samples_follow_the_probabilities_with_straight_through_gradients():
     lat = build.make_latent(
-        config.parse([*TINY, "model.latent=categorical", "model.unimix=0.1"]).model
+        loading.parse([*TINY, "model.latent=categorical", "model.unimix=0.1"]).model
     )
     params = torch.randn(
         1, lat.num_params, generator=torch.Generator().manual_seed(0), requires_grad=True
@@ -288,7 +289,7 @@ def test_categorical_samples_follow_the_probabilities_with_straight_through_grad
 
 
 def test_gaussian_samples_are_reparameterised():
-    lat = build.make_latent(config.parse(TINY).model)
+    lat = build.make_latent(loading.parse(TINY).model)
     params = torch.randn(1, 10, generator=torch.Generator().manual_seed(0))
     dist = lat.dist(params)
     drawn = lat.sample(params.expand(20_000, 10), torch.Generator().manual_seed(0))

@@ -10,8 +10,9 @@ import torch
 from blocks import BOX, CODES, batch_of, learner_of
 from runs import fingerprint, seed_dir, train
 from test_model import B, H, T, W, make, random_batch
-from worldmodel import build, config, schema_objectives
+from worldmodel import build
 from worldmodel.collapse import spread
+from worldmodel.config import loading, schema_objectives
 from worldmodel.learner import Learner
 from worldmodel.objectives import Comparing, Context, bottleneck
 from worldmodel.objectives.pairs import allowed
@@ -402,14 +403,14 @@ def test_every_objective_in_a_mix_resumes_exactly(tmp_path, behavior):
     ],
 )
 def test_what_cannot_be_asked_of_objectives(args, wanted):
-    with pytest.raises(config.ConfigError) as caught:
-        config.parse(args)
+    with pytest.raises(loading.ConfigError) as caught:
+        loading.parse(args)
     assert any(wanted in problem for problem in caught.value.problems), caught.value.problems
 
 
 def test_the_schema_knows_who_can_compare():
     sizes = build.Sizes(build.ObservationSpace((H, W, 3)), BOX, 10, 20)
-    made = {name: maker(config.parse([]), sizes) for name, maker in build.OBJECTIVES.items()}
+    made = {name: maker(loading.parse([]), sizes) for name, maker in build.OBJECTIVES.items()}
     assert {name for name, o in made.items() if isinstance(o, Comparing)} == set(
         schema_objectives.COMPARING
     )

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ranks import environment, learners
-from worldmodel import config, runtime
+from worldmodel import runtime
+from worldmodel.config import loading
 from worldmodel.losses import free_nats
 from worldmodel.parallel import ALONE, Launch, World, join, speaker
 from worldmodel.rundir import RunDir, RunError
@@ -135,7 +136,7 @@ def test_every_rank_of_a_machine_wants_a_gpu_of_its_own(monkeypatch, there, fits
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    c = config.parse(["debug"]).run
+    c = loading.parse(["debug"]).run
     launch = Launch(rank=3, size=4, local_rank=1, local_size=2)
     if fits:
         assert runtime.setup(c, launch) == torch.device("cuda", 1) and taken == [

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodel import build, config
+from worldmodel import build
+from worldmodel.config import loading
 from worldmodel.evaluation.compare import ICEM
 from worldmodel.planners.proposals import Box, OneHot, Seeded, coloured
 from worldmodel.types import ActionSpace
@@ -33,7 +34,7 @@ def planner(name, **changes):
             **changes,
         }.items()
     ]
-    return build.make_planner(config.parse(args).planner)
+    return build.make_planner(loading.parse(args).planner)
 
 
 def plan(name, score, proposal, size=SIZE, seed=0, horizon=HORIZON, **changes):

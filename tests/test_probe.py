@@ -12,7 +12,8 @@ import torch
 import worldmodel
 from blocks import batch_of, draw, learner_of, taught
 from runs import evaluate, seed_dir, train
-from worldmodel import build, config
+from worldmodel import build
+from worldmodel.config import loading
 from worldmodel.evaluation.state_probe import held_out_r2, state_r2
 from worldmodel.learner import Learner
 from worldmodel.types import ActionSpace, ObservationSpace
@@ -25,7 +26,7 @@ def trained(probe, *overrides, updates=5, spoil=None):
     draws nothing.
     """
     weights = {name: 0.1 for name in build.OBJECTIVES if name != "reconstruction"}
-    c = config.parse(
+    c = loading.parse(
         [
             "debug",
             f"loss.objective={json.dumps(weights)}",

@@ -15,7 +15,7 @@ from PIL import Image
 import envs
 from benchmarks.reach import BAR, COLUMNS, TASKS, Course, at_random, opened, scene, share_interval
 from runs import ROOT, seed_dir, train
-from worldmodel import config
+from worldmodel.config import loading
 
 
 def course(task, seed=0):
@@ -116,17 +116,17 @@ def test_a_share_of_a_few_is_not_certain():
 
 def test_backgrounds_and_limits_make_another_scene():
     plain, strong = (
-        config.parse(["env.task=rope"]),
-        config.parse(["env.task=rope", "distract.strength=0.5"]),
+        loading.parse(["env.task=rope"]),
+        loading.parse(["env.task=rope", "distract.strength=0.5"]),
     )
     assert scene(plain) == scene(strong), "a task without backgrounds has none to differ in"
     tasks = [
-        config.parse(["env.task=distract:rope", f"distract.strength={s}"]) for s in (0.5, 1.0)
+        loading.parse(["env.task=distract:rope", f"distract.strength={s}"]) for s in (0.5, 1.0)
     ]
     assert (
         scene(tasks[0])
         != scene(tasks[1])
-        != scene(config.parse(["env.task=rope", "env.time_limit=9"]))
+        != scene(loading.parse(["env.task=rope", "env.time_limit=9"]))
     )
 
 

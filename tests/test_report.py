@@ -12,7 +12,7 @@ import pytest
 
 import browser
 from runs import evaluate, seed_dir, train
-from worldmodel import config as configs
+from worldmodel.config import loading as configs
 from worldmodel.evaluation import media
 from worldmodel.evaluation.report import learning, verdict
 from worldmodel.evaluation.report.gather import read

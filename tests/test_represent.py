@@ -7,7 +7,7 @@ import pytest
 
 import runs
 from benchmarks import represent, shaken
-from worldmodel import config
+from worldmodel.config import loading
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def made(tmp_path, monkeypatch):
         run = represent.place("pendulum", name, where, seed)
         run.mkdir(parents=True)
         told = represent.words("pendulum", name, where, seed)
-        (run / "config.yaml").write_text(config.to_yaml(config.parse([*told, *extra])))
+        (run / "config.yaml").write_text(loading.to_yaml(loading.parse([*told, *extra])))
         (run / "status.json").write_text(json.dumps({"state": state, "frames": 20}))
         scores = [
             {"frames": 10, "eval/score": 1.0},

@@ -5,7 +5,8 @@ weight.
 import pytest
 import torch
 
-from worldmodel import build, config, fused
+from worldmodel import build, fused
+from worldmodel.config import loading
 from worldmodel.fused.whole import Step, settled
 from worldmodel.rssm import RSSM, Steps
 from worldmodel.types import ActionSpace, ObservationSpace
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def rssm_of(latent):
-    c = config.parse(["debug", f"model.latent={latent}", "model.deter=40", "model.hidden=24"])
+    c = loading.parse(["debug", f"model.latent={latent}", "model.deter=40", "model.hidden=24"])
     torch.manual_seed(0)
     rssm = build.make_model(c, ObservationSpace((32, 32, 3)), ActionSpace(A)).rssm
     for name, p in rssm.named_parameters():
@@ -149,7 +150,7 @@ def test_not_even_a_nan_is_carried_over_a_start():
 
 @pytest.mark.parametrize("change", ["model.transition=ssm", "model.blocks=2"])
 def test_other_transitions_stay_with_autograd(change):
-    c = config.parse(["debug", change])
+    c = loading.parse(["debug", change])
     rssm = build.make_model(c, ObservationSpace((32, 32, 3)), ActionSpace(A)).rssm
     with torch.autocast("cpu", torch.bfloat16):
         assert isinstance(rssm.walk(rssm.initial(2), 1), Steps)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from worldmodel import build, config
+from worldmodel import build
+from worldmodel.config import loading
 from worldmodel.fused import whole
 from worldmodel.nets import MLP, side_by_side
 from worldmodel.types import ActionSpace, ObservationSpace
@@ -20,7 +21,7 @@ NOTHING = 77.0
 
 
 def rssm_of(deter, hidden, actions, latent):
-    c = config.parse(
+    c = loading.parse(
         [
             "debug",
             f"model.latent={latent}",

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from worldmodel.config.schema import ActorConfig, CriticConfig, ImagConfig
 from worldmodel.dists import CONTINUOUS, Dist, OneHotGroups, legal
 from worldmodel.heads import ScalarHead
 from worldmodel.nets import MLP, BlockLinear
 from worldmodel.parallel import ALONE, World
 from worldmodel.returns import ReturnScale, lambda_returns
-from worldmodel.schema import ActorConfig, CriticConfig, ImagConfig
 from worldmodel.types import ActionSpace, Batch, Metrics, State
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldmodel import build, checkpoint, config, credible, memory, runtime
+from worldmodel import build, checkpoint, credible, memory, runtime
 from worldmodel.actor_critic import ActorCritic
 from worldmodel.agent import Agent, Carry, part
 from worldmodel.backdrop import to_pixels
+from worldmodel.config import loading
+from worldmodel.config.schema import Config, learns_policy
 from worldmodel.rundir import RunDir, RunError
 from worldmodel.runtime import autocast, seeded
-from worldmodel.schema import Config, learns_policy
 from worldmodel.types import ActionSpace, ObservationSpace
 
 DRIVING = ("behavior", "planner", "goal")  # what can be changed on a saved run
@@ -48,7 +49,7 @@ class Run:
         """The same model driven in another way: changed keys of behavior, planner and goal, as
         (key, text).
         """
-        c = config.change(self.config, changes, DRIVING)
+        c = loading.change(self.config, changes, DRIVING)
         if learns_policy(c) and self.policy is None:
             raise RunError(
                 "this run trained no actor and no critic: behavior.name can be random or mpc, "

@@ -15,6 +15,13 @@ from worldmodel.backdrop import Backdrop
 from worldmodel.behaviors.actor_critic import ActorPolicy
 from worldmodel.behaviors.mpc import MPC
 from worldmodel.behaviors.random import Random
+from worldmodel.config.schema import (
+    Config,
+    ModelConfig,
+    PlannerConfig,
+    ReplayConfig,
+    learns_policy,
+)
 from worldmodel.goals import Goal, load_goal
 from worldmodel.heads import ContinueHead, GaussianHead, ScalarHead, TwoHotHead
 from worldmodel.latents.categorical import Categorical
@@ -40,7 +47,6 @@ from worldmodel.planners.shooting import Shooting
 from worldmodel.probe import Probe
 from worldmodel.rssm import RSSM
 from worldmodel.runtime import pick_precision
-from worldmodel.schema import Config, ModelConfig, PlannerConfig, ReplayConfig, learns_policy
 from worldmodel.types import ActionSpace, ObservationSpace
 from worldmodel.warm import BurnIn, Cold, Stored
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from worldmodel.config.schema_objectives import GoalConfig
 from worldmodel.episodes import SavedEpisodes
-from worldmodel.schema_objectives import GoalConfig
 from worldmodel.types import Batch, ObservationSpace
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from worldmodel.checkpoint import CheckpointError
-from worldmodel.config import ConfigError
+from worldmodel.config.loading import ConfigError
 from worldmodel.files import Unwritten
 from worldmodel.learner import Diverged
 from worldmodel.parallel import Ended, Lost, speaker

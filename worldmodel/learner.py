@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from worldmodel.actor_critic import ActorCritic
 from worldmodel.captured import Captured, CudaRecorder, Recorder
+from worldmodel.config.schema import OptimConfig
 from worldmodel.model import WorldModel
 from worldmodel.optim import CLIPS, Optimizers
 from worldmodel.parallel import ALONE, World
 from worldmodel.runtime import autocast
-from worldmodel.schema import OptimConfig
 from worldmodel.types import Batch, Metrics
 from worldmodel.warm import Cold
 

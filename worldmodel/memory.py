@@ -8,9 +8,9 @@ import torch
 
 from worldmodel import build
 from worldmodel.capacity import GB, available_memory, bytes_per_row
+from worldmodel.config.schema import Config, learns_policy
 from worldmodel.nets import shrunk
 from worldmodel.parallel import ALONE, World
-from worldmodel.schema import Config, learns_policy
 from worldmodel.types import ActionSpace, ObservationSpace
 
 ADAM = 16  # bytes a weight takes: itself, its gradient, two moments

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from worldmodel.augment import draw_shifts, shifted
 from worldmodel.backdrop import Backdrop
 from worldmodel.collapse import spread
+from worldmodel.config.schema_objectives import heaviest
 from worldmodel.heads import ContinueHead, ScalarHead, means
 from worldmodel.losses import detach, free_nats, overshooting
 from worldmodel.nets import Encoder
@@ -17,7 +18,6 @@ from worldmodel.objectives import Comparing, Context, Objective, Parts
 from worldmodel.parallel import ALONE, World
 from worldmodel.probe import Probe
 from worldmodel.rssm import RSSM
-from worldmodel.schema_objectives import heaviest
 from worldmodel.slow import Slow
 from worldmodel.types import Batch, Losses, Metrics, ObservationSpace, State
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldmodel.schema import OptimConfig
+from worldmodel.config.schema import OptimConfig
 
 Tensors = list[Tensor]
 

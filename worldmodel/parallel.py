@@ -23,9 +23,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from worldmodel import config as configs
-from worldmodel.config import ConfigError
-from worldmodel.schema import Config
+from worldmodel.config import loading as configs
+from worldmodel.config.loading import ConfigError
+from worldmodel.config.schema import Config
 
 T = TypeVar("T")
 

@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from worldmodel import config as configs
 from worldmodel.checkpoint_format import NUMBER
+from worldmodel.config import loading as configs
+from worldmodel.config.schema import Config
 from worldmodel.files import persist, replace
-from worldmodel.schema import Config
 
 log = logging.getLogger(__name__)
 

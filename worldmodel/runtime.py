@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
+from worldmodel.config.schema import RunConfig
 from worldmodel.cores import Others, cores
 from worldmodel.parallel import Launch
-from worldmodel.schema import RunConfig
 
 log = logging.getLogger(__name__)
 

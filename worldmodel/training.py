@@ -12,6 +12,7 @@ import torch
 
 from worldmodel import build, memory
 from worldmodel.agent import part
+from worldmodel.config.schema import Config
 from worldmodel.evaluation import board
 from worldmodel.evaluation.returns import Evaluation, run_episodes
 from worldmodel.learner import Diverged, Learner
@@ -23,7 +24,6 @@ from worldmodel.rollback import roll_back
 from worldmodel.rollout import Rollout, Row, episode_seeds, spaces_of
 from worldmodel.rundir import RunDir
 from worldmodel.runtime import pick_precision, seed_of, seeded, spare_cores
-from worldmodel.schema import Config
 from worldmodel.stop import Stop
 from worldmodel.warm import NEVER
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.config import CONFIG_DIR, read_yaml
+from worldmodel.config.loading import CONFIG_DIR, read_yaml
+from worldmodel.config.schema import PlannerConfig
 from worldmodel.evaluation.plots import growing, kind, pyplot, save, told
 from worldmodel.evaluation.returns import doubts
 from worldmodel.player import Player
 from worldmodel.rollout import Row
-from worldmodel.schema import PlannerConfig
 
 Changes = list[tuple[str, str]]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from worldmodel.config.schema_objectives import BarlowConfig
 from worldmodel.objectives import Context, Objective
-from worldmodel.schema_objectives import BarlowConfig
 from worldmodel.types import Losses, Metrics
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 
 from worldmodel.ahead import Average
+from worldmodel.config.schema_objectives import BootstrapConfig
 from worldmodel.nets import MLP
 from worldmodel.objectives import Context, Objective
 from worldmodel.objectives.centre import centred
-from worldmodel.schema_objectives import BootstrapConfig
 from worldmodel.types import Losses, Metrics
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldmodel.config.schema_objectives import ContrastiveConfig
 from worldmodel.nets import Exact
 from worldmodel.objectives import Comparing, Context
 from worldmodel.objectives.pairs import contest
-from worldmodel.schema_objectives import ContrastiveConfig
 from worldmodel.types import Losses, Metrics
 
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from worldmodel.config.schema_objectives import ForwardContrastiveConfig
 from worldmodel.nets import Exact
 from worldmodel.objectives import Comparing, Context
 from worldmodel.objectives.pairs import contest
-from worldmodel.schema_objectives import ForwardContrastiveConfig
 from worldmodel.types import Losses, Metrics
 
 

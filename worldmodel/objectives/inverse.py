@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodel.ahead import Average
+from worldmodel.config.schema_objectives import InverseConfig
 from worldmodel.nets import MLP, Exact
 from worldmodel.objectives import Comparing, Context, Mean
 from worldmodel.objectives.centre import Centre
-from worldmodel.schema_objectives import InverseConfig
 from worldmodel.types import ActionSpace, Losses, Metrics
 
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodel.config.schema_objectives import PrototypesConfig
 from worldmodel.objectives import Context, Mean, Objective
 from worldmodel.objectives.centre import centred
-from worldmodel.schema_objectives import PrototypesConfig
 from worldmodel.slow import Slow
 from worldmodel.types import Losses, Metrics
 

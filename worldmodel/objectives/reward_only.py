@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 from worldmodel.ahead import Average
+from worldmodel.config.schema_objectives import RewardOnlyConfig
 from worldmodel.objectives import Context, Objective
-from worldmodel.schema_objectives import RewardOnlyConfig
 from worldmodel.types import Losses, Metrics
 
 

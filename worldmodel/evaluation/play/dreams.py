@@ -12,7 +12,7 @@ import torch
 
 from worldmodel.api import Run
 from worldmodel.backdrop import to_pixels
-from worldmodel.config import ConfigError
+from worldmodel.config.loading import ConfigError
 from worldmodel.dream_env import watched
 from worldmodel.evaluation.opened import Columns
 from worldmodel.rundir import RunError

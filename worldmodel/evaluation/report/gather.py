@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel import checkpoint, versions
+from worldmodel.config.schema import Config
 from worldmodel.credible import check_spaces, read_lines, whole
 from worldmodel.files import number, read_json
 from worldmodel.rundir import RunDir, RunError
-from worldmodel.schema import Config
 
 MOST = 1 << 26  # bytes of a file that eval.py made
 # What a damaged or foreign file gives, wherever it is read.

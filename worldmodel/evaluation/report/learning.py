@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from worldmodel import config as configs
+from worldmodel.config import loading as configs
+from worldmodel.config.schema import Config
 from worldmodel.evaluation.report.gather import Seed, curve
 from worldmodel.evaluation.report.html import code, command, folded, p, table
 from worldmodel.evaluation.report.reference import Published, note, published
 from worldmodel.evaluation.report.svg import MEAN, REFERENCES, Series, lines, thinned
 from worldmodel.evaluation.report.words import LOSSES
-from worldmodel.schema import Config
 
 SEED_KEY = "run.seed"
 LOSS = "train/loss/"

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from worldmodel.ranges import Count, Natural, Positive, Range, Share, Weight
+from worldmodel.config.ranges import Count, Natural, Positive, Range, Share, Weight
 
 if TYPE_CHECKING:
-    from worldmodel.schema import Config
+    from worldmodel.config.schema import Config
 
 Objective = Literal[
     "reconstruction",

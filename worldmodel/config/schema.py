@@ -7,8 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from worldmodel.ranges import Count, Natural, Positive, Range, Share, Weight
-from worldmodel.schema_objectives import (
+from worldmodel.config.ranges import Count, Natural, Positive, Range, Share, Weight
+from worldmodel.config.schema_objectives import (
     AugmentConfig,
     BarlowConfig,
     BootstrapConfig,

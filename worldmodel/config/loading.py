@@ -19,7 +19,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from ruamel.yaml import YAML
 
-from worldmodel.plain_yaml import (
+from worldmodel.config.schema import Config, Range, contradictions
+from worldmodel.config.yaml_io import (
     MAX_BITS,
     UNREADABLE,
     ConfigError,
@@ -28,11 +29,10 @@ from worldmodel.plain_yaml import (
     read_yaml,
     shown,
 )
-from worldmodel.schema import Config, Range, contradictions
 
 log = logging.getLogger(__name__)
 
-CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
+CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 
 
 def presets() -> list[str]:
