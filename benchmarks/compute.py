@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from worldmodel import build, runtime
 from worldmodel.config import loading
-from worldmodel.fused.whole import settled
+from worldmodel.kernels.planning_step import settled
 from worldmodel.learner import Learner
 from worldmodel.planners.proposals import Box
 from worldmodel.player import Player

@@ -9,9 +9,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.blocks import batch_of
-from worldmodel import build, fused
-from worldmodel.captured import Captured
+from worldmodel import build
 from worldmodel.config import loading
+from worldmodel.kernels import elementwise
+from worldmodel.kernels.cuda_graph import Captured
 from worldmodel.learner import Learner
 from worldmodel.types import ActionSpace, ObservationSpace
 
@@ -97,7 +98,7 @@ def learner_of(recorder, *overrides):
 def trained(recorder, *overrides, updates=14, spoil=(), spare=()):
     """Everything a learner holds after some updates, the metrics of each, and the learner."""
     learner, shown = learner_of(recorder, *overrides), []
-    if not fused.library():
+    if not elementwise.library():
         pytest.skip("steps are fused by a library that was not built here")
     for i in range(updates):
         batch = batch_of(i, SPACE, batch=4)[0]
@@ -132,7 +133,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_no_update_waits_for_the_device_and_a_graph_gives_the_same_numbers(form, monkeypatch):
-    monkeypatch.setattr(fused, "takes", lambda x: False)  # a GPU has no C functions
+    monkeypatch.setattr(elementwise, "takes", lambda x: False)  # a GPU has no C functions
     held, shown, _ = trained(None, *form, spoil=(9,))
     recorder = Again()
     same, likewise, learner = trained(recorder, *form, spoil=(9,))

@@ -10,17 +10,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from worldmodel import build, fused
+from worldmodel import build
 from worldmodel.config import loading
-from worldmodel.fused import compiled
 from worldmodel.heads import TwoHotHead, two_hot
+from worldmodel.kernels import c_library, elementwise
 from worldmodel.learner import Learner
 from worldmodel.nets import MLP, Norm, mixed_log_probs
 from worldmodel.types import ActionSpace, ObservationSpace
 
 ROWS, SIZE = (3, 7), 37  # 37: a last part that no vector register is filled by
 needs_library = pytest.mark.skipif(
-    fused.library() is None, reason="no C compiler here; torch does these steps"
+    elementwise.library() is None, reason="no C compiler here; torch does these steps"
 )
 
 
@@ -58,14 +58,16 @@ def close(got, want):
 @pytest.mark.parametrize("fine", [False, True])
 def test_norm_silu_is_torchs(fine):
     x, norm, weight = rough(*ROWS, SIZE), norm_of(SIZE), torch.randn(*ROWS, SIZE)
-    got = grads_of(lambda x, w: fused.norm_silu(x, norm, fine), [x, norm.weight], weight)
+    got = grads_of(lambda x, w: elementwise.norm_silu(x, norm, fine), [x, norm.weight], weight)
     want = grads_of(
         lambda x, w: F.silu(F.rms_norm(x, (SIZE,), w, norm.eps)),
         [exact(x), exact(norm.weight)],
         weight,
     )
     close(got, want)
-    assert fused.norm_silu(x, norm, fine).dtype == (torch.float32 if fine else torch.bfloat16)
+    assert elementwise.norm_silu(x, norm, fine).dtype == (
+        torch.float32 if fine else torch.bfloat16
+    )
     if fine:
         torch.testing.assert_close(got[0], want[0], rtol=2e-6, atol=2e-6)
 
@@ -78,10 +80,14 @@ def test_gru_is_torchs():
         norm_of(3 * SIZE),
     )
     weight = torch.randn(*ROWS, SIZE)
-    got = grads_of(lambda g, s, w: fused.gru(g, norm, s), [gates, state, norm.weight], weight)
+    got = grads_of(
+        lambda g, s, w: elementwise.gru(g, norm, s), [gates, state, norm.weight], weight
+    )
     copy = norm_of(3 * SIZE)
     want = grads_of(
-        lambda g, s, w: fused.gru(g, copy, s), [exact(gates), exact(state), copy.weight], weight
+        lambda g, s, w: elementwise.gru(g, copy, s),
+        [exact(gates), exact(state), copy.weight],
+        weight,
     )
     close(got, want)
     torch.testing.assert_close(got[0], want[0], rtol=1e-5, atol=1e-6)
@@ -93,7 +99,7 @@ def test_draws_pick_what_torch_picks_and_pass_the_probabilities_gradients(unimix
     logits, weight = rough(200, 5, SIZE, scale=2.0), torch.randn(200, 5, SIZE).bfloat16().float()
     uniform = torch.rand(200, 5, generator=torch.Generator().manual_seed(1))
     uniform[0], uniform[1] = 0.0, 1 - 2**-24
-    got = fused.draw(logits, uniform, unimix)
+    got = elementwise.draw(logits, uniform, unimix)
     assert got is not None and (got.sum(-1) == 1).all()
     probs = mixed_log_probs(logits.float(), unimix).exp()
     sums = probs.double().cumsum(-1)
@@ -113,12 +119,12 @@ def test_two_hot_heads_are_torchs():
     read, weight = rough(*ROWS, 255, scale=3.0), torch.randn(*ROWS)
     # The outermost bins are 5e8: what a mean over them is to the last digit is nobody's question.
     bins = head.bins.where(head.bins.abs() < 1e3, 0.0)
-    mean = lambda r: fused.twohot_mean(r, bins)  # noqa: E731
+    mean = lambda r: elementwise.twohot_mean(r, bins)  # noqa: E731
     close(grads_of(mean, [read], weight), grads_of(mean, [exact(read)], weight))
     low, share = two_hot(torch.randn(*ROWS) * 100, head.bins)
-    loss = lambda r: fused.twohot_loss(r, low, share)  # noqa: E731
+    loss = lambda r: elementwise.twohot_loss(r, low, share)  # noqa: E731
     close(grads_of(loss, [read], weight), grads_of(loss, [exact(read)], weight))
-    assert (fused.twohot_mean(torch.zeros(5, 255).bfloat16(), head.bins) == 0).all()
+    assert (elementwise.twohot_mean(torch.zeros(5, 255).bfloat16(), head.bins) == 0).all()
 
 
 @needs_library
@@ -126,7 +132,7 @@ def test_two_hot_heads_are_torchs():
 @pytest.mark.parametrize("channels", [1, 3, 5, 8])
 def test_doubled_maps_are_torchs(channels, silu):
     phases, weight = rough(2, 5, 7, 4 * channels), torch.randn(2, 8, 12, channels)
-    double = lambda x: fused.doubled(x, silu)  # noqa: E731
+    double = lambda x: elementwise.doubled(x, silu)  # noqa: E731
     close(grads_of(double, [phases], weight), grads_of(double, [exact(phases)], weight))
     if not silu:
         assert torch.equal(double(phases), double(exact(phases)).bfloat16())
@@ -142,9 +148,11 @@ def test_pictures_and_their_errors_are_torchs():
         torch.randn(6),
     )
     true = (image.float() - backdrop) / 255
-    assert (fused.centred(image, backdrop, torch.bfloat16).float() - true).abs().max() <= 2**-9
-    torch.testing.assert_close(fused.centred(image, backdrop, torch.float32), true)
-    error = lambda m: fused.picture_error(m, image.flatten(0, 1), backdrop)  # noqa: E731
+    assert (
+        elementwise.centred(image, backdrop, torch.bfloat16).float() - true
+    ).abs().max() <= 2**-9
+    torch.testing.assert_close(elementwise.centred(image, backdrop, torch.float32), true)
+    error = lambda m: elementwise.picture_error(m, image.flatten(0, 1), backdrop)  # noqa: E731
     want = 0.5 * (exact(mean) - true.flatten(0, 1)).square().sum((1, 2, 3))
     torch.testing.assert_close(error(mean), want, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(error(exact(mean)), want)
@@ -156,17 +164,21 @@ def test_what_is_not_finite_stays_so():
     x = rough(3, SIZE).detach()
     x[1, 2] = float("nan")
     norm = norm_of(SIZE)
-    assert torch.isfinite(fused.norm_silu(x, norm)).all(-1).tolist() == [True, False, True]
+    assert torch.isfinite(elementwise.norm_silu(x, norm)).all(-1).tolist() == [True, False, True]
     gates = torch.cat([x, x, x], -1)
-    assert torch.isfinite(fused.gru(gates, norm_of(3 * SIZE), torch.zeros(3, SIZE))).all(
+    assert torch.isfinite(elementwise.gru(gates, norm_of(3 * SIZE), torch.zeros(3, SIZE))).all(
         -1
     ).tolist() == [
         True,
         False,
         True,
     ]
-    assert torch.isfinite(fused.twohot_mean(x, torch.ones(SIZE))).tolist() == [True, False, True]
-    assert torch.isfinite(fused.norm_silu(x * float("inf"), norm)).sum() == 0
+    assert torch.isfinite(elementwise.twohot_mean(x, torch.ones(SIZE))).tolist() == [
+        True,
+        False,
+        True,
+    ]
+    assert torch.isfinite(elementwise.norm_silu(x * float("inf"), norm)).sum() == 0
 
 
 @needs_library
@@ -177,7 +189,9 @@ def test_results_do_not_depend_on_the_threads():
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(grads_of(lambda x, w: fused.norm_silu(x, norm), [x, norm.weight], weight))
+            found.append(
+                grads_of(lambda x, w: elementwise.norm_silu(x, norm), [x, norm.weight], weight)
+            )
     finally:
         torch.set_num_threads(before)
     assert all(
@@ -226,7 +240,7 @@ def test_a_whole_update_is_the_same_with_and_without(monkeypatch):
 
     want, exact_parts = gradients("fp32")
     with_library, fused_parts = gradients("bf16")
-    monkeypatch.setattr(fused, "library", lambda: None)
+    monkeypatch.setattr(elementwise, "library", lambda: None)
     without, torch_parts = gradients("bf16")
     assert (
         abs(with_library - want) <= 2e-3 * want.abs() and abs(without - want) <= 2e-3 * want.abs()
@@ -258,7 +272,7 @@ def test_a_compiler_that_fails_is_one_line_and_no_more(tmp_path, monkeypatch, ca
     broken.chmod(0o755)
     monkeypatch.setenv("CC", str(broken))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert compiled.library.__wrapped__() is None
+    assert c_library.library.__wrapped__() is None
     assert [r.getMessage() for r in caplog.records] == [
         "fused steps were not built (something is missing); torch does their work, slower"
     ]

@@ -21,8 +21,14 @@ ROOT = Path(__file__).resolve().parent.parent
 # counts.
 MAY_IMPORT = {
     "envs/*": {"numpy", "gymnasium", "mujoco", "dm_control", "dm_env", "PIL", "imageio"},
-    "worldmodel/fused/*": {"torch"},
-    "worldmodel/nets.py": {"torch", "einops", "numpy", "worldmodel.types", "worldmodel.fused"},
+    "worldmodel/kernels/*": {"torch", "worldmodel.types"},
+    "worldmodel/nets.py": {
+        "torch",
+        "einops",
+        "numpy",
+        "worldmodel.types",
+        "worldmodel.kernels",
+    },
     "worldmodel/dists.py": {"torch", "einops", "numpy", "worldmodel.types", "worldmodel.nets"},
     "worldmodel/latents/*": {
         "torch",
@@ -31,9 +37,9 @@ MAY_IMPORT = {
         "worldmodel.types",
         "worldmodel.nets",
         "worldmodel.dists",
-        "worldmodel.fused",
+        "worldmodel.kernels",
     },
-    "worldmodel/backdrop.py": {"torch", "worldmodel.fused"},
+    "worldmodel/backdrop.py": {"torch", "worldmodel.kernels"},
     "worldmodel/objectives/*": {
         "torch",
         "einops",

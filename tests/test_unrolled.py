@@ -5,17 +5,18 @@ weight.
 import pytest
 import torch
 
-from worldmodel import build, fused
+from worldmodel import build
 from worldmodel.config import loading
-from worldmodel.fused.whole import Step, settled
+from worldmodel.kernels import elementwise
+from worldmodel.kernels.planning_step import Step, settled
+from worldmodel.kernels.rssm_loops import Walk
 from worldmodel.rssm import RSSM, Steps
 from worldmodel.types import ActionSpace, ObservationSpace
-from worldmodel.unrolled import Walk
 
 B, T, A = 5, 7, 3
 LATENTS = ["categorical", "gaussian", "deterministic"]
 pytestmark = pytest.mark.skipif(
-    fused.library() is None, reason="no C compiler here; autograd goes through the loops"
+    elementwise.library() is None, reason="no C compiler here; autograd goes through the loops"
 )
 
 

@@ -5,12 +5,12 @@ import torch
 
 from worldmodel import build
 from worldmodel.config import loading
-from worldmodel.fused import whole
+from worldmodel.kernels import planning_step
 from worldmodel.nets import MLP, side_by_side
 from worldmodel.types import ActionSpace, ObservationSpace
 
 pytestmark = pytest.mark.skipif(
-    not whole.here(), reason="no compiler, or no 512-bit bf16 products: torch does it all"
+    not planning_step.here(), reason="no compiler, or no 512-bit bf16 products: torch does it all"
 )
 SIZES = {
     "small": (40, 24, 3),
@@ -63,7 +63,7 @@ def test_a_step_is_the_cells_and_touches_nothing_else(size, latent, n):
     row, old, following = rows_of(rssm, n)
     action, new = torch.rand(n, SIZES[size][2]) * 2 - 1, torch.full_like(old, NOTHING)
     stoch = row[:, hidden + deter :].clone()
-    whole.Step(rssm).go(row, action, old, following, new, torch.Generator().manual_seed(5))
+    planning_step.Step(rssm).go(row, action, old, following, new, torch.Generator().manual_seed(5))
     with torch.no_grad():
         state = {"deter": old, "stoch": stoch.float().view(n, *rssm.latent.shape)}
         want = rssm._advance(state, rssm.from_action(action))
@@ -92,7 +92,9 @@ def test_threads_change_nothing():
         torch.manual_seed(1)
         row, old, following = rows_of(rssm, 200)
         torch.set_num_threads(threads)
-        whole.Step(rssm).go(row, torch.ones(200, 6), old, following, new := torch.empty_like(old))
+        planning_step.Step(rssm).go(
+            row, torch.ones(200, 6), old, following, new := torch.empty_like(old)
+        )
         found.append(new)
     torch.set_num_threads(before)
     assert torch.equal(*found)
@@ -108,8 +110,8 @@ def test_a_head_answers_as_its_network_does(layers, units, outputs, exact):
     net.out.bias.data.normal_()
     whole_rows = torch.randn(5, 7, 60).bfloat16()
     feat = whole_rows[..., 10:56]  # apart, as features lie in rows
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), whole.settled():
-        assert whole.Reader.can(net, feat)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), planning_step.settled():
+        assert planning_step.Reader.can(net, feat)
         got = net(feat)
         both = side_by_side([net, net], feat)
     want = net(feat.float())
@@ -121,15 +123,17 @@ def test_a_head_answers_as_its_network_does(layers, units, outputs, exact):
 def test_who_wants_gradients_or_changes_weights_is_left_to_torch():
     net, feat = MLP(8, 1, 1, 8), torch.randn(3, 8).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        with whole.settled():
-            assert not whole.Reader.can(net, feat)
+        with planning_step.settled():
+            assert not planning_step.Reader.can(net, feat)
             assert net(feat).requires_grad
         with torch.no_grad():
-            assert not whole.Reader.can(net, feat)
-            with whole.settled():
-                assert whole.Reader.can(net, feat) and not whole.Reader.can(net, feat.float())
-                assert not whole.Reader.can(MLP(7, 1, 1, 8), feat[:, :7])
-                assert not whole.Reader.can(MLP(8, 1, 1, 7), feat)
+            assert not planning_step.Reader.can(net, feat)
+            with planning_step.settled():
+                assert planning_step.Reader.can(net, feat) and not planning_step.Reader.can(
+                    net, feat.float()
+                )
+                assert not planning_step.Reader.can(MLP(7, 1, 1, 8), feat[:, :7])
+                assert not planning_step.Reader.can(MLP(8, 1, 1, 7), feat)
 
 
 def test_what_is_settled_is_packed_once_and_forgotten_afterwards():
@@ -140,8 +144,8 @@ def test_what_is_settled_is_packed_once_and_forgotten_afterwards():
         made.append(1)
         return len(made)
 
-    with whole.settled():
-        with whole.settled():
-            assert whole.once(owner, make) == 1
-        assert whole.once(owner, make) == 1
-    assert whole.once(owner, make) == 2
+    with planning_step.settled():
+        with planning_step.settled():
+            assert planning_step.once(owner, make) == 1
+        assert planning_step.once(owner, make) == 1
+    assert planning_step.once(owner, make) == 2

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from worldmodel import fused
+from worldmodel.kernels import elementwise
 
 GREY = 127.5
 
@@ -43,13 +43,13 @@ class Backdrop(nn.Module):
 
     def take_out(self, image: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """uint8 pixels (...,H,W,3) to floats around zero."""
-        return fused.centred(image, self.picture, dtype)
+        return elementwise.centred(image, self.picture, dtype)
 
     def error(self, mean: Tensor, image: Tensor) -> Tensor:
         """Half the summed squared difference (N,) of what was drawn and uint8 pixels, both
         (N,H,W,3).
         """
-        return fused.picture_error(mean, image, self.picture)
+        return elementwise.picture_error(mean, image, self.picture)
 
     def put_back(self, mean: Tensor) -> Tensor:
         """What was drawn against the backdrop (...,H,W,3) to floats in about [0, 1]."""

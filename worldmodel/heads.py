@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel import fused
+from worldmodel.kernels import elementwise
 from worldmodel.nets import MLP, side_by_side, symexp
 
 
@@ -65,10 +65,10 @@ class TwoHotHead(ScalarHead):
         self.register_buffer("bins", torch.cat([half, middle, -half.flip(0)]), persistent=False)
 
     def mean_of(self, read: Tensor) -> Tensor:
-        return fused.twohot_mean(read, self.bins)
+        return elementwise.twohot_mean(read, self.bins)
 
     def loss_of(self, read: Tensor, target: Tensor) -> Tensor:
-        return fused.twohot_loss(read, *two_hot(target, self.bins))
+        return elementwise.twohot_loss(read, *two_hot(target, self.bins))
 
 
 def two_hot(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:

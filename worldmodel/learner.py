@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.actor_critic import ActorCritic
-from worldmodel.captured import Captured, CudaRecorder, Recorder
 from worldmodel.config.schema import OptimConfig
+from worldmodel.kernels.cuda_graph import Captured, CudaRecorder, Recorder
 from worldmodel.model import WorldModel
 from worldmodel.optim import CLIPS, Optimizers
 from worldmodel.parallel import ALONE, World

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from worldmodel import fused
-from worldmodel.fused import whole
+from worldmodel.kernels import elementwise, planning_step
 
 
 class Norm(nn.RMSNorm):
@@ -51,8 +50,8 @@ class MLP(nn.Module):
             self.out.bias.data.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        if whole.Reader.can(self, x):
-            return whole.read(self, x)
+        if planning_step.Reader.can(self, x):
+            return planning_step.read(self, x)
         return self.rest(self.hidden[0](x)) if len(self.hidden) else self.out(x)
 
     def rest(self, x: Tensor) -> Tensor:
@@ -60,7 +59,7 @@ class MLP(nn.Module):
         last, fine = len(self.norms) - 1, isinstance(self.out, Exact)
         for i, norm in enumerate(self.norms):
             x = x if i == 0 else self.hidden[i](x)
-            x = fused.norm_silu(x, cast(Norm, norm), fine and i == last)
+            x = elementwise.norm_silu(x, cast(Norm, norm), fine and i == last)
         return self.out(x)
 
 
@@ -68,7 +67,9 @@ def side_by_side(nets: Sequence[MLP], x: Tensor) -> list[Tensor]:
     """Several networks on one input, whose gradient is then one matrix product instead of one and
     a sum for each.
     """
-    if not all(len(net.hidden) for net in nets) or all(whole.Reader.can(net, x) for net in nets):
+    if not all(len(net.hidden) for net in nets) or all(
+        planning_step.Reader.can(net, x) for net in nets
+    ):
         return [net(x) for net in nets]
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
@@ -179,7 +180,7 @@ class Doubling(nn.Module):
 
     def forward(self, x: Tensor, silu: bool = False) -> Tensor:
         """(N,C,H,W) -> (N,outputs,2H,2W), channels last in memory."""
-        return fused.doubled(self.phases(x).permute(0, 2, 3, 1), silu).permute(0, 3, 1, 2)
+        return elementwise.doubled(self.phases(x).permute(0, 2, 3, 1), silu).permute(0, 3, 1, 2)
 
 
 class Unpatch(nn.Module):
@@ -193,8 +194,10 @@ class Unpatch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N,C,H,W) -> (N,outputs,pH,pW), channels last in memory."""
         mixed = self.patches(x).permute(0, 2, 3, 1)
-        whole = rearrange(mixed, "n h w (y x c) -> n (h y) (w x) c", y=self.patch, x=self.patch)
-        return whole.permute(0, 3, 1, 2)
+        planning_step = rearrange(
+            mixed, "n h w (y x c) -> n (h y) (w x) c", y=self.patch, x=self.patch
+        )
+        return planning_step.permute(0, 3, 1, 2)
 
 
 class ImageDecoder(nn.Module):
@@ -283,7 +286,7 @@ def one_hot_draw(logits: Tensor, unimix: float, generator: torch.Generator | Non
     probabilities.
     """
     uniform = torch.rand(logits.shape[:-1], generator=generator, device=logits.device)
-    drawn = fused.draw(logits, uniform, unimix)
+    drawn = elementwise.draw(logits, uniform, unimix)
     if drawn is not None:
         return drawn
     logs = mixed_log_probs(logits.float(), unimix)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from worldmodel import fused
+from worldmodel.kernels import elementwise
+from worldmodel.kernels.rssm_loops import Walk, filtered
 from worldmodel.nets import MLP, BlockLinear, Norm
 from worldmodel.types import State
-from worldmodel.unrolled import Walk, filtered
 
 
 class GRU(nn.Module):
@@ -39,7 +39,7 @@ class GRU(nn.Module):
             gates = self.gates(both).unflatten(-1, (3, -1)).transpose(-3, -2).flatten(-3)
         else:
             gates = self.gates(torch.cat([x, hidden.to(x.dtype)], -1))
-        return fused.gru(gates, self.norm, hidden)
+        return elementwise.gru(gates, self.norm, hidden)
 
 
 class RSSM(nn.Module):
@@ -167,7 +167,7 @@ class RSSM(nn.Module):
             self.transition == "rssm"
             and self.gru is not None
             and self.gru.blocks == 1
-            and fused.takes(like)
+            and elementwise.takes(like)
         )
 
     def imagine(
@@ -193,14 +193,16 @@ class RSSM(nn.Module):
         """deter of the next step, from the previous state and the projected action."""
         if self.from_stoch is not None:
             action_in = action_in + self.from_stoch(self.latent.flat(state["stoch"]))
-        x = fused.norm_silu(action_in, self.input_norm)
+        x = elementwise.norm_silu(action_in, self.input_norm)
         if self.gru is None:
             return x
         return self.gru(x, state["stoch"] if self.transition == "rnn" else state["deter"])
 
     def _posterior(self, deter: Tensor, embed_in: Tensor) -> Tensor:
         """Parameters of the latent once something was seen."""
-        return self.post_out(fused.norm_silu(self.post_deter(deter) + embed_in, self.post_norm))
+        return self.post_out(
+            elementwise.norm_silu(self.post_deter(deter) + embed_in, self.post_norm)
+        )
 
 
 class Steps:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from worldmodel.actor_critic import ActorCritic
 from worldmodel.behaviors.explore import explore
-from worldmodel.fused.whole import settled
 from worldmodel.goals import Goal
+from worldmodel.kernels.planning_step import settled
 from worldmodel.model import WorldModel
 from worldmodel.planners.proposals import Box, OneHot, Seeded
 from worldmodel.scores import GoalScore, RewardScore

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from worldmodel.fused.compiled import call
+from worldmodel.kernels.c_library import call
 from worldmodel.nets import mixed_log_probs, one_hot_draw, straight_through
 
 

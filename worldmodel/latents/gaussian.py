@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.fused.compiled import call
+from worldmodel.kernels.c_library import call
 
 
 class Gaussian:

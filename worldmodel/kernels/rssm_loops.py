@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldmodel.fused.compiled import BLOCKS, call
-from worldmodel.fused.whole import Step, once
+from worldmodel.kernels.c_library import BLOCKS, call
+from worldmodel.kernels.planning_step import Step, once
 from worldmodel.types import State
 
 BF16 = torch.bfloat16

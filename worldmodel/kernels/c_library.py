@@ -19,7 +19,8 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 SOURCES = [
-    Path(__file__).with_name(name) for name in ("common.h", "steps.c", "whole.c", "pictures.c")
+    Path(__file__).with_name(name)
+    for name in ("common.h", "steps.c", "planning_step.c", "pictures.c")
 ]
 FLAGS = [
     "-O3",

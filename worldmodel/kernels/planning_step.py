@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from worldmodel.fused.compiled import call, library
+from worldmodel.kernels.c_library import call, library
 
 BF16 = torch.bfloat16
 WIDE = 32  # outputs that a packed matrix keeps together

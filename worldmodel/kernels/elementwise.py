@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.fused.compiled import BLOCKS, call, either, library
+from worldmodel.kernels.c_library import BLOCKS, call, either, library
 
 
 def norm_silu(x: Tensor, norm: nn.RMSNorm, fine: bool = False) -> Tensor:
