@@ -6,10 +6,10 @@ import torch
 from worldmodel import build
 from worldmodel.actor_critic import Actor, ActorCritic, frozen, lambda_returns_across
 from worldmodel.config import loading
-from worldmodel.heads import GaussianHead
 from worldmodel.learner import Learner
+from worldmodel.model.heads import GaussianHead
+from worldmodel.model.rssm import Steps
 from worldmodel.returns import ReturnScale, lambda_returns
-from worldmodel.rssm import Steps
 from worldmodel.types import ActionSpace, ObservationSpace
 
 

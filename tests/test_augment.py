@@ -7,7 +7,7 @@ import torch
 
 from blocks import batch_of, learner_of
 from test_model import T, make, random_batch
-from worldmodel.augment import draw_shifts, shifted
+from worldmodel.model.augment import draw_shifts, shifted
 from worldmodel.warm import BurnIn
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from worldmodel import build
-from worldmodel.backdrop import Backdrop, to_pixels
 from worldmodel.config import loading
 from worldmodel.learner import Learner
+from worldmodel.model.mean_image import Backdrop, to_pixels
 from worldmodel.types import ActionSpace, ObservationSpace
 
 SMALL = [

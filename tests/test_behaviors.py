@@ -8,9 +8,9 @@ import torch
 from worldmodel import build
 from worldmodel.behaviors.mpc import MPC
 from worldmodel.config import loading
+from worldmodel.model.rssm import Steps
 from worldmodel.planners.cem import CEM
 from worldmodel.planners.proposals import Box, OneHot, Seeded
-from worldmodel.rssm import Steps
 from worldmodel.scores import RewardScore
 from worldmodel.types import ActionSpace, ObservationSpace
 

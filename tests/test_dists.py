@@ -13,7 +13,7 @@ from worldmodel.dists import (
     TruncatedNormal,
     legal,
 )
-from worldmodel.nets import looked_up
+from worldmodel.model.networks import looked_up
 
 GRID = torch.linspace(-1 + 5e-6, 1 - 5e-6, 200_001, dtype=torch.float64)
 MEANS = [-1.5, 0.0, 0.4, 2.0]

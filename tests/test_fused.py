@@ -12,10 +12,10 @@ import torch.nn.functional as F
 
 from worldmodel import build
 from worldmodel.config import loading
-from worldmodel.heads import TwoHotHead, two_hot
 from worldmodel.kernels import c_library, elementwise
 from worldmodel.learner import Learner
-from worldmodel.nets import MLP, Norm, mixed_log_probs
+from worldmodel.model.heads import TwoHotHead, two_hot
+from worldmodel.model.networks import MLP, Norm, mixed_log_probs
 from worldmodel.types import ActionSpace, ObservationSpace
 
 ROWS, SIZE = (3, 7), 37  # 37: a last part that no vector register is filled by
@@ -255,7 +255,7 @@ def test_a_whole_update_is_the_same_with_and_without(monkeypatch):
 
 def test_without_a_compiler_torch_does_the_work(tmp_path):
     code = (
-        "import torch; from worldmodel import fused; from worldmodel.nets import MLP; "
+        "import torch; from worldmodel import fused; from worldmodel.model.networks import MLP; "
         "print(fused.library()); "
     )
     code += "print(MLP(4, 2, 1, 8)(torch.zeros(1, 4)).shape)"

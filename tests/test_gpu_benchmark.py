@@ -11,7 +11,7 @@ def test_every_figure_comes_out(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         gpu, "SHAPE", ["replay.batch=2", "replay.length=4", "imag.horizon=2", "run.frames=9000"]
     )
-    monkeypatch.setattr("worldmodel.model.WorldModel.measure_every", 2)
+    monkeypatch.setattr("worldmodel.model.world_model.WorldModel.measure_every", 2)
     out = tmp_path / "gpu.json"
     assert gpu.main(["tiny", "--device", "cpu", "--updates", "2", "--out", str(out)]) == 0
     found = json.loads(out.read_text())

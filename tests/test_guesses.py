@@ -12,9 +12,9 @@ from tiny_world import Perfect, quality_of
 from worldmodel import build
 from worldmodel.evaluation.held_out import Recorded
 from worldmodel.evaluation.open_loop import beside_centre, starts_of
-from worldmodel.latents.categorical import Categorical
-from worldmodel.latents.deterministic import Deterministic
-from worldmodel.latents.gaussian import Gaussian
+from worldmodel.model.latents.categorical import Categorical
+from worldmodel.model.latents.deterministic import Deterministic
+from worldmodel.model.latents.gaussian import Gaussian
 
 KINDS = {
     "categorical": (

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from worldmodel import build
-from worldmodel.backdrop import to_pixels
 from worldmodel.config import loading, schema
 from worldmodel.learner import Learner
-from worldmodel.losses import free_nats, overshooting
-from worldmodel.nets import Unpatch
-from worldmodel.objectives import Context, Parts
+from worldmodel.model.kl import free_nats, overshooting
+from worldmodel.model.mean_image import to_pixels
+from worldmodel.model.networks import Unpatch
+from worldmodel.model.objectives import Context, Parts
 from worldmodel.types import ActionSpace, ObservationSpace
 
 B, T, A, H, W, VECTOR = 3, 7, 2, 32, 48, 5
@@ -228,7 +228,7 @@ def test_any_divisible_picture_comes_back_in_its_own_size(size):
 
 
 def test_doubling_equals_a_transposed_convolution():
-    from worldmodel.nets import Doubling
+    from worldmodel.model.networks import Doubling
 
     layer, plain = Doubling(5, 3), torch.nn.ConvTranspose2d(5, 3, 4, 2, 1)
     with torch.no_grad():
@@ -334,7 +334,7 @@ def test_overshooting_equals_a_naive_loop(monkeypatch):
 
 
 def test_two_hot_round_trip_and_an_untrained_head_says_zero():
-    from worldmodel.heads import TwoHotHead, two_hot
+    from worldmodel.model.heads import TwoHotHead, two_hot
 
     head = TwoHotHead(6, 1, 8, 255)
     torch.testing.assert_close(head.mean(torch.randn(4, 6)), torch.zeros(4))

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from test_model import B, T, make
 from test_objectives import GROUPS, QUICK, batch_for, context
-from worldmodel.objectives.barlow import squared_correlations, standardised
-from worldmodel.objectives.prototypes import sinkhorn
+from worldmodel.model.objectives.barlow import squared_correlations, standardised
+from worldmodel.model.objectives.prototypes import sinkhorn
 from worldmodel.types import ActionSpace
 
 

@@ -9,7 +9,7 @@ import torch
 from ranks import environment, learners
 from worldmodel import runtime
 from worldmodel.config import loading
-from worldmodel.losses import free_nats
+from worldmodel.model.kl import free_nats
 from worldmodel.parallel import ALONE, Launch, World, join, speaker
 from worldmodel.rundir import RunDir, RunError
 from worldmodel.stop import Stop

@@ -10,7 +10,7 @@ from worldmodel.config import loading
 from worldmodel.kernels import elementwise
 from worldmodel.kernels.planning_step import Step, settled
 from worldmodel.kernels.rssm_loops import Walk
-from worldmodel.rssm import RSSM, Steps
+from worldmodel.model.rssm import RSSM, Steps
 from worldmodel.types import ActionSpace, ObservationSpace
 
 B, T, A = 5, 7, 3

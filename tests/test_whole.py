@@ -6,7 +6,7 @@ import torch
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.kernels import planning_step
-from worldmodel.nets import MLP, side_by_side
+from worldmodel.model.networks import MLP, side_by_side
 from worldmodel.types import ActionSpace, ObservationSpace
 
 pytestmark = pytest.mark.skipif(

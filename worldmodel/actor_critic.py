@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from worldmodel.config.schema import ActorConfig, CriticConfig, ImagConfig
 from worldmodel.dists import CONTINUOUS, Dist, OneHotGroups, legal
-from worldmodel.heads import ScalarHead
-from worldmodel.nets import MLP, BlockLinear
+from worldmodel.model.heads import ScalarHead
+from worldmodel.model.networks import MLP, BlockLinear
 from worldmodel.parallel import ALONE, World
 from worldmodel.returns import ReturnScale, lambda_returns
 from worldmodel.types import ActionSpace, Batch, Metrics, State

@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from worldmodel.model import WorldModel
+from worldmodel.model.world_model import WorldModel
 from worldmodel.runtime import autocast
 from worldmodel.types import ActionSpace, State
 

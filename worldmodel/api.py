@@ -12,9 +12,9 @@ import torch
 from worldmodel import build, checkpoint, credible, memory, runtime
 from worldmodel.actor_critic import ActorCritic
 from worldmodel.agent import Agent, Carry, part
-from worldmodel.backdrop import to_pixels
 from worldmodel.config import loading
 from worldmodel.config.schema import Config, learns_policy
+from worldmodel.model.mean_image import to_pixels
 from worldmodel.rundir import RunDir, RunError
 from worldmodel.runtime import autocast, seeded
 from worldmodel.types import ActionSpace, ObservationSpace

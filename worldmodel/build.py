@@ -11,7 +11,6 @@ import torch
 
 from worldmodel.actor_critic import Actor, ActorCritic
 from worldmodel.agent import Agent
-from worldmodel.backdrop import Backdrop
 from worldmodel.behaviors.actor_critic import ActorPolicy
 from worldmodel.behaviors.mpc import MPC
 from worldmodel.behaviors.random import Random
@@ -23,29 +22,30 @@ from worldmodel.config.schema import (
     learns_policy,
 )
 from worldmodel.goals import Goal, load_goal
-from worldmodel.heads import ContinueHead, GaussianHead, ScalarHead, TwoHotHead
-from worldmodel.latents.categorical import Categorical
-from worldmodel.latents.deterministic import Deterministic
-from worldmodel.latents.gaussian import Gaussian
-from worldmodel.model import WorldModel
-from worldmodel.nets import Encoder
-from worldmodel.objectives import Objective
-from worldmodel.objectives.barlow import Barlow
-from worldmodel.objectives.bootstrap import Bootstrap
-from worldmodel.objectives.bottleneck import Bottleneck
-from worldmodel.objectives.contrastive import Contrastive
-from worldmodel.objectives.forward_contrastive import ForwardContrastive
-from worldmodel.objectives.inverse import Inverse
-from worldmodel.objectives.prototypes import Prototypes
-from worldmodel.objectives.reconstruction import Reconstruction
-from worldmodel.objectives.reward_only import RewardOnly
+from worldmodel.model.heads import ContinueHead, GaussianHead, ScalarHead, TwoHotHead
+from worldmodel.model.latents.categorical import Categorical
+from worldmodel.model.latents.deterministic import Deterministic
+from worldmodel.model.latents.gaussian import Gaussian
+from worldmodel.model.mean_image import Backdrop
+from worldmodel.model.networks import Encoder
+from worldmodel.model.objectives import Objective
+from worldmodel.model.objectives.barlow import Barlow
+from worldmodel.model.objectives.bootstrap import Bootstrap
+from worldmodel.model.objectives.bottleneck import Bottleneck
+from worldmodel.model.objectives.contrastive import Contrastive
+from worldmodel.model.objectives.forward_contrastive import ForwardContrastive
+from worldmodel.model.objectives.inverse import Inverse
+from worldmodel.model.objectives.prototypes import Prototypes
+from worldmodel.model.objectives.reconstruction import Reconstruction
+from worldmodel.model.objectives.reward_only import RewardOnly
+from worldmodel.model.probe_decoder import Probe
+from worldmodel.model.rssm import RSSM
+from worldmodel.model.world_model import WorldModel
 from worldmodel.parallel import ALONE, World
 from worldmodel.planners.cem import CEM
 from worldmodel.planners.mppi import MPPI
 from worldmodel.planners.proposals import make_proposal
 from worldmodel.planners.shooting import Shooting
-from worldmodel.probe import Probe
-from worldmodel.rssm import RSSM
 from worldmodel.runtime import pick_precision
 from worldmodel.types import ActionSpace, ObservationSpace
 from worldmodel.warm import BurnIn, Cold, Stored

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.nets import mixed_log_probs, one_hot_draw, straight_through
+from worldmodel.model.networks import mixed_log_probs, one_hot_draw, straight_through
 
 LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
 

@@ -14,8 +14,8 @@ from gymnasium import spaces
 
 from worldmodel.agent import Agent
 from worldmodel.api import Run
-from worldmodel.backdrop import to_pixels
 from worldmodel.episodes import SavedEpisodes
+from worldmodel.model.mean_image import to_pixels
 from worldmodel.rundir import RunError
 from worldmodel.runtime import autocast
 from worldmodel.types import State

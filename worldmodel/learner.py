@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from worldmodel.actor_critic import ActorCritic
 from worldmodel.config.schema import OptimConfig
 from worldmodel.kernels.cuda_graph import Captured, CudaRecorder, Recorder
-from worldmodel.model import WorldModel
+from worldmodel.model.world_model import WorldModel
 from worldmodel.optim import CLIPS, Optimizers
 from worldmodel.parallel import ALONE, World
 from worldmodel.runtime import autocast

@@ -9,7 +9,7 @@ import torch
 from worldmodel import build
 from worldmodel.capacity import GB, available_memory, bytes_per_row
 from worldmodel.config.schema import Config, learns_policy
-from worldmodel.nets import shrunk
+from worldmodel.model.networks import shrunk
 from worldmodel.parallel import ALONE, World
 from worldmodel.types import ActionSpace, ObservationSpace
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.goals import Goal
-from worldmodel.model import WorldModel
+from worldmodel.model.world_model import WorldModel
 from worldmodel.types import State
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.model import WorldModel
+from worldmodel.model.world_model import WorldModel
 from worldmodel.rollout import Row
 from worldmodel.types import Batch, Metrics, State
 

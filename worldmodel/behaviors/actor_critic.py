@@ -8,7 +8,7 @@ from torch import Tensor
 from worldmodel.actor_critic import ActorCritic
 from worldmodel.behaviors.explore import explore
 from worldmodel.dists import legal
-from worldmodel.model import WorldModel
+from worldmodel.model.world_model import WorldModel
 from worldmodel.types import ActionSpace, State
 
 

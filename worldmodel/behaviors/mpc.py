@@ -11,7 +11,7 @@ from worldmodel.actor_critic import ActorCritic
 from worldmodel.behaviors.explore import explore
 from worldmodel.goals import Goal
 from worldmodel.kernels.planning_step import settled
-from worldmodel.model import WorldModel
+from worldmodel.model.world_model import WorldModel
 from worldmodel.planners.proposals import Box, OneHot, Seeded
 from worldmodel.scores import GoalScore, RewardScore
 from worldmodel.types import ActionSpace, State

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from worldmodel.agent import Agent
-from worldmodel.backdrop import to_pixels
+from worldmodel.model.mean_image import to_pixels
 from worldmodel.rollout import Row
 from worldmodel.runtime import autocast
 

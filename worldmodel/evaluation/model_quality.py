@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldmodel.collapse import spread
 from worldmodel.evaluation.held_out import Recorded, Simulator
 from worldmodel.evaluation.open_loop import Table, Usual, beside_centre, curves, dream_on, joined
 from worldmodel.evaluation.opened import Opened, Planner
@@ -26,6 +25,7 @@ from worldmodel.evaluation.plans import (
 )
 from worldmodel.evaluation.policies import Policies, follow, ranked
 from worldmodel.evaluation.state_probe import by_horizon
+from worldmodel.model.representation_metrics import spread
 from worldmodel.types import ActionSpace, State
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from worldmodel.api import Run
-from worldmodel.backdrop import to_pixels
 from worldmodel.config.loading import ConfigError
 from worldmodel.dream_env import watched
 from worldmodel.evaluation.opened import Columns
+from worldmodel.model.mean_image import to_pixels
 from worldmodel.rundir import RunError
 from worldmodel.runtime import autocast, seeded
 from worldmodel.types import State

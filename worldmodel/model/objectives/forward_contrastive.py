@@ -7,9 +7,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from worldmodel.config.schema_objectives import ForwardContrastiveConfig
-from worldmodel.nets import Exact
-from worldmodel.objectives import Comparing, Context
-from worldmodel.objectives.pairs import contest
+from worldmodel.model.networks import Exact
+from worldmodel.model.objectives import Comparing, Context
+from worldmodel.model.objectives.pairs import contest
 from worldmodel.types import Losses, Metrics
 
 

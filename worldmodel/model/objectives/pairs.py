@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.ahead import Average
-from worldmodel.objectives import Context
+from worldmodel.model.multi_step import Average
+from worldmodel.model.objectives import Context
 from worldmodel.types import Metrics
 
 

@@ -11,10 +11,10 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from worldmodel.ahead import dreams
-from worldmodel.backdrop import Backdrop
-from worldmodel.heads import ContinueHead, ScalarHead
-from worldmodel.rssm import RSSM
+from worldmodel.model.heads import ContinueHead, ScalarHead
+from worldmodel.model.mean_image import Backdrop
+from worldmodel.model.multi_step import dreams
+from worldmodel.model.rssm import RSSM
 from worldmodel.types import Batch, Losses, Metrics, State
 
 Ahead = tuple[int, Tensor, Tensor]

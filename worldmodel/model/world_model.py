@@ -7,18 +7,18 @@ from collections.abc import Hashable, Mapping
 import torch
 from torch import Tensor, nn
 
-from worldmodel.augment import draw_shifts, shifted
-from worldmodel.backdrop import Backdrop
-from worldmodel.collapse import spread
 from worldmodel.config.schema_objectives import heaviest
-from worldmodel.heads import ContinueHead, ScalarHead, means
-from worldmodel.losses import detach, free_nats, overshooting
-from worldmodel.nets import Encoder
-from worldmodel.objectives import Comparing, Context, Objective, Parts
+from worldmodel.model.augment import draw_shifts, shifted
+from worldmodel.model.ema import Slow
+from worldmodel.model.heads import ContinueHead, ScalarHead, means
+from worldmodel.model.kl import detach, free_nats, overshooting
+from worldmodel.model.mean_image import Backdrop
+from worldmodel.model.networks import Encoder
+from worldmodel.model.objectives import Comparing, Context, Objective, Parts
+from worldmodel.model.probe_decoder import Probe
+from worldmodel.model.representation_metrics import spread
+from worldmodel.model.rssm import RSSM
 from worldmodel.parallel import ALONE, World
-from worldmodel.probe import Probe
-from worldmodel.rssm import RSSM
-from worldmodel.slow import Slow
 from worldmodel.types import Batch, Losses, Metrics, ObservationSpace, State
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.rssm import RSSM
+from worldmodel.model.rssm import RSSM
 from worldmodel.types import State
 
 

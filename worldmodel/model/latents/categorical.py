@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.kernels.c_library import call
-from worldmodel.nets import mixed_log_probs, one_hot_draw, straight_through
+from worldmodel.model.networks import mixed_log_probs, one_hot_draw, straight_through
 
 
 class Categorical:

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 
-from worldmodel.ahead import Average
 from worldmodel.config.schema_objectives import BootstrapConfig
-from worldmodel.nets import MLP
-from worldmodel.objectives import Context, Objective
-from worldmodel.objectives.centre import centred
+from worldmodel.model.multi_step import Average
+from worldmodel.model.networks import MLP
+from worldmodel.model.objectives import Context, Objective
+from worldmodel.model.objectives.centre import centred
 from worldmodel.types import Losses, Metrics
 
 

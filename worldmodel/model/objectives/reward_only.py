@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-from worldmodel.ahead import Average
 from worldmodel.config.schema_objectives import RewardOnlyConfig
-from worldmodel.objectives import Context, Objective
+from worldmodel.model.multi_step import Average
+from worldmodel.model.objectives import Context, Objective
 from worldmodel.types import Losses, Metrics
 
 

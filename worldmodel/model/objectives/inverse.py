@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.ahead import Average
 from worldmodel.config.schema_objectives import InverseConfig
-from worldmodel.nets import MLP, Exact
-from worldmodel.objectives import Comparing, Context, Mean
-from worldmodel.objectives.centre import Centre
+from worldmodel.model.multi_step import Average
+from worldmodel.model.networks import MLP, Exact
+from worldmodel.model.objectives import Comparing, Context, Mean
+from worldmodel.model.objectives.centre import Centre
 from worldmodel.types import ActionSpace, Losses, Metrics
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.config.schema_objectives import BarlowConfig
-from worldmodel.objectives import Context, Objective
+from worldmodel.model.objectives import Context, Objective
 from worldmodel.types import Losses, Metrics
 
 

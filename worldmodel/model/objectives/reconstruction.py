@@ -6,8 +6,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from worldmodel.nets import ImageDecoder, VectorDecoder
-from worldmodel.objectives import Context, Objective
+from worldmodel.model.networks import ImageDecoder, VectorDecoder
+from worldmodel.model.objectives import Context, Objective
 from worldmodel.types import Losses, Metrics
 
 

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.config.schema_objectives import PrototypesConfig
-from worldmodel.objectives import Context, Mean, Objective
-from worldmodel.objectives.centre import centred
-from worldmodel.slow import Slow
+from worldmodel.model.ema import Slow
+from worldmodel.model.objectives import Context, Mean, Objective
+from worldmodel.model.objectives.centre import centred
 from worldmodel.types import Losses, Metrics
 
 

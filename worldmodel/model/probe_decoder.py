@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from worldmodel.objectives import Context, Objective
+from worldmodel.model.objectives import Context, Objective
 
 
 class Probe(nn.Module):

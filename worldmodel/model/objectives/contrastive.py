@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodel.config.schema_objectives import ContrastiveConfig
-from worldmodel.nets import Exact
-from worldmodel.objectives import Comparing, Context
-from worldmodel.objectives.pairs import contest
+from worldmodel.model.networks import Exact
+from worldmodel.model.objectives import Comparing, Context
+from worldmodel.model.objectives.pairs import contest
 from worldmodel.types import Losses, Metrics
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from worldmodel.ahead import Average, dreams
-from worldmodel.rssm import RSSM
+from worldmodel.model.multi_step import Average, dreams
+from worldmodel.model.rssm import RSSM
 from worldmodel.types import State
 
 

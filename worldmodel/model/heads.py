@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.kernels import elementwise
-from worldmodel.nets import MLP, side_by_side, symexp
+from worldmodel.model.networks import MLP, side_by_side, symexp
 
 
 class ScalarHead(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.config.schema_objectives import BottleneckConfig
-from worldmodel.objectives import Context, Mean, Objective
+from worldmodel.model.objectives import Context, Mean, Objective
 from worldmodel.types import Losses, Metrics
 
 # price: a long wait for a first reward is not to make it so low that the budget bites much later

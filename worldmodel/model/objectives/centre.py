@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from worldmodel.objectives import Mean
+from worldmodel.model.objectives import Mean
 
 
 def centred(x: Tensor) -> Tensor:
