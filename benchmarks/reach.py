@@ -164,7 +164,7 @@ def drive(run: Any, shown: np.ndarray) -> Policy:
     """The run's planner, told of a goal picture (H,W,3)."""
     import torch
 
-    from worldmodel.goals import Goal
+    from worldmodel.policy.goals import Goal
 
     goal = Goal(
         {"image": torch.from_numpy(shown)[None, None]},

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from worldmodel import build
-from worldmodel.actor_critic import Actor, ActorCritic, frozen, lambda_returns_across
 from worldmodel.config import loading
 from worldmodel.learner import Learner
 from worldmodel.model.heads import GaussianHead
 from worldmodel.model.rssm import Steps
-from worldmodel.returns import ReturnScale, lambda_returns
+from worldmodel.policy.actor_critic import Actor, ActorCritic, frozen, lambda_returns_across
+from worldmodel.policy.lambda_returns import ReturnScale, lambda_returns
 from worldmodel.types import ActionSpace, ObservationSpace
 
 

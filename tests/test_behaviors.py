@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from worldmodel import build
-from worldmodel.behaviors.mpc import MPC
 from worldmodel.config import loading
 from worldmodel.model.rssm import Steps
-from worldmodel.planners.cem import CEM
-from worldmodel.planners.proposals import Box, OneHot, Seeded
-from worldmodel.scores import RewardScore
+from worldmodel.policy.behaviors.mpc import MPC
+from worldmodel.policy.plan_scores import RewardScore
+from worldmodel.policy.planners.cem import CEM
+from worldmodel.policy.planners.proposals import Box, OneHot, Seeded
 from worldmodel.types import ActionSpace, ObservationSpace
 
 SPACE = ActionSpace(2)

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from worldmodel.dists import (
+from worldmodel.model.networks import looked_up
+from worldmodel.policy.action_distributions import (
     CONTINUOUS,
     BoundedNormal,
     OneHotGroups,
@@ -13,7 +14,6 @@ from worldmodel.dists import (
     TruncatedNormal,
     legal,
 )
-from worldmodel.model.networks import looked_up
 
 GRID = torch.linspace(-1 + 5e-6, 1 - 5e-6, 200_001, dtype=torch.float64)
 MEANS = [-1.5, 0.0, 0.4, 2.0]

@@ -19,9 +19,9 @@ from worldmodel import build, checkpoint
 from worldmodel.config import loading
 from worldmodel.config.schema_objectives import GoalConfig
 from worldmodel.episodes import SavedEpisodes
-from worldmodel.goals import Goal, load_goal
+from worldmodel.policy.goals import Goal, load_goal
+from worldmodel.policy.plan_scores import GoalScore
 from worldmodel.replay import Replay
-from worldmodel.scores import GoalScore
 from worldmodel.types import ObservationSpace
 
 SEEN = ObservationSpace((H, W, 3))

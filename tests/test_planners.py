@@ -9,7 +9,7 @@ import torch
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.evaluation.compare import ICEM
-from worldmodel.planners.proposals import Box, OneHot, Seeded, coloured
+from worldmodel.policy.planners.proposals import Box, OneHot, Seeded, coloured
 from worldmodel.types import ActionSpace
 
 BATCH, HORIZON, SIZE = 3, 5, 2

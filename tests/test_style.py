@@ -29,7 +29,7 @@ MAY_IMPORT = {
         "worldmodel.types",
         "worldmodel.kernels",
     },
-    "worldmodel/dists.py": {
+    "worldmodel/policy/action_distributions.py": {
         "torch",
         "einops",
         "numpy",
@@ -42,7 +42,7 @@ MAY_IMPORT = {
         "numpy",
         "worldmodel.types",
         "worldmodel.model.networks",
-        "worldmodel.dists",
+        "worldmodel.policy.action_distributions",
         "worldmodel.kernels",
     },
     "worldmodel/model/mean_image.py": {"torch", "worldmodel.kernels"},
@@ -53,13 +53,13 @@ MAY_IMPORT = {
         "worldmodel.config.schema_objectives",
         "worldmodel.model.mean_image",
         "worldmodel.model.networks",
-        "worldmodel.dists",
+        "worldmodel.policy.action_distributions",
         "worldmodel.model.multi_step",
         "worldmodel.model.heads",
         "worldmodel.model.rssm",
         "worldmodel.model.ema",
     },
-    "worldmodel/planners/*": {"torch", "worldmodel.types"},
+    "worldmodel/policy/planners/*": {"torch", "worldmodel.types"},
     "worldmodel/parallel.py": {"torch", "worldmodel.config.loading", "worldmodel.config.schema"},
     "worldmodel/shards.py": set(),
 }
@@ -80,10 +80,10 @@ MAY_NOT_IMPORT = {
 SEAMS = (
     "worldmodel.model.latents",
     "worldmodel.model.objectives",
-    "worldmodel.planners",
-    "worldmodel.behaviors",
+    "worldmodel.policy.planners",
+    "worldmodel.policy.behaviors",
 )
-SHARED = {"worldmodel.planners.proposals"}
+SHARED = {"worldmodel.policy.planners.proposals"}
 
 MAY_PRINT = {"worldmodel/console.py"}
 
@@ -193,10 +193,13 @@ def test_imports():
         ("worldmodel/rollout.py", "import torch.nn.functional"),
         ("worldmodel/model/networks.py", "from worldmodel import rssm"),
         ("worldmodel/model/latents/new.py", "from ..rssm import RSSM"),
-        ("worldmodel/planners/new.py", "from worldmodel.model.world_model import WorldModel"),
+        (
+            "worldmodel/policy/planners/new.py",
+            "from worldmodel.model.world_model import WorldModel",
+        ),
         ("worldmodel/model/objectives/new.py", "import worldmodel.learner"),
-        ("worldmodel/agent.py", "from worldmodel.planners.cem import CEM"),
-        ("worldmodel/agent.py", "from worldmodel.model.latents import gaussian"),
+        ("worldmodel/policy/agent.py", "from worldmodel.policy.planners.cem import CEM"),
+        ("worldmodel/policy/agent.py", "from worldmodel.model.latents import gaussian"),
     ],
 )
 def test_the_import_rule_catches(name, source):
@@ -214,8 +217,8 @@ def test_the_import_rule_catches(name, source):
             "worldmodel/model/latents/new.py",
             "from torch import nn\nfrom . import gaussian\nfrom worldmodel.types import State",
         ),
-        ("worldmodel/build.py", "from worldmodel.planners.cem import CEM"),
-        ("worldmodel/agent.py", "from worldmodel.planners import ScoreFn"),
+        ("worldmodel/build.py", "from worldmodel.policy.planners.cem import CEM"),
+        ("worldmodel/policy/agent.py", "from worldmodel.policy.planners import ScoreFn"),
     ],
 )
 def test_the_import_rule_lets_through(name, source):

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from worldmodel import build, checkpoint, credible, memory, runtime
-from worldmodel.actor_critic import ActorCritic
-from worldmodel.agent import Agent, Carry, part
 from worldmodel.config import loading
 from worldmodel.config.schema import Config, learns_policy
 from worldmodel.model.mean_image import to_pixels
+from worldmodel.policy.actor_critic import ActorCritic
+from worldmodel.policy.agent import Agent, Carry, part
 from worldmodel.rundir import RunDir, RunError
 from worldmodel.runtime import autocast, seeded
 from worldmodel.types import ActionSpace, ObservationSpace

@@ -9,11 +9,6 @@ from functools import cache
 import numpy as np
 import torch
 
-from worldmodel.actor_critic import Actor, ActorCritic
-from worldmodel.agent import Agent
-from worldmodel.behaviors.actor_critic import ActorPolicy
-from worldmodel.behaviors.mpc import MPC
-from worldmodel.behaviors.random import Random
 from worldmodel.config.schema import (
     Config,
     ModelConfig,
@@ -21,7 +16,6 @@ from worldmodel.config.schema import (
     ReplayConfig,
     learns_policy,
 )
-from worldmodel.goals import Goal, load_goal
 from worldmodel.model.heads import ContinueHead, GaussianHead, ScalarHead, TwoHotHead
 from worldmodel.model.latents.categorical import Categorical
 from worldmodel.model.latents.deterministic import Deterministic
@@ -42,10 +36,16 @@ from worldmodel.model.probe_decoder import Probe
 from worldmodel.model.rssm import RSSM
 from worldmodel.model.world_model import WorldModel
 from worldmodel.parallel import ALONE, World
-from worldmodel.planners.cem import CEM
-from worldmodel.planners.mppi import MPPI
-from worldmodel.planners.proposals import make_proposal
-from worldmodel.planners.shooting import Shooting
+from worldmodel.policy.actor_critic import Actor, ActorCritic
+from worldmodel.policy.agent import Agent
+from worldmodel.policy.behaviors.actor_critic import ActorPolicy
+from worldmodel.policy.behaviors.mpc import MPC
+from worldmodel.policy.behaviors.random import Random
+from worldmodel.policy.goals import Goal, load_goal
+from worldmodel.policy.planners.cem import CEM
+from worldmodel.policy.planners.mppi import MPPI
+from worldmodel.policy.planners.proposals import make_proposal
+from worldmodel.policy.planners.shooting import Shooting
 from worldmodel.runtime import pick_precision
 from worldmodel.types import ActionSpace, ObservationSpace
 from worldmodel.warm import BurnIn, Cold, Stored

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from worldmodel.agent import Agent
 from worldmodel.api import Run
 from worldmodel.episodes import SavedEpisodes
 from worldmodel.model.mean_image import to_pixels
+from worldmodel.policy.agent import Agent
 from worldmodel.rundir import RunError
 from worldmodel.runtime import autocast
 from worldmodel.types import State

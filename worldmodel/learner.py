@@ -10,12 +10,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from worldmodel.actor_critic import ActorCritic
 from worldmodel.config.schema import OptimConfig
 from worldmodel.kernels.cuda_graph import Captured, CudaRecorder, Recorder
 from worldmodel.model.world_model import WorldModel
 from worldmodel.optim import CLIPS, Optimizers
 from worldmodel.parallel import ALONE, World
+from worldmodel.policy.actor_critic import ActorCritic
 from worldmodel.runtime import autocast
 from worldmodel.types import Batch, Metrics
 from worldmodel.warm import Cold

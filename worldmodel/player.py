@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.agent import Agent
+from worldmodel.policy.agent import Agent
 from worldmodel.rollout import Row
 
 log = logging.getLogger(__name__)

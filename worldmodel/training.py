@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from worldmodel import build, memory
-from worldmodel.agent import part
 from worldmodel.config.schema import Config
 from worldmodel.evaluation import board
 from worldmodel.evaluation.returns import Evaluation, run_episodes
@@ -19,6 +18,7 @@ from worldmodel.learner import Diverged, Learner
 from worldmodel.logger import Logger, Means
 from worldmodel.parallel import ALONE, World
 from worldmodel.player import Player
+from worldmodel.policy.agent import part
 from worldmodel.replay import Replay, bytes_per_row, check_capacity, describe_capacity
 from worldmodel.rollback import roll_back
 from worldmodel.rollout import Rollout, Row, episode_seeds, spaces_of

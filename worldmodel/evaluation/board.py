@@ -7,11 +7,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from worldmodel.agent import Agent
 from worldmodel.evaluation.imagine import dream
 from worldmodel.evaluation.media import gif
 from worldmodel.evaluation.returns import Evaluation
 from worldmodel.logger import Logger
+from worldmodel.policy.agent import Agent
 
 CONTEXT, LENGTH = 5, 50
 MOST_FRAMES, FPS = 200, 20.0  # of a video; longer episodes are shown faster

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from worldmodel.agent import Agent
 from worldmodel.model.mean_image import to_pixels
+from worldmodel.policy.agent import Agent
 from worldmodel.rollout import Row
 from worldmodel.runtime import autocast
 

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from worldmodel.agent import part
 from worldmodel.player import Player
+from worldmodel.policy.agent import part
 from worldmodel.rollout import Rollout
 
 T = TypeVar("T")

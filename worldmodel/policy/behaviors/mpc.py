@@ -7,13 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from worldmodel.actor_critic import ActorCritic
-from worldmodel.behaviors.explore import explore
-from worldmodel.goals import Goal
 from worldmodel.kernels.planning_step import settled
 from worldmodel.model.world_model import WorldModel
-from worldmodel.planners.proposals import Box, OneHot, Seeded
-from worldmodel.scores import GoalScore, RewardScore
+from worldmodel.policy.actor_critic import ActorCritic
+from worldmodel.policy.behaviors.explore import explore
+from worldmodel.policy.goals import Goal
+from worldmodel.policy.plan_scores import GoalScore, RewardScore
+from worldmodel.policy.planners.proposals import Box, OneHot, Seeded
 from worldmodel.types import ActionSpace, State
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worldmodel.planners import ScoreFn, checked_scores, take
-from worldmodel.planners.proposals import Box, OneHot
+from worldmodel.policy.planners import ScoreFn, checked_scores, take
+from worldmodel.policy.planners.proposals import Box, OneHot
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.config.schema import ActorConfig, CriticConfig, ImagConfig
-from worldmodel.dists import CONTINUOUS, Dist, OneHotGroups, legal
 from worldmodel.model.heads import ScalarHead
 from worldmodel.model.networks import MLP, BlockLinear
 from worldmodel.parallel import ALONE, World
-from worldmodel.returns import ReturnScale, lambda_returns
+from worldmodel.policy.action_distributions import CONTINUOUS, Dist, OneHotGroups, legal
+from worldmodel.policy.lambda_returns import ReturnScale, lambda_returns
 from worldmodel.types import ActionSpace, Batch, Metrics, State
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from worldmodel.goals import Goal
 from worldmodel.model.world_model import WorldModel
+from worldmodel.policy.goals import Goal
 from worldmodel.types import State
 
 

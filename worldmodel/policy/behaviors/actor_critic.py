@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from worldmodel.actor_critic import ActorCritic
-from worldmodel.behaviors.explore import explore
-from worldmodel.dists import legal
 from worldmodel.model.world_model import WorldModel
+from worldmodel.policy.action_distributions import legal
+from worldmodel.policy.actor_critic import ActorCritic
+from worldmodel.policy.behaviors.explore import explore
 from worldmodel.types import ActionSpace, State
 
 
