@@ -19,7 +19,7 @@ from worldmodel import build, runtime
 from worldmodel.config import loading
 from worldmodel.learner import Learner
 from worldmodel.player import Player
-from worldmodel.replay import Replay
+from worldmodel.replay.buffer import Replay
 from worldmodel.rollout import Rollout, episode_seeds, spaces_of
 from worldmodel.types import Batch
 

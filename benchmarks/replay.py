@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import envs
-from worldmodel.replay import Replay, bytes_per_row
+from worldmodel.replay.buffer import Replay, bytes_per_row
 
 BATCH, LENGTH = 16, 32
 

@@ -8,7 +8,7 @@ import torch
 from blocks import batch_of, learner_of
 from test_model import T, make, random_batch
 from worldmodel.model.augment import draw_shifts, shifted
-from worldmodel.warm import BurnIn
+from worldmodel.replay.start_states import BurnIn
 
 
 def test_a_shift_by_hand():

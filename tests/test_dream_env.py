@@ -14,8 +14,8 @@ from gymnasium.utils.env_checker import check_env
 import worldmodel
 from runs import ROOT, seed_dir, train
 from worldmodel import DreamEnv
-from worldmodel.episodes import SavedEpisodes
 from worldmodel.evaluation.opened import OpenedRun
+from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.rundir import RunError
 
 

@@ -20,11 +20,11 @@ from worldmodel import checkpoint, credible
 from worldmodel.api import spaces_from
 from worldmodel.checkpoint import CheckpointError
 from worldmodel.checkpoint_format import parse_tensors, seal, understood
-from worldmodel.chunks import Layout, ReplayError
 from worldmodel.config import loading
 from worldmodel.logger import Means
-from worldmodel.packed import PackedChunk
-from worldmodel.replay import Replay
+from worldmodel.replay.buffer import Replay
+from worldmodel.replay.chunk import Layout, ReplayError
+from worldmodel.replay.compressed_chunk import PackedChunk
 from worldmodel.rundir import RunDir, RunError
 
 TIMES = float(os.environ.get("WM_FUZZ", "1"))

@@ -23,9 +23,9 @@ from worldmodel import build, snapshot
 from worldmodel.api import Run
 from worldmodel.checkpoint import CheckpointError
 from worldmodel.checkpoint_format import digest, read_manifest, seal
-from worldmodel.chunks import ReplayError
 from worldmodel.config import loading
-from worldmodel.episodes import SavedEpisodes
+from worldmodel.replay.chunk import ReplayError
+from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.rundir import RunDir, RunError
 from worldmodel.training import Training
 

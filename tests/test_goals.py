@@ -18,10 +18,10 @@ from test_model import H, W, make, random_batch
 from worldmodel import build, checkpoint
 from worldmodel.config import loading
 from worldmodel.config.schema_objectives import GoalConfig
-from worldmodel.episodes import SavedEpisodes
 from worldmodel.policy.goals import Goal, load_goal
 from worldmodel.policy.plan_scores import GoalScore
-from worldmodel.replay import Replay
+from worldmodel.replay.buffer import Replay
+from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.types import ObservationSpace
 
 SEEN = ObservationSpace((H, W, 3))

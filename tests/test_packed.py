@@ -20,9 +20,9 @@ from test_replay import (
     reload,
     row,
 )
-from worldmodel.chunks import Layout
-from worldmodel.packed import BLOCK, HEADER, PackedChunk, bound
-from worldmodel.replay import Replay, ReplayError
+from worldmodel.replay.buffer import Replay, ReplayError
+from worldmodel.replay.chunk import Layout
+from worldmodel.replay.compressed_chunk import BLOCK, HEADER, PackedChunk, bound
 
 GROUND = np.random.default_rng(0).integers(0, 60, (64, 64, 3)).astype(np.uint8)
 PICTURES = {**SPEC, "image": ((64, 64, 3), "uint8")}

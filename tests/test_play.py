@@ -12,9 +12,9 @@ import envs
 import worldmodel
 from envs.vector import Reset, SerialEnv
 from runs import seed_dir, train
-from worldmodel.episodes import SavedEpisodes
 from worldmodel.evaluation.play.live import opened
 from worldmodel.evaluation.play.session import MOST_STEPS
+from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.rundir import RunError
 
 LENGTH = 15

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel import capacity
-from worldmodel.replay import (
+from worldmodel.replay import capacity
+from worldmodel.replay.buffer import (
     Replay,
     ReplayError,
     ReplayMissing,
@@ -567,7 +567,7 @@ def without_space(directory, store):
     records = []
     handler = logging.Handler()
     handler.emit = records.append
-    logging.getLogger("worldmodel.replay").addHandler(handler)
+    logging.getLogger("worldmodel.replay.buffer").addHandler(handler)
     resource.setrlimit(resource.RLIMIT_FSIZE, (7 * ROW + 5, resource.RLIM_INFINITY))
     fill(replay, 30, start=6)
     assert not replay.flush() and not replay.flush()

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from test_replay import ROW, SPEC, aside, assert_true, fill, row
-from worldmodel.chunks import Layout
-from worldmodel.replay import Replay, ReplayMissing
-from worldmodel.replay_manifest import Manifest
-from worldmodel.shards import deal
+from worldmodel.replay.buffer import Replay, ReplayMissing
+from worldmodel.replay.chunk import Layout
+from worldmodel.replay.manifest import Manifest
+from worldmodel.replay.shards import deal
 
 SIZE = 8  # rows of a chunk
 

@@ -61,14 +61,14 @@ MAY_IMPORT = {
     },
     "worldmodel/policy/planners/*": {"torch", "worldmodel.types"},
     "worldmodel/parallel.py": {"torch", "worldmodel.config.loading", "worldmodel.config.schema"},
-    "worldmodel/shards.py": set(),
+    "worldmodel/replay/shards.py": set(),
 }
 # Who may never import what.
 MAY_NOT_IMPORT = {
     "worldmodel/*": {"envs"},
-    "worldmodel/replay.py": {"torch.nn"},
-    "worldmodel/replay_manifest.py": {"torch.nn"},
-    "worldmodel/chunks.py": {"torch.nn"},
+    "worldmodel/replay/buffer.py": {"torch.nn"},
+    "worldmodel/replay/manifest.py": {"torch.nn"},
+    "worldmodel/replay/chunk.py": {"torch.nn"},
     "worldmodel/rollout.py": {"torch.nn"},
     "worldmodel/config/schema.py": {"torch"},
     "worldmodel/config/schema_objectives.py": {"torch"},
@@ -189,7 +189,7 @@ def test_imports():
         ("envs/new.py", "def f():\n    from worldmodel import types"),
         ("worldmodel/new.py", "import envs.ray"),
         ("worldmodel/new.py", "if 0:\n    from envs import make"),
-        ("worldmodel/replay.py", "from torch import nn"),
+        ("worldmodel/replay/buffer.py", "from torch import nn"),
         ("worldmodel/rollout.py", "import torch.nn.functional"),
         ("worldmodel/model/networks.py", "from worldmodel import rssm"),
         ("worldmodel/model/latents/new.py", "from ..rssm import RSSM"),

@@ -46,9 +46,9 @@ from worldmodel.policy.planners.cem import CEM
 from worldmodel.policy.planners.mppi import MPPI
 from worldmodel.policy.planners.proposals import make_proposal
 from worldmodel.policy.planners.shooting import Shooting
+from worldmodel.replay.start_states import BurnIn, Cold, Stored
 from worldmodel.runtime import pick_precision
 from worldmodel.types import ActionSpace, ObservationSpace
-from worldmodel.warm import BurnIn, Cold, Stored
 
 LATENTS = {"gaussian": Gaussian, "categorical": Categorical, "deterministic": Deterministic}
 

@@ -13,9 +13,9 @@ import torch
 from gymnasium import spaces
 
 from worldmodel.api import Run
-from worldmodel.episodes import SavedEpisodes
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.policy.agent import Agent
+from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.rundir import RunError
 from worldmodel.runtime import autocast
 from worldmodel.types import State

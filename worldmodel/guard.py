@@ -15,7 +15,7 @@ from worldmodel.config.loading import ConfigError
 from worldmodel.files import Unwritten
 from worldmodel.learner import Diverged
 from worldmodel.parallel import Ended, Lost, speaker
-from worldmodel.replay import ReplayError
+from worldmodel.replay.buffer import ReplayError
 from worldmodel.rundir import RunError
 
 ROOM = (

@@ -16,9 +16,9 @@ from worldmodel.model.world_model import WorldModel
 from worldmodel.optim import CLIPS, Optimizers
 from worldmodel.parallel import ALONE, World
 from worldmodel.policy.actor_critic import ActorCritic
+from worldmodel.replay.start_states import Cold
 from worldmodel.runtime import autocast
 from worldmodel.types import Batch, Metrics
-from worldmodel.warm import Cold
 
 
 class Diverged(RuntimeError):

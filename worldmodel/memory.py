@@ -7,10 +7,10 @@ from __future__ import annotations
 import torch
 
 from worldmodel import build
-from worldmodel.capacity import GB, available_memory, bytes_per_row
 from worldmodel.config.schema import Config, learns_policy
 from worldmodel.model.networks import shrunk
 from worldmodel.parallel import ALONE, World
+from worldmodel.replay.capacity import GB, available_memory, bytes_per_row
 from worldmodel.types import ActionSpace, ObservationSpace
 
 ADAM = 16  # bytes a weight takes: itself, its gradient, two moments

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from worldmodel import checkpoint, credible, strike
 from worldmodel.files import persist
-from worldmodel.replay import ReplayMissing
-from worldmodel.shards import deal
+from worldmodel.replay.buffer import ReplayMissing
+from worldmodel.replay.shards import deal
 
 if TYPE_CHECKING:
     from worldmodel.training import Training

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from worldmodel.config.schema_objectives import GoalConfig
-from worldmodel.episodes import SavedEpisodes
+from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.types import Batch, ObservationSpace
 
 

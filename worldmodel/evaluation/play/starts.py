@@ -8,9 +8,9 @@ import numpy as np
 
 from worldmodel.api import Run
 from worldmodel.checkpoint import CheckpointError
-from worldmodel.chunks import ReplayError
-from worldmodel.episodes import SavedEpisodes
 from worldmodel.evaluation.opened import Columns
+from worldmodel.replay.chunk import ReplayError
+from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.rollout import episode_seeds
 from worldmodel.training import STREAMS
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.chunks import NAME, Chunk, Layout, ReplayError
-from worldmodel.packed import PackedChunk
+from worldmodel.replay.chunk import NAME, Chunk, Layout, ReplayError
+from worldmodel.replay.compressed_chunk import PackedChunk
 
 FORMAT = 1
 MAX_STREAMS = 10_000

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.capacity import bytes_per_row, check_capacity, describe_capacity
-from worldmodel.chunks import (
+from worldmodel.files import fsync_directory, quarantine
+from worldmodel.replay.capacity import bytes_per_row, check_capacity, describe_capacity
+from worldmodel.replay.chunk import (
     ALL_STREAMS,
     Chunk,
     Layout,
@@ -23,10 +24,9 @@ from worldmodel.chunks import (
     Spec,
     chunk_files,
 )
-from worldmodel.files import fsync_directory, quarantine
-from worldmodel.packed import PackedChunk
-from worldmodel.replay_manifest import Manifest
-from worldmodel.segments import Segments
+from worldmodel.replay.compressed_chunk import PackedChunk
+from worldmodel.replay.manifest import Manifest
+from worldmodel.replay.segments import Segments
 
 __all__ = [
     "Replay",

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from worldmodel import checkpoint
-from worldmodel.capacity import available_memory
-from worldmodel.chunks import Chunk, Layout, ReplayError
 from worldmodel.credible import check_spaces, whole
-from worldmodel.packed import PackedChunk
-from worldmodel.replay_manifest import Manifest
+from worldmodel.replay.capacity import available_memory
+from worldmodel.replay.chunk import Chunk, Layout, ReplayError
+from worldmodel.replay.compressed_chunk import PackedChunk
+from worldmodel.replay.manifest import Manifest
 
 MOST_ROWS = 1 << 16  # of a chunk
 

@@ -16,8 +16,8 @@ import numpy as np
 import zstandard
 
 from worldmodel import strike
-from worldmodel.chunks import Layout, ReplayError, read_checked
 from worldmodel.files import open_regular, write_all
+from worldmodel.replay.chunk import Layout, ReplayError, read_checked
 
 LEVEL = 3
 BLOCK = 32  # rows compressed together; a sequence of 32 touches two blocks

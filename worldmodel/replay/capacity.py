@@ -8,7 +8,7 @@ import resource
 import shutil
 from pathlib import Path
 
-from worldmodel.chunks import NAME, Layout, Spec
+from worldmodel.replay.chunk import NAME, Layout, Spec
 
 GB = 1e9
 
