@@ -13,9 +13,9 @@ from worldmodel import build, runtime
 from worldmodel.config import loading
 from worldmodel.kernels.planning_step import settled
 from worldmodel.learner import Learner
-from worldmodel.player import Player
 from worldmodel.policy.plan_scores import RewardScore
 from worldmodel.policy.planners.proposals import Box
+from worldmodel.rollout.player import Player
 from worldmodel.types import ActionSpace, ObservationSpace
 
 ACTION = ActionSpace(6)

@@ -20,7 +20,7 @@ from worldmodel.evaluation.held_out import collect, from_replay
 from worldmodel.evaluation.open_loop import Usual
 from worldmodel.evaluation.opened import OpenedRun
 from worldmodel.evaluation.scene import Scene
-from worldmodel.rollout import Rollout, episode_seeds
+from worldmodel.rollout.collector import Rollout, episode_seeds
 from worldmodel.types import ActionSpace
 
 CONTEXT = 3

@@ -30,7 +30,7 @@ from worldmodel.evaluation.model_quality import plain
 from worldmodel.evaluation.pictures import psnr, squared_error, ssim
 from worldmodel.evaluation.sensitivity import sensitivity
 from worldmodel.evaluation.state_probe import by_horizon
-from worldmodel.rollout import Rollout, episode_seeds
+from worldmodel.rollout.collector import Rollout, episode_seeds
 
 
 def naive_ssim(x, y):

@@ -24,7 +24,7 @@ from worldmodel.evaluation.opened import OpenedRun
 from worldmodel.evaluation.own_policies import own_policies
 from worldmodel.evaluation.plans import Amounts, starts_from
 from worldmodel.evaluation.policies import follow, ranked
-from worldmodel.rollout import Rollout, episode_seeds
+from worldmodel.rollout.collector import Rollout, episode_seeds
 
 
 def followed(model, policies, count=6, seed=0):

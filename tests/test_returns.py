@@ -17,7 +17,7 @@ from runs import ROOT, evaluate, mistaken, seed_dir, train
 from worldmodel.evaluation import media, seeds
 from worldmodel.evaluation.aggregates import AGGREGATES, estimates, iqm, profile
 from worldmodel.evaluation.returns import Evaluation, Film, run_episodes
-from worldmodel.rollout import Rollout, episode_seeds
+from worldmodel.rollout.collector import Rollout, episode_seeds
 from worldmodel.types import ActionSpace
 
 # Made by rliable_numbers.py, which says how, with the package rliable; that is no dependency.

@@ -69,7 +69,7 @@ MAY_NOT_IMPORT = {
     "worldmodel/replay/buffer.py": {"torch.nn"},
     "worldmodel/replay/manifest.py": {"torch.nn"},
     "worldmodel/replay/chunk.py": {"torch.nn"},
-    "worldmodel/rollout.py": {"torch.nn"},
+    "worldmodel/rollout/collector.py": {"torch.nn"},
     "worldmodel/config/schema.py": {"torch"},
     "worldmodel/config/schema_objectives.py": {"torch"},
     "worldmodel/config/ranges.py": {"torch"},
@@ -190,7 +190,7 @@ def test_imports():
         ("worldmodel/new.py", "import envs.ray"),
         ("worldmodel/new.py", "if 0:\n    from envs import make"),
         ("worldmodel/replay/buffer.py", "from torch import nn"),
-        ("worldmodel/rollout.py", "import torch.nn.functional"),
+        ("worldmodel/rollout/collector.py", "import torch.nn.functional"),
         ("worldmodel/model/networks.py", "from worldmodel import rssm"),
         ("worldmodel/model/latents/new.py", "from ..rssm import RSSM"),
         (

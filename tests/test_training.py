@@ -16,7 +16,7 @@ import torch
 import train as train_py
 from runs import fingerprint, seed_dir, start, train
 from worldmodel.logger import JsonLines, Means
-from worldmodel.rollout import Rollout, episode_seeds
+from worldmodel.rollout.collector import Rollout, episode_seeds
 from worldmodel.types import ActionSpace
 
 

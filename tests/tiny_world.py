@@ -12,7 +12,7 @@ from worldmodel.evaluation.held_out import Simulator, collect
 from worldmodel.evaluation.model_quality import Real, measure
 from worldmodel.evaluation.plans import Amounts
 from worldmodel.evaluation.policies import always, mixed
-from worldmodel.rollout import Rollout, episode_seeds
+from worldmodel.rollout.collector import Rollout, episode_seeds
 from worldmodel.types import ActionSpace
 
 CELLS, SIDE = 12, 24

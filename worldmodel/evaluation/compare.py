@@ -16,8 +16,8 @@ from worldmodel.config.loading import CONFIG_DIR, read_yaml
 from worldmodel.config.schema import PlannerConfig
 from worldmodel.evaluation.plots import growing, kind, pyplot, save, told
 from worldmodel.evaluation.returns import doubts
-from worldmodel.player import Player
-from worldmodel.rollout import Row
+from worldmodel.rollout.collector import Row
+from worldmodel.rollout.player import Player
 
 Changes = list[tuple[str, str]]
 

@@ -14,9 +14,9 @@ import numpy as np
 from worldmodel import checkpoint
 from worldmodel.api import spaces_from
 from worldmodel.evaluation.opened import Columns
-from worldmodel.player import Player
 from worldmodel.replay.saved_episodes import SavedEpisodes
-from worldmodel.rollout import Rollout
+from worldmodel.rollout.collector import Rollout
+from worldmodel.rollout.player import Player
 from worldmodel.rundir import RunDir, RunError
 from worldmodel.types import ActionSpace, ObservationSpace
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from worldmodel.player import Player
-from worldmodel.rollout import Rollout, Row, episode_seeds
+from worldmodel.rollout.collector import Rollout, Row, episode_seeds
+from worldmodel.rollout.player import Player
 from worldmodel.rundir import RunError
 from worldmodel.runtime import seeded
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from worldmodel.evaluation.aggregates import LEVELS, estimates
-from worldmodel.rollout import Policy, Rollout, Row
+from worldmodel.rollout.collector import Policy, Rollout, Row
 
 
 @dataclass(frozen=True)

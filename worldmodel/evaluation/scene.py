@@ -18,7 +18,7 @@ from worldmodel.evaluation.held_out import Recorded, from_replay
 from worldmodel.evaluation.open_loop import Usual, pick
 from worldmodel.evaluation.opened import OpenedRun
 from worldmodel.evaluation.play_back import first_made, playing, record
-from worldmodel.rollout import Row
+from worldmodel.rollout.collector import Row
 from worldmodel.rundir import RunError
 from worldmodel.types import State
 

@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from worldmodel.player import Player
 from worldmodel.policy.agent import part
-from worldmodel.rollout import Rollout
+from worldmodel.rollout.collector import Rollout
+from worldmodel.rollout.player import Player
 
 T = TypeVar("T")
 RIDGE = 1e-3  # penalty per row, on features of unit variance

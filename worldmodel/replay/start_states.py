@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.model.world_model import WorldModel
-from worldmodel.rollout import Row
+from worldmodel.rollout.collector import Row
 from worldmodel.types import Batch, Metrics, State
 
 NEVER = -1  # the stamp of a row that came without a state

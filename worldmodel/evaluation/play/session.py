@@ -17,7 +17,7 @@ from worldmodel.evaluation.held_out import Simulator
 from worldmodel.evaluation.play.dreams import Dreams, Look
 from worldmodel.evaluation.play.starts import ReplayStarts, Start
 from worldmodel.evaluation.play_back import ENTROPY
-from worldmodel.rollout import episode_seeds
+from worldmodel.rollout.collector import episode_seeds
 from worldmodel.runtime import seed_of
 from worldmodel.types import State
 

@@ -11,7 +11,7 @@ from worldmodel.checkpoint import CheckpointError
 from worldmodel.evaluation.opened import Columns
 from worldmodel.replay.chunk import ReplayError
 from worldmodel.replay.saved_episodes import SavedEpisodes
-from worldmodel.rollout import episode_seeds
+from worldmodel.rollout.collector import episode_seeds
 from worldmodel.training import STREAMS
 
 
