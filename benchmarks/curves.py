@@ -15,8 +15,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from worldmodel.checkpoint.validate import read_lines
 from worldmodel.config import loading
-from worldmodel.credible import read_lines
 from worldmodel.evaluation.plots import COLORS, pyplot, save
 
 

@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.compute import model_seconds
 from benchmarks.shaken import draw_seen, read_out
 from worldmodel import build
+from worldmodel.checkpoint.validate import read_lines
 from worldmodel.config import loading
 from worldmodel.config.loading import Config
-from worldmodel.credible import read_lines
 from worldmodel.evaluation.plots import COLORS, kind, pyplot, save
 from worldmodel.rundir import RunDir, RunError, slug
 from worldmodel.types import ActionSpace

@@ -14,9 +14,17 @@ import pytest
 import torch
 from torch import nn
 
-from worldmodel import checkpoint, files, strike
-from worldmodel.checkpoint import CheckpointError, latest, load, load_into, retained_states, save
-from worldmodel.checkpoint_format import FORMAT, digest, seal
+from worldmodel import files, strike
+from worldmodel.checkpoint import store
+from worldmodel.checkpoint.format import FORMAT, digest, seal
+from worldmodel.checkpoint.store import (
+    CheckpointError,
+    latest,
+    load,
+    load_into,
+    retained_states,
+    save,
+)
 
 POINTS = strike.SAVE[
     strike.SAVE.index("start") : strike.SAVE.index("saved")
@@ -147,13 +155,13 @@ def test_killed_at_every_sub_step(tmp_path, monkeypatch, point):
 
 def test_killed_program_resumes(tmp_path):
     program = (
-        "import sys, torch; from worldmodel.checkpoint import latest, save\n"
+        "import sys, torch; from worldmodel.checkpoint.store import latest, save\n"
         "found = latest(sys.argv[1]); start = found.step if found else 0\n"
         "print('start', start, flush=True)\n"
         "for step in range(start + 1, 5): save(sys.argv[1], step, {'m': {'w': torch.full((3,), "
         "step)}}, {'n': step})\n"
     )
-    base = {**os.environ, "PYTHONPATH": str(Path(checkpoint.__file__).parents[1])}
+    base = {**os.environ, "PYTHONPATH": str(Path(store.__file__).parents[1])}
     outputs = []
     for fault in ("save:manifest-torn", None):
         env = {**base, "WM_FAULT": fault} if fault else base

@@ -15,7 +15,7 @@ import torch
 from children import SHORT, go
 from runs import seed_dir
 from test_checkpoint import forge
-from worldmodel.checkpoint_format import FORMAT, seal
+from worldmodel.checkpoint.format import FORMAT, seal
 from worldmodel.config import loading
 
 OLD = Path(__file__).parent / "run-of-format-1.tar.xz"

@@ -18,7 +18,7 @@ import zstandard
 from children import SHORT, in_one, limited
 from runs import seed_dir
 from test_faults_dirs import Payload
-from worldmodel.checkpoint_format import FORMAT, digest, seal
+from worldmodel.checkpoint.format import FORMAT, digest, seal
 from worldmodel.replay.compressed_chunk import HEADER
 
 MORE = (*SHORT, "--run.frames", "92")  # so that its last episode is long enough to be looked at

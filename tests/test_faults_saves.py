@@ -10,7 +10,8 @@ import pytest
 
 from children import SHORT, go, limited, print_of, signalled_at
 from runs import seed_dir
-from worldmodel import checkpoint, strike
+from worldmodel import strike
+from worldmodel.checkpoint import store
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def whole(root):
     checkpoint loads.
     """
     run = seed_dir(root)
-    assert checkpoint.latest(run / "checkpoints").step == newest(root)
+    assert store.latest(run / "checkpoints").step == newest(root)
     assert not (run / "checkpoints" / "quarantine").exists()
 
 

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 import mutate
-from worldmodel import checkpoint, credible
 from worldmodel.api import spaces_from
-from worldmodel.checkpoint import CheckpointError
-from worldmodel.checkpoint_format import parse_tensors, seal, understood
+from worldmodel.checkpoint import store, validate
+from worldmodel.checkpoint.format import parse_tensors, seal, understood
+from worldmodel.checkpoint.store import CheckpointError
 from worldmodel.config import loading
 from worldmodel.logger import Means
 from worldmodel.replay.buffer import Replay
@@ -85,7 +85,7 @@ def saved(folder):
         "model": {"w": torch.randn(3, 4), "b": torch.zeros(5, dtype=torch.bfloat16)},
         "generators": {"g": torch.arange(9)},
     }
-    return checkpoint.save(folder, 7, groups, {"frames": 3, "nested": [{"a": 1.5}]})
+    return store.save(folder, 7, groups, {"frames": 3, "nested": [{"a": 1.5}]})
 
 
 @pytest.mark.fault(
@@ -108,7 +108,7 @@ def test_manifests(tmp_path, record_property):
             continue  # what JSON cannot hold
         path.write_bytes(bad)
         try:
-            checkpoint.load(path.parent)
+            store.load(path.parent)
         except CheckpointError as error:
             assert "\n" not in str(error) and error.exit_code == 4
             refused += 1
@@ -244,7 +244,7 @@ def test_states(tmp_path, record_property):
         means = Means()
         try:
             with understood(tmp_path):
-                credible.check(bad, 50)
+                validate.check(bad, 50)
                 spaces_from(bad)
                 means.restore(bad["means"], torch.device("cpu"))
         except CheckpointError as error:

@@ -21,8 +21,8 @@ from test_faults_forged import reseal
 from test_fuzz import MEMORY, TIMES, forget, inputs, peak
 from worldmodel import build, snapshot
 from worldmodel.api import Run
-from worldmodel.checkpoint import CheckpointError
-from worldmodel.checkpoint_format import digest, read_manifest, seal
+from worldmodel.checkpoint.format import digest, read_manifest, seal
+from worldmodel.checkpoint.store import CheckpointError
 from worldmodel.config import loading
 from worldmodel.replay.chunk import ReplayError
 from worldmodel.replay.saved_episodes import SavedEpisodes

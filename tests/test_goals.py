@@ -15,7 +15,8 @@ from reach import reach
 from runs import evaluate, seed_dir, train
 from test_behaviors import LineWorld
 from test_model import H, W, make, random_batch
-from worldmodel import build, checkpoint
+from worldmodel import build
+from worldmodel.checkpoint import store
 from worldmodel.config import loading
 from worldmodel.config.schema_objectives import GoalConfig
 from worldmodel.policy.goals import Goal, load_goal
@@ -250,7 +251,7 @@ def saved_run(path, lengths, codec="none", after=0, spec=SPEC):
         "observation": {"image": [H, W, 3], "vector": 2 if "vector" in spec else None},
         "action": {"size": 1, "groups": [], "scalar": False},
     }
-    checkpoint.save(path / "checkpoints", 1, {}, {"replay": replay.state(), **spaces})
+    store.save(path / "checkpoints", 1, {}, {"replay": replay.state(), **spaces})
     fill(1, [after], 200)
     replay.flush(strict=True)
     return path

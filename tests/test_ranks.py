@@ -15,7 +15,7 @@ import pytest
 import ranks
 import train as train_py
 from runs import ROOT, fingerprint, seed_dir
-from worldmodel import checkpoint
+from worldmodel.checkpoint import store
 
 ACTOR = (
     "--behavior.name",
@@ -39,7 +39,7 @@ def calm(tmp_path_factory):
 
 def newest(run):
     """The newest checkpoint's plain values."""
-    return checkpoint.latest(run / "checkpoints").state
+    return store.latest(run / "checkpoints").state
 
 
 def rows(state):

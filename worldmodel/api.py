@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldmodel import build, checkpoint, credible, memory, runtime
+from worldmodel import build, memory, runtime
+from worldmodel.checkpoint import store, validate
 from worldmodel.config import loading
 from worldmodel.config.schema import Config, learns_policy
 from worldmodel.model.mean_image import to_pixels
@@ -67,22 +68,22 @@ class Run:
         """
         run = RunDir(Path(path))
         c = run.config()
-        saved = checkpoint.latest(run.checkpoints)
+        saved = store.latest(run.checkpoints)
         if saved is None:
             raise RunError(f"{path} holds no checkpoint yet; train it first", 4)
-        with checkpoint.understood(saved.path):
+        with store.understood(saved.path):
             observation, space = spaces_from(saved.state)
-            frames = credible.whole(saved.state["frames"], "frames")
+            frames = validate.whole(saved.state["frames"], "frames")
             groups = {"model": saved.groups["model"], "policy": saved.groups.get("policy", {})}
         target = runtime.pick_device(device)
         memory.check_weights(c, observation, space)
-        with checkpoint.understood(saved.path):
+        with store.understood(saved.path):
             model = build.make_model(c, observation, space).to(target)
-        checkpoint.load_into(model, groups["model"], "model")
+        store.load_into(model, groups["model"], "model")
         model.requires_grad_(False)
         policy = build.make_policy(c, model, space)
         if policy is not None:
-            checkpoint.load_into(policy.to(target), groups["policy"], "policy")
+            store.load_into(policy.to(target), groups["policy"], "policy")
             policy.requires_grad_(False)
         agent = build.make_agent(c, model, space, target, policy)
         return cls(c, run.path, agent, observation, frames, policy)
@@ -137,7 +138,7 @@ class Run:
 
 def spaces_from(state: dict[str, Any]) -> tuple[ObservationSpace, ActionSpace]:
     """The spaces a checkpoint was trained with."""
-    credible.check_spaces(state)
+    validate.check_spaces(state)
     o, a = state["observation"], state["action"]
     height, width, channels = o["image"] or (0, 0, 0)
     observation = ObservationSpace((height, width, channels) if o["image"] else None, o["vector"])

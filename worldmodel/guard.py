@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from worldmodel.checkpoint import CheckpointError
+from worldmodel.checkpoint.store import CheckpointError
 from worldmodel.config.loading import ConfigError
 from worldmodel.files import Unwritten
 from worldmodel.learner import Diverged

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import safetensors.torch
 
-from worldmodel import checkpoint, snapshot
+from worldmodel import snapshot
+from worldmodel.checkpoint import store
 from worldmodel.learner import Diverged
 from worldmodel.types import Batch
 
@@ -77,5 +78,5 @@ def _kept(t: Training, batch: Batch) -> str:
             f"the batch could not be written to {path} ({error.strerror}), the checkpoints are "
             f"untouched"
         )
-    found = checkpoint.numbered(t.run.checkpoints)
+    found = store.numbered(t.run.checkpoints)
     return f"the batch is in {path}, the newest checkpoint is {found[-1] if found else 'missing'}"

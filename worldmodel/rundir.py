@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from worldmodel.checkpoint_format import NUMBER
+from worldmodel.checkpoint.format import NUMBER
 from worldmodel.config import loading as configs
 from worldmodel.config.schema import Config
 from worldmodel.files import persist, replace

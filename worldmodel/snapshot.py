@@ -18,7 +18,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from worldmodel import checkpoint, credible, strike
+from worldmodel import strike
+from worldmodel.checkpoint import store, validate
 from worldmodel.files import persist
 from worldmodel.replay.buffer import ReplayMissing
 from worldmodel.replay.shards import deal
@@ -51,7 +52,7 @@ class Share:
 
     def restore(self, t: Training) -> None:
         """Go on from here; the replay is restored apart, since its chunks may change hands."""
-        checkpoint.check_fit(t.player.tensors(), self.groups["player"], "player", but="generator")
+        store.check_fit(t.player.tensors(), self.groups["player"], "player", but="generator")
         t.player.restore(self.groups["player"])
         t.rollout.restore(self.state["rollout"])
         generators = self.groups["generators"]
@@ -106,7 +107,7 @@ def save(t: Training) -> None:
         _write(t, own, others)
     t.world.meet()  # only then may go what none needs but the one that has just been pruned
     strike.here("saved")
-    states = checkpoint.retained_states(t.run.checkpoints)
+    states = store.retained_states(t.run.checkpoints)
     t.replay.collect_garbage(manifest for state in states for manifest in _manifests(state))
     strike.here("collected")
 
@@ -135,9 +136,7 @@ def _write(t: Training, own: Share, others: list[Share]) -> None:
     if others:
         state["others"] = [share.state for share in others]
     # Frames alone would name two checkpoints alike when a stop falls between two updates.
-    checkpoint.save(
-        t.run.checkpoints, t.steps + t.learner.updates, groups, state, keep=t.c.log.keep
-    )
+    store.save(t.run.checkpoints, t.steps + t.learner.updates, groups, state, keep=t.c.log.keep)
 
 
 def _manifests(state: dict[str, Any]) -> list[dict[str, Any]]:
@@ -154,7 +153,7 @@ def _manifests(state: dict[str, Any]) -> list[dict[str, Any]]:
         return []
 
 
-def _shares(saved: checkpoint.Loaded) -> list[Share]:
+def _shares(saved: store.Loaded) -> list[Share]:
     """What each of the ranks knew that a checkpoint was made by."""
     states = [saved.state, *saved.state.get("others", [])]
     names = ("player", "generators")
@@ -167,11 +166,11 @@ def _shares(saved: checkpoint.Loaded) -> list[Share]:
 
 def resume(t: Training) -> bool:
     """Continue from the newest good checkpoint; False where there is none."""
-    saved = _chosen(t, lambda: checkpoint.latest(t.run.checkpoints))
+    saved = _chosen(t, lambda: store.latest(t.run.checkpoints))
     if saved is None:
         return False
-    with checkpoint.understood(saved.path):
-        credible.check(saved.state, saved.step)
+    with store.understood(saved.path):
+        validate.check(saved.state, saved.step)
         restore_weights(t, saved)
         t.learner.restore(saved.state["learner"])
         _resume_share(t, _shares(saved))
@@ -193,23 +192,23 @@ def finite(
     )
 
 
-def restore_weights(t: Training, saved: checkpoint.Loaded) -> None:
+def restore_weights(t: Training, saved: store.Loaded) -> None:
     """Everything that learns, and its optimiser, as they were saved."""
-    with checkpoint.understood(saved.path):
-        checkpoint.load_into(t.model, saved.groups["model"], "model")
+    with store.understood(saved.path):
+        store.load_into(t.model, saved.groups["model"], "model")
         if t.actor_critic is not None:
-            checkpoint.load_into(t.actor_critic, saved.groups["policy"], "policy")
+            store.load_into(t.actor_critic, saved.groups["policy"], "policy")
         t.learner.optimizers.restore(saved.groups["optimizer"])
 
 
-def last_good(t: Training) -> checkpoint.Loaded | None:
+def last_good(t: Training) -> store.Loaded | None:
     """The newest checkpoint whose weights are finite and whose last update was one."""
 
-    def find() -> checkpoint.Loaded | None:
-        for path in reversed(checkpoint.numbered(t.run.checkpoints)):
-            with contextlib.suppress(checkpoint.CheckpointError):
-                saved = checkpoint.load(path)
-                with checkpoint.understood(path):
+    def find() -> store.Loaded | None:
+        for path in reversed(store.numbered(t.run.checkpoints)):
+            with contextlib.suppress(store.CheckpointError):
+                saved = store.load(path)
+                with store.understood(path):
                     sound = finite(t, saved.groups["model"], saved.groups.get("policy", {}))
                     if sound and saved.state["learner"]["skipped_in_a_row"] == 0:
                         return saved
@@ -218,15 +217,11 @@ def last_good(t: Training) -> checkpoint.Loaded | None:
     return _chosen(t, find)
 
 
-def _chosen(t: Training, find: Callable[[], checkpoint.Loaded | None]) -> checkpoint.Loaded | None:
+def _chosen(t: Training, find: Callable[[], store.Loaded | None]) -> store.Loaded | None:
     """Rank 0 chooses, so that damage is set aside once and all ranks read the same."""
     found = t.world.led(find)
     number = t.world.sum([found.step + 1 if found else 0])[0] - 1
-    return (
-        found
-        if found or number < 0
-        else checkpoint.load(checkpoint.place(t.run.checkpoints, number))
-    )
+    return found if found or number < 0 else store.load(store.place(t.run.checkpoints, number))
 
 
 def _resume_share(t: Training, shares: list[Share]) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel import checkpoint
 from worldmodel.api import spaces_from
+from worldmodel.checkpoint import store
 from worldmodel.evaluation.opened import Columns
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.rollout.collector import Rollout
@@ -86,7 +86,7 @@ def given(
     """
     run = RunDir(path)
     run.config()  # says what is wrong where this is no run
-    states = checkpoint.retained_states(run.checkpoints)
+    states = store.retained_states(run.checkpoints)
     if not states:
         raise RunError(
             f"--from {path}: it holds no checkpoint, by which its episodes are found", 4

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from worldmodel.credible import read_lines
+from worldmodel.checkpoint.validate import read_lines
 from worldmodel.evaluation.plots import COLORS, pyplot, save
 from worldmodel.files import number
 

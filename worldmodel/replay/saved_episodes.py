@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel import checkpoint
-from worldmodel.credible import check_spaces, whole
+from worldmodel.checkpoint import store
+from worldmodel.checkpoint.validate import check_spaces, whole
 from worldmodel.replay.capacity import available_memory
 from worldmodel.replay.chunk import Chunk, Layout, ReplayError
 from worldmodel.replay.compressed_chunk import PackedChunk
@@ -23,11 +23,11 @@ class SavedEpisodes:
     """
 
     def __init__(self, run: Path):
-        path, state = next(checkpoint.states(run / "checkpoints"), (run, None))
+        path, state = next(store.states(run / "checkpoints"), (run, None))
         if state is None:
             raise ValueError(f"{run} is no run directory with a checkpoint in it")
         self.directory = run / "replay"
-        with checkpoint.understood(path):
+        with store.understood(path):
             saved = state["replay"]
             # By stream: the open episode, or the next one.
             self.collecting = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from worldmodel.api import Run
-from worldmodel.checkpoint import CheckpointError
+from worldmodel.checkpoint.store import CheckpointError
 from worldmodel.evaluation.opened import Columns
 from worldmodel.replay.chunk import ReplayError
 from worldmodel.replay.saved_episodes import SavedEpisodes

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from worldmodel import checkpoint, versions
+from worldmodel import versions
+from worldmodel.checkpoint import store
+from worldmodel.checkpoint.validate import check_spaces, read_lines, whole
 from worldmodel.config.schema import Config
-from worldmodel.credible import check_spaces, read_lines, whole
 from worldmodel.files import number, read_json
 from worldmodel.rundir import RunDir, RunError
 
@@ -101,9 +102,9 @@ def state_of(run: RunDir) -> dict[str, Any] | None:
     """What the newest checkpoint says; None where there is none, or none that says what is shown
     of it.
     """
-    with contextlib.suppress(checkpoint.CheckpointError, ValueError):
-        for path, state in checkpoint.states(run.checkpoints):
-            with checkpoint.understood(path):
+    with contextlib.suppress(store.CheckpointError, ValueError):
+        for path, state in store.states(run.checkpoints):
+            with store.understood(path):
                 check_spaces(state)
                 whole(state["frames"], "frames")
                 whole(state["learner"]["updates"], "learner.updates")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from worldmodel import strike
-from worldmodel.checkpoint_format import (
+from worldmodel.checkpoint.format import (
     FORMAT,
     GROUP,
     MANIFEST,
