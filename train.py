@@ -61,7 +61,7 @@ def with_main_job(argv: list[str]) -> list[str]:
 def train(c, words, others) -> int:
     from worldmodel import parallel, runtime
     from worldmodel.rundir import RunDir
-    from worldmodel.stop import Stop
+    from worldmodel.training.stop_request import Stop
 
     launch = parallel.Launch.of(os.environ)
     run, device = RunDir.of(c), runtime.setup(c.run, launch)
@@ -79,9 +79,10 @@ def train(c, words, others) -> int:
 def trained(c, words, run, device, world, stop) -> int:
     """The whole training in a run directory that is open; the exit code."""
     from envs.vector import Reset, make_vector
-    from worldmodel import snapshot, versions
+    from worldmodel import versions
     from worldmodel.evaluation import closing
-    from worldmodel.training import Training
+    from worldmodel.training import training_state
+    from worldmodel.training.trainer import Training
 
     tell = say if world.main else silent
     make = envs.configured(c.env, c.distract)
@@ -90,7 +91,7 @@ def trained(c, words, run, device, world, stop) -> int:
     playing = vector(partial(make, held_out=True), 1) if world.main else contextlib.nullcontext()
     with vector(patient, c.env.num) as collecting, playing as testing:
         t = Training(c, collecting, Reset, run, device, world)
-        resumed = snapshot.resume(t)
+        resumed = training_state.resume(t)
         if world.any(world.main and resumed and run.is_done(t.frames, c.run.frames)):
             tell(
                 f"{run.path} is trained to {t.frames} frames; raise --run.frames to go on, or "
@@ -174,9 +175,9 @@ def settled(c, before, world, others):
 
 def save(t) -> None:
     """A checkpoint, and a note that there is one."""
-    from worldmodel import snapshot
+    from worldmodel.training import training_state
 
-    snapshot.save(t)
+    training_state.save(t)
     if t.world.main:
         t.run.note(t.frames)
 

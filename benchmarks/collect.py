@@ -17,10 +17,10 @@ from benchmarks.render import usable
 from envs.vector import Reset, make_vector
 from worldmodel import build, runtime
 from worldmodel.config import loading
-from worldmodel.learner import Learner
 from worldmodel.replay.buffer import Replay
 from worldmodel.rollout.collector import Rollout, episode_seeds, spaces_of
 from worldmodel.rollout.player import Player
+from worldmodel.training.learner import Learner
 from worldmodel.types import Batch
 
 TASK, REPEAT = "dmc:walker_walk", 2

@@ -12,10 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from worldmodel import build, runtime
 from worldmodel.config import loading
 from worldmodel.kernels.planning_step import settled
-from worldmodel.learner import Learner
 from worldmodel.policy.plan_scores import RewardScore
 from worldmodel.policy.planners.proposals import Box
 from worldmodel.rollout.player import Player
+from worldmodel.training.learner import Learner
 from worldmodel.types import ActionSpace, ObservationSpace
 
 ACTION = ActionSpace(6)

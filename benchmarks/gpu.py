@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.compute import ACTION, Entry, parts
 from worldmodel import build, runtime
 from worldmodel.config import loading
-from worldmodel.learner import Learner
+from worldmodel.training.learner import Learner
 
 PRESETS = ("12m", "25m", "50m")
 SHAPE = ["replay.batch=16", "replay.length=64"]  # as the peers' figures are given

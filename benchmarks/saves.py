@@ -30,7 +30,7 @@ def measure(presets: list[str], rows: int, pixels: int) -> dict:
     from envs.vector import Reset, make_vector
     from worldmodel.config import loading
     from worldmodel.rundir import RunDir
-    from worldmodel.training import Training
+    from worldmodel.training.trainer import Training
 
     with tempfile.TemporaryDirectory() as root:
         frames = [
@@ -75,10 +75,10 @@ def fill(t, taken: list[dict], rows: int) -> None:
 
 
 def timed(t) -> float:
-    from worldmodel import snapshot
+    from worldmodel.training import training_state
 
     began = time.perf_counter()
-    snapshot.save(t)
+    training_state.save(t)
     return time.perf_counter() - began
 
 

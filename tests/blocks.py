@@ -8,7 +8,7 @@ import torch
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.evaluation.state_probe import state_r2
-from worldmodel.learner import Learner
+from worldmodel.training.learner import Learner
 from worldmodel.types import ActionSpace, ObservationSpace
 
 BOX, CODES = ActionSpace(1), ActionSpace(3, (3,), True)

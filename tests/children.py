@@ -148,8 +148,8 @@ def _struck_at(place, name, note, point):
 
 def _watch(tell):
     """Call `tell` with the place the program is at whenever it looks whether it is to stop."""
-    from worldmodel import stop
-    from worldmodel.training import Training
+    from worldmodel.training import stop_request
+    from worldmodel.training.trainer import Training
 
     run, seen, began, evaluate = [], Counter(), Training.__init__, Training.evaluate
     evaluating = False
@@ -166,14 +166,14 @@ def _watch(tell):
         finally:
             evaluating = False
 
-    class Watched(stop.Stop):
+    class Watched(stop_request.Stop):
         def __bool__(self):
             place = (run[0].frames, run[0].learner.updates, evaluating)
             seen[place] += 1
             tell([*place, seen[place]])
             return super().__bool__()
 
-    Training.__init__, Training.evaluate, stop.Stop = begin, noticed, Watched
+    Training.__init__, Training.evaluate, stop_request.Stop = begin, noticed, Watched
 
 
 def limited(**limits):
@@ -196,7 +196,7 @@ def weights_lost(update, of="model"):
 def _weights_lost(update, of):
     import torch
 
-    from worldmodel.learner import Learner
+    from worldmodel.training.learner import Learner
 
     usual = Learner.update
 

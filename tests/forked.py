@@ -16,7 +16,7 @@ PRELOAD = (
     "eval",
     "envs.vector",
     "envs.counter",
-    "worldmodel.training",
+    "worldmodel.training.trainer",
     "worldmodel.evaluation.closing",
     "matplotlib.pyplot",
     "pytest",

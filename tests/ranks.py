@@ -10,7 +10,7 @@ import torch
 import forked
 from worldmodel import build, parallel
 from worldmodel.config import loading
-from worldmodel.learner import Learner
+from worldmodel.training.learner import Learner
 from worldmodel.types import ActionSpace, ObservationSpace
 
 

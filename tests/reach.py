@@ -10,8 +10,8 @@ import torch
 import envs
 from worldmodel import build
 from worldmodel.config import loading
-from worldmodel.learner import Learner
 from worldmodel.policy.goals import Goal
+from worldmodel.training.learner import Learner
 from worldmodel.types import ActionSpace, ObservationSpace
 
 SIZE, REPEAT, SPACE = 32, 2, ActionSpace(2)

@@ -5,11 +5,11 @@ import torch
 
 from worldmodel import build
 from worldmodel.config import loading
-from worldmodel.learner import Learner
 from worldmodel.model.heads import GaussianHead
 from worldmodel.model.rssm import Steps
 from worldmodel.policy.actor_critic import Actor, ActorCritic, frozen, lambda_returns_across
 from worldmodel.policy.lambda_returns import ReturnScale, lambda_returns
+from worldmodel.training.learner import Learner
 from worldmodel.types import ActionSpace, ObservationSpace
 
 

@@ -7,8 +7,8 @@ import torch
 
 from worldmodel import build
 from worldmodel.config import loading
-from worldmodel.learner import Learner
 from worldmodel.model.mean_image import Backdrop, to_pixels
+from worldmodel.training.learner import Learner
 from worldmodel.types import ActionSpace, ObservationSpace
 
 SMALL = [

@@ -199,7 +199,7 @@ def test_a_state_that_went_mad_is_forgotten_when_an_episode_starts():
 
 
 def test_warm_up_raises_the_learning_rate_and_resuming_keeps_it():
-    from worldmodel.learner import Learner
+    from worldmodel.training.learner import Learner
 
     c = loading.parse(
         ["tiny", "env.size=[32, 32]", "model.cnn=[4, 4]", "optim.warmup=4", "optim.lr=0.01"]

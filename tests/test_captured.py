@@ -13,7 +13,7 @@ from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.kernels import elementwise
 from worldmodel.kernels.cuda_graph import Captured
-from worldmodel.learner import Learner
+from worldmodel.training.learner import Learner
 from worldmodel.types import ActionSpace, ObservationSpace
 
 SPACE = ActionSpace(3, (3,), True)
@@ -154,7 +154,7 @@ def test_a_probe_that_breaks_stops_only_itself_in_a_graph_too():
 
 
 def test_a_row_of_bad_updates_is_noticed_by_the_end_of_the_row():
-    from worldmodel.learner import Diverged
+    from worldmodel.training.learner import Diverged
 
     with pytest.raises(Diverged):
         trained(Again(), updates=60, spoil=range(5, 60))

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.kernels import c_library, elementwise
-from worldmodel.learner import Learner
 from worldmodel.model.heads import TwoHotHead, two_hot
 from worldmodel.model.networks import MLP, Norm, mixed_log_probs
+from worldmodel.training.learner import Learner
 from worldmodel.types import ActionSpace, ObservationSpace
 
 ROWS, SIZE = (3, 7), 37  # 37: a last part that no vector register is filled by

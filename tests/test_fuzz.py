@@ -21,11 +21,11 @@ from worldmodel.checkpoint import store, validate
 from worldmodel.checkpoint.format import parse_tensors, seal, understood
 from worldmodel.checkpoint.store import CheckpointError
 from worldmodel.config import loading
-from worldmodel.logger import Means
 from worldmodel.replay.buffer import Replay
 from worldmodel.replay.chunk import Layout, ReplayError
 from worldmodel.replay.compressed_chunk import PackedChunk
 from worldmodel.rundir import RunDir, RunError
+from worldmodel.training.logger import Means
 
 TIMES = float(os.environ.get("WM_FUZZ", "1"))
 MEMORY = 150  # MB that nothing of this may take

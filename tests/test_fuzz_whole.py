@@ -19,7 +19,7 @@ from envs.vector import Reset, make_vector
 from runs import command, seed_dir
 from test_faults_forged import reseal
 from test_fuzz import MEMORY, TIMES, forget, inputs, peak
-from worldmodel import build, snapshot
+from worldmodel import build
 from worldmodel.api import Run
 from worldmodel.checkpoint.format import digest, read_manifest, seal
 from worldmodel.checkpoint.store import CheckpointError
@@ -27,7 +27,8 @@ from worldmodel.config import loading
 from worldmodel.replay.chunk import ReplayError
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.rundir import RunDir, RunError
-from worldmodel.training import Training
+from worldmodel.training import training_state
+from worldmodel.training.trainer import Training
 
 REFUSED = (CheckpointError, ReplayError)
 BIG, SUMS = (
@@ -58,7 +59,7 @@ def test_whole_states(tmp_path, record_property):
     }
     state, gone_on = json.loads(files[folder / "state.json"]), 0
     with training(argv) as t:
-        assert snapshot.resume(t)
+        assert training_state.resume(t)
         go_on(t)
         forget()
         before = peak()
@@ -77,7 +78,7 @@ def test_whole_states(tmp_path, record_property):
                 saved = SavedEpisodes(seed_dir(root))
                 saved.read(-1)
             with refused_well():
-                assert snapshot.resume(t)
+                assert training_state.resume(t)
                 go_on(t)
                 gone_on += 1
         assert peak() - before < MEMORY * 1024
@@ -152,7 +153,7 @@ def go_on(t):
             t.learner.update(build.to_tensors(t.replay.sample(t.c.replay.batch, t.sampled)))
         )
     t.log()
-    snapshot.save(t)
+    training_state.save(t)
     # Its size may have been a lie: then what it was cut to is a torn line, and this one hangs on
     # it.
     assert (
@@ -204,6 +205,6 @@ def test_whole_tensors(tmp_path, record_property):
             path.write_bytes(safetensors.torch.save(tensors))
             reseal(folder)
             with pytest.raises(REFUSED) as error:
-                snapshot.resume(t)
+                training_state.resume(t)
             assert error.value.exit_code == 4 and "\n" not in str(error.value)
             path.write_bytes(good[path])

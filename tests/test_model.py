@@ -12,11 +12,11 @@ import torch
 
 from worldmodel import build
 from worldmodel.config import loading, schema
-from worldmodel.learner import Learner
 from worldmodel.model.kl import free_nats, overshooting
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.model.networks import Unpatch
 from worldmodel.model.objectives import Context, Parts
+from worldmodel.training.learner import Learner
 from worldmodel.types import ActionSpace, ObservationSpace
 
 B, T, A, H, W, VECTOR = 3, 7, 2, 32, 48, 5
@@ -353,7 +353,7 @@ def test_two_hot_round_trip_and_an_untrained_head_says_zero():
 
 
 def test_a_non_finite_batch_is_skipped_and_counted_and_a_row_of_them_ends_the_run():
-    from worldmodel.learner import Diverged
+    from worldmodel.training.learner import Diverged
 
     c, model = make()
     learner = Learner(model, c.optim, torch.device("cpu"), "fp32")

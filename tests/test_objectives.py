@@ -12,10 +12,10 @@ from runs import fingerprint, seed_dir, train
 from test_model import B, H, T, W, make, random_batch
 from worldmodel import build
 from worldmodel.config import loading, schema_objectives
-from worldmodel.learner import Learner
 from worldmodel.model.objectives import Comparing, Context, bottleneck
 from worldmodel.model.objectives.pairs import allowed
 from worldmodel.model.representation_metrics import spread
+from worldmodel.training.learner import Learner
 from worldmodel.types import ActionSpace
 
 NAMES = list(build.OBJECTIVES)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from runs import ROOT
-from worldmodel.optim import CLIPS, AdamW, LaProp, clip_adaptive, clip_global
+from worldmodel.training.optimizers import CLIPS, AdamW, LaProp, clip_adaptive, clip_global
 
 
 def test_laprop_by_hand():
@@ -52,7 +52,7 @@ def test_adam_is_torchs_own_bit_for_bit(masked):
 
 def test_the_first_optimiser_of_a_process_imports_no_compiler():
     code = (
-        "import sys, torch; from worldmodel.optim import AdamW, LaProp\n"
+        "import sys, torch; from worldmodel.training.optimizers import AdamW, LaProp\n"
         "for make in (AdamW, LaProp):\n"
         "    p = torch.nn.Parameter(torch.ones(2)); own = make([p], 0.1); p.sum().backward(); "
         "own.step()\n"

@@ -12,7 +12,7 @@ from worldmodel.config import loading
 from worldmodel.model.kl import free_nats
 from worldmodel.parallel import ALONE, Launch, World, join, speaker
 from worldmodel.rundir import RunDir, RunError
-from worldmodel.stop import Stop
+from worldmodel.training.stop_request import Stop
 
 ACTOR = ["behavior.name=actor_critic", "imag.horizon=4", "loss.overshooting=1"]
 FORMS = {

@@ -197,7 +197,7 @@ def test_imports():
             "worldmodel/policy/planners/new.py",
             "from worldmodel.model.world_model import WorldModel",
         ),
-        ("worldmodel/model/objectives/new.py", "import worldmodel.learner"),
+        ("worldmodel/model/objectives/new.py", "import worldmodel.training.learner"),
         ("worldmodel/policy/agent.py", "from worldmodel.policy.planners.cem import CEM"),
         ("worldmodel/policy/agent.py", "from worldmodel.model.latents import gaussian"),
     ],

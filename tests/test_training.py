@@ -15,8 +15,8 @@ import torch
 
 import train as train_py
 from runs import fingerprint, seed_dir, start, train
-from worldmodel.logger import JsonLines, Means
 from worldmodel.rollout.collector import Rollout, episode_seeds
+from worldmodel.training.logger import JsonLines, Means
 from worldmodel.types import ActionSpace
 
 
@@ -210,7 +210,7 @@ def test_stopped_anywhere_and_often_it_ends_the_same(tmp_path, monkeypatch, extr
     task = "catcher" if "catcher" in extra else "counter"
     here = [*["debug", "--run.root"], str(tmp_path / "calm"), *BUSY, *extra]
     assert train_py.main(here) == 0
-    monkeypatch.setattr("worldmodel.stop.Stop", StopAfter)
+    monkeypatch.setattr("worldmodel.training.stop_request.Stop", StopAfter)
     rng = random.Random(0)
     here[2] = str(tmp_path / "stopped")
     stops = 0

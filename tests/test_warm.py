@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from test_model import KINDS, T, kind, make, random_batch
-from worldmodel.learner import Learner
 from worldmodel.replay.start_states import NEVER, BurnIn, Cold, Stored
+from worldmodel.training.learner import Learner
 
 FIRST = 3  # where the sequence is cut in two
 

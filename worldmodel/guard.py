@@ -13,10 +13,10 @@ import torch
 from worldmodel.checkpoint.store import CheckpointError
 from worldmodel.config.loading import ConfigError
 from worldmodel.files import Unwritten
-from worldmodel.learner import Diverged
 from worldmodel.parallel import Ended, Lost, speaker
 from worldmodel.replay.buffer import ReplayError
 from worldmodel.rundir import RunError
+from worldmodel.training.learner import Diverged
 
 ROOM = (
     "lower replay.batch, replay.length, planner.candidates or replay.capacity_gb, or let nothing "

@@ -10,8 +10,8 @@ import torch
 from worldmodel.evaluation.imagine import dream
 from worldmodel.evaluation.media import gif
 from worldmodel.evaluation.returns import Evaluation
-from worldmodel.logger import Logger
 from worldmodel.policy.agent import Agent
+from worldmodel.training.logger import Logger
 
 CONTEXT, LENGTH = 5, 50
 MOST_FRAMES, FPS = 200, 20.0  # of a video; longer episodes are shown faster

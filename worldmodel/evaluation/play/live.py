@@ -22,7 +22,7 @@ from worldmodel.evaluation.play.starts import ReplayStarts
 from worldmodel.evaluation.play.wire import Answers
 from worldmodel.evaluation.play_back import first_made, playing
 from worldmodel.rundir import RunError
-from worldmodel.stop import Stop
+from worldmodel.training.stop_request import Stop
 
 PAGE = Path(__file__).with_name("page.html")
 

@@ -12,7 +12,7 @@ from worldmodel.evaluation.opened import Columns
 from worldmodel.replay.chunk import ReplayError
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.rollout.collector import episode_seeds
-from worldmodel.training import STREAMS
+from worldmodel.training.trainer import STREAMS
 
 
 @dataclass(frozen=True)

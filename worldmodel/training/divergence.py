@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import safetensors.torch
 
-from worldmodel import snapshot
 from worldmodel.checkpoint import store
-from worldmodel.learner import Diverged
+from worldmodel.training import training_state
+from worldmodel.training.learner import Diverged
 from worldmodel.types import Batch
 
 if TYPE_CHECKING:
-    from worldmodel.training import Training
+    from worldmodel.training.trainer import Training
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def roll_back(t: Training, batch: Batch, error: Diverged) -> None:
     that led here.
     """
     done = t.learner.rollbacks
-    good = snapshot.last_good(t) if done < MOST else None
+    good = training_state.last_good(t) if done < MOST else None
     if good is None:
         tried = (
             f"{done} times the run went back to earlier weights, in vain"
@@ -43,7 +43,7 @@ def roll_back(t: Training, batch: Batch, error: Diverged) -> None:
             f"give a lower optim.lr or "
             "optim.clip, or --run.precision fp32, together with a new --run.name"
         ) from error
-    snapshot.restore_weights(t, good)
+    training_state.restore_weights(t, good)
     t.learner.rolled_back()
     if t.world.main:
         log.warning(

@@ -14,18 +14,18 @@ from worldmodel import build, memory
 from worldmodel.config.schema import Config
 from worldmodel.evaluation import board
 from worldmodel.evaluation.returns import Evaluation, run_episodes
-from worldmodel.learner import Diverged, Learner
-from worldmodel.logger import Logger, Means
 from worldmodel.parallel import ALONE, World
 from worldmodel.policy.agent import part
 from worldmodel.replay.buffer import Replay, bytes_per_row, check_capacity, describe_capacity
 from worldmodel.replay.start_states import NEVER
-from worldmodel.rollback import roll_back
 from worldmodel.rollout.collector import Rollout, Row, episode_seeds, spaces_of
 from worldmodel.rollout.player import Player
 from worldmodel.rundir import RunDir
 from worldmodel.runtime import pick_precision, seed_of, seeded, spare_cores
-from worldmodel.stop import Stop
+from worldmodel.training.divergence import roll_back
+from worldmodel.training.learner import Diverged, Learner
+from worldmodel.training.logger import Logger, Means
+from worldmodel.training.stop_request import Stop
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from worldmodel.replay.buffer import ReplayMissing
 from worldmodel.replay.shards import deal
 
 if TYPE_CHECKING:
-    from worldmodel.training import Training
+    from worldmodel.training.trainer import Training
 
 log = logging.getLogger(__name__)
 

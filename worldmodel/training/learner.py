@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from worldmodel.config.schema import OptimConfig
 from worldmodel.kernels.cuda_graph import Captured, CudaRecorder, Recorder
 from worldmodel.model.world_model import WorldModel
-from worldmodel.optim import CLIPS, Optimizers
 from worldmodel.parallel import ALONE, World
 from worldmodel.policy.actor_critic import ActorCritic
 from worldmodel.replay.start_states import Cold
 from worldmodel.runtime import autocast
+from worldmodel.training.optimizers import CLIPS, Optimizers
 from worldmodel.types import Batch, Metrics
 
 
