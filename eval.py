@@ -9,7 +9,7 @@ from pathlib import Path
 
 import envs
 from worldmodel.config.loading import split_arguments
-from worldmodel.console import say
+from worldmodel.system.console import say
 
 DESCRIPTION = """Evaluate saved runs. --planner.KEY VALUE, --behavior.KEY VALUE and
 --goal.KEY VALUE drive them in another way than they were trained with, as in
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     if problems:
         parser.error(problems[0])
 
-    from worldmodel.guard import guarded  # torch is imported from here on
+    from worldmodel.system.exit_codes import guarded  # torch is imported from here on
 
     return guarded(lambda: evaluate(args))
 
@@ -192,9 +192,9 @@ def evaluate(args: argparse.Namespace) -> int:
 def opened(args: argparse.Namespace, path: Path):
     """A run, and what makes so many of its environments by what is observed."""
     from envs.vector import make_vector
-    from worldmodel import runtime
     from worldmodel.api import Run
-    from worldmodel.cores import cores
+    from worldmodel.system import runtime
+    from worldmodel.system.cpu_cores import cores
 
     run = Run.open(path, args.device).driven(args.changes)
     runtime.tune(min(run.config.run.threads, cores()))

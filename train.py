@@ -10,8 +10,8 @@ from functools import partial
 
 import envs
 from worldmodel.config import loading as configs
-from worldmodel.console import Progress, say, silent
-from worldmodel.cores import Others
+from worldmodel.system.console import Progress, say, silent
+from worldmodel.system.cpu_cores import Others
 
 USAGE = """python train.py [PRESET ...] [--section.key value ...]
 
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
 
     try:
         others = Others()
-        from worldmodel.guard import guarded  # torch is imported from here on
+        from worldmodel.system.exit_codes import guarded  # torch is imported from here on
     except KeyboardInterrupt:
         sys.stderr.write("interrupted before anything was begun\n")
         return 130
@@ -59,8 +59,9 @@ def with_main_job(argv: list[str]) -> list[str]:
 
 
 def train(c, words, others) -> int:
-    from worldmodel import parallel, runtime
+    from worldmodel import parallel
     from worldmodel.rundir import RunDir
+    from worldmodel.system import runtime
     from worldmodel.training.stop_request import Stop
 
     launch = parallel.Launch.of(os.environ)
@@ -79,8 +80,8 @@ def train(c, words, others) -> int:
 def trained(c, words, run, device, world, stop) -> int:
     """The whole training in a run directory that is open; the exit code."""
     from envs.vector import Reset, make_vector
-    from worldmodel import versions
     from worldmodel.evaluation import closing
+    from worldmodel.system import provenance
     from worldmodel.training import training_state
     from worldmodel.training.trainer import Training
 
@@ -101,7 +102,7 @@ def trained(c, words, run, device, world, stop) -> int:
             return 0
         if world.main:
             run.begin(c, t.frames)
-            versions.note(run.path, words, t.frames)
+            provenance.note(run.path, words, t.frames)
         t.open_logger()
         tell(
             f"{'resuming' if resumed else 'training'} {c.env.task} in {run.path} on {device}: "
@@ -163,7 +164,7 @@ def settled(c, before, world, others):
     to both anywhere.
     """
     from envs.render import RENDERERS
-    from worldmodel import runtime
+    from worldmodel.system import runtime
 
     if world.size == 1:
         count = runtime.threads(c.run.threads, before and before.run.threads, others)

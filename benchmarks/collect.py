@@ -15,11 +15,12 @@ import envs
 from benchmarks.compute import parts
 from benchmarks.render import usable
 from envs.vector import Reset, make_vector
-from worldmodel import build, runtime
+from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.replay.buffer import Replay
 from worldmodel.rollout.collector import Rollout, episode_seeds, spaces_of
 from worldmodel.rollout.player import Player
+from worldmodel.system import runtime
 from worldmodel.training.learner import Learner
 from worldmodel.types import Batch
 

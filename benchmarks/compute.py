@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from worldmodel import build, runtime
+from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.kernels.planning_step import settled
 from worldmodel.policy.plan_scores import RewardScore
 from worldmodel.policy.planners.proposals import Box
 from worldmodel.rollout.player import Player
+from worldmodel.system import runtime
 from worldmodel.training.learner import Learner
 from worldmodel.types import ActionSpace, ObservationSpace
 

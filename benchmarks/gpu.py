@@ -22,8 +22,9 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.compute import ACTION, Entry, parts
-from worldmodel import build, runtime
+from worldmodel import build
 from worldmodel.config import loading
+from worldmodel.system import runtime
 from worldmodel.training.learner import Learner
 
 PRESETS = ("12m", "25m", "50m")

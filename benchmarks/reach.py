@@ -25,7 +25,7 @@ import envs
 from envs.names import DISTRACT
 from eval import natural, positive, split_dotted
 from worldmodel.config.loading import split_arguments
-from worldmodel.console import Progress, say
+from worldmodel.system.console import Progress, say
 
 COLUMNS = 9  # pictures of an episode in the strip, before the goal
 WANDER = 20  # most random steps before the picture of a goal is taken
@@ -226,8 +226,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def measure(args: argparse.Namespace) -> int:
-    from worldmodel import runtime
     from worldmodel.evaluation import media
+    from worldmodel.system import runtime
 
     runs = opened(args.runs, args.changes)
     run = next(iter(runs.values()))
@@ -289,7 +289,7 @@ def main(argv: list[str]) -> int:
     if problems:
         parser.error(problems[0])
 
-    from worldmodel.guard import guarded  # torch is imported from here on
+    from worldmodel.system.exit_codes import guarded  # torch is imported from here on
 
     return guarded(lambda: measure(args))
 

@@ -44,7 +44,7 @@ TAIL = """
   one). `kill -9` ends a run that hangs, and the same command goes on from the last checkpoint.
 - Exit codes: 0 done, 2 configuration, 3 environment, 4 bad data, 5 diverged, 74 disk, memory, busy directory or lost
   rank, 75 stopped and resumable. After any of them what the last checkpoint holds is kept.
-- Where to strike: `worldmodel/strike.py` names every sub-step of a save. Twenty times as many inputs are tried by
+- Where to strike: `worldmodel/system/fault_injection.py` names every sub-step of a save. Twenty times as many inputs are tried by
   `WM_FUZZ=20 pytest tests/test_fuzz.py tests/test_fuzz_whole.py tests/test_config_fuzz.py`, as many lots of stops by
   `WM_RESUMES=20 pytest tests/test_faults_resume.py`; `WM_SOAK=60 pytest tests/test_soak.py` is a soak of a minute, as
   CI runs it.

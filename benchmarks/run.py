@@ -104,7 +104,7 @@ def main(argv: list[str]) -> int:
             f"no benchmark called {', '.join(unknown)}; there are {', '.join(known)}\n"
         )
         return 2
-    from worldmodel import runtime
+    from worldmodel.system import runtime
 
     runtime.keep_freed_memory()
     results: dict = {}

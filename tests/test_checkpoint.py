@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import nn
 
-from worldmodel import files, strike
 from worldmodel.checkpoint import store
 from worldmodel.checkpoint.format import FORMAT, digest, seal
 from worldmodel.checkpoint.store import (
@@ -25,9 +24,10 @@ from worldmodel.checkpoint.store import (
     retained_states,
     save,
 )
+from worldmodel.system import fault_injection, files
 
-POINTS = strike.SAVE[
-    strike.SAVE.index("start") : strike.SAVE.index("saved")
+POINTS = fault_injection.SAVE[
+    fault_injection.SAVE.index("start") : fault_injection.SAVE.index("saved")
 ]  # those of a checkpoint alone
 FILES = ("manifest.json", "state.json", "model.safetensors", "generators.safetensors")
 

@@ -2,7 +2,7 @@
 
 import io
 
-from worldmodel import console
+from worldmodel.system import console
 
 
 class Terminal(io.StringIO):

@@ -8,15 +8,15 @@ from types import SimpleNamespace
 import pytest
 
 from runs import command, seed_dir
-from worldmodel import cores, runtime
 from worldmodel.config import loading as configs
+from worldmodel.system import cpu_cores, runtime
 
 
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
     """Two cores of three whose clock and load are what one says."""
-    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: {0, 2})
-    monkeypatch.setattr(cores, "STAT", tmp_path / "stat")
+    monkeypatch.setattr(cpu_cores.os, "sched_getaffinity", lambda _: {0, 2})
+    monkeypatch.setattr(cpu_cores, "STAT", tmp_path / "stat")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
     def becomes(seconds, used, own):
@@ -27,10 +27,10 @@ def machine(monkeypatch, tmp_path):
             f"cpu0 {first} 0 0 77 5 0 0 9",
             f"cpu1 {10**8} 0 0 0 0 0 0 0",
         ]
-        cores.STAT.write_text("\n".join([*lines, f"cpu2 0 {third} 0 8 0 0 0 4", "intr 5 0"]))
+        cpu_cores.STAT.write_text("\n".join([*lines, f"cpu2 0 {third} 0 8 0 0 0 4", "intr 5 0"]))
         spent = SimpleNamespace(user=own, system=0.0, children_user=0.5, children_system=0.0)
-        monkeypatch.setattr(cores.os, "times", lambda: spent)
-        monkeypatch.setattr(cores.time, "monotonic", lambda: seconds)
+        monkeypatch.setattr(cpu_cores.os, "times", lambda: spent)
+        monkeypatch.setattr(cpu_cores.time, "monotonic", lambda: seconds)
 
     becomes(100.0, (50.0, 60.0), 7.0)
     return becomes
@@ -48,15 +48,15 @@ def machine(monkeypatch, tmp_path):
     ],
 )
 def test_what_other_programs_use_is_counted_in_cores(machine, used, own, busy):
-    others = cores.Others()
+    others = cpu_cores.Others()
     machine(102.0, used, own)
     assert others.busy() == busy
 
 
 def test_a_system_that_does_not_say_has_nobody_else(machine):
-    others = cores.Others()
+    others = cpu_cores.Others()
     machine(102.0, (52.0, 62.0), 7.0)
-    cores.STAT.unlink()
+    cpu_cores.STAT.unlink()
     assert others.busy() == 0
 
 

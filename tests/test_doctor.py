@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from worldmodel import doctor
-from worldmodel.doctor import Failure, gpu_line
+from worldmodel.system import doctor
+from worldmodel.system.doctor import Failure, gpu_line
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = {"version": "2.13.0+cpu", "cuda": "", "threads": 3, "names": [], "reason": ""}
@@ -117,7 +117,10 @@ def test_exit_code_and_last_line_follow_what_blocks(monkeypatch, capsys):
 
 def test_the_whole_report_fits_a_screen():
     done = subprocess.run(
-        [sys.executable, "-m", "worldmodel.doctor"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "worldmodel.system.doctor"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0 and done.stderr == ""
     assert len(done.stdout.splitlines()) <= 24

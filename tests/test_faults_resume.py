@@ -13,14 +13,15 @@ import pytest
 
 from children import SHORT, go, looks_listed, print_of, struck_at
 from runs import fingerprint, seed_dir
-from worldmodel import build, strike
+from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.rundir import slug
+from worldmodel.system import fault_injection
 
 TIMES = int(os.environ.get("WM_RESUMES", "1"))
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
 # Pruning alone waits for a checkpoint too many.
-EVERY_SAVE = [point for point in strike.SAVE if point != "prune-moved"]
+EVERY_SAVE = [point for point in fault_injection.SAVE if point != "prune-moved"]
 BUSY = (
     *SHORT,
     "--run.frames",

@@ -249,7 +249,7 @@ def goes_on_as_it_was_drawn(config, root, task, env):
 
 
 def test_memory_that_runs_out_is_one_line(capsys):
-    from worldmodel.guard import guarded
+    from worldmodel.system.exit_codes import guarded
 
     assert guarded(lambda: torch.empty(1 << 50), "\nall is kept") == 74
     said = capsys.readouterr().err

@@ -10,8 +10,8 @@ import pytest
 
 from children import SHORT, go, limited, print_of, signalled_at
 from runs import seed_dir
-from worldmodel import strike
 from worldmodel.checkpoint import store
+from worldmodel.system import fault_injection
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +42,15 @@ def whole(root):
 )
 def test_killed_at_every_sub_step_of_a_save(calm, tmp_path, record_property):
     go(tmp_path, *SHORT, before=signalled_at(25, "SIGTERM"), expect=75)
-    for point in strike.SAVE:
+    for point in fault_injection.SAVE:
         before = newest(tmp_path)
         go(tmp_path, *SHORT, env={"WM_FAULT": f"save:{point}"}, expect=137)
-        arrived = strike.SAVE.index(point) >= strike.SAVE.index("renamed")
+        arrived = fault_injection.SAVE.index(point) >= fault_injection.SAVE.index("renamed")
         assert (newest(tmp_path) > before) == arrived, point
         whole(tmp_path)
     go(tmp_path, *SHORT)
     assert print_of(tmp_path) == print_of(calm)
-    record_property("times", len(strike.SAVE))
+    record_property("times", len(fault_injection.SAVE))
     record_property("lost", 0)
 
 
@@ -75,7 +75,7 @@ def test_signalled_at_sub_steps_of_a_save(calm, tmp_path, record_property):
             ("SIGTERM+SIGUSR1", 75),
         ]
     )
-    for point, (signals, code) in zip(strike.SAVE, ways, strict=False):
+    for point, (signals, code) in zip(fault_injection.SAVE, ways, strict=False):
         said = go(tmp_path, *often, env={"WM_FAULT": f"save:{point}={signals}"}, expect=code)
         if code == 75:
             assert (
@@ -90,7 +90,7 @@ def test_signalled_at_sub_steps_of_a_save(calm, tmp_path, record_property):
         whole(tmp_path)
     go(tmp_path, *often)
     assert print_of(tmp_path) == print_of(calm)
-    record_property("times", len(strike.SAVE))
+    record_property("times", len(fault_injection.SAVE))
     record_property("lost", 0)
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from ranks import environment, learners
-from worldmodel import runtime
 from worldmodel.config import loading
 from worldmodel.model.kl import free_nats
 from worldmodel.parallel import ALONE, Launch, World, join, speaker
 from worldmodel.rundir import RunDir, RunError
+from worldmodel.system import runtime
 from worldmodel.training.stop_request import Stop
 
 ACTOR = ["behavior.name=actor_critic", "imag.horizon=4", "loss.overshooting=1"]

@@ -17,7 +17,7 @@ from test_report import check
 from worldmodel.evaluation.play_back import first_made, in_a_line
 from worldmodel.evaluation.report.gather import read
 from worldmodel.evaluation.report.page import page, write
-from worldmodel.files import read_json
+from worldmodel.system.files import read_json
 
 NO_PLACE = re.compile(r'\b(?:d|x|y|cx|cy|width|height)="[^"]*(?:nan|inf)')
 ODD = (

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldmodel import build, memory, runtime
+from worldmodel import build, memory
 from worldmodel.checkpoint import store, validate
 from worldmodel.config import loading
 from worldmodel.config.schema import Config, learns_policy
@@ -17,7 +17,8 @@ from worldmodel.model.mean_image import to_pixels
 from worldmodel.policy.actor_critic import ActorCritic
 from worldmodel.policy.agent import Agent, Carry, part
 from worldmodel.rundir import RunDir, RunError
-from worldmodel.runtime import autocast, seeded
+from worldmodel.system import runtime
+from worldmodel.system.runtime import autocast, seeded
 from worldmodel.types import ActionSpace, ObservationSpace
 
 DRIVING = ("behavior", "planner", "goal")  # what can be changed on a saved run

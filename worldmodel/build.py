@@ -47,7 +47,7 @@ from worldmodel.policy.planners.mppi import MPPI
 from worldmodel.policy.planners.proposals import make_proposal
 from worldmodel.policy.planners.shooting import Shooting
 from worldmodel.replay.start_states import BurnIn, Cold, Stored
-from worldmodel.runtime import pick_precision
+from worldmodel.system.runtime import pick_precision
 from worldmodel.types import ActionSpace, ObservationSpace
 
 LATENTS = {"gaussian": Gaussian, "categorical": Categorical, "deterministic": Deterministic}

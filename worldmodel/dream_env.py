@@ -17,7 +17,7 @@ from worldmodel.model.mean_image import to_pixels
 from worldmodel.policy.agent import Agent
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.rundir import RunError
-from worldmodel.runtime import autocast
+from worldmodel.system.runtime import autocast
 from worldmodel.types import State
 
 OBSERVED = ("pixels", "features")

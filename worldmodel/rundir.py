@@ -16,7 +16,7 @@ from typing import Any
 from worldmodel.checkpoint.format import NUMBER
 from worldmodel.config import loading as configs
 from worldmodel.config.schema import Config
-from worldmodel.files import persist, replace
+from worldmodel.system.files import persist, replace
 
 log = logging.getLogger(__name__)
 

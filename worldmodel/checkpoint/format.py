@@ -17,8 +17,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from worldmodel.files import open_regular
 from worldmodel.replay.capacity import GB, available_memory
+from worldmodel.system.files import open_regular
 
 FORMAT = 1
 MANIFEST, STATE, TENSORS = "manifest.json", "state.json", ".safetensors"

@@ -18,7 +18,6 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from worldmodel import strike
 from worldmodel.checkpoint.format import (
     FORMAT,
     GROUP,
@@ -39,7 +38,8 @@ from worldmodel.checkpoint.format import (
     seal,
     understood,
 )
-from worldmodel.files import fsync_directory, persist, quarantine, write_all
+from worldmodel.system import fault_injection
+from worldmodel.system.files import fsync_directory, persist, quarantine, write_all
 
 __all__ = [
     "CheckpointError",
@@ -104,7 +104,7 @@ def save(
 
 
 def _save_once(directory: Path, step: int, groups: Mapping, body: bytes, keep: int) -> Path:
-    strike.here("start")
+    fault_injection.here("start")
     directory.mkdir(parents=True, exist_ok=True)
     _remove_stale(directory)
     final = place(directory, step)
@@ -112,7 +112,7 @@ def _save_once(directory: Path, step: int, groups: Mapping, body: bytes, keep: i
         return final
     staging = directory / f".tmp-{step}-{os.getpid()}"
     staging.mkdir()
-    strike.here("staging-created")
+    fault_injection.here("staging-created")
     files = {}
     for group, tensors in groups.items():
         data = safetensors.torch.save(_detached(tensors))
@@ -120,11 +120,11 @@ def _save_once(directory: Path, step: int, groups: Mapping, body: bytes, keep: i
     files[STATE] = _write(staging / STATE, body, "state")
     _write(staging / MANIFEST, seal({"format": FORMAT, "step": step, "files": files}), "manifest")
     fsync_directory(staging)
-    strike.here("staging-synced")
+    fault_injection.here("staging-synced")
     os.rename(staging, final)
-    strike.here("renamed")
+    fault_injection.here("renamed")
     fsync_directory(directory)
-    strike.here("parent-synced")
+    fault_injection.here("parent-synced")
     _prune(directory, final, keep)
     return final
 
@@ -152,13 +152,13 @@ def _write(path: Path, data: bytes, point: str) -> dict[str, Any]:
     try:
         view = memoryview(data)
         write_all(fd, view[: len(view) // 2])
-        strike.here(f"{point}-torn")
+        fault_injection.here(f"{point}-torn")
         write_all(fd, view[len(view) // 2 :])
-        strike.here(f"{point}-unsynced")
+        fault_injection.here(f"{point}-unsynced")
         os.fsync(fd)
     finally:
         os.close(fd)
-    strike.here(f"{point}-written")
+    fault_injection.here(f"{point}-written")
     return {"sha256": digest(data), "bytes": len(data)}
 
 
@@ -193,7 +193,7 @@ def _prune(directory: Path, newest: Path, keep: int) -> None:
         staging = directory / f".tmp-{int(path.name)}-{os.getpid()}"
         try:
             os.rename(path, staging)
-            strike.here("prune-moved")
+            fault_injection.here("prune-moved")
             shutil.rmtree(staging)
         except OSError as error:
             log.warning(
@@ -201,7 +201,7 @@ def _prune(directory: Path, newest: Path, keep: int) -> None:
                 path,
                 error,
             )
-    strike.here("pruned")
+    fault_injection.here("pruned")
 
 
 def numbered(directory: Path) -> list[Path]:

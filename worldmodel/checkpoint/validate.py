@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from worldmodel.files import open_regular
+from worldmodel.system.files import open_regular
 
 MOST = 2**53  # what any counter may say
 NAME = 200  # letters of a metric's name

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from worldmodel.console import say
 from worldmodel.evaluation import media
 from worldmodel.evaluation.board import CONTEXT, LENGTH
 from worldmodel.evaluation.imagine import dream
 from worldmodel.evaluation.play_back import playing, record
 from worldmodel.evaluation.returns import spoken
+from worldmodel.system.console import say
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from worldmodel.api import Run
-from worldmodel.console import Progress, say
 from worldmodel.evaluation.compare import Driver, Timed, drawn, drivers, table
 from worldmodel.evaluation.play_back import needed, playing
 from worldmodel.evaluation.returns import run_episodes
+from worldmodel.system.console import Progress, say
 
 
 @dataclass(frozen=True)

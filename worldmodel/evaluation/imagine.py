@@ -10,7 +10,7 @@ import torch
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.policy.agent import Agent
 from worldmodel.rollout.collector import Row
-from worldmodel.runtime import autocast
+from worldmodel.system.runtime import autocast
 
 
 @dataclass

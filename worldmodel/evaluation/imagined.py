@@ -12,11 +12,11 @@ from typing import Any
 
 from worldmodel import build
 from worldmodel.api import Run
-from worldmodel.console import Progress, say
 from worldmodel.evaluation import breaking, futures, grids, media, parting, traversal
 from worldmodel.evaluation.imagine import dream
 from worldmodel.evaluation.model_quality import plain
 from worldmodel.evaluation.scene import Scene, opened
+from worldmodel.system.console import Progress, say
 
 FPS = 10
 STILLS = 12  # pictures in a row

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.api import Run
-from worldmodel.console import Progress, say
 from worldmodel.evaluation.held_out import Recorded, Simulator, collect, from_replay, given
 from worldmodel.evaluation.model_quality import Quality, Real, measure, plain
 from worldmodel.evaluation.opened import OpenedRun, own_plans
@@ -21,6 +20,7 @@ from worldmodel.evaluation.play_back import first_made, playing
 from worldmodel.evaluation.quality_page import page
 from worldmodel.evaluation.quality_text import report
 from worldmodel.rundir import RunDir
+from worldmodel.system.console import Progress, say
 
 OWN = ("fresh", "replay")
 Make = Callable[[str], Any]  # environments by what is observed

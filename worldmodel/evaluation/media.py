@@ -15,7 +15,7 @@ from PIL import Image
 
 from worldmodel.checkpoint.validate import read_lines
 from worldmodel.evaluation.plots import COLORS, pyplot, save
-from worldmodel.files import number
+from worldmodel.system.files import number
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from worldmodel.api import Run
 from worldmodel.rundir import RunError
-from worldmodel.runtime import autocast, seed_of, seeded
+from worldmodel.system.runtime import autocast, seed_of, seeded
 from worldmodel.types import State
 
 Columns = dict[str, np.ndarray]  # an episode's rows, key by key (T,...)

@@ -13,7 +13,7 @@ from worldmodel.api import Run
 from worldmodel.evaluation.futures import held
 from worldmodel.evaluation.policies import Act, Policies, always, mixed
 from worldmodel.rundir import RunError
-from worldmodel.runtime import autocast, seeded
+from worldmodel.system.runtime import autocast, seeded
 from worldmodel.types import State
 
 QUICK = 0.25  # of the planner's candidates: it plans anew at every step of every dream

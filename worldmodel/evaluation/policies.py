@@ -21,7 +21,7 @@ from worldmodel.evaluation.held_out import Branch, Simulator
 from worldmodel.evaluation.opened import Opened
 from worldmodel.evaluation.plans import Start
 from worldmodel.evaluation.returns import interval
-from worldmodel.runtime import seed_of
+from worldmodel.system.runtime import seed_of
 from worldmodel.types import ActionSpace, State
 
 DREAMS = 8  # of one policy from one state, which are averaged

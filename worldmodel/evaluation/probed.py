@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from worldmodel.api import Run
-from worldmodel.console import Progress, say
 from worldmodel.evaluation.play_back import needed, playing
 from worldmodel.evaluation.state_probe import gather, held_out_r2
+from worldmodel.system.console import Progress, say
 
 
 def probed(

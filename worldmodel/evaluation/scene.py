@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from worldmodel.api import Run
-from worldmodel.console import Progress, say
 from worldmodel.evaluation.held_out import Recorded, from_replay
 from worldmodel.evaluation.open_loop import Usual, pick
 from worldmodel.evaluation.opened import OpenedRun
 from worldmodel.evaluation.play_back import first_made, playing, record
 from worldmodel.rollout.collector import Row
 from worldmodel.rundir import RunError
+from worldmodel.system.console import Progress, say
 from worldmodel.types import State
 
 MOST_ROWS = 2000  # of an episode: all of its pictures are decoded at once

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.api import Run
-from worldmodel.console import Progress, say
 from worldmodel.evaluation import media
 from worldmodel.evaluation.play_back import playing
 from worldmodel.evaluation.returns import Evaluation, run_episodes, spoken
-from worldmodel.files import number, read_json
 from worldmodel.rundir import RunDir, RunError
-from worldmodel.runtime import cores
+from worldmodel.system.console import Progress, say
+from worldmodel.system.files import number, read_json
+from worldmodel.system.runtime import cores
 
 FILE = "returns.json"
 MOST = 1 << 26  # bytes of it that are read

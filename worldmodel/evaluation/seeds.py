@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.console import say
 from worldmodel.evaluation.aggregates import AGGREGATES, estimates, profile
 from worldmodel.evaluation.model_quality import plain
 from worldmodel.evaluation.plots import COLORS, MARKERS, kind, pyplot, save
 from worldmodel.rundir import RunError
+from worldmodel.system.console import say
 
 LEVELS = 101  # returns at which the profile is drawn
 FEW = 3  # seeds below which an interval says little

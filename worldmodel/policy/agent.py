@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.model.world_model import WorldModel
-from worldmodel.runtime import autocast
+from worldmodel.system.runtime import autocast
 from worldmodel.types import ActionSpace, State
 
 Carry = dict[str, Tensor]

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.files import fsync_directory, quarantine
 from worldmodel.replay.capacity import bytes_per_row, check_capacity, describe_capacity
 from worldmodel.replay.chunk import (
     ALL_STREAMS,
@@ -27,6 +26,7 @@ from worldmodel.replay.chunk import (
 from worldmodel.replay.compressed_chunk import PackedChunk
 from worldmodel.replay.manifest import Manifest
 from worldmodel.replay.segments import Segments
+from worldmodel.system.files import fsync_directory, quarantine
 
 __all__ = [
     "Replay",

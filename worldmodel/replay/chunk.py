@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel import strike
-from worldmodel.files import open_regular, read_exactly, write_all
+from worldmodel.system import fault_injection
+from worldmodel.system.files import open_regular, read_exactly, write_all
 
 NAME = re.compile(r"(\d{4,6})-(\d{8,12})\.(rows|zrows)")  # as they came, or packed (packed.py)
 ALL_STREAMS = range(10**6)  # that names have room for
@@ -205,9 +205,9 @@ class Chunk:
             try:
                 data = as_bytes(self.data[start : self.rows])
                 write_all(fd, data[: len(data) // 2])
-                strike.here("replay-torn")
+                fault_injection.here("replay-torn")
                 write_all(fd, data[len(data) // 2 :])
-                strike.here("replay-unsynced")
+                fault_injection.here("replay-unsynced")
                 os.fsync(fd)
             except OSError:
                 with contextlib.suppress(OSError):

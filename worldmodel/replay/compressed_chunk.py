@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
-from worldmodel import strike
-from worldmodel.files import open_regular, write_all
 from worldmodel.replay.chunk import Layout, ReplayError, read_checked
+from worldmodel.system import fault_injection
+from worldmodel.system.files import open_regular, write_all
 
 LEVEL = 3
 BLOCK = 32  # rows compressed together; a sequence of 32 touches two blocks
@@ -107,9 +107,9 @@ class PackedChunk:
         try:
             body = memoryview(self.body)
             write_all(fd, body[: len(body) // 2])
-            strike.here("replay-torn")
+            fault_injection.here("replay-torn")
             write_all(fd, body[len(body) // 2 :])
-            strike.here("replay-unsynced")
+            fault_injection.here("replay-unsynced")
             os.fsync(fd)
         except OSError:
             with contextlib.suppress(OSError):

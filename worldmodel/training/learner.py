@@ -16,7 +16,7 @@ from worldmodel.model.world_model import WorldModel
 from worldmodel.parallel import ALONE, World
 from worldmodel.policy.actor_critic import ActorCritic
 from worldmodel.replay.start_states import Cold
-from worldmodel.runtime import autocast
+from worldmodel.system.runtime import autocast
 from worldmodel.training.optimizers import CLIPS, Optimizers
 from worldmodel.types import Batch, Metrics
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from worldmodel.files import write_all
+from worldmodel.system.files import write_all
 
 log = logging.getLogger(__name__)
 

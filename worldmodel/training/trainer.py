@@ -21,7 +21,7 @@ from worldmodel.replay.start_states import NEVER
 from worldmodel.rollout.collector import Rollout, Row, episode_seeds, spaces_of
 from worldmodel.rollout.player import Player
 from worldmodel.rundir import RunDir
-from worldmodel.runtime import pick_precision, seed_of, seeded, spare_cores
+from worldmodel.system.runtime import pick_precision, seed_of, seeded, spare_cores
 from worldmodel.training.divergence import roll_back
 from worldmodel.training.learner import Diverged, Learner
 from worldmodel.training.logger import Logger, Means

@@ -18,11 +18,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from worldmodel import strike
 from worldmodel.checkpoint import store, validate
-from worldmodel.files import persist
 from worldmodel.replay.buffer import ReplayMissing
 from worldmodel.replay.shards import deal
+from worldmodel.system import fault_injection
+from worldmodel.system.files import persist
 
 if TYPE_CHECKING:
     from worldmodel.training.trainer import Training
@@ -96,7 +96,7 @@ def save(t: Training) -> None:
         )
     what = f"the replay cannot be written to {t.run.replay}; the last checkpoint is intact"
     persist(lambda: t.replay.flush(strict=True), what)
-    strike.here("replay-flushed")
+    fault_injection.here("replay-flushed")
     own = Share.of(t)
     others = (
         [Share.unpacked(x) for x in t.world.gather_bytes(own.packed())][1:]
@@ -106,10 +106,10 @@ def save(t: Training) -> None:
     if t.world.main:
         _write(t, own, others)
     t.world.meet()  # only then may go what none needs but the one that has just been pruned
-    strike.here("saved")
+    fault_injection.here("saved")
     states = store.retained_states(t.run.checkpoints)
     t.replay.collect_garbage(manifest for state in states for manifest in _manifests(state))
-    strike.here("collected")
+    fault_injection.here("collected")
 
 
 def _write(t: Training, own: Share, others: list[Share]) -> None:

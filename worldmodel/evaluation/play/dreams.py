@@ -16,7 +16,7 @@ from worldmodel.dream_env import watched
 from worldmodel.evaluation.opened import Columns
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.rundir import RunError
-from worldmodel.runtime import autocast, seeded
+from worldmodel.system.runtime import autocast, seeded
 from worldmodel.types import State
 
 DREAMS = 8

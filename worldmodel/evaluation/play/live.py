@@ -12,7 +12,6 @@ from typing import Any
 
 from worldmodel import build
 from worldmodel.api import Run
-from worldmodel.console import say
 from worldmodel.evaluation.held_out import Simulator
 from worldmodel.evaluation.play.desk import Desk
 from worldmodel.evaluation.play.dreams import Dreams
@@ -22,6 +21,7 @@ from worldmodel.evaluation.play.starts import ReplayStarts
 from worldmodel.evaluation.play.wire import Answers
 from worldmodel.evaluation.play_back import first_made, playing
 from worldmodel.rundir import RunError
+from worldmodel.system.console import say
 from worldmodel.training.stop_request import Stop
 
 PAGE = Path(__file__).with_name("page.html")

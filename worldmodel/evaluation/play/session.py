@@ -18,7 +18,7 @@ from worldmodel.evaluation.play.dreams import Dreams, Look
 from worldmodel.evaluation.play.starts import ReplayStarts, Start
 from worldmodel.evaluation.play_back import ENTROPY
 from worldmodel.rollout.collector import episode_seeds
-from worldmodel.runtime import seed_of
+from worldmodel.system.runtime import seed_of
 from worldmodel.types import State
 
 HAND = "hand"

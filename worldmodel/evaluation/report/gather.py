@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from worldmodel import versions
 from worldmodel.checkpoint import store
 from worldmodel.checkpoint.validate import check_spaces, read_lines, whole
 from worldmodel.config.schema import Config
-from worldmodel.files import number, read_json
 from worldmodel.rundir import RunDir, RunError
+from worldmodel.system import provenance
+from worldmodel.system.files import number, read_json
 
 MOST = 1 << 26  # bytes of a file that eval.py made
 # What a damaged or foreign file gives, wherever it is read.
@@ -94,7 +94,7 @@ def read(path: Path) -> Seed:
         state_of(run),
         run.is_done(0, 0),
         odd,
-        versions.read(run.path),
+        provenance.read(run.path),
     )
 
 

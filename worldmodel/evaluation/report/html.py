@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from worldmodel.files import open_regular
+from worldmodel.system.files import open_regular
 
 MOST_PICTURES = 7_000_000  # bytes of the page that pictures may take
 LONG = 12  # letters in the last cell beyond which it is given room

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from worldmodel import versions
 from worldmodel.evaluation.report.gather import ODD, Seed
 from worldmodel.evaluation.report.html import code, command, p, table, together
 from worldmodel.evaluation.report.learning import reproduce as full
 from worldmodel.evaluation.report.words import ANEW
+from worldmodel.system import provenance
 
 MEASURES = {
     "--episodes 10": "returns.json",
@@ -64,7 +64,7 @@ def made_with(seeds: Sequence[Seed]) -> str:
         if not entries:
             parts.append(
                 p(
-                    f"{names}: with what it was trained is not known, for want of {versions.FILE}.",
+                    f"{names}: with what it was trained is not known, for want of {provenance.FILE}.",
                     "soft",
                 )
             )

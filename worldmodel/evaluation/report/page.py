@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
-from worldmodel.console import Progress
 from worldmodel.evaluation.report import learning, made, measured
 from worldmodel.evaluation.report.gather import ODD, Seed, read_all
 from worldmodel.evaluation.report.html import Pictures, code, folded, p
 from worldmodel.evaluation.report.made import to_measure
 from worldmodel.evaluation.report.verdict import verdict
+from worldmodel.system.console import Progress
 
 STYLE = Path(__file__).with_name("style.css")
 Part = tuple[str, str, Callable[[], str]]  # its name, its title, and what writes it

@@ -15,10 +15,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from worldmodel.console import say
-from worldmodel.cores import Others, cores
+from worldmodel.system.console import say
+from worldmodel.system.cpu_cores import Others, cores
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 EXTRAS = {
     "gym-classic": ("pygame", "pygame"),
     "gym-box2d": ("Box2D", "gymnasium[box2d]"),

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from worldmodel.config.schema import RunConfig
-from worldmodel.cores import Others, cores
 from worldmodel.parallel import Launch
+from worldmodel.system.cpu_cores import Others, cores
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from worldmodel import doctor
-from worldmodel.cores import cores
-from worldmodel.files import read_json, replace
+from worldmodel.system import doctor
+from worldmodel.system.cpu_cores import cores
+from worldmodel.system.files import read_json, replace
 
 log = logging.getLogger(__name__)
 
