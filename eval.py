@@ -192,7 +192,7 @@ def evaluate(args: argparse.Namespace) -> int:
 def opened(args: argparse.Namespace, path: Path):
     """A run, and what makes so many of its environments by what is observed."""
     from envs.vector import make_vector
-    from worldmodel.api import Run
+    from worldmodel.saved_run import Run
     from worldmodel.system import runtime
     from worldmodel.system.cpu_cores import cores
 

@@ -59,16 +59,16 @@ def with_main_job(argv: list[str]) -> list[str]:
 
 
 def train(c, words, others) -> int:
-    from worldmodel import parallel
-    from worldmodel.rundir import RunDir
+    from worldmodel import distributed
+    from worldmodel.run_directory import RunDir
     from worldmodel.system import runtime
     from worldmodel.training.stop_request import Stop
 
-    launch = parallel.Launch.of(os.environ)
+    launch = distributed.Launch.of(os.environ)
     run, device = RunDir.of(c), runtime.setup(c.run, launch)
-    world = parallel.join(launch, device)
+    world = distributed.join(launch, device)
     stop = Stop(world, c.run.max_minutes)
-    parallel.check_same(world, c)
+    distributed.check_same(world, c)
     with world, run:
         before = world.led(lambda: run.open(c, launch.restarts))
         run.check_seen()

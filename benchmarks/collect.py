@@ -20,9 +20,9 @@ from worldmodel.config import loading
 from worldmodel.replay.buffer import Replay
 from worldmodel.rollout.collector import Rollout, episode_seeds, spaces_of
 from worldmodel.rollout.player import Player
+from worldmodel.spaces import Batch
 from worldmodel.system import runtime
 from worldmodel.training.learner import Learner
-from worldmodel.types import Batch
 
 TASK, REPEAT = "dmc:walker_walk", 2
 AGENTS = {"laptop": ["laptop", "walker"], "small": ["small"]}

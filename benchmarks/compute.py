@@ -15,9 +15,9 @@ from worldmodel.kernels.planning_step import settled
 from worldmodel.policy.plan_scores import RewardScore
 from worldmodel.policy.planners.proposals import Box
 from worldmodel.rollout.player import Player
+from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.system import runtime
 from worldmodel.training.learner import Learner
-from worldmodel.types import ActionSpace, ObservationSpace
 
 ACTION = ActionSpace(6)
 Entry = dict[str, float | str | None]

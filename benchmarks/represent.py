@@ -31,8 +31,8 @@ from worldmodel.checkpoint.validate import read_lines
 from worldmodel.config import loading
 from worldmodel.config.loading import Config
 from worldmodel.evaluation.plots import COLORS, kind, pyplot, save
-from worldmodel.rundir import RunDir, RunError, slug
-from worldmodel.types import ActionSpace
+from worldmodel.run_directory import RunDir, RunError, slug
+from worldmodel.spaces import ActionSpace
 
 ROOT = Path(__file__).resolve().parent.parent
 WHERE = ("clean", "distracted")

@@ -29,7 +29,7 @@ def measure(presets: list[str], rows: int, pixels: int) -> dict:
     import envs
     from envs.vector import Reset, make_vector
     from worldmodel.config import loading
-    from worldmodel.rundir import RunDir
+    from worldmodel.run_directory import RunDir
     from worldmodel.training.trainer import Training
 
     with tempfile.TemporaryDirectory() as root:

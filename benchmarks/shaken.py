@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 import envs
-from worldmodel.api import Run
 from worldmodel.evaluation.plots import pyplot, save
 from worldmodel.evaluation.state_probe import held_out_r2
 from worldmodel.policy.agent import part
+from worldmodel.saved_run import Run
 
 EPISODES = 12  # of the read-out
 CHANGE = 1 / 6  # how often an action is drawn anew: a pendulum comes over its upper half that way

@@ -8,8 +8,8 @@ import torch
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.evaluation.state_probe import state_r2
+from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.training.learner import Learner
-from worldmodel.types import ActionSpace, ObservationSpace
 
 BOX, CODES = ActionSpace(1), ActionSpace(3, (3,), True)
 SIDE, CELLS = 32, 8

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 import forked
-from worldmodel import build, parallel
+from worldmodel import build, distributed
 from worldmodel.config import loading
+from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.training.learner import Learner
-from worldmodel.types import ActionSpace, ObservationSpace
 
 
 def free_port():
@@ -124,7 +124,7 @@ def learn(world, overrides, updates, spoilt=None, deaf=()):
     was put in.
     """
     for name in deaf:
-        setattr(world, name, getattr(parallel.ALONE, name))
+        setattr(world, name, getattr(distributed.ALONE, name))
     c = loading.parse([*TINY, *overrides])
     torch.manual_seed(0)
     space = ActionSpace(2)
@@ -152,8 +152,8 @@ def learn(world, overrides, updates, spoilt=None, deaf=()):
 def _learn(answer, env, *args):
     torch.set_num_threads(1)
     os.environ.update(env)
-    launch = parallel.Launch.of(os.environ)
-    with parallel.join(launch, torch.device("cpu")) as world:
+    launch = distributed.Launch.of(os.environ)
+    with distributed.join(launch, torch.device("cpu")) as world:
         answer.send(learn(world, *args))
 
 

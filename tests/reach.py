@@ -11,8 +11,8 @@ import envs
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.policy.goals import Goal
+from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.training.learner import Learner
-from worldmodel.types import ActionSpace, ObservationSpace
 
 SIZE, REPEAT, SPACE = 32, 2, ActionSpace(2)
 SETTINGS = [

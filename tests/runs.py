@@ -12,7 +12,7 @@ import pytest
 
 import forked
 from worldmodel.config.loading import split_arguments
-from worldmodel.rundir import RunError
+from worldmodel.run_directory import RunError
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -9,8 +9,8 @@ from worldmodel.model.heads import GaussianHead
 from worldmodel.model.rssm import Steps
 from worldmodel.policy.actor_critic import Actor, ActorCritic, frozen, lambda_returns_across
 from worldmodel.policy.lambda_returns import ReturnScale, lambda_returns
+from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.training.learner import Learner
-from worldmodel.types import ActionSpace, ObservationSpace
 
 
 def naive_return(reward, value, discount, lam, t):

@@ -8,8 +8,8 @@ import torch
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.model.mean_image import Backdrop, to_pixels
+from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.training.learner import Learner
-from worldmodel.types import ActionSpace, ObservationSpace
 
 SMALL = [
     "env.size=[32, 32]",

@@ -12,7 +12,7 @@ from worldmodel.policy.behaviors.mpc import MPC
 from worldmodel.policy.plan_scores import RewardScore
 from worldmodel.policy.planners.cem import CEM
 from worldmodel.policy.planners.proposals import Box, OneHot, Seeded
-from worldmodel.types import ActionSpace, ObservationSpace
+from worldmodel.spaces import ActionSpace, ObservationSpace
 
 SPACE = ActionSpace(2)
 

@@ -16,8 +16,8 @@ from test_model import A, H, W, make, random_batch
 from worldmodel import build
 from worldmodel.evaluation import board
 from worldmodel.evaluation.returns import Evaluation
+from worldmodel.spaces import ActionSpace
 from worldmodel.training.logger import Logger
-from worldmodel.types import ActionSpace
 
 QUICK = (
     "--env.task",

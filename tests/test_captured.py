@@ -13,8 +13,8 @@ from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.kernels import elementwise
 from worldmodel.kernels.cuda_graph import Captured
+from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.training.learner import Learner
-from worldmodel.types import ActionSpace, ObservationSpace
 
 SPACE = ActionSpace(3, (3,), True)
 WAITS = {

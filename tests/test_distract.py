@@ -25,7 +25,7 @@ from envs.vector import Reset, SerialEnv, make_vector
 from runs import ROOT, evaluate, seed_dir, train
 from worldmodel.config import loading
 from worldmodel.rollout.collector import Rollout, episode_seeds
-from worldmodel.types import ActionSpace
+from worldmodel.spaces import ActionSpace
 
 TASKS = (*envs.TASKS, "dmc:walker_walk", "dmc:ball_in_cup_catch")
 SIZE = (40, 56)

@@ -16,7 +16,7 @@ from runs import ROOT, seed_dir, train
 from worldmodel import DreamEnv
 from worldmodel.evaluation.opened import OpenedRun
 from worldmodel.replay.saved_episodes import SavedEpisodes
-from worldmodel.rundir import RunError
+from worldmodel.run_directory import RunError
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import worldmodel
 from runs import ROOT, evaluate, mistaken, seed_dir, train
 from worldmodel.evaluation.returns import bootstrap_interval, run_episodes
 from worldmodel.rollout.collector import Rollout, episode_seeds
-from worldmodel.types import ActionSpace
+from worldmodel.spaces import ActionSpace
 
 
 @pytest.fixture(scope="module")

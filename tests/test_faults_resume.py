@@ -15,7 +15,7 @@ from children import SHORT, go, looks_listed, print_of, struck_at
 from runs import fingerprint, seed_dir
 from worldmodel import build
 from worldmodel.config import loading
-from worldmodel.rundir import slug
+from worldmodel.run_directory import slug
 from worldmodel.system import fault_injection
 
 TIMES = int(os.environ.get("WM_RESUMES", "1"))

@@ -15,8 +15,8 @@ from worldmodel.config import loading
 from worldmodel.kernels import c_library, elementwise
 from worldmodel.model.heads import TwoHotHead, two_hot
 from worldmodel.model.networks import MLP, Norm, mixed_log_probs
+from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.training.learner import Learner
-from worldmodel.types import ActionSpace, ObservationSpace
 
 ROWS, SIZE = (3, 7), 37  # 37: a last part that no vector register is filled by
 needs_library = pytest.mark.skipif(

@@ -16,7 +16,6 @@ import pytest
 import torch
 
 import mutate
-from worldmodel.api import spaces_from
 from worldmodel.checkpoint import store, validate
 from worldmodel.checkpoint.format import parse_tensors, seal, understood
 from worldmodel.checkpoint.store import CheckpointError
@@ -24,7 +23,8 @@ from worldmodel.config import loading
 from worldmodel.replay.buffer import Replay
 from worldmodel.replay.chunk import Layout, ReplayError
 from worldmodel.replay.compressed_chunk import PackedChunk
-from worldmodel.rundir import RunDir, RunError
+from worldmodel.run_directory import RunDir, RunError
+from worldmodel.saved_run import spaces_from
 from worldmodel.training.logger import Means
 
 TIMES = float(os.environ.get("WM_FUZZ", "1"))

@@ -20,13 +20,13 @@ from runs import command, seed_dir
 from test_faults_forged import reseal
 from test_fuzz import MEMORY, TIMES, forget, inputs, peak
 from worldmodel import build
-from worldmodel.api import Run
 from worldmodel.checkpoint.format import digest, read_manifest, seal
 from worldmodel.checkpoint.store import CheckpointError
 from worldmodel.config import loading
 from worldmodel.replay.chunk import ReplayError
 from worldmodel.replay.saved_episodes import SavedEpisodes
-from worldmodel.rundir import RunDir, RunError
+from worldmodel.run_directory import RunDir, RunError
+from worldmodel.saved_run import Run
 from worldmodel.training import training_state
 from worldmodel.training.trainer import Training
 

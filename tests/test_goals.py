@@ -23,7 +23,7 @@ from worldmodel.policy.goals import Goal, load_goal
 from worldmodel.policy.plan_scores import GoalScore
 from worldmodel.replay.buffer import Replay
 from worldmodel.replay.saved_episodes import SavedEpisodes
-from worldmodel.types import ObservationSpace
+from worldmodel.spaces import ObservationSpace
 
 SEEN = ObservationSpace((H, W, 3))
 

@@ -21,7 +21,7 @@ from worldmodel.evaluation.open_loop import Usual
 from worldmodel.evaluation.opened import OpenedRun
 from worldmodel.evaluation.scene import Scene
 from worldmodel.rollout.collector import Rollout, episode_seeds
-from worldmodel.types import ActionSpace
+from worldmodel.spaces import ActionSpace
 
 CONTEXT = 3
 

@@ -16,8 +16,8 @@ from worldmodel.model.kl import free_nats, overshooting
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.model.networks import Unpatch
 from worldmodel.model.objectives import Context, Parts
+from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.training.learner import Learner
-from worldmodel.types import ActionSpace, ObservationSpace
 
 B, T, A, H, W, VECTOR = 3, 7, 2, 32, 48, 5
 TINY = [

@@ -10,7 +10,7 @@ from test_model import B, T, make
 from test_objectives import GROUPS, QUICK, batch_for, context
 from worldmodel.model.objectives.barlow import squared_correlations, standardised
 from worldmodel.model.objectives.prototypes import sinkhorn
-from worldmodel.types import ActionSpace
+from worldmodel.spaces import ActionSpace
 
 
 def asked(name, *settings, space=None):

@@ -15,8 +15,8 @@ from worldmodel.config import loading, schema_objectives
 from worldmodel.model.objectives import Comparing, Context, bottleneck
 from worldmodel.model.objectives.pairs import allowed
 from worldmodel.model.representation_metrics import spread
+from worldmodel.spaces import ActionSpace
 from worldmodel.training.learner import Learner
-from worldmodel.types import ActionSpace
 
 NAMES = list(build.OBJECTIVES)
 QUICK = [

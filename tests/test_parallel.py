@@ -8,9 +8,9 @@ import torch
 
 from ranks import environment, learners
 from worldmodel.config import loading
+from worldmodel.distributed import ALONE, Launch, World, join, speaker
 from worldmodel.model.kl import free_nats
-from worldmodel.parallel import ALONE, Launch, World, join, speaker
-from worldmodel.rundir import RunDir, RunError
+from worldmodel.run_directory import RunDir, RunError
 from worldmodel.system import runtime
 from worldmodel.training.stop_request import Stop
 

@@ -10,7 +10,7 @@ from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.evaluation.compare import ICEM
 from worldmodel.policy.planners.proposals import Box, OneHot, Seeded, coloured
-from worldmodel.types import ActionSpace
+from worldmodel.spaces import ActionSpace
 
 BATCH, HORIZON, SIZE = 3, 5, 2
 

@@ -15,7 +15,7 @@ from runs import seed_dir, train
 from worldmodel.evaluation.play.live import opened
 from worldmodel.evaluation.play.session import MOST_STEPS
 from worldmodel.replay.saved_episodes import SavedEpisodes
-from worldmodel.rundir import RunError
+from worldmodel.run_directory import RunError
 
 LENGTH = 15
 POINTMASS = ("--env.task", "pointmass", "--env.time_limit", str(LENGTH), "--run.frames", "60")

@@ -15,8 +15,8 @@ from runs import evaluate, seed_dir, train
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.evaluation.state_probe import held_out_r2, state_r2
+from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.training.learner import Learner
-from worldmodel.types import ActionSpace, ObservationSpace
 
 SPACE = ActionSpace(3, (3,), True)
 

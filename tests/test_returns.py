@@ -18,7 +18,7 @@ from worldmodel.evaluation import media, seeds
 from worldmodel.evaluation.aggregates import AGGREGATES, estimates, iqm, profile
 from worldmodel.evaluation.returns import Evaluation, Film, run_episodes
 from worldmodel.rollout.collector import Rollout, episode_seeds
-from worldmodel.types import ActionSpace
+from worldmodel.spaces import ActionSpace
 
 # Made by rliable_numbers.py, which says how, with the package rliable; that is no dependency.
 RLIABLE = json.loads(Path(__file__).with_name("rliable.json").read_text())

@@ -16,8 +16,8 @@ import torch
 import train as train_py
 from runs import fingerprint, seed_dir, start, train
 from worldmodel.rollout.collector import Rollout, episode_seeds
+from worldmodel.spaces import ActionSpace
 from worldmodel.training.logger import JsonLines, Means
-from worldmodel.types import ActionSpace
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from worldmodel.kernels import elementwise
 from worldmodel.kernels.planning_step import Step, settled
 from worldmodel.kernels.rssm_loops import Walk
 from worldmodel.model.rssm import RSSM, Steps
-from worldmodel.types import ActionSpace, ObservationSpace
+from worldmodel.spaces import ActionSpace, ObservationSpace
 
 B, T, A = 5, 7, 3
 LATENTS = ["categorical", "gaussian", "deterministic"]

@@ -7,7 +7,7 @@ from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.kernels import planning_step
 from worldmodel.model.networks import MLP, side_by_side
-from worldmodel.types import ActionSpace, ObservationSpace
+from worldmodel.spaces import ActionSpace, ObservationSpace
 
 pytestmark = pytest.mark.skipif(
     not planning_step.here(), reason="no compiler, or no 512-bit bf16 products: torch does it all"

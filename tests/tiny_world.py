@@ -13,7 +13,7 @@ from worldmodel.evaluation.model_quality import Real, measure
 from worldmodel.evaluation.plans import Amounts
 from worldmodel.evaluation.policies import always, mixed
 from worldmodel.rollout.collector import Rollout, episode_seeds
-from worldmodel.types import ActionSpace
+from worldmodel.spaces import ActionSpace
 
 CELLS, SIDE = 12, 24
 SPACE = ActionSpace(2)

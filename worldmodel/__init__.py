@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 def load(run_dir, device: str = "cpu"):
     """Open a saved run; torch is imported only here."""
-    from worldmodel.api import Run
+    from worldmodel.saved_run import Run
 
     return Run.open(run_dir, device=device)
 

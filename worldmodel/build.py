@@ -16,6 +16,7 @@ from worldmodel.config.schema import (
     ReplayConfig,
     learns_policy,
 )
+from worldmodel.distributed import ALONE, World
 from worldmodel.model.heads import ContinueHead, GaussianHead, ScalarHead, TwoHotHead
 from worldmodel.model.latents.categorical import Categorical
 from worldmodel.model.latents.deterministic import Deterministic
@@ -35,7 +36,6 @@ from worldmodel.model.objectives.reward_only import RewardOnly
 from worldmodel.model.probe_decoder import Probe
 from worldmodel.model.rssm import RSSM
 from worldmodel.model.world_model import WorldModel
-from worldmodel.parallel import ALONE, World
 from worldmodel.policy.actor_critic import Actor, ActorCritic
 from worldmodel.policy.agent import Agent
 from worldmodel.policy.behaviors.actor_critic import ActorPolicy
@@ -47,8 +47,8 @@ from worldmodel.policy.planners.mppi import MPPI
 from worldmodel.policy.planners.proposals import make_proposal
 from worldmodel.policy.planners.shooting import Shooting
 from worldmodel.replay.start_states import BurnIn, Cold, Stored
+from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.system.runtime import pick_precision
-from worldmodel.types import ActionSpace, ObservationSpace
 
 LATENTS = {"gaussian": Gaussian, "categorical": Categorical, "deterministic": Deterministic}
 

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from worldmodel.api import Run
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.policy.agent import Agent
 from worldmodel.replay.saved_episodes import SavedEpisodes
-from worldmodel.rundir import RunError
+from worldmodel.run_directory import RunError
+from worldmodel.saved_run import Run
+from worldmodel.spaces import State
 from worldmodel.system.runtime import autocast
-from worldmodel.types import State
 
 OBSERVED = ("pixels", "features")
 ENDS = ("drawn", "threshold")

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from worldmodel.api import Run
 from worldmodel.evaluation.compare import Driver, Timed, drawn, drivers, table
 from worldmodel.evaluation.play_back import needed, playing
 from worldmodel.evaluation.returns import run_episodes
+from worldmodel.saved_run import Run
 from worldmodel.system.console import Progress, say
 
 

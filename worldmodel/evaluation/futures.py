@@ -11,8 +11,8 @@ import torch
 
 from worldmodel.evaluation.play.dreams import BEHAVIORS, drivers
 from worldmodel.evaluation.scene import Scene
+from worldmodel.spaces import ActionSpace, State
 from worldmodel.system.runtime import autocast, seeded
-from worldmodel.types import ActionSpace, State
 
 MOST_ACTIONS = 8
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.api import spaces_from
 from worldmodel.checkpoint import store
 from worldmodel.evaluation.opened import Columns
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.rollout.collector import Rollout
 from worldmodel.rollout.player import Player
-from worldmodel.rundir import RunDir, RunError
-from worldmodel.types import ActionSpace, ObservationSpace
+from worldmodel.run_directory import RunDir, RunError
+from worldmodel.saved_run import spaces_from
+from worldmodel.spaces import ActionSpace, ObservationSpace
 
 
 @dataclass

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel import build
-from worldmodel.api import Run
 from worldmodel.evaluation import breaking, futures, grids, media, parting, traversal
 from worldmodel.evaluation.imagine import dream
 from worldmodel.evaluation.model_quality import plain
 from worldmodel.evaluation.scene import Scene, opened
+from worldmodel.saved_run import Run
 from worldmodel.system.console import Progress, say
 
 FPS = 10

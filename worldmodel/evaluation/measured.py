@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worldmodel.api import Run
 from worldmodel.evaluation.held_out import Recorded, Simulator, collect, from_replay, given
 from worldmodel.evaluation.model_quality import Quality, Real, measure, plain
 from worldmodel.evaluation.opened import OpenedRun, own_plans
@@ -19,7 +18,8 @@ from worldmodel.evaluation.plans import Amounts
 from worldmodel.evaluation.play_back import first_made, playing
 from worldmodel.evaluation.quality_page import page
 from worldmodel.evaluation.quality_text import report
-from worldmodel.rundir import RunDir
+from worldmodel.run_directory import RunDir
+from worldmodel.saved_run import Run
 from worldmodel.system.console import Progress, say
 
 OWN = ("fresh", "replay")

@@ -26,7 +26,7 @@ from worldmodel.evaluation.plans import (
 from worldmodel.evaluation.policies import Policies, follow, ranked
 from worldmodel.evaluation.state_probe import by_horizon
 from worldmodel.model.representation_metrics import spread
-from worldmodel.types import ActionSpace, State
+from worldmodel.spaces import ActionSpace, State
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from worldmodel.evaluation.agreement import brier, calibration_error, pearson, r
 from worldmodel.evaluation.held_out import Recorded
 from worldmodel.evaluation.opened import Opened
 from worldmodel.evaluation.pictures import psnr, squared_error, ssim
-from worldmodel.types import State
+from worldmodel.spaces import State
 
 WINDOWS = 8  # dreams from an episode
 MEASURED = ("image", "vector", "prev_action", "reward", "is_terminal")

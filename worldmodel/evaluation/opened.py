@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.api import Run
-from worldmodel.rundir import RunError
+from worldmodel.run_directory import RunError
+from worldmodel.saved_run import Run
+from worldmodel.spaces import State
 from worldmodel.system.runtime import autocast, seed_of, seeded
-from worldmodel.types import State
 
 Columns = dict[str, np.ndarray]  # an episode's rows, key by key (T,...)
 Planner = Callable[[State], Tensor]  # states (N,...) -> plans (N,P,A)

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldmodel.api import Run
 from worldmodel.evaluation.futures import held
 from worldmodel.evaluation.policies import Act, Policies, always, mixed
-from worldmodel.rundir import RunError
+from worldmodel.run_directory import RunError
+from worldmodel.saved_run import Run
+from worldmodel.spaces import State
 from worldmodel.system.runtime import autocast, seeded
-from worldmodel.types import State
 
 QUICK = 0.25  # of the planner's candidates: it plans anew at every step of every dream
 NOISE = {"1/3 random": 1 / 3, "2/3 random": 2 / 3}

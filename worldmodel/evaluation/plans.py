@@ -22,7 +22,7 @@ from worldmodel.evaluation.open_loop import pick
 from worldmodel.evaluation.opened import Opened, Planner
 from worldmodel.evaluation.returns import interval
 from worldmodel.evaluation.sensitivity import sensitivity
-from worldmodel.types import ActionSpace, State
+from worldmodel.spaces import ActionSpace, State
 
 DRAWS = 8  # dreams of one plan, which are averaged
 

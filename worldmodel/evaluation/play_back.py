@@ -7,7 +7,7 @@ from typing import Any
 
 from worldmodel.rollout.collector import Rollout, Row, episode_seeds
 from worldmodel.rollout.player import Player
-from worldmodel.rundir import RunError
+from worldmodel.run_directory import RunError
 from worldmodel.system.runtime import seeded
 
 ENTROPY = 9  # keeps these episodes apart from those of training

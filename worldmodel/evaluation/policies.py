@@ -21,8 +21,8 @@ from worldmodel.evaluation.held_out import Branch, Simulator
 from worldmodel.evaluation.opened import Opened
 from worldmodel.evaluation.plans import Start
 from worldmodel.evaluation.returns import interval
+from worldmodel.spaces import ActionSpace, State
 from worldmodel.system.runtime import seed_of
-from worldmodel.types import ActionSpace, State
 
 DREAMS = 8  # of one policy from one state, which are averaged
 Act = Callable[[State], Tensor]  # states (N,...) -> actions (N,A)

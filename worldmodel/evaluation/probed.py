@@ -8,9 +8,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from worldmodel.api import Run
 from worldmodel.evaluation.play_back import needed, playing
 from worldmodel.evaluation.state_probe import gather, held_out_r2
+from worldmodel.saved_run import Run
 from worldmodel.system.console import Progress, say
 
 

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.api import Run
 from worldmodel.evaluation.held_out import Recorded, from_replay
 from worldmodel.evaluation.open_loop import Usual, pick
 from worldmodel.evaluation.opened import OpenedRun
 from worldmodel.evaluation.play_back import first_made, playing, record
 from worldmodel.rollout.collector import Row
-from worldmodel.rundir import RunError
+from worldmodel.run_directory import RunError
+from worldmodel.saved_run import Run
+from worldmodel.spaces import State
 from worldmodel.system.console import Progress, say
-from worldmodel.types import State
 
 MOST_ROWS = 2000  # of an episode: all of its pictures are decoded at once
 USUAL = 20  # episodes of the replay whose mean picture is taken

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worldmodel.api import Run
 from worldmodel.evaluation import media
 from worldmodel.evaluation.play_back import playing
 from worldmodel.evaluation.returns import Evaluation, run_episodes, spoken
-from worldmodel.rundir import RunDir, RunError
+from worldmodel.run_directory import RunDir, RunError
+from worldmodel.saved_run import Run
 from worldmodel.system.console import Progress, say
 from worldmodel.system.files import number, read_json
 from worldmodel.system.runtime import cores

@@ -16,7 +16,7 @@ import numpy as np
 from worldmodel.evaluation.aggregates import AGGREGATES, estimates, profile
 from worldmodel.evaluation.model_quality import plain
 from worldmodel.evaluation.plots import COLORS, MARKERS, kind, pyplot, save
-from worldmodel.rundir import RunError
+from worldmodel.run_directory import RunError
 from worldmodel.system.console import say
 
 LEVELS = 101  # returns at which the profile is drawn

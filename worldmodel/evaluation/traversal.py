@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worldmodel.evaluation.open_loop import pick
 from worldmodel.evaluation.scene import Scene
-from worldmodel.types import State
+from worldmodel.spaces import State
 
 SHOWN, VALUES, BETWEEN = 8, 7, 9
 REACH = 3.0  # standard deviations over the episode, to either side

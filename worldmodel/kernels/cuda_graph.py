@@ -14,7 +14,7 @@ from typing import Protocol
 
 import torch
 
-from worldmodel.types import Batch, Metrics
+from worldmodel.spaces import Batch, Metrics
 
 log = logging.getLogger(__name__)
 

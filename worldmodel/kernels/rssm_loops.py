@@ -19,7 +19,7 @@ from torch import Tensor
 
 from worldmodel.kernels.c_library import BLOCKS, call
 from worldmodel.kernels.planning_step import Step, once
-from worldmodel.types import State
+from worldmodel.spaces import State
 
 BF16 = torch.bfloat16
 

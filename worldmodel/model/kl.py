@@ -9,7 +9,7 @@ from torch import Tensor
 
 from worldmodel.model.multi_step import Average, dreams
 from worldmodel.model.rssm import RSSM
-from worldmodel.types import State
+from worldmodel.spaces import State
 
 
 def free_nats(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodel.model.rssm import RSSM
-from worldmodel.types import State
+from worldmodel.spaces import State
 
 
 def dreams(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from worldmodel.types import Metrics
+from worldmodel.spaces import Metrics
 
 ROWS = 256  # steps of a batch that are looked at
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from worldmodel.kernels import elementwise
 from worldmodel.kernels.rssm_loops import Walk, filtered
 from worldmodel.model.networks import MLP, BlockLinear, Norm
-from worldmodel.types import State
+from worldmodel.spaces import State
 
 
 class GRU(nn.Module):

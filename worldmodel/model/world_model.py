@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.config.schema_objectives import heaviest
+from worldmodel.distributed import ALONE, World
 from worldmodel.model.augment import draw_shifts, shifted
 from worldmodel.model.ema import Slow
 from worldmodel.model.heads import ContinueHead, ScalarHead, means
@@ -18,8 +19,7 @@ from worldmodel.model.objectives import Comparing, Context, Objective, Parts
 from worldmodel.model.probe_decoder import Probe
 from worldmodel.model.representation_metrics import spread
 from worldmodel.model.rssm import RSSM
-from worldmodel.parallel import ALONE, World
-from worldmodel.types import Batch, Losses, Metrics, ObservationSpace, State
+from worldmodel.spaces import Batch, Losses, Metrics, ObservationSpace, State
 
 
 class WorldModel(nn.Module):

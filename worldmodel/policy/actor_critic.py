@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.config.schema import ActorConfig, CriticConfig, ImagConfig
+from worldmodel.distributed import ALONE, World
 from worldmodel.model.heads import ScalarHead
 from worldmodel.model.networks import MLP, BlockLinear
-from worldmodel.parallel import ALONE, World
 from worldmodel.policy.action_distributions import CONTINUOUS, Dist, OneHotGroups, legal
 from worldmodel.policy.lambda_returns import ReturnScale, lambda_returns
-from worldmodel.types import ActionSpace, Batch, Metrics, State
+from worldmodel.spaces import ActionSpace, Batch, Metrics, State
 
 
 class Actor(nn.Module):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from worldmodel.model.world_model import WorldModel
+from worldmodel.spaces import ActionSpace, State
 from worldmodel.system.runtime import autocast
-from worldmodel.types import ActionSpace, State
 
 Carry = dict[str, Tensor]
 

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from worldmodel.config.schema_objectives import GoalConfig
 from worldmodel.replay.saved_episodes import SavedEpisodes
-from worldmodel.types import Batch, ObservationSpace
+from worldmodel.spaces import Batch, ObservationSpace
 
 
 @dataclass(frozen=True)

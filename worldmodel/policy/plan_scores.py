@@ -9,7 +9,7 @@ from torch import Tensor
 
 from worldmodel.model.world_model import WorldModel
 from worldmodel.policy.goals import Goal
-from worldmodel.types import State
+from worldmodel.spaces import State
 
 
 class RewardScore:

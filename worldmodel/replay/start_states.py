@@ -13,7 +13,7 @@ from torch import Tensor
 
 from worldmodel.model.world_model import WorldModel
 from worldmodel.rollout.collector import Row
-from worldmodel.types import Batch, Metrics, State
+from worldmodel.spaces import Batch, Metrics, State
 
 NEVER = -1  # the stamp of a row that came without a state
 

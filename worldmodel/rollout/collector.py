@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from worldmodel.types import ActionSpace, ObservationSpace
+from worldmodel.spaces import ActionSpace, ObservationSpace
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ import torch
 
 from worldmodel.checkpoint.store import CheckpointError
 from worldmodel.config.loading import ConfigError
-from worldmodel.parallel import Ended, Lost, speaker
+from worldmodel.distributed import Ended, Lost, speaker
 from worldmodel.replay.buffer import ReplayError
-from worldmodel.rundir import RunError
+from worldmodel.run_directory import RunError
 from worldmodel.system.files import Unwritten
 from worldmodel.training.learner import Diverged
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from worldmodel.config.schema import RunConfig
-from worldmodel.parallel import Launch
+from worldmodel.distributed import Launch
 from worldmodel.system.cpu_cores import Others, cores
 
 log = logging.getLogger(__name__)

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.config.schema import OptimConfig
+from worldmodel.distributed import ALONE, World
 from worldmodel.kernels.cuda_graph import Captured, CudaRecorder, Recorder
 from worldmodel.model.world_model import WorldModel
-from worldmodel.parallel import ALONE, World
 from worldmodel.policy.actor_critic import ActorCritic
 from worldmodel.replay.start_states import Cold
+from worldmodel.spaces import Batch, Metrics
 from worldmodel.system.runtime import autocast
 from worldmodel.training.optimizers import CLIPS, Optimizers
-from worldmodel.types import Batch, Metrics
 
 
 class Diverged(RuntimeError):

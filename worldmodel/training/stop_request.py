@@ -8,7 +8,7 @@ import signal
 import time
 from types import FrameType
 
-from worldmodel.parallel import ALONE, World
+from worldmodel.distributed import ALONE, World
 
 SAME_REQUEST_S = 2.0
 

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from worldmodel import build, memory
+from worldmodel import build, memory_estimate
 from worldmodel.config.schema import Config
+from worldmodel.distributed import ALONE, World
 from worldmodel.evaluation import board
 from worldmodel.evaluation.returns import Evaluation, run_episodes
-from worldmodel.parallel import ALONE, World
 from worldmodel.policy.agent import part
 from worldmodel.replay.buffer import Replay, bytes_per_row, check_capacity, describe_capacity
 from worldmodel.replay.start_states import NEVER
 from worldmodel.rollout.collector import Rollout, Row, episode_seeds, spaces_of
 from worldmodel.rollout.player import Player
-from worldmodel.rundir import RunDir
+from worldmodel.run_directory import RunDir
 from worldmodel.system.runtime import pick_precision, seed_of, seeded, spare_cores
 from worldmodel.training.divergence import roll_back
 from worldmodel.training.learner import Diverged, Learner
@@ -74,7 +74,7 @@ class Training:
         seed = c.run.seed
         torch.manual_seed(seed)
         self.obs_space, self.action_space = spaces_of(envs)
-        memory.check(c, self.obs_space, self.action_space, device, world)
+        memory_estimate.check(c, self.obs_space, self.action_space, device, world)
         self.model = build.make_model(c, self.obs_space, self.action_space, world).to(device)
         self.actor_critic = build.make_policy(c, self.model, self.action_space, world)
         if self.actor_critic is not None:
@@ -123,7 +123,9 @@ class Training:
             self.model.rssm.initial(1)
         )
         capacity = int(c.replay.capacity_gb * 1e9)
-        expected = min(capacity, memory.expected_rows(c, count * world.size) * bytes_per_row(spec))
+        expected = min(
+            capacity, memory_estimate.expected_rows(c, count * world.size) * bytes_per_row(spec)
+        )
         check_capacity(spec, expected * world.here // world.size, c.replay.store, self.run.replay)
         self.size_line = describe_capacity(spec, expected, c.replay.store)
         return Replay(

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldmodel.api import Run
 from worldmodel.config.loading import ConfigError
 from worldmodel.dream_env import watched
 from worldmodel.evaluation.opened import Columns
 from worldmodel.model.mean_image import to_pixels
-from worldmodel.rundir import RunError
+from worldmodel.run_directory import RunError
+from worldmodel.saved_run import Run
+from worldmodel.spaces import State
 from worldmodel.system.runtime import autocast, seeded
-from worldmodel.types import State
 
 DREAMS = 8
 BEHAVIORS = {"actor_critic": "the actor", "mpc": "the planner", "random": "random actions"}

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel import build
-from worldmodel.api import Run
 from worldmodel.evaluation.held_out import Simulator
 from worldmodel.evaluation.play.desk import Desk
 from worldmodel.evaluation.play.dreams import Dreams
@@ -20,7 +19,8 @@ from worldmodel.evaluation.play.session import Session
 from worldmodel.evaluation.play.starts import ReplayStarts
 from worldmodel.evaluation.play.wire import Answers
 from worldmodel.evaluation.play_back import first_made, playing
-from worldmodel.rundir import RunError
+from worldmodel.run_directory import RunError
+from worldmodel.saved_run import Run
 from worldmodel.system.console import say
 from worldmodel.training.stop_request import Stop
 

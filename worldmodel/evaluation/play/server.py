@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from worldmodel.evaluation.play.desk import Busy, Desk
-from worldmodel.rundir import RunError
+from worldmodel.run_directory import RunError
 
 log = logging.getLogger(__name__)
 

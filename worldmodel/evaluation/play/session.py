@@ -18,8 +18,8 @@ from worldmodel.evaluation.play.dreams import Dreams, Look
 from worldmodel.evaluation.play.starts import ReplayStarts, Start
 from worldmodel.evaluation.play_back import ENTROPY
 from worldmodel.rollout.collector import episode_seeds
+from worldmodel.spaces import State
 from worldmodel.system.runtime import seed_of
-from worldmodel.types import State
 
 HAND = "hand"
 MOST_STEPS = 2000  # of a dream, all of whose states are kept

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldmodel.api import Run
 from worldmodel.checkpoint.store import CheckpointError
 from worldmodel.evaluation.opened import Columns
 from worldmodel.replay.chunk import ReplayError
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.rollout.collector import episode_seeds
+from worldmodel.saved_run import Run
 from worldmodel.training.trainer import STREAMS
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from worldmodel.checkpoint import store
 from worldmodel.checkpoint.validate import check_spaces, read_lines, whole
 from worldmodel.config.schema import Config
-from worldmodel.rundir import RunDir, RunError
+from worldmodel.run_directory import RunDir, RunError
 from worldmodel.system import provenance
 from worldmodel.system.files import number, read_json
 

@@ -15,7 +15,7 @@ from worldmodel.model.heads import ContinueHead, ScalarHead
 from worldmodel.model.mean_image import Backdrop
 from worldmodel.model.multi_step import dreams
 from worldmodel.model.rssm import RSSM
-from worldmodel.types import Batch, Losses, Metrics, State
+from worldmodel.spaces import Batch, Losses, Metrics, State
 
 Ahead = tuple[int, Tensor, Tensor]
 Mean = Callable[[Tensor], Tensor]

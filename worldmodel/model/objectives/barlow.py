@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from worldmodel.config.schema_objectives import BarlowConfig
 from worldmodel.model.objectives import Context, Objective
-from worldmodel.types import Losses, Metrics
+from worldmodel.spaces import Losses, Metrics
 
 
 class Barlow(Objective):

@@ -11,7 +11,7 @@ from worldmodel.model.multi_step import Average
 from worldmodel.model.networks import MLP
 from worldmodel.model.objectives import Context, Objective
 from worldmodel.model.objectives.centre import centred
-from worldmodel.types import Losses, Metrics
+from worldmodel.spaces import Losses, Metrics
 
 
 class Bootstrap(Objective):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from worldmodel.config.schema_objectives import BottleneckConfig
 from worldmodel.model.objectives import Context, Mean, Objective
-from worldmodel.types import Losses, Metrics
+from worldmodel.spaces import Losses, Metrics
 
 # price: a long wait for a first reward is not to make it so low that the budget bites much later
 LEAST = 1e-6

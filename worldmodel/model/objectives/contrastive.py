@@ -11,7 +11,7 @@ from worldmodel.config.schema_objectives import ContrastiveConfig
 from worldmodel.model.networks import Exact
 from worldmodel.model.objectives import Comparing, Context
 from worldmodel.model.objectives.pairs import contest
-from worldmodel.types import Losses, Metrics
+from worldmodel.spaces import Losses, Metrics
 
 
 class Contrastive(Comparing):

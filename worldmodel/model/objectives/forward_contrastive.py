@@ -10,7 +10,7 @@ from worldmodel.config.schema_objectives import ForwardContrastiveConfig
 from worldmodel.model.networks import Exact
 from worldmodel.model.objectives import Comparing, Context
 from worldmodel.model.objectives.pairs import contest
-from worldmodel.types import Losses, Metrics
+from worldmodel.spaces import Losses, Metrics
 
 
 class ForwardContrastive(Comparing):

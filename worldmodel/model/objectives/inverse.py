@@ -13,7 +13,7 @@ from worldmodel.model.multi_step import Average
 from worldmodel.model.networks import MLP, Exact
 from worldmodel.model.objectives import Comparing, Context, Mean
 from worldmodel.model.objectives.centre import Centre
-from worldmodel.types import ActionSpace, Losses, Metrics
+from worldmodel.spaces import ActionSpace, Losses, Metrics
 
 
 class Inverse(Comparing):

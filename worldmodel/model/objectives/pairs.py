@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worldmodel.model.multi_step import Average
 from worldmodel.model.objectives import Context
-from worldmodel.types import Metrics
+from worldmodel.spaces import Metrics
 
 
 def allowed(negatives: str, batch: int, length: int, device: torch.device) -> Tensor:

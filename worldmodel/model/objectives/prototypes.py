@@ -12,7 +12,7 @@ from worldmodel.config.schema_objectives import PrototypesConfig
 from worldmodel.model.ema import Slow
 from worldmodel.model.objectives import Context, Mean, Objective
 from worldmodel.model.objectives.centre import centred
-from worldmodel.types import Losses, Metrics
+from worldmodel.spaces import Losses, Metrics
 
 
 class Prototypes(Objective):

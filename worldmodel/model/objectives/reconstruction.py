@@ -8,7 +8,7 @@ from torch import Tensor
 
 from worldmodel.model.networks import ImageDecoder, VectorDecoder
 from worldmodel.model.objectives import Context, Objective
-from worldmodel.types import Losses, Metrics
+from worldmodel.spaces import Losses, Metrics
 
 
 class Reconstruction(Objective):

@@ -7,7 +7,7 @@ from __future__ import annotations
 from worldmodel.config.schema_objectives import RewardOnlyConfig
 from worldmodel.model.multi_step import Average
 from worldmodel.model.objectives import Context, Objective
-from worldmodel.types import Losses, Metrics
+from worldmodel.spaces import Losses, Metrics
 
 
 class RewardOnly(Objective):

@@ -9,7 +9,7 @@ from worldmodel.model.world_model import WorldModel
 from worldmodel.policy.action_distributions import legal
 from worldmodel.policy.actor_critic import ActorCritic
 from worldmodel.policy.behaviors.explore import explore
-from worldmodel.types import ActionSpace, State
+from worldmodel.spaces import ActionSpace, State
 
 
 class ActorPolicy:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from worldmodel.types import ActionSpace
+from worldmodel.spaces import ActionSpace
 
 
 def explore(

@@ -14,7 +14,7 @@ from worldmodel.policy.behaviors.explore import explore
 from worldmodel.policy.goals import Goal
 from worldmodel.policy.plan_scores import GoalScore, RewardScore
 from worldmodel.policy.planners.proposals import Box, OneHot, Seeded
-from worldmodel.types import ActionSpace, State
+from worldmodel.spaces import ActionSpace, State
 
 
 class MPC:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from worldmodel.types import ActionSpace, State
+from worldmodel.spaces import ActionSpace, State
 
 
 class Random:

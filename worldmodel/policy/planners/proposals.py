@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from worldmodel.types import ActionSpace
+from worldmodel.spaces import ActionSpace
 
 
 class Box:

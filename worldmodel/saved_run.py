@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldmodel import build, memory
+from worldmodel import build, memory_estimate
 from worldmodel.checkpoint import store, validate
 from worldmodel.config import loading
 from worldmodel.config.schema import Config, learns_policy
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.policy.actor_critic import ActorCritic
 from worldmodel.policy.agent import Agent, Carry, part
-from worldmodel.rundir import RunDir, RunError
+from worldmodel.run_directory import RunDir, RunError
+from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.system import runtime
 from worldmodel.system.runtime import autocast, seeded
-from worldmodel.types import ActionSpace, ObservationSpace
 
 DRIVING = ("behavior", "planner", "goal")  # what can be changed on a saved run
 
@@ -77,7 +77,7 @@ class Run:
             frames = validate.whole(saved.state["frames"], "frames")
             groups = {"model": saved.groups["model"], "policy": saved.groups.get("policy", {})}
         target = runtime.pick_device(device)
-        memory.check_weights(c, observation, space)
+        memory_estimate.check_weights(c, observation, space)
         with store.understood(saved.path):
             model = build.make_model(c, observation, space).to(target)
         store.load_into(model, groups["model"], "model")

@@ -8,10 +8,10 @@ import torch
 
 from worldmodel import build
 from worldmodel.config.schema import Config, learns_policy
+from worldmodel.distributed import ALONE, World
 from worldmodel.model.networks import shrunk
-from worldmodel.parallel import ALONE, World
 from worldmodel.replay.capacity import GB, available_memory, bytes_per_row
-from worldmodel.types import ActionSpace, ObservationSpace
+from worldmodel.spaces import ActionSpace, ObservationSpace
 
 ADAM = 16  # bytes a weight takes: itself, its gradient, two moments
 ROUGH = 2  # bytes an activation takes at least
