@@ -214,8 +214,9 @@ def opened(args: argparse.Namespace, path: Path):
 def returns(args: argparse.Namespace) -> None:
     """Scores with intervals and videos; of several runs, their seeds together."""
     from envs.vector import Reset
-    from worldmodel.evaluation import scored, seeds
-    from worldmodel.evaluation.play_back import needed
+    from worldmodel.evaluation.commands import returns as scored
+    from worldmodel.evaluation.returns import seeds
+    from worldmodel.evaluation.returns.recordings import needed
 
     wanted = scored.Wanted(args.episodes, args.seed, args.envs)
     seeds.check_different(args.runs)
@@ -238,7 +239,7 @@ def compare(args: argparse.Namespace) -> None:
     action.
     """
     from envs.vector import Reset
-    from worldmodel.evaluation.compared import Wanted, compared
+    from worldmodel.evaluation.commands.compare import Wanted, compared
 
     run, environments = opened(args, args.runs[0])
     compared(
@@ -251,7 +252,7 @@ def probe(args: argparse.Namespace) -> None:
     not fitted on.
     """
     from envs.vector import Reset
-    from worldmodel.evaluation.probed import probed
+    from worldmodel.evaluation.commands.probe import probed
 
     run, environments = opened(args, args.runs[0])
     probed(run, environments, Reset, args.episodes, args.seed)
@@ -262,7 +263,7 @@ def imagine(args: argparse.Namespace) -> None:
     dreams part.
     """
     from envs.vector import Reset
-    from worldmodel.evaluation.imagined import Wanted, imagined
+    from worldmodel.evaluation.commands.imagine import Wanted, imagined
 
     run, environments = opened(args, args.runs[0])
     wanted = Wanted(args.source, args.seed, args.context, args.length, args.long, args.samples)
@@ -272,7 +273,7 @@ def imagine(args: argparse.Namespace) -> None:
 def model(args: argparse.Namespace) -> None:
     """Every number of the world model's quality on held-out episodes, and a page of plots."""
     from envs.vector import Reset
-    from worldmodel.evaluation.measured import Wanted, write
+    from worldmodel.evaluation.commands.model import Wanted, write
 
     if args.plans < 4:
         raise ValueError(
@@ -295,7 +296,7 @@ def model(args: argparse.Namespace) -> None:
 def play(args: argparse.Namespace) -> None:
     """A page on this machine from which a dream is driven, the simulator beside it."""
     from envs.vector import Reset
-    from worldmodel.evaluation.play.live import play as serve
+    from worldmodel.evaluation.commands.play import play as serve
 
     run, environments = opened(args, args.runs[0])
     serve(

@@ -80,7 +80,7 @@ def train(c, words, others) -> int:
 def trained(c, words, run, device, world, stop) -> int:
     """The whole training in a run directory that is open; the exit code."""
     from envs.vector import Reset, make_vector
-    from worldmodel.evaluation import closing
+    from worldmodel.evaluation.commands import closing
     from worldmodel.system import provenance
     from worldmodel.training import training_state
     from worldmodel.training.trainer import Training

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from worldmodel.checkpoint.validate import read_lines
 from worldmodel.config import loading
-from worldmodel.evaluation.plots import COLORS, pyplot, save
+from worldmodel.evaluation.plotting.style import COLORS, pyplot, save
 
 
 def collect(sources: list[str]) -> list[dict]:

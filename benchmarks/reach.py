@@ -226,7 +226,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def measure(args: argparse.Namespace) -> int:
-    from worldmodel.evaluation import media
+    from worldmodel.evaluation.plotting import media
     from worldmodel.system import runtime
 
     runs = opened(args.runs, args.changes)

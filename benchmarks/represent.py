@@ -30,7 +30,7 @@ from worldmodel import build
 from worldmodel.checkpoint.validate import read_lines
 from worldmodel.config import loading
 from worldmodel.config.loading import Config
-from worldmodel.evaluation.plots import COLORS, kind, pyplot, save
+from worldmodel.evaluation.plotting.style import COLORS, kind, pyplot, save
 from worldmodel.run_directory import RunDir, RunError, slug
 from worldmodel.spaces import ActionSpace
 

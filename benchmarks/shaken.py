@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 import envs
-from worldmodel.evaluation.plots import pyplot, save
-from worldmodel.evaluation.state_probe import held_out_r2
+from worldmodel.evaluation.plotting.style import pyplot, save
+from worldmodel.evaluation.quality.state_probe import held_out_r2
 from worldmodel.policy.agent import part
 from worldmodel.saved_run import Run
 

@@ -7,7 +7,7 @@ import torch
 
 from worldmodel import build
 from worldmodel.config import loading
-from worldmodel.evaluation.state_probe import state_r2
+from worldmodel.evaluation.quality.state_probe import state_r2
 from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.training.learner import Learner
 

@@ -219,7 +219,7 @@ def refused_at_the_end(path):
 
 
 def _refused_at_the_end(path):
-    from worldmodel.evaluation import closing
+    from worldmodel.evaluation.commands import closing
 
     usual = closing.finish
 

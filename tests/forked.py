@@ -17,7 +17,7 @@ PRELOAD = (
     "envs.vector",
     "envs.counter",
     "worldmodel.training.trainer",
-    "worldmodel.evaluation.closing",
+    "worldmodel.evaluation.commands.closing",
     "matplotlib.pyplot",
     "pytest",
 )

@@ -5,7 +5,7 @@ import json
 
 from tiny_world import Perfect, quality_of
 from worldmodel.config import loading as configs
-from worldmodel.evaluation.model_quality import plain
+from worldmodel.evaluation.quality.model_quality import plain
 
 RETURNS = {
     "run": "r",

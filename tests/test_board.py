@@ -14,8 +14,8 @@ from PIL import Image
 from runs import ROOT, fingerprint, seed_dir, train
 from test_model import A, H, W, make, random_batch
 from worldmodel import build
-from worldmodel.evaluation import board
-from worldmodel.evaluation.returns import Evaluation
+from worldmodel.evaluation.plotting import tensorboard
+from worldmodel.evaluation.returns.run_episodes import Evaluation
 from worldmodel.spaces import ActionSpace
 from worldmodel.training.logger import Logger
 
@@ -72,7 +72,9 @@ def test_every_objective_leaves_a_dream(name, tmp_path):
     agent = build.make_agent(c, model.eval(), ActionSpace(A), torch.device("cpu"), None)
     rows = [{k: v.numpy() for k, v in row.items()} for row in rows_of(random_batch(length=12))]
     logger = Logger(tmp_path, tensorboard=True)
-    board.show(logger, 30, agent, Evaluation([1.0], [11], rows), torch.Generator().manual_seed(0))
+    tensorboard.show(
+        logger, 30, agent, Evaluation([1.0], [11], rows), torch.Generator().manual_seed(0)
+    )
     logger.close()
     [strip] = events(tmp_path).Images("imagined")
     with Image.open(io.BytesIO(strip.encoded_image_string)) as picture:

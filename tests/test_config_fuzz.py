@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import train as train_py
 from runs import seed_dir
 from worldmodel.config import loading, schema
-from worldmodel.evaluation import media
+from worldmodel.evaluation.plotting import media
 
 TIMES = float(os.environ.get("WM_FUZZ", "1"))
 HINTS = {
@@ -293,7 +293,7 @@ TINY = [
     "each trains two updates: exit 0, `updates` 2 in its metrics, none skipped",
 )
 def test_every_right_configuration_trains(tmp_path, capfd, monkeypatch, record_property):
-    from worldmodel.evaluation import closing
+    from worldmodel.evaluation.commands import closing
 
     count, trained, started, usual = int(120 * TIMES), [], itertools.count(), closing.finish
     media.save_png(tmp_path / "goal.png", np.zeros((16, 16, 3), np.uint8))

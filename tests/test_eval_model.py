@@ -10,11 +10,11 @@ from PIL import Image
 
 import worldmodel
 from runs import ROOT, evaluate, mistaken, seed_dir, train
-from worldmodel.evaluation import held_out
-from worldmodel.evaluation.held_out import from_replay
-from worldmodel.evaluation.imagine import dream
-from worldmodel.evaluation.opened import OpenedRun
-from worldmodel.evaluation.plans import dream_plans
+from worldmodel.evaluation.imagination.open_loop import dream
+from worldmodel.evaluation.quality import held_out_episodes
+from worldmodel.evaluation.quality.evaluated_model import OpenedRun
+from worldmodel.evaluation.quality.held_out_episodes import from_replay
+from worldmodel.evaluation.quality.plan_returns import dream_plans
 
 QUICK = ("--episodes", "3", "--starts", "2", "--plans", "4", "--follow", "5")
 
@@ -115,11 +115,13 @@ def test_episodes_of_another_run(run_dir, tmp_path, monkeypatch, capsys):
         and len(found["kl"]["mean"])
     )
     monkeypatch.syspath_prepend(ROOT)
-    state_of = held_out.checkpoint.retained_states
+    state_of = held_out_episodes.checkpoint.retained_states
 
     def of_another(change):
         monkeypatch.setattr(
-            held_out.checkpoint, "retained_states", lambda path: [{**state_of(path)[-1], **change}]
+            held_out_episodes.checkpoint,
+            "retained_states",
+            lambda path: [{**state_of(path)[-1], **change}],
         )
         return mistaken(run_dir, "model", "--from", other)
 

@@ -10,8 +10,8 @@ import torch
 
 from tiny_world import Perfect, quality_of
 from worldmodel import build
-from worldmodel.evaluation.held_out import Recorded
-from worldmodel.evaluation.open_loop import beside_centre, starts_of
+from worldmodel.evaluation.quality.held_out_episodes import Recorded
+from worldmodel.evaluation.quality.open_loop_error import beside_centre, starts_of
 from worldmodel.model.latents.categorical import Categorical
 from worldmodel.model.latents.deterministic import Deterministic
 from worldmodel.model.latents.gaussian import Gaussian

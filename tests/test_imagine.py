@@ -15,11 +15,18 @@ import worldmodel
 from envs.vector import Reset, SerialEnv
 from runs import ROOT, evaluate, mistaken, seed_dir, train
 from tiny_world import SPACE, Frozen, Grid, Perfect, Shuffled, wander
-from worldmodel.evaluation import breaking, futures, grids, media, parting, scene, traversal
-from worldmodel.evaluation.held_out import collect, from_replay
-from worldmodel.evaluation.open_loop import Usual
-from worldmodel.evaluation.opened import OpenedRun
-from worldmodel.evaluation.scene import Scene
+from worldmodel.evaluation.imagination import (
+    futures,
+    latent_traversal,
+    scene,
+    uncertainty,
+    useful_horizon,
+)
+from worldmodel.evaluation.imagination.scene import Scene
+from worldmodel.evaluation.plotting import grids, media
+from worldmodel.evaluation.quality.evaluated_model import OpenedRun
+from worldmodel.evaluation.quality.held_out_episodes import collect, from_replay
+from worldmodel.evaluation.quality.open_loop_error import Usual
 from worldmodel.rollout.collector import Rollout, episode_seeds
 from worldmodel.spaces import ActionSpace
 
@@ -52,7 +59,7 @@ def seen_by(model):
 
 def test_a_perfect_models_dreams_never_break_and_never_part():
     view = seen_by(Perfect())
-    found = breaking.until_broken(view, 8, 2)
+    found = useful_horizon.until_broken(view, 8, 2)
     assert (
         (found["mse"]["model"] == 0).all()
         and (found["kl"]["model"] == 0).all()
@@ -61,8 +68,8 @@ def test_a_perfect_models_dreams_never_break_and_never_part():
     assert (
         found["behind_copy"] is None and (found["mse"]["mean"] > 0).all() and found["length"] == 8
     )
-    assert "do not break in 8 steps" in breaking.described(found)
-    parts = parting.parted(view, 6, 4)
+    assert "do not break in 8 steps" in useful_horizon.described(found)
+    parts = uncertainty.parted(view, 6, 4)
     assert (
         (parts["std"] == 0).all()
         and (parts["error"] == 0).all()
@@ -71,15 +78,15 @@ def test_a_perfect_models_dreams_never_break_and_never_part():
 
 
 def test_a_frozen_models_dreams_are_the_last_frame_and_lose_to_it_at_once():
-    found = breaking.until_broken(seen_by(Frozen()), 8, 2)
+    found = useful_horizon.until_broken(seen_by(Frozen()), 8, 2)
     np.testing.assert_array_equal(found["mse"]["model"], found["mse"]["copy"])
     np.testing.assert_array_equal(found["mse"]["model"], found["mse"]["single"])
     assert found["behind_copy"] == 1 == found["kl_behind_copy"]
 
 
 def test_dreams_of_other_actions_part_where_they_are_wrong():
-    parts = parting.parted(seen_by(Shuffled()), 6, 16)
-    found = parting.numbers(parts)
+    parts = uncertainty.parted(seen_by(Shuffled()), 6, 16)
+    found = uncertainty.numbers(parts)
     assert (
         (found["std"] > 0).all()
         and found["std"][5] > found["std"][0]
@@ -88,14 +95,14 @@ def test_dreams_of_other_actions_part_where_they_are_wrong():
 
 
 def test_losing_takes_several_steps_in_a_row():
-    assert breaking.loses([1, 3, 1, 3, 3, 3, 1], [2] * 7) == 4
-    assert breaking.loses([1, 3, 3], [2] * 3) is None
-    assert breaking.loses([2, 2, 2], [2] * 3) == 1
+    assert useful_horizon.loses([1, 3, 1, 3, 3, 3, 1], [2] * 7) == 4
+    assert useful_horizon.loses([1, 3, 3], [2] * 3) is None
+    assert useful_horizon.loses([2, 2, 2], [2] * 3) == 1
 
 
 def test_the_longest_dreams_leave_room_for_others():
     view = SimpleNamespace(episode=range(30), context=10)
-    assert [breaking.longest(view, wanted) for wanted in (None, 7, 99)] == [10, 7, 20]
+    assert [useful_horizon.longest(view, wanted) for wanted in (None, 7, 99)] == [10, 7, 20]
 
 
 def test_actions_to_keep_to():
@@ -197,15 +204,17 @@ def test_luck_tells_dreams_apart_and_a_traversal_moves_one_group(blind_dir):
     one, two, again = (futures.futures(view, 5, 2)[0][i].pictures for i in (0, 1, 0))
     assert np.array_equal(one, again) and not np.array_equal(one, two)
     here = {k: v[3:4] for k, v in view.belief.items()}
-    stoch, _ = traversal._categorical(view, here)
+    stoch, _ = latent_traversal._categorical(view, here)
     best = stoch.mode(0).values.mode(0).values
     assert stoch.shape == (6, 5, 6, 5) and (stoch.sum(-1) == 1).all()
     for g in range(6):
         others = [i for i in range(6) if i != g]
         assert torch.equal(stoch[g][:, others], best[others].expand(5, 5, 5))
         assert torch.equal(stoch[g, :, g].sum(0), torch.ones(5))  # every class once
-    pictures = traversal.interpolation(view)[0][1]
-    assert len(pictures) == traversal.BETWEEN + 2 and np.array_equal(pictures[0], view.truth(3))
+    pictures = latent_traversal.interpolation(view)[0][1]
+    assert len(pictures) == latent_traversal.BETWEEN + 2 and np.array_equal(
+        pictures[0], view.truth(3)
+    )
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from tiny_world import (
     Shuffled,
     quality_of,
 )
-from worldmodel.evaluation.agreement import (
+from worldmodel.evaluation.quality.action_sensitivity import sensitivity
+from worldmodel.evaluation.quality.agreement import (
     brier,
     calibration_error,
     pearson,
@@ -25,11 +26,10 @@ from worldmodel.evaluation.agreement import (
     reliability,
     spearman,
 )
-from worldmodel.evaluation.held_out import Simulator, collect
-from worldmodel.evaluation.model_quality import plain
-from worldmodel.evaluation.pictures import psnr, squared_error, ssim
-from worldmodel.evaluation.sensitivity import sensitivity
-from worldmodel.evaluation.state_probe import by_horizon
+from worldmodel.evaluation.quality.held_out_episodes import Simulator, collect
+from worldmodel.evaluation.quality.image_metrics import psnr, squared_error, ssim
+from worldmodel.evaluation.quality.model_quality import plain
+from worldmodel.evaluation.quality.state_probe import by_horizon
 from worldmodel.rollout.collector import Rollout, episode_seeds
 
 

@@ -8,7 +8,7 @@ import torch
 
 from worldmodel import build
 from worldmodel.config import loading
-from worldmodel.evaluation.compare import ICEM
+from worldmodel.evaluation.returns.drivers import ICEM
 from worldmodel.policy.planners.proposals import Box, OneHot, Seeded, coloured
 from worldmodel.spaces import ActionSpace
 

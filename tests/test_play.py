@@ -12,7 +12,7 @@ import envs
 import worldmodel
 from envs.vector import Reset, SerialEnv
 from runs import seed_dir, train
-from worldmodel.evaluation.play.live import opened
+from worldmodel.evaluation.commands.play import opened
 from worldmodel.evaluation.play.session import MOST_STEPS
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.run_directory import RunError

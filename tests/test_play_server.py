@@ -16,7 +16,7 @@ import time
 import pytest
 
 from runs import ROOT, evaluate, seed_dir, train
-from worldmodel.evaluation.play.desk import Busy, Desk
+from worldmodel.evaluation.play.compute_thread import Busy, Desk
 from worldmodel.evaluation.play.server import MOST_BODY, Server
 
 
@@ -192,7 +192,7 @@ def test_it_listens_on_this_machine_alone(server):
 
 
 def test_work_that_piles_up_is_turned_away(monkeypatch):
-    from worldmodel.evaluation.play import desk as module
+    from worldmodel.evaluation.play import compute_thread as module
 
     monkeypatch.setattr(module, "PATIENCE_S", 0.1)
     desk = Desk()

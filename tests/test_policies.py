@@ -19,11 +19,11 @@ from tiny_world import (
     quality_of,
     to_column,
 )
-from worldmodel.evaluation.held_out import Simulator, collect, from_replay
-from worldmodel.evaluation.opened import OpenedRun
-from worldmodel.evaluation.own_policies import own_policies
-from worldmodel.evaluation.plans import Amounts, starts_from
-from worldmodel.evaluation.policies import follow, ranked
+from worldmodel.evaluation.quality.evaluated_model import OpenedRun
+from worldmodel.evaluation.quality.held_out_episodes import Simulator, collect, from_replay
+from worldmodel.evaluation.quality.plan_returns import Amounts, starts_from
+from worldmodel.evaluation.quality.policy_returns import follow, ranked
+from worldmodel.evaluation.quality.run_policies import own_policies
 from worldmodel.rollout.collector import Rollout, episode_seeds
 
 

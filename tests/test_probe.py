@@ -14,7 +14,7 @@ from blocks import batch_of, draw, learner_of, taught
 from runs import evaluate, seed_dir, train
 from worldmodel import build
 from worldmodel.config import loading
-from worldmodel.evaluation.state_probe import held_out_r2, state_r2
+from worldmodel.evaluation.quality.state_probe import held_out_r2, state_r2
 from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.training.learner import Learner
 

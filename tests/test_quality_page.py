@@ -5,8 +5,9 @@ interval of one start.
 import numpy as np
 import pytest
 
-from worldmodel.evaluation import breaking, quality_page, quality_text
-from worldmodel.evaluation.plots import pyplot
+from worldmodel.evaluation.imagination import useful_horizon
+from worldmodel.evaluation.plotting.style import pyplot
+from worldmodel.evaluation.quality import page, summary_text
 
 
 @pytest.fixture
@@ -22,20 +23,20 @@ def whole(axes):
 
 @pytest.mark.parametrize("lowest", [-0.1, -0.775, -1.4])
 def test_what_is_low_is_shown_and_what_is_lower_is_said(axes, lowest):
-    quality_page._curves(axes, "sensitivity", {"model": [lowest, 0.2, None, 0.4]}, low=-0.3)
+    page._curves(axes, "sensitivity", {"model": [lowest, 0.2, None, 0.4]}, low=-0.3)
     bottom = axes.get_ylim()[0]
-    assert bottom == quality_page.LOWEST if lowest < -1 else bottom < min(lowest, -0.29)
+    assert bottom == page.LOWEST if lowest < -1 else bottom < min(lowest, -0.29)
     said = [text.get_text() for text in axes.texts]
     assert said == (["goes down to -1.4"] if lowest < -1 else [])
 
 
 @pytest.mark.parametrize("steps", [2, 5, 8, 50])
 def test_steps_are_whole_numbers(axes, steps):
-    quality_page._curves(axes, "mse", {"model": np.linspace(0, 1, steps)})
+    page._curves(axes, "mse", {"model": np.linspace(0, 1, steps)})
     assert whole(axes)
     axes.clear()
     curves = {"model": np.linspace(1, 2, steps), "copy": np.linspace(2, 3, steps)}
-    breaking._errors(axes, "latent KL", curves, {"trained": {"sequence": 3}}, None)
+    useful_horizon._errors(axes, "latent KL", curves, {"trained": {"sequence": 3}}, None)
     assert whole(axes) and axes.get_legend().get_texts()[0].get_text() == "dreams, on average"
 
 
@@ -56,7 +57,7 @@ def gap(count, low, high):
 
 def test_no_interval_of_one_start_and_a_warning_of_few(axes):
     one, few, many = (
-        quality_text._policies(x) for x in (gap(1, None, None), gap(4, 0.5, 1.5), gap(5, 0.5, 1.5))
+        summary_text._policies(x) for x in (gap(1, None, None), gap(4, 0.5, 1.5), gap(5, 0.5, 1.5))
     )
     assert "from one start (--starts): no intervals" in one[-1] and not any(
         " to " in line for line in one
@@ -66,14 +67,14 @@ def test_no_interval_of_one_start_and_a_warning_of_few(axes):
         and len(many) == len(few) - 1
     )
     assert "imagined minus real 1 (0.5 to 1.5)" in many[0]
-    assert quality_text.policies({"policies": gap(5, 0.5, 1.5)})[0] == (
+    assert summary_text.policies({"policies": gap(5, 0.5, 1.5)})[0] == (
         "actor",
         *["1 (0.5 to 1.5)"] * 3,
     )
-    assert quality_text.policies({"policies": gap(1, None, None)})[1] == ("random", "1", "1", "1")
-    assert quality_text.policies({}) == []
+    assert summary_text.policies({"policies": gap(1, None, None)})[1] == ("random", "1", "1", "1")
+    assert summary_text.policies({}) == []
     other = pyplot().figure().add_subplot()
-    quality_page._policies(axes, other, gap(1, None, None))
+    page._policies(axes, other, gap(1, None, None))
     assert len(other.containers) == 2 and all(bar.errorbar is None for bar in other.containers)
     pyplot().close(other.figure)
 
@@ -90,5 +91,5 @@ def test_no_interval_of_one_start_and_a_warning_of_few(axes):
 )
 def test_how_far_dreams_are_ahead_of_both_guessers(own, steps):
     curve = {"model": own, "copy": [2.0] * 5, "mean": [3.0, 3.0, 3.0, None, 3.0]}
-    assert quality_text.ahead(curve) == steps
-    assert ("from the first step" in quality_text._reach("x", steps, 5)) == (steps == 0)
+    assert summary_text.ahead(curve) == steps
+    assert ("from the first step" in summary_text._reach("x", steps, 5)) == (steps == 0)

@@ -13,8 +13,8 @@ import pytest
 import browser
 from runs import evaluate, seed_dir, train
 from worldmodel.config import loading as configs
-from worldmodel.evaluation import media
-from worldmodel.evaluation.report import learning, verdict
+from worldmodel.evaluation.plotting import media
+from worldmodel.evaluation.report import learning_section, verdict
 from worldmodel.evaluation.report.gather import read
 from worldmodel.evaluation.report.html import Pictures
 from worldmodel.evaluation.report.page import page, write
@@ -243,7 +243,7 @@ def test_the_command_trains_the_same_again(run_dir):
         ("env.time_limit", "null"),
     ]
     for config in (read(run_dir).config, configs.change(read(run_dir).config, odd)):
-        program, command, *words = shlex.split(learning.reproduce(config))
+        program, command, *words = shlex.split(learning_section.reproduce(config))
         assert (program, command) == ("./wm", "train") and configs.parse(words) == config
 
 

@@ -14,9 +14,9 @@ from faulty import NoStart
 from reported import RETURNS, measured, score, write_run
 from runs import mistaken
 from test_report import check
-from worldmodel.evaluation.play_back import first_made, in_a_line
 from worldmodel.evaluation.report.gather import read
 from worldmodel.evaluation.report.page import page, write
+from worldmodel.evaluation.returns.recordings import first_made, in_a_line
 from worldmodel.system.files import read_json
 
 NO_PLACE = re.compile(r'\b(?:d|x|y|cx|cy|width|height)="[^"]*(?:nan|inf)')
@@ -169,7 +169,7 @@ def test_saved_returns_that_are_not_what_they_should_be(tmp_path, content):
 
 
 def test_saved_returns_that_are_sound_are_told(tmp_path, capsys):
-    from worldmodel.evaluation.scored import saved
+    from worldmodel.evaluation.commands.returns import saved
 
     assert saved(write_run(tmp_path / "seed0", returns=RETURNS)) == RETURNS
 

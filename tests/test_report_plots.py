@@ -10,8 +10,10 @@ import pytest
 
 from reported import SEEDS, measured, score, write_run
 from test_report import Reader, check
-from worldmodel.evaluation import media, plots, quality_page
-from worldmodel.evaluation.report import learning, panels, reference, svg, words
+from worldmodel.evaluation.plotting import media
+from worldmodel.evaluation.plotting import style as plots
+from worldmodel.evaluation.quality import page as quality_page
+from worldmodel.evaluation.report import glossary, learning_section, panels, reference, svg
 from worldmodel.evaluation.report.gather import read
 from worldmodel.evaluation.report.page import STYLE, page
 
@@ -76,7 +78,7 @@ def test_eight_seeds_their_mean_and_what_is_published(tmp_path):
     ]
     text, lacking = page(seeds)
     check(text)
-    drawn = learning.scores(seeds, [])
+    drawn = learning_section.scores(seeds, [])
     kinds = re.findall(r'<path class="line ([^"]*?)(?: thin)?" d="M0,6H28"', drawn)
     assert kinds[:8] == [svg.kind(i) for i in range(8)] and kinds[8] == svg.MEAN
     assert kinds[9:] == list(svg.REFERENCES[: len(kinds) - 9]) and len(kinds) > 10
@@ -129,7 +131,9 @@ def test_plots_are_drawn_in_the_page_and_no_pictures(tmp_path):
 def test_every_plot_of_a_model_has_a_line_in_plain_words(tmp_path):
     content = measured()["model.json"]
     drawn = panels.quality(content)
-    lacking = set(words.PLOTS) - {key for key, line in words.PLOTS.items() if f">{line}" in drawn}
+    lacking = set(glossary.PLOTS) - {
+        key for key, line in glossary.PLOTS.items() if f">{line}" in drawn
+    }
     assert not lacking and drawn.count('class="note"') == drawn.count("<figure")
 
 
@@ -138,10 +142,10 @@ def test_where_nothing_ended_a_line_stands_for_three_plots():
     titles = ("Brier", "calibration error", "how often episodes went on")
     content["continuation"]["ends_seen"] = 3
     drawn = panels.quality(content)
-    assert all(title in drawn for title in titles) and words.UNENDED not in drawn
+    assert all(title in drawn for title in titles) and glossary.UNENDED not in drawn
     content["continuation"]["ends_seen"] = 0
     drawn = panels.quality(content)
-    assert not any(title in drawn for title in titles) and words.UNENDED in drawn
+    assert not any(title in drawn for title in titles) and glossary.UNENDED in drawn
 
 
 def test_kinds_of_plans_look_as_in_the_picture():
@@ -208,21 +212,21 @@ def test_losses_that_are_the_same_are_drawn_once(tmp_path):
         {"frames": f, "train/loss/dyn": 1.0 + f, "train/loss/rep": 1.0 + f, "train/kl": 1.5 + f}
         for f in (1, 2)
     ]
-    drawn = learning.losses([read(write_run(tmp_path / "seed0", metrics=lines))], [])
+    drawn = learning_section.losses([read(write_run(tmp_path / "seed0", metrics=lines))], [])
     assert (
         drawn.count("<figure") == 2
         and "<b>loss/dyn = loss/rep</b>" in drawn
         and "<b>kl</b>" in drawn
     )
     for key in ("loss/dyn", "loss/rep", "kl"):
-        assert words.LOSSES[key] in drawn
+        assert glossary.LOSSES[key] in drawn
 
 
 def test_what_is_published_far_beyond_a_run_is_not_put_beside_it(tmp_path):
     path = write_run(
         tmp_path / "seed0", "--env.task", "dmc:cartpole_balance", scores=[score(48_000, 900.0)]
     )
-    drawn = learning.scores([read(path)], [])
+    drawn = learning_section.scores([read(path)], [])
     table = drawn[drawn.index("published, at the nearest") :]
     assert "Left out" in table and "Dreamer (first)" in table[table.index("Left out") :]
     assert "Dreamer (first)" not in table[: table.index("</table>")] and "DreamerV3" in table
@@ -271,14 +275,15 @@ def test_the_first_published_point_is_drawn_beside_a_shorter_run(tmp_path):
     path = write_run(
         tmp_path / "seed0", "--env.task", "dmc:quadruped_walk", scores=[score(30_000, 100.0)]
     )
-    drawn = learning.scores([read(path)], [])
+    drawn = learning_section.scores([read(path)], [])
     assert "nearest number of frames, 50,000; this run has reached 30,000" in drawn
     assert 'class="spot r0"' in drawn and ">50k</text>" in drawn and ">DreamerV3</text>" in drawn
     longer = write_run(
         tmp_path / "seed1", "--env.task", "dmc:quadruped_walk", scores=[score(210_000, 100.0)]
     )
-    assert "nearest number of frames, 200,000; this run has reached 210,000" in learning.scores(
-        [read(longer)], []
+    assert (
+        "nearest number of frames, 200,000; this run has reached 210,000"
+        in learning_section.scores([read(longer)], [])
     )
 
 
@@ -300,7 +305,7 @@ def test_the_first_published_point_is_drawn_beside_a_shorter_run(tmp_path):
         ),
     ],
 )
-def test_each_setting_has_its_own_published_runs(tmp_path, task, obs, names, words):
+def test_each_setting_has_its_own_published_runs(tmp_path, task, obs, names, glossary):
     found = reference.published(task, obs)
     assert {method.method for method in found} == names and len(found) <= len(svg.REFERENCES)
     assert all(
@@ -309,8 +314,8 @@ def test_each_setting_has_its_own_published_runs(tmp_path, task, obs, names, wor
     path = write_run(
         tmp_path / "seed0", "--env.task", task, "--env.obs", obs, scores=[score(100_000, 1.0)]
     )
-    drawn = learning.scores([read(path)], [])
-    assert words in drawn and ("those of training episodes" in drawn) == any(
+    drawn = learning_section.scores([read(path)], [])
+    assert glossary in drawn and ("those of training episodes" in drawn) == any(
         "v3" in name for name in names
     )
 
@@ -381,6 +386,10 @@ def test_what_is_published_is_drawn_beside_a_run(tmp_path):
     path = write_run(
         tmp_path / "seed0", "--env.task", "dmc:walker_walk", "--env.render", "auto", scores=lines
     )
-    words = "".join(check(page([read(path)])[0]).words)
-    assert "DreamerV3, published" in words and "643" in words and "danijar/dreamerv3" in words
-    assert "renderer auto" in words
+    glossary = "".join(check(page([read(path)])[0]).words)
+    assert (
+        "DreamerV3, published" in glossary
+        and "643" in glossary
+        and "danijar/dreamerv3" in glossary
+    )
+    assert "renderer auto" in glossary

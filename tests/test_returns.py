@@ -14,9 +14,10 @@ from PIL import Image
 
 from envs.vector import Reset, SerialEnv
 from runs import ROOT, evaluate, mistaken, seed_dir, train
-from worldmodel.evaluation import media, seeds
-from worldmodel.evaluation.aggregates import AGGREGATES, estimates, iqm, profile
-from worldmodel.evaluation.returns import Evaluation, Film, run_episodes
+from worldmodel.evaluation.plotting import media
+from worldmodel.evaluation.returns import seeds
+from worldmodel.evaluation.returns.aggregates import AGGREGATES, estimates, iqm, profile
+from worldmodel.evaluation.returns.run_episodes import Evaluation, Film, run_episodes
 from worldmodel.rollout.collector import Rollout, episode_seeds
 from worldmodel.spaces import ActionSpace
 

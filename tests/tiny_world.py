@@ -8,10 +8,10 @@ import torch
 from gymnasium import spaces
 
 from envs.vector import Reset, SerialEnv
-from worldmodel.evaluation.held_out import Simulator, collect
-from worldmodel.evaluation.model_quality import Real, measure
-from worldmodel.evaluation.plans import Amounts
-from worldmodel.evaluation.policies import always, mixed
+from worldmodel.evaluation.quality.held_out_episodes import Simulator, collect
+from worldmodel.evaluation.quality.model_quality import Real, measure
+from worldmodel.evaluation.quality.plan_returns import Amounts
+from worldmodel.evaluation.quality.policy_returns import always, mixed
 from worldmodel.rollout.collector import Rollout, episode_seeds
 from worldmodel.spaces import ActionSpace
 

@@ -13,8 +13,8 @@ import torch
 from worldmodel import build, memory_estimate
 from worldmodel.config.schema import Config
 from worldmodel.distributed import ALONE, World
-from worldmodel.evaluation import board
-from worldmodel.evaluation.returns import Evaluation, run_episodes
+from worldmodel.evaluation.plotting import tensorboard
+from worldmodel.evaluation.returns.run_episodes import Evaluation, run_episodes
 from worldmodel.policy.agent import part
 from worldmodel.replay.buffer import Replay, bytes_per_row, check_capacity, describe_capacity
 from worldmodel.replay.start_states import NEVER
@@ -297,7 +297,7 @@ class Training:
             self.frames, {**result.summary(), "time/minutes": self.minutes()}, scores=True
         )
         self.last_eval = result.summary()["eval/score"]
-        board.show(
+        tensorboard.show(
             self.logger,
             self.frames,
             self.agent,

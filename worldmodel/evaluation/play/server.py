@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl
 
-from worldmodel.evaluation.play.desk import Busy, Desk
+from worldmodel.evaluation.play.compute_thread import Busy, Desk
 from worldmodel.run_directory import RunError
 
 log = logging.getLogger(__name__)

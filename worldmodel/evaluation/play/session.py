@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldmodel.evaluation import media
-from worldmodel.evaluation.held_out import Simulator
-from worldmodel.evaluation.play.dreams import Dreams, Look
-from worldmodel.evaluation.play.starts import ReplayStarts, Start
-from worldmodel.evaluation.play_back import ENTROPY
+from worldmodel.evaluation.play.parallel_rollouts import Dreams, Look
+from worldmodel.evaluation.play.start_points import ReplayStarts, Start
+from worldmodel.evaluation.plotting import media
+from worldmodel.evaluation.quality.held_out_episodes import Simulator
+from worldmodel.evaluation.returns.recordings import ENTROPY
 from worldmodel.rollout.collector import episode_seeds
 from worldmodel.spaces import State
 from worldmodel.system.runtime import seed_of

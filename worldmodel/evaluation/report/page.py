@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
-from worldmodel.evaluation.report import learning, made, measured
+from worldmodel.evaluation.report import evaluation_section, learning_section, provenance_section
 from worldmodel.evaluation.report.gather import ODD, Seed, read_all
 from worldmodel.evaluation.report.html import Pictures, code, folded, p
-from worldmodel.evaluation.report.made import to_measure
+from worldmodel.evaluation.report.provenance_section import to_measure
 from worldmodel.evaluation.report.verdict import verdict
 from worldmodel.system.console import Progress
 
@@ -37,17 +37,29 @@ def page(seeds: Sequence[Seed], quiet: bool = True) -> tuple[str, list[str]]:
     notes = "".join(p(line, "lacking") for line in lacking)
     pictures = Pictures()
     parts: list[Part] = [
-        ("scores", "Learning curve", lambda: learning.scores(seeds, lacking)),
-        ("returns", "Returns, measured again", lambda: measured.returns(seeds, lacking)),
-        ("model", "How good the world model is", lambda: measured.quality(seeds, lacking)),
-        ("state", "What the latent knows", lambda: measured.state_known(seeds, lacking)),
-        ("planners", "Actor and planners compared", lambda: measured.planners(seeds, lacking)),
-        ("videos", "Videos", lambda: measured.videos(seeds, pictures, lacking)),
-        ("dreams", "Dreams, looked at closely", lambda: measured.dreams(seeds, pictures, lacking)),
-        ("losses", "Losses over time", lambda: learning.losses(seeds, lacking)),
-        ("configuration", "Configuration", lambda: learning.configuration(seeds)),
-        ("environment", "Environment and versions", lambda: made.environment(seeds)),
-        ("reproduce", "The same again", lambda: made.reproduce(seeds)),
+        ("scores", "Learning curve", lambda: learning_section.scores(seeds, lacking)),
+        ("returns", "Returns, measured again", lambda: evaluation_section.returns(seeds, lacking)),
+        (
+            "model",
+            "How good the world model is",
+            lambda: evaluation_section.quality(seeds, lacking),
+        ),
+        ("state", "What the latent knows", lambda: evaluation_section.state_known(seeds, lacking)),
+        (
+            "planners",
+            "Actor and planners compared",
+            lambda: evaluation_section.planners(seeds, lacking),
+        ),
+        ("videos", "Videos", lambda: evaluation_section.videos(seeds, pictures, lacking)),
+        (
+            "dreams",
+            "Dreams, looked at closely",
+            lambda: evaluation_section.dreams(seeds, pictures, lacking),
+        ),
+        ("losses", "Losses over time", lambda: learning_section.losses(seeds, lacking)),
+        ("configuration", "Configuration", lambda: learning_section.configuration(seeds)),
+        ("environment", "Environment and versions", lambda: provenance_section.environment(seeds)),
+        ("reproduce", "The same again", lambda: provenance_section.reproduce(seeds)),
     ]
     links = "".join(f'<li><a href="#{name}">{title}</a></li>' for name, title, _ in parts)
     body, bar = [], Progress(len(parts), "report", quiet=quiet)

@@ -7,13 +7,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from worldmodel.evaluation.plots import growing, told
-from worldmodel.evaluation.quality_page import LOWEST
-from worldmodel.evaluation.quality_text import mean_known
+from worldmodel.evaluation.plotting.style import growing, told
+from worldmodel.evaluation.quality.page import LOWEST
+from worldmodel.evaluation.quality.summary_text import mean_known
 from worldmodel.evaluation.report.gather import sure
+from worldmodel.evaluation.report.glossary import PLOTS, UNENDED
 from worldmodel.evaluation.report.html import p
 from worldmodel.evaluation.report.svg import MEAN, REFERENCES, Series, bars, lines
-from worldmodel.evaluation.report.words import PLOTS, UNENDED
 
 # A style each, the same in every panel.
 STYLES: dict[str, int | str] = {

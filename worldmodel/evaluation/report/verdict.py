@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
-from worldmodel.evaluation.quality_text import reaches
+from worldmodel.evaluation.quality.summary_text import reaches
 from worldmodel.evaluation.report.gather import ODD, Seed, sure
 from worldmodel.evaluation.report.html import folded
 

@@ -1,0 +1,89 @@
+"""What a finished training leaves behind: scores, a curve, two videos, and what to try next."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from worldmodel.evaluation.imagination.open_loop import dream
+from worldmodel.evaluation.plotting import media
+from worldmodel.evaluation.plotting.tensorboard import CONTEXT, LENGTH
+from worldmodel.evaluation.returns.recordings import playing, record
+from worldmodel.evaluation.returns.run_episodes import spoken
+from worldmodel.system.console import say
+
+log = logging.getLogger(__name__)
+
+
+def drawn(name: str, write: Callable[[], Path]) -> None:
+    """Say where a picture is, if it has a name; a disk that refuses costs the picture, never the
+    run.
+    """
+    try:
+        path = write()
+        if name:
+            say(f"  {name:<11}{path}")
+    except OSError as error:
+        log.warning(
+            "a picture cannot be written (%s); the run is whole without it",
+            error.strerror or error,
+        )
+
+
+def finish(t, envs, reset, stop) -> bool:
+    """The closing evaluation, its pictures, and the lines that say where they are; False where a
+    stop cut it short.
+
+    All of it is rank 0's; the others follow its evaluation.
+    """
+    if t.due.log:
+        t.log()
+    result = t.evaluate(envs, reset, stop, t.c.log.final_episodes)
+    if result is None:
+        return False
+    if not t.world.main:
+        return True
+    s = result.summary()
+    count = len(result.scores)
+    ends = spoken(s["eval/score_low"], s["eval/score_high"], count)
+    say(
+        f"final score {s['eval/score']:.1f} ({ends}) over {count} episode{'s' * (count != 1)} "
+        f"it has not seen"
+    )
+    say(f"  {'checkpoint':<11}{t.run.checkpoints}")
+    title = f"{t.c.env.task}, {t.c.run.name}"
+    drawn(
+        "curve",
+        lambda: media.learning_curve(
+            t.run.path, t.run.path / "curve.png", title, bool(t.c.env.patience)
+        ),
+    )
+    if result.video:
+        drawn("agent", lambda: media.save_gif(t.run.videos / "agent.gif", result.video))
+    rollout, player = playing(t, envs, reset, t.c.run.seed)
+    rows = record(rollout, player, CONTEXT + LENGTH)
+    if t.model.can_draw and result.video and len(rows) > CONTEXT:
+        pictures = dream(t.agent, rows, CONTEXT, player.generator)
+        drawn(
+            "imagined",
+            lambda: media.save_gif(t.run.videos / "imagined.gif", pictures.video(), fps=10),
+        )
+        drawn("", lambda: media.save_png(t.run.videos / "imagined.png", pictures.strip()))
+    say("try next:")
+    say(f"  ./wm eval {t.run.path} --episodes 50  # returns over more episodes, with videos")
+    if t.model.can_draw and result.video:
+        say(f"  ./wm eval {t.run.path} imagine        # open-loop dreams beside the truth")
+    say(f"  ./wm eval {t.run.path} model          # how good the world model is, by every measure")
+    say(
+        f"  ./wm eval {t.run.path} compare        # its actor and every planner, return against "
+        f"thinking time: minutes"
+    )
+    say(
+        f"  ./wm eval {t.run.path} play           # drive the dream yourself, the simulator "
+        f"beside it"
+    )
+    say(f"  ./wm eval {t.run.path} report         # everything about this run on one page")
+    if t.c.env.task != "pendulum":
+        say("  ./wm train pendulum                   # another task: swing up and balance")
+    return True

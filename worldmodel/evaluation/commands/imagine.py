@@ -1,0 +1,190 @@
+"""`eval.py RUN imagine`: everything there is to see of a model's dreams, as pictures, videos and
+numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worldmodel import build
+from worldmodel.evaluation.imagination import (
+    futures,
+    latent_traversal,
+    uncertainty,
+    useful_horizon,
+)
+from worldmodel.evaluation.imagination.open_loop import dream
+from worldmodel.evaluation.imagination.scene import Scene, opened
+from worldmodel.evaluation.plotting import grids, media
+from worldmodel.evaluation.quality.model_quality import plain
+from worldmodel.saved_run import Run
+from worldmodel.system.console import Progress, say
+
+FPS = 10
+STILLS = 12  # pictures in a row
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Where the episode comes from, and how far and how often to dream; `long` None as far as
+    makes sense.
+    """
+
+    source: str
+    seed: int
+    context: int
+    length: int
+    long: int | None
+    samples: int
+
+
+Part = Callable[
+    [Scene, Wanted, Path], tuple[str, list[Path]]
+]  # a line on what came out, and what was made
+
+
+def imagined(
+    run: Run, make: Callable[..., Any], reset: Callable[[int], Any], wanted: Wanted
+) -> None:
+    """All parts, one after the other; each writes its own files."""
+    build.check_goal(run.config, run.model)
+    target = run.path / "eval"
+    scene = opened(run, make, reset, wanted.source, wanted.seed, wanted.context)
+    parts: dict[str, Part] = {
+        "beside the truth": beside,
+        "many futures": many,
+        "long dreams": long,
+        "latents": latents,
+        "where dreams part": part,
+    }
+    bar, lines = Progress(len(parts), "dreaming"), []
+    made: list[Path] = []
+    for number, (name, work) in enumerate(parts.items()):
+        bar.update(number, name)
+        line, files = work(scene, wanted, target)
+        lines.append(line)
+        made += files
+    bar.update(len(parts))
+    bar.close()
+    say("\n".join([*lines, *(f"  {path}" for path in made)]))
+    if not any(path.suffix == ".mp4" for path in made):
+        say(media.NO_MP4)
+
+
+def written(target: Path, scene: Scene, values: dict[str, Any]) -> Path:
+    """A file of numbers, with what they were measured on."""
+    about = {
+        "run": str(scene.run.path),
+        "frames": scene.run.frames,
+        "source": scene.source,
+        "context": scene.context,
+    }
+    target.write_text(json.dumps(plain({**about, **values}), indent=1, allow_nan=False) + "\n")
+    return target
+
+
+def reach(scene: Scene, wanted: Wanted) -> int:
+    return min(wanted.length, len(scene.episode) - scene.context)
+
+
+def beside(scene: Scene, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
+    """Context frames, then the model's open-loop future beside the truth and the error."""
+    context = scene.context
+    result = dream(
+        scene.run.agent, scene.rows(context + reach(scene, wanted)), context, scene.run.generator
+    )
+    still = result.truth[context - 1 : context]
+    own, frozen = result.mse()[context:], result.mse(still)[context:]
+    values = {
+        "image_mse": own,
+        "image_mse_copy_last": frozen,
+        "reward": result.reward,
+        "predicted_reward": result.predicted_reward,
+    }
+    made = [written(target / "imagine.json", scene, values)]
+    made += media.save_clips(target / "imagine", result.video(), FPS)
+    made.append(media.save_png(target / "imagine.png", media.enlarge(result.strip(STILLS), 384)))
+    line = (
+        f"open loop over {len(own)} steps: picture MSE {own.mean():.5f}, copying the last seen "
+        f"frame gives "
+        f"{frozen.mean():.5f}; lower is better"
+    )
+    return line, made
+
+
+def many(scene: Scene, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
+    """From one state: other luck, other actions, other drivers."""
+    length = reach(scene, wanted)
+    found, left_out = futures.futures(scene, length, wanted.samples)
+    real = scene.truth(slice(scene.context, scene.context + length))
+    shown = [("what happened", real), *((f.label, f.pictures) for f in found)]
+    named = [("what happened", real), *((f.name, f.pictures) for f in found)]
+    rows = [
+        {"kind": f.kind, "name": f.name, "reward": f.reward, "continuation": f.cont} for f in found
+    ]
+    made = [written(target / "futures.json", scene, {"left_out": left_out, "futures": rows})]
+    made += media.save_clips(target / "futures", grids.tiles(named, 6), FPS)
+    made.append(media.save_png(target / "futures.png", grids.strips(shown, STILLS, 48)))
+    counts = (
+        f"{sum(f.kind == kind for f in found)} by {kind}" for kind in ("luck", "action", "policy")
+    )
+    return "\n".join([f"futures from one state: {', '.join(counts)}", *left_out]), made
+
+
+def long(scene: Scene, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
+    """Until they break."""
+    found = useful_horizon.until_broken(
+        scene, useful_horizon.longest(scene, wanted.long), wanted.samples
+    )
+    title = (
+        f"{scene.run.config.env.task}: dreams of up to {found['length']} steps, from "
+        f"{found['dreams']} moments"
+    )
+    made = [
+        written(target / "long.json", scene, found),
+        useful_horizon.drawn(scene, found, target / "long.png", title),
+    ]
+    return useful_horizon.described(found), made
+
+
+def latents(scene: Scene, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
+    """What groups draw, and a line between two beliefs."""
+    line, ends = latent_traversal.interpolation(scene)
+    videos, found = latent_traversal.traversal(scene)
+    picture = grids.strips([line, *videos], latent_traversal.BETWEEN + 2, 64)
+    made = [
+        written(target / "latents.json", scene, {"interpolation": ends, "traversal": found}),
+        media.save_png(target / "latents.png", picture),
+    ]
+    effect = found["effect"]
+    words = (
+        f"{len(effect)} latent groups; the strongest, {int(effect.argmax())}, changes pixels by "
+        f"{effect.max():.3f}"
+    )
+    return f"{words} (RMS), the median one by {sorted(effect)[len(effect) // 2]:.3f}", made
+
+
+def part(scene: Scene, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
+    """Uncertainty over draws of luck."""
+    found = uncertainty.parted(scene, reach(scene, wanted), wanted.samples)
+    values = uncertainty.numbers(found)
+    title = (
+        f"{wanted.samples} dreams of the same actions: bright where they part; good is bright "
+        f"where they err"
+    )
+    made = [
+        written(target / "uncertainty.json", scene, {"samples": wanted.samples, **values}),
+        uncertainty.drawn(found, target / "uncertainty.png", title),
+    ]
+    made += media.save_clips(target / "uncertainty", grids.tiles(uncertainty.video(found), 3), FPS)
+    pooled = values["correlation_pooled"]
+    ends = f"{values['std'][0]:.4f} at step 1, {values['std'][-1]:.4f} at the last"
+    return (
+        f"spread of {wanted.samples} dreams: {ends}; correlation with their error {pooled:.2f}, "
+        f"1 is uncertain "
+        "just where it is wrong"
+    ), made

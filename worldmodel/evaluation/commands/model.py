@@ -1,0 +1,132 @@
+"""A saved run's model measured: where the episodes come from, and what is done where there is no
+simulator.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worldmodel.evaluation.quality.evaluated_model import OpenedRun, own_plans
+from worldmodel.evaluation.quality.held_out_episodes import (
+    Recorded,
+    Simulator,
+    collect,
+    from_replay,
+    given,
+)
+from worldmodel.evaluation.quality.model_quality import Quality, Real, measure, plain
+from worldmodel.evaluation.quality.page import page
+from worldmodel.evaluation.quality.plan_returns import Amounts
+from worldmodel.evaluation.quality.run_policies import own_policies
+from worldmodel.evaluation.quality.summary_text import report
+from worldmodel.evaluation.returns.recordings import first_made, playing
+from worldmodel.run_directory import RunDir
+from worldmodel.saved_run import Run
+from worldmodel.system.console import Progress, say
+
+OWN = ("fresh", "replay")
+Make = Callable[[str], Any]  # environments by what is observed
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How much is to be measured, and on what: `fresh` episodes, or the last ones of the `replay`
+    or of another run's.
+
+    A `source` that is neither is that other run's directory.
+    """
+
+    source: str
+    episodes: int
+    seed: int
+    context: int
+    length: int
+    starts: int
+    plans: int
+    follow: int
+
+
+def write(run: Run, make: Make, reset: Callable[[int], Any], wanted: Wanted) -> None:
+    """RUN/eval/model.json, a page of plots, and what the numbers say."""
+    source, episodes, quality = measured(run, make, reset, wanted)
+    found, target = plain(quality.results), run.path / "eval"
+    about = {
+        "run": str(run.path),
+        "frames": run.frames,
+        "seed": wanted.seed,
+        "source": source,
+        "episodes": len(episodes),
+        "steps": sum(map(len, episodes)),
+    }
+    lines = {**about, "context": wanted.context, "left_out": quality.left_out, **found}
+    (target / "model.json").write_text(json.dumps(lines, indent=1, allow_nan=False) + "\n")
+    title = f"{run.config.env.task}, {run.frames} frames: {len(episodes)} episodes, {source}"
+    say(report(found, quality.left_out))
+    say(f"  {target / 'model.json'}\n  {page(found, target / 'model.png', title)}")
+    say("what each number is: docs/evaluation.md")
+
+
+def measured(
+    run: Run, make: Make, reset: Callable[[int], Any], wanted: Wanted
+) -> tuple[str, list[Recorded], Quality]:
+    """Where the episodes came from, the episodes, and all there is to say."""
+    if wanted.source not in OWN:
+        path = Path(wanted.source)
+        episodes = given(path, run.observation_space, run.action_space, wanted.episodes)
+        say(
+            f"{len(episodes)} episodes of the replay of {path}, trained on "
+            f"{RunDir(path).config().env.task}"
+        )
+        return wanted.source, episodes, _measure(run, episodes, wanted, None)
+    vector = None if wanted.source == "replay" else _opened(run, make)
+    if vector is None:
+        episodes = from_replay(run.path, wanted.episodes)
+        say(
+            f"{len(episodes)} episodes of the run's replay, which it was trained on: no word on "
+            f"what it never saw"
+        )
+        return "replay", episodes, _measure(run, episodes, wanted, None)
+    with vector:
+        rollout, player = playing(run, vector, reset, wanted.seed)
+        bar = Progress(wanted.episodes, "playing")
+        episodes = collect(rollout, player, wanted.episodes, bar.update)
+        bar.close()
+        own, length, left_out = own_plans(run, wanted.seed)
+        policies = own_policies(run, wanted.seed) if wanted.follow else {}
+        amounts = Amounts(wanted.starts, wanted.plans, length, wanted.follow)
+        real = Real(
+            Simulator(vector, reset, rollout.to_env), own, policies, run.action_space, amounts
+        )
+        quality = _measure(run, episodes, wanted, real)
+        quality.left_out += left_out
+        return "fresh", episodes, quality
+
+
+def _opened(run: Run, make: Make) -> Any | None:
+    """Environments that show the simulator's state beside the pictures, else ones that don't; None
+    with a line.
+    """
+    obs = run.config.env.obs
+    found, why = first_made(make, ["both", obs] if obs == "pixels" else [obs])
+    if found is None:
+        say(f"the environment can't be made here ({why}): taking the run's replay")
+    return found
+
+
+def _measure(run: Run, episodes: list[Recorded], wanted: Wanted, real: Real | None) -> Quality:
+    bar = Progress(len(episodes) + (real.work if real else 0), "measuring")
+    quality = measure(
+        OpenedRun(run, wanted.seed),
+        episodes,
+        wanted.context,
+        wanted.length,
+        wanted.seed,
+        real,
+        bar.update,
+    )
+    bar.close()
+    return quality

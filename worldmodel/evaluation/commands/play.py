@@ -1,0 +1,105 @@
+"""`eval.py RUN play`: the session, its simulator and its server put together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from worldmodel import build
+from worldmodel.evaluation.play.compute_thread import Desk
+from worldmodel.evaluation.play.parallel_rollouts import Dreams
+from worldmodel.evaluation.play.protocol import Answers
+from worldmodel.evaluation.play.server import Server
+from worldmodel.evaluation.play.session import Session
+from worldmodel.evaluation.play.start_points import ReplayStarts
+from worldmodel.evaluation.quality.held_out_episodes import Simulator
+from worldmodel.evaluation.returns.recordings import first_made, playing
+from worldmodel.run_directory import RunError
+from worldmodel.saved_run import Run
+from worldmodel.system.console import say
+from worldmodel.training.stop_request import Stop
+
+PAGE = Path(__file__).parents[1] / "play" / "page.html"
+
+
+def play(
+    run: Run,
+    make: Callable[[str], Any],
+    reset: Callable[[int], Any],
+    directory: Path,
+    *,
+    seed: int,
+    context: int,
+    port: int,
+    browse: bool,
+) -> None:
+    """Serve until a signal asks for a stop."""
+    stop = Stop()
+    build.check_goal(run.config, run.model)
+    obs = run.config.env.obs
+    envs, why = first_made(make, ["both", obs] if obs == "state" else [obs])
+    notes = (
+        []
+        if envs
+        else [
+            f"the environment can't be made here ({why}): there is no simulator beside the dream"
+        ]
+    )
+    with envs or contextlib.nullcontext():
+        answers = opened(run, envs, reset, directory, seed, context, notes)
+        looks = {n: getattr(answers, n) for n in ("state", "moment")}
+        deeds = {n: getattr(answers, n) for n in ("step", "start", "clip")}
+        desk = Desk()
+        with Server(port, desk, PAGE.read_bytes(), looks, deeds) as server:
+            for line in answers.notes:
+                say(line)
+            say(f"open {server.url}\nCtrl-C ends it")
+            threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
+            if browse and has_screen():
+                threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
+            desk.work(lambda: bool(stop))
+            server.shutdown()
+    say("stopped")
+
+
+def opened(
+    run: Run,
+    envs: Any | None,
+    reset: Callable[[int], Any],
+    directory: Path,
+    seed: int,
+    context: int,
+    notes: list[str],
+) -> Answers:
+    """A session at its first step, ready to answer; RunError where there is nothing to
+    begin from.
+    """
+    dreams, replay = Dreams(run), ReplayStarts(run)
+    simulator = Simulator(envs, reset, playing(run, envs, reset, seed)[0].to_env) if envs else None
+    session = Session(dreams, simulator, replay, seed, context)
+    if simulator is not None:
+        session.new_episode()
+    elif replay.count:
+        session.from_replay(-1, 0)
+    else:
+        raise RunError(
+            f"{run.path}: {'; '.join(notes)}; {replay.why}: no rollout can start",
+            4,
+        )
+    notes = [*notes, *dreams.left_out, *([replay.why] if replay.why else [])]
+    if not dreams.draws:
+        notes.append("this model cannot draw: its dreams are shown as curves only")
+    about = f"{run.config.env.task}, {run.path}, trained on {run.frames} frames"
+    return Answers(session, directory, about, notes)
+
+
+def has_screen() -> bool:
+    """Whether a browser could open a window; one that lives in the terminal would take the
+    terminal over.
+    """
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -1,0 +1,44 @@
+"""`eval.py RUN probe`: how much of the simulator's true state a linear map reads off the
+latent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from worldmodel.evaluation.quality.state_probe import gather, held_out_r2
+from worldmodel.evaluation.returns.recordings import needed, playing
+from worldmodel.saved_run import Run
+from worldmodel.system.console import Progress, say
+
+
+def probed(
+    run: Run, make: Callable[..., Any], reset: Callable[[int], Any], episodes: int, seed: int
+) -> None:
+    """On every third episode, which it was not fitted on."""
+    if episodes < 3:
+        raise ValueError("--episodes: every third episode is held out; give at least 3")
+    obs = run.config.env.obs
+    bar = Progress(episodes, "episodes")
+    with needed(make)("both" if obs == "pixels" else obs) as envs:
+        found = held_out_r2(
+            *gather(*playing(run, envs, reset, seed), episodes, bar.update)
+        ).tolist()
+    bar.close()
+    r2 = [None if x != x else x for x in found]
+    lines = {
+        "run": str(run.path),
+        "frames": run.frames,
+        "seed": seed,
+        "episodes": episodes,
+        "r2": r2,
+    }
+    target = run.path / "eval" / "probe.json"
+    target.write_text(json.dumps(lines, indent=1) + "\n")
+    shown = ", ".join("never changes" if x is None else f"{x:.3f}" for x in r2)
+    say(
+        f"R^2 of a linear read-out of the true state, by coordinate: {shown}; 1 is all of it, 0 "
+        f"nothing\n  {target}"
+    )

@@ -1,0 +1,85 @@
+"""What single latent groups draw, and what lies between two beliefs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodel.evaluation.imagination.scene import Scene
+from worldmodel.evaluation.quality.open_loop_error import pick
+from worldmodel.spaces import State
+
+SHOWN, VALUES, BETWEEN = 8, 7, 9
+REACH = 3.0  # standard deviations over the episode, to either side
+
+
+def traversal(scene: Scene) -> tuple[list[tuple[str, np.ndarray]], dict[str, Any]]:
+    """The groups that change the picture most, as videos over their values, and how much each
+    group changes it.
+
+    A number goes from `REACH` standard deviations (of beliefs over the episode) below to above
+    what is believed; a categorical group takes its classes, the commonest of the episode first.
+    All else stays as it is believed.
+    """
+    here = pick(scene.belief, np.array([scene.context - 1]))
+    stoch, values = _categorical(scene, here) if "logits" in here else _numbers(scene, here)
+    groups, count = stoch.shape[:2]
+    deter = here["deter"].expand(groups * count, -1)
+    drawn = scene.model.decode({"deter": deter, "stoch": stoch.flatten(0, 1)}).unflatten(
+        0, (groups, count)
+    )
+    effect = (drawn - drawn.mean(1, keepdim=True)).square().mean((1, 2, 3, 4)).sqrt().numpy()
+    order = np.argsort(-effect)[:SHOWN]
+    videos = []
+    for g in order:
+        pictures = drawn[g].mul(255).round().byte().numpy()
+        videos.append((f"group {g}, {values}: changes pixels by {effect[g]:.3f}", pictures))
+    return videos, {"values": values, "effect": effect, "shown": order}
+
+
+def _numbers(scene: Scene, here: State) -> tuple[Tensor, str]:
+    """(S,V,S): each number in turn moved, the others at their mean."""
+    mean = scene.belief["mean"]
+    size = mean.shape[-1]
+    moves = torch.linspace(-REACH, REACH, VALUES, device=mean.device)
+    stoch = here["mean"].expand(size, VALUES, size).clone()
+    each = torch.arange(size, device=mean.device)
+    stoch[each, :, each] += moves * mean.std(0, correction=0)[:, None]
+    return stoch, f"-{REACH:g} to +{REACH:g} std"
+
+
+def _categorical(scene: Scene, here: State) -> tuple[Tensor, str]:
+    """(S,V,S,K): each group in turn at its commonest classes, the others at their likeliest."""
+    usual = scene.belief["logits"].exp().mean(0)
+    groups, classes = usual.shape
+    count = min(VALUES, classes)
+    best = torch.nn.functional.one_hot(here["logits"][0].argmax(-1), classes).float()
+    stoch = best.expand(groups, count, groups, classes).clone()
+    common = torch.nn.functional.one_hot(usual.topk(count, -1).indices, classes).float()
+    each = torch.arange(groups, device=usual.device)
+    stoch[each, :, each] = common
+    return stoch, f"its {count} commonest classes"
+
+
+def interpolation(scene: Scene) -> tuple[tuple[str, np.ndarray], dict[str, Any]]:
+    """A straight line in the latent from the belief after the context to the later one that is
+    farthest from it.
+    """
+    feat = scene.model.feat(scene.belief)
+    begin = scene.context - 1
+    end = begin + int((feat[begin:] - feat[begin]).square().sum(-1).argmax())
+    two = pick(scene.belief, np.array([begin, end]))
+    weight = torch.linspace(0, 1, BETWEEN, device=two["deter"].device)
+    line = {}
+    for key in ("deter", "stoch"):
+        one, other = two[key]
+        line[key] = torch.lerp(one[None], other[None], weight.view(-1, *[1] * one.dim()))
+    ends = scene.truth([begin]), scene.truth([end])
+    pictures = np.concatenate([ends[0], scene.pictures(line), ends[1]])
+    label = (
+        f"from step {begin} to step {end}: real, {BETWEEN} on a straight line in the latent, real"
+    )
+    return (label, pictures), {"from": begin, "to": end}

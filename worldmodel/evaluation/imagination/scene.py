@@ -1,0 +1,129 @@
+"""What dreams are made from: a run's model, an episode, and what the model believes at each of its
+steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodel.evaluation.quality.evaluated_model import OpenedRun
+from worldmodel.evaluation.quality.held_out_episodes import Recorded, from_replay
+from worldmodel.evaluation.quality.open_loop_error import Usual, pick
+from worldmodel.evaluation.returns.recordings import first_made, playing, record
+from worldmodel.rollout.collector import Row
+from worldmodel.run_directory import RunError
+from worldmodel.saved_run import Run
+from worldmodel.spaces import State
+from worldmodel.system.console import Progress, say
+
+MOST_ROWS = 2000  # of an episode: all of its pictures are decoded at once
+USUAL = 20  # episodes of the replay whose mean picture is taken
+
+
+@dataclass
+class Scene:
+    """`belief` (T,...) is the posterior at each row of the episode; dreams begin at the last of
+    `context` rows.
+
+    `usual` (H,W,3) in [0, 1] is the mean picture of `usual_of`: the best guess of who knows the
+    task but sees nothing.
+    """
+
+    run: Run
+    model: OpenedRun
+    episode: Recorded
+    belief: State
+    source: str
+    context: int
+    usual: Tensor
+    usual_of: str
+
+    @property
+    def start(self) -> State:
+        """What is believed once the context was seen (1,...)."""
+        return pick(self.belief, np.array([self.context - 1]))
+
+    def truth(self, steps: Any) -> np.ndarray:
+        """Pictures at these rows (...,H,W,3) uint8."""
+        return self.episode.columns["image"][steps]
+
+    def actions(self, begin: int, length: int) -> Tensor:
+        """What was done after row `begin - 1`: (1,length,A)."""
+        return torch.from_numpy(self.episode.columns["prev_action"][begin : begin + length])[None]
+
+    def rows(self, count: int) -> list[Row]:
+        return [{k: v[t] for k, v in self.episode.columns.items()} for t in range(count)]
+
+    def pictures(self, states: State) -> np.ndarray:
+        """What states (...,) look like, (...,H,W,3) uint8."""
+        return as_pixels(self.model.decode(states))
+
+
+def as_pixels(pictures: Tensor) -> np.ndarray:
+    return pictures.mul(255).round().byte().numpy()
+
+
+def opened(
+    run: Run,
+    make: Callable[..., Any],
+    reset: Callable[[int], Any],
+    source: str,
+    seed: int,
+    context: int,
+) -> Scene:
+    """The first episode on seeds of its own; the replay's last one where asked for, or where
+    nothing can be played.
+    """
+    model = OpenedRun(run, seed)
+    if not model.draws:
+        raise ValueError(
+            "this model cannot draw: train it on pictures (env.obs), with loss.probe or the "
+            "objective "
+            "reconstruction; ./wm eval RUN model measures it all the same"
+        )
+    envs, why = first_made(make, [run.config.env.obs]) if source == "fresh" else (None, "")
+    if envs is None:
+        say(
+            f"the environment can't be made here ({why}): taking the run's replay"
+            if why
+            else "from the run's replay"
+        )
+        [episode] = from_replay(run.path, 1)
+        source = "replay"
+    else:
+        with envs:
+            rollout, player = playing(run, envs, reset, seed)
+            bar = Progress(MOST_ROWS, "playing, at most")
+            rows = record(rollout, player, MOST_ROWS, bar.update)
+            bar.update(MOST_ROWS, f"an episode of {len(rows)} rows")
+            bar.close()
+        episode = Recorded({k: np.stack([row[k] for row in rows]) for k in rows[0]})
+    if len(episode) < context + 2:
+        raise ValueError(
+            f"--context: the episode ended after {len(episode)} rows; give fewer than "
+            f"{len(episode) - 1}"
+        )
+    usual, usual_of = _usual(run, episode)
+    return Scene(
+        run, model, episode, model.observe(episode.columns)[0], source, context, usual, usual_of
+    )
+
+
+def _usual(run: Run, episode: Recorded) -> tuple[Tensor, str]:
+    """The mean picture of the replay's last episodes, or of the one at hand where the replay is
+    gone.
+    """
+    try:
+        episodes = from_replay(run.path, USUAL)
+        name = f"the replay's last {len(episodes)} episodes"
+    except RunError:
+        episodes, name = [episode], "the episode itself"
+    picture = Usual.of(episodes).picture
+    assert picture is not None
+    return picture, name

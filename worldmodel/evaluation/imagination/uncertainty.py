@@ -1,0 +1,96 @@
+"""Where dreams of the same actions part: uncertainty as a heat map over draws of luck, and the
+error it announces.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldmodel.evaluation.imagination.scene import Scene, as_pixels
+from worldmodel.evaluation.plotting.style import pyplot, save
+from worldmodel.evaluation.quality.agreement import pearson
+
+SHOWN = 10
+HEAT = "inferno"  # ever brighter: it reads without colours too
+# of pixels in [0, 1]: equal dreams in rows of one batch may part by this much, by the processor
+ROUNDING = 1e-6
+
+
+def parted(scene: Scene, length: int, samples: int) -> dict[str, np.ndarray]:
+    """By step: pixels' standard deviation over dreams and the error of their mean (L,H,W), and
+    truth and mean uint8.
+    """
+    scene.model.reseed(0)
+    start = {k: v.expand(samples, *v.shape[1:]) for k, v in scene.start.items()}
+    actions = scene.actions(scene.context, length).expand(samples, -1, -1)
+    drawn = scene.model.decode(scene.model.imagine(start, actions))
+    mean = drawn.mean(0)
+    truth = scene.truth(slice(scene.context, scene.context + length))
+    error = np.abs(mean.numpy() - truth / 255.0).mean(-1)
+    std = drawn.std(0, correction=0).mean(-1).numpy()
+    return {
+        "std": np.where(std > ROUNDING, std, 0),
+        "error": error,
+        "truth": truth,
+        "mean": as_pixels(mean),
+    }
+
+
+def numbers(found: dict[str, np.ndarray]) -> dict[str, Any]:
+    """By step, and how well the one announces the other over all pixels: 1 is uncertain just where
+    it is wrong.
+    """
+    return {
+        "std": found["std"].mean((1, 2)),
+        "error": found["error"].mean((1, 2)),
+        "correlation": [pearson(s, e) for s, e in zip(found["std"], found["error"], strict=True)],
+        "correlation_pooled": pearson(found["std"], found["error"]),
+    }
+
+
+def drawn(found: dict[str, np.ndarray], target: Path, title: str) -> Path:
+    """Truth, mean dream, spread and error at some steps; both maps have one scale."""
+    length = len(found["truth"])
+    steps = np.unique(np.linspace(0, length - 1, min(SHOWN, length)).round().astype(int))
+    figure, grid = pyplot().subplots(
+        4,
+        len(steps),
+        figsize=(1.25 * len(steps) + 1.4, 6),
+        dpi=90,
+        squeeze=False,
+        layout="constrained",
+    )
+    top = max(float(np.percentile(found["error"], 99.5)), float(found["std"].max()), 1e-6)
+    shown = None
+    for column, t in enumerate(steps):
+        for row, key in enumerate(("truth", "mean", "std", "error")):
+            axes, heat = grid[row, column], key in ("std", "error")
+            image = axes.imshow(
+                found[key][t], **({"cmap": HEAT, "vmin": 0, "vmax": top} if heat else {})
+            )
+            shown = image if heat else shown
+            axes.set(xticks=[], yticks=[])
+            axes.grid(False)
+            if not column:
+                axes.set_ylabel(
+                    {"mean": "mean dream", "std": "spread", "error": "error"}.get(key, key)
+                )
+        grid[0, column].set_title(f"step {t + 1}", fontsize=8)
+    figure.colorbar(shown, ax=grid[2:, :], label="of pixels in [0, 1]", shrink=0.8)
+    return save(figure, target, title)
+
+
+def video(found: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
+    """Tiles over time: truth, mean dream, spread."""
+    from matplotlib import colormaps
+
+    top = max(float(found["std"].max()), 1e-6)
+    heat = (colormaps[HEAT](found["std"] / top)[..., :3] * 255).round().astype(np.uint8)
+    return [
+        ("truth", found["truth"]),
+        ("mean dream", found["mean"]),
+        (f"spread, 0 to {top:.2g}", heat),
+    ]

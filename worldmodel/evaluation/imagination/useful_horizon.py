@@ -1,0 +1,194 @@
+"""Dreams that go on until they break: the horizon from which on a picture that never changes is as
+near to the truth.
+
+Dreams break at the first of `PATIENCE` steps in a row at which the error of their mean over some
+draws of luck is no less than that of the mean picture of many episodes, which knows the task and
+has seen nothing. A single dream of what cannot be foretold is twice as wrong as their mean,
+however good the model. Likewise dreams lose to the last seen frame, and their latents to the last
+seen latent, by the mean of their KLs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldmodel.evaluation.imagination.scene import Scene
+from worldmodel.evaluation.plotting.style import COLORS, pyplot, save
+from worldmodel.evaluation.quality.image_metrics import squared_error
+from worldmodel.evaluation.quality.open_loop_error import pick, starts_of
+
+PATIENCE = 3
+Curve = np.ndarray
+
+
+def loses(own: Sequence[float] | Curve, guess: Sequence[float] | Curve) -> int | None:
+    """The step, from 1, that begins the first `PATIENCE` in a row at which `own` is no less; None
+    if there is none.
+    """
+    behind = np.asarray(own) >= np.asarray(guess)
+    for h in range(len(behind) - PATIENCE + 1):
+        if behind[h : h + PATIENCE].all():
+            return h + 1
+    return None
+
+
+def longest(scene: Scene, wanted: int | None) -> int:
+    """Steps of the longest dreams: as asked for, as far as the episode goes; else half of what
+    follows the context.
+    """
+    most = len(scene.episode) - scene.context
+    return min(wanted, most) if wanted else max(1, most // 2)
+
+
+def until_broken(scene: Scene, length: int, samples: int) -> dict[str, Any]:
+    """Errors by horizon (H,) over dreams from all over the episode, and where they lose."""
+    starts = starts_of(scene.episode, scene.context, length)
+    rows = [_errors_from(scene, int(start), length, samples) for start in starts]
+    reach = max(len(row["mean"]) for row in rows)
+    padded = {
+        k: [np.pad(row[k], (0, reach - len(row[k])), constant_values=np.nan) for row in rows]
+        for k in rows[0]
+    }
+    curves = {k: np.nanmean(np.stack(v), 0) for k, v in padded.items()}
+    c = scene.run.config
+    return {
+        "length": reach,
+        "dreams": len(starts),
+        "samples": samples,
+        "patience": PATIENCE,
+        "mean_of": scene.usual_of,
+        "trained": {
+            "sequence": c.replay.length,
+            "overshooting": c.loss.overshooting,
+            "imagination": c.imag.horizon,
+        },
+        "mse": {k: curves[k] for k in ("model", "single", "copy", "mean")},
+        "kl": {"model": curves["kl"], "copy": curves["kl_copy"]},
+        "breaks": loses(curves["model"], curves["mean"]),
+        "behind_copy": loses(curves["model"], curves["copy"]),
+        "kl_behind_copy": loses(curves["kl"], curves["kl_copy"]),
+    }
+
+
+def _errors_from(scene: Scene, start: int, length: int, samples: int) -> dict[str, Curve]:
+    """By horizon, as far as the episode goes, of dreams from one of its steps."""
+    reach = min(length, len(scene.episode) - 1 - start)
+    begin, after = pick(scene.belief, np.array([start])), slice(start + 1, start + 1 + reach)
+    truth, last = (torch.from_numpy(scene.truth(x)).float() / 255 for x in (after, start))
+    real = {k: v[after][None] for k, v in scene.belief.items()}
+    single, kl, total = None, torch.zeros(reach), torch.zeros_like(truth)
+    for k in range(samples):
+        scene.model.reseed(k)
+        dream = scene.model.imagine(begin, scene.actions(start + 1, reach))
+        picture = scene.model.decode(dream)[0]
+        single = picture if single is None else single
+        total += picture / samples
+        kl += scene.model.kl(real, dream)[0] / samples
+    assert single is not None
+    still = {k: v.unsqueeze(1) for k, v in begin.items()}
+    guesses = {
+        "model": total,
+        "single": single,
+        "copy": last.expand_as(truth),
+        "mean": scene.usual.expand_as(truth),
+    }
+    errors = {name: squared_error(guess, truth).numpy() for name, guess in guesses.items()}
+    return {**errors, "kl": kl.numpy(), "kl_copy": scene.model.kl(real, still)[0].numpy()}
+
+
+def described(found: dict[str, Any]) -> str:
+    """What became of the dreams, and by what rule."""
+    reach, trained = found["length"], found["trained"]["sequence"]
+    broke = found["breaks"]
+    end = f"break at step {broke}" if broke else f"do not break in {reach} steps"
+    copy = found["behind_copy"]
+    lost = f"from step {copy} on" if copy else "at no step"
+    return (
+        f"long dreams {end}; a break is where, {PATIENCE} steps in a row, the mean picture of "
+        f"{found['mean_of']} is as "
+        f"near to the truth. They are behind the last seen frame {lost}; training saw sequences "
+        f"of {trained} steps"
+    )
+
+
+def drawn(scene: Scene, found: dict[str, Any], target: Path, title: str) -> Path:
+    """Both errors by horizon, and truth and dream at doubling horizons."""
+    steps = np.unique(np.geomspace(1, found["length"], 10).round().astype(int))
+    figure = pyplot().figure(figsize=(13, 6.6), dpi=90, layout="constrained")
+    grid = figure.add_gridspec(3, len(steps), height_ratios=[2.4, 1, 1])
+    half = len(steps) // 2
+    _errors(
+        figure.add_subplot(grid[0, :half]),
+        "picture MSE, lower is better",
+        found["mse"],
+        found,
+        found["breaks"],
+    )
+    _errors(
+        figure.add_subplot(grid[0, half:]),
+        "latent KL in nats, lower is better",
+        found["kl"],
+        found,
+        found["kl_behind_copy"],
+    )
+    scene.model.reseed(0)
+    start = int(starts_of(scene.episode, scene.context, found["length"])[0])
+    states = scene.model.imagine(
+        pick(scene.belief, np.array([start])), scene.actions(start + 1, int(steps[-1]))
+    )
+    dreamt = scene.pictures({k: v[0, steps[steps <= v.shape[1]] - 1] for k, v in states.items()})
+    for column, (h, picture) in enumerate(zip(steps, dreamt, strict=False)):
+        for row, (name, shown) in enumerate(
+            (("truth", scene.truth(start + h)), ("dream", picture))
+        ):
+            axes = figure.add_subplot(grid[1 + row, column])
+            axes.imshow(shown)
+            axes.set(xticks=[], yticks=[])
+            axes.grid(False)
+            broken = found["breaks"] is not None and h >= found["breaks"]
+            axes.set_title(
+                f"{name}, step {h}", fontsize=8, color=COLORS[1] if broken and row else "black"
+            )
+    return save(figure, target, title)
+
+
+def _errors(
+    axes: Any, title: str, curves: dict[str, Curve], found: dict[str, Any], lost: int | None
+) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    own = "the mean dream" if "single" in curves else "dreams, on average"
+    names = {
+        "model": (own, 0, "-"),
+        "single": ("a single dream", 5, "-"),
+        "copy": ("the last seen, for ever", 1, "--"),
+        "mean": ("the usual picture", 6, ":"),
+    }
+    for key, curve in curves.items():
+        name, color, dash = names[key]
+        axes.plot(
+            np.arange(1, len(curve) + 1), curve, label=name, color=COLORS[color], ls=dash, lw=2
+        )
+    axes.axvline(
+        found["trained"]["sequence"],
+        color=COLORS[2],
+        ls="-.",
+        lw=1.5,
+        label="length of trained sequences",
+    )
+    if lost:
+        axes.axvline(lost, color="black", lw=1.5, label=f"lost from step {lost} on")
+    axes.set(
+        title=title,
+        xlabel="steps after the last seen frame",
+        xlim=(0, len(next(iter(curves.values()))) + 1),
+    )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if min(np.nanmin(curve) for curve in curves.values()) > 0:
+        axes.set_yscale("log")
+    axes.legend()

@@ -1,0 +1,123 @@
+"""Several dreams of the same actions side by side: the first is shown, the others say how sure it
+is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldmodel.config.loading import ConfigError
+from worldmodel.dream_env import watched
+from worldmodel.evaluation.quality.evaluated_model import Columns
+from worldmodel.model.mean_image import to_pixels
+from worldmodel.run_directory import RunError
+from worldmodel.saved_run import Run
+from worldmodel.spaces import State
+from worldmodel.system.runtime import autocast, seeded
+
+DREAMS = 8
+BEHAVIORS = {"actor_critic": "the actor", "mpc": "the planner", "random": "random actions"}
+
+
+@dataclass
+class Look:
+    """What a moment of a dream shows (a picture (H,W,3) uint8 where the model draws) and expects.
+
+    `spread` is the standard deviation over the dreams, of decoded pixels in [0, 1], else of
+    features, on average.
+    """
+
+    picture: np.ndarray | None
+    reward: float
+    cont: float
+    value: float | None
+    spread: float
+
+
+class Dreams:
+    """Every call draws from a seed of its own, so that the same way through a dream is the same
+    dream again.
+    """
+
+    def __init__(self, run: Run, count: int = DREAMS):
+        self.run, self.model, self.agent, self.count = run, run.model, run.agent, count
+        self.seen = [k for k in ("image", "vector") if getattr(run.observation_space, k)]
+        self.draws = run.model.can_draw and "image" in self.seen
+        self.drivers, self.left_out = drivers(run)
+
+    def watch(self, rows: Columns, seed: int) -> State:
+        """States (K,...) after rows (T,...), the first of which counts as an episode's."""
+        rows = {k: rows[k] for k in [*self.seen, "prev_action"]}
+        return watched(self.agent, rows, self._generator(seed), self.count)
+
+    @torch.no_grad()
+    def advance(self, state: State, action: np.ndarray, seed: int) -> State:
+        """One step of every dream by one action (A,)."""
+        vector = torch.from_numpy(action)[None].expand(self.count, -1).to(self.agent.device)
+        with autocast(self.agent.device, self.agent.precision):
+            found = self.model.rssm.imagine_step(state, vector, self._generator(seed))
+        return {k: found[k].float() for k in ("deter", "stoch")}
+
+    @torch.no_grad()
+    def look(self, state: State) -> Look:
+        with autocast(self.agent.device, self.agent.precision):
+            feat = self.model.rssm.feat(state)
+            reward, cont = (float(x) for x in self.model.outlook(feat[:1]))
+            policy = self.run.policy
+            value = float(policy.value(feat[:1])) if policy is not None else None
+            pictures = self.model.decode(feat[None])[0].float().clamp(0, 1) if self.draws else None
+        spread = float(
+            (feat.float() if pictures is None else pictures).std(0, unbiased=False).mean()
+        )
+        return Look(
+            None if pictures is None else to_pixels(pictures[0]).cpu().numpy(),
+            reward,
+            cont,
+            value,
+            spread,
+        )
+
+    @torch.no_grad()
+    def choose(
+        self, name: str, state: State, kept: State | None, seed: int
+    ) -> tuple[np.ndarray, State]:
+        """What a driver does in the first dream (A,), and what it keeps; without what it kept it
+        begins anew.
+        """
+        behavior = self.drivers[name]
+        fresh = torch.tensor([kept is None], device=self.agent.device)
+        first = {k: v[:1] for k, v in state.items()}
+        with autocast(self.agent.device, self.agent.precision):
+            action, kept = behavior.act(
+                first, kept or behavior.init(1), fresh, "eval", self._generator(seed)
+            )
+        vector = action[0].float().cpu().numpy()
+        if not np.isfinite(vector).all():
+            raise ValueError(
+                f"{BEHAVIORS[name]} chose an action that is no number; nothing was done"
+            )
+        return vector, kept
+
+    def _generator(self, seed: int) -> torch.Generator:
+        return seeded(seed, device=self.agent.device.type)
+
+
+def drivers(run: Run) -> tuple[dict[str, Any], list[str]]:
+    """What can drive a run besides a hand, by the name of the behaviour, its own first; and a line
+    on what cannot.
+    """
+    own = run.config.behavior.name
+    found: dict[str, Any] = {own: run.agent.behavior}
+    left_out = []
+    for name in (n for n in BEHAVIORS if n != own):
+        try:
+            found[name] = run.driven([("behavior.name", name)]).agent.behavior
+        except (RunError, ConfigError):
+            left_out.append(
+                f"{BEHAVIORS[name]} cannot drive: this run trained no actor and no critic"
+            )
+    return found, left_out

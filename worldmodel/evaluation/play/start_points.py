@@ -1,0 +1,79 @@
+"""Where a dream begins: the first step of a new episode, or a step of one in the replay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from worldmodel.checkpoint.store import CheckpointError
+from worldmodel.evaluation.quality.evaluated_model import Columns
+from worldmodel.replay.chunk import ReplayError
+from worldmodel.replay.saved_episodes import SavedEpisodes
+from worldmodel.rollout.collector import episode_seeds
+from worldmodel.saved_run import Run
+from worldmodel.training.trainer import STREAMS
+
+
+@dataclass(frozen=True)
+class Start:
+    """`rows` (T,...) lead up to it; the simulator comes to the last of them by a seed, where
+    known, and actions (N,A).
+
+    `key` tells starts apart: with the session's seed it names the luck of the dream.
+    """
+
+    label: str
+    key: tuple[int, ...]
+    rows: Columns
+    seed: int | None
+    actions: np.ndarray
+
+
+class ReplayStarts:
+    """Steps of the episodes that a run's replay holds; `why` says why there are none."""
+
+    def __init__(self, run: Run):
+        self.run, self.why = run, ""
+        self.saved: SavedEpisodes | None = None
+        try:
+            self.saved = SavedEpisodes(run.path)
+        except (ValueError, OSError, CheckpointError, ReplayError) as error:
+            self.why = f"the replay cannot be read ({error})"
+        if self.saved and not self.saved.count:
+            self.saved, self.why = None, "the replay holds no episode"
+
+    @property
+    def count(self) -> int:
+        return self.saved.count if self.saved else 0
+
+    def start(self, number: int, step: int) -> Start:
+        """A step of an episode; negative numbers count from the last."""
+        if self.saved is None:
+            raise ValueError(f"{self.why}: begin with a new episode")
+        rows = self.saved.read(number)
+        length = len(rows["is_first"])
+        if not -length <= step < length:
+            raise ValueError(
+                f"step: there is no step {step} in episode {number}, which has {length}"
+            )
+        number, step = number % self.saved.count, step % length
+        rows = {k: v[: step + 1] for k, v in rows.items()}
+        return Start(
+            f"step {step} of the replay's episode {number}",
+            (1, number, step),
+            rows,
+            self._seed(self.saved, number),
+            rows["prev_action"][1:],
+        )
+
+    def _seed(self, saved: SavedEpisodes, number: int) -> int | None:
+        """The seed it should have been collected with: episodes are numbered, and the newest one's
+        number is known.
+        """
+        stream, after = saved.place(number)
+        if stream >= len(saved.collecting):
+            return None  # another rank collected it
+        last = saved.collecting[stream]["number"] - int(saved.collecting[stream]["fresh"])
+        seeds = episode_seeds(self.run.config.run.seed, STREAMS["collect"])
+        return seeds(stream, last - after) if last >= after else None

@@ -1,0 +1,4 @@
+"""Pictures, videos, grids and plot style, all without a display.
+
+Every other room of evaluation uses it.
+"""

@@ -1,0 +1,158 @@
+"""Policies followed in the dream and in the simulator, from the same states: whether the model
+tells good from bad.
+
+A plan is done blindly; a policy answers to what it sees, to dreams in the dream and to the
+simulator in the simulator. So errors add up as they do where a policy learns in dreams, and where
+one is picked by what it earns there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodel.evaluation.quality.agreement import spearman
+from worldmodel.evaluation.quality.evaluated_model import Opened
+from worldmodel.evaluation.quality.held_out_episodes import Branch, Simulator
+from worldmodel.evaluation.quality.plan_returns import Start
+from worldmodel.evaluation.returns.run_episodes import interval
+from worldmodel.spaces import ActionSpace, State
+from worldmodel.system.runtime import seed_of
+
+DREAMS = 8  # of one policy from one state, which are averaged
+Act = Callable[[State], Tensor]  # states (N,...) -> actions (N,A)
+Policies = dict[
+    str, Callable[[int], Act]
+]  # by name: a policy that begins anew, with dice that a number names
+
+
+@dataclass
+class Followed:
+    """Returns by start and policy (S,K), policies in the order of their names."""
+
+    names: list[str]
+    imagined: list[list[float]] = field(default_factory=list)
+    real: list[list[float]] = field(default_factory=list)
+
+
+def follow(
+    model: Opened,
+    simulator: Simulator,
+    starts: Sequence[Start],
+    policies: Policies,
+    length: int,
+    seed: int,
+    on_policy: Callable[[int], None] = lambda done: None,
+) -> Followed:
+    """Every policy for so many steps from every start; a start that the simulator does not come
+    back to is dropped.
+    """
+    found = Followed(list(policies))
+    for number, start in enumerate(starts):
+        imagined, real, dice = [], [], seed_of(seed, 16, number)
+        for place, begin in enumerate(policies.values()):
+            model.reseed(number)
+            branch = in_simulator(model, simulator, start, begin(dice), length)
+            if branch is None:
+                break
+            model.reseed(number)
+            imagined.append(in_dream(model, start.state, begin(dice), branch.counted))
+            real.append(float(branch.reward.sum()))
+            on_policy(number * len(policies) + place + 1)
+        else:
+            found.imagined.append(imagined)
+            found.real.append(real)
+    return found
+
+
+def in_simulator(
+    model: Opened, simulator: Simulator, start: Start, act: Act, length: int
+) -> Branch | None:
+    """What the simulator answers to a policy that acts on what the model believes; None as
+    `Simulator.drive`.
+    """
+    state = start.state
+
+    def choose(row: dict[str, Any] | None) -> np.ndarray:
+        nonlocal state
+        state = state if row is None else model.see(state, row)
+        return act(state)[0].numpy()
+
+    return simulator.drive(start.episode, start.step, length, choose)
+
+
+def in_dream(model: Opened, state: State, act: Act, counted: np.ndarray) -> float:
+    """The mean return of some dreams that a policy drives, as `plans.dream_plans` counts
+    rewards.
+    """
+    state = {k: v.expand(DREAMS, *v.shape[1:]) for k, v in state.items()}
+    alive, total = (
+        torch.ones(DREAMS, dtype=torch.float64),
+        torch.zeros(DREAMS, dtype=torch.float64),
+    )
+    for counts in counted:
+        state = {k: v[:, 0] for k, v in model.imagine(state, act(state)[:, None]).items()}
+        total += alive * model.reward(state) * bool(counts)
+        alive = alive * model.cont(state)
+    return float(total.mean())
+
+
+def ranked(found: Followed, length: int, seed: int = 0) -> dict[str, Any]:
+    """Whether policies are ranked right, each one's returns with intervals over starts, and the
+    gap over all.
+    """
+    imagined, real = np.array(found.imagined), np.array(found.real)
+    gap = imagined - real
+    by_policy = {
+        name: measured("imagined", imagined[:, k], seed)
+        | measured("real", real[:, k], seed)
+        | measured("gap", gap[:, k], seed)
+        for k, name in enumerate(found.names)
+    }
+    about = {
+        "steps": length,
+        "starts": len(real),
+        "rank": spearman(imagined.mean(0), real.mean(0)),
+    }
+    return {**about, **measured("gap", gap.mean(1), seed), "by_policy": by_policy}
+
+
+def measured(name: str, values: np.ndarray, seed: int) -> dict[str, float]:
+    """The mean over starts, and its interval."""
+    low, high = interval(values, seed)
+    return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
+
+
+def always(action: Tensor) -> Callable[[int], Act]:
+    """One action (A,), whatever comes."""
+    return lambda dice: lambda state: action.expand(_count(state), -1)
+
+
+def mixed(begin: Callable[[int], Act], share: float, space: ActionSpace) -> Callable[[int], Act]:
+    """A policy that does a random action instead with this probability.
+
+    All dreams have the same dice, and the simulator has them too: what differs is owed to the
+    model. What was replaced is thought of all the same, since a planner goes on from its last
+    plan.
+    """
+
+    def fresh(dice: int) -> Act:
+        act, generator = begin(dice), torch.Generator().manual_seed(dice)
+
+        def choose(state: State) -> Tensor:
+            action, other = act(state), space.random(1, generator)
+            swapped = float(torch.rand((), generator=generator)) < share
+            return other.expand_as(action) if swapped else action
+
+        return choose
+
+    return fresh
+
+
+def _count(state: State) -> int:
+    return len(next(iter(state.values())))

@@ -1,0 +1,4 @@
+"""Returns over whole episodes, of one run and of several seeds.
+
+Commands and training use it.
+"""
