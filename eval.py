@@ -191,7 +191,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def opened(args: argparse.Namespace, path: Path):
     """A run, and what makes so many of its environments by what is observed."""
-    from envs.vector import make_vector
+    from envs.parallel.vector import make_vector
     from worldmodel.saved_run import Run
     from worldmodel.system import runtime
     from worldmodel.system.cpu_cores import cores
@@ -213,7 +213,7 @@ def opened(args: argparse.Namespace, path: Path):
 
 def returns(args: argparse.Namespace) -> None:
     """Scores with intervals and videos; of several runs, their seeds together."""
-    from envs.vector import Reset
+    from envs.parallel.vector import Reset
     from worldmodel.evaluation.commands import returns as scored
     from worldmodel.evaluation.returns import seeds
     from worldmodel.evaluation.returns.recordings import needed
@@ -238,7 +238,7 @@ def compare(args: argparse.Namespace) -> None:
     """The same model driven by its actor, by planners and by both: returns and milliseconds per
     action.
     """
-    from envs.vector import Reset
+    from envs.parallel.vector import Reset
     from worldmodel.evaluation.commands.compare import Wanted, compared
 
     run, environments = opened(args, args.runs[0])
@@ -251,7 +251,7 @@ def probe(args: argparse.Namespace) -> None:
     """How well a linear map reads the simulator's true state off the latent, on episodes it was
     not fitted on.
     """
-    from envs.vector import Reset
+    from envs.parallel.vector import Reset
     from worldmodel.evaluation.commands.probe import probed
 
     run, environments = opened(args, args.runs[0])
@@ -262,7 +262,7 @@ def imagine(args: argparse.Namespace) -> None:
     """Dreams beside the truth, many futures, the longest dreams, what the latent draws, and where
     dreams part.
     """
-    from envs.vector import Reset
+    from envs.parallel.vector import Reset
     from worldmodel.evaluation.commands.imagine import Wanted, imagined
 
     run, environments = opened(args, args.runs[0])
@@ -272,7 +272,7 @@ def imagine(args: argparse.Namespace) -> None:
 
 def model(args: argparse.Namespace) -> None:
     """Every number of the world model's quality on held-out episodes, and a page of plots."""
-    from envs.vector import Reset
+    from envs.parallel.vector import Reset
     from worldmodel.evaluation.commands.model import Wanted, write
 
     if args.plans < 4:
@@ -295,7 +295,7 @@ def model(args: argparse.Namespace) -> None:
 
 def play(args: argparse.Namespace) -> None:
     """A page on this machine from which a dream is driven, the simulator beside it."""
-    from envs.vector import Reset
+    from envs.parallel.vector import Reset
     from worldmodel.evaluation.commands.play import play as serve
 
     run, environments = opened(args, args.runs[0])

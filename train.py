@@ -79,7 +79,7 @@ def train(c, words, others) -> int:
 
 def trained(c, words, run, device, world, stop) -> int:
     """The whole training in a run directory that is open; the exit code."""
-    from envs.vector import Reset, make_vector
+    from envs.parallel.vector import Reset, make_vector
     from worldmodel.evaluation.commands import closing
     from worldmodel.system import provenance
     from worldmodel.training import training_state
@@ -163,7 +163,7 @@ def settled(c, before, world, others):
     """The same with what was left to choose: threads, and rank 0's renderer for all. A run keeps
     to both anywhere.
     """
-    from envs.render import RENDERERS
+    from envs.dmc.render import RENDERERS
     from worldmodel.system import runtime
 
     if world.size == 1:

@@ -14,7 +14,7 @@ import torch
 import envs
 from benchmarks.compute import parts
 from benchmarks.render import usable
-from envs.vector import Reset, make_vector
+from envs.parallel.vector import Reset, make_vector
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.replay.buffer import Replay

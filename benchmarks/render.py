@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 import envs
-from envs.dmc import DMC
-from envs.render import RendererError, choose_renderer
+from envs.dmc.render import RendererError, choose_renderer
+from envs.dmc.suite import DMC
 
 TASKS = ("walker_walk",)
 RENDERERS = ("gl", "fast", "ray")

@@ -27,7 +27,7 @@ def measure(presets: list[str], rows: int, pixels: int) -> dict:
     import torch
 
     import envs
-    from envs.vector import Reset, make_vector
+    from envs.parallel.vector import Reset, make_vector
     from worldmodel.config import loading
     from worldmodel.run_directory import RunDir
     from worldmodel.training.trainer import Training

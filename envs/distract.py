@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from envs.draw import Canvas
+from .tasks.canvas import Canvas
 
 KINDS = ("noise", "blobs", "both")
 MIDDLE, CONTRAST = 118.0, 52.0  # mean and standard deviation of the noise, in grey levels

@@ -52,9 +52,9 @@ def check_name(name: str) -> None:
     name = name.removeprefix(DISTRACT)
     prefix, colon, rest = name.partition(":")
     if prefix == "gym" and rest:
-        from envs import gym  # the one kind whose names only an import can tell
+        from . import gymnasium_adapter  # the one kind whose names only an import can tell
 
-        return gym.check_id(rest)
+        return gymnasium_adapter.check_id(rest)
     if name in NAMES or (prefix == "dmc" and (rest in SUITE or rest in ALIASES)):
         return
     if prefix == "dmc":

@@ -14,8 +14,8 @@ TESTS = Path(__file__).resolve().parent
 PRELOAD = (
     "ranks",
     "eval",
-    "envs.vector",
-    "envs.counter",
+    "envs.parallel.vector",
+    "envs.tasks.counter",
     "worldmodel.training.trainer",
     "worldmodel.evaluation.commands.closing",
     "matplotlib.pyplot",

@@ -17,11 +17,11 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import envs
-from envs import render
 from envs.distract import FALL, KINDS, Background, fractal
-from envs.draw import Canvas
+from envs.dmc import render
 from envs.names import DISTRACT
-from envs.vector import Reset, SerialEnv, make_vector
+from envs.parallel.vector import Reset, SerialEnv, make_vector
+from envs.tasks.canvas import Canvas
 from runs import ROOT, evaluate, seed_dir, train
 from worldmodel.config import loading
 from worldmodel.rollout.collector import Rollout, episode_seeds
@@ -303,12 +303,13 @@ def test_the_whole_program_trains_on_some_backgrounds_and_plays_on_others(tmp_pa
     held out.
     """
     spy = """
-        import sys, envs, train
-        plain = envs.make
+        import sys, train
+        from envs import registry
+        plain = registry.make
         def make(name, **options):
             print(name, options["held_out"] if "held_out" in options else False, options["strength"], options["kind"])
             return plain(name, **options)
-        envs.make = make
+        registry.make = make
         sys.exit(train.main(sys.argv[1:]))
     """
     args = [

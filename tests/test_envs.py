@@ -17,7 +17,7 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
 import envs
-from envs import rope
+from envs.tasks import rope
 from envs.wrappers import ActionRepeat, Check, EnvDataError, NormalizeAction, TimeLimit, resize
 
 # Mean return over 100 seeds as the tasks' own files state it: the expert's, the random policy's.
@@ -38,7 +38,7 @@ def missing(module: str) -> pytest.MarkDecorator:
 CONTRACT = [
     *envs.NAMES,
     pytest.param("gym:CartPole-v1", marks=missing("pygame")),
-    pytest.param("dmc:cartpole_balance", marks=missing("envs.dmc")),
+    pytest.param("dmc:cartpole_balance", marks=missing("envs.dmc.suite")),
     "helper_env:Plain",
 ]
 
@@ -235,7 +235,7 @@ def returns(name: str, policy, num_seeds: int) -> tuple[float, float]:
 @pytest.mark.parametrize("name", envs.TASKS)
 def test_expert_and_random_returns_are_as_stated(name):
     stated_expert, stated_random = RETURNS[name]
-    text = importlib.import_module(f"envs.{name}").__doc__
+    text = importlib.import_module(f"envs.tasks.{name}").__doc__
     assert f"expert {stated_expert}, uniformly random actions {stated_random}." in text
     expert, expert_ends = returns(name, envs.expert(name), 100)
     generator = np.random.default_rng(0)

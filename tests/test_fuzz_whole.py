@@ -15,7 +15,7 @@ import torch
 import envs
 import mutate
 import train as train_py
-from envs.vector import Reset, make_vector
+from envs.parallel.vector import Reset, make_vector
 from runs import command, seed_dir
 from test_faults_forged import reseal
 from test_fuzz import MEMORY, TIMES, forget, inputs, peak

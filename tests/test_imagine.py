@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import worldmodel
-from envs.vector import Reset, SerialEnv
+from envs.parallel.vector import Reset, SerialEnv
 from runs import ROOT, evaluate, mistaken, seed_dir, train
 from tiny_world import SPACE, Frozen, Grid, Perfect, Shuffled, wander
 from worldmodel.evaluation.imagination import (

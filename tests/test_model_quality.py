@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from envs.vector import Reset, SerialEnv
+from envs.parallel.vector import Reset, SerialEnv
 from tiny_world import (
     PLAN,
     SPACE,

@@ -10,7 +10,7 @@ from PIL import Image
 
 import envs
 import worldmodel
-from envs.vector import Reset, SerialEnv
+from envs.parallel.vector import Reset, SerialEnv
 from runs import seed_dir, train
 from worldmodel.evaluation.commands.play import opened
 from worldmodel.evaluation.play.session import MOST_STEPS

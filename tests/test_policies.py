@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import worldmodel
-from envs.vector import Reset, SerialEnv
+from envs.parallel.vector import Reset, SerialEnv
 from runs import seed_dir, train
 from tiny_world import (
     FOLLOW,

@@ -16,10 +16,11 @@ import pytest
 
 import envs
 from benchmarks.render import bench
-from envs import render
-from envs.dmc import DMC
-from envs.ray import RayRenderer
-from envs.render import RendererError, choose_renderer, foreground, make_renderer
+from envs.dmc import render
+from envs.dmc.raycast.renderer import RayRenderer
+from envs.dmc.render import RendererError, choose_renderer, make_renderer
+from envs.dmc.segmentation import foreground
+from envs.dmc.suite import DMC
 
 TEN = (
     *("acrobot_swingup", "cartpole_balance", "cheetah_run", "cup_catch", "finger_turn_hard"),
@@ -348,6 +349,6 @@ def test_a_gl_that_crashes_hangs_or_is_missing_costs_only_the_probe(monkeypatch,
 
 def test_workers_inherit_the_probe(gl_is):
     gl_is("egl", "a device that is not there")
-    code = "from envs.render import probe_gl; print(probe_gl().device)"
+    code = "from envs.dmc.render import probe_gl; print(probe_gl().device)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert done.stdout.strip() == "a device that is not there", done.stderr

@@ -176,7 +176,7 @@ def test_saved_returns_that_are_sound_are_told(tmp_path, capsys):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_of_an_environment_that_does_not_start_the_telling_line_is_left(count):
-    from envs.vector import make_vector
+    from envs.parallel.vector import make_vector
 
     made, why = first_made(lambda kind: make_vector(NoStart, count), ["pixels"])
     assert made is None and why == "env worker 0 did not start: AttributeError: boom of two lines"

@@ -12,7 +12,7 @@ import pytest
 from gymnasium import spaces
 from PIL import Image
 
-from envs.vector import Reset, SerialEnv
+from envs.parallel.vector import Reset, SerialEnv
 from runs import ROOT, evaluate, mistaken, seed_dir, train
 from worldmodel.evaluation.plotting import media
 from worldmodel.evaluation.returns import seeds

@@ -191,7 +191,7 @@ def test_imports():
     [
         ("envs/new.py", "import torch"),
         ("envs/new.py", "def f():\n    from worldmodel import types"),
-        ("worldmodel/new.py", "import envs.ray"),
+        ("worldmodel/new.py", "import envs.dmc.raycast.renderer"),
         ("worldmodel/new.py", "if 0:\n    from envs import make"),
         ("worldmodel/replay/buffer.py", "from torch import nn"),
         ("worldmodel/rollout/collector.py", "import torch.nn.functional"),
@@ -215,7 +215,7 @@ def test_the_import_rule_catches(name, source):
     [
         (
             "envs/new.py",
-            "import json, numpy as np\nfrom envs.draw import Canvas\nfrom dm_control import suite",
+            "import json, numpy as np\nfrom envs.tasks.canvas import Canvas\nfrom dm_control import suite",
         ),
         (
             "worldmodel/model/latents/new.py",

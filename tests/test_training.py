@@ -388,7 +388,7 @@ def test_the_counter_loses_no_step_and_keeps_order(unbroken):
     stored with.
     """
     import envs
-    from envs.vector import Reset, make_vector
+    from envs.parallel.vector import Reset, make_vector
 
     space = ActionSpace(1)
     with make_vector(CounterMaker(envs), 1) as vector:
@@ -422,7 +422,7 @@ class CounterMaker:
 
 def test_a_policy_that_goes_mad_never_reaches_the_environment():
     import envs
-    from envs.vector import Reset, make_vector
+    from envs.parallel.vector import Reset, make_vector
 
     with make_vector(CounterMaker(envs), 1) as vector:
         rollout = Rollout(vector, Reset, ActionSpace(1), episode_seeds(1))
@@ -455,7 +455,7 @@ class Drifting:
 @pytest.mark.parametrize("maker", [CounterMaker, Drifting])
 def test_an_environment_that_comes_out_elsewhere_starts_a_new_episode(maker, caplog):
     import envs
-    from envs.vector import Reset, make_vector
+    from envs.parallel.vector import Reset, make_vector
 
     rng = np.random.default_rng(0)
     with make_vector(maker(envs), 1) as vector:

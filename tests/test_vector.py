@@ -18,7 +18,7 @@ from gymnasium import spaces
 
 import envs
 from benchmarks.soak import children, look, status
-from envs.vector import EnvFailure, Reset, SerialEnv, Step, VectorEnv, make_vector
+from envs.parallel.vector import EnvFailure, Reset, SerialEnv, Step, VectorEnv, make_vector
 from faulty import DO, Broken, Faulty, Noting
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -290,7 +290,7 @@ def test_workers_import_neither_torch_nor_the_main_module():
 def test_workers_leave_when_the_parent_is_killed(hung):
     code = (
         "import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
-        "from faulty import DO, Faulty\nfrom envs.vector import Reset, VectorEnv\n"
+        "from faulty import DO, Faulty\nfrom envs.parallel.vector import Reset, VectorEnv\n"
         "env = VectorEnv(Faulty, 2)\n"
         "env.step([Reset(1), Reset(2)])\n"
         "print(*[w.process.pid for w in env._workers], flush=True)\n"
@@ -351,7 +351,7 @@ os.kill(os.getpid(), 9)
 )
 def test_two_hundred_restarts_leave_nothing_behind(monkeypatch, record_property):
     ready = pickle.dumps(("ready", Faulty.observation_space, Faulty.action_space))
-    monkeypatch.setattr("envs.process._CODE", BRIEF)
+    monkeypatch.setattr("envs.parallel.process._CODE", BRIEF)
     monkeypatch.setenv("WM_READY", ready.hex())
 
     def held() -> dict[str, float]:

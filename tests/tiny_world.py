@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from envs.vector import Reset, SerialEnv
+from envs.parallel.vector import Reset, SerialEnv
 from worldmodel.evaluation.quality.held_out_episodes import Simulator, collect
 from worldmodel.evaluation.quality.model_quality import Real, measure
 from worldmodel.evaluation.quality.plan_returns import Amounts

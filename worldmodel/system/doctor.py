@@ -41,7 +41,7 @@ print(json.dumps(dict(found, threads=torch.get_num_threads())))
 """
 MUJOCO = "import dm_control.mujoco; print('{}')"
 RENDER = (
-    "import json; from envs.render import choose_renderer; "
+    "import json; from envs.dmc.render import choose_renderer; "
     "print(json.dumps(choose_renderer('auto')[:2]))"
 )
 

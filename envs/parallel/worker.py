@@ -21,7 +21,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs.wrappers import Check
+from ..wrappers import Check
 
 Obs = dict[str, np.ndarray]
 GRACE_S = 2.0

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs.draw import Canvas
+from .canvas import Canvas
 
 
 class Task(gymnasium.Env):

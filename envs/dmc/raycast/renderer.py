@@ -10,12 +10,12 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from envs.floor import Floor, View
-from envs.lights import Lights, Lit, Points
-from envs.rays import Rays, many
-from envs.render import solid
-from envs.shading import Materials, Sky
-from envs.sprites import Sprites
+from ..segmentation import solid
+from .lights import Lights, Lit, Points
+from .planes import Floor, View
+from .rays import Rays, many
+from .shading import Materials, Sky
+from .sprites import Sprites
 
 _DIRECTIONAL = int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
 

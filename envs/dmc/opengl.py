@@ -8,7 +8,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from envs.render import foreground
+from .segmentation import foreground
 
 
 class GLRenderer:

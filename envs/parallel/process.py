@@ -16,13 +16,13 @@ from typing import Any
 
 from gymnasium import spaces
 
-from envs.worker import GRACE_S, Obs, Step, views
+from .worker import GRACE_S, Obs, Step, views
 
 # importing a simulator on a busy machine is slow, and says nothing about its steps
 START_TIMEOUT_S = 180.0
 _CODE = (
-    "import sys; sys.path[:] = sys.argv[3:]; from envs.worker import main; main(*map(int, "
-    "sys.argv[1:3]))"
+    f"import sys; sys.path[:] = sys.argv[3:]; from {__package__}.worker import main; "
+    "main(*map(int, sys.argv[1:3]))"
 )
 
 

@@ -12,8 +12,8 @@ from functools import lru_cache
 import numpy as np
 from gymnasium import spaces
 
-from envs.draw import Canvas
-from envs.task import Task
+from .base import Task
+from .canvas import Canvas
 
 COLUMNS = 11
 ROWS = 12  # a thing appears in row 0 and is caught or lost in row ROWS

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs.lights import Lights, Lit, Points
-from envs.shading import Pyramid
+from .lights import Lights, Lit, Points
+from .shading import Pyramid
 
 
 class View(NamedTuple):

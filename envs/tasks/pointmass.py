@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.draw import Canvas
-from envs.task import Task, action_box
+from .base import Task, action_box
+from .canvas import Canvas
 
 PUSH = 0.04  # speed gained in a step by a full action
 DRAG = 0.75  # share of the speed that is left after a step, so top speed is 0.16 a step

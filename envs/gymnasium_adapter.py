@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium import error, spaces
 
-from envs.wrappers import ActionRepeat, NormalizeAction, Resize, TimeLimit, as_declared, resize
+from .wrappers import ActionRepeat, NormalizeAction, Resize, TimeLimit, as_declared, resize
 
 # Packages that register their ids under a namespace only once they are imported.
 _NAMESPACES = {"ALE": ("ale_py", "pip install ale-py")}

@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-from envs.draw import Canvas
-from envs.task import Task, action_box
+from .base import Task, action_box
+from .canvas import Canvas
 
 STEP_S = 0.08
 SUBSTEPS = 4

@@ -13,8 +13,8 @@ import math
 
 import numpy as np
 
-from envs.draw import Canvas
-from envs.task import Task, action_box
+from .base import Task, action_box
+from .canvas import Canvas
 
 POINTS = 12
 LINK = 0.12  # between neighbouring points

@@ -12,8 +12,6 @@ import sys
 from functools import cache
 from typing import Any, NamedTuple
 
-import numpy as np
-
 _log = logging.getLogger(__name__)
 RENDERERS = ("auto", "gl", "fast", "ray")
 INSTALL_GL = "apt-get install -y libegl1 libgl1 libgl1-mesa-dri"
@@ -167,10 +165,10 @@ def make_renderer(name: str, size: tuple[int, int], camera: int) -> Any:
     `segment(physics)` draw.
     """
     if name == "ray":
-        from envs.ray import RayRenderer
+        from .raycast.renderer import RayRenderer
 
         return RayRenderer(size, camera)
-    from envs.gl import FastRenderer, GLRenderer
+    from .opengl import FastRenderer, GLRenderer
 
     return {"gl": GLRenderer, "fast": FastRenderer}[name](size, camera)
 
@@ -196,23 +194,3 @@ def load_simulator(name: str) -> None:
             del os.environ["MUJOCO_GL"]
         else:
             os.environ["MUJOCO_GL"] = kept
-
-
-def foreground(physics: Any, ids: np.ndarray) -> np.ndarray:
-    """Return the mask (height, width) of what is neither sky nor ground, from a renderer's
-    `segment`.
-    """
-    return solid(physics.model)[ids]
-
-
-def solid(model: Any) -> np.ndarray:
-    """Return by a label of `segment` whether it is neither ground nor sky, whose label is the
-    last.
-    """
-    import mujoco
-
-    ground = (int(mujoco.mjtGeom.mjGEOM_PLANE), int(mujoco.mjtGeom.mjGEOM_HFIELD))
-    found = np.ones(model.ngeom + model.nsite + model.ntendon + 1, bool)
-    found[: model.ngeom] = ~np.isin(model.geom_type, ground)
-    found[-1] = False  # label -1
-    return found

@@ -16,8 +16,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs.process import Fault, Worker
-from envs.worker import GRACE_S, Obs, Reset, Step, Stepper, describe
+from .process import Fault, Worker
+from .worker import GRACE_S, Obs, Reset, Step, Stepper, describe
 
 __all__ = [
     "EnvFailure",

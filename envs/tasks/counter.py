@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.draw import Canvas
-from envs.task import Task, action_box
+from .base import Task, action_box
+from .canvas import Canvas
 
 
 class Counter(Task):

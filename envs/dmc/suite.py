@@ -12,8 +12,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs import render as rendering
-from envs.names import ALIASES
+from ..names import ALIASES
+from . import render as rendering
+from .segmentation import foreground
 
 _CAMERAS = {"quadruped": 2}  # where camera 0 is not the usual one
 _OBS = ("pixels", "state", "both")
@@ -223,7 +224,7 @@ class DMC(gymnasium.Env):
 
     def segment(self) -> np.ndarray:
         """Return the current mask (height, width) of what is neither sky nor ground."""
-        return rendering.foreground(self.physics, self._drawer().segment(self.physics))
+        return foreground(self.physics, self._drawer().segment(self.physics))
 
     def mask(self) -> np.ndarray:
         """Return how far (height, width) in [0, 1] each pixel of the last picture shows neither

@@ -1,0 +1,4 @@
+"""DeepMind Control and its renderers.
+
+Only the registry makes its environments.
+"""

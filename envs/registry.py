@@ -1,0 +1,200 @@
+"""Makes an environment by name: built-in, DeepMind Control, Gymnasium or a user's own class."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from .names import DISTRACT, NAMES, check_name
+
+if TYPE_CHECKING:
+    import gymnasium
+
+_CLASSES = {
+    "pointmass": "PointMass",
+    "pendulum": "Pendulum",
+    "catcher": "Catcher",
+    "rope": "Rope",
+    "counter": "Counter",
+}
+_OBS = ("pixels", "state", "both")
+
+
+def configured(env: Any, distract: Any) -> partial[gymnasium.Env]:
+    """`make` with what a run's sections env and distract say; patience, which is for collecting
+    alone, left out.
+    """
+    return partial(
+        make,
+        env.task,
+        size=tuple(env.size),
+        repeat=env.repeat,
+        time_limit=env.time_limit,
+        obs=env.obs,
+        render=env.render,
+        camera=env.camera,
+        strength=distract.strength,
+        kind=distract.kind,
+    )
+
+
+def renderer(env: Any, before: Any = None) -> str:
+    """What draws a run's pictures, by name; `auto` is what drew them `before`, else what suits
+    this machine.
+    """
+    if (
+        env.render != "auto"
+        or env.obs == "state"
+        or not env.task.removeprefix(DISTRACT).startswith("dmc:")
+    ):
+        return env.render
+    from .dmc import render
+
+    name = env.render if before is None else before.render
+    try:
+        return render.settled(name)
+    except render.RendererError as error:
+        raise render.RendererError(
+            f"this run's pictures were drawn with {name} so far, and {error}"
+        ) from None
+
+
+def make(
+    name: str,
+    *,
+    size: tuple[int, int] | int = (64, 64),
+    repeat: int = 1,
+    time_limit: int | None = None,
+    obs: str = "pixels",
+    render: str = "auto",
+    camera: int | str | None = None,
+    patience: int | None = None,
+    floor: float = 0.0,
+    strength: float = 1.0,
+    kind: str = "both",
+    held_out: bool = False,
+) -> gymnasium.Env:
+    """Return the environment called `name`.
+
+    Observations are Box (H, W, 3) uint8, with obs=state Box (n,) float32, with obs=both a Dict of
+    image and vector; actions are Box(-1, 1, (A,)), Discrete or MultiDiscrete. `time_limit` counts
+    control steps; None keeps the task's. `patience` ends an episode after so many steps in a row
+    with a reward of at most `floor` per control step. `strength` and `kind` are those of distract:
+    backgrounds; `held_out` ones are never seen where it is false. From the inside out: task,
+    normalised actions, time limit, repeat, picture, background, boundary checks. The limit lies
+    inside the repeat so that no episode runs over it, the picture outside so that only what is
+    seen is drawn.
+    """
+    check_name(name)
+    size = _checked(size, repeat, time_limit, obs)
+    plain = name.removeprefix(DISTRACT)
+    if not plain.startswith("dmc:") and camera is not None:
+        raise ValueError(f"{name} has one camera only: leave camera empty (got {camera!r})")
+    from .wrappers import Check, Patience
+
+    env = _plain(plain, size, repeat, time_limit, obs, render, camera)
+    if name != plain:
+        env = _distracted(env, plain, strength, kind, held_out)
+    env = Check(env, name)
+    return Patience(env, patience, floor) if patience else env
+
+
+def expert(name: str) -> Callable[[gymnasium.Env], Any]:
+    """Return a built-in task's good policy, which acts on the true state of the env it is
+    given.
+    """
+    plain = name.removeprefix(DISTRACT)
+    if plain not in NAMES:
+        raise ValueError(f"there is no expert for {name!r}, only for {', '.join(NAMES)}")
+    policy = importlib.import_module(f".tasks.{plain}", __package__).expert
+    return lambda env: policy(env.unwrapped)
+
+
+def _plain(
+    name: str,
+    size: tuple[int, int],
+    repeat: int,
+    time_limit: int | None,
+    obs: str,
+    render: str,
+    camera: int | str | None,
+) -> gymnasium.Env:
+    """Return an environment without distractors or checks."""
+    if name in NAMES:
+        return _builtin(name, size, repeat, time_limit, obs)
+    if name.startswith("dmc:"):
+        from .dmc.suite import DMC
+
+        task = name.removeprefix("dmc:")
+        return DMC(
+            task,
+            size=size,
+            repeat=repeat,
+            render=render,
+            camera=camera,
+            obs=obs,
+            time_limit=time_limit,
+        )
+    from . import gymnasium_adapter
+
+    inner = (
+        gymnasium_adapter.registered(name.removeprefix("gym:"), size)
+        if name.startswith("gym:")
+        else gymnasium_adapter.custom(name, size)
+    )
+    return gymnasium_adapter.adapt(
+        inner, name, size=size, repeat=repeat, time_limit=time_limit, obs=obs
+    )
+
+
+def _distracted(
+    env: gymnasium.Env, name: str, strength: float, kind: str, held_out: bool
+) -> gymnasium.Env:
+    """Put a moving background behind what belongs to the task."""
+    from .distract import KINDS, Distract
+
+    try:
+        if not 0.0 <= strength <= 1.0:
+            raise ValueError(f"strength must lie between 0 and 1, not {strength!r}")
+        if kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
+        return Distract(env, name, strength, kind, held_out)
+    except BaseException:
+        env.close()
+        raise
+
+
+def _builtin(
+    name: str, size: tuple[int, int], repeat: int, time_limit: int | None, obs: str
+) -> gymnasium.Env:
+    from .wrappers import ActionRepeat, TimeLimit
+
+    task = getattr(importlib.import_module(f".tasks.{name}", __package__), _CLASSES[name])
+    limit = task.episode_steps if time_limit is None else time_limit
+    return ActionRepeat(TimeLimit(task(size=size, obs=obs), limit), repeat)
+
+
+def _checked(
+    size: tuple[int, int] | int, repeat: int, time_limit: int | None, obs: str
+) -> tuple[int, int]:
+    """Return size as (height, width) or raise ValueError for the first argument that cannot be."""
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or not all(isinstance(n, int) and n >= 8 for n in pair):
+        raise ValueError(
+            f"size must be height and width, whole numbers of at least 8, not {size!r}"
+        )
+    if not isinstance(repeat, int) or repeat < 1:
+        raise ValueError(f"repeat must be a whole number of at least 1, not {repeat!r}")
+    if time_limit is not None and (not isinstance(time_limit, int) or time_limit < 1):
+        raise ValueError(
+            f"time_limit must be a whole number of control steps, at least 1, or none, not "
+            f"{time_limit!r}"
+        )
+    if obs not in _OBS:
+        near = difflib.get_close_matches(str(obs), _OBS, 1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"obs must be one of {', '.join(_OBS)}, not {obs!r}{hint}")
+    return pair[0], pair[1]
