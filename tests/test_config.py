@@ -28,9 +28,14 @@ def train(*args):
 
 @pytest.mark.parametrize("name", loading.presets())
 def test_every_preset_is_a_valid_configuration(name):
-    assert loading.parse([name]).run.name == loading.read_yaml(
-        loading.CONFIG_DIR / f"{name}.yaml"
-    ).get("run", {}).get("name", name.replace("/", "-"))
+    saved = loading.read_yaml(loading.preset_files()[name])
+    assert loading.parse([name]).run.name == saved.get("run", {}).get("name", name)
+
+
+def test_a_preset_is_found_by_its_bare_name_in_any_folder():
+    files = [f for f in loading.CONFIG_DIR.rglob("*.yaml") if f.name != "defaults.yaml"]
+    assert len({f.stem for f in files}) == len(files), "two presets have the same name"
+    assert sorted(f.stem for f in files) == loading.presets()
 
 
 def test_layers_apply_left_to_right_and_overrides_last():

@@ -35,12 +35,15 @@ log = logging.getLogger(__name__)
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 
 
+@functools.cache
+def preset_files() -> dict[str, Path]:
+    """The file of every preset by its bare name, whichever folder of configs/ it lies in."""
+    return {f.stem: f for f in sorted(CONFIG_DIR.glob("*/*.yaml"))}
+
+
 def presets() -> list[str]:
-    """Names of all presets, subfolders included."""
-    files = CONFIG_DIR.rglob("*.yaml")
-    return sorted(
-        str(f.relative_to(CONFIG_DIR).with_suffix("")) for f in files if f.name != "defaults.yaml"
-    )
+    """Names of all presets."""
+    return sorted(preset_files())
 
 
 @functools.cache
@@ -61,13 +64,13 @@ def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) 
                 f"{', '.join(presets())}"
             )
             continue
-        merge(values, read_yaml(CONFIG_DIR / f"{name}.yaml"))
+        merge(values, read_yaml(preset_files()[name]))
     for key, text in overrides:
         problem = assign(values, key, text)
         if problem:
             problems.append(problem)
     if names and "run.name" not in dict(overrides) and values["run"]["name"] == "default":
-        values["run"]["name"] = "-".join(names).replace("/", "-")
+        values["run"]["name"] = "-".join(names)
     task = values["env"]["task"]
     if check_task and isinstance(task, str):
         try:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.config.loading import CONFIG_DIR, read_yaml
+from worldmodel.config.loading import preset_files, read_yaml
 from worldmodel.config.schema import PlannerConfig
 from worldmodel.evaluation.plotting.style import growing, kind, pyplot, save, told
 from worldmodel.evaluation.returns.run_episodes import doubts
@@ -25,7 +25,7 @@ Changes = list[tuple[str, str]]
 ADDED = ("momentum", "keep", "decay", "color")
 ICEM = [
     (f"planner.{k}", str(v))
-    for k, v in read_yaml(CONFIG_DIR / "icem.yaml")["planner"].items()
+    for k, v in read_yaml(preset_files()["icem"])["planner"].items()
     if k in ADDED
 ]
 SEEDS = 20  # one in so many candidates of a seeded planner comes from the actor
