@@ -45,8 +45,8 @@ TAIL = """
 - Exit codes: 0 done, 2 configuration, 3 environment, 4 bad data, 5 diverged, 74 disk, memory, busy directory or lost
   rank, 75 stopped and resumable. After any of them what the last checkpoint holds is kept.
 - Where to strike: `worldmodel/system/fault_injection.py` names every sub-step of a save. Twenty times as many inputs are tried by
-  `WM_FUZZ=20 pytest tests/test_fuzz.py tests/test_fuzz_whole.py tests/test_config_fuzz.py`, as many lots of stops by
-  `WM_RESUMES=20 pytest tests/test_faults_resume.py`; `WM_SOAK=60 pytest tests/test_soak.py` is a soak of a minute, as
+  `WM_FUZZ=20 pytest tests/fuzz/test_fuzz_directories.py tests/fuzz/test_fuzz_runs.py tests/fuzz/test_fuzz_config.py`, as many lots of stops by
+  `WM_RESUMES=20 pytest tests/faults/test_exact_resume.py`; `WM_SOAK=60 pytest tests/faults/test_soak.py` is a soak of a minute, as
   CI runs it.
 """
 
@@ -131,7 +131,7 @@ def page(lines: list[dict]) -> str:
     missing = [str(row) for row in range(1, 27) if row not in seen]
     text = HEAD + table(tests)
     fuzzed = sum(line.get("times", 0) for line in tests if line["test"].startswith("test_fuzz"))
-    text += f"\nThe fuzz (`tests/test_fuzz.py`, `tests/test_fuzz_whole.py`) tried {fuzzed:,} mutated inputs in all.\n"
+    text += f"\nThe fuzz (`tests/fuzz/test_fuzz_directories.py`, `tests/fuzz/test_fuzz_runs.py`) tried {fuzzed:,} mutated inputs in all.\n"
     if missing:
         text += f"\nNot in the table, since no test of them has run for it: rows {', '.join(missing)}.\n"
     for kind, heading, write in (("soak", "Soak", soaked), ("saves", "Saves", saved)):

@@ -20,10 +20,10 @@ LONGEST = (
     "test_training.py",
     "test_actor_critic.py",
     "test_eval_model.py",
-    "test_config_fuzz.py",
-    "test_faults_saves.py",
-    "test_faults_forged.py",
-    "test_faults_resume.py",
+    "test_fuzz_config.py",
+    "test_saves.py",
+    "test_forged_directories.py",
+    "test_exact_resume.py",
 )
 
 

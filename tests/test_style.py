@@ -397,7 +397,7 @@ def test_presets_hold_only_known_keys(path):
 def test_the_table_of_faults_is_that_of_the_tests():
     """After a change of a marker: `python benchmarks/reliability.py --run`."""
     marked = set()
-    for path in (ROOT / "tests").glob("test_*.py"):
+    for path in (ROOT / "tests").rglob("test_*.py"):
         for node in ast.parse(path.read_text()).body:
             for call in getattr(node, "decorator_list", []):
                 if isinstance(call, ast.Call) and ast.unparse(call.func) == "pytest.mark.fault":

@@ -4,7 +4,7 @@ operations cost most.
 A step is a few matrix products into buffers made once, and fused steps between them. autograd
 would keep a graph of thirty nodes a step and add a small gradient to every weight at each; here
 the way back is a loop as well, and a weight's gradient is one product over all steps after it.
-`tests/test_unrolled.py` compares both with autograd.
+`tests/kernels/test_rssm_loops.py` compares both with autograd.
 
 Rows lie as [input | deter | stoch]: the first two are what the GRU's gates see, the last two are
 the features.

@@ -10,7 +10,7 @@ import tempfile
 from multiprocessing import forkserver
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parent
+TESTS = Path(__file__).resolve().parents[1]
 PRELOAD = (
     "ranks",
     "eval",
@@ -30,7 +30,8 @@ def processes():
     context.set_forkserver_preload(list(PRELOAD))
     kept = {name: os.environ.get(name) for name in ("PYTHONPATH", "OMP_NUM_THREADS")}
     os.environ.update(
-        PYTHONPATH=os.pathsep.join([str(TESTS.parent), str(TESTS)]), OMP_NUM_THREADS="1"
+        PYTHONPATH=os.pathsep.join(map(str, [TESTS.parent, *sorted(TESTS.glob("*/"))])),
+        OMP_NUM_THREADS="1",
     )
     try:
         forkserver.ensure_running()

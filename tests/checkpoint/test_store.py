@@ -161,7 +161,7 @@ def test_killed_program_resumes(tmp_path):
         "for step in range(start + 1, 5): save(sys.argv[1], step, {'m': {'w': torch.full((3,), "
         "step)}}, {'n': step})\n"
     )
-    base = {**os.environ, "PYTHONPATH": str(Path(store.__file__).parents[1])}
+    base = {**os.environ, "PYTHONPATH": str(Path(store.__file__).parents[2])}
     outputs = []
     for fault in ("save:manifest-torn", None):
         env = {**base, "WM_FAULT": fault} if fault else base

@@ -11,14 +11,14 @@ from functools import partial
 
 import pytest
 import torch
+from test_fuzz_directories import MEMORY, TIMES, forget, inputs, peak
 
 import envs
 import mutate
 import train as train_py
 from envs.parallel.vector import Reset, make_vector
 from runs import command, seed_dir
-from test_faults_forged import reseal
-from test_fuzz import MEMORY, TIMES, forget, inputs, peak
+from test_forged_directories import reseal
 from worldmodel import build
 from worldmodel.checkpoint.format import digest, read_manifest, seal
 from worldmodel.checkpoint.store import CheckpointError

@@ -1,7 +1,7 @@
 """The built-in point mass, pushed to where a picture shows it: collected at random, learnt, then
 planned.
 
-`python -m tests.reach` prints how near it comes by each objective and distance.
+`python -m tests.support.reach` prints how near it comes by each objective and distance.
 """
 
 import numpy as np

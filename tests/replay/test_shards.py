@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_buffer import ROW, SPEC, aside, assert_true, fill, row
 
-from test_replay import ROW, SPEC, aside, assert_true, fill, row
 from worldmodel.replay.buffer import Replay, ReplayMissing
 from worldmodel.replay.chunk import Layout
 from worldmodel.replay.manifest import Manifest

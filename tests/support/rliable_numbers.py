@@ -2,8 +2,8 @@
 nothing else needs:
 
     python -m venv somewhere && somewhere/bin/pip install rliable 'pandas<3'
-    somewhere/bin/python tests/rliable_numbers.py            compares, and says how far the two are apart
-    somewhere/bin/python tests/rliable_numbers.py --write    replaces them
+    somewhere/bin/python tests/support/rliable_numbers.py            compares, and says how far the two are apart
+    somewhere/bin/python tests/support/rliable_numbers.py --write    replaces them
 
 Those that are there were made by rliable 1.2.0 with arch 7.2.0, scipy 1.17.1 and numpy 2.4.6; that
 arch cannot be imported beside pandas 3. Intervals are drawn at random, without a seed: made anew,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TRAIN = (
     "import os, sys; print('train', os.getcwd(), sys.prefix, *sys.argv[1:]); "
     "sys.exit(len(sys.argv) - 1)\n"

@@ -21,7 +21,7 @@ from benchmarks.soak import children, look, status
 from envs.parallel.vector import EnvFailure, Reset, SerialEnv, Step, VectorEnv, make_vector
 from faulty import DO, Broken, Faulty, Noting
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 OK = np.zeros(1, np.float32)
 
 

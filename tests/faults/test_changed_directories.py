@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_store import forge
 
 from children import SHORT, go
 from runs import seed_dir
-from test_checkpoint import forge
 from worldmodel.checkpoint.format import FORMAT, seal
 from worldmodel.config import loading
 
-OLD = Path(__file__).parent / "run-of-format-1.tar.xz"
+OLD = Path(__file__).parents[1] / "support" / "run-of-format-1.tar.xz"
 MORE = (*SHORT, "--run.frames", "90")
 
 

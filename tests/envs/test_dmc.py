@@ -17,7 +17,7 @@ import pytest
 
 from envs.dmc.suite import DMC
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _trace(env: DMC, seed: int, steps: int = 4) -> list[tuple[str, float]]:

@@ -17,7 +17,7 @@ import zstandard
 
 from children import SHORT, in_one, limited
 from runs import seed_dir
-from test_faults_dirs import Payload
+from test_changed_directories import Payload
 from worldmodel.checkpoint.format import FORMAT, digest, seal
 from worldmodel.replay.compressed_chunk import HEADER
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_behaviors import LineWorld
 
 from blocks import CELLS, CODES, batch_of, draw, taught
 from reach import reach
 from runs import evaluate, seed_dir, train
-from test_behaviors import LineWorld
 from test_model import H, W, make, random_batch
 from worldmodel import build
 from worldmodel.checkpoint import store

@@ -9,7 +9,7 @@ import pytest
 from worldmodel.system import doctor
 from worldmodel.system.doctor import Failure, gpu_line
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CPU = {"version": "2.13.0+cpu", "cuda": "", "threads": 3, "names": [], "reason": ""}
 CUDA = {**CPU, "version": "2.13.0", "cuda": "13.0"}
 

@@ -1,6 +1,6 @@
 """A tiny world to learn from: a block that actions move, and a distractor that jumps about.
 
-`python -m tests.blocks` prints what each objective's latent knows of the two.
+`python -m tests.support.blocks` prints what each objective's latent knows of the two.
 """
 
 import torch

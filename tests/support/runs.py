@@ -14,7 +14,7 @@ import forked
 from worldmodel.config.loading import split_arguments
 from worldmodel.run_directory import RunError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def command(root, *args):

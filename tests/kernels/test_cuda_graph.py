@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.blocks import batch_of
+from blocks import batch_of
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.kernels import elementwise

@@ -305,7 +305,7 @@ def test_the_first_published_point_is_drawn_beside_a_shorter_run(tmp_path):
         ),
     ],
 )
-def test_each_setting_has_its_own_published_runs(tmp_path, task, obs, names, glossary):
+def test_each_setting_has_its_own_published_runs(tmp_path, task, obs, names, words):
     found = reference.published(task, obs)
     assert {method.method for method in found} == names and len(found) <= len(svg.REFERENCES)
     assert all(
@@ -315,7 +315,7 @@ def test_each_setting_has_its_own_published_runs(tmp_path, task, obs, names, glo
         tmp_path / "seed0", "--env.task", task, "--env.obs", obs, scores=[score(100_000, 1.0)]
     )
     drawn = learning_section.scores([read(path)], [])
-    assert glossary in drawn and ("those of training episodes" in drawn) == any(
+    assert words in drawn and ("those of training episodes" in drawn) == any(
         "v3" in name for name in names
     )
 
@@ -386,10 +386,10 @@ def test_what_is_published_is_drawn_beside_a_run(tmp_path):
     path = write_run(
         tmp_path / "seed0", "--env.task", "dmc:walker_walk", "--env.render", "auto", scores=lines
     )
-    glossary = "".join(check(page([read(path)])[0]).words)
+    words = "".join(check(page([read(path)])[0]).words)
     assert (
-        "DreamerV3, published" in glossary
-        and "643" in glossary
-        and "danijar/dreamerv3" in glossary
+        "DreamerV3, published" in words
+        and "643" in words
+        and "danijar/dreamerv3" in words
     )
-    assert "renderer auto" in glossary
+    assert "renderer auto" in words

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from worldmodel import build
 from worldmodel.config import loading, schema
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def train(*args):

@@ -7,8 +7,7 @@ import zlib
 import numpy as np
 import pytest
 import zstandard
-
-from test_replay import (
+from test_buffer import (
     SPEC,
     aside,
     assert_same,
@@ -20,6 +19,7 @@ from test_replay import (
     reload,
     row,
 )
+
 from worldmodel.replay.buffer import Replay, ReplayError
 from worldmodel.replay.chunk import Layout
 from worldmodel.replay.compressed_chunk import BLOCK, HEADER, PackedChunk, bound
