@@ -1,9 +1,8 @@
-"""python benchmarks/reliability.py [--run] [FILE]: docs/reliability.md out of what the tests have
-survived.
+"""python benchmarks/reliability.py [--run] [FILE]: make docs/reliability.md from the results of the fault tests.
 
---run first runs every test marked `fault` and writes FILE anew (docs/results/reliability.jsonl): a line for each that
-passed, with its row, what was injected, how often, what came of it and how many steps were lost. What did not run or
-did not pass is not in the table. benchmarks/soak.py and benchmarks/saves.py add their figures by --soak and --saves.
+--run first runs every test marked `fault` and rewrites FILE (docs/results/reliability.jsonl): a line for each that
+passed, with its row, the fault, how often, the outcome and the steps lost. A test that did not run or
+did not pass is not in the table. --soak and --saves add the figures of benchmarks/soak.py and benchmarks/saves.py.
 """
 
 from __future__ import annotations
@@ -20,41 +19,51 @@ RECORD, PAGE = ROOT / "docs" / "results" / "reliability.jsonl", ROOT / "docs" / 
 
 HEAD = """# Reliability
 
-What was done to the real program, and what came of it. Made by `python benchmarks/reliability.py` from
-`docs/results/reliability.jsonl`, where every test marked `fault` leaves a line when it has passed. "Lost" counts
-environment steps that the end's result lacks: 0 where weights, optimiser, generators, replay and metrics are hash-equal
-to those of a run that nobody disturbed, empty where that is not the question. `--run` runs those tests again.
+Faults injected into the real program, and their outcome. `python benchmarks/reliability.py` makes
+this page from `docs/results/reliability.jsonl`, where every test marked `fault` adds a line when
+it passes; `--run` runs those tests again. "Lost" counts environment steps that the final result
+lacks. It is 0 where weights, optimiser, generators, replay and metrics are hash-equal to those of
+an undisturbed run, and empty where that is not the question.
 
 | row | fault injected | times | outcome | lost | test |
 |---|---|---|---|---|---|
 """
 TAIL = """
-## Said plainly
+## Limits
 
-- The rows of `benchmarks/saves.py` are 256 frames over and over: they pack better than those of a run.
+- The rows of `benchmarks/saves.py` repeat the same 256 frames, so they compress better than those
+  of a run.
 - The soak lasted as long as it says, no longer.
-- Python 3.11 itself writes half a file of byte code where the disk is full as a module is first imported, and reads it
-  again at each start: `EOFError: marshal data too short`. What `./wm` installs is compiled then and there; for files of
-  this project, new since a `git pull`, deleting `worldmodel/__pycache__` and `envs/__pycache__` is the cure.
-- The same seed and as many threads give the same hashes on a CPU: across restarts, and with environments side by side.
-  On a GPU reductions may add in another order from run to run; equality there is neither promised nor measured.
-- With `env.num 1`, and in evaluation always, the environment runs in the training's own process: what it raises is
-  caught, but one that hangs there hangs the run, and one that crashes ends it. `env.num 2` has every collecting
-  environment watched in a process of its own; for evaluation there is no such switch (`log.eval 0` leaves the closing
-  one). `kill -9` ends a run that hangs, and the same command goes on from the last checkpoint.
-- Exit codes: 0 done, 2 configuration, 3 environment, 4 bad data, 5 diverged, 74 disk, memory, busy directory or lost
-  rank, 75 stopped and resumable. After any of them what the last checkpoint holds is kept.
-- Where to strike: `worldmodel/system/fault_injection.py` names every sub-step of a save. Twenty times as many inputs are tried by
-  `WM_FUZZ=20 pytest tests/fuzz/test_fuzz_directories.py tests/fuzz/test_fuzz_runs.py tests/fuzz/test_fuzz_config.py`, as many lots of stops by
-  `WM_RESUMES=20 pytest tests/faults/test_exact_resume.py`; `WM_SOAK=60 pytest tests/faults/test_soak.py` is a soak of a minute, as
-  CI runs it.
+- Python 3.11 itself writes half a file of byte code when the disk fills while a module is
+  imported for the first time, and reads it again at each start:
+  `EOFError: marshal data too short`. `./wm` compiles what it installs at once. For files of this
+  project that a `git pull` has changed, delete `worldmodel/__pycache__` and `envs/__pycache__`.
+- The same seed and number of threads give the same hashes on a CPU, across restarts and with
+  parallel environments. On a GPU reductions may add in another order from run to run; equality
+  there is neither promised nor measured.
+- With `env.num 1`, and in evaluation always, the environment runs in the training's own process.
+  Its exceptions are caught, but an environment that hangs there hangs the run, and one that
+  crashes ends it. `env.num 2` runs every collecting environment in a supervised process of its
+  own; evaluation has no such switch (`log.eval 0` leaves only the closing one). `kill -9` ends a
+  run that hangs, and the same command resumes it from the last checkpoint.
+- Exit codes: 0 done, 2 configuration, 3 environment, 4 bad data, 5 diverged, 74 disk, memory,
+  busy directory or lost rank, 75 stopped and resumable. After any of them the contents of the
+  last checkpoint are kept.
+- Where faults are injected: `worldmodel/system/fault_injection.py` names every sub-step of a save.
+
+Twenty times as many fuzz inputs, twenty times as many sets of stops, and a soak of a minute as in
+CI:
+
+```
+WM_FUZZ=20 pytest tests/fuzz/test_fuzz_directories.py tests/fuzz/test_fuzz_runs.py tests/fuzz/test_fuzz_config.py
+WM_RESUMES=20 pytest tests/faults/test_exact_resume.py
+WM_SOAK=60 pytest tests/faults/test_soak.py
+```
 """
 
 
 def run(record: Path) -> int:
-    """Every test of a fault, noted as it passes; pytest's own exit code. Figures of soak and saves
-    stay.
-    """
+    """Every test of a fault, noted as it passes; pytest's own exit code. Figures of soak and saves stay."""
     record.parent.mkdir(parents=True, exist_ok=True)
     kept = (
         [x for x in record.read_text().splitlines() if "kind" in json.loads(x)]
@@ -69,9 +78,7 @@ def run(record: Path) -> int:
 
 
 def table(lines: list[dict]) -> str:
-    """One row for each fault a test puts in; the runs of a parametrised test are counted
-    together.
-    """
+    """One row for each fault a test puts in; the runs of a parametrised test are counted together."""
     groups: dict[tuple, list[dict]] = {}
     for line in {
         (line["row"], line["test"], line["case"]): line for line in lines
@@ -86,8 +93,7 @@ def table(lines: list[dict]) -> str:
         times = sum(line.get("times", 1) for line in found)
         lost = {line["lost"] for line in found if "lost" in line}
         rows.append(
-            f"| {row} | {injected} | {times:,} | {outcome} | {max(lost) if lost else ''} | "
-            f"`{test}` |"
+            f"| {row} | {injected} | {times:,} | {outcome} | {max(lost) if lost else ''} | `{test}` |"
         )
     return "\n".join(rows) + "\n"
 
@@ -102,10 +108,8 @@ def soaked(line: dict) -> str:
         f"| {k} | {' | '.join(f'{x:g}' for x in values)} |\n" for k, values in shown.items()
     )
     return (
-        f"\n`python benchmarks/soak.py`, {line['on']}: {line['minutes']:g} minutes, "
-        f"{line['frames']:,} "
-        f"frames, {line['updates']:,} updates, {line['killed']} workers killed. Over the last "
-        f"two thirds of them:\n\n"
+        f"\n`python benchmarks/soak.py`, {line['on']}: {line['minutes']:g} minutes, {line['frames']:,} "
+        f"frames, {line['updates']:,} updates, {line['killed']} workers killed. Over the last two thirds:\n\n"
         f"| | first | last | most | growth an hour |\n|---|---|---|---|---|\n{kinds}"
     )
 
@@ -114,13 +118,10 @@ def saved(line: dict) -> str:
     """What a save costs."""
     rows, pauses, pixels = line["replay_rows"], line["seconds"], line["pixels"]
     return (
-        f"\n`python benchmarks/saves.py {' '.join(line['presets'])} --size {pixels}`, "
-        f"{line['on']}. With {rows:,} rows "
-        f"of {pixels}x{pixels} pictures in the replay ({line['megabytes_replay']:g} MB on disk), "
-        f"{line['rows_between_saves']:,} of them new since the last save, a training paused for "
-        f"{min(pauses):g} to "
-        f"{max(pauses):g} seconds ({len(pauses)} saves) and wrote "
-        f"{max(line['megabytes_written']):g} MB at most.\n"
+        f"\n`python benchmarks/saves.py {' '.join(line['presets'])} --size {pixels}`, {line['on']}. With {rows:,} rows "
+        f"of {pixels}x{pixels} images in the replay ({line['megabytes_replay']:g} MB on disk), "
+        f"{line['rows_between_saves']:,} of them new since the last save, a training paused for {min(pauses):g} to "
+        f"{max(pauses):g} seconds ({len(pauses)} saves) and wrote {max(line['megabytes_written']):g} MB at most.\n"
     )
 
 

@@ -387,9 +387,5 @@ def test_what_is_published_is_drawn_beside_a_run(tmp_path):
         tmp_path / "seed0", "--env.task", "dmc:walker_walk", "--env.render", "auto", scores=lines
     )
     words = "".join(check(page([read(path)])[0]).words)
-    assert (
-        "DreamerV3, published" in words
-        and "643" in words
-        and "danijar/dreamerv3" in words
-    )
+    assert "DreamerV3, published" in words and "643" in words and "danijar/dreamerv3" in words
     assert "renderer auto" in words
