@@ -55,7 +55,7 @@ Twenty times as many fuzz inputs, twenty times as many sets of stops, and a soak
 CI:
 
 ```
-WM_FUZZ=20 pytest tests/fuzz/test_fuzz_directories.py tests/fuzz/test_fuzz_runs.py tests/fuzz/test_fuzz_config.py
+WM_FUZZ=20 pytest tests/fuzz
 WM_RESUMES=20 pytest tests/faults/test_exact_resume.py
 WM_SOAK=60 pytest tests/faults/test_soak.py
 ```
@@ -131,7 +131,11 @@ def page(lines: list[dict]) -> str:
     seen = {line["row"] for line in tests}
     missing = [str(row) for row in range(1, 27) if row not in seen]
     text = HEAD + table(tests)
-    fuzzed = sum(line.get("times", 0) for line in tests if line["test"].startswith("test_fuzz"))
+    fuzzed = sum(
+        line.get("times", 0)
+        for line in tests
+        if line["test"].startswith(("test_fuzz_directories", "test_fuzz_runs"))
+    )
     text += f"\nThe fuzz (`tests/fuzz/test_fuzz_directories.py`, `tests/fuzz/test_fuzz_runs.py`) tried {fuzzed:,} mutated inputs in all.\n"
     if missing:
         text += f"\nNot in the table, since no test of them has run for it: rows {', '.join(missing)}.\n"
