@@ -10,8 +10,9 @@ from worldmodel import build
 from worldmodel.config.schema import Config, learns_policy
 from worldmodel.distributed import ALONE, World
 from worldmodel.model.networks import shrunk
-from worldmodel.replay.capacity import GB, available_memory, bytes_per_row
+from worldmodel.replay.capacity import bytes_per_row
 from worldmodel.spaces import ActionSpace, ObservationSpace
+from worldmodel.system.available_memory import GB, available_memory
 
 ADAM = 16  # bytes a weight takes: itself, its gradient, two moments
 ROUGH = 2  # bytes an activation takes at least

@@ -12,10 +12,12 @@ One row of experience is the observation, the action that led to it and the rewa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+Row = dict[str, Any]  # one row of experience of one environment
 Batch = dict[str, Tensor]
 State = dict[
     str, Tensor

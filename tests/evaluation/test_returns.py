@@ -17,8 +17,8 @@ from runs import ROOT, evaluate, mistaken, seed_dir, train
 from worldmodel.evaluation.plotting import media
 from worldmodel.evaluation.returns import seeds
 from worldmodel.evaluation.returns.aggregates import AGGREGATES, estimates, iqm, profile
-from worldmodel.evaluation.returns.run_episodes import Evaluation, Film, run_episodes
 from worldmodel.rollout.collector import Rollout, episode_seeds
+from worldmodel.rollout.episodes import Evaluation, Film, run_episodes
 from worldmodel.spaces import ActionSpace
 
 # Made by rliable_numbers.py, which says how, with the package rliable; that is no dependency.

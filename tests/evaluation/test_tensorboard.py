@@ -15,7 +15,7 @@ from runs import ROOT, fingerprint, seed_dir, train
 from test_model import A, H, W, make, random_batch
 from worldmodel import build
 from worldmodel.evaluation.plotting import tensorboard
-from worldmodel.evaluation.returns.run_episodes import Evaluation
+from worldmodel.rollout.episodes import Evaluation
 from worldmodel.spaces import ActionSpace
 from worldmodel.training.logger import Logger
 

@@ -12,8 +12,8 @@ from PIL import Image, ImageSequence
 
 import worldmodel
 from runs import ROOT, evaluate, mistaken, seed_dir, train
-from worldmodel.evaluation.returns.run_episodes import bootstrap_interval, run_episodes
 from worldmodel.rollout.collector import Rollout, episode_seeds
+from worldmodel.rollout.episodes import bootstrap_interval, run_episodes
 from worldmodel.spaces import ActionSpace
 
 

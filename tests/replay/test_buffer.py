@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.replay import capacity
 from worldmodel.replay.buffer import (
     Replay,
     ReplayError,
@@ -25,6 +24,7 @@ from worldmodel.replay.buffer import (
     check_capacity,
     describe_capacity,
 )
+from worldmodel.system.available_memory import available_memory
 
 FLAGS = ("is_first", "is_last", "is_terminal")
 SPEC = {
@@ -697,7 +697,7 @@ def test_capacity_is_predicted_and_refused(tmp_path, monkeypatch):
         check_capacity(SPEC, 10**16, "disk", tmp_path)
     with pytest.raises(ValueError, match="holds no row"):
         check_capacity(SPEC, 3, "ram", None)
-    monkeypatch.setattr(capacity, "available_memory", lambda: 10**9)
+    monkeypatch.setattr("worldmodel.replay.capacity.available_memory", lambda: 10**9)
     with pytest.raises(ValueError, match="lower replay.capacity_gb to 0.8"):
         check_capacity(SPEC, 2 * 10**9, "ram", None)
 
@@ -707,32 +707,32 @@ def test_memory_is_the_least_of_machine_and_cgroup(tmp_path):
     (proc / "self").mkdir(parents=True)
     (cgroup / "a" / "b").mkdir(parents=True)
     (proc / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 5000 kB\n")
-    assert capacity.available_memory(proc, cgroup) == 5_120_000
+    assert available_memory(proc, cgroup) == 5_120_000
     (proc / "self" / "cgroup").write_text("0::/a/b\n")
     (cgroup / "a" / "b" / "memory.max").write_text("max\n")
-    assert capacity.available_memory(proc, cgroup) == 5_120_000
+    assert available_memory(proc, cgroup) == 5_120_000
     (cgroup / "a" / "memory.max").write_text("3000000\n")
-    assert capacity.available_memory(proc, cgroup) == 3_000_000
+    assert available_memory(proc, cgroup) == 3_000_000
     # What is in use counts, but for the pages of files that nobody has looked at lately.
     (cgroup / "a" / "memory.current").write_text("2500000\n")
-    assert capacity.available_memory(proc, cgroup) == 500_000
+    assert available_memory(proc, cgroup) == 500_000
     (cgroup / "a" / "memory.stat").write_text(
         "anon 400000\ninactive_file 1900000\nactive_file 200000\n"
     )
-    assert capacity.available_memory(proc, cgroup) == 2_400_000
+    assert available_memory(proc, cgroup) == 2_400_000
     (cgroup / "a" / "memory.current").write_text(
         "9000000\n"
     )  # more than the limit, as when one was lowered
-    assert capacity.available_memory(proc, cgroup) == 0
+    assert available_memory(proc, cgroup) == 0
     (cgroup / "a" / "b" / "memory.max").write_text("1000\n")
     (cgroup / "a" / "memory.max").write_text("3000000000\n")
-    assert capacity.available_memory(proc, cgroup) == 1000
+    assert available_memory(proc, cgroup) == 1000
     (cgroup / "memory" / "x").mkdir(parents=True)
     (proc / "self" / "cgroup").write_text("12:cpu,cpuacct:/x\n5:memory:/x\n")
     (cgroup / "memory" / "x" / "memory.limit_in_bytes").write_text("2000000\n")
-    assert capacity.available_memory(proc, cgroup) == 2_000_000
+    assert available_memory(proc, cgroup) == 2_000_000
     (cgroup / "memory" / "x" / "memory.usage_in_bytes").write_text("1500000\n")
     (cgroup / "memory" / "x" / "memory.stat").write_text(
         "inactive_file 0\ntotal_inactive_file 300000\n"
     )
-    assert capacity.available_memory(proc, cgroup) == 800_000
+    assert available_memory(proc, cgroup) == 800_000

@@ -17,7 +17,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from worldmodel.replay.capacity import GB, available_memory
+from worldmodel.system.available_memory import GB, available_memory
 from worldmodel.system.files import open_regular
 
 FORMAT = 1

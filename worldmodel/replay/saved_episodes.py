@@ -9,10 +9,10 @@ import numpy as np
 
 from worldmodel.checkpoint import store
 from worldmodel.checkpoint.validate import check_spaces, whole
-from worldmodel.replay.capacity import available_memory
 from worldmodel.replay.chunk import Chunk, Layout, ReplayError
 from worldmodel.replay.compressed_chunk import PackedChunk
 from worldmodel.replay.manifest import Manifest
+from worldmodel.system.available_memory import available_memory
 
 MOST_ROWS = 1 << 16  # of a chunk
 

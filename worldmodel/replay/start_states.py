@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.model.world_model import WorldModel
-from worldmodel.rollout.collector import Row
-from worldmodel.spaces import Batch, Metrics, State
+from worldmodel.spaces import Batch, Metrics, Row, State
 
 NEVER = -1  # the stamp of a row that came without a state
 

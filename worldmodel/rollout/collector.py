@@ -10,11 +10,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from worldmodel.spaces import ActionSpace, ObservationSpace
+from worldmodel.spaces import ActionSpace, ObservationSpace, Row
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, Any]
 Policy = Callable[[list[Row]], np.ndarray]
 SUCCESS = ("success", "is_success")  # what Gymnasium's tasks call it in a step's info
 

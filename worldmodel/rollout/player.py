@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.policy.agent import Agent
-from worldmodel.rollout.collector import Row
+from worldmodel.spaces import Row
 
 log = logging.getLogger(__name__)
 

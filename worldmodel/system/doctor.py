@@ -182,7 +182,7 @@ def renderer_line(found: Any) -> Line:
 
 
 def room_line() -> Line:
-    from worldmodel.replay.capacity import available_memory
+    from worldmodel.system.available_memory import available_memory
 
     memory, disk = available_memory() / 1e9, shutil.disk_usage(".").free / 1e9
     hint = (

@@ -14,13 +14,14 @@ from worldmodel import build, memory_estimate
 from worldmodel.config.schema import Config
 from worldmodel.distributed import ALONE, World
 from worldmodel.evaluation.plotting import tensorboard
-from worldmodel.evaluation.returns.run_episodes import Evaluation, run_episodes
 from worldmodel.policy.agent import part
 from worldmodel.replay.buffer import Replay, bytes_per_row, check_capacity, describe_capacity
 from worldmodel.replay.start_states import NEVER
-from worldmodel.rollout.collector import Rollout, Row, episode_seeds, spaces_of
+from worldmodel.rollout.collector import Rollout, episode_seeds, spaces_of
+from worldmodel.rollout.episodes import Evaluation, run_episodes
 from worldmodel.rollout.player import Player
 from worldmodel.run_directory import RunDir
+from worldmodel.spaces import Row
 from worldmodel.system.runtime import pick_precision, seed_of, seeded, spare_cores
 from worldmodel.training.divergence import roll_back
 from worldmodel.training.learner import Diverged, Learner

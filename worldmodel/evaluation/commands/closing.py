@@ -10,7 +10,7 @@ from worldmodel.evaluation.imagination.open_loop import dream
 from worldmodel.evaluation.plotting import media
 from worldmodel.evaluation.plotting.tensorboard import CONTEXT, LENGTH
 from worldmodel.evaluation.returns.recordings import playing, record
-from worldmodel.evaluation.returns.run_episodes import spoken
+from worldmodel.rollout.episodes import spoken
 from worldmodel.system.console import say
 
 log = logging.getLogger(__name__)

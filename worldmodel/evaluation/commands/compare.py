@@ -11,7 +11,7 @@ from typing import Any
 
 from worldmodel.evaluation.returns.drivers import Driver, Timed, drawn, drivers, table
 from worldmodel.evaluation.returns.recordings import needed, playing
-from worldmodel.evaluation.returns.run_episodes import run_episodes
+from worldmodel.rollout.episodes import run_episodes
 from worldmodel.saved_run import Run
 from worldmodel.system.console import Progress, say
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from worldmodel.evaluation.plotting import media
 from worldmodel.evaluation.returns.recordings import playing
-from worldmodel.evaluation.returns.run_episodes import Evaluation, run_episodes, spoken
+from worldmodel.rollout.episodes import Evaluation, run_episodes, spoken
 from worldmodel.run_directory import RunDir, RunError
 from worldmodel.saved_run import Run
 from worldmodel.system.console import Progress, say

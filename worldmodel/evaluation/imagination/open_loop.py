@@ -9,7 +9,7 @@ import torch
 
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.policy.agent import Agent
-from worldmodel.rollout.collector import Row
+from worldmodel.spaces import Row
 from worldmodel.system.runtime import autocast
 
 

@@ -16,10 +16,9 @@ from worldmodel.evaluation.quality.evaluated_model import OpenedRun
 from worldmodel.evaluation.quality.held_out_episodes import Recorded, from_replay
 from worldmodel.evaluation.quality.open_loop_error import Usual, pick
 from worldmodel.evaluation.returns.recordings import first_made, playing, record
-from worldmodel.rollout.collector import Row
 from worldmodel.run_directory import RunError
 from worldmodel.saved_run import Run
-from worldmodel.spaces import State
+from worldmodel.spaces import Row, State
 from worldmodel.system.console import Progress, say
 
 MOST_ROWS = 2000  # of an episode: all of its pictures are decoded at once

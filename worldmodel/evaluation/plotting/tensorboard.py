@@ -9,8 +9,8 @@ import torch
 
 from worldmodel.evaluation.imagination.open_loop import dream
 from worldmodel.evaluation.plotting.media import gif
-from worldmodel.evaluation.returns.run_episodes import Evaluation
 from worldmodel.policy.agent import Agent
+from worldmodel.rollout.episodes import Evaluation
 from worldmodel.training.logger import Logger
 
 CONTEXT, LENGTH = 5, 50

@@ -21,7 +21,7 @@ from worldmodel.evaluation.quality.agreement import spearman
 from worldmodel.evaluation.quality.evaluated_model import Opened, Planner
 from worldmodel.evaluation.quality.held_out_episodes import Branch, Recorded, Simulator
 from worldmodel.evaluation.quality.open_loop_error import pick
-from worldmodel.evaluation.returns.run_episodes import interval
+from worldmodel.rollout.episodes import interval
 from worldmodel.spaces import ActionSpace, State
 
 DRAWS = 8  # dreams of one plan, which are averaged

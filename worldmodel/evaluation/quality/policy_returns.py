@@ -20,7 +20,7 @@ from worldmodel.evaluation.quality.agreement import spearman
 from worldmodel.evaluation.quality.evaluated_model import Opened
 from worldmodel.evaluation.quality.held_out_episodes import Branch, Simulator
 from worldmodel.evaluation.quality.plan_returns import Start
-from worldmodel.evaluation.returns.run_episodes import interval
+from worldmodel.rollout.episodes import interval
 from worldmodel.spaces import ActionSpace, State
 from worldmodel.system.runtime import seed_of
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from worldmodel.evaluation.returns.run_episodes import doubts
+from worldmodel.rollout.episodes import doubts
 
 PATIENCE = 3  # steps in a row after which a guesser has overtaken the model
 BESIDE = "beside: nothing changes; the mean of all"

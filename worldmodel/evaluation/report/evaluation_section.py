@@ -25,7 +25,7 @@ from worldmodel.evaluation.report.glossary import (
 from worldmodel.evaluation.report.html import Pictures, command, listed, p, table, terms, together
 from worldmodel.evaluation.report.svg import bars
 from worldmodel.evaluation.returns.aggregates import AGGREGATES
-from worldmodel.evaluation.returns.run_episodes import spoken
+from worldmodel.rollout.episodes import spoken
 
 DREAM = (
     "a dream of {}: truth, model (green bar: frames seen; orange bar: actions alone), and their "

@@ -15,9 +15,9 @@ import numpy as np
 from worldmodel.config.loading import preset_files, read_yaml
 from worldmodel.config.schema import PlannerConfig
 from worldmodel.evaluation.plotting.style import growing, kind, pyplot, save, told
-from worldmodel.evaluation.returns.run_episodes import doubts
-from worldmodel.rollout.collector import Row
+from worldmodel.rollout.episodes import doubts
 from worldmodel.rollout.player import Player
+from worldmodel.spaces import Row
 
 Changes = list[tuple[str, str]]
 

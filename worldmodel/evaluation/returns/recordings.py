@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from worldmodel.rollout.collector import Rollout, Row, episode_seeds
+from worldmodel.rollout.collector import Rollout, episode_seeds
 from worldmodel.rollout.player import Player
 from worldmodel.run_directory import RunError
+from worldmodel.spaces import Row
 from worldmodel.system.runtime import seeded
 
 ENTROPY = 9  # keeps these episodes apart from those of training

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from worldmodel.evaluation.returns.aggregates import LEVELS, estimates
-from worldmodel.rollout.collector import Policy, Rollout, Row
+from worldmodel.rollout.collector import Policy, Rollout
+from worldmodel.spaces import Row
 
 
 @dataclass(frozen=True)
