@@ -121,9 +121,8 @@ def bench(rounds: int = 5, steps: int = 100) -> dict[str, Entry]:
                 )
     for collector in made.values():
         collector.envs.close()
-    medians = {
-        name: statistics.median(each[1:]) for name, each in rates.items()
-    }  # the first round warms up
+    # The first round warms up
+    medians = {name: statistics.median(each[1:]) for name, each in rates.items()}
     task = TASK.removeprefix("dmc:")
     return {
         f"{name}.{task}": {

@@ -55,9 +55,8 @@ class Noise:
             generator.uniform(0, 2 * np.pi, 2),
             generator.uniform(*DRIFT, 2) * min(size) / 64,
         )
-        self.velocity = (
-            np.stack([np.sin(angle), np.cos(angle)], 1) * speed[:, None]
-        )  # (2, 2) rows, columns a step
+        # (2, 2) rows, columns a step
+        self.velocity = np.stack([np.sin(angle), np.cos(angle)], 1) * speed[:, None]
         self.phase, self.turn = generator.uniform(0, 2 * np.pi), generator.uniform(*FLICKER)
 
     def paint(self, picture: np.ndarray, step: int) -> None:

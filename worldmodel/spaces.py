@@ -19,9 +19,8 @@ from torch import Tensor
 
 Row = dict[str, Any]  # one row of experience of one environment
 Batch = dict[str, Tensor]
-State = dict[
-    str, Tensor
-]  # deter (...,D), stoch (...,S[,K]) and the parameters of the distribution it came from
+# Deter (...,D), stoch (...,S[,K]) and the parameters of the distribution it came from
+State = dict[str, Tensor]
 Losses = dict[str, Tensor]  # every entry (B,T)
 Metrics = dict[str, Tensor]
 

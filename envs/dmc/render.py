@@ -179,16 +179,14 @@ def load_simulator(name: str) -> None:
     """
     backend = "" if name == "ray" else probe_gl().backend
     kept = os.environ.get("MUJOCO_GL")
-    os.environ["MUJOCO_GL"] = (
-        backend or "disable"
-    )  # both mujoco and dm_control read it when they are imported
+    # Both mujoco and dm_control read it when they are imported
+    os.environ["MUJOCO_GL"] = backend or "disable"
     try:
         if "dm_control._render" not in sys.modules:
             importlib.import_module("dm_control.mujoco")
         elif backend and backend != sys.modules["dm_control._render"].BACKEND:
-            importlib.reload(
-                sys.modules["dm_control._render"]
-            )  # it was imported without GL before
+            # It was imported without GL before
+            importlib.reload(sys.modules["dm_control._render"])
     finally:
         if kept is None:
             del os.environ["MUJOCO_GL"]

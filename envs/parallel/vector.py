@@ -51,9 +51,8 @@ class SupervisedEnvs:
         self.restart_budget = restart_budget
         self.faults = 0
         self.closed = False
-        self._obs: list[Obs] = [
-            {} for _ in range(num_envs)
-        ]  # the last good one, for a truncated episode
+        # The last good one, for a truncated episode
+        self._obs: list[Obs] = [{} for _ in range(num_envs)]
         self._count = [0] * num_envs
         self._open = [False] * num_envs
 
@@ -164,18 +163,18 @@ class SerialEnv(SupervisedEnvs):
             stepper = self._steppers[i] or Stepper(self._make_fn)
             self._steppers[i] = stepper
             step = stepper.apply(command)
-            step.obs = {
-                key: value.copy() for key, value in step.obs.items()
-            }  # the caller's, as from a worker
+            # The caller's, as from a worker
+            step.obs = {key: value.copy() for key, value in step.obs.items()}
             return step
         except Exception as problem:
             return Fault(describe(problem), traceback.format_exc())
 
     def _restart(self, i: int) -> None:
+        # Built again by the Reset that must follow
         stepper, self._steppers[i] = (
             self._steppers[i],
             None,
-        )  # built again by the Reset that must follow
+        )
         if stepper:
             with contextlib.suppress(Exception):
                 stepper.close()
@@ -252,9 +251,8 @@ class VectorEnv(SupervisedEnvs):
             for pipe in answered:
                 i = pending.pop(pipe)  # type: ignore[call-overload]
                 outcomes[i] = self._workers[i].step()
-        return {
-            i: outcomes[i] for i in sorted(outcomes)
-        }  # faults are booked in one order, whoever was first
+        # Faults are booked in one order, whoever was first
+        return {i: outcomes[i] for i in sorted(outcomes)}
 
     def _restart(self, i: int) -> None:
         self._workers[i].stop()

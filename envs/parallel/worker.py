@@ -128,9 +128,8 @@ def main(pipe_fd: int, block_fd: int) -> None:
     shared block.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # they are meant for the parent, which closes the pipe
+        # They are meant for the parent, which closes the pipe
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     pipe = Connection(pipe_fd)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):

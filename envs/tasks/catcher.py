@@ -117,9 +117,8 @@ def _value(column: int, step: int, things: tuple[tuple[int, int, int], ...]) -> 
                 return -1000.0
             earned = 1.0
     if not things:
-        return earned - 0.01 * abs(
-            column - COLUMNS // 2
-        )  # nothing known: the middle is nearest to what may come
+        # Nothing known: the middle is nearest to what may come
+        return earned - 0.01 * abs(column - COLUMNS // 2)
     return earned + max(
         _value(min(max(column + a, 0), COLUMNS - 1), step + 1, things) for a in (-1, 0, 1)
     )

@@ -26,9 +26,10 @@ from worldmodel.checkpoint.store import (
 )
 from worldmodel.system import fault_injection, files
 
+# Those of a checkpoint alone
 POINTS = fault_injection.SAVE[
     fault_injection.SAVE.index("start") : fault_injection.SAVE.index("saved")
-]  # those of a checkpoint alone
+]
 FILES = ("manifest.json", "state.json", "model.safetensors", "generators.safetensors")
 
 

@@ -155,9 +155,8 @@ def test_the_noise_has_the_spectrum_it_should_have():
     drawn = np.concatenate(
         [background(s, kind="noise").picture(9).transpose(2, 0, 1) for s in range(12)]
     )
-    assert slope(drawn) == pytest.approx(
-        -2 * FALL, abs=0.5
-    )  # interpolated, and cut at black and white
+    # Interpolated, and cut at black and white
+    assert slope(drawn) == pytest.approx(-2 * FALL, abs=0.5)
     assert 100 < drawn.mean() < 136 and 35 < drawn.std() < 60
     red, green = drawn[0::3].reshape(12, -1), drawn[1::3].reshape(12, -1)
     assert (

@@ -108,9 +108,8 @@ def test_actions_are_clipped_and_scaled_to_the_task_s_bounds():
     env._middle, env._span = np.array([1.0]), np.array([2.0])  # as for bounds of -1 and 3
     assert env._native(np.array([-1.0])) == -1 and env._native(np.array([0.5])) == 2
     assert spec.shape == env.action_space.shape
-    assert (
-        np.abs(DMC("lqr_lqr_2_1", obs="state")._native(np.array([0.5]))) == 0.5
-    )  # bounds of 1e10 are no scale
+    # Bounds of 1e10 are no scale
+    assert np.abs(DMC("lqr_lqr_2_1", obs="state")._native(np.array([0.5]))) == 0.5
 
 
 def test_spaces_hold_what_is_observed():
@@ -135,9 +134,8 @@ def test_mask_is_the_body_and_not_the_ground():
     env.reset(seed=0)
     mask = env.segment()
     assert mask.shape == (48, 64) and mask.dtype == bool and 0.02 < mask.mean() < 0.2
-    assert (
-        env.render()[mask].mean(0)[0] > env.render()[~mask].mean(0)[0] + 50
-    )  # the body is orange, the rest blue
+    # The body is orange, the rest blue
+    assert env.render()[mask].mean(0)[0] > env.render()[~mask].mean(0)[0] + 50
 
 
 def test_alias_and_cameras():

@@ -189,9 +189,8 @@ def test_gymnasiums_own_checker_passes(name):
     env = envs.make(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about wrappers and infinite bounds, which are meant
-        check_env(
-            env, skip_render_check=True, skip_close_check=True
-        )  # those remake the env from its spec
+        # Those remake the env from its spec
+        check_env(env, skip_render_check=True, skip_close_check=True)
     env.close()
 
 

@@ -105,13 +105,11 @@ def test_light_material_and_position_of_a_sphere():
     )
     scale = 60 / (2 * 4 * np.tan(np.deg2rad(45) / 2))  # pixels per metre at the spheres' distance
     row, column = int(30 - 0.8 * scale), int(45 + 1 * scale)
-    assert (
-        image[row, column, 0] > 240 and image[row, column, 1:].max() == 0
-    )  # ambient .5 + diffuse .5, face on
+    # Ambient .5 + diffuse .5, face on
+    assert image[row, column, 0] > 240 and image[row, column, 1:].max() == 0
     red = image[..., 0] > 0
-    assert (
-        abs(red.sum() - np.pi * (0.5 * scale) ** 2) < 0.1 * red.sum()
-    )  # its area, and nothing elsewhere
+    # Its area, and nothing elsewhere
+    assert abs(red.sum() - np.pi * (0.5 * scale) ** 2) < 0.1 * red.sum()
     assert 125 <= image[..., 0][red].min() < 200  # the rim gets little more than ambient light
     assert image[30, int(45 - scale), 1] > 240
 
@@ -298,9 +296,8 @@ def test_a_run_keeps_the_renderer_that_auto_took_when_it_began(gl_is):
     )
     gl_is("egl", "NVIDIA H100")
     assert envs.renderer(asked) == "fast" and envs.renderer(asked, fixed) == "ray"
-    assert (
-        envs.renderer(asked, types.SimpleNamespace(render="auto")) == "fast"
-    )  # it was not written down
+    # It was not written down
+    assert envs.renderer(asked, types.SimpleNamespace(render="auto")) == "fast"
     assert envs.renderer(types.SimpleNamespace(**{**vars(asked), "render": "gl"}), fixed) == "gl"
     for other in ({"task": "pendulum"}, {"obs": "state"}):
         assert envs.renderer(types.SimpleNamespace(**{**vars(asked), **other})) == "auto"
@@ -327,9 +324,8 @@ def test_the_probe_respects_mujoco_gl(monkeypatch):
     assert render.probe_gl().backend == "" and "MUJOCO_GL=disable" in render.probe_gl().problem
     monkeypatch.setenv("MUJOCO_GL", "osmosis")
     assert "MUJOCO_GL=osmosis" in render.probe_gl().problem
-    assert (
-        json.loads(os.environ["_WORLDMODEL_GL_PROBE"])[0] == "osmosis"
-    )  # kept for this process and its children
+    # Kept for this process and its children
+    assert json.loads(os.environ["_WORLDMODEL_GL_PROBE"])[0] == "osmosis"
 
 
 @pytest.mark.parametrize(

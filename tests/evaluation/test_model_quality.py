@@ -262,9 +262,8 @@ def test_a_branch_ends_for_good_or_at_a_limit():
 
 def test_a_read_out_is_tested_on_episodes_that_it_was_not_fitted_to():
     rng = np.random.default_rng(0)
-    feats, states = (
-        [rng.normal(size=(12, n)) for _ in range(6)] for n in (40, 2)
-    )  # unrelated, yet more than rows
+    # Unrelated, yet more than rows
+    feats, states = ([rng.normal(size=(12, n)) for _ in range(6)] for n in (40, 2))
     tables = [
         {"feat": f[None, 1:], "feat_copy": f[None, :1], "state": s[None, 1:]}
         for f, s in zip(feats, states, strict=True)

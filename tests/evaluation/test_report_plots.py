@@ -201,9 +201,8 @@ def test_a_label_keeps_away_from_other_lines():
             re.search(r"c1[^>]*,([\d.]+)\) scale", drawn),
         )
         places.append(float(label[1]) - float(mark[1]))
-        assert drawn.index('class="label"') < drawn.rindex(
-            '<path class="line'
-        )  # which is drawn over it
+        # Which is drawn over it
+        assert drawn.index('class="label"') < drawn.rindex('<path class="line')
     assert places[0] > 0 > places[1]
 
 

@@ -192,10 +192,11 @@ PICTURES = (".gif", ".webp", ".mp4", ".png")
 
 
 def _poisoned(call, made, root, evil):
+    # Train last: it sets a damaged chunk aside
     found, names = (
         {},
         ("saved", "replayed", "report", "train"),
-    )  # train last: it sets a damaged chunk aside
+    )
     again(made, root)
     found["nothing"] = all_of(call, root, names)
     run = seed_dir(made)
@@ -256,11 +257,12 @@ def test_with_sound_checkpoints_no_other_file_is_unpickled_either(made, tmp_path
         for program, (code, said) in seen.items():
             assert code == (4 if program in wanted else 0), (place, program, code, said)
             assert "Traceback" not in said, (place, program, said)
+            # What is opened, and why not
             assert code == 0 or len(said.strip().splitlines()) <= 2, (
                 place,
                 program,
                 said,
-            )  # what is opened, and why not
+            )
     assert {
         "metrics.jsonl",
         "scores.jsonl",

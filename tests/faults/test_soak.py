@@ -34,14 +34,14 @@ def test_what_a_long_run_holds_stays_level(tmp_path, record_property):
     else:
         assert growth["rss_mb"]["last"] - growth["rss_mb"]["first"] < 24, json.dumps(found)
     for kind in ("descriptors", "threads"):
+        # A worker more is starting up
         assert growth[kind]["most"] <= growth[kind]["first"] + 6, (
             kind,
             found,
-        )  # a worker more is starting up
+        )
     assert growth["zombies"]["most"] == 0 and growth["children"]["most"] <= 4, found
-    assert 1 <= growth["shared_memory"]["most"] <= 2 and growth["shared_mb"]["most"] < 0.1, (
-        found
-    )  # a block per worker
+    # A block per worker
+    assert 1 <= growth["shared_memory"]["most"] <= 2 and growth["shared_mb"]["most"] < 0.1, found
     record_property("times", found["killed"])
 
 

@@ -94,9 +94,8 @@ def unknown(key):
         f"{key}.q",
     ]
     made = [word for word in made if word not in HINTS and len(word.partition(".")[2]) > 2]
-    table = (
-        (f"{key}: 'q'",) if key == "loss.objective" else ()
-    )  # a table of names, of which q is none
+    # A table of names, of which q is none
+    table = (f"{key}: 'q'",) if key == "loss.objective" else ()
     return st.sampled_from(made or [f"{key}x"]).map(
         lambda word: (word, "1", (f"unknown key '{word}'", *table))
     )

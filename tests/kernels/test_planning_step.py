@@ -12,11 +12,12 @@ from worldmodel.spaces import ActionSpace, ObservationSpace
 pytestmark = pytest.mark.skipif(
     not planning_step.here(), reason="no compiler, or no 512-bit bf16 products: torch does it all"
 )
+# Deter, hidden, actions
 SIZES = {
     "small": (40, 24, 3),
     "planet": (200, 200, 6),
     "wide": (96, 512, 1),
-}  # deter, hidden, actions
+}
 NOTHING = 77.0
 
 

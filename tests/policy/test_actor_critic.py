@@ -59,9 +59,8 @@ def test_returns_on_replayed_rows_stop_at_the_end_of_an_episode():
 def test_the_scale_of_returns_is_their_percentile_range_and_never_below_one():
     scale = ReturnScale()
     returns = torch.linspace(0, 100, 1001)
-    assert scale.update(returns).item() == pytest.approx(
-        90, abs=0.1
-    )  # at once, not after a hundred updates
+    # At once, not after a hundred updates
+    assert scale.update(returns).item() == pytest.approx(90, abs=0.1)
     for _ in range(2000):
         found = scale.update(returns * 2)
     assert found.item() == pytest.approx(180, abs=0.2)
@@ -293,9 +292,8 @@ def test_a_chain_with_terminations_gives_the_analytic_values():
 
 def test_straight_through_gradients_find_the_best_of_two_groups_of_actions():
     """Multi-discrete and `dynamics`: the reward is a smooth function of the one-hot codes."""
-    worth = torch.tensor(
-        [0.1, 1.0, 0.3, 0.0, 0.7]
-    )  # a pair is worth the sum; best are 1 of the first, 1 of the second
+    # A pair is worth the sum; best are 1 of the first, 1 of the second
+    worth = torch.tensor([0.1, 1.0, 0.3, 0.0, 0.7])
     world = Known(
         lambda x, a, s: (x, a @ worth),
         lambda s: s["stoch"][..., 0],

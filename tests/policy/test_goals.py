@@ -348,9 +348,8 @@ def test_the_whole_program_reaches_for_a_picture_and_for_a_replayed_step(tmp_pat
     )
     run = seed_dir(tmp_path, "pointmass")
     there.unlink()
-    evaluate(
-        run, "probe", "--episodes", "3", "--behavior.name", "random"
-    )  # the run opens without its goal
+    # The run opens without its goal
+    evaluate(run, "probe", "--episodes", "3", "--behavior.name", "random")
     one_step = (
         "--planner.name",
         "shooting",

@@ -44,9 +44,8 @@ def test_it_leaves_numbers_a_page_and_words(run_dir):
         for guess in ("copy", "mean")
     )
     assert len(found["continuation"]["reliability_by_horizon"]) == 6
-    assert (
-        len(found["probe"]["open_loop"]) == 6 and len(found["probe"]["posterior"]) == 6
-    )  # numbers of its state
+    # Numbers of its state
+    assert len(found["probe"]["open_loop"]) == 6 and len(found["probe"]["posterior"]) == 6
     assert len(found["sensitivity"]["agreement"]) == 2  # steps of a plan
     assert (
         set(found["plans"]["kind"]) == {"random", "planner"}

@@ -119,9 +119,8 @@ def test_where_one_is_killed_the_other_ends_with_a_line_and_the_same_command_goe
     calm, tmp_path, victim
 ):
     run = seed_dir(tmp_path)
-    started = ranks.start(
-        tmp_path, *ACTOR, "--log.episodes", "100000"
-    )  # it would never end by itself
+    # It would never end by itself
+    started = ranks.start(tmp_path, *ACTOR, "--log.episodes", "100000")
     wait_until(lambda: lines(run) >= 5, "the evaluation at frame 60")
     started[victim].kill()
     codes, said = ranks.finish(tmp_path, started)

@@ -171,9 +171,8 @@ def test_ram_and_disk_draw_the_same_batches(tmp_path):
         fill(disk, 15, start)
         assert_same(ram.sample(9, 11), disk.sample(9, 11))
     held = [chunk for chunk in disk._chunks.values() if chunk.data is not None]
-    assert (
-        len(held) == 2 and len(disk._chunks) == 24
-    )  # only the open chunk of each stream is in memory
+    # Only the open chunk of each stream is in memory
+    assert len(held) == 2 and len(disk._chunks) == 24
 
 
 def test_seeds_differ():
@@ -293,9 +292,8 @@ def test_a_restart_is_not_noticed(tmp_path, store, rows):
     expected = replay.sample(7, 13), replay.stats()
     again = reload(state, tmp_path, store=store, rows=rows)
     assert again.state() == state
-    unbroken = make(
-        None, store.replace("disk", "ram"), rows=rows
-    )  # the same history without a stop
+    # The same history without a stop
+    unbroken = make(None, store.replace("disk", "ram"), rows=rows)
     fill(unbroken, 77).sample(4, 9)
     assert_same(again.sample(4, 9), unbroken.sample(4, 9))
     again = reload(state, tmp_path, store=store, rows=rows)
@@ -720,9 +718,8 @@ def test_memory_is_the_least_of_machine_and_cgroup(tmp_path):
         "anon 400000\ninactive_file 1900000\nactive_file 200000\n"
     )
     assert available_memory(proc, cgroup) == 2_400_000
-    (cgroup / "a" / "memory.current").write_text(
-        "9000000\n"
-    )  # more than the limit, as when one was lowered
+    # More than the limit, as when one was lowered
+    (cgroup / "a" / "memory.current").write_text("9000000\n")
     assert available_memory(proc, cgroup) == 0
     (cgroup / "a" / "b" / "memory.max").write_text("1000\n")
     (cgroup / "a" / "memory.max").write_text("3000000000\n")

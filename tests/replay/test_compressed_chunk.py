@@ -84,9 +84,8 @@ def test_a_packed_chunk_replaces_its_open_file_once_no_checkpoint_needs_it(tmp_p
     names = {entry["file"] for entry in new["chunks"]}
     assert names == {f"{s:04d}-0000000{n}" for s in (0, 1) for n in ("0.zrows", "1.rows")}
     replay.collect_garbage([old, new])
-    assert (
-        reload(old, tmp_path, store="ram zstd").stats()["rows"] == 10
-    )  # the older checkpoint still opens
+    # The older checkpoint still opens
+    assert reload(old, tmp_path, store="ram zstd").stats()["rows"] == 10
 
 
 def test_the_newest_checkpoint_leaves_the_older_ones_files_alone(tmp_path):

@@ -154,14 +154,12 @@ def test_ranks_leave_each_other_s_files_alone(tmp_path):
         saved(fill(shard(tmp_path, rank, 2), 20, streams=(rank,)))
     saved(fill(shard(tmp_path, 2, 3), 20, streams=(2,)))  # of a run with more ranks
     assert len(list(tmp_path.glob("*.rows"))) == 9
-    saved(
-        fill(shard(tmp_path, 0, 2), 1, streams=(0,))
-    )  # a fresh run moves away what was its stream
+    # A fresh run moves away what was its stream
+    saved(fill(shard(tmp_path, 0, 2), 1, streams=(0,)))
     assert aside(tmp_path) == [f"0000-{n:08d}.rows-other-run" for n in range(3)]
     assert len(list(tmp_path.glob("0001-*"))) == len(list(tmp_path.glob("0002-*"))) == 3
-    saved(
-        fill(shard(tmp_path, 1, 2), 1, streams=(1,))
-    )  # the last rank sees to those of nobody too
+    # The last rank sees to those of nobody too
+    saved(fill(shard(tmp_path, 1, 2), 1, streams=(1,)))
     assert len(aside(tmp_path)) == 9 and not list(tmp_path.glob("0002-*.rows"))
 
 

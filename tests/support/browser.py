@@ -39,9 +39,10 @@ class Socket:
         length = bytes([128 | size]) if size < 126 else bytes([254]) + struct.pack(">H", size)
         if size >= 1 << 16:
             length = bytes([255]) + struct.pack(">Q", size)
+        # Noqa: B905
         self.socket.sendall(
             b"\x81" + length + mask + bytes(b ^ m for b, m in zip(data, itertools.cycle(mask)))
-        )  # noqa: B905
+        )
 
     def receive(self):
         parts = []

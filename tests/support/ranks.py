@@ -112,9 +112,8 @@ def draw_by_row(rank, size):
         return own
 
     torch.rand, torch.randn = by_row(rand), by_row(randn)
-    torch.randperm = lambda n, device=None: randperm(
-        n, generator=g
-    )  # of steps: the same for all rows
+    # Of steps: the same for all rows
+    torch.randperm = lambda n, device=None: randperm(n, generator=g)
 
 
 def learn(world, overrides, updates, spoilt=None, deaf=()):

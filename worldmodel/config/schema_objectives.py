@@ -24,11 +24,12 @@ Objective = Literal[
     "bottleneck",
     "reward_only",
 ]
+# These say how near features are to a picture
 COMPARING = (
     "contrastive",
     "forward_contrastive",
     "inverse",
-)  # these say how near features are to a picture
+)
 
 Negatives = Literal["all", "others", "aligned"]
 Target = Literal["grad", "stop", "ema"]

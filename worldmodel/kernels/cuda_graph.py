@@ -19,9 +19,8 @@ from worldmodel.spaces import Batch, Metrics
 log = logging.getLogger(__name__)
 
 Step = Callable[[], Metrics]
-Look = tuple[
-    tuple[str, torch.Size, torch.dtype], ...
-]  # names, shapes and kinds of a batch's tensors
+# Names, shapes and kinds of a batch's tensors
+Look = tuple[tuple[str, torch.Size, torch.dtype], ...]
 
 
 class Recorder(Protocol):

@@ -156,10 +156,11 @@ class Walk:
     def __init__(self, rssm, state: State, steps: int, generator: torch.Generator | None):
         self.latent, self.generator, self.at = rssm.latent, generator, 0
         n, self.graph = len(state["deter"]), torch.is_grad_enabled()
+        # Features begin behind the input
         self.hidden, deter = (
             rssm.from_action.out_features,
             rssm.gru.size,
-        )  # features begin behind the input
+        )
         inner = self.hidden + deter
         self.rows = torch.empty(steps + 1, n, inner + self.latent.size, dtype=BF16)
         self.deter = torch.empty(steps + 1, n, deter)

@@ -78,9 +78,8 @@ class Replay:
         self.streams = range(first_stream, first_stream + num_streams)
         self._minds = range(first_stream, ALL_STREAMS.stop if last else self.streams.stop)
         self.capacity_bytes = int(capacity_bytes)
-        self.capacity_rows = (
-            self.capacity_bytes // self.layout.row_bytes
-        )  # as they come; packed, more fit
+        # As they come; packed, more fit
+        self.capacity_rows = self.capacity_bytes // self.layout.row_bytes
         if self.capacity_rows < 1:
             raise ValueError(
                 f"replay.capacity_gb holds no row of {self.layout.row_bytes:,} bytes; raise it"
@@ -95,9 +94,8 @@ class Replay:
         self._reset()
 
     def _reset(self) -> None:
-        self._chunks: OrderedDict[tuple[int, int], Chunk | PackedChunk] = (
-            OrderedDict()
-        )  # oldest first
+        # Oldest first
+        self._chunks: OrderedDict[tuple[int, int], Chunk | PackedChunk] = OrderedDict()
         self._unsaved: dict[tuple[int, int], Chunk | PackedChunk] = {}
         self._next = dict.fromkeys(self.streams, 0)  # stream -> number of its next row
         self._segments = Segments()

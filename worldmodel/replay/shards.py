@@ -53,9 +53,8 @@ def _hands(
     full = set()
     for chunk in reversed(chunks):
         rank = chunk["stream"] // streams
-        open_ended = (
-            chunk["first"] + chunk["rows"] == ends[str(chunk["stream"])]
-        )  # its writer may go on in it
+        # Its writer may go on in it
+        open_ended = chunk["first"] + chunk["rows"] == ends[str(chunk["stream"])]
         fits = rank < ranks and rank not in full and held[rank] + chunk["rows"] <= fair
         if rank < ranks and (open_ended or fits):
             hands[rank].append(chunk)

@@ -55,9 +55,8 @@ class Progress:
         left = duration(passed * max(0, self.total - done) / max(1, fresh)) if known else "?"
         bar = "#" * int(20 * share) + "." * (20 - int(20 * share))
         line = f"{self.label} [{bar}] {share:4.0%} {duration(passed)} passed, {left} left  {text}"
-        wide = (
-            shutil.get_terminal_size((150, 24)).columns - 1
-        )  # what wraps around is not wiped by the next line
+        # What wraps around is not wiped by the next line
+        wide = shutil.get_terminal_size((150, 24)).columns - 1
         self.stream.write(f"\r\033[K{line[:wide]}" if self.live else line + "\n")
         self.stream.flush()
 

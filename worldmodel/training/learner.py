@@ -61,9 +61,8 @@ class Learner:
             t for m in modules for t in (*m.parameters(), *m.buffers()) if t not in trained
         ]
         self.updates = self.rollbacks = 0
-        self.count = torch.zeros(
-            (), dtype=torch.int64, device=device
-        )  # the update, for what runs on the device
+        # The update, for what runs on the device
+        self.count = torch.zeros((), dtype=torch.int64, device=device)
         self.skips = torch.zeros(2, dtype=torch.int64, device=device)  # in all, in a row
         self.step = Captured(self._step, recorder)
 

@@ -173,9 +173,8 @@ class Floor:
         pose = data.geom_xmat[self._geom].reshape(3, 3) * (1, -1, 1)
         start = ((origin - data.geom_xpos[self._geom]) @ pose[:, :2] + self._corner) * self._scale
         uv = points @ (pose[:, :2] * self._scale).astype(np.float32)
-        uv += (start % 1).astype(
-            np.float32
-        )  # whole repeats are dropped first: float32 loses them far from the origin
+        # Whole repeats are dropped first: float32 loses them far from the origin
+        uv += (start % 1).astype(np.float32)
         uv -= np.floor(uv)
         np.minimum(uv, 1 - 1e-6, out=uv)
         height = abs(float((origin - data.geom_xpos[self._geom]) @ pose[:, 2]))

@@ -109,9 +109,8 @@ class Rays:
         kept = self._facing.get(plane)
         if kept is None or not np.array_equal(kept[0], pose):
             across, down, along = (self.directions @ axis for axis in pose.T)
-            inverse = np.where(
-                along < -_FRONT, -1 / np.minimum(along, -_FRONT), 0
-            )  # 0: its front is not seen
+            # 0: its front is not seen
+            inverse = np.where(along < -_FRONT, -1 / np.minimum(along, -_FRONT), 0)
             kept = self._facing[plane] = (pose.copy(), across, down, inverse)
         _, across, down, inverse = kept
         start = (origin - data.geom_xpos[plane]) @ pose

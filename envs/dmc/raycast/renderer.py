@@ -34,9 +34,8 @@ class RayRenderer:
         count = size[0] * size[1]
         self._shadow_geom = np.empty(count, np.int32)
         self._shadow_dist = np.empty(count, np.float64)
-        self._shares = np.zeros(
-            count, np.float32
-        )  # of each pixel of the front layer, what is neither sky nor ground
+        # Of each pixel of the front layer, what is neither sky nor ground
+        self._shares = np.zeros(count, np.float32)
         self._mask: np.ndarray = np.zeros(size, np.float32)
         self._model: Any = None
 
@@ -44,9 +43,8 @@ class RayRenderer:
         """Read everything about a model that does not change."""
         self._model = model
         self._rays = rays = Rays(model, self.size, self.camera)
-        self._reach = (
-            model.vis.map.zfar * model.stat.extent / rays.cosine
-        )  # the far clipping plane
+        # The far clipping plane
+        self._reach = model.vis.map.zfar * model.stat.extent / rays.cosine
         self._sprites = Sprites(model, self.size, self.camera, rays.pixel)
         self._sky = Sky(model)
         self._materials = Materials(model)

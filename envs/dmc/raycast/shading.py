@@ -94,9 +94,8 @@ class Sky:
         if not self.faces:
             return out
         main = np.abs(directions).argmax(1)
-        footprint = np.full(
-            len(main), pixel, np.float32
-        )  # a face is two wide, and texels of half a pixel look harsh
+        # A face is two wide, and texels of half a pixel look harsh
+        footprint = np.full(len(main), pixel, np.float32)
         for face, (axis, sign, right, down) in zip(self.faces, self.FACES, strict=True):
             chosen = np.flatnonzero((main == axis) & (directions[:, axis] * sign > 0))
             if not len(chosen):

@@ -42,9 +42,8 @@ class Wanted:
     samples: int
 
 
-Part = Callable[
-    [Scene, Wanted, Path], tuple[str, list[Path]]
-]  # a line on what came out, and what was made
+# A line on what came out, and what was made
+Part = Callable[[Scene, Wanted, Path], tuple[str, list[Path]]]
 
 
 def imagined(

@@ -23,9 +23,8 @@ from worldmodel.spaces import State
 
 WINDOWS = 8  # dreams from an episode
 MEASURED = ("image", "vector", "prev_action", "reward", "is_terminal")
-Table = dict[
-    str, np.ndarray
-]  # (N,H) by name, NaN after an episode's end; features, states (N,H,...); feat_copy (N,1,F)
+# (N,H) by name, NaN after an episode's end; features, states (N,H,...); feat_copy (N,1,F)
+Table = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,8 @@ from worldmodel.system.runtime import seed_of
 
 DREAMS = 8  # of one policy from one state, which are averaged
 Act = Callable[[State], Tensor]  # states (N,...) -> actions (N,A)
-Policies = dict[
-    str, Callable[[int], Act]
-]  # by name: a policy that begins anew, with dice that a number names
+# By name: a policy that begins anew, with dice that a number names
+Policies = dict[str, Callable[[int], Act]]
 
 
 @dataclass

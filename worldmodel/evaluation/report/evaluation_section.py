@@ -76,9 +76,8 @@ def videos(seeds: Sequence[Seed], pictures: Pictures, lacking: list[str]) -> str
         for name, words in named.items():
             if (seed.path / name).exists():
                 kind = ' class="strip"' if words not in EPISODES else ""
-                small = (seed.path / name).with_suffix(
-                    ".webp"
-                )  # the same in a fraction of the bytes
+                # The same in a fraction of the bytes
+                small = (seed.path / name).with_suffix(".webp")
                 shown = small if small.exists() else seed.path / name
                 told = f"{seed.name}, {shown.relative_to(seed.path)}"
                 label = f"{told}: {words}"

@@ -17,12 +17,13 @@ from worldmodel.system.files import open_regular
 MOST_PICTURES = 7_000_000  # bytes of the page that pictures may take
 LONG = 12  # letters in the last cell beyond which it is given room
 WIDE = 640  # pixels beyond which a picture keeps a readable width and scrolls
+# What Pillow says of such
 NO_PICTURE = (
     OSError,
     ValueError,
     SyntaxError,
     Image.DecompressionBombError,
-)  # what Pillow says of such
+)
 KINDS = {".gif": "image/gif", ".png": "image/png", ".webp": "image/webp"}
 
 

@@ -25,9 +25,8 @@ def write(paths: Sequence[Path], target: Path) -> tuple[Path, list[str]]:
     text, lacking = page(seeds, quiet=False)
     target.parent.mkdir(exist_ok=True)
     partial = target.with_suffix(".tmp")
-    partial.write_bytes(
-        text.encode("utf-8", "replace")
-    )  # a path, or what a file says, may be no Unicode
+    # A path, or what a file says, may be no Unicode
+    partial.write_bytes(text.encode("utf-8", "replace"))
     partial.replace(target)
     return target, lacking
 

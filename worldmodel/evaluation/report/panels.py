@@ -210,9 +210,8 @@ def _policies(found: dict[str, Any] | None) -> list[str]:
 def planners(drivers: dict[str, dict[str, Any]]) -> str:
     """Return against thinking time, a line through the budgets of each way to drive."""
     series, sizes = [], growing(map(_candidates, drivers.values()))
-    ways = {
-        name: str(r.get("way", name)) for name, r in drivers.items()
-    }  # older files do not say which are one way
+    # Older files do not say which are one way
+    ways = {name: str(r.get("way", name)) for name, r in drivers.items()}
     for number, way in enumerate(dict.fromkeys(ways.values())):
         own = sorted(
             (drivers[name] for name in ways if ways[name] == way),

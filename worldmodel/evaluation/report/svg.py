@@ -16,13 +16,14 @@ LETTER = 7.0  # an average letter's width
 MOST_POINTS = 200
 STYLES = 6  # colours and dashes that the page's style has
 MEAN, REFERENCES = "mean", ("r0", "r1", "r2", "r3", "r4")  # styles that no number gives
+# Marks, where lines may be single points
 SPOTS = (
     "m-3.4,0a3.4,3.4 0 1,0 6.8,0a3.4,3.4 0 1,0 -6.8,0",
     "m-3.2,-3.2h6.4v6.4h-6.4z",
     "m0,-4.5l4.2,7.5h-8.4z",
     "m0,-4.6l4.6,4.6l-4.6,4.6l-4.6,-4.6z",
     "m0,4.5l4.2,-7.5h-8.4z",
-)  # marks, where lines may be single points
+)
 WIDE = 30.0  # a span beyond which positive numbers are drawn by their logarithm
 
 Point = tuple[float, float]
@@ -144,9 +145,8 @@ def lines(
     room = ROOM if any(s.bars or s.dots for s in series) else 0
     across = Axis(xs, LEFT + room, WIDTH - RIGHT - room, log_x)
     up = Axis(shown, HEIGHT - BOTTOM - room, TOP + room, steep)
-    marks = "".join(
-        _labels(s, series, across, up) for s in series
-    )  # below all lines, which they would else hide
+    # Below all lines, which they would else hide
+    marks = "".join(_labels(s, series, across, up) for s in series)
     marks += "".join(_band(s, across, up) + _marks(s, across, up) for s in series)
     ends = "; ".join(f"{s.name} ends at {s.points[-1][1]:.3g}" for s in series if not s.dots)
     words = f"{title} by {x_name}. {ends}."

@@ -13,9 +13,8 @@ from worldmodel.evaluation.quality.summary_text import reaches
 from worldmodel.evaluation.report.gather import ODD, Seed, sure
 from worldmodel.evaluation.report.html import folded
 
-Line = tuple[
-    str, str, str
-]  # what is said, the file that it is from, the part of the page that shows more
+# What is said, the file that it is from, the part of the page that shows more
+Line = tuple[str, str, str]
 
 
 def verdict(seeds: Sequence[Seed]) -> str:
