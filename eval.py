@@ -30,9 +30,9 @@ def main(argv: list[str]) -> int:
     if problems:
         parser.error(problems[0])
 
-    from worldmodel.system.exit_codes import guarded  # torch is imported from here on
+    from worldmodel.system.exit_codes import run_command  # torch is imported from here on
 
-    return guarded(lambda: evaluate(args))
+    return run_command(lambda: evaluate(args))
 
 
 def parsed(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser, list[str]]:
@@ -194,10 +194,10 @@ def opened(args: argparse.Namespace, path: Path):
     from envs.parallel.vector import make_vector
     from worldmodel.saved_run import Run
     from worldmodel.system import runtime
-    from worldmodel.system.cpu_cores import cores
+    from worldmodel.system.cpu_cores import count_cores
 
     run = Run.open(path, args.device).driven(args.changes)
-    runtime.tune(min(run.config.run.threads, cores()))
+    runtime.configure_torch(min(run.config.run.threads, count_cores()))
     e, d = run.config.env, run.config.distract
 
     def environments(obs: str = e.obs, num: int = 1):

@@ -10,8 +10,8 @@ from functools import partial
 
 import envs
 from worldmodel.config import loading as configs
-from worldmodel.system.console import Progress, say, silent
-from worldmodel.system.cpu_cores import Others
+from worldmodel.system.console import Progress, say, say_nothing
+from worldmodel.system.cpu_cores import LoadMeter
 
 USAGE = """python train.py [PRESET ...] [--section.key value ...]
 
@@ -37,14 +37,14 @@ def main(argv: list[str]) -> int:
         return 2
 
     try:
-        others = Others()
-        from worldmodel.system.exit_codes import guarded  # torch is imported from here on
+        others = LoadMeter()
+        from worldmodel.system.exit_codes import run_command  # torch is imported from here on
     except KeyboardInterrupt:
         sys.stderr.write("interrupted before anything was begun\n")
         return 130
 
     kept = "\nwhat the last checkpoint holds is kept; the same command goes on from there"
-    code = guarded(lambda: train(c, argv, others), kept)
+    code = run_command(lambda: train(c, argv, others), kept)
     if c.run.fresh and code not in (0, 2, 75) and os.environ.get("RANK", "0") == "0":
         sys.stderr.write(
             "--run.fresh true starts over whenever it is given; to go on, leave it out\n"
@@ -65,7 +65,7 @@ def train(c, words, others) -> int:
     from worldmodel.training.stop_request import Stop
 
     launch = distributed.Launch.of(os.environ)
-    run, device = RunDir.of(c), runtime.setup(c.run, launch)
+    run, device = RunDir.of(c), runtime.pick_rank_device(c.run, launch)
     world = distributed.join(launch, device)
     stop = Stop(world, c.run.max_minutes)
     distributed.check_same(world, c)
@@ -73,7 +73,7 @@ def train(c, words, others) -> int:
         before = world.led(lambda: run.open(c, launch.restarts))
         run.check_seen()
         c = settled(c, before, world, others)
-        runtime.tune(c.run.threads)
+        runtime.configure_torch(c.run.threads)
         return trained(c, words, run, device, world, stop)
 
 
@@ -85,7 +85,7 @@ def trained(c, words, run, device, world, stop) -> int:
     from worldmodel.training import training_state
     from worldmodel.training.trainer import Training
 
-    tell = say if world.main else silent
+    tell = say if world.main else say_nothing
     make = envs.configured(c.env, c.distract)
     patient = partial(make, patience=c.env.patience, floor=c.env.patience_floor)
     vector = partial(make_vector, timeout_s=c.env.timeout, restart_budget=c.env.restarts)
@@ -102,7 +102,7 @@ def trained(c, words, run, device, world, stop) -> int:
             return 0
         if world.main:
             run.begin(c, t.frames)
-            provenance.note(run.path, words, t.frames)
+            provenance.record_versions(run.path, words, t.frames)
         t.open_logger()
         tell(
             f"{'resuming' if resumed else 'training'} {c.env.task} in {run.path} on {device}: "
@@ -167,7 +167,7 @@ def settled(c, before, world, others):
     from worldmodel.system import runtime
 
     if world.size == 1:
-        count = runtime.threads(c.run.threads, before and before.run.threads, others)
+        count = runtime.choose_threads(c.run.threads, before and before.run.threads, others)
         c = replace(c, run=replace(c.run, threads=count))
     chosen = world.led(lambda: envs.renderer(c.env, before and before.env))
     number = world.sum([RENDERERS.index(chosen) if world.main else 0])[0]

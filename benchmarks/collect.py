@@ -41,7 +41,7 @@ class Collector:
         policy = build.make_policy(c, model, space)
         agent = build.make_agent(c, model, space, torch.device("cpu"), policy)
         self.config, self.model, self.policy = c, model, policy
-        self.player = Player(agent, count, "train", runtime.seeded(0))
+        self.player = Player(agent, count, "train", runtime.make_generator(0))
         generator = np.random.default_rng(0)
         self.random = lambda rows: generator.uniform(-1, 1, (len(rows), space.size))
         self.rollout = Rollout(self.envs, Reset, space, episode_seeds(0))

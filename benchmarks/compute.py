@@ -198,7 +198,7 @@ def policy() -> dict[str, Entry]:
     row = {k: batch[k][0, 0].numpy() for k in ("image", "prev_action", "is_first")}
     times = {}
     for count in (1, 16):
-        player = Player(agent, count, "train", runtime.seeded(0))
+        player = Player(agent, count, "train", runtime.make_generator(0))
         rows = [row] * count
         times[count] = (
             median_seconds(lambda player=player, rows=rows: player(rows), 200, warm=20) * 1e3

@@ -139,7 +139,7 @@ def main(argv: list[str]) -> int:
         return 2
     from benchmarks.run import table
 
-    runtime.tune(0)
+    runtime.configure_torch(0)
     results: dict[str, Entry] = {}
     for preset in args.presets:
         results |= bench(preset, torch.device(args.device), args.updates)

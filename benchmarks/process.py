@@ -82,7 +82,7 @@ from worldmodel import runtime
 def high():
     status = open("/proc/self/status").read()
     return {k: int(status.split(k + ":")[1].split()[0]) for k in ("VmHWM", "VmRSS")}
-runtime.tune(0)
+runtime.configure_torch(0)
 learner, batch = learning("small", "actor_critic", "bf16")
 seen = []
 for _ in range(3):

@@ -231,7 +231,7 @@ def measure(args: argparse.Namespace) -> int:
 
     runs = opened(args.runs, args.changes)
     run = next(iter(runs.values()))
-    runtime.tune(run.config.run.threads)
+    runtime.configure_torch(run.config.run.threads)
     course = course_of(run, args.seed)
     players = {
         f"{path} ({run.config.goal.distance})": partial(drive, run) for path, run in runs.items()
@@ -289,9 +289,9 @@ def main(argv: list[str]) -> int:
     if problems:
         parser.error(problems[0])
 
-    from worldmodel.system.exit_codes import guarded  # torch is imported from here on
+    from worldmodel.system.exit_codes import run_command  # torch is imported from here on
 
-    return guarded(lambda: measure(args))
+    return run_command(lambda: measure(args))
 
 
 if __name__ == "__main__":

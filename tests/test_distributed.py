@@ -132,21 +132,21 @@ def test_a_rank_says_who_it_is():
 @pytest.mark.parametrize(("there", "fits"), [(1, False), (2, True)])
 def test_every_rank_of_a_machine_wants_a_gpu_of_its_own(monkeypatch, there, fits):
     taken = []
-    monkeypatch.setattr(runtime, "tune", lambda threads: None)
+    monkeypatch.setattr(runtime, "configure_torch", lambda threads: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     c = loading.parse(["debug"]).run
     launch = Launch(rank=3, size=4, local_rank=1, local_size=2)
     if fits:
-        assert runtime.setup(c, launch) == torch.device("cuda", 1) and taken == [
+        assert runtime.pick_rank_device(c, launch) == torch.device("cuda", 1) and taken == [
             torch.device("cuda", 1)
         ]
     else:
         with pytest.raises(
             ValueError, match="2 ranks on this machine, but torch sees 1 of its GPUs"
         ):
-            runtime.setup(c, launch)
+            runtime.pick_rank_device(c, launch)
 
 
 def test_a_machine_that_does_not_see_the_run_says_what_is_needed(tmp_path):

@@ -16,7 +16,7 @@ from typing import Any
 from worldmodel.checkpoint.format import NUMBER
 from worldmodel.config import loading as configs
 from worldmodel.config.schema import Config
-from worldmodel.system.files import persist, replace
+from worldmodel.system.files import replace_file, write_with_retries
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def slug(task: str) -> str:
 
 def _replace(path: Path, text: str, kept: str) -> None:
     """Unwritten, in words, where the disk refuses again and again."""
-    persist(lambda: replace(path, text), f"{path} cannot be written; {kept}")
+    write_with_retries(lambda: replace_file(path, text), f"{path} cannot be written; {kept}")
 
 
 class RunDir:
@@ -168,7 +168,7 @@ class RunDir:
         try:
             self.status("running", frames)
         except OSError as error:
-            log.warning("%s; training goes on", str(error.strerror).split(". To go on")[0])
+            log.warning("%s; training goes on", str(error.strerror).split(". To resume")[0])
 
     def is_done(self, frames: int, wanted: int) -> bool:
         """True where an earlier command finished, its closing evaluation included."""

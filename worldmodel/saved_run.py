@@ -19,7 +19,7 @@ from worldmodel.policy.agent import Agent, Carry, part
 from worldmodel.run_directory import RunDir, RunError
 from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.system import runtime
-from worldmodel.system.runtime import autocast, seeded
+from worldmodel.system.runtime import autocast, make_generator
 
 DRIVING = ("behavior", "planner", "goal")  # what can be changed on a saved run
 
@@ -45,7 +45,7 @@ class Run:
             policy,
         )
         self.model, self.action_space = agent.model, agent.space
-        self.generator = seeded(c.run.seed, 8, device=agent.device.type)
+        self.generator = make_generator(c.run.seed, 8, device=agent.device.type)
 
     def driven(self, changes: Sequence[tuple[str, str]]) -> Run:
         """The same model driven in another way: changed keys of behavior, planner and goal, as

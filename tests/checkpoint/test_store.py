@@ -26,9 +26,9 @@ from worldmodel.checkpoint.store import (
 )
 from worldmodel.system import fault_injection, files
 
-# Those of a checkpoint alone
-POINTS = fault_injection.SAVE[
-    fault_injection.SAVE.index("start") : fault_injection.SAVE.index("saved")
+# The fault points of writing one checkpoint.
+POINTS = fault_injection.SAVE_POINTS[
+    fault_injection.SAVE_POINTS.index("start") : fault_injection.SAVE_POINTS.index("saved")
 ]
 FILES = ("manifest.json", "state.json", "model.safetensors", "generators.safetensors")
 

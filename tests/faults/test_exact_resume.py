@@ -21,7 +21,7 @@ from worldmodel.system import fault_injection
 TIMES = int(os.environ.get("WM_RESUMES", "1"))
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
 # Pruning alone waits for a checkpoint too many.
-EVERY_SAVE = [point for point in fault_injection.SAVE if point != "prune-moved"]
+EVERY_SAVE = [point for point in fault_injection.SAVE_POINTS if point != "prune-moved"]
 BUSY = (
     *SHORT,
     "--run.frames",

@@ -249,9 +249,9 @@ def goes_on_as_it_was_drawn(config, root, task, env):
 
 
 def test_memory_that_runs_out_is_one_line(capsys):
-    from worldmodel.system.exit_codes import guarded
+    from worldmodel.system.exit_codes import run_command
 
-    assert guarded(lambda: torch.empty(1 << 50), "\nall is kept") == 74
+    assert run_command(lambda: torch.empty(1 << 50), "\nall is kept") == 74
     said = capsys.readouterr().err
     assert (
         said.startswith("out of memory")

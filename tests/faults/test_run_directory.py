@@ -162,7 +162,7 @@ def test_a_file_system_without_locks_is_not_taken_for_another_training(tmp_path,
 
 @pytest.mark.parametrize(
     ("number", "advice"),
-    [(errno.ENOSPC, "make room there"), (errno.EROFS, "written by you"), (errno.EIO, "")],
+    [(errno.ENOSPC, "free disk space there"), (errno.EROFS, "writable for you"), (errno.EIO, "")],
 )
 def test_whatever_the_system_refuses_is_said_with_what_is_kept(
     monkeypatch, capsys, number, advice

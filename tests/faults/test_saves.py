@@ -42,15 +42,17 @@ def whole(root):
 )
 def test_killed_at_every_sub_step_of_a_save(calm, tmp_path, record_property):
     go(tmp_path, *SHORT, before=signalled_at(25, "SIGTERM"), expect=75)
-    for point in fault_injection.SAVE:
+    for point in fault_injection.SAVE_POINTS:
         before = newest(tmp_path)
         go(tmp_path, *SHORT, env={"WM_FAULT": f"save:{point}"}, expect=137)
-        arrived = fault_injection.SAVE.index(point) >= fault_injection.SAVE.index("renamed")
+        arrived = fault_injection.SAVE_POINTS.index(point) >= fault_injection.SAVE_POINTS.index(
+            "renamed"
+        )
         assert (newest(tmp_path) > before) == arrived, point
         whole(tmp_path)
     go(tmp_path, *SHORT)
     assert print_of(tmp_path) == print_of(calm)
-    record_property("times", len(fault_injection.SAVE))
+    record_property("times", len(fault_injection.SAVE_POINTS))
     record_property("lost", 0)
 
 
@@ -75,7 +77,7 @@ def test_signalled_at_sub_steps_of_a_save(calm, tmp_path, record_property):
             ("SIGTERM+SIGUSR1", 75),
         ]
     )
-    for point, (signals, code) in zip(fault_injection.SAVE, ways, strict=False):
+    for point, (signals, code) in zip(fault_injection.SAVE_POINTS, ways, strict=False):
         said = go(tmp_path, *often, env={"WM_FAULT": f"save:{point}={signals}"}, expect=code)
         if code == 75:
             assert (
@@ -90,7 +92,7 @@ def test_signalled_at_sub_steps_of_a_save(calm, tmp_path, record_property):
         whole(tmp_path)
     go(tmp_path, *often)
     assert print_of(tmp_path) == print_of(calm)
-    record_property("times", len(fault_injection.SAVE))
+    record_property("times", len(fault_injection.SAVE_POINTS))
     record_property("lost", 0)
 
 
@@ -111,7 +113,7 @@ def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(calm, tmp_path,
             and "intact" in last
             and "same command" in last
         )
-        assert said.count("trying again") == 3
+        assert said.count("; retry ") == 3
         assert newest(tmp_path) == before and not list(
             seed_dir(tmp_path).glob("checkpoints/.tmp*")
         )

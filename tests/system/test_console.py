@@ -1,4 +1,4 @@
-"""What the progress line promises."""
+"""The progress line: time left, width, and how often it is printed."""
 
 import io
 
@@ -24,7 +24,7 @@ def test_the_time_that_is_left_follows_from_what_this_command_did(monkeypatch):
 
     assert "? left" in shown(2, 5)  # what an earlier command did says nothing of this one's pace
     line = shown(5, 9)
-    assert "50%" in line and "0:09 passed" in line and "0:15 left" in line
+    assert "50%" in line and "0:09 elapsed" in line and "0:15 left" in line
     assert "0:00 left" in shown(10, 24)
 
 

@@ -1,4 +1,4 @@
-"""Threads are chosen by what other programs leave of the cores, and kept to."""
+"""A new run uses one thread per idle core, and a resumed run keeps its number of threads."""
 
 import os
 import subprocess
@@ -14,12 +14,12 @@ from worldmodel.system import cpu_cores, runtime
 
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
-    """Two cores of three whose clock and load are what one says."""
+    """Fake a machine that gives this process two of three cores, with a scripted clock and load."""
     monkeypatch.setattr(cpu_cores.os, "sched_getaffinity", lambda _: {0, 2})
     monkeypatch.setattr(cpu_cores, "STAT", tmp_path / "stat")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
-    def becomes(seconds, used, own):
+    def set_load(seconds, used, own):
         ticks = os.sysconf("SC_CLK_TCK")
         first, third = (int(x * ticks) for x in used)
         lines = [
@@ -32,8 +32,8 @@ def machine(monkeypatch, tmp_path):
         monkeypatch.setattr(cpu_cores.os, "times", lambda: spent)
         monkeypatch.setattr(cpu_cores.time, "monotonic", lambda: seconds)
 
-    becomes(100.0, (50.0, 60.0), 7.0)
-    return becomes
+    set_load(100.0, (50.0, 60.0), 7.0)
+    return set_load
 
 
 @pytest.mark.parametrize(
@@ -48,31 +48,31 @@ def machine(monkeypatch, tmp_path):
     ],
 )
 def test_what_other_programs_use_is_counted_in_cores(machine, used, own, busy):
-    others = cpu_cores.Others()
+    load = cpu_cores.LoadMeter()
     machine(102.0, used, own)
-    assert others.busy() == busy
+    assert load.count_busy() == busy
 
 
 def test_a_system_that_does_not_say_has_nobody_else(machine):
-    others = cpu_cores.Others()
+    load = cpu_cores.LoadMeter()
     machine(102.0, (52.0, 62.0), 7.0)
     cpu_cores.STAT.unlink()
-    assert others.busy() == 0
+    assert load.count_busy() == 0
 
 
 @pytest.mark.parametrize("busy, taken", [(0, 2), (1, 1), (2, 1)])
 def test_a_new_run_takes_the_free_cores_and_says_so(machine, caplog, busy, taken):
     with caplog.at_level("INFO"):
-        assert runtime.threads(0, None, SimpleNamespace(busy=lambda: busy)) == taken
+        assert runtime.choose_threads(0, None, SimpleNamespace(count_busy=lambda: busy)) == taken
     assert ("--run.threads" in caplog.text) == (busy > 0)
 
 
 def test_what_was_asked_for_given_or_taken_before_stays(machine, monkeypatch):
-    others = SimpleNamespace(busy=lambda: 1)
-    assert runtime.threads(5, 1, others) == 5
-    assert [runtime.threads(0, before, others) for before in (1, 2, 16, 0)] == [1, 2, 2, 0]
+    load = SimpleNamespace(count_busy=lambda: 1)
+    assert runtime.choose_threads(5, 1, load) == 5
+    assert [runtime.choose_threads(0, before, load) for before in (1, 2, 16, 0)] == [1, 2, 2, 0]
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert runtime.threads(0, 1, others) == 0
+    assert runtime.choose_threads(0, 1, load) == 0
 
 
 def test_a_run_writes_down_its_threads_and_goes_on_with_them(tmp_path):

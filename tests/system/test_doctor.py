@@ -1,4 +1,4 @@
-"""The doctor: loud where it must be, and never a traceback."""
+"""The doctor names what blocks training and never shows a traceback."""
 
 import subprocess
 import sys
@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from worldmodel.system import doctor
-from worldmodel.system.doctor import Failure, gpu_line
+from worldmodel.system.doctor import Failure, check_gpu
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = {"version": "2.13.0+cpu", "cuda": "", "threads": 3, "names": [], "reason": ""}
 CUDA = {**CPU, "version": "2.13.0", "cuda": "13.0"}
 
 
-def probed(code):
-    return doctor.answer(doctor.start(code), 60)
+def run_probe(code):
+    return doctor.read_answer(doctor.start_probe(code), 60)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def probed(code):
     ],
 )
 def test_a_gpu_left_idle_is_loud(torch, gpu, visible, why, hint):
-    line = gpu_line(torch, gpu, visible)
+    line = check_gpu(torch, gpu, visible)
     assert (
         line.label == "GPU"
         and "IS NOT USED, TRAINING RUNS ON THE CPU" in line.value
@@ -46,9 +46,9 @@ def test_a_gpu_left_idle_is_loud(torch, gpu, visible, why, hint):
 
 
 def test_a_gpu_in_use_or_absent_is_quiet():
-    used = gpu_line({**CUDA, "names": ["NVIDIA H100"]}, "NVIDIA H100", None)
+    used = check_gpu({**CUDA, "names": ["NVIDIA H100"]}, "NVIDIA H100", None)
     assert (used.label, used.value, used.hint) == ("gpu", "NVIDIA H100, used for training", "")
-    assert "NOT USED" not in gpu_line(CPU, "", None).value
+    assert "NOT USED" not in check_gpu(CPU, "", None).value
 
 
 def test_gpus_are_found_by_driver_and_by_bus(tmp_path):
@@ -68,47 +68,51 @@ def test_gpus_are_found_by_driver_and_by_bus(tmp_path):
 
 
 def test_a_probe_survives_whatever_its_library_does():
-    assert probed("print('noise'); print('{\"a\": 1}'); print('bye')") == {"a": 1}
+    assert run_probe("print('noise'); print('{\"a\": 1}'); print('bye')") == {"a": 1}
     assert (
-        probed("import no_such_library")
+        run_probe("import no_such_library")
         == "ModuleNotFoundError: No module named 'no_such_library'"
     )
-    assert "code -11" in probed("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
-    assert isinstance(probed("print('no answer')"), Failure)
-    assert "no answer" in doctor.answer(doctor.start("import time; time.sleep(30)"), 0.5)
+    assert "code -11" in run_probe("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    assert isinstance(run_probe("print('no answer')"), Failure)
+    assert "no answer" in doctor.read_answer(
+        doctor.start_probe("import time; time.sleep(30)"), 0.5
+    )
 
 
 @pytest.mark.parametrize(
-    "line", [doctor.torch_line(Failure("x")), doctor.mujoco_line(Failure("flex_vertedge"))]
+    "line", [doctor.check_torch(Failure("x")), doctor.check_mujoco(Failure("flex_vertedge"))]
 )
 def test_a_broken_core_blocks_and_says_how_to_mend_it(line):
     assert line.blocks and "-m pip install" in line.hint and "\n" not in line.value
 
 
 def test_a_missing_renderer_leaves_the_ray_renderer():
-    line = doctor.renderer_line(Failure("no GL"))
+    line = doctor.check_renderer(Failure("no GL"))
     assert not line.blocks and "no GL" in line.value and "--env.render ray" in line.hint
 
 
 def test_the_renderers_reason_is_split_from_its_remedy():
-    line = doctor.renderer_line(
+    line = doctor.check_renderer(
         ["ray", "GL does not work here (no EGL); to have it: apt-get install x"]
     )
     assert line.value == "ray: GL does not work here (no EGL)" and line.hint.endswith(
         ": apt-get install x"
     )
-    assert doctor.renderer_line(["fast", "GL works"]).hint == ""
+    assert doctor.check_renderer(["fast", "GL works"]).hint == ""
 
 
 def test_a_check_that_fails_is_one_line():
-    line = doctor.guarded("disk", lambda: {}["gone"])
+    line = doctor.run_check("disk", lambda: {}["gone"])
     assert line.label == "disk" and "KeyError" in line.value and not line.blocks
 
 
 def test_exit_code_and_last_line_follow_what_blocks(monkeypatch, capsys):
     for blocks, code, closing in [(False, 0, "ready: ./wm train"), (True, 3, "not ready: torch")]:
         monkeypatch.setattr(
-            doctor, "examine", lambda blocks=blocks: [doctor.Line("torch", "x", "mend it", blocks)]
+            doctor,
+            "run_checks",
+            lambda blocks=blocks: [doctor.Finding("torch", "x", "mend it", blocks)],
         )
         assert doctor.main() == code
         out = capsys.readouterr().out.splitlines()

@@ -1,6 +1,4 @@
-"""versions.json: what a run was made with, noted once and again where it changed, and read with
-care.
-"""
+"""versions.json gets an entry when something changed, and damaged files read as empty."""
 
 import json
 import logging
@@ -17,15 +15,15 @@ from worldmodel.system import doctor, provenance
 
 @pytest.fixture
 def here(monkeypatch):
-    """What this program and machine seem to be."""
+    """Replace the versions of this program and machine by a dict that the test can change."""
     found = {"Python": "3.12", "torch": "2.13", "commit": "abc"}
-    monkeypatch.setattr(provenance, "here", lambda: dict(found))
+    monkeypatch.setattr(provenance, "collect_versions", lambda: dict(found))
     return found
 
 
 def test_a_training_says_with_what_it_was_made(tmp_path):
     train(tmp_path, "--run.frames", "40")
-    (entry,) = provenance.read(seed_dir(tmp_path))
+    (entry,) = provenance.read_entries(seed_dir(tmp_path))
     assert entry["frames"] == 0 and entry["words"] == [
         "debug",
         "--run.root",
@@ -33,12 +31,15 @@ def test_a_training_says_with_what_it_was_made(tmp_path):
         "--run.frames",
         "40",
     ]
-    assert entry["torch"] == doctor.installed("torch") and entry["CPU"] == provenance.cpu()
+    assert (
+        entry["torch"] == doctor.find_version("torch")
+        and entry["CPU"] == provenance.describe_cpu()
+    )
     assert len(entry["commit"].removesuffix("-dirty")) == 40 or not (ROOT / ".git").exists()
     before = fingerprint(seed_dir(tmp_path))
     (seed_dir(tmp_path) / "versions.json").write_text("[")  # nothing that a run goes on from
     train(tmp_path, "--run.frames", "60")
-    (entry,) = provenance.read(seed_dir(tmp_path))
+    (entry,) = provenance.read_entries(seed_dir(tmp_path))
     assert entry["frames"] == 40 and fingerprint(seed_dir(tmp_path)) != before
     text, _ = page([read(seed_dir(tmp_path))])
     assert (
@@ -50,29 +51,29 @@ def test_a_training_says_with_what_it_was_made(tmp_path):
 @pytest.mark.parametrize("count, words", [(1, "1 core, "), (16, "16 cores, ")])
 def test_cores_are_counted(monkeypatch, count, words):
     monkeypatch.setattr(provenance, "cores", lambda: count)
-    assert provenance.cpu().startswith(words)
+    assert provenance.describe_cpu().startswith(words)
 
 
 def test_an_entry_is_added_only_where_something_changed(tmp_path, here):
     for frames in (0, 10, 20):
-        provenance.note(tmp_path, ["debug"], frames)
-    assert [x["frames"] for x in provenance.read(tmp_path)] == [0]
+        provenance.record_versions(tmp_path, ["debug"], frames)
+    assert [x["frames"] for x in provenance.read_entries(tmp_path)] == [0]
     here["torch"] = "2.14"
-    provenance.note(tmp_path, ["debug"], 30)
-    provenance.note(tmp_path, ["debug", "--run.frames", "90"], 40)
-    assert [(x["frames"], x["torch"]) for x in provenance.read(tmp_path)] == [
+    provenance.record_versions(tmp_path, ["debug"], 30)
+    provenance.record_versions(tmp_path, ["debug", "--run.frames", "90"], 40)
+    assert [(x["frames"], x["torch"]) for x in provenance.read_entries(tmp_path)] == [
         (0, "2.13"),
         (30, "2.14"),
         (40, "2.14"),
     ]
     for frames in range(50, 250):
-        provenance.note(tmp_path, ["w" * 5000, str(frames), *"x" * 900], frames)
-    found = provenance.read(tmp_path)
-    assert len(found) == provenance.MOST_ENTRIES and (found[0]["frames"], found[-1]["frames"]) == (
+        provenance.record_versions(tmp_path, ["w" * 5000, str(frames), *"x" * 900], frames)
+    found = provenance.read_entries(tmp_path)
+    assert len(found) == provenance.MAX_ENTRIES and (found[0]["frames"], found[-1]["frames"]) == (
         0,
         249,
     )
-    assert (tmp_path / "versions.json").stat().st_size < provenance.MOST_BYTES
+    assert (tmp_path / "versions.json").stat().st_size < provenance.MAX_BYTES
 
 
 @pytest.mark.parametrize(
@@ -91,33 +92,33 @@ def test_an_entry_is_added_only_where_something_changed(tmp_path, here):
 def test_what_is_no_such_file_counts_as_none(tmp_path, here, content):
     path = write_run(tmp_path / "seed0")
     (path / "versions.json").write_text(content)
-    assert provenance.read(path) == []
+    assert provenance.read_entries(path) == []
     assert "with what it was trained is not known" in page([read(path)])[0]
-    provenance.note(path, ["debug"], 7)
-    assert [x["frames"] for x in provenance.read(path)] == [7]
+    provenance.record_versions(path, ["debug"], 7)
+    assert [x["frames"] for x in provenance.read_entries(path)] == [7]
 
 
 def test_a_link_is_not_read_and_a_disk_that_refuses_costs_the_entry_alone(
     tmp_path, here, caplog, monkeypatch
 ):
-    provenance.note(tmp_path, ["debug"], 0)
+    provenance.record_versions(tmp_path, ["debug"], 0)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "versions.json").symlink_to(tmp_path / "versions.json")
-    assert provenance.read(tmp_path / "run") == []
+    assert provenance.read_entries(tmp_path / "run") == []
 
     def refuse(path, text):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(provenance, "replace", refuse)
     with caplog.at_level(logging.WARNING):
-        provenance.note(tmp_path, ["other"], 0)
-    assert "No space left on device" in caplog.text and len(provenance.read(tmp_path)) == 1
+        provenance.record_versions(tmp_path, ["other"], 0)
+    assert "No space left on device" in caplog.text and len(provenance.read_entries(tmp_path)) == 1
 
 
 def test_words_that_try_to_be_a_page_are_text(tmp_path, here):
     path = write_run(tmp_path / "seed0")
     here["torch"] = "<script>alert(1)</script>"
-    provenance.note(path, ["</pre><script>", "a b", "'"], 0)
+    provenance.record_versions(path, ["</pre><script>", "a b", "'"], 0)
     text, _ = page([read(path)])
     check(text)
     assert (
@@ -130,7 +131,7 @@ def test_seeds_that_were_made_alike_are_told_of_together(tmp_path, here):
     paths = [write_run(tmp_path / f"seed{i}", "--run.seed", str(i)) for i in range(3)]
     for i, path in enumerate(paths):
         here["torch"] = "2.14" if i == 2 else "2.13"
-        provenance.note(path, ["debug", "--run.seed", str(i)], 0)
+        provenance.record_versions(path, ["debug", "--run.seed", str(i)], 0)
     text, _ = page([read(path) for path in paths])
     assert (
         "with what it was trained: seed 0, seed 1" in text

@@ -39,7 +39,7 @@ from worldmodel.checkpoint.format import (
     understood,
 )
 from worldmodel.system import fault_injection
-from worldmodel.system.files import fsync_directory, persist, quarantine, write_all
+from worldmodel.system.files import fsync_directory, quarantine, write_all, write_with_retries
 
 __all__ = [
     "CheckpointError",
@@ -100,11 +100,13 @@ def save(
         _remove_stale(directory)
 
     what = f"checkpoint {step} cannot be written to {directory}; older ones are intact"
-    return persist(lambda: _save_once(directory, step, groups, body, keep), what, retries, undo)
+    return write_with_retries(
+        lambda: _save_once(directory, step, groups, body, keep), what, retries, undo
+    )
 
 
 def _save_once(directory: Path, step: int, groups: Mapping, body: bytes, keep: int) -> Path:
-    fault_injection.here("start")
+    fault_injection.reach("start")
     directory.mkdir(parents=True, exist_ok=True)
     _remove_stale(directory)
     final = place(directory, step)
@@ -112,7 +114,7 @@ def _save_once(directory: Path, step: int, groups: Mapping, body: bytes, keep: i
         return final
     staging = directory / f".tmp-{step}-{os.getpid()}"
     staging.mkdir()
-    fault_injection.here("staging-created")
+    fault_injection.reach("staging-created")
     files = {}
     for group, tensors in groups.items():
         data = safetensors.torch.save(_detached(tensors))
@@ -120,11 +122,11 @@ def _save_once(directory: Path, step: int, groups: Mapping, body: bytes, keep: i
     files[STATE] = _write(staging / STATE, body, "state")
     _write(staging / MANIFEST, seal({"format": FORMAT, "step": step, "files": files}), "manifest")
     fsync_directory(staging)
-    fault_injection.here("staging-synced")
+    fault_injection.reach("staging-synced")
     os.rename(staging, final)
-    fault_injection.here("renamed")
+    fault_injection.reach("renamed")
     fsync_directory(directory)
-    fault_injection.here("parent-synced")
+    fault_injection.reach("parent-synced")
     _prune(directory, final, keep)
     return final
 
@@ -152,13 +154,13 @@ def _write(path: Path, data: bytes, point: str) -> dict[str, Any]:
     try:
         view = memoryview(data)
         write_all(fd, view[: len(view) // 2])
-        fault_injection.here(f"{point}-torn")
+        fault_injection.reach(f"{point}-torn")
         write_all(fd, view[len(view) // 2 :])
-        fault_injection.here(f"{point}-unsynced")
+        fault_injection.reach(f"{point}-unsynced")
         os.fsync(fd)
     finally:
         os.close(fd)
-    fault_injection.here(f"{point}-written")
+    fault_injection.reach(f"{point}-written")
     return {"sha256": digest(data), "bytes": len(data)}
 
 
@@ -193,7 +195,7 @@ def _prune(directory: Path, newest: Path, keep: int) -> None:
         staging = directory / f".tmp-{int(path.name)}-{os.getpid()}"
         try:
             os.rename(path, staging)
-            fault_injection.here("prune-moved")
+            fault_injection.reach("prune-moved")
             shutil.rmtree(staging)
         except OSError as error:
             log.warning(
@@ -201,7 +203,7 @@ def _prune(directory: Path, newest: Path, keep: int) -> None:
                 path,
                 error,
             )
-    fault_injection.here("pruned")
+    fault_injection.reach("pruned")
 
 
 def numbered(directory: Path) -> list[Path]:

@@ -205,9 +205,9 @@ class Chunk:
             try:
                 data = as_bytes(self.data[start : self.rows])
                 write_all(fd, data[: len(data) // 2])
-                fault_injection.here("replay-torn")
+                fault_injection.reach("replay-torn")
                 write_all(fd, data[len(data) // 2 :])
-                fault_injection.here("replay-unsynced")
+                fault_injection.reach("replay-unsynced")
                 os.fsync(fd)
             except OSError:
                 with contextlib.suppress(OSError):

@@ -107,9 +107,9 @@ class PackedChunk:
         try:
             body = memoryview(self.body)
             write_all(fd, body[: len(body) // 2])
-            fault_injection.here("replay-torn")
+            fault_injection.reach("replay-torn")
             write_all(fd, body[len(body) // 2 :])
-            fault_injection.here("replay-unsynced")
+            fault_injection.reach("replay-unsynced")
             os.fsync(fd)
         except OSError:
             with contextlib.suppress(OSError):

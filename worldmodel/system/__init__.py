@@ -1,4 +1,4 @@
-"""The machine: files, cores, threads, console, versions, fault injection for tests.
+"""Files, processor cores, threads, console output, exit codes, versions and fault injection.
 
-Any room may import it. It knows nothing of models.
+Any package may import it; it imports no model code.
 """

@@ -1,6 +1,4 @@
-"""What a person sees while it runs: one live line with an ETA on a terminal, a line now and then
-elsewhere.
-"""
+"""Console output: plain lines, and a progress line with the estimated time left."""
 
 from __future__ import annotations
 
@@ -11,23 +9,26 @@ from typing import TextIO
 
 
 def say(text: str) -> None:
-    """One line on the standard output."""
+    """Print one line on standard output."""
     print(text, flush=True)
 
 
-def duration(seconds: float) -> str:
-    """75 -> 1:15, 3700 -> 1:01:40."""
+def format_duration(seconds: float) -> str:
+    """Format 75 as 1:15 and 3700 as 1:01:40."""
     minutes, secs = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"
 
 
-def silent(text: str) -> None:
-    """What `say` is to the ranks that do not talk."""
+def say_nothing(text: str) -> None:
+    """Stand in for `say` on ranks that print nothing."""
 
 
 class Progress:
-    """Call `update(done, text)` as often as you like; it draws at most ten times a second."""
+    """A progress line: redrawn in place on a terminal, printed every 15 seconds elsewhere.
+
+    `update` may be called at any rate; it redraws at most ten times a second.
+    """
 
     def __init__(
         self,
@@ -42,22 +43,26 @@ class Progress:
         self.quiet, self.live = quiet, not quiet and self.stream.isatty()
         self.period = 0.1 if self.live else 15.0
         self.began = time.monotonic()
-        self.drawn = self.began - self.period if self.live else self.began
+        self.drawn_at = self.began - self.period if self.live else self.began
 
     def update(self, done: float, text: str = "") -> None:
         now = time.monotonic()
-        if self.quiet or (now - self.drawn < self.period and done < self.total):
+        if self.quiet or (now - self.drawn_at < self.period and done < self.total):
             return
-        self.drawn = now
+        self.drawn_at = now
         share = min(1.0, done / max(1, self.total))
-        passed, fresh = now - self.began, done - self.start
-        known = fresh > 0 or done >= self.total
-        left = duration(passed * max(0, self.total - done) / max(1, fresh)) if known else "?"
+        elapsed, progress = now - self.began, done - self.start
+        left = "?"
+        if progress > 0 or done >= self.total:
+            left = format_duration(elapsed * max(0, self.total - done) / max(1, progress))
         bar = "#" * int(20 * share) + "." * (20 - int(20 * share))
-        line = f"{self.label} [{bar}] {share:4.0%} {duration(passed)} passed, {left} left  {text}"
-        # What wraps around is not wiped by the next line
-        wide = shutil.get_terminal_size((150, 24)).columns - 1
-        self.stream.write(f"\r\033[K{line[:wide]}" if self.live else line + "\n")
+        line = (
+            f"{self.label} [{bar}] {share:4.0%} "
+            f"{format_duration(elapsed)} elapsed, {left} left  {text}"
+        )
+        # The next redraw does not clear a line that has wrapped around.
+        width = shutil.get_terminal_size((150, 24)).columns - 1
+        self.stream.write(f"\r\033[K{line[:width]}" if self.live else line + "\n")
         self.stream.flush()
 
     def close(self) -> None:

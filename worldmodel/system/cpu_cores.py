@@ -1,6 +1,4 @@
-"""The processor's cores: how many this process may use, and how many of them other programs are
-using.
-"""
+"""Counts of processor cores: those this process may use, and those other programs keep busy."""
 
 from __future__ import annotations
 
@@ -10,51 +8,48 @@ import time
 from pathlib import Path
 
 STAT = Path("/proc/stat")
-SLIGHT = 0.25  # of a core: what others may take without being in the way
-SHORTEST = 0.2  # seconds below which the system's clock ticks are too coarse
+NEGLIGIBLE = 0.25  # of a core; a smaller load of other programs does not slow this one
+MIN_SECONDS = 0.2  # over shorter intervals the system's clock ticks are too coarse
 
 
-def cores() -> int:
-    """Cores this process may use."""
+def count_cores() -> int:
+    """Count the cores that this process may use."""
     return (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
 
 
-class Others:
-    """How many of those cores other programs keep busy, from the making of this until `busy` is
-    asked.
+class LoadMeter:
+    """Measures the load of other programs, from construction until `count_busy` is called.
 
-    Where a core is shared, two threads are far slower than one: at each of thousands of steps one
-    waits for the other.
+    Where programs share a core, two threads are far slower than one: at each of thousands of
+    steps one waits for the other.
     """
 
     def __init__(self) -> None:
-        self.began = _now()
+        self.began = _read_clocks()
 
-    def busy(self) -> int:
-        """Zero where the system does not say."""
-        if time.monotonic() - self.began[0] < SHORTEST:
-            time.sleep(SHORTEST)
-        passed, used, own = (b - a for a, b in zip(self.began, _now(), strict=True))
-        return min(cores(), max(0, math.ceil((used - own) / passed - SLIGHT)))
+    def count_busy(self) -> int:
+        """Count the cores that other programs keep busy; 0 if the system does not report it."""
+        if time.monotonic() - self.began[0] < MIN_SECONDS:
+            time.sleep(MIN_SECONDS)
+        elapsed, busy, own = (b - a for a, b in zip(self.began, _read_clocks(), strict=True))
+        return min(count_cores(), max(0, math.ceil((busy - own) / elapsed - NEGLIGIBLE)))
 
 
-def _now() -> tuple[float, float, float]:
-    """The clock, what these cores have worked since the machine started, and what of it was for
-    this process.
-    """
+def _read_clocks() -> tuple[float, float, float]:
+    """Read the clock, the busy seconds of these cores since boot, and this process's part."""
     spent = os.times()
     own = spent.user + spent.system + spent.children_user + spent.children_system
-    return time.monotonic(), _used(), own
+    return time.monotonic(), _read_busy_seconds(), own
 
 
-def _used() -> float:
+def _read_busy_seconds() -> float:
     try:
         lines = [line.split() for line in STAT.read_text().splitlines()]
         names = {f"cpu{k}" for k in os.sched_getaffinity(0)}
-        # user, nice, system, idle, iowait, irq, softirq; then what other machines took, which is
-        # not for us to see
+        # The columns are user, nice, system, idle, iowait, irq, softirq, steal. Stolen time is
+        # left out: it belongs to other virtual machines.
         ticks = sum(
             int(x) for name, *rest in lines if name in names for x in (*rest[:3], *rest[5:7])
         )

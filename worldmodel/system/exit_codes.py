@@ -1,4 +1,4 @@
-"""Errors a user can meet, as one clear line and the exit code that scripts rely on."""
+"""The exit code and the one-line message of every error that is meant for the user."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from worldmodel.config.loading import ConfigError
 from worldmodel.distributed import Ended, Lost, speaker
 from worldmodel.replay.buffer import ReplayError
 from worldmodel.run_directory import RunError
-from worldmodel.system.files import Unwritten
+from worldmodel.system.files import WriteError
 from worldmodel.training.learner import Diverged
 
-ROOM = (
-    "lower replay.batch, replay.length, planner.candidates or replay.capacity_gb, or let nothing "
-    "else run beside it"
+USE_LESS_MEMORY = (
+    "lower replay.batch, replay.length, planner.candidates or replay.capacity_gb, or stop other "
+    "programs"
 )
 
-FULL = "make room there, or raise the limit on it (quota, ulimit -f)"
-CLOSED = "see that it can be read and written by you"
+FREE_DISK = "free disk space there, or raise the limit on it (quota, ulimit -f)"
+FIX_PERMISSIONS = "make it readable and writable for you"
 ADVICE = {
-    errno.ENOSPC: FULL,
-    errno.EDQUOT: FULL,
-    errno.EFBIG: FULL,
-    errno.EACCES: CLOSED,
-    errno.EPERM: CLOSED,
-    errno.EROFS: CLOSED,
-    errno.ENOMEM: ROOM,
+    errno.ENOSPC: FREE_DISK,
+    errno.EDQUOT: FREE_DISK,
+    errno.EFBIG: FREE_DISK,
+    errno.EACCES: FIX_PERMISSIONS,
+    errno.EPERM: FIX_PERMISSIONS,
+    errno.EROFS: FIX_PERMISSIONS,
+    errno.ENOMEM: USE_LESS_MEMORY,
     errno.EMFILE: "raise the limit on open files (ulimit -n), or lower env.num",
 }
 
 
-class Plain(logging.Formatter):
-    """Warnings say that they are, information is just a line; either says whose it is where there
-    are several ranks.
+class LogFormatter(logging.Formatter):
+    """Prefixes warnings and errors with their level, and all records with the rank if there are
+    several.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -48,17 +48,18 @@ class Plain(logging.Formatter):
         return f"{speaker(os.environ)}{kind}{text}"
 
 
-def guarded(command: Callable[[], int], kept: str = "") -> int:
-    """Run a command; 2 config, 3 environment, 4 bad data, 5 diverged, 74 I/O, no memory or a lost
-    rank.
+def run_command(command: Callable[[], int], kept: str = "") -> int:
+    """Run a command and return its exit code; an error prints one line.
 
-    `kept` is said where a run is cut short by what it was not to blame for.
+    2 config, 3 environment, 4 bad data, 5 diverged, 74 I/O, memory or a lost rank, 130
+    interrupted. `kept` is appended where the cause lies outside the run (disk, memory, a signal):
+    it says what was saved.
     """
     handler = logging.StreamHandler()
-    handler.setFormatter(Plain())
+    handler.setFormatter(LogFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     if os.environ.get("RANK", "0") == "0":
-        logging.getLogger("envs").setLevel(logging.INFO)  # which renderer was taken, and why
+        logging.getLogger("envs").setLevel(logging.INFO)  # which renderer was chosen, and why
     logging.captureWarnings(True)
     try:
         return command()
@@ -73,8 +74,10 @@ def guarded(command: Callable[[], int], kept: str = "") -> int:
     except (Diverged, FloatingPointError) as error:
         return _report(error, 5)
     except MemoryError as error:
-        return _report(f"out of memory{f' ({error})' if str(error) else ''}; {ROOM}{kept}", 74)
-    except Unwritten as error:
+        return _report(
+            f"out of memory{f' ({error})' if str(error) else ''}; {USE_LESS_MEMORY}{kept}", 74
+        )
+    except WriteError as error:
         return _report(error.strerror, 74)
     except OSError as error:
         what = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
@@ -83,22 +86,24 @@ def guarded(command: Callable[[], int], kept: str = "") -> int:
     except KeyboardInterrupt:
         return _report(f"interrupted{kept}", 130)
     except ValueError as error:
-        if _ours(error):
+        if _is_project_error(error):
             return _report(error, 2)
         raise
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             return _report(
-                f"out of memory ({str(error).splitlines()[0][-160:]}); {ROOM}{kept}", 74
+                f"out of memory ({str(error).splitlines()[0][-160:]}); {USE_LESS_MEMORY}{kept}", 74
             )
         if type(error).__module__.startswith("envs"):
             return _report(f"{str(error).rstrip()}{kept}", 3)
         raise
 
 
-def _ours(error: BaseException) -> bool:
-    """A ValueError raised by this project's own lines is the user's; one from deep in a library is
-    a bug to be seen.
+def _is_project_error(error: BaseException) -> bool:
+    """Say whether this project's own code raised the error.
+
+    A ValueError of ours is the user's mistake; one from inside a library is a bug, and its
+    traceback must be seen.
     """
     trace = error.__traceback__
     while trace and trace.tb_next:

@@ -1,9 +1,8 @@
-"""Places where a test may strike a running program; the environment variable WM_FAULT says where
-and how.
+"""Named fault points at which a test can kill or signal the running program.
 
-"save:state-torn" ends the process there, as a kill would. "save:state-torn@2" waits until it is
-passed a second time; "save:state-torn=SIGTERM" sends the process a signal instead,
-"...=SIGTERM+SIGTERM" two.
+The environment variable WM_FAULT names one. "save:state-torn" kills the process at that point,
+"save:state-torn@2" when the point is reached for the second time. "save:state-torn=SIGTERM" sends
+the process a signal instead, "...=SIGTERM+SIGTERM" sends two.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import os
 import signal
 from collections import Counter
 
-# The sub-steps of a save, in their order.
-SAVE = (
+# The fault points of a save, in the order in which it reaches them.
+SAVE_POINTS = (
     "replay-torn",
     "replay-unsynced",
     "replay-flushed",
@@ -37,21 +36,21 @@ SAVE = (
     "collected",
 )
 
-passed: Counter[str] = Counter()
+times_reached: Counter[str] = Counter()
 
 
-def here(point: str) -> None:
-    """A sub-step of a save is reached."""
-    assert point in SAVE, point
-    wanted = os.environ.get("WM_FAULT")
-    if not wanted:
+def reach(point: str) -> None:
+    """Inject the requested fault if WM_FAULT names this point."""
+    assert point in SAVE_POINTS, point
+    fault = os.environ.get("WM_FAULT")
+    if not fault:
         return
-    place, _, signals = wanted.partition("=")
-    name, _, count = place.partition("@")
-    passed[point] += 1
-    if name != f"save:{point}" or passed[point] != int(count or 1):
+    target, _, signals = fault.partition("=")
+    name, _, count = target.partition("@")
+    times_reached[point] += 1
+    if name != f"save:{point}" or times_reached[point] != int(count or 1):
         return
     if not signals:
         os._exit(137)
-    for word in signals.split("+"):
-        signal.raise_signal(signal.Signals[word])
+    for signal_name in signals.split("+"):
+        signal.raise_signal(signal.Signals[signal_name])

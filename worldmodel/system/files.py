@@ -1,6 +1,4 @@
-"""File-system steps that replay, checkpoints and what reads a run share: durable writes, safe
-opens, quarantine.
-"""
+"""Durable writes, safe reads of untrusted files, and quarantine of damaged ones."""
 
 from __future__ import annotations
 
@@ -20,25 +18,23 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 RETRIES, RETRY_SECONDS = 3, 0.2
-LARGEST = 1e300  # of a number in a file; sums and differences of such are finite too
+MAX_MAGNITUDE = 1e300  # of a number read from a file, so that sums of such numbers stay finite
 
 
-class Unwritten(OSError):
-    """Something that had to be written was not; the message says what, what is kept all the same,
-    and what to do.
-    """
+class WriteError(OSError):
+    """A file could not be written; the message says which, what was kept and what to do."""
 
 
-def persist(
+def write_with_retries(
     write: Callable[[], T],
     what: str,
     retries: int = RETRIES,
     undo: Callable[[], None] | None = None,
 ) -> T:
-    """Write, again where the disk refuses; after so many retries Unwritten, which begins with
-    `what` was not written.
+    """Call `write` until it succeeds; raise WriteError when all retries have failed.
 
-    `undo` clears away what a failed attempt has left.
+    `what` begins the message and says what could not be written. `undo` removes the leftovers of
+    a failed attempt.
     """
     attempt = 0
     while True:
@@ -49,14 +45,10 @@ def persist(
                 undo()
             why = error.strerror or str(error)
             if attempt == retries:
-                again = (
-                    "make room, or see that it can be written to, and give the same command again"
-                )
-                raise Unwritten(error.errno, f"{what}: {why}. To go on, {again}") from error
+                advice = "free disk space or fix the permissions, and run the same command again"
+                raise WriteError(error.errno, f"{what}: {why}. To resume, {advice}") from error
             attempt += 1
-            log.warning(
-                "%s: %s; trying again (%d of %d)", what.split(";")[0], why, attempt, retries
-            )
+            log.warning("%s: %s; retry %d of %d", what.split(";")[0], why, attempt, retries)
             time.sleep(RETRY_SECONDS * attempt)
 
 
@@ -69,10 +61,8 @@ def fsync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def replace(path: Path, text: str) -> None:
-    """Write a small file so that it is either the old or the new one, never half; a failure leaves
-    nothing behind.
-    """
+def replace_file(path: Path, text: str) -> None:
+    """Replace a small file atomically; a failure leaves the old file and nothing else."""
     partial = path.with_suffix(".tmp")
     try:
         with partial.open("w") as file:
@@ -96,8 +86,8 @@ def open_regular(path: Path) -> int:
     return fd
 
 
-def read_small(path: Path, most: int) -> bytes:
-    """A regular file, whole; an OSError where it is none, or holds more than so many bytes."""
+def read_small_file(path: Path, most: int) -> bytes:
+    """Read a whole regular file; OSError if it is not one or holds more than `most` bytes."""
     with os.fdopen(open_regular(path), "rb") as file:
         data = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)
     if len(data) > most:
@@ -106,35 +96,40 @@ def read_small(path: Path, most: int) -> bytes:
 
 
 def read_json(path: Path, most: int) -> Any:
-    """A JSON file that may be anyone's, its numbers finite or None; OSError as `read_small`, else
-    ValueError.
+    """Read an untrusted JSON file; numbers that are not finite become None.
+
+    Raises OSError as `read_small_file` does, and ValueError if the content is not JSON.
     """
     try:
-        text = read_small(path, most)
+        text = read_small_file(path, most)
         return json.loads(
-            text, parse_float=_finite, parse_int=_whole, parse_constant=lambda _: None
+            text, parse_float=_parse_float, parse_int=_parse_int, parse_constant=lambda _: None
         )
     except RecursionError:
         raise ValueError(f"{path} is nested too deeply") from None
 
 
-def number(value: object) -> float | None:
-    """A finite number, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
+def to_finite(value: object) -> float | None:
+    """Return the value as a float, or None unless it is a finite number."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not abs(value) <= MAX_MAGNITUDE
+    ):
         return None
     return float(value)
 
 
-def _finite(text: str) -> float | None:
-    return number(float(text))
+def _parse_float(text: str) -> float | None:
+    return to_finite(float(text))
 
 
-def _whole(text: str) -> int | None:
-    return int(text) if abs(int(text)) <= LARGEST else None
+def _parse_int(text: str) -> int | None:
+    return int(text) if abs(int(text)) <= MAX_MAGNITUDE else None
 
 
 def write_all(fd: int, data: memoryview) -> None:
-    """Write every byte; a short write goes on until the kernel says why."""
+    """Write every byte, continuing after short writes."""
     while len(data):
         data = data[os.write(fd, data) :]
 

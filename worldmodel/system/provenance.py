@@ -1,6 +1,4 @@
-"""versions.json of a run: with what it was trained, where, from which commit, and by
-which words.
-"""
+"""The versions.json of a run: the package versions, machine, commit and command of each start."""
 
 from __future__ import annotations
 
@@ -14,88 +12,83 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.system import doctor
-from worldmodel.system.cpu_cores import cores
-from worldmodel.system.files import read_json, replace
+from worldmodel.system.cpu_cores import count_cores
+from worldmodel.system.files import read_json, replace_file
 
 log = logging.getLogger(__name__)
 
 FILE = "versions.json"
 PACKAGES = ("torch", "numpy", "gymnasium", "dm-control", "mujoco")
-MOST_BYTES, MOST_ENTRIES, MOST_WORDS, MOST_LETTERS = 1 << 24, 50, 200, 1000
+MAX_BYTES, MAX_ENTRIES, MAX_WORDS, MAX_LETTERS = 1 << 24, 50, 200, 1000
 
 
-def note(run: Path, words: Sequence[str], frames: int) -> None:
-    """An entry for a training that begins or goes on at `frames`, where something is not as it was
-    the last time.
+def record_versions(run: Path, words: Sequence[str], frames: int) -> None:
+    """Append an entry for a training that starts or resumes at `frames`, if anything changed.
 
-    It is for whoever looks at the run later; a disk that refuses costs the entry, never the run.
+    The file is documentation only: if it cannot be written, training continues without the entry.
     """
-    entries = read(run)
+    entries = read_entries(run)
     try:
-        now = {**here(), "words": [word[:MOST_LETTERS] for word in words[:MOST_WORDS]]}
+        now = {**collect_versions(), "words": [word[:MAX_LETTERS] for word in words[:MAX_WORDS]]}
         if entries and {k: v for k, v in entries[-1].items() if k != "frames"} == now:
             return
-        entries = [*entries[:1], *entries[1:][-(MOST_ENTRIES - 2) :], {"frames": frames, **now}]
-        replace(run / FILE, json.dumps({"entries": entries}, indent=1) + "\n")
+        entries = [*entries[:1], *entries[1:][-(MAX_ENTRIES - 2) :], {"frames": frames, **now}]
+        replace_file(run / FILE, json.dumps({"entries": entries}, indent=1) + "\n")
     except OSError as error:
         log.warning(
-            "%s cannot be written (%s); training goes on without it",
+            "%s cannot be written (%s); training continues without it",
             run / FILE,
             error.strerror or error,
         )
 
 
-def read(run: Path) -> list[dict[str, Any]]:
-    """The entries, oldest first, of what they should be; none where there is no such file, or no
-    sound one.
-    """
+def read_entries(run: Path) -> list[dict[str, Any]]:
+    """Read the valid entries, oldest first; none if the file is missing or damaged."""
     try:
-        entries = read_json(run / FILE, MOST_BYTES)["entries"]
-        return [entry for entry in entries if _sound(entry)][:MOST_ENTRIES]
+        entries = read_json(run / FILE, MAX_BYTES)["entries"]
+        return [entry for entry in entries if _is_valid(entry)][:MAX_ENTRIES]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
 
-def _sound(entry: Any) -> bool:
+def _is_valid(entry: Any) -> bool:
     words, frames = entry["words"], entry["frames"]
     rest = [v for k, v in entry.items() if k not in ("words", "frames")]
     return (
         type(frames) is int
         and isinstance(words, list)
         and all(isinstance(text, str) for text in [*words, *rest])
-        and len(rest) <= MOST_WORDS
+        and len(rest) <= MAX_WORDS
     )
 
 
-def here() -> dict[str, str]:
-    """This program and this machine; torch is asked for its version, not imported."""
-    versions = {name: doctor.installed(name) or "not installed" for name in PACKAGES}
+def collect_versions() -> dict[str, str]:
+    """Collect the versions of this program and machine, without importing torch."""
+    versions = {name: doctor.find_version(name) or "not installed" for name in PACKAGES}
     found = {
         "Python": platform.python_version(),
         **versions,
         "platform": platform.platform(),
-        "CPU": cpu(),
+        "CPU": describe_cpu(),
     }
     if gpu := doctor.find_gpu():
         found["GPU"] = gpu
-    return {**found, "commit": commit() or "unknown: no git checkout"}
+    return {**found, "commit": find_commit() or "unknown: no git checkout"}
 
 
-def cpu() -> str:
-    """How many cores this process may use, of what kind."""
+def describe_cpu() -> str:
+    """Describe the processor and how many of its cores this process may use."""
     named = (
         line.partition(":")[2].strip()
-        for line in doctor.read(Path("/proc"), "cpuinfo")
+        for line in doctor.read_lines(Path("/proc"), "cpuinfo")
         if "model name" in line
     )
-    count = cores()
+    count = count_cores()
     return f"{count} core{'s' * (count != 1)}, {next(named, platform.machine())}"
 
 
-def commit() -> str:
-    """The checkout's commit, with -dirty where tracked files differ from it; empty where there is
-    none.
-    """
+def find_commit() -> str:
+    """Return the checkout's commit, with -dirty if tracked files differ; empty without git."""
     if not (doctor.ROOT / ".git").exists():
         return ""
     words = [
@@ -109,13 +102,18 @@ def commit() -> str:
     ]
     try:
         done = subprocess.run(
-            words, cwd=doctor.ROOT, capture_output=True, text=True, timeout=20, env=_plain()
+            words,
+            cwd=doctor.ROOT,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            env=_make_git_environment(),
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def _plain() -> dict[str, str]:
-    """The environment without what would make git look elsewhere, as within a hook."""
+def _make_git_environment() -> dict[str, str]:
+    """Copy the environment without GIT_* variables: within a hook they point git elsewhere."""
     return {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}

@@ -1,4 +1,4 @@
-"""Process-wide settings: device, threads, precision, the allocator."""
+"""Process-wide settings: device, threads, precision, memory allocator and random seeds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from worldmodel.config.schema import RunConfig
 from worldmodel.distributed import Launch
-from worldmodel.system.cpu_cores import Others, cores
+from worldmodel.system.cpu_cores import LoadMeter, count_cores
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def keep_freed_memory() -> None:
-    """Ask glibc to keep large freed blocks; other C libraries are left alone."""
+    """Ask glibc to keep large freed blocks; with other C libraries do nothing."""
     try:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
@@ -30,87 +30,80 @@ def keep_freed_memory() -> None:
         log.debug("no glibc mallopt here")
 
 
-def setup(config: RunConfig, launch: Launch) -> torch.device:
-    """Choose the device, each rank of a machine one of its own."""
+def pick_rank_device(config: RunConfig, launch: Launch) -> torch.device:
+    """Pick the device of this rank: each rank of a machine has its own GPU."""
     device = pick_device(config.device)
     if launch.size == 1 or device.type == "cpu":
         return device
-    there = torch.cuda.device_count()
-    if launch.local_size > there:
+    count = torch.cuda.device_count()
+    if launch.local_size > count:
         raise ValueError(
-            f"{launch.local_size} ranks on this machine, but torch sees {there} of its GPUs: "
-            f"each rank takes one; "
-            "lower --nproc-per-node, or train on the CPU with --run.device cpu"
+            f"{launch.local_size} ranks on this machine, but torch sees {count} GPUs: each rank "
+            "needs one; lower --nproc-per-node, or train on the CPU with --run.device cpu"
         )
     device = torch.device(device.type, launch.local_rank)
     torch.cuda.set_device(device)
     return device
 
 
-def spare_cores(device: torch.device, processes: int) -> bool:
-    """Whether so many processes that learn on this device leave cores of the machine to others."""
-    return device.type != "cpu" or torch.get_num_threads() * processes < cores()
+def has_spare_cores(device: torch.device, processes: int) -> bool:
+    """Say whether this many training processes leave cores of the machine idle."""
+    return device.type != "cpu" or torch.get_num_threads() * processes < count_cores()
 
 
-def given() -> bool:
-    """Whether whoever started this process has settled the threads."""
+def is_thread_count_given() -> bool:
+    """Say whether the environment sets the number of threads."""
     return "OMP_NUM_THREADS" in os.environ
 
 
-def threads(wanted: int, before: int | None, others: Others) -> int:
-    """How many a run uses that is left to choose, 0: what it had `before`, else a thread for each
-    core that is free.
+def choose_threads(configured: int, before: int | None, load: LoadMeter) -> int:
+    """Choose the threads of a run: as configured, else (0) as `before`, else one per idle core.
 
-    A number once taken is kept, since sums of other parts round otherwise and a run would not
-    resume exactly.
+    A resumed run keeps its number of threads: another number sums in another order, rounds
+    differently, and the run would not resume exactly.
     """
-    if wanted or given():
-        return wanted
+    if configured or is_thread_count_given():
+        return configured
     if before is not None:
-        return min(before, cores())
-    busy = min(others.busy(), cores() - 1)
+        return min(before, count_cores())
+    busy = min(load.count_busy(), count_cores() - 1)
     if busy:
         log.info(
-            "other programs keep %d of %d cores busy: this run takes %d of them, and keeps to "
-            "that; "
-            "--run.threads says otherwise",
+            "other programs keep %d of %d cores busy: this run uses %d threads, also when it is "
+            "resumed; --run.threads sets another number",
             busy,
-            cores(),
-            cores() - busy,
+            count_cores(),
+            count_cores() - busy,
         )
-    return cores() - busy
+    return count_cores() - busy
 
 
-def tune(threads: int) -> None:
-    """Allocator, threads and matrix-product precision; 0 threads takes OMP_NUM_THREADS, else one
-    per core available.
+def configure_torch(threads: int) -> None:
+    """Set torch's threads and matrix-product precision, and the allocator's thresholds.
 
-    Torch has read the variable by now. More threads than cores would cost twice the time and say
-    nothing.
+    0 threads means OMP_NUM_THREADS, which torch has read by itself, else one per core.
     """
     keep_freed_memory()
-    if threads or not given():
-        torch.set_num_threads(threads or cores())
+    if threads or not is_thread_count_given():
+        torch.set_num_threads(threads or count_cores())
     torch.set_float32_matmul_precision("high")
 
 
 def pick_device(name: str) -> torch.device:
-    """auto takes CUDA where torch can use it; asking for CUDA without one is the user's
-    mistake.
-    """
+    """Turn run.device into a device; `auto` is CUDA if torch can use it."""
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise ValueError(
-            "run.device: cuda was asked for, but this torch sees no GPU; use --run.device cpu"
-        )
+        raise ValueError("run.device is cuda, but this torch sees no GPU; use --run.device cpu")
     if name == "auto":
         name = "cuda" if available else "cpu"
     return torch.device(name)
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """auto takes bf16 on a GPU and on processors that multiply it natively; elsewhere it would be
-    slower than fp32.
+    """Turn run.precision into bf16 or fp32.
+
+    `auto` is bf16 on a GPU and on processors that multiply it natively; elsewhere bf16 is slower
+    than fp32.
     """
     if name != "auto":
         return name
@@ -124,17 +117,17 @@ def pick_precision(name: str, device: torch.device) -> str:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bf16 for matrix products and convolutions; weights, norms and losses stay fp32."""
+    """Run matrix products and convolutions in bf16; weights, norms and losses stay fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def seeded(*numbers: int, device: str = "cpu") -> torch.Generator:
-    """A generator from several numbers, mixed so that neighbours don't correlate."""
-    return torch.Generator(device).manual_seed(seed_of(*numbers))
+def make_generator(*numbers: int, device: str = "cpu") -> torch.Generator:
+    """Make a generator seeded from several numbers, mixed so that neighbours do not correlate."""
+    return torch.Generator(device).manual_seed(mix_seeds(*numbers))
 
 
-def seed_of(*numbers: int) -> int:
-    """One seed out of several numbers."""
+def mix_seeds(*numbers: int) -> int:
+    """Mix several numbers into one seed."""
     import numpy as np
 
     return int(np.random.SeedSequence(list(numbers)).generate_state(1, np.uint64)[0]) & (2**63 - 1)

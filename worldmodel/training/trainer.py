@@ -22,7 +22,7 @@ from worldmodel.rollout.episodes import Evaluation, run_episodes
 from worldmodel.rollout.player import Player
 from worldmodel.run_directory import RunDir
 from worldmodel.spaces import Row
-from worldmodel.system.runtime import pick_precision, seed_of, seeded, spare_cores
+from worldmodel.system.runtime import has_spare_cores, make_generator, mix_seeds, pick_precision
 from worldmodel.training.divergence import roll_back
 from worldmodel.training.learner import Diverged, Learner
 from worldmodel.training.logger import Logger, Means
@@ -96,14 +96,14 @@ class Training:
         # From here on each rank draws on its own; rank 0 as a run alone does.
         own = (world.rank,) if world.rank else ()
         if own:
-            torch.manual_seed(seed_of(seed, *own))
+            torch.manual_seed(mix_seeds(seed, *own))
         self.player = Player(
             self.agent,
             envs.num_envs,
             "train",
-            seeded(seed, STREAMS["act"], *own, device=device.type),
+            make_generator(seed, STREAMS["act"], *own, device=device.type),
         )
-        self.random = seeded(seed, STREAMS["prefill"], *own)
+        self.random = make_generator(seed, STREAMS["prefill"], *own)
         self.replay = self._make_replay(np.random.SeedSequence([seed, STREAMS["replay"], *own]))
         self._check_capacity()
         self.means = Means()
@@ -174,7 +174,7 @@ class Training:
         """One step of every environment, remembered; notes what has fallen due."""
         before = self.frames
         rows = self.rollout.step(self.policy)
-        if spare_cores(self.learner.device, self.world.here):
+        if has_spare_cores(self.learner.device, self.world.here):
             self.rollout.begin()  # environments work while the model learns
         for stream, row in enumerate(rows, self.first):
             self.replay.add(stream, row)
@@ -282,7 +282,10 @@ class Training:
         count = episodes or self.c.log.episodes
         numbers = (self.c.run.seed, STREAMS["evaluate"], self.frames)
         player = Player(
-            self.agent, envs.num_envs, "eval", seeded(*numbers, device=self.agent.device.type)
+            self.agent,
+            envs.num_envs,
+            "eval",
+            make_generator(*numbers, device=self.agent.device.type),
         )
         rollout = Rollout(envs, reset, self.action_space, episode_seeds(*numbers))
 
@@ -303,7 +306,7 @@ class Training:
             self.frames,
             self.agent,
             result,
-            seeded(*numbers, 1, device=self.agent.device.type),
+            make_generator(*numbers, 1, device=self.agent.device.type),
         )
         return result
 

@@ -22,7 +22,7 @@ from worldmodel.checkpoint import store, validate
 from worldmodel.replay.buffer import ReplayMissing
 from worldmodel.replay.shards import deal
 from worldmodel.system import fault_injection
-from worldmodel.system.files import persist
+from worldmodel.system.files import write_with_retries
 
 if TYPE_CHECKING:
     from worldmodel.training.trainer import Training
@@ -95,8 +95,8 @@ def save(t: Training) -> None:
             "--run.precision fp32, together with a new --run.name"
         )
     what = f"the replay cannot be written to {t.run.replay}; the last checkpoint is intact"
-    persist(lambda: t.replay.flush(strict=True), what)
-    fault_injection.here("replay-flushed")
+    write_with_retries(lambda: t.replay.flush(strict=True), what)
+    fault_injection.reach("replay-flushed")
     own = Share.of(t)
     others = (
         [Share.unpacked(x) for x in t.world.gather_bytes(own.packed())][1:]
@@ -106,10 +106,10 @@ def save(t: Training) -> None:
     if t.world.main:
         _write(t, own, others)
     t.world.meet()  # only then may go what none needs but the one that has just been pruned
-    fault_injection.here("saved")
+    fault_injection.reach("saved")
     states = store.retained_states(t.run.checkpoints)
     t.replay.collect_garbage(manifest for state in states for manifest in _manifests(state))
-    fault_injection.here("collected")
+    fault_injection.reach("collected")
 
 
 def _write(t: Training, own: Share, others: list[Share]) -> None:

@@ -16,8 +16,8 @@ from worldmodel.rollout.episodes import Evaluation, run_episodes, spoken
 from worldmodel.run_directory import RunDir, RunError
 from worldmodel.saved_run import Run
 from worldmodel.system.console import Progress, say
-from worldmodel.system.files import number, read_json
-from worldmodel.system.runtime import cores
+from worldmodel.system.cpu_cores import count_cores
+from worldmodel.system.files import read_json, to_finite
 
 FILE = "returns.json"
 MOST = 1 << 26  # bytes of it that are read
@@ -45,7 +45,7 @@ class Wanted:
 
     @property
     def side_by_side(self) -> int:
-        return min(self.episodes, self.envs or cores())
+        return min(self.episodes, self.envs or count_cores())
 
 
 def score(
@@ -148,7 +148,7 @@ def checked(found: dict[str, Any]) -> dict[str, Any]:
         found["scores"]
         and isinstance(found["scores"], list)
         and all(isinstance(word, str) for word in words)
-        and all(number(x) is not None for x in numbers)
+        and all(to_finite(x) is not None for x in numbers)
         and all(type(place) is int and 0 <= place < len(found["scores"]) for place in places)
     ):
         raise ValueError(f"{FILE} does not hold what it should")

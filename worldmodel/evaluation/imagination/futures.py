@@ -12,7 +12,7 @@ import torch
 from worldmodel.evaluation.imagination.scene import Scene
 from worldmodel.evaluation.play.parallel_rollouts import BEHAVIORS, drivers
 from worldmodel.spaces import ActionSpace, State
-from worldmodel.system.runtime import autocast, seeded
+from worldmodel.system.runtime import autocast, make_generator
 
 MOST_ACTIONS = 8
 
@@ -83,7 +83,7 @@ def held(space: ActionSpace) -> list[tuple[str, np.ndarray]]:
 def driven(scene: Scene, behavior, length: int) -> State:
     """A dream whose actions a behaviour chooses, step by step."""
     agent = scene.run.agent
-    generator = seeded(scene.model.seed, 14, device=agent.device.type)
+    generator = make_generator(scene.model.seed, 14, device=agent.device.type)
     state, kept, steps = {k: scene.start[k] for k in ("deter", "stoch")}, behavior.init(1), []
     for t in range(length):
         fresh = torch.tensor([t == 0], device=agent.device)

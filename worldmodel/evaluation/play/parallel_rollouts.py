@@ -17,7 +17,7 @@ from worldmodel.model.mean_image import to_pixels
 from worldmodel.run_directory import RunError
 from worldmodel.saved_run import Run
 from worldmodel.spaces import State
-from worldmodel.system.runtime import autocast, seeded
+from worldmodel.system.runtime import autocast, make_generator
 
 DREAMS = 8
 BEHAVIORS = {"actor_critic": "the actor", "mpc": "the planner", "random": "random actions"}
@@ -103,7 +103,7 @@ class Dreams:
         return vector, kept
 
     def _generator(self, seed: int) -> torch.Generator:
-        return seeded(seed, device=self.agent.device.type)
+        return make_generator(seed, device=self.agent.device.type)
 
 
 def drivers(run: Run) -> tuple[dict[str, Any], list[str]]:

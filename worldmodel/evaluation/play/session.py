@@ -19,7 +19,7 @@ from worldmodel.evaluation.quality.held_out_episodes import Simulator
 from worldmodel.evaluation.returns.recordings import ENTROPY
 from worldmodel.rollout.collector import episode_seeds
 from worldmodel.spaces import State
-from worldmodel.system.runtime import seed_of
+from worldmodel.system.runtime import mix_seeds
 
 HAND = "hand"
 MOST_STEPS = 2000  # of a dream, all of whose states are kept
@@ -138,7 +138,7 @@ class Session:
             vector = self.vector(action)
         elif driver in self.dreams.drivers:
             before = here.kept if here.driver == driver else None
-            vector, kept = self.dreams.choose(driver, here.state, before, seed_of(luck, 1))
+            vector, kept = self.dreams.choose(driver, here.state, before, mix_seeds(luck, 1))
         else:
             raise ValueError(
                 f"driver: {driver!r} is not one of {', '.join([HAND, *self.dreams.drivers])}"
@@ -213,7 +213,7 @@ class Session:
 
     def _luck(self, step: int) -> int:
         assert self.start is not None
-        return seed_of(self.seed, 13, *self.start.key, step)
+        return mix_seeds(self.seed, 13, *self.start.key, step)
 
     def _really(self, vector: np.ndarray) -> Real:
         """The simulator's answer to an action at `at`, after bringing it back there where it had

@@ -15,7 +15,7 @@ from PIL import Image
 
 from worldmodel.checkpoint.validate import read_lines
 from worldmodel.evaluation.plotting.style import COLORS, pyplot, save
-from worldmodel.system.files import number
+from worldmodel.system.files import to_finite
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,9 @@ def save_png(path: Path, picture: np.ndarray) -> Path:
 def _with(path: Path, *keys: str) -> list[dict[str, float]]:
     """The lines that hold all of these numbers."""
     return [
-        line for line in read_lines(path) if all(number(line.get(key)) is not None for key in keys)
+        line
+        for line in read_lines(path)
+        if all(to_finite(line.get(key)) is not None for key in keys)
     ]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from worldmodel.run_directory import RunError
 from worldmodel.saved_run import Run
 from worldmodel.spaces import State
-from worldmodel.system.runtime import autocast, seed_of, seeded
+from worldmodel.system.runtime import autocast, make_generator, mix_seeds
 
 Columns = dict[str, np.ndarray]  # an episode's rows, key by key (T,...)
 Planner = Callable[[State], Tensor]  # states (N,...) -> plans (N,P,A)
@@ -77,10 +77,10 @@ class OpenedRun:
         self.model, self.agent = run.model, run.agent
         self.seen = [k for k in ("image", "vector") if getattr(run.observation_space, k)]
         self.draws = self.model.can_draw and "image" in self.seen
-        self.seed, self.generator = seed, seeded(seed, 11, device=run.agent.device.type)
+        self.seed, self.generator = seed, make_generator(seed, 11, device=run.agent.device.type)
 
     def reseed(self, number: int) -> None:
-        self.generator.manual_seed(seed_of(self.seed, 11, number))
+        self.generator.manual_seed(mix_seeds(self.seed, 11, number))
 
     @torch.no_grad()
     def observe(self, episode: Columns) -> tuple[State, State]:
@@ -153,7 +153,7 @@ def own_plans(run: Run, seed: int) -> tuple[dict[str, Planner], int, list[str]]:
     """The actor's and the planner's ways to make plans, how long those are, and what is missing, a
     line each.
     """
-    generator = seeded(seed, 12, device=run.agent.device.type)
+    generator = make_generator(seed, 12, device=run.agent.device.type)
     length, left_out = run.config.planner.horizon, []
     found: dict[str, Planner] = {}
     if run.policy is not None:

@@ -22,7 +22,7 @@ from worldmodel.evaluation.quality.held_out_episodes import Branch, Simulator
 from worldmodel.evaluation.quality.plan_returns import Start
 from worldmodel.rollout.episodes import interval
 from worldmodel.spaces import ActionSpace, State
-from worldmodel.system.runtime import seed_of
+from worldmodel.system.runtime import mix_seeds
 
 DREAMS = 8  # of one policy from one state, which are averaged
 Act = Callable[[State], Tensor]  # states (N,...) -> actions (N,A)
@@ -53,7 +53,7 @@ def follow(
     """
     found = Followed(list(policies))
     for number, start in enumerate(starts):
-        imagined, real, dice = [], [], seed_of(seed, 16, number)
+        imagined, real, dice = [], [], mix_seeds(seed, 16, number)
         for place, begin in enumerate(policies.values()):
             model.reseed(number)
             branch = in_simulator(model, simulator, start, begin(dice), length)

@@ -14,7 +14,7 @@ from worldmodel.evaluation.quality.policy_returns import Act, Policies, always, 
 from worldmodel.run_directory import RunError
 from worldmodel.saved_run import Run
 from worldmodel.spaces import State
-from worldmodel.system.runtime import autocast, seeded
+from worldmodel.system.runtime import autocast, make_generator
 
 QUICK = 0.25  # of the planner's candidates: it plans anew at every step of every dream
 NOISE = {"1/3 random": 1 / 3, "2/3 random": 2 / 3}
@@ -68,7 +68,7 @@ def _driven(run: Run, seed: int) -> Any:
     behavior, device = run.agent.behavior, run.agent.device
 
     def begin(dice: int) -> Act:
-        generator, kept = seeded(seed, 15, dice, device=device.type), None
+        generator, kept = make_generator(seed, 15, dice, device=device.type), None
 
         @torch.no_grad()
         def act(state: State) -> Tensor:

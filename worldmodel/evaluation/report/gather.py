@@ -12,7 +12,7 @@ from worldmodel.checkpoint.validate import check_spaces, read_lines, whole
 from worldmodel.config.schema import Config
 from worldmodel.run_directory import RunDir, RunError
 from worldmodel.system import provenance
-from worldmodel.system.files import number, read_json
+from worldmodel.system.files import read_json, to_finite
 
 MOST = 1 << 26  # bytes of a file that eval.py made
 # What a damaged or foreign file gives, wherever it is read.
@@ -46,7 +46,7 @@ class Seed:
     def frames(self) -> int:
         """As far as it has come."""
         known = [x["frames"] for x in [*self.metrics[-1:], *self.scores[-1:]]]
-        reached = number(self.state.get("frames")) if self.state else None
+        reached = to_finite(self.state.get("frames")) if self.state else None
         return max([*known, int(reached or 0)])
 
     @property
@@ -94,7 +94,7 @@ def read(path: Path) -> Seed:
         state_of(run),
         run.is_done(0, 0),
         odd,
-        provenance.read(run.path),
+        provenance.read_entries(run.path),
     )
 
 
@@ -136,7 +136,7 @@ def numbered(path: Path, odd: list[str]) -> list[dict[str, Any]]:
         return []
     kept, lost = [], 0
     for line in lines:
-        values = {k: x for k, x in line.items() if number(x) is not None}
+        values = {k: x for k, x in line.items() if to_finite(x) is not None}
         lost += sum(x is not None for x in line.values()) - len(values)
         if type(values.get("frames")) is int:
             kept.append(values)
@@ -155,7 +155,7 @@ def curve(lines: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
 
 def sure(value: object) -> float:
     """A finite number, or ValueError."""
-    found = number(value)
+    found = to_finite(value)
     if found is None:
         raise ValueError(f"{value!r:.40} is no finite number")
     return found

@@ -9,7 +9,7 @@ from worldmodel.rollout.collector import Rollout, episode_seeds
 from worldmodel.rollout.player import Player
 from worldmodel.run_directory import RunError
 from worldmodel.spaces import Row
-from worldmodel.system.runtime import seeded
+from worldmodel.system.runtime import make_generator
 
 ENTROPY = 9  # keeps these episodes apart from those of training
 
@@ -20,7 +20,9 @@ def playing(run, envs, reset, seed: int) -> tuple[Rollout, Player]:
     The n-th episode over all environments is the same one however many play side by side.
     """
     count, seeds = envs.num_envs, episode_seeds(seed, ENTROPY)
-    player = Player(run.agent, count, "eval", seeded(seed, ENTROPY, device=run.agent.device.type))
+    player = Player(
+        run.agent, count, "eval", make_generator(seed, ENTROPY, device=run.agent.device.type)
+    )
     return Rollout(
         envs, reset, run.action_space, lambda env, episode: seeds(0, episode * count + env)
     ), player
