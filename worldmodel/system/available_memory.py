@@ -1,4 +1,4 @@
-"""How much memory this process may still allocate."""
+"""The memory that this process may still allocate."""
 
 from __future__ import annotations
 
@@ -11,26 +11,30 @@ GB = 1e9
 
 
 def available_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the bytes this process may still allocate: the least of MemAvailable and its cgroups'
-    and own limits.
+    """Return the bytes this process may still allocate.
+
+    That is the least of MemAvailable, the room below its cgroups' limits and its own (ulimit -v).
     """
-    limits = _cgroup_room(proc, cgroup)
-    own = resource.getrlimit(resource.RLIMIT_AS)[0]  # ulimit -v
+    limits = _read_cgroup_limits(proc, cgroup)
+    own = resource.getrlimit(resource.RLIMIT_AS)[0]
     if own != resource.RLIM_INFINITY:
-        size = re.search(r"^VmSize:\s*(\d+) kB", _text(proc / "self" / "status"), re.MULTILINE)
+        size = re.search(
+            r"^VmSize:\s*(\d+) kB", _read_text(proc / "self" / "status"), re.MULTILINE
+        )
         limits.append(max(0, own - (int(size[1]) * 1024 if size else 0)))
-    for line in _text(proc / "meminfo").splitlines():
+    for line in _read_text(proc / "meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             limits.append(int(line.split()[1]) * 1024)
     return min(limits, default=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
-def _cgroup_room(proc: Path, cgroup: Path) -> list[int]:
-    """What is left below the limits of this process's cgroup and of every one above it, in both
-    versions of cgroups.
+def _read_cgroup_limits(proc: Path, cgroup: Path) -> list[int]:
+    """Return the bytes left below the limit of this process's cgroup and of each of its parents.
+
+    Reads both versions of cgroups.
     """
     left = []
-    for line in _text(proc / "self" / "cgroup").splitlines():
+    for line in _read_text(proc / "self" / "cgroup").splitlines():
         _, controllers, name = line.split(":", 2)
         if controllers not in ("", "memory"):
             continue
@@ -42,24 +46,22 @@ def _cgroup_room(proc: Path, cgroup: Path) -> list[int]:
         )
         here = Path(name.lstrip("/"))
         for folder in (here, *here.parents):
-            text = _text(root / folder / limit).strip()
+            text = _read_text(root / folder / limit).strip()
             if text.isdigit():  # "max" means no limit
-                left.append(max(0, int(text) - _in_use(root / folder, usage)))
+                left.append(max(0, int(text) - _read_used_bytes(root / folder, usage)))
     return left
 
 
-def _in_use(group: Path, usage: str) -> int:
-    """Bytes that a cgroup cannot have back: its pages of files that nobody has looked at lately go
-    when asked for.
-    """
-    text = _text(group / usage).strip()
+def _read_used_bytes(group: Path, usage: str) -> int:
+    """Return the bytes a cgroup uses, without the cached file pages that the kernel can drop."""
+    text = _read_text(group / usage).strip()
     idle = re.findall(
-        r"^(?:total_)?inactive_file (\d+)$", _text(group / "memory.stat"), re.MULTILINE
+        r"^(?:total_)?inactive_file (\d+)$", _read_text(group / "memory.stat"), re.MULTILINE
     )
     return max(0, (int(text) if text.isdigit() else 0) - max(map(int, idle), default=0))
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text()
     except OSError:
