@@ -213,7 +213,6 @@ def opened(args: argparse.Namespace, path: Path):
 
 def returns(args: argparse.Namespace) -> None:
     """Scores with intervals and videos; of several runs, their seeds together."""
-    from envs.parallel.vector import Reset
     from worldmodel.evaluation.commands import returns as scored
     from worldmodel.evaluation.returns import seeds
     from worldmodel.evaluation.returns.recordings import needed
@@ -228,7 +227,7 @@ def returns(args: argparse.Namespace) -> None:
             continue
         run, environments = opened(args, path)
         found.append(
-            scored.score(run, needed(lambda num, make=environments: make(num=num)), Reset, wanted)
+            scored.score(run, needed(lambda num, make=environments: make(num=num)), wanted)
         )
     if len(found) > 1:
         seeds.aggregate(found, args.runs[0] / "eval", args.seed)
@@ -238,41 +237,35 @@ def compare(args: argparse.Namespace) -> None:
     """The same model driven by its actor, by planners and by both: returns and milliseconds per
     action.
     """
-    from envs.parallel.vector import Reset
     from worldmodel.evaluation.commands.compare import Wanted, compared
 
     run, environments = opened(args, args.runs[0])
-    compared(
-        run, environments, Reset, Wanted(args.episodes, args.seed, args.budgets, args.drivers)
-    )
+    compared(run, environments, Wanted(args.episodes, args.seed, args.budgets, args.drivers))
 
 
 def probe(args: argparse.Namespace) -> None:
     """How well a linear map reads the simulator's true state off the latent, on episodes it was
     not fitted on.
     """
-    from envs.parallel.vector import Reset
     from worldmodel.evaluation.commands.probe import probed
 
     run, environments = opened(args, args.runs[0])
-    probed(run, environments, Reset, args.episodes, args.seed)
+    probed(run, environments, args.episodes, args.seed)
 
 
 def imagine(args: argparse.Namespace) -> None:
     """Dreams beside the truth, many futures, the longest dreams, what the latent draws, and where
     dreams part.
     """
-    from envs.parallel.vector import Reset
     from worldmodel.evaluation.commands.imagine import Wanted, imagined
 
     run, environments = opened(args, args.runs[0])
     wanted = Wanted(args.source, args.seed, args.context, args.length, args.long, args.samples)
-    imagined(run, environments, Reset, wanted)
+    imagined(run, environments, wanted)
 
 
 def model(args: argparse.Namespace) -> None:
     """Every number of the world model's quality on held-out episodes, and a page of plots."""
-    from envs.parallel.vector import Reset
     from worldmodel.evaluation.commands.model import Wanted, write
 
     if args.plans < 4:
@@ -290,19 +283,17 @@ def model(args: argparse.Namespace) -> None:
         args.plans,
         args.follow,
     )
-    write(run, environments, Reset, wanted)
+    write(run, environments, wanted)
 
 
 def play(args: argparse.Namespace) -> None:
     """A page on this machine from which a dream is driven, the simulator beside it."""
-    from envs.parallel.vector import Reset
     from worldmodel.evaluation.commands.play import play as serve
 
     run, environments = opened(args, args.runs[0])
     serve(
         run,
         environments,
-        Reset,
         run.path / "eval",
         seed=args.seed,
         context=args.context,

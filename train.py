@@ -79,7 +79,7 @@ def train(c, words, others) -> int:
 
 def trained(c, words, run, device, world, stop) -> int:
     """The whole training in a run directory that is open; the exit code."""
-    from envs.parallel.vector import Reset, make_vector
+    from envs.parallel.vector import make_vector
     from worldmodel.evaluation.commands import closing
     from worldmodel.system import provenance
     from worldmodel.training import training_state
@@ -91,7 +91,7 @@ def trained(c, words, run, device, world, stop) -> int:
     vector = partial(make_vector, timeout_s=c.env.timeout, restart_budget=c.env.restarts)
     playing = vector(partial(make, held_out=True), 1) if world.main else contextlib.nullcontext()
     with vector(patient, c.env.num) as collecting, playing as testing:
-        t = Training(c, collecting, Reset, run, device, world)
+        t = Training(c, collecting, run, device, world)
         resumed = training_state.resume(t)
         if world.any(world.main and resumed and run.is_done(t.frames, c.run.frames)):
             tell(
@@ -123,14 +123,14 @@ def trained(c, words, run, device, world, stop) -> int:
                 break
             if t.due.log:
                 t.log()
-            if t.due.eval and t.evaluate(testing, Reset, stop) is None:
+            if t.due.eval and t.evaluate(testing, stop) is None:
                 break
             if t.due.save:
                 save(t)
             t.collect()
         save(t)
         bar.close()
-        done = not stop and closing.finish(t, testing, Reset, stop)
+        done = not stop and closing.finish(t, testing, stop)
         if world.main:
             run.status("done" if done else "stopped", t.frames)
             t.logger.close()

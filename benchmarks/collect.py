@@ -14,7 +14,7 @@ import torch
 import envs
 from benchmarks.compute import parts
 from benchmarks.render import usable
-from envs.parallel.vector import Reset, make_vector
+from envs.parallel.vector import make_vector
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.replay.buffer import Replay
@@ -44,7 +44,7 @@ class Collector:
         self.player = Player(agent, count, "train", runtime.make_generator(0))
         generator = np.random.default_rng(0)
         self.random = lambda rows: generator.uniform(-1, 1, (len(rows), space.size))
-        self.rollout = Rollout(self.envs, Reset, space, episode_seeds(0))
+        self.rollout = Rollout(self.envs, space, episode_seeds(0))
         self.replay = Replay(
             build.replay_spec(observation, space),
             capacity_bytes=10**9,

@@ -27,7 +27,7 @@ def measure(presets: list[str], rows: int, pixels: int) -> dict:
     import torch
 
     import envs
-    from envs.parallel.vector import Reset, make_vector
+    from envs.parallel.vector import make_vector
     from worldmodel.config import loading
     from worldmodel.run_directory import RunDir
     from worldmodel.training.trainer import Training
@@ -45,7 +45,7 @@ def measure(presets: list[str], rows: int, pixels: int) -> dict:
         run = RunDir.of(c)
         run.path.mkdir(parents=True)
         with make_vector(partial(envs.make, c.env.task, size=tuple(c.env.size)), 1) as vector:
-            t = Training(c, vector, Reset, run, torch.device("cpu"))
+            t = Training(c, vector, run, torch.device("cpu"))
             taken = [dict(t.rollout.step(t.policy)[0]) for _ in range(256)]
             fill(t, taken, rows)
             first, pauses, written = timed(t), [], []

@@ -9,7 +9,7 @@ import logging
 import pickle
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 
 import gymnasium
@@ -17,11 +17,10 @@ import numpy as np
 from gymnasium import spaces
 
 from .process import Fault, Worker
-from .worker import GRACE_S, Obs, Reset, Step, Stepper, describe
+from .worker import GRACE_S, Command, Obs, Step, Stepper, describe
 
 __all__ = [
     "EnvFailure",
-    "Reset",
     "SerialEnv",
     "Step",
     "SupervisedEnvs",
@@ -30,7 +29,7 @@ __all__ = [
 ]
 
 MakeFn = Callable[[], gymnasium.Env]
-Command = np.ndarray | int | Reset
+Action = np.ndarray | int
 
 log = logging.getLogger(__name__)
 
@@ -55,47 +54,64 @@ class SupervisedEnvs:
         self._obs: list[Obs] = [{} for _ in range(num_envs)]
         self._count = [0] * num_envs
         self._open = [False] * num_envs
+        self._begun: dict[int, Command] = {}
 
-    def step(self, commands: Sequence[Command]) -> list[Step]:
-        """Give each environment its command, an action or Reset(seed), and return a Step of each.
-
-        Where an environment fails its Step repeats the last observation with is_last set and
-        info['fault'] saying why; its next command must be Reset. A Reset that fails is tried
-        again.
+    def reset(self, i: int, seed: int) -> Step:
+        """Start a new episode of environment i from a seed; the other environments stay where
+        they are.
         """
-        if len(commands) != self.num_envs:
-            raise ValueError(f"{len(commands)} commands for {self.num_envs} environments")
-        steps = self.step_some(dict(enumerate(commands)))
-        return [steps[i] for i in range(self.num_envs)]
+        self.begin_reset(i, seed)
+        return self._finish([i])[i]
 
-    def begin(self, commands: Sequence[Command]) -> None:
-        """Say what `step` will be called with next: environments in processes of their own get to
-        work at once.
+    def step(self, i: int, action: Action) -> Step:
+        """Step environment i by an action; the other environments stay where they are."""
+        self.begin_step(i, action)
+        return self._finish([i])[i]
+
+    def begin_reset(self, i: int, seed: int) -> None:
+        """Like `reset`, but return at once: `finish` has the Step."""
+        self._begin(i, Command("reset", seed))
+
+    def begin_step(self, i: int, action: Action) -> None:
+        """Like `step`, but return at once: an environment in a process of its own gets to work,
+        and `finish` has the Step.
         """
+        self._begin(i, Command("step", action))
 
-    def step_some(self, commands: Mapping[int, Command]) -> dict[int, Step]:
-        """`step` for some of the environments, by number; the others stay where they are."""
+    def finish(self) -> dict[int, Step]:
+        """Wait for all that has begun and return the Steps by environment.
+
+        Where an environment fails, its Step repeats the last observation with is_last set and
+        info['fault'] saying why; it must be reset next. A reset that fails is tried again.
+        """
+        return self._finish(sorted(self._begun))
+
+    def _begin(self, i: int, command: Command) -> None:
         if self.closed:
             raise ValueError("these environments are closed")
-        for i, command in commands.items():
-            if not self._open[i] and not isinstance(command, Reset):
-                raise ValueError(
-                    f"environment {i} has no open episode: its next command must be Reset(seed)"
-                )
-        todo, steps = dict(commands), {}
+        if i in self._begun:
+            raise ValueError(f"environment {i} has begun already: call finish first")
+        if command.kind == "step" and not self._open[i]:
+            raise ValueError(f"environment {i} has no open episode: reset it first")
+        self._begun[i] = command
+        self._send(i, command)
+
+    def _finish(self, numbers: Sequence[int]) -> dict[int, Step]:
+        todo = {i: self._begun.pop(i) for i in numbers}
+        steps: dict[int, Step] = {}
         notes: dict[int, str] = {}
         while todo:
             for i, outcome in self._run(todo).items():
                 if isinstance(outcome, Fault):
                     notes[i] = self._book(i, todo[i], outcome)
-                    if isinstance(todo[i], Reset):
+                    if todo[i].kind == "reset":
                         continue
                     outcome = Step(self._obs[i], 0.0, False, True, False, {"frames": 0})
                 if i in notes:
                     outcome.info["fault"] = notes[i]
                 steps[i] = self._follow(i, outcome)
                 del todo[i]
-        return steps
+        return {i: steps[i] for i in numbers}
 
     def _follow(self, i: int, step: Step) -> Step:
         self._open[i] = not step.is_last
@@ -105,10 +121,10 @@ class SupervisedEnvs:
 
     def _book(self, i: int, command: Command, fault: Fault) -> str:
         """Count a fault, restart its environment and return the line about it, or give up."""
-        what = (
-            f"seed {command.seed}" if isinstance(command, Reset) else f"action {_short(command)}"
-        )
-        step = 0 if isinstance(command, Reset) else self._count[i] + 1
+        if command.kind == "reset":
+            what, step = f"seed {command.value}", 0
+        else:
+            what, step = f"action {_short(command.value)}", self._count[i] + 1
         line = f"env worker {i}, episode step {step}, {what}: {fault.error}"
         self.faults += 1
         log.warning("%s (fault %d, budget %d)", line, self.faults, self.restart_budget)
@@ -121,6 +137,9 @@ class SupervisedEnvs:
             )
         self._restart(i)
         return line
+
+    def _send(self, i: int, command: Command) -> None:
+        """Let an environment get to work before anyone waits for it, where it can."""
 
     def _run(self, commands: dict[int, Command]) -> dict[int, Step | Fault]:
         """Carry out commands, all at once, and return the outcome of each."""
@@ -170,7 +189,7 @@ class SerialEnv(SupervisedEnvs):
             return Fault(describe(problem), traceback.format_exc())
 
     def _restart(self, i: int) -> None:
-        # Built again by the Reset that must follow
+        # Built again by the reset that must follow
         stepper, self._steppers[i] = (
             self._steppers[i],
             None,
@@ -197,7 +216,7 @@ class VectorEnv(SupervisedEnvs):
         self.timeout_s = timeout_s
         self._recipe = _pickled(make_fn)
         self._workers: list[Worker] = []
-        self._begun: dict[int, tuple[Command, Fault | None]] = {}
+        self._sent: dict[int, Fault | None] = {}
         try:
             for _ in range(num_envs):
                 self._workers.append(Worker(self._recipe))
@@ -212,33 +231,25 @@ class VectorEnv(SupervisedEnvs):
 
     def _run(self, commands: dict[int, Command]) -> dict[int, Step | Fault]:
         try:
-            return self._exchange(commands)
+            for i, command in commands.items():
+                if i not in self._sent:  # a reset that is tried again
+                    self._send(i, command)
+            return self._receive(commands)
         except BaseException:
             self.close()  # interrupted between command and answer: the two would never match again
             raise
 
-    def begin(self, commands: Sequence[Command]) -> None:
+    def _send(self, i: int, command: Command) -> None:
         try:
-            self._hand_out(dict(enumerate(commands)))
+            self._sent[i] = self._workers[i].await_ready() or self._workers[i].send(command)
         except BaseException:
             self.close()  # as in _run
             raise
 
-    def _hand_out(self, commands: dict[int, Command]) -> dict[int, Step | Fault]:
-        """Send commands, all but those that are on their way; return where that failed."""
-        for i, (command, _) in self._begun.items():
-            if i in commands and commands[i] is not command:
-                raise ValueError(f"environment {i} has begun with another command")
-        new = [i for i in commands if i not in self._begun]
-        faults = {i: self._workers[i].await_ready() for i in new}
-        for i in new:
-            self._begun[i] = (commands[i], faults[i] or self._workers[i].send(commands[i]))
-        return {i: fault for i in commands if (fault := self._begun[i][1])}
-
-    def _exchange(self, commands: dict[int, Command]) -> dict[int, Step | Fault]:
-        outcomes = self._hand_out(commands)
-        for i in commands:
-            del self._begun[i]
+    def _receive(self, commands: dict[int, Command]) -> dict[int, Step | Fault]:
+        """Wait for the answers to commands that were sent."""
+        sent = {i: self._sent.pop(i) for i in commands}
+        outcomes: dict[int, Step | Fault] = {i: fault for i, fault in sent.items() if fault}
         pending = {self._workers[i].pipe: i for i in commands if i not in outcomes}
         deadline = time.monotonic() + self.timeout_s
         while pending:
@@ -302,5 +313,5 @@ def _not_started(i: int, fault: Fault) -> Exception:
     )
 
 
-def _short(action: Command) -> str:
+def _short(action: Action) -> str:
     return np.array2string(np.asarray(action), precision=3, threshold=16)

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -27,13 +27,11 @@ Obs = dict[str, np.ndarray]
 GRACE_S = 2.0
 
 
-@dataclass(frozen=True)
-class Reset:
-    """The command that starts an episode, which is a function of the seed and the actions after
-    it.
-    """
+class Command(NamedTuple):
+    """What an environment does next: start an episode from a seed, or step by an action."""
 
-    seed: int
+    kind: Literal["reset", "step"]
+    value: Any
 
 
 @dataclass
@@ -63,12 +61,12 @@ class Stepper:
         """Return the observation and the action space."""
         return self.env.observation_space, self.env.action_space
 
-    def apply(self, command: Any) -> Step:
-        """Carry out a Reset or an action."""
-        if isinstance(command, Reset):
-            obs, info = self.env.reset(seed=command.seed)
+    def apply(self, command: Command) -> Step:
+        """Carry out a command; an episode is a function of its seed and the actions after it."""
+        if command.kind == "reset":
+            obs, info = self.env.reset(seed=command.value)
             return Step(self._as_dict(obs), 0.0, True, False, False, {**plain(info), "frames": 0})
-        obs, reward, terminated, truncated, info = self.env.step(command)
+        obs, reward, terminated, truncated, info = self.env.step(command.value)
         info = {"frames": 1, **plain(info)}
         return Step(
             self._as_dict(obs), float(reward), False, terminated or truncated, terminated, info

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
-import re
 import signal
 import subprocess
 import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -18,11 +18,33 @@ from gymnasium import spaces
 
 import envs
 from benchmarks.soak import children, look, status
-from envs.parallel.vector import EnvFailure, Reset, SerialEnv, Step, VectorEnv, make_vector
+from envs.parallel.vector import EnvFailure, SerialEnv, Step, VectorEnv, make_vector
 from faulty import DO, Broken, Faulty, Noting
 
 ROOT = Path(__file__).resolve().parents[2]
 OK = np.zeros(1, np.float32)
+
+
+class Start(NamedTuple):
+    """Stands for a reset where an action could be."""
+
+    seed: int
+
+
+def begin(env, commands: list) -> None:
+    for i, command in enumerate(commands):
+        if isinstance(command, Start):
+            env.begin_reset(i, command.seed)
+        else:
+            env.begin_step(i, command)
+
+
+def step_all(env, commands: list) -> list[Step]:
+    """Give every environment its command at once; the Steps in their order."""
+    begin(env, commands)
+    steps = env.finish()
+    assert list(steps) == list(range(len(commands)))
+    return list(steps.values())
 
 
 def wait_gone(pids: list[int], seconds: float) -> list[int]:
@@ -58,7 +80,7 @@ def same(a: Step, b: Step) -> None:
 def play(env, seeds: list[int], num_steps: int) -> list[list[Step]]:
     """Step with actions fixed by environment and time, starting an episode wherever one ended."""
     generators = [np.random.default_rng(seed) for seed in seeds]
-    rows = [env.step([Reset(seed) for seed in seeds])]
+    rows = [step_all(env, [Start(seed) for seed in seeds])]
     for t in range(num_steps):
         commands = []
         for i, generator in enumerate(generators):
@@ -68,8 +90,8 @@ def play(env, seeds: list[int], num_steps: int) -> list[list[Step]]:
                 if discrete
                 else generator.uniform(-1, 1, 2).astype(np.float32)
             )
-            commands.append(Reset(1000 + 10 * t + i) if rows[-1][i].is_last else action)
-        rows.append(env.step(commands))
+            commands.append(Start(1000 + 10 * t + i) if rows[-1][i].is_last else action)
+        rows.append(step_all(env, commands))
     return rows
 
 
@@ -98,12 +120,12 @@ def test_serial_and_vector_give_the_same_steps(name, obs):
 
 def test_no_step_is_lost_or_reordered():
     with make_vector(partial(envs.make, "counter", size=(9, 11), obs="both"), 4) as env:
-        steps = env.step([Reset(i) for i in range(4)])
+        steps = step_all(env, [Start(i) for i in range(4)])
         tags = [int(step.obs["image"][0, 0, 2]) for step in steps]
         assert len(set(tags)) == 4
         for t in range(1, 21):
             sent = [np.float32([(i + 1) / 10 - t / 100]) for i in range(4)]
-            steps = env.step(sent)
+            steps = step_all(env, sent)
             for i, step in enumerate(steps):
                 assert (step.obs["image"] == (t, 0, tags[i])).all()
                 np.testing.assert_array_equal(
@@ -115,15 +137,15 @@ def test_no_step_is_lost_or_reordered():
 
 def test_environments_work_while_the_caller_does_something_else(tmp_path):
     with VectorEnv(partial(Noting, str(tmp_path)), 2) as env:
-        env.step([Reset(1), Reset(2)])
-        commands = [OK, OK]
-        env.begin(commands)
+        step_all(env, [Start(1), Start(2)])
+        begin(env, [OK, OK])
         end = time.monotonic() + 60
         while not (tmp_path / "1").exists():
             assert time.monotonic() < end, "nothing was done before anyone asked for it"
             time.sleep(0.01)
-        with pytest.raises(ValueError, match="another command"):
-            env.step([DO["raise"], OK])
+        with pytest.raises(ValueError, match="has begun already"):
+            env.step(0, OK)
+        assert [step.reward for step in env.finish().values()] == [1, 1]
 
 
 @pytest.mark.parametrize("kind", [SerialEnv, VectorEnv])
@@ -133,35 +155,37 @@ def test_steps_begun_early_are_the_same(kind):
         steps = [Step({}, 0.0, False, True, False, {})] * 2
         for t in range(30):
             commands = [
-                Reset(10 * t + i) if step.is_last else t % 3 for i, step in enumerate(steps)
+                Start(10 * t + i) if step.is_last else t % 3 for i, step in enumerate(steps)
             ]
-            early.begin(commands)
-            steps = early.step(commands)
-            for a, b in zip(steps, late.step(list(commands)), strict=True):
+            begin(early, commands)
+            late_steps = [
+                late.reset(i, c.seed) if isinstance(c, Start) else late.step(i, c)
+                for i, c in enumerate(commands)
+            ]
+            steps = list(early.finish().values())
+            for a, b in zip(steps, late_steps, strict=True):
                 same(a, b)
 
 
 @pytest.mark.parametrize("fault, words", [("exit", "exited with code 7"), ("raise", "boom")])
 def test_a_step_begun_early_may_fail_like_any_other(fault, words):
     with VectorEnv(Faulty, 2) as env:
-        env.step([Reset(1), Reset(2)])
-        commands = [OK, DO[fault]]
-        env.begin(commands)
-        steps = env.step(commands)
+        step_all(env, [Start(1), Start(2)])
+        begin(env, [OK, DO[fault]])
+        steps = list(env.finish().values())
         assert steps[0].reward == 1 and steps[1].is_last and words in steps[1].info["fault"]
-        env.begin(commands := [OK, Reset(4)])
-        assert [step.reward for step in env.step(commands)] == [2, 0]
+        assert [s.reward for s in step_all(env, [OK, Start(4)])] == [2, 0]
 
 
 def test_steps_belong_to_the_caller():
     for kind in (SerialEnv, VectorEnv):
         with kind(partial(envs.make, "counter", size=(9, 11)), 2) as env:
-            first = env.step([Reset(0), Reset(1)])[0].obs["image"]
+            first = step_all(env, [Start(0), Start(1)])[0].obs["image"]
             before = first.copy()
-            second = env.step([OK, OK])[0].obs["image"]
+            second = step_all(env, [OK, OK])[0].obs["image"]
             second[:] = 99
             np.testing.assert_array_equal(first, before)
-            assert env.step([OK, OK])[0].obs["image"][0, 0, 0] == 2
+            assert step_all(env, [OK, OK])[0].obs["image"][0, 0, 0] == 2
 
 
 @pytest.mark.parametrize("kind", [SerialEnv, VectorEnv])
@@ -177,9 +201,9 @@ def test_steps_belong_to_the_caller():
 )
 def test_an_env_that_raises_or_hands_over_bad_data_costs_one_episode(kind, fault, words):
     with kind(Faulty, 2) as env:
-        env.step([Reset(11), Reset(12)])
-        good = env.step([OK, OK])
-        failed, other = env.step([DO[fault], OK])
+        step_all(env, [Start(11), Start(12)])
+        good = step_all(env, [OK, OK])
+        failed, other = step_all(env, [DO[fault], OK])
         assert (failed.reward, failed.is_first, failed.is_last, failed.is_terminal) == (
             0.0,
             False,
@@ -191,11 +215,11 @@ def test_an_env_that_raises_or_hands_over_bad_data_costs_one_episode(kind, fault
         assert "\n" not in line and "worker 0" in line and "step 2" in line and words in line
         assert f"action [{DO[fault][0]:.1f}" in line
         assert other.reward == 2 and not other.is_last and "fault" not in other.info
-        with pytest.raises(ValueError, match="Reset"):
-            env.step([OK, OK])
-        again, other = env.step([Reset(13), OK])
+        with pytest.raises(ValueError, match="reset it first"):
+            env.step(0, OK)
+        again, other = step_all(env, [Start(13), OK])
         assert again.is_first and again.obs["vector"][1] == 13 and other.reward == 3
-        assert env.step([OK, OK])[0].reward == 1
+        assert step_all(env, [OK, OK])[0].reward == 1
         assert env.faults == 1
 
 
@@ -207,13 +231,13 @@ def test_an_env_that_raises_or_hands_over_bad_data_costs_one_episode(kind, fault
 )
 def test_a_worker_that_dies_or_hangs_in_a_step_is_replaced(fault, words):
     with VectorEnv(Faulty, 3, timeout_s=1.5) as env:
-        env.step([Reset(i) for i in range(3)])
+        step_all(env, [Start(i) for i in range(3)])
         pid = env._workers[1].process.pid
-        steps = env.step([OK, DO[fault], OK])
+        steps = step_all(env, [OK, DO[fault], OK])
         assert [step.is_last for step in steps] == [False, True, False]
         assert words in steps[1].info["fault"] and "worker 1" in steps[1].info["fault"]
         assert not wait_gone([pid], 0)
-        steps = env.step([OK, Reset(21), OK])
+        steps = step_all(env, [OK, Start(21), OK])
         assert [step.reward for step in steps] == [2, 0, 2]
         assert steps[1].is_first and steps[1].obs["vector"][1] == 21
 
@@ -223,19 +247,19 @@ def test_a_worker_that_dies_or_hangs_in_a_step_is_replaced(fault, words):
 )
 def test_a_worker_killed_or_stopped_between_steps_is_replaced(number, words):
     with VectorEnv(Faulty, 2, timeout_s=1.5) as env:
-        env.step([Reset(1), Reset(2)])
+        step_all(env, [Start(1), Start(2)])
         os.kill(env._workers[0].process.pid, number)
-        steps = env.step([OK, OK])
+        steps = step_all(env, [OK, OK])
         assert words in steps[0].info["fault"]
         assert steps[0].is_last and steps[1].reward == 1
-        assert env.step([Reset(3), OK])[0].is_first
+        assert step_all(env, [Start(3), OK])[0].is_first
 
 
 def test_a_nan_action_never_reaches_the_environment():
     for kind in (SerialEnv, VectorEnv):
         with kind(Faulty, 2) as env:
-            env.step([Reset(1), Reset(2)])
-            bad, good = env.step([np.full(1, np.nan, np.float32), OK])
+            step_all(env, [Start(1), Start(2)])
+            bad, good = step_all(env, [np.full(1, np.nan, np.float32), OK])
             assert (
                 "EnvDataError" in bad.info["fault"] and "action is not finite" in bad.info["fault"]
             )
@@ -246,21 +270,21 @@ def test_a_nan_action_never_reaches_the_environment():
 def test_the_restart_budget_ends_in_a_failure_with_the_traceback(kind):
     env = kind(Faulty, 2, restart_budget=2)
     for _ in range(2):
-        env.step([Reset(1), Reset(2)])
-        env.step([OK, DO["raise"]])
-    env.step([Reset(1), Reset(2)])
+        step_all(env, [Start(1), Start(2)])
+        step_all(env, [OK, DO["raise"]])
+    step_all(env, [Start(1), Start(2)])
     with pytest.raises(EnvFailure, match="failed 3 times, the budget is 2") as failure:
-        env.step([OK, DO["raise"]])
+        step_all(env, [OK, DO["raise"]])
     assert "worker 1" in str(failure.value) and 'raise RuntimeError("boom")' in str(failure.value)
     with pytest.raises(ValueError, match="closed"):
-        env.step([Reset(1), Reset(2)])
+        step_all(env, [Start(1), Start(2)])
     env.close()
 
 
 @pytest.mark.parametrize("kind", [SerialEnv, VectorEnv])
 def test_a_reset_that_fails_is_tried_again(kind, tmp_path):
     with kind(partial(Faulty, once=str(tmp_path / "mark")), 2) as env:
-        steps = env.step([Reset(31), Reset(32)])
+        steps = step_all(env, [Start(31), Start(32)])
         assert [step.is_first for step in steps] == [True, True]
         assert [step.obs["vector"][1] for step in steps] == [31, 32]
         assert 1 <= env.faults <= 2
@@ -269,17 +293,17 @@ def test_a_reset_that_fails_is_tried_again(kind, tmp_path):
 
 def test_workers_ignore_the_signals_meant_for_the_parent():
     with VectorEnv(Faulty, 2) as env:
-        env.step([Reset(1), Reset(2)])
+        step_all(env, [Start(1), Start(2)])
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             os.kill(env._workers[0].process.pid, number)
         assert os.getpgid(env._workers[0].process.pid) != os.getpgid(0)
-        assert [step.reward for step in env.step([OK, OK])] == [1, 1]
+        assert [step.reward for step in step_all(env, [OK, OK])] == [1, 1]
         assert env.faults == 0
 
 
 def test_workers_import_neither_torch_nor_the_main_module():
     with VectorEnv(Faulty, 2) as env:
-        assert env.step([Reset(1), Reset(2)])[0].info == {
+        assert step_all(env, [Start(1), Start(2)])[0].info == {
             "main": False,
             "torch": False,
             "frames": 0,
@@ -290,13 +314,15 @@ def test_workers_import_neither_torch_nor_the_main_module():
 def test_workers_leave_when_the_parent_is_killed(hung):
     code = (
         "import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
-        "from faulty import DO, Faulty\nfrom envs.parallel.vector import Reset, VectorEnv\n"
+        "from faulty import DO, Faulty\nfrom envs.parallel.vector import VectorEnv\n"
         "env = VectorEnv(Faulty, 2)\n"
-        "env.step([Reset(1), Reset(2)])\n"
+        "env.reset(0, 1), env.reset(1, 2)\n"
         "print(*[w.process.pid for w in env._workers], flush=True)\n"
-        f"env.step([DO['hang']] * 2) if {hung} else sys.stdin.read()\n"
+        f"if not {hung}: sys.stdin.read()\n"
+        "env.begin_step(0, DO['hang']), env.begin_step(1, DO['hang'])\n"
+        "env.finish()\n"
     )
-    command = [sys.executable, "-c", code, str(ROOT), str(ROOT / "tests")]
+    command = [sys.executable, "-c", code, str(ROOT), str(ROOT / "tests" / "support")]
     parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     pids = [int(pid) for pid in parent.stdout.readline().split()]
     assert len(pids) == 2 and all(alive(pid) for pid in pids)
@@ -316,12 +342,12 @@ def test_thirty_restarts_leave_nothing_behind():
 
     start = held()
     with VectorEnv(Faulty, 3, restart_budget=30) as env:
-        env.step([Reset(i) for i in range(3)])
+        step_all(env, [Start(i) for i in range(3)])
         before = held()
         for fault in ["raise", "die"] * 5:
-            steps = env.step([DO[fault]] * 3)
+            steps = step_all(env, [DO[fault]] * 3)
             assert all(step.is_last for step in steps)
-            env.step([Reset(i) for i in range(3)])
+            step_all(env, [Start(i) for i in range(3)])
         assert env.faults == 30
         assert held() == before
     assert held() == start
@@ -374,7 +400,7 @@ def test_two_hundred_restarts_leave_nothing_behind(monkeypatch, record_property)
     start = held()
     env = VectorEnv(Faulty, 2, restart_budget=200)
     with pytest.raises(EnvFailure, match="failed 201 times"):
-        env.step([Reset(1), Reset(2)])
+        step_all(env, [Start(1), Start(2)])
     # Both have died, and the first is started anew; then the second.
     assert len(seen) == 200
     for number, after in enumerate(seen):
@@ -396,11 +422,8 @@ def test_a_users_mistake_is_no_fault():
         make_vector(lambda: Faulty(), 2)
     with pytest.raises(ValueError, match="at least 1"):
         make_vector(Faulty, 0)
-    with SerialEnv(Faulty) as env:
-        with pytest.raises(ValueError, match="open episode"):
-            env.step([OK])
-        with pytest.raises(ValueError, match=re.escape("2 commands for 1")):
-            env.step([Reset(1), Reset(2)])
+    with SerialEnv(Faulty) as env, pytest.raises(ValueError, match="open episode"):
+        env.step(0, OK)
 
 
 def test_environments_that_cannot_be_built_say_so():

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import worldmodel
-from envs.parallel.vector import Reset, SerialEnv
+from envs.parallel.vector import SerialEnv
 from runs import ROOT, evaluate, mistaken, seed_dir, train
 from tiny_world import SPACE, Frozen, Grid, Perfect, Shuffled, wander
 from worldmodel.evaluation.imagination import (
@@ -41,7 +41,7 @@ def seen_by(model):
         imag=SimpleNamespace(horizon=5),
     )
     with SerialEnv(Grid, 1) as envs:
-        rollout = Rollout(envs, Reset, SPACE, episode_seeds(1))
+        rollout = Rollout(envs, SPACE, episode_seeds(1))
         episodes = collect(rollout, wander(), 6, lambda done: None)
     episode = max(episodes, key=len)
     belief, _ = model.observe(episode.columns)
@@ -256,4 +256,4 @@ def test_a_run_of_an_older_format(moved, monkeypatch):
 def test_a_model_that_cannot_draw_says_so(monkeypatch):
     monkeypatch.setattr(scene, "OpenedRun", lambda run, seed: SimpleNamespace(draws=False))
     with pytest.raises(ValueError, match="this model cannot draw: train it on pictures"):
-        scene.opened(None, None, Reset, "fresh", 0, 5)
+        scene.opened(None, None, "fresh", 0, 5)

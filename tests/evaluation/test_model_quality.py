@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from envs.parallel.vector import Reset, SerialEnv
+from envs.parallel.vector import SerialEnv
 from tiny_world import (
     PLAN,
     SPACE,
@@ -238,8 +238,8 @@ def test_a_branch_ends_for_good_or_at_a_limit():
     """Steps after an end count and earn nothing; of steps after a time limit nothing is known."""
     towards, stay = np.full((1, 2), -1, np.float32), np.zeros((1, 2), np.float32)
     with SerialEnv(Grid, 1) as envs:
-        rollout = Rollout(envs, Reset, SPACE, episode_seeds(1))
-        simulator = Simulator(envs, Reset, rollout.to_env)
+        rollout = Rollout(envs, SPACE, episode_seeds(1))
+        simulator = Simulator(envs, rollout.to_env)
         [ended] = collect(rollout, lambda rows: towards, 1, lambda done: None)
         [limited] = collect(rollout, lambda rows: stay, 1, lambda done: None)
         assert (

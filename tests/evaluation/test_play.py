@@ -10,7 +10,7 @@ from PIL import Image
 
 import envs
 import worldmodel
-from envs.parallel.vector import Reset, SerialEnv
+from envs.parallel.vector import SerialEnv
 from runs import seed_dir, train
 from worldmodel.evaluation.commands.play import opened
 from worldmodel.evaluation.play.session import MOST_STEPS
@@ -57,7 +57,7 @@ def session_of(path, seed=0, simulated=True, directory=None):
     run = worldmodel.load(path)
     vector = simulators(run) if simulated else None
     notes = [] if simulated else ["no simulator"]
-    return opened(run, vector, Reset, directory or path / "eval", seed, 5, notes).session
+    return opened(run, vector, directory or path / "eval", seed, 5, notes).session
 
 
 def shown(moment):
@@ -120,18 +120,20 @@ def test_simulator_and_dream_get_the_same_actions(run_dir):
     alone would show.
     """
     session, done = session_of(run_dir), []
-    inner = session.simulator.envs.step_some
-    session.simulator.envs.step_some = lambda commands: done.append(commands[0]) or inner(commands)
+    envs = session.simulator.envs
+    reset, step = envs.reset, envs.step
+    envs.reset = lambda i, seed: done.append(seed) or reset(i, seed)
+    envs.step = lambda i, action: done.append(action) or step(i, action)
     driven(session, actions_of(5))
     session.rewind(2)
     driven(session, actions_of(3, seed=1))
-    last = max(i for i, command in enumerate(done) if isinstance(command, Reset))
+    last = max(i for i, command in enumerate(done) if isinstance(command, int))
     given = np.stack(done[last + 1 :])
     dreamt = np.stack([m.action for m in session.history[1:]])
     assert np.array_equal(given, dreamt) and len(given) == 5
     with simulators(session.dreams.run) as alone:
-        steps = [alone.step_some({0: Reset(session.start.seed)})[0]]
-        steps += [alone.step_some({0: action})[0] for action in dreamt]
+        steps = [alone.reset(0, session.start.seed)]
+        steps += [alone.step(0, action) for action in dreamt]
     for moment, step in zip(session.history, steps, strict=True):
         assert np.array_equal(moment.real.picture, step.obs["image"])
         assert moment.real.reward == (None if step.is_first else step.reward)
@@ -181,7 +183,8 @@ def test_episodes_of_the_replay_are_placed_in_their_streams(tmp_path):
 
 def test_another_world_than_the_replays_is_seen_and_said(run_dir):
     session = session_of(run_dir)
-    session.simulator.reset = lambda seed: Reset(seed + 1)
+    reset = session.simulator.envs.reset
+    session.simulator.envs.reset = lambda i, seed: reset(i, seed + 1)
     moment = session.from_replay(0, 4)
     assert not moment.real.takes_part and "did not come to this step" in session.note
     found = session.step("hand", [0.5, 0.5])
@@ -296,10 +299,10 @@ def test_a_simulator_that_fails_for_good_is_done_without(run_dir):
     session = session_of(run_dir)
     driven(session, actions_of(2))
 
-    def broken(commands):
+    def broken(i, action):
         raise RuntimeError("the budget is spent")
 
-    session.simulator.envs.step_some = broken
+    session.simulator.envs.step = broken
     moment = session.step("hand", [0.1, 0.1])
     assert (
         moment.real.picture is None
@@ -314,7 +317,7 @@ def test_a_model_that_cannot_draw_has_curves_only(tmp_path):
     path = seed_dir(tmp_path, "pendulum")
     run = worldmodel.load(path)
     with simulators(run, "both") as vector:
-        answers = opened(run, vector, Reset, tmp_path, 0, 5, [])
+        answers = opened(run, vector, tmp_path, 0, 5, [])
         moment = answers.session.step("hand", [0.5])
         assert (
             moment.look.picture is None

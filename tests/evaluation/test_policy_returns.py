@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import worldmodel
-from envs.parallel.vector import Reset, SerialEnv
+from envs.parallel.vector import SerialEnv
 from runs import seed_dir, train
 from tiny_world import (
     FOLLOW,
@@ -31,9 +31,9 @@ def followed(model, policies, count=6, seed=0):
     """The returns of policies from steps of one episode, and the cells (S,2) they start from."""
     stay = np.zeros((1, 2), np.float32)
     with SerialEnv(Grid, 1) as envs:
-        rollout = Rollout(envs, Reset, SPACE, episode_seeds(1))
+        rollout = Rollout(envs, SPACE, episode_seeds(1))
         episodes = collect(rollout, lambda rows: stay, 3, lambda done: None)
-        simulator = Simulator(envs, Reset, rollout.to_env)
+        simulator = Simulator(envs, rollout.to_env)
         beliefs = [model.observe(e.columns)[0] for e in episodes]
         starts = starts_from(episodes, beliefs, Amounts(count, 4, 4, FOLLOW), 2, seed)
         found = follow(model, simulator, starts, policies, FOLLOW, seed)

@@ -12,7 +12,7 @@ import pytest
 from gymnasium import spaces
 from PIL import Image
 
-from envs.parallel.vector import Reset, SerialEnv
+from envs.parallel.vector import SerialEnv
 from runs import ROOT, evaluate, mistaken, seed_dir, train
 from worldmodel.evaluation.plotting import media
 from worldmodel.evaluation.returns import seeds
@@ -84,7 +84,7 @@ def played(count, episodes=5):
     seeds_of = episode_seeds(3)
     with SerialEnv(Goal, count) as envs:
         rollout = Rollout(
-            envs, Reset, ActionSpace(1), lambda env, number: seeds_of(0, number * count + env)
+            envs, ActionSpace(1), lambda env, number: seeds_of(0, number * count + env)
         )
         return run_episodes(rollout, lambda rows: np.zeros((count, 1)), episodes, films=True)
 

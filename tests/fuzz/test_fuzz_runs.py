@@ -16,7 +16,7 @@ from test_fuzz_directories import MEMORY, TIMES, forget, inputs, peak
 import envs
 import mutate
 import train as train_py
-from envs.parallel.vector import Reset, make_vector
+from envs.parallel.vector import make_vector
 from runs import command, seed_dir
 from test_forged_directories import reseal
 from worldmodel import build
@@ -167,7 +167,7 @@ def training(argv):
     c = loading.parse(argv)
     make = partial(envs.make, c.env.task, size=tuple(c.env.size))
     with make_vector(make, 1, restart_budget=10**9) as vector:
-        yield Training(c, vector, Reset, RunDir.of(c), torch.device("cpu"))
+        yield Training(c, vector, RunDir.of(c), torch.device("cpu"))
 
 
 @pytest.mark.fault(

@@ -238,9 +238,9 @@ def test_the_interval_covers_the_mean_of_known_scores_about_as_often_as_it_says(
 
 def test_episodes_are_shared_evenly_among_environments():
     import envs
-    from envs.parallel.vector import Reset, SerialEnv
+    from envs.parallel.vector import SerialEnv
 
     with SerialEnv(lambda: envs.make("counter", size=(16, 16)), 2) as vector:
-        rollout = Rollout(vector, Reset, ActionSpace(1), episode_seeds(3))
+        rollout = Rollout(vector, ActionSpace(1), episode_seeds(3))
         result = run_episodes(rollout, lambda rows: np.zeros((2, 1)), 5)
     assert result.scores == [210.0] * 5 and result.lengths == [20] * 5

@@ -388,11 +388,11 @@ def test_the_counter_loses_no_step_and_keeps_order(unbroken):
     stored with.
     """
     import envs
-    from envs.parallel.vector import Reset, make_vector
+    from envs.parallel.vector import make_vector
 
     space = ActionSpace(1)
     with make_vector(CounterMaker(envs), 1) as vector:
-        rollout = Rollout(vector, Reset, space, episode_seeds(1))
+        rollout = Rollout(vector, space, episode_seeds(1))
         sent, rows = [], []
 
         def policy(batch):
@@ -422,10 +422,10 @@ class CounterMaker:
 
 def test_a_policy_that_goes_mad_never_reaches_the_environment():
     import envs
-    from envs.parallel.vector import Reset, make_vector
+    from envs.parallel.vector import make_vector
 
     with make_vector(CounterMaker(envs), 1) as vector:
-        rollout = Rollout(vector, Reset, ActionSpace(1), episode_seeds(1))
+        rollout = Rollout(vector, ActionSpace(1), episode_seeds(1))
         rollout.step(lambda rows: np.zeros((1, 1)))
         with pytest.raises(FloatingPointError):
             rollout.step(lambda rows: np.full((1, 1), np.nan))
@@ -455,15 +455,15 @@ class Drifting:
 @pytest.mark.parametrize("maker", [CounterMaker, Drifting])
 def test_an_environment_that_comes_out_elsewhere_starts_a_new_episode(maker, caplog):
     import envs
-    from envs.parallel.vector import Reset, make_vector
+    from envs.parallel.vector import make_vector
 
     rng = np.random.default_rng(0)
     with make_vector(maker(envs), 1) as vector:
-        rollout = Rollout(vector, Reset, ActionSpace(1), episode_seeds(1))
+        rollout = Rollout(vector, ActionSpace(1), episode_seeds(1))
         for _ in range(1 if maker is Drifting else 9):
             rollout.step(lambda rows: rng.uniform(-1, 1, (1, 1)))
         state = json.loads(json.dumps(rollout.state()))
-        again = Rollout(vector, Reset, ActionSpace(1), episode_seeds(1))
+        again = Rollout(vector, ActionSpace(1), episode_seeds(1))
         again.restore(state)
         assert again.fresh == [maker is Drifting] and again.episodes[0].number == (
             maker is Drifting

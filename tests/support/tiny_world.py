@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from envs.parallel.vector import Reset, SerialEnv
+from envs.parallel.vector import SerialEnv
 from worldmodel.evaluation.quality.held_out_episodes import Simulator, collect
 from worldmodel.evaluation.quality.model_quality import Real, measure
 from worldmodel.evaluation.quality.plan_returns import Amounts
@@ -214,12 +214,12 @@ def wander():
 def quality_of(model, kind=Grid, episodes=6, own=True, keep=("image", "vector"), real=True):
     """`measure` on a few of the grid's episodes."""
     with SerialEnv(kind, 1) as envs:
-        rollout = Rollout(envs, Reset, SPACE, episode_seeds(1))
+        rollout = Rollout(envs, SPACE, episode_seeds(1))
         recorded = collect(rollout, wander(), episodes, lambda done: None)
         for episode in recorded:
             for key in {"image", "vector"} - set(keep):
                 del episode.columns[key]
-        simulator = Simulator(envs, Reset, rollout.to_env)
+        simulator = Simulator(envs, rollout.to_env)
         plans = {"planner": planner_of(model)} if own else {}
         amounts = Amounts(starts=5, plans=8, length=PLAN, follow=FOLLOW)
         tried = Real(simulator, plans, POLICIES, SPACE, amounts) if real else None

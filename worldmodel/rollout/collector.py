@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
@@ -54,30 +54,48 @@ class Episode:
         self.success: bool | None = None  # whether any step was one, where the task says so
 
 
+class VectorEnv(Protocol):
+    """Environments side by side, by number; a step says obs, reward, is_first, is_last,
+    is_terminal and info.
+    """
+
+    num_envs: int
+    observation_space: gymnasium.spaces.Space
+    action_space: gymnasium.spaces.Space
+
+    def reset(self, i: int, seed: int) -> Any:
+        """Start a new episode of one environment; return its first step."""
+
+    def step(self, i: int, action: Any) -> Any:
+        """Step one environment; return the step."""
+
+    def begin_reset(self, i: int, seed: int) -> None:
+        """Start a new episode without waiting for its first step."""
+
+    def begin_step(self, i: int, action: Any) -> None:
+        """Step without waiting for the outcome."""
+
+    def finish(self) -> Mapping[int, Any]:
+        """Wait for all that has begun and return the steps by environment."""
+
+
 class Rollout:
     """Steps environments; every call returns one row of experience per environment.
 
-    `reset` makes the environments' reset command out of a seed; `seeds(env, episode)` names every
-    episode's seed.
+    `seeds(env, episode)` names every episode's seed.
     """
 
-    def __init__(
-        self,
-        envs,
-        reset: Callable[[int], Any],
-        space: ActionSpace,
-        seeds: Callable[[int, int], int],
-    ):
-        self.envs, self.reset, self.space, self.seeds = envs, reset, space, seeds
+    def __init__(self, envs: VectorEnv, space: ActionSpace, seeds: Callable[[int, int], int]):
+        self.envs, self.space, self.seeds = envs, space, seeds
         self.episodes = [Episode(0, seeds(i, 0)) for i in range(envs.num_envs)]
-        self.actions = np.zeros((envs.num_envs, space.size), np.float32)
+        self.actions: np.ndarray = np.zeros((envs.num_envs, space.size), np.float32)
         self.fresh = [True] * envs.num_envs
         self.seen: list[dict[str, np.ndarray]] = [{}] * envs.num_envs
         self.steps = 0
         self.frames = 0
         self.faults = 0
         self.finished: list[Episode] = []
-        self.commands: list[Any] = []  # those of the next step, once it has begun
+        self.begun = False  # whether the environments are at work on the next step
 
     def begin_at(self, number: int) -> None:
         """Fresh episodes from this number on, for environments that join a run late."""
@@ -85,20 +103,21 @@ class Rollout:
 
     def begin(self) -> None:
         """Let the environments start on the next step; nothing else may use them until then."""
-        self.commands = [
-            self.reset(e.seed) if fresh else self.to_env(a)
-            for e, fresh, a in zip(self.episodes, self.fresh, self.actions, strict=True)
-        ]
-        self.envs.begin(self.commands)
+        for i in range(self.envs.num_envs):
+            if self.fresh[i]:
+                self.envs.begin_reset(i, self.episodes[i].seed)
+            else:
+                self.envs.begin_step(i, self.to_env(self.actions[i]))
+        self.begun = True
 
     def step(self, policy: Policy) -> list[Row]:
         """Act once everywhere: the previous call's actions go in, rows come out, the policy
         chooses anew.
         """
-        if not self.commands:
+        if not self.begun:
             self.begin()
-        results, self.commands = self.envs.step(self.commands), []
-        rows = [self._take(i, result) for i, result in enumerate(results)]
+        results, self.begun = self.envs.finish(), False
+        rows = [self._take(i, results[i]) for i in range(self.envs.num_envs)]
         actions = np.asarray(policy(rows), np.float32)
         if not np.isfinite(actions).all():
             raise FloatingPointError(
@@ -191,14 +210,14 @@ class Rollout:
         episode.
         """
 
-        self._take(i, self.envs.step_some({i: self.reset(saved["seed"])})[i])
+        self._take(i, self.envs.reset(i, saved["seed"]))
         for action in saved["actions"]:
             if self.fresh[i]:
                 break
             self.actions[i] = np.array(action, np.float32)
             if not np.isfinite(self.actions[i]).all():
                 raise ValueError("an action of an open episode is not finite")
-            self._take(i, self.envs.step_some({i: self.to_env(self.actions[i])})[i])
+            self._take(i, self.envs.step(i, self.to_env(self.actions[i])))
         if self.fresh[i] or checksum(self.seen[i]) != saved["seen"]:
             log.warning(
                 "environment %d, simulated again from seed and actions, came out elsewhere: it "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +65,6 @@ class Training:
         self,
         c: Config,
         envs,
-        reset: Callable[[int], object],
         run: RunDir,
         device: torch.device,
         world: World = ALONE,
@@ -91,7 +89,7 @@ class Training:
         self.first = world.rank * envs.num_envs
         seeds = episode_seeds(seed, STREAMS["collect"])
         self.rollout = Rollout(
-            envs, reset, self.action_space, lambda env, episode: seeds(self.first + env, episode)
+            envs, self.action_space, lambda env, episode: seeds(self.first + env, episode)
         )
         # From here on each rank draws on its own; rank 0 as a run alone does.
         own = (world.rank,) if world.rank else ()
@@ -268,9 +266,7 @@ class Training:
         """Wall-clock spent on this run so far, earlier commands included."""
         return self.minutes_before + (time.monotonic() - self.began) / 60
 
-    def evaluate(
-        self, envs, reset: Callable[[int], object], stop: Stop, episodes: int | None = None
-    ) -> Evaluation | None:
+    def evaluate(self, envs, stop: Stop, episodes: int | None = None) -> Evaluation | None:
         """Greedy episodes on other seeds; abandoned, and due again, when a stop is asked for.
 
         Rank 0 plays; the others follow step by step, so that a stop is seen by all and nobody
@@ -287,7 +283,7 @@ class Training:
             "eval",
             make_generator(*numbers, device=self.agent.device.type),
         )
-        rollout = Rollout(envs, reset, self.action_space, episode_seeds(*numbers))
+        rollout = Rollout(envs, self.action_space, episode_seeds(*numbers))
 
         def after_step(done: int) -> bool:
             self.world.any(done == count)  # tells the others

@@ -31,7 +31,7 @@ def drawn(name: str, write: Callable[[], Path]) -> None:
         )
 
 
-def finish(t, envs, reset, stop) -> bool:
+def finish(t, envs, stop) -> bool:
     """The closing evaluation, its pictures, and the lines that say where they are; False where a
     stop cut it short.
 
@@ -39,7 +39,7 @@ def finish(t, envs, reset, stop) -> bool:
     """
     if t.due.log:
         t.log()
-    result = t.evaluate(envs, reset, stop, t.c.log.final_episodes)
+    result = t.evaluate(envs, stop, t.c.log.final_episodes)
     if result is None:
         return False
     if not t.world.main:
@@ -61,7 +61,7 @@ def finish(t, envs, reset, stop) -> bool:
     )
     if result.video:
         drawn("agent", lambda: media.save_gif(t.run.videos / "agent.gif", result.video))
-    rollout, player = playing(t, envs, reset, t.c.run.seed)
+    rollout, player = playing(t, envs, t.c.run.seed)
     rows = record(rollout, player, CONTEXT + LENGTH)
     if t.model.can_draw and result.video and len(rows) > CONTEXT:
         pictures = dream(t.agent, rows, CONTEXT, player.generator)

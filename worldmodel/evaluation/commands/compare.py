@@ -28,9 +28,7 @@ class Wanted:
     only: str | None
 
 
-def compared(
-    run: Run, make: Callable[..., Any], reset: Callable[[int], Any], wanted: Wanted
-) -> None:
+def compared(run: Run, make: Callable[..., Any], wanted: Wanted) -> None:
     """compare.json, compare.png and a table; what this run cannot be driven by has a line each."""
     ways, lacking = drivers(run.config.planner, run.policy is not None, wanted.budgets)
     if wanted.only is not None:
@@ -40,7 +38,7 @@ def compared(
     bar = Progress(sum(efforts) * wanted.episodes, "compare")
     with needed(make)() as envs:  # one at a time: an action's time is that of a single decision
         for number, (name, way) in enumerate(ways.items()):
-            rollout, player = playing(run.driven(way.changes), envs, reset, wanted.seed)
+            rollout, player = playing(run.driven(way.changes), envs, wanted.seed)
             timed = Timed(player)
 
             def draw(done: int, number: int = number, name: str = name) -> bool:

@@ -46,13 +46,11 @@ class Wanted:
 Part = Callable[[Scene, Wanted, Path], tuple[str, list[Path]]]
 
 
-def imagined(
-    run: Run, make: Callable[..., Any], reset: Callable[[int], Any], wanted: Wanted
-) -> None:
+def imagined(run: Run, make: Callable[..., Any], wanted: Wanted) -> None:
     """All parts, one after the other; each writes its own files."""
     build.check_goal(run.config, run.model)
     target = run.path / "eval"
-    scene = opened(run, make, reset, wanted.source, wanted.seed, wanted.context)
+    scene = opened(run, make, wanted.source, wanted.seed, wanted.context)
     parts: dict[str, Part] = {
         "beside the truth": beside,
         "many futures": many,

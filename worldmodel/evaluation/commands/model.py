@@ -50,9 +50,9 @@ class Wanted:
     follow: int
 
 
-def write(run: Run, make: Make, reset: Callable[[int], Any], wanted: Wanted) -> None:
+def write(run: Run, make: Make, wanted: Wanted) -> None:
     """RUN/eval/model.json, a page of plots, and what the numbers say."""
-    source, episodes, quality = measured(run, make, reset, wanted)
+    source, episodes, quality = measured(run, make, wanted)
     found, target = plain(quality.results), run.path / "eval"
     about = {
         "run": str(run.path),
@@ -70,9 +70,7 @@ def write(run: Run, make: Make, reset: Callable[[int], Any], wanted: Wanted) -> 
     say("what each number is: docs/evaluation.md")
 
 
-def measured(
-    run: Run, make: Make, reset: Callable[[int], Any], wanted: Wanted
-) -> tuple[str, list[Recorded], Quality]:
+def measured(run: Run, make: Make, wanted: Wanted) -> tuple[str, list[Recorded], Quality]:
     """Where the episodes came from, the episodes, and all there is to say."""
     if wanted.source not in OWN:
         path = Path(wanted.source)
@@ -91,16 +89,14 @@ def measured(
         )
         return "replay", episodes, _measure(run, episodes, wanted, None)
     with vector:
-        rollout, player = playing(run, vector, reset, wanted.seed)
+        rollout, player = playing(run, vector, wanted.seed)
         bar = Progress(wanted.episodes, "playing")
         episodes = collect(rollout, player, wanted.episodes, bar.update)
         bar.close()
         own, length, left_out = own_plans(run, wanted.seed)
         policies = own_policies(run, wanted.seed) if wanted.follow else {}
         amounts = Amounts(wanted.starts, wanted.plans, length, wanted.follow)
-        real = Real(
-            Simulator(vector, reset, rollout.to_env), own, policies, run.action_space, amounts
-        )
+        real = Real(Simulator(vector, rollout.to_env), own, policies, run.action_space, amounts)
         quality = _measure(run, episodes, wanted, real)
         quality.left_out += left_out
         return "fresh", episodes, quality

@@ -30,7 +30,6 @@ PAGE = Path(__file__).parents[1] / "play" / "page.html"
 def play(
     run: Run,
     make: Callable[[str], Any],
-    reset: Callable[[int], Any],
     directory: Path,
     *,
     seed: int,
@@ -51,7 +50,7 @@ def play(
         ]
     )
     with envs or contextlib.nullcontext():
-        answers = opened(run, envs, reset, directory, seed, context, notes)
+        answers = opened(run, envs, directory, seed, context, notes)
         looks = {n: getattr(answers, n) for n in ("state", "moment")}
         deeds = {n: getattr(answers, n) for n in ("step", "start", "clip")}
         desk = Desk()
@@ -70,7 +69,6 @@ def play(
 def opened(
     run: Run,
     envs: Any | None,
-    reset: Callable[[int], Any],
     directory: Path,
     seed: int,
     context: int,
@@ -80,7 +78,7 @@ def opened(
     begin from.
     """
     dreams, replay = Dreams(run), ReplayStarts(run)
-    simulator = Simulator(envs, reset, playing(run, envs, reset, seed)[0].to_env) if envs else None
+    simulator = Simulator(envs, playing(run, envs, seed)[0].to_env) if envs else None
     session = Session(dreams, simulator, replay, seed, context)
     if simulator is not None:
         session.new_episode()

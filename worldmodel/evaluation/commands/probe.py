@@ -14,18 +14,14 @@ from worldmodel.saved_run import Run
 from worldmodel.system.console import Progress, say
 
 
-def probed(
-    run: Run, make: Callable[..., Any], reset: Callable[[int], Any], episodes: int, seed: int
-) -> None:
+def probed(run: Run, make: Callable[..., Any], episodes: int, seed: int) -> None:
     """On every third episode, which it was not fitted on."""
     if episodes < 3:
         raise ValueError("--episodes: every third episode is held out; give at least 3")
     obs = run.config.env.obs
     bar = Progress(episodes, "episodes")
     with needed(make)("both" if obs == "pixels" else obs) as envs:
-        found = held_out_r2(
-            *gather(*playing(run, envs, reset, seed), episodes, bar.update)
-        ).tolist()
+        found = held_out_r2(*gather(*playing(run, envs, seed), episodes, bar.update)).tolist()
     bar.close()
     r2 = [None if x != x else x for x in found]
     lines = {

@@ -48,16 +48,14 @@ class Wanted:
         return min(self.episodes, self.envs or count_cores())
 
 
-def score(
-    run: Run, make: Callable[[int], Any], reset: Callable[[int], Any], wanted: Wanted
-) -> dict[str, Any]:
+def score(run: Run, make: Callable[[int], Any], wanted: Wanted) -> dict[str, Any]:
     """Play, write RUN/eval/returns.json and the videos, say what came out; returns what the file
     holds.
     """
     target = run.path / "eval"
     bar = Progress(wanted.episodes, "episodes")
     with make(wanted.side_by_side) as envs:
-        rollout, player = playing(run, envs, reset, wanted.seed)
+        rollout, player = playing(run, envs, wanted.seed)
 
         def draw(done: int) -> bool:
             bar.update(done)

@@ -71,7 +71,6 @@ def as_pixels(pictures: Tensor) -> np.ndarray:
 def opened(
     run: Run,
     make: Callable[..., Any],
-    reset: Callable[[int], Any],
     source: str,
     seed: int,
     context: int,
@@ -97,7 +96,7 @@ def opened(
         source = "replay"
     else:
         with envs:
-            rollout, player = playing(run, envs, reset, seed)
+            rollout, player = playing(run, envs, seed)
             bar = Progress(MOST_ROWS, "playing, at most")
             rows = record(rollout, player, MOST_ROWS, bar.update)
             bar.update(MOST_ROWS, f"an episode of {len(rows)} rows")

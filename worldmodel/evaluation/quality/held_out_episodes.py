@@ -14,7 +14,7 @@ import numpy as np
 from worldmodel.checkpoint import store
 from worldmodel.evaluation.quality.evaluated_model import Columns
 from worldmodel.replay.saved_episodes import SavedEpisodes
-from worldmodel.rollout.collector import Rollout
+from worldmodel.rollout.collector import Rollout, VectorEnv
 from worldmodel.rollout.player import Player
 from worldmodel.run_directory import RunDir, RunError
 from worldmodel.saved_run import spaces_from
@@ -118,12 +118,12 @@ def _words(space: ActionSpace) -> str:
 class Simulator:
     """Environment 0 of some environments; episodes must be a pure function of seed and actions."""
 
-    def __init__(self, envs, reset: Callable[[int], Any], to_env: Callable[[np.ndarray], Any]):
-        self.envs, self.reset, self.to_env = envs, reset, to_env
+    def __init__(self, envs: VectorEnv, to_env: Callable[[np.ndarray], Any]):
+        self.envs, self.to_env = envs, to_env
 
     def back(self, seed: int, actions: Iterable[np.ndarray]) -> Any | None:
         """Where an episode is after these actions (A,); None where it ended before."""
-        result = self._do(self.reset(seed))
+        result = self.envs.reset(0, seed)
         for action in actions:
             if result.is_last:
                 return None
@@ -132,7 +132,7 @@ class Simulator:
 
     def act(self, action: np.ndarray) -> Any:
         """The answer to one action (A,) of an open episode."""
-        return self._do(self.to_env(action))
+        return self.envs.step(0, self.to_env(action))
 
     def branch(self, episode: Recorded, step: int, plan: np.ndarray) -> Branch | None:
         """Simulate an episode again up to a step, then act by a plan (P,A); None where it came out
@@ -184,6 +184,3 @@ class Simulator:
                 "is_terminal": False,
             }
         return found
-
-    def _do(self, command: Any):
-        return self.envs.step_some({0: command})[0]

@@ -14,7 +14,7 @@ from worldmodel.system.runtime import make_generator
 ENTROPY = 9  # keeps these episodes apart from those of training
 
 
-def playing(run, envs, reset, seed: int) -> tuple[Rollout, Player]:
+def playing(run, envs, seed: int) -> tuple[Rollout, Player]:
     """Greedy play on episodes named by a seed; `run` has an agent and an action_space.
 
     The n-th episode over all environments is the same one however many play side by side.
@@ -24,7 +24,7 @@ def playing(run, envs, reset, seed: int) -> tuple[Rollout, Player]:
         run.agent, count, "eval", make_generator(seed, ENTROPY, device=run.agent.device.type)
     )
     return Rollout(
-        envs, reset, run.action_space, lambda env, episode: seeds(0, episode * count + env)
+        envs, run.action_space, lambda env, episode: seeds(0, episode * count + env)
     ), player
 
 
