@@ -35,6 +35,11 @@ def median_seconds(function: Callable[[], object], repeats: int, warm: int = 2) 
     return float(np.median(times))
 
 
+def best_precision() -> str:
+    """bf16 where the processor multiplies it, else fp32: emulated bf16 says nothing."""
+    return runtime.pick_precision("auto", torch.device("cpu"))
+
+
 def roofline() -> dict[str, Entry]:
     """Square matrix products: the most this machine does per second."""
     found: dict[str, Entry] = {}
@@ -78,18 +83,22 @@ def update(preset: str = "small", repeats: int = 7) -> dict[str, Entry]:
         (f"update.{preset}.model", "random"),
     ):
         seconds = {}
-        for precision in ("bf16", "fp32"):
+        for precision in sorted({best_precision(), "fp32"}):
             learner, batch = learning(preset, behavior, precision)
             seconds[precision] = median_seconds(
                 lambda learner=learner, batch=batch: learner.update(batch), repeats
             )
-        found[name] = {"value": seconds["bf16"], "unit": "s", "baseline": seconds["fp32"]}
+        found[name] = {
+            "value": seconds[best_precision()],
+            "unit": "s",
+            "baseline": seconds["fp32"],
+        }
     learner, batch = learning(preset, "actor_critic", "fp32")
     with FlopCounterMode(display=False) as counter:
         learner.loss(batch)[0].backward()
     work = counter.get_total_flops() / 1e9
     speed = work / float(found[f"update.{preset}"]["value"] or 1)
-    roof = roofline()["roofline.matmul.bf16"]["value"]
+    roof = roofline()[f"roofline.matmul.{best_precision()}"]["value"]
     return {
         **found,
         f"update.{preset}.speed": {"value": speed, "unit": "GFLOP/s", "baseline": roof},
@@ -127,7 +136,7 @@ def objectives(preset: str = "laptop", repeats: int = 9) -> dict[str, Entry]:
 def model_seconds(preset: list[str], action: ActionSpace, repeats: int) -> float:
     """CPU seconds, all threads together, of one update of the world model: the median."""
     c, model, batch = parts([*preset, "behavior.name=random"], action)
-    learner = Learner(model, c.optim, torch.device("cpu"), "bf16")
+    learner = Learner(model, c.optim, torch.device("cpu"), best_precision())
     times = []
     for _ in range(repeats + 2):
         began = time.process_time()
@@ -148,7 +157,7 @@ def plan() -> dict[str, Entry]:
         ("default", []),
     ):
         times = {}
-        for precision in ("bf16", "fp32"):
+        for precision in sorted({best_precision(), "fp32"}):
             c, model, _ = parts([*preset, f"run.precision={precision}"])
             p = c.planner
             planner, proposal = (
@@ -180,7 +189,7 @@ def plan() -> dict[str, Entry]:
 
             times[precision] = median_seconds(once, 5) * 1e3
         found[f"plan.cem.{name}"] = {
-            "value": times["bf16"],
+            "value": times[best_precision()],
             "unit": "ms",
             "baseline": times["fp32"],
         }

@@ -1,0 +1,119 @@
+"""Compare the speed of two source trees: interleaved pairs, 95 % interval of each ratio.
+
+python benchmarks/compare_trees.py BEFORE AFTER [--pairs 15] [--out FILE] update plan policy ...
+
+Each tree runs its own benchmarks/run.py in a process of its own that stays alive; the two take
+turns, and change who goes first from pair to pair. A ratio is AFTER / BEFORE of one pair: below
+1 is faster for seconds. The interval is a bootstrap of the median ratio over pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Runs inside a tree: one group name a line in, its figures as one line of JSON out.
+WORKER = """
+import json, os, sys
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+sys.path.insert(0, os.getcwd())
+from benchmarks import run
+groups = run.groups()
+for line in sys.stdin:
+    names = [g for g in groups if run.matches(g, line.strip())]
+    found = {}
+    for name in names:
+        found.update(groups[name]())
+    answers.write(json.dumps(found) + "\\n")
+    answers.flush()
+"""
+
+
+class Tree:
+    """A worker process that measures one source tree."""
+
+    def __init__(self, path: Path, python: str):
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            [python, "-c", WORKER], cwd=path, stdin=pipe, stdout=pipe, text=True
+        )
+
+    def measure(self, group: str) -> dict[str, dict[str, Any]]:
+        """The figures of one group of benchmarks."""
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(group + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the benchmark {group} ended with {self.process.wait()}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def interval_of_median(ratios: list[float], draws: int = 2000) -> tuple[float, float, float]:
+    """The median ratio and the bounds of its 95 % bootstrap interval."""
+    values = np.array(ratios)
+    generator = np.random.default_rng(0)
+    picks = generator.integers(0, len(values), (draws, len(values)))
+    low, high = np.quantile(np.median(values[picks], axis=1), [0.025, 0.975])
+    return float(np.median(values)), float(low), float(high)
+
+
+def compare(before: Tree, after: Tree, groups: list[str], pairs: int) -> dict[str, list[float]]:
+    """Ratios of each figure, one per pair."""
+    ratios: dict[str, list[float]] = {}
+    for pair in range(pairs):
+        for group in groups:
+            order = [before, after] if pair % 2 == 0 else [after, before]
+            found = {id(tree): tree.measure(group) for tree in order}
+            old, new = found[id(before)], found[id(after)]
+            for name in old.keys() & new.keys():
+                if old[name]["value"]:
+                    ratios.setdefault(name, []).append(new[name]["value"] / old[name]["value"])
+        sys.stderr.write(f"pair {pair + 1} of {pairs}\n")
+    return ratios
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("before", type=Path)
+    parser.add_argument("after", type=Path)
+    parser.add_argument("groups", nargs="+", metavar="GROUP")
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args(argv)
+    trees = [Tree(path.resolve(), sys.executable) for path in (args.before, args.after)]
+    try:
+        ratios = compare(*trees, args.groups, args.pairs)
+    finally:
+        for tree in trees:
+            tree.close()
+    rows = {name: interval_of_median(values) for name, values in sorted(ratios.items())}
+    sys.stdout.write(f"{'figure':<40}{'ratio':>8}{'low':>8}{'high':>8}{'pairs':>7}\n")
+    for name, (median, low, high) in rows.items():
+        pairs = len(ratios[name])
+        sys.stdout.write(f"{name:<40}{median:>8.3f}{low:>8.3f}{high:>8.3f}{pairs:>7}\n")
+    if args.out:
+        machine = {
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+        }
+        args.out.write_text(json.dumps({"machine": machine, "ratios": ratios}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
