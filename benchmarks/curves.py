@@ -15,7 +15,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from worldmodel.checkpoint.validate import read_lines
+from worldmodel.checkpoint.validate import read_json_lines
 from worldmodel.config import loading
 from worldmodel.evaluation.plotting.style import COLORS, pyplot, save
 
@@ -26,7 +26,7 @@ def collect(sources: list[str]) -> list[dict]:
     for source in sources:
         path, _, name = source.partition("@")
         if path.endswith(".jsonl"):
-            lines += read_lines(Path(path))
+            lines += read_json_lines(Path(path))
             continue
         c = loading.read_yaml(Path(path) / "config.yaml")
         named = {
@@ -34,7 +34,7 @@ def collect(sources: list[str]) -> list[dict]:
             "name": name or c["run"]["name"],
             "seed": c["run"]["seed"],
         }
-        lines += [{**named, **x} for x in read_lines(Path(path) / "scores.jsonl")]
+        lines += [{**named, **x} for x in read_json_lines(Path(path) / "scores.jsonl")]
     return lines
 
 

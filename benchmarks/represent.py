@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.compute import model_seconds
 from benchmarks.shaken import draw_seen, read_out
 from worldmodel import build
-from worldmodel.checkpoint.validate import read_lines
+from worldmodel.checkpoint.validate import read_json_lines
 from worldmodel.config import loading
 from worldmodel.config.loading import Config
 from worldmodel.evaluation.plotting.style import COLORS, kind, pyplot, save
@@ -198,8 +198,8 @@ def gather(job: str, seeds: int) -> list[dict]:
                     continue
                 known = [x for x in read_out(run) if x is not None]
                 scores, losses = (
-                    read_lines(run / "scores.jsonl"),
-                    read_lines(run / "metrics.jsonl"),
+                    read_json_lines(run / "scores.jsonl"),
+                    read_json_lines(run / "metrics.jsonl"),
                 )
                 ranks = [x["train/feat/rank"] for x in losses if "train/feat/rank" in x]
                 lines.append(

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from worldmodel.checkpoint.format import NUMBER
+from worldmodel.checkpoint.format import CHECKPOINT_NAME
 from worldmodel.config import loading as configs
 from worldmodel.config.schema import Config
 from worldmodel.system.files import replace_file, write_with_retries
@@ -191,7 +191,9 @@ class RunDir:
             for folder in (self.checkpoints, self.checkpoints / "quarantine")
             if folder.is_dir()
         ]
-        return any(NUMBER.match(entry.name) for folder in folders for entry in folder.iterdir())
+        return any(
+            CHECKPOINT_NAME.match(entry.name) for folder in folders for entry in folder.iterdir()
+        )
 
     def _check_untrained(self) -> None:
         """Without a checkpoint a run starts again, its logs cut to nothing, unless it has

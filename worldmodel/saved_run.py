@@ -69,16 +69,16 @@ class Run:
         """
         run = RunDir(Path(path))
         c = run.config()
-        saved = store.latest(run.checkpoints)
+        saved = store.load_latest(run.checkpoints)
         if saved is None:
             raise RunError(f"{path} holds no checkpoint yet; train it first", 4)
-        with store.understood(saved.path):
+        with store.report_incompatible(saved.path):
             observation, space = spaces_from(saved.state)
-            frames = validate.whole(saved.state["frames"], "frames")
+            frames = validate.check_integer(saved.state["frames"], "frames")
             groups = {"model": saved.groups["model"], "policy": saved.groups.get("policy", {})}
         target = runtime.pick_device(device)
         memory_estimate.check_weights(c, observation, space)
-        with store.understood(saved.path):
+        with store.report_incompatible(saved.path):
             model = build.make_model(c, observation, space).to(target)
         store.load_into(model, groups["model"], "model")
         model.requires_grad_(False)

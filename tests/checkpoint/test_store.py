@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from worldmodel.checkpoint import store
-from worldmodel.checkpoint.format import FORMAT, digest, seal
+from worldmodel.checkpoint.format import FORMAT, hash_bytes, seal_manifest
 from worldmodel.checkpoint.store import (
     CheckpointError,
-    latest,
     load,
     load_into,
-    retained_states,
+    load_latest,
+    read_all_states,
     save,
 )
 from worldmodel.system import fault_injection, files
@@ -100,7 +100,7 @@ def test_round_trip_of_every_kind_of_tensor(tmp_path):
         "nested": {"a": [True, None, 1e-30]},
     }
     path = save(tmp_path, 7, {"all": tensors, "empty": {}}, state)
-    loaded = latest(tmp_path)
+    loaded = load_latest(tmp_path)
     assert path == loaded.path == tmp_path / "000000007" and loaded.step == 7
     assert loaded.state == state and loaded.groups["empty"] == {}
     for key, tensor in tensors.items():
@@ -112,15 +112,15 @@ def test_round_trip_of_every_kind_of_tensor(tmp_path):
 
 
 def test_nothing_saved_is_none_and_missing_directory_too(tmp_path):
-    assert latest(tmp_path) is None and latest(tmp_path / "absent") is None
-    assert retained_states(tmp_path / "absent") == []
+    assert load_latest(tmp_path) is None and load_latest(tmp_path / "absent") is None
+    assert read_all_states(tmp_path / "absent") == []
 
 
 def test_prunes_to_the_last_and_reports_what_is_retained(tmp_path):
     for step in (5, 40, 300, 2000):
         save_step(tmp_path, step, keep=2)
     assert names(tmp_path) == ["000000300", "000002000"]
-    assert [state["step"] for state in retained_states(tmp_path)] == [300, 2000]
+    assert [state["step"] for state in read_all_states(tmp_path)] == [300, 2000]
 
 
 def test_a_number_is_never_overwritten(tmp_path):
@@ -147,17 +147,17 @@ def test_killed_at_every_sub_step(tmp_path, monkeypatch, point):
     if point == "prune-moved":
         assert "000000001" not in names(tmp_path)  # what is half deleted must not carry a number
     arrived = POINTS.index(point) >= POINTS.index("renamed")
-    assert_is(latest(tmp_path), 4 if arrived else 3)
+    assert_is(load_latest(tmp_path), 4 if arrived else 3)
     assert not (tmp_path / "quarantine").exists()
     save_step(tmp_path, 5)  # by another process: what the dead one left is cleared away
-    assert_is(latest(tmp_path), 5)
+    assert_is(load_latest(tmp_path), 5)
     assert all(name.isdigit() for name in names(tmp_path)) and len(names(tmp_path)) == 3
 
 
 def test_killed_program_resumes(tmp_path):
     program = (
-        "import sys, torch; from worldmodel.checkpoint.store import latest, save\n"
-        "found = latest(sys.argv[1]); start = found.step if found else 0\n"
+        "import sys, torch; from worldmodel.checkpoint.store import load_latest, save\n"
+        "found = load_latest(sys.argv[1]); start = found.step if found else 0\n"
         "print('start', start, flush=True)\n"
         "for step in range(start + 1, 5): save(sys.argv[1], step, {'m': {'w': torch.full((3,), "
         "step)}}, {'n': step})\n"
@@ -173,7 +173,7 @@ def test_killed_program_resumes(tmp_path):
         )
         outputs.append((done.returncode, done.stdout.split()))
     assert outputs == [(137, ["start", "2"]), (0, ["start", "2"])]
-    assert latest(tmp_path).state == {"n": 4}
+    assert load_latest(tmp_path).state == {"n": 4}
 
 
 def test_staging_of_a_live_process_is_left_alone(tmp_path):
@@ -222,7 +222,7 @@ def test_damage_falls_back_one(tmp_path, caplog, name, damage):
     save_step(tmp_path, 1)
     DAMAGES[damage](save_step(tmp_path, 2) / name)
     with caplog.at_level(logging.WARNING):
-        assert_is(latest(tmp_path), 1)
+        assert_is(load_latest(tmp_path), 1)
     assert len(caplog.records) == 1 and "\n" not in caplog.text.strip()
     (aside,) = names(tmp_path / "quarantine")
     assert aside.startswith("000000002-") and names(tmp_path) == ["000000001", "quarantine"]
@@ -249,10 +249,10 @@ def test_all_damaged_stops_and_goes_on_stopping(tmp_path):
             CheckpointError,
             match=r"every checkpoint in .* is damaged; start over with --run.fresh true",
         ):
-            latest(tmp_path)
+            load_latest(tmp_path)
     assert CheckpointError.exit_code == 4
     save_step(tmp_path, 3)
-    assert_is(latest(tmp_path), 3)
+    assert_is(load_latest(tmp_path), 3)
 
 
 def forge(path, *, files=None, fmt=FORMAT, data=None):
@@ -260,12 +260,12 @@ def forge(path, *, files=None, fmt=FORMAT, data=None):
     for name, body in (data or {}).items():
         (path / name).write_bytes(body)
     entries = {
-        p.name: {"sha256": digest(p.read_bytes()), "bytes": p.stat().st_size}
+        p.name: {"sha256": hash_bytes(p.read_bytes()), "bytes": p.stat().st_size}
         for p in path.iterdir()
     }
     entries.pop("manifest.json")
     (path / "manifest.json").write_bytes(
-        seal({"format": fmt, "step": 2, "files": {**entries, **(files or {})}})
+        seal_manifest({"format": fmt, "step": 2, "files": {**entries, **(files or {})}})
     )
 
 
@@ -277,7 +277,7 @@ def test_manifest_names_that_are_paths_are_refused(tmp_path, name):
     secret = tmp_path / "secret.safetensors"
     secret.write_bytes(b"x" * 9)
     path = save_step(tmp_path, 2)
-    forge(path, files={name: {"sha256": digest(b"x" * 9), "bytes": 9}})
+    forge(path, files={name: {"sha256": hash_bytes(b"x" * 9), "bytes": 9}})
     with pytest.raises(CheckpointError, match="not a file name"):
         load(path)
     assert secret.read_bytes() == b"x" * 9
@@ -309,7 +309,7 @@ def test_symlinks_are_refused(tmp_path, what):
     with pytest.raises(CheckpointError, match="symlink"):
         load(path)
     with pytest.raises(CheckpointError, match="every checkpoint"):
-        latest(tmp_path / "run")
+        load_latest(tmp_path / "run")
     assert moved.exists()
 
 
@@ -352,7 +352,7 @@ def test_a_newer_format_is_refused_and_left_in_place(tmp_path):
     save_step(tmp_path, 1)
     path = save_step(tmp_path, 2)
     forge(path, fmt=FORMAT + 1)
-    for refuse in (lambda: latest(tmp_path), lambda: save_step(tmp_path, 2)):
+    for refuse in (lambda: load_latest(tmp_path), lambda: save_step(tmp_path, 2)):
         with pytest.raises(
             CheckpointError, match=f"format {FORMAT + 1}: this program reads up to {FORMAT}"
         ):
@@ -398,7 +398,7 @@ def test_disk_full_keeps_the_old_one(tmp_path, monkeypatch):
     assert in_child(fill_disk, tmp_path) == 74
     assert names(tmp_path) == ["000000001", "why"]
     assert "checkpoint 2 cannot be written" in (tmp_path / "why").read_text()
-    assert_is(latest(tmp_path), 1)
+    assert_is(load_latest(tmp_path), 1)
 
 
 def free_disk_after_two_warnings(directory):
@@ -423,7 +423,7 @@ def test_disk_full_for_a_while_is_retried(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "RETRY_SECONDS", 0.01)
     assert in_child(free_disk_after_two_warnings, tmp_path) == 2
     assert names(tmp_path) == ["000000002"]
-    assert latest(tmp_path).groups["model"]["weight"].shape == (64, 64)
+    assert load_latest(tmp_path).groups["model"]["weight"].shape == (64, 64)
 
 
 def test_load_into_module_and_dict():

@@ -15,7 +15,7 @@ from test_store import forge
 
 from children import SHORT, go
 from runs import seed_dir
-from worldmodel.checkpoint.format import FORMAT, seal
+from worldmodel.checkpoint.format import FORMAT, seal_manifest
 from worldmodel.config import loading
 
 OLD = Path(__file__).parents[1] / "support" / "run-of-format-1.tar.xz"
@@ -71,7 +71,7 @@ def test_nothing_in_a_run_directory_is_ever_unpickled(run, tmp_path, record_prop
         forge(checkpoint)
         content = json.loads((checkpoint / "manifest.json").read_text())["content"]
         content["files"].pop("weights.pt")
-        (checkpoint / "manifest.json").write_bytes(seal({**content, "step": number}))
+        (checkpoint / "manifest.json").write_bytes(seal_manifest({**content, "step": number}))
     for name in (
         "model.pt",
         "checkpoint.pkl",
@@ -162,14 +162,14 @@ def test_another_version_s_checkpoint_is_refused_and_left_alone(run, tmp_path, r
     path = newest(run)
     manifest, state = (path / "manifest.json").read_bytes(), (path / "state.json").read_bytes()
     content = json.loads(manifest)["content"]
-    (path / "manifest.json").write_bytes(seal({**content, "format": FORMAT + 1}))
+    (path / "manifest.json").write_bytes(seal_manifest({**content, "format": FORMAT + 1}))
     for program, args in (("train", MORE), ("eval", (str(run),))):
         said = go(tmp_path / "root", *args, program=program, expect=4)
         assert f"format {FORMAT + 1}" in said and "update it" in said
     less = {k: v for k, v in json.loads(state).items() if k != "prefill"}
     forge(path, data={"state.json": json.dumps(less).encode()})
     content = json.loads((path / "manifest.json").read_text())["content"]
-    (path / "manifest.json").write_bytes(seal({**content, "step": int(path.name)}))
+    (path / "manifest.json").write_bytes(seal_manifest({**content, "step": int(path.name)}))
     said = go(tmp_path / "root", *MORE, expect=4)
     assert "lacks 'prefill'" in said and "--run.fresh true" in said
     assert path.exists() and not (run / "checkpoints" / "quarantine").exists()

@@ -18,7 +18,7 @@ import zstandard
 from children import SHORT, in_one, limited
 from runs import seed_dir
 from test_changed_directories import Payload
-from worldmodel.checkpoint.format import FORMAT, digest, seal
+from worldmodel.checkpoint.format import FORMAT, hash_bytes, seal_manifest
 from worldmodel.replay.compressed_chunk import HEADER
 
 MORE = (*SHORT, "--run.frames", "92")  # so that its last episode is long enough to be looked at
@@ -80,11 +80,11 @@ def reseal(path):
     """A manifest that agrees with what lies in a checkpoint."""
     files = {p.name: p for p in path.iterdir() if p.name != "manifest.json"}
     listed = {
-        name: {"sha256": digest(p.read_bytes()), "bytes": p.stat().st_size}
+        name: {"sha256": hash_bytes(p.read_bytes()), "bytes": p.stat().st_size}
         for name, p in files.items()
     }
     (path / "manifest.json").write_bytes(
-        seal({"format": FORMAT, "step": int(path.name), "files": listed})
+        seal_manifest({"format": FORMAT, "step": int(path.name), "files": listed})
     )
 
 
@@ -156,7 +156,7 @@ def _lied(call, made, root):
 def files_of(run):
     """What no refusal may change."""
     return {
-        str(p): digest(p.read_bytes())
+        str(p): hash_bytes(p.read_bytes())
         for p in run.glob("*/**/*")
         if p.is_file() and "eval" not in p.parts
     }
@@ -281,8 +281,11 @@ def _with_path(run):
     for path in checkpoints(run):
         content = json.loads((path / "manifest.json").read_text())["content"]
         secret = (run / "config.yaml").read_bytes()
-        content["files"]["../../config.yaml"] = {"sha256": digest(secret), "bytes": len(secret)}
-        (path / "manifest.json").write_bytes(seal(content))
+        content["files"]["../../config.yaml"] = {
+            "sha256": hash_bytes(secret),
+            "bytes": len(secret),
+        }
+        (path / "manifest.json").write_bytes(seal_manifest(content))
 
 
 def _with_header(run):
@@ -355,7 +358,7 @@ def _giant(call, made, root, name):
         os.truncate(newest / name, 20 << 30)
         content = json.loads((newest / "manifest.json").read_text())["content"]
         content["files"][name]["bytes"] = 20 << 30
-        (newest / "manifest.json").write_bytes(seal(content))
+        (newest / "manifest.json").write_bytes(seal_manifest(content))
         found[program] = [*all_of(call, root, [program])[program], newest.is_dir()]
     return found
 

@@ -115,7 +115,7 @@ def complete(said, path, kept):
     last = said.strip().splitlines()[-1]
     return all(
         words in last
-        for words in (f"{path} cannot be written", kept, "make room", "same command again")
+        for words in (f"{path} cannot be written", kept, "free disk space", "same command again")
     )
 
 

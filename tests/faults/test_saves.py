@@ -31,7 +31,7 @@ def whole(root):
     checkpoint loads.
     """
     run = seed_dir(root)
-    assert store.latest(run / "checkpoints").step == newest(root)
+    assert store.load_latest(run / "checkpoints").step == newest(root)
     assert not (run / "checkpoints" / "quarantine").exists()
 
 

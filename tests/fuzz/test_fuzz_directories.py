@@ -17,7 +17,7 @@ import torch
 
 import mutate
 from worldmodel.checkpoint import store, validate
-from worldmodel.checkpoint.format import parse_tensors, seal, understood
+from worldmodel.checkpoint.format import parse_tensors, report_incompatible, seal_manifest
 from worldmodel.checkpoint.store import CheckpointError
 from worldmodel.config import loading
 from worldmodel.replay.buffer import Replay
@@ -102,7 +102,7 @@ def test_manifests(tmp_path, record_property):
             bad = (
                 mutate.in_bytes(rng, good)
                 if rng.random() < 0.4
-                else seal(mutate.in_json(rng, content))
+                else seal_manifest(mutate.in_json(rng, content))
             )
         except ValueError:
             continue  # what JSON cannot hold
@@ -243,8 +243,8 @@ def test_states(tmp_path, record_property):
         bad = json.loads(json.dumps(mutate.in_json(rng, state)))
         means = Means()
         try:
-            with understood(tmp_path):
-                validate.check(bad, 50)
+            with report_incompatible(tmp_path):
+                validate.check_state(bad, 50)
                 spaces_from(bad)
                 means.restore(bad["means"], torch.device("cpu"))
         except CheckpointError as error:

@@ -20,7 +20,7 @@ from envs.parallel.vector import make_vector
 from runs import command, seed_dir
 from test_forged_directories import reseal
 from worldmodel import build
-from worldmodel.checkpoint.format import digest, read_manifest, seal
+from worldmodel.checkpoint.format import hash_bytes, read_manifest, seal_manifest
 from worldmodel.checkpoint.store import CheckpointError
 from worldmodel.config import loading
 from worldmodel.replay.chunk import ReplayError
@@ -125,9 +125,9 @@ def forged(folder, body):
     (folder / "state.json").write_bytes(body)
     _, entries = read_manifest(folder)
     listed = {name: {"sha256": sha, "bytes": size} for name, (sha, size) in entries.items()}
-    listed["state.json"] = {"sha256": digest(body), "bytes": len(body)}
+    listed["state.json"] = {"sha256": hash_bytes(body), "bytes": len(body)}
     (folder / "manifest.json").write_bytes(
-        seal({"format": 1, "step": int(folder.name), "files": listed})
+        seal_manifest({"format": 1, "step": int(folder.name), "files": listed})
     )
 
 

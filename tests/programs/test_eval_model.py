@@ -114,12 +114,12 @@ def test_episodes_of_another_run(run_dir, tmp_path, monkeypatch, capsys):
         and len(found["kl"]["mean"])
     )
     monkeypatch.syspath_prepend(ROOT)
-    state_of = held_out_episodes.checkpoint.retained_states
+    state_of = held_out_episodes.store.read_all_states
 
     def of_another(change):
         monkeypatch.setattr(
-            held_out_episodes.checkpoint,
-            "retained_states",
+            held_out_episodes.store,
+            "read_all_states",
             lambda path: [{**state_of(path)[-1], **change}],
         )
         return mistaken(run_dir, "model", "--from", other)

@@ -39,7 +39,7 @@ def calm(tmp_path_factory):
 
 def newest(run):
     """The newest checkpoint's plain values."""
-    return store.latest(run / "checkpoints").state
+    return store.load_latest(run / "checkpoints").state
 
 
 def rows(state):

@@ -1,4 +1,4 @@
-"""Checkpoints: how they are written, found, verified and validated.
+"""Checkpoints: writing, finding, verifying and validating them.
 
-Training writes them; whoever opens a saved run reads them. Nothing in one is ever executed.
+Training writes them; every program that opens a saved run reads them. No code in them is executed.
 """

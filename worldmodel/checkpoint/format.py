@@ -1,4 +1,4 @@
-"""What lies in one checkpoint directory, and how it is read when nothing in it can be trusted."""
+"""The files of one checkpoint directory, and reading them without trusting them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from worldmodel.system.files import open_regular
 
 FORMAT = 1
 MANIFEST, STATE, TENSORS = "manifest.json", "state.json", ".safetensors"
-GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
-NUMBER = re.compile(r"\d{9,15}")
+GROUP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
+CHECKPOINT_NAME = re.compile(r"\d{9,15}")
 MAX_MANIFEST, MAX_STATE, MAX_TENSORS, MAX_HEADER = 1 << 20, 1 << 30, 1 << 35, 1 << 23
-# Memory that reading takes at most, for each byte of a file: tensors are copied out of it, JSON
-# becomes objects.
-COPIES, OBJECTS = 2, 40
-# Anything else (no permission, out of descriptors) says nothing about the file and is passed on.
+# Upper bounds on the memory that reading takes per byte of a file: tensors are copied, and JSON
+# text becomes Python objects.
+MEMORY_PER_TENSOR_BYTE, MEMORY_PER_JSON_BYTE = 2, 40
+# These errors mean that the file is damaged; others (no permission, out of descriptors) do not
+# and are raised as they are.
 DAMAGE = {
     errno.ENOENT: "missing",
     errno.ELOOP: "symlink",
@@ -38,36 +39,32 @@ DAMAGE = {
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be used (exit code 4); `why` is a word for the name it is quarantined
-    under.
-    """
+    """A checkpoint cannot be used (exit code 4); `why` becomes part of its name in quarantine."""
 
     exit_code = 4
 
     def __init__(self, message: str, why: str = "damaged"):
-        """Keep the word beside the message."""
         super().__init__(message)
         self.why = why
 
 
-class Untouched(CheckpointError):
-    """Nothing says that the checkpoint is damaged: it is left where it is, and none is tried in
-    its place.
-    """
+class UnusableCheckpoint(CheckpointError):
+    """The checkpoint may be intact, so it stays in place and no older one replaces it."""
 
 
-class NewerFormat(Untouched):
-    """The checkpoint is sound but a later version of the program wrote it."""
+class NewerFormat(UnusableCheckpoint):
+    """A later version of the program wrote the checkpoint."""
 
 
-class TooLarge(Untouched):
-    """The checkpoint claims more than this machine can read now."""
+class TooLarge(UnusableCheckpoint):
+    """Reading the checkpoint would take more memory than is free."""
 
 
 @contextlib.contextmanager
-def understood(path: Path) -> Iterator[None]:
-    """What a sound checkpoint holds may still be an older program's, or nobody's: one line says
-    what does not fit.
+def report_incompatible(path: Path) -> Iterator[None]:
+    """Turn any error from using a checkpoint's content into a CheckpointError of one line.
+
+    A checkpoint can be undamaged and still come from an incompatible version.
     """
     try:
         yield
@@ -81,40 +78,36 @@ def understood(path: Path) -> Iterator[None]:
         RuntimeError,
     ) as error:
         if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
-            raise  # says itself what it is
+            raise  # the project's own errors carry their own message
         why = " ".join(str(error).split())[:200]
         what = f"lacks {why}" if isinstance(error, KeyError) else f"does not fit ({why})"
         raise CheckpointError(
-            f"checkpoint {path} is whole but {what}: this version of the program did not write "
-            f"it. Nothing was "
-            "changed: go on with the version that did, or start over with --run.fresh true, "
-            "which keeps the old "
-            "directory beside the new one"
+            f"checkpoint {path} is undamaged but {what}: another version of the program wrote it. "
+            "Nothing was changed: resume with that version, or start over with --run.fresh true, "
+            "which keeps the old directory beside the new one"
         ) from error
 
 
-def digest(data: bytes) -> str:
+def hash_bytes(data: bytes) -> str:
     """Return the sha256 as hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def dump_json(value: Any, where: str = "state") -> bytes:
-    """Encode plain values as JSON that reads back equal; ValueError names the first value that
-    would not.
-    """
-    _check_plain(value, where)
+    """Encode a value as JSON; ValueError names the first part that would not read back equal."""
+    _check_json_value(value, where)
     return json.dumps(value, allow_nan=False).encode()
 
 
-def _check_plain(value: Any, where: str) -> None:
+def _check_json_value(value: Any, where: str) -> None:
     if isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):
                 raise ValueError(f"{where} has the key {key!r}: only strings survive as JSON keys")
-            _check_plain(item, f"{where}.{key}")
+            _check_json_value(item, f"{where}.{key}")
     elif isinstance(value, list | tuple):
         for i, item in enumerate(value):
-            _check_plain(item, f"{where}[{i}]")
+            _check_json_value(item, f"{where}[{i}]")
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{where} is {value}: JSON cannot hold it, use null")
     elif not isinstance(value, str | int | float | None):
@@ -123,19 +116,19 @@ def _check_plain(value: Any, where: str) -> None:
         )
 
 
-def seal(content: Mapping[str, Any]) -> bytes:
+def seal_manifest(content: Mapping[str, Any]) -> bytes:
     """Encode a manifest together with its own sha256."""
-    return dump_json({"content": content, "sha256": digest(dump_json(content))})
+    return dump_json({"content": content, "sha256": hash_bytes(dump_json(content))})
 
 
 def read_manifest(path: Path) -> tuple[int, dict[str, tuple[str, int]]]:
-    """Read a checkpoint's manifest: its step, and the sha256 and size of each file."""
+    """Read a checkpoint's manifest: its step, and {file name: (sha256, size)}."""
     if path.is_symlink():
         raise CheckpointError(f"checkpoint {path} is a symlink", "symlink")
-    raw = _read(path / MANIFEST, MAX_MANIFEST)
+    raw = _read_file(path / MANIFEST, MAX_MANIFEST)
     try:
         content = json.loads(raw)["content"]
-        if raw != seal(content):
+        if raw != seal_manifest(content):
             raise ValueError("its checksum does not match")
         version = content["format"]
         if version > FORMAT:
@@ -145,9 +138,9 @@ def read_manifest(path: Path) -> tuple[int, dict[str, tuple[str, int]]]:
             )
         if version != FORMAT:
             raise ValueError(f"format {version!r} never existed")
-        files = {name: _entry(name, entry) for name, entry in content["files"].items()}
+        files = {name: _check_entry(name, entry) for name, entry in content["files"].items()}
         step = int(content["step"])
-        if STATE not in files or (NUMBER.fullmatch(path.name) and int(path.name) != step):
+        if STATE not in files or (CHECKPOINT_NAME.fullmatch(path.name) and int(path.name) != step):
             raise ValueError("it describes another checkpoint")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(
@@ -156,10 +149,10 @@ def read_manifest(path: Path) -> tuple[int, dict[str, tuple[str, int]]]:
     return step, files
 
 
-def _entry(name: str, entry: Mapping[str, Any]) -> tuple[str, int]:
-    """Check one file's entry: a name that is no path, and a size that is possible."""
+def _check_entry(name: str, entry: Mapping[str, Any]) -> tuple[str, int]:
+    """Check one file's entry: the name must not be a path, and the size must be possible."""
     if name != STATE and not (
-        name.endswith(TENSORS) and GROUP.fullmatch(name.removesuffix(TENSORS))
+        name.endswith(TENSORS) and GROUP_NAME.fullmatch(name.removesuffix(TENSORS))
     ):
         raise ValueError(f"{name!r} is not a file name of a checkpoint")
     size, limit = entry["bytes"], MAX_STATE if name == STATE else MAX_TENSORS
@@ -168,30 +161,25 @@ def _entry(name: str, entry: Mapping[str, Any]) -> tuple[str, int]:
     return str(entry["sha256"]), size
 
 
-def check_room(path: Path, files: Mapping[str, tuple[str, int]]) -> None:
-    """TooLarge, before anything is allocated, where these files of a checkpoint would take more
-    memory than is free.
-    """
+def check_memory(path: Path, files: Mapping[str, tuple[str, int]]) -> None:
+    """Raise TooLarge if reading these files would need more memory than is free."""
     needed = sum(
-        size * (OBJECTS if name == STATE else COPIES) for name, (_, size) in files.items()
+        size * (MEMORY_PER_JSON_BYTE if name == STATE else MEMORY_PER_TENSOR_BYTE)
+        for name, (_, size) in files.items()
     )
     free = available_memory()
     if needed > free:
         held = sum(size for _, size in files.values())
         raise TooLarge(
             f"checkpoint {path} has files of {held / GB:.2f} GB; reading them takes up to "
-            f"{needed / GB:.2f} GB of "
-            f"memory, and {free / GB:.2f} GB are free. Nothing was changed: make room and give "
-            f"the same command "
-            f"again; if this run cannot have written that much, move {path} away, and the one "
-            f"before it is taken"
+            f"{needed / GB:.2f} GB of memory, and {free / GB:.2f} GB are free. Nothing was "
+            f"changed: free memory and run the same command again. If this run cannot have "
+            f"written that much, move {path} away; the previous checkpoint is used then"
         )
 
 
-def _read(path: Path, limit: int, size: int | None = None) -> bytes:
-    """Read a regular file whole, of exactly `size` bytes where that is known; nothing larger is
-    allocated.
-    """
+def _read_file(path: Path, limit: int, size: int | None = None) -> bytes:
+    """Read a whole regular file of exactly `size` bytes if given, and of at most `limit`."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             found = os.fstat(file.fileno()).st_size
@@ -213,8 +201,8 @@ def _read(path: Path, limit: int, size: int | None = None) -> bytes:
 def read_verified(path: Path, expected: tuple[str, int]) -> bytes:
     """Read a file that must match its manifest entry."""
     sha256, size = expected
-    data = _read(path, MAX_TENSORS, size)
-    if digest(data) != sha256:
+    data = _read_file(path, MAX_TENSORS, size)
+    if hash_bytes(data) != sha256:
         raise CheckpointError(f"{path} does not match its sha256", "bad-sha256")
     return data
 
@@ -231,7 +219,7 @@ def parse_state(path: Path, data: bytes) -> dict[str, Any]:
 
 
 def parse_tensors(path: Path, data: bytes) -> dict[str, Tensor]:
-    """Decode a safetensors file, its header's size checked first."""
+    """Decode a safetensors file, after checking the size of its header."""
     header = int.from_bytes(data[:8], "little")
     if len(data) < 8 or header > min(len(data) - 8, MAX_HEADER):
         raise CheckpointError(

@@ -1,5 +1,6 @@
-"""Atomic, verified, pickle-free checkpoints: numbered directories of safetensors and JSON under a
-sealed manifest.
+"""Saving and loading checkpoints: numbered directories of safetensors and JSON files.
+
+Each directory has a manifest with checksums and appears under its number in one rename. No pickle.
 """
 
 from __future__ import annotations
@@ -19,41 +20,41 @@ import torch
 from torch import Tensor
 
 from worldmodel.checkpoint.format import (
+    CHECKPOINT_NAME,
     FORMAT,
-    GROUP,
+    GROUP_NAME,
     MANIFEST,
-    NUMBER,
     STATE,
     TENSORS,
     CheckpointError,
     TooLarge,
-    Untouched,
-    check_room,
-    digest,
+    UnusableCheckpoint,
+    check_memory,
     dump_json,
+    hash_bytes,
     parse_state,
     parse_tensors,
     read_manifest,
     read_verified,
-    seal,
-    understood,
+    report_incompatible,
+    seal_manifest,
 )
 from worldmodel.system import fault_injection
 from worldmodel.system.files import fsync_directory, quarantine, write_all, write_with_retries
 
 __all__ = [
     "CheckpointError",
-    "Loaded",
+    "LoadedCheckpoint",
     "check_fit",
-    "latest",
+    "load_latest",
     "load",
     "load_into",
-    "numbered",
-    "place",
-    "retained_states",
+    "list_checkpoints",
+    "locate",
+    "read_all_states",
     "save",
-    "states",
-    "understood",
+    "iterate_states",
+    "report_incompatible",
 ]
 
 log = logging.getLogger(__name__)
@@ -62,8 +63,8 @@ STAGING = re.compile(r"\.tmp-\d+-(\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
-class Loaded:
-    """One verified checkpoint, its tensors in memory."""
+class LoadedCheckpoint:
+    """A verified checkpoint with its tensors in memory."""
 
     path: Path
     step: int
@@ -71,8 +72,8 @@ class Loaded:
     state: dict[str, Any]
 
 
-def place(directory: Path, step: int) -> Path:
-    """Where checkpoint `step` lies."""
+def locate(directory: Path, step: int) -> Path:
+    """Return the path of checkpoint `step`."""
     return Path(directory) / f"{step:09d}"
 
 
@@ -85,12 +86,13 @@ def save(
     keep: int = 3,
     retries: int = 3,
 ) -> Path:
-    """Write checkpoint `step` so that a kill at any moment leaves the older ones whole; prune to
-    the last `keep`.
+    """Write checkpoint `step` atomically, then delete all but the last `keep`.
+
+    If the process is killed at any moment, the older checkpoints stay intact.
     """
     directory = Path(directory)
     for group in groups:
-        if not GROUP.fullmatch(group):
+        if not GROUP_NAME.fullmatch(group):
             raise ValueError(
                 f"checkpoint group {group!r} must consist of letters, digits, '_' and '-'"
             )
@@ -109,18 +111,22 @@ def _save_once(directory: Path, step: int, groups: Mapping, body: bytes, keep: i
     fault_injection.reach("start")
     directory.mkdir(parents=True, exist_ok=True)
     _remove_stale(directory)
-    final = place(directory, step)
-    if os.path.lexists(final) and _verifies(final):
+    final = locate(directory, step)
+    if os.path.lexists(final) and _is_sound(final):
         return final
     staging = directory / f".tmp-{step}-{os.getpid()}"
     staging.mkdir()
     fault_injection.reach("staging-created")
     files = {}
     for group, tensors in groups.items():
-        data = safetensors.torch.save(_detached(tensors))
+        data = safetensors.torch.save(_copy_to_cpu(tensors))
         files[group + TENSORS] = _write(staging / (group + TENSORS), data, "tensors")
     files[STATE] = _write(staging / STATE, body, "state")
-    _write(staging / MANIFEST, seal({"format": FORMAT, "step": step, "files": files}), "manifest")
+    _write(
+        staging / MANIFEST,
+        seal_manifest({"format": FORMAT, "step": step, "files": files}),
+        "manifest",
+    )
     fsync_directory(staging)
     fault_injection.reach("staging-synced")
     os.rename(staging, final)
@@ -131,11 +137,11 @@ def _save_once(directory: Path, step: int, groups: Mapping, body: bytes, keep: i
     return final
 
 
-def _verifies(path: Path) -> bool:
-    """Say whether a checkpoint of the same number is sound; move it aside if it is not."""
+def _is_sound(path: Path) -> bool:
+    """Say whether the existing checkpoint is sound; quarantine it if it is damaged."""
     try:
         load(path)
-    except Untouched:
+    except UnusableCheckpoint:
         raise
     except CheckpointError as error:
         log.warning("%s; moved to %s", error, quarantine(path, "damaged"))
@@ -143,8 +149,8 @@ def _verifies(path: Path) -> bool:
     return True
 
 
-def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return contiguous copies in CPU memory, none of which shares storage with another."""
+def _copy_to_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous copies in CPU memory that share no storage."""
     return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
 
 
@@ -161,37 +167,37 @@ def _write(path: Path, data: bytes, point: str) -> dict[str, Any]:
     finally:
         os.close(fd)
     fault_injection.reach(f"{point}-written")
-    return {"sha256": digest(data), "bytes": len(data)}
+    return {"sha256": hash_bytes(data), "bytes": len(data)}
 
 
 def _remove_stale(directory: Path) -> None:
-    """Remove the staging directories of dead processes and of this one's failed attempts."""
+    """Remove the staging directories of dead processes and of this process's failed attempts."""
     for path in directory.glob(".tmp-*"):
         match = STAGING.fullmatch(path.name)
-        if match and (int(match[1]) == os.getpid() or not _alive(int(match[1]))):
+        if match and (int(match[1]) == os.getpid() or not _is_alive(int(match[1]))):
             if path.is_symlink() or not path.is_dir():
                 path.unlink()
             else:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _alive(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        pass  # alive, and another user's
+        pass  # it is alive and belongs to another user
     return True
 
 
 def _prune(directory: Path, newest: Path, keep: int) -> None:
-    """Delete all but the last `keep` checkpoints; a failure only costs space."""
-    found = numbered(directory)
+    """Delete all but the last `keep` checkpoints; a failure is only logged."""
+    found = list_checkpoints(directory)
     for path in found[: max(0, len(found) - keep)]:
         if path == newest:
             continue
-        # Renamed first: what has a number is always whole.
+        # Rename before deleting: a directory with a checkpoint's name is always complete.
         staging = directory / f".tmp-{int(path.name)}-{os.getpid()}"
         try:
             os.rename(path, staging)
@@ -199,27 +205,28 @@ def _prune(directory: Path, newest: Path, keep: int) -> None:
             shutil.rmtree(staging)
         except OSError as error:
             log.warning(
-                "old checkpoint %s cannot be deleted (%s): it takes space, and is tried again",
+                "old checkpoint %s cannot be deleted (%s); the next save tries again",
                 path,
                 error,
             )
     fault_injection.reach("pruned")
 
 
-def numbered(directory: Path) -> list[Path]:
-    """List whatever carries a checkpoint's number, oldest first."""
+def list_checkpoints(directory: Path) -> list[Path]:
+    """List the paths that are named like a checkpoint, oldest first."""
     with contextlib.suppress(FileNotFoundError):
         return sorted(
-            (p for p in directory.iterdir() if NUMBER.fullmatch(p.name)), key=lambda p: int(p.name)
+            (p for p in directory.iterdir() if CHECKPOINT_NAME.fullmatch(p.name)),
+            key=lambda p: int(p.name),
         )
     return []
 
 
-def load(path: Path) -> Loaded:
-    """Read one checkpoint directory; CheckpointError unless every byte is what was written."""
+def load(path: Path) -> LoadedCheckpoint:
+    """Read one checkpoint directory; CheckpointError if any byte differs from what was written."""
     path = Path(path)
     step, files = read_manifest(path)
-    check_room(path, files)
+    check_memory(path, files)
     groups, state = {}, {}
     for name, expected in files.items():
         data = read_verified(path / name, expected)
@@ -227,51 +234,52 @@ def load(path: Path) -> Loaded:
             state = parse_state(path / name, data)
         else:
             groups[name.removesuffix(TENSORS)] = parse_tensors(path / name, data)
-    return Loaded(path, step, groups, state)
+    return LoadedCheckpoint(path, step, groups, state)
 
 
-def latest(directory: Path) -> Loaded | None:
-    """Load the newest sound checkpoint, moving damaged ones aside; None where there never
-    was one.
-    """
+def load_latest(directory: Path) -> LoadedCheckpoint | None:
+    """Load the newest sound checkpoint, quarantining damaged ones; None if there is none."""
     directory = Path(directory)
-    found = numbered(directory)
+    found = list_checkpoints(directory)
     for path in reversed(found):
         try:
             return load(path)
-        except Untouched:
+        except UnusableCheckpoint:
             raise
         except CheckpointError as error:
             log.warning(
-                "%s; the checkpoint was moved to %s, the one before it is tried",
+                "%s; the checkpoint was moved to %s, the previous one is tried",
                 error,
                 quarantine(path, error.why),
             )
-    # What an earlier start moved aside counts too: running the command again must not begin anew
-    # in silence.
+    # Checkpoints that an earlier start quarantined count too: running the same command again must
+    # not silently start from nothing.
     aside = directory / "quarantine"
-    if found or (aside.is_dir() and any(NUMBER.match(path.name) for path in aside.iterdir())):
+    if found or (
+        aside.is_dir() and any(CHECKPOINT_NAME.match(path.name) for path in aside.iterdir())
+    ):
         raise CheckpointError(
             f"every checkpoint in {directory} is damaged; start over with --run.fresh true, "
-            f"which keeps this directory "
-            f"beside the new one, or put an undamaged copy back from {aside}"
+            f"which keeps this directory beside the new one, or restore an undamaged copy; the "
+            f"damaged ones are in {aside}"
         )
     return None
 
 
-def retained_states(directory: Path) -> list[dict[str, Any]]:
-    """Return the state of every checkpoint whose state.json is sound, oldest first."""
-    return [state for _, state in states(directory)][::-1]
+def read_all_states(directory: Path) -> list[dict[str, Any]]:
+    """Return the state of every checkpoint with a sound state.json, oldest first."""
+    return [state for _, state in iterate_states(directory)][::-1]
 
 
-def states(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Every checkpoint whose state.json is sound, newest first, with that state; weights are not
-    read.
+def iterate_states(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield (path, state) of every checkpoint with a sound state.json, newest first.
+
+    Weights are not read.
     """
-    for path in reversed(numbered(Path(directory))):
+    for path in reversed(list_checkpoints(Path(directory))):
         try:
             expected = read_manifest(path)[1][STATE]
-            check_room(path, {STATE: expected})
+            check_memory(path, {STATE: expected})
             found = parse_state(path / STATE, read_verified(path / STATE, expected))
         except TooLarge:
             raise
@@ -281,31 +289,33 @@ def states(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def load_into(target: Any, tensors: Mapping[str, Tensor], name: str) -> None:
-    """Copy tensors into a module or a dict of tensors; nothing is copied unless all names, shapes
-    and kinds fit.
+    """Copy tensors into a module or a dict of tensors.
+
+    CheckpointError if a name, shape or dtype does not fit; nothing is copied then.
     """
-    wanted: Mapping[str, Tensor] = target.state_dict() if hasattr(target, "state_dict") else target
-    check_fit(wanted, tensors, name)
+    own: Mapping[str, Tensor] = target.state_dict() if hasattr(target, "state_dict") else target
+    check_fit(own, tensors, name)
     with torch.no_grad():
-        for key, tensor in wanted.items():
+        for key, tensor in own.items():
             tensor.copy_(tensors[key])
 
 
 def check_fit(
-    wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str, but: str = ""
+    expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str, any_shape: str = ""
 ) -> None:
-    """CheckpointError unless all names, shapes and kinds are those wanted; `but` one that may be
-    of any shape.
+    """CheckpointError unless all names, shapes and dtypes are as expected.
+
+    The tensor named `any_shape` is exempt.
     """
-    advice = "the checkpoint is as it was: use the run's own configuration, or another --run.name"
-    for key, tensor in wanted.items():
+    advice = "nothing was changed: use the run's own configuration, or another --run.name"
+    for key, tensor in expected.items():
         if key not in tensors:
             raise CheckpointError(
                 f"{name}: the checkpoint has no tensor {key!r} of shape {tuple(tensor.shape)}; "
                 f"{advice}"
             )
         found = tensors[key]
-        if key == but:
+        if key == any_shape:
             continue
         if found.shape != tensor.shape:
             raise CheckpointError(
@@ -320,7 +330,7 @@ def check_fit(
                 f"here; {advice}"
             )
     for key, tensor in tensors.items():
-        if key not in wanted:
+        if key not in expected:
             raise CheckpointError(
                 f"{name}: the checkpoint's tensor {key!r} of shape {tuple(tensor.shape)} fits "
                 f"nothing; {advice}"

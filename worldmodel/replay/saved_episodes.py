@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.checkpoint import store
-from worldmodel.checkpoint.validate import check_spaces, whole
+from worldmodel.checkpoint.validate import check_integer, check_spaces
 from worldmodel.replay.chunk import Chunk, Layout, ReplayError
 from worldmodel.replay.compressed_chunk import PackedChunk
 from worldmodel.replay.manifest import Manifest
@@ -23,16 +23,16 @@ class SavedEpisodes:
     """
 
     def __init__(self, run: Path):
-        path, state = next(store.states(run / "checkpoints"), (run, None))
+        path, state = next(store.iterate_states(run / "checkpoints"), (run, None))
         if state is None:
             raise ValueError(f"{run} is no run directory with a checkpoint in it")
         self.directory = run / "replay"
-        with store.understood(path):
+        with store.report_incompatible(path):
             saved = state["replay"]
             # By stream: the open episode, or the next one.
             self.collecting = [
                 {
-                    "number": whole(e["number"], "rollout.episodes[].number"),
+                    "number": check_integer(e["number"], "rollout.episodes[].number"),
                     "fresh": bool(e["fresh"]),
                 }
                 for e in state.get("rollout", {}).get("episodes", [])

@@ -78,5 +78,5 @@ def _kept(t: Training, batch: Batch) -> str:
             f"the batch could not be written to {path} ({error.strerror}), the checkpoints are "
             f"untouched"
         )
-    found = store.numbered(t.run.checkpoints)
+    found = store.list_checkpoints(t.run.checkpoints)
     return f"the batch is in {path}, the newest checkpoint is {found[-1] if found else 'missing'}"

@@ -52,7 +52,7 @@ class Share:
 
     def restore(self, t: Training) -> None:
         """Go on from here; the replay is restored apart, since its chunks may change hands."""
-        store.check_fit(t.player.tensors(), self.groups["player"], "player", but="generator")
+        store.check_fit(t.player.tensors(), self.groups["player"], "player", any_shape="generator")
         t.player.restore(self.groups["player"])
         t.rollout.restore(self.state["rollout"])
         generators = self.groups["generators"]
@@ -107,7 +107,7 @@ def save(t: Training) -> None:
         _write(t, own, others)
     t.world.meet()  # only then may go what none needs but the one that has just been pruned
     fault_injection.reach("saved")
-    states = store.retained_states(t.run.checkpoints)
+    states = store.read_all_states(t.run.checkpoints)
     t.replay.collect_garbage(manifest for state in states for manifest in _manifests(state))
     fault_injection.reach("collected")
 
@@ -153,7 +153,7 @@ def _manifests(state: dict[str, Any]) -> list[dict[str, Any]]:
         return []
 
 
-def _shares(saved: store.Loaded) -> list[Share]:
+def _shares(saved: store.LoadedCheckpoint) -> list[Share]:
     """What each of the ranks knew that a checkpoint was made by."""
     states = [saved.state, *saved.state.get("others", [])]
     names = ("player", "generators")
@@ -166,11 +166,11 @@ def _shares(saved: store.Loaded) -> list[Share]:
 
 def resume(t: Training) -> bool:
     """Continue from the newest good checkpoint; False where there is none."""
-    saved = _chosen(t, lambda: store.latest(t.run.checkpoints))
+    saved = _chosen(t, lambda: store.load_latest(t.run.checkpoints))
     if saved is None:
         return False
-    with store.understood(saved.path):
-        validate.check(saved.state, saved.step)
+    with store.report_incompatible(saved.path):
+        validate.check_state(saved.state, saved.step)
         restore_weights(t, saved)
         t.learner.restore(saved.state["learner"])
         _resume_share(t, _shares(saved))
@@ -192,23 +192,23 @@ def finite(
     )
 
 
-def restore_weights(t: Training, saved: store.Loaded) -> None:
+def restore_weights(t: Training, saved: store.LoadedCheckpoint) -> None:
     """Everything that learns, and its optimiser, as they were saved."""
-    with store.understood(saved.path):
+    with store.report_incompatible(saved.path):
         store.load_into(t.model, saved.groups["model"], "model")
         if t.actor_critic is not None:
             store.load_into(t.actor_critic, saved.groups["policy"], "policy")
         t.learner.optimizers.restore(saved.groups["optimizer"])
 
 
-def last_good(t: Training) -> store.Loaded | None:
+def last_good(t: Training) -> store.LoadedCheckpoint | None:
     """The newest checkpoint whose weights are finite and whose last update was one."""
 
-    def find() -> store.Loaded | None:
-        for path in reversed(store.numbered(t.run.checkpoints)):
+    def find() -> store.LoadedCheckpoint | None:
+        for path in reversed(store.list_checkpoints(t.run.checkpoints)):
             with contextlib.suppress(store.CheckpointError):
                 saved = store.load(path)
-                with store.understood(path):
+                with store.report_incompatible(path):
                     sound = finite(t, saved.groups["model"], saved.groups.get("policy", {}))
                     if sound and saved.state["learner"]["skipped_in_a_row"] == 0:
                         return saved
@@ -217,11 +217,13 @@ def last_good(t: Training) -> store.Loaded | None:
     return _chosen(t, find)
 
 
-def _chosen(t: Training, find: Callable[[], store.Loaded | None]) -> store.Loaded | None:
+def _chosen(
+    t: Training, find: Callable[[], store.LoadedCheckpoint | None]
+) -> store.LoadedCheckpoint | None:
     """Rank 0 chooses, so that damage is set aside once and all ranks read the same."""
     found = t.world.led(find)
     number = t.world.sum([found.step + 1 if found else 0])[0] - 1
-    return found if found or number < 0 else store.load(store.place(t.run.checkpoints, number))
+    return found if found or number < 0 else store.load(store.locate(t.run.checkpoints, number))
 
 
 def _resume_share(t: Training, shares: list[Share]) -> None:

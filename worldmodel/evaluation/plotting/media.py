@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from worldmodel.checkpoint.validate import read_lines
+from worldmodel.checkpoint.validate import read_json_lines
 from worldmodel.evaluation.plotting.style import COLORS, pyplot, save
 from worldmodel.system.files import to_finite
 
@@ -142,7 +142,7 @@ def _with(path: Path, *keys: str) -> list[dict[str, float]]:
     """The lines that hold all of these numbers."""
     return [
         line
-        for line in read_lines(path)
+        for line in read_json_lines(path)
         if all(to_finite(line.get(key)) is not None for key in keys)
     ]
 

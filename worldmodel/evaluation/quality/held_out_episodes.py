@@ -86,7 +86,7 @@ def given(
     """
     run = RunDir(path)
     run.config()  # says what is wrong where this is no run
-    states = store.retained_states(run.checkpoints)
+    states = store.read_all_states(run.checkpoints)
     if not states:
         raise RunError(
             f"--from {path}: it holds no checkpoint, by which its episodes are found", 4

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.checkpoint import store
-from worldmodel.checkpoint.validate import check_spaces, read_lines, whole
+from worldmodel.checkpoint.validate import check_integer, check_spaces, read_json_lines
 from worldmodel.config.schema import Config
 from worldmodel.run_directory import RunDir, RunError
 from worldmodel.system import provenance
@@ -103,11 +103,11 @@ def state_of(run: RunDir) -> dict[str, Any] | None:
     of it.
     """
     with contextlib.suppress(store.CheckpointError, ValueError):
-        for path, state in store.states(run.checkpoints):
-            with store.understood(path):
+        for path, state in store.iterate_states(run.checkpoints):
+            with store.report_incompatible(path):
                 check_spaces(state)
-                whole(state["frames"], "frames")
-                whole(state["learner"]["updates"], "learner.updates")
+                check_integer(state["frames"], "frames")
+                check_integer(state["learner"]["updates"], "learner.updates")
             return state
     return None
 
@@ -130,7 +130,7 @@ def numbered(path: Path, odd: list[str]) -> list[dict[str, Any]]:
     what they lost.
     """
     try:
-        lines = read_lines(path)
+        lines = read_json_lines(path)
     except OSError as error:
         odd.append(f"{path} cannot be read ({error.strerror})")
         return []
