@@ -64,14 +64,14 @@ def train(c, words, others) -> int:
     from worldmodel.system import runtime
     from worldmodel.training.stop_request import Stop
 
-    launch = distributed.Launch.of(os.environ)
-    run, device = RunDir.of(c), runtime.pick_rank_device(c.run, launch)
-    world = distributed.join(launch, device)
+    launch = distributed.Launch.from_environment(os.environ)
+    run, device = RunDir.for_config(c), runtime.pick_rank_device(c.run, launch)
+    world = distributed.join_ranks(launch, device)
     stop = Stop(world, c.run.max_minutes)
-    distributed.check_same(world, c)
+    distributed.check_same_config(world, c)
     with world, run:
-        before = world.led(lambda: run.open(c, launch.restarts))
-        run.check_seen()
+        before = world.run_on_main(lambda: run.open(c, launch.restarts))
+        run.check_shared()
         c = settled(c, before, world, others)
         runtime.configure_torch(c.run.threads)
         return trained(c, words, run, device, world, stop)
@@ -101,7 +101,7 @@ def trained(c, words, run, device, world, stop) -> int:
             )
             return 0
         if world.main:
-            run.begin(c, t.frames)
+            run.record_start(c, t.frames)
             provenance.record_versions(run.path, words, t.frames)
         t.open_logger()
         tell(
@@ -132,7 +132,7 @@ def trained(c, words, run, device, world, stop) -> int:
         bar.close()
         done = not stop and closing.finish(t, testing, stop)
         if world.main:
-            run.status("done" if done else "stopped", t.frames)
+            run.write_status("done" if done else "stopped", t.frames)
             t.logger.close()
         if not done:
             without = " without --run.fresh" if c.run.fresh else ""
@@ -169,7 +169,7 @@ def settled(c, before, world, others):
     if world.size == 1:
         count = runtime.choose_threads(c.run.threads, before and before.run.threads, others)
         c = replace(c, run=replace(c.run, threads=count))
-    chosen = world.led(lambda: envs.renderer(c.env, before and before.env))
+    chosen = world.run_on_main(lambda: envs.renderer(c.env, before and before.env))
     number = world.sum([RENDERERS.index(chosen) if world.main else 0])[0]
     return replace(c, env=replace(c.env, render=RENDERERS[number]))
 
@@ -180,7 +180,7 @@ def save(t) -> None:
 
     training_state.save(t)
     if t.world.main:
-        t.run.note(t.frames)
+        t.run.record_checkpoint(t.frames)
 
 
 def leave(code: int) -> None:

@@ -31,7 +31,7 @@ from worldmodel.checkpoint.validate import read_json_lines
 from worldmodel.config import loading
 from worldmodel.config.loading import Config
 from worldmodel.evaluation.plotting.style import COLORS, kind, pyplot, save
-from worldmodel.run_directory import RunDir, RunError, slug
+from worldmodel.run_directory import RunDir, RunError, make_slug
 from worldmodel.spaces import ActionSpace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -155,7 +155,7 @@ def words(job: str, name: str, where: str, seed: int) -> list[str]:
 
 def place(job: str, name: str, where: str, seed: int) -> Path:
     """Where a cell's run lies."""
-    return ROOT / "runs" / slug(task_of(job, where)) / label(name, where) / f"seed{seed}"
+    return ROOT / "runs" / make_slug(task_of(job, where)) / label(name, where) / f"seed{seed}"
 
 
 def task_of(job: str, where: str) -> str:
@@ -172,7 +172,7 @@ def finished(job: str, name: str, where: str, seed: int) -> bool:
     if not run.is_done(0, 0):
         return False
     try:
-        found = run.config()
+        found = run.load_config()
     except RunError as error:
         sys.exit(str(error))
     if found != _wanted(tuple(words(job, name, where, seed))):

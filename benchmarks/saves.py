@@ -42,7 +42,7 @@ def measure(presets: list[str], rows: int, pixels: int) -> dict:
         ]
         c = loading.parse([*presets, *frames])
         torch.manual_seed(0)
-        run = RunDir.of(c)
+        run = RunDir.for_config(c)
         run.path.mkdir(parents=True)
         with make_vector(partial(envs.make, c.env.task, size=tuple(c.env.size)), 1) as vector:
             t = Training(c, vector, run, torch.device("cpu"))

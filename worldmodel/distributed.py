@@ -1,9 +1,9 @@
-"""Several processes that train one agent, and the few things they tell each other.
+"""Data-parallel training: the launch, and the exchanges between its ranks.
 
-Under torchrun every process is a rank, with environments, a share of the replay and batches of its
-own. What they learn and when they stop is agreed on: gradients, means and flags pass through a
-`World`. A run without torchrun is a world of one, where every exchange gives back what was put in
-and torch.distributed is never touched.
+Under torchrun every process is a rank with its own environments, share of the replay and batches.
+Gradients, means and flags are exchanged through a `World`, so that all ranks learn the same and
+stop together. Without torchrun the world has one rank: every exchange returns its input, and
+torch.distributed is never used.
 """
 
 from __future__ import annotations
@@ -29,21 +29,19 @@ from worldmodel.config.schema import Config
 
 T = TypeVar("T")
 
-JOIN_S = 300  # to find each other
-ANSWER_S = 1800  # for a rank that lives and says nothing; a dead one is noticed at once
-NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+JOIN_SECONDS = 300  # for all ranks to connect
+ANSWER_SECONDS = 1800  # for a rank that lives but does not answer; a dead one is noticed at once
+REQUIRED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-class Lost(RuntimeError):
-    """Another rank is gone or silent (exit code 74)."""
+class RankLost(RuntimeError):
+    """Another rank is dead or does not answer (exit code 74)."""
 
     exit_code = 74
 
 
-class Ended(RuntimeError):
-    """Rank 0 was refused something and says why; this rank ends in silence, with the same exit
-    code.
-    """
+class MainRankFailed(RuntimeError):
+    """Rank 0 failed and reports why; this rank ends silently with the same exit code."""
 
     def __init__(self, exit_code: int):
         super().__init__(f"rank 0 ended with exit code {exit_code}")
@@ -52,9 +50,9 @@ class Ended(RuntimeError):
 
 @dataclass(frozen=True)
 class Launch:
-    """What torchrun says in the environment; `local_` is about this machine alone.
+    """The ranks as torchrun's environment variables give them; `local_` counts on this machine.
 
-    `restarts` counts those of torchrun and how often Slurm has put the job back into its queue.
+    `restarts` counts restarts by torchrun and requeues by Slurm.
     """
 
     rank: int = 0
@@ -64,98 +62,99 @@ class Launch:
     restarts: int = 0
 
     @classmethod
-    def of(cls, env: Mapping[str, str]) -> Launch:
-        """ValueError where only half of it is there or it makes no sense."""
-        said = [name for name in ("RANK", "WORLD_SIZE") if name in env]
-        if not said:
-            return cls(restarts=_requeued(env))
-        lacking = [name for name in NEEDED if not env.get(name)]
-        if lacking:
+    def from_environment(cls, env: Mapping[str, str]) -> Launch:
+        """Read the environment; ValueError if variables are missing or contradict each other."""
+        present = [name for name in ("RANK", "WORLD_SIZE") if name in env]
+        if not present:
+            return cls(restarts=_count_requeues(env))
+        missing = [name for name in REQUIRED if not env.get(name)]
+        if missing:
             raise ValueError(
-                f"{said[0]} is set but {' and '.join(lacking)} not: start several processes "
-                f"with torchrun, or unset "
-                "RANK and WORLD_SIZE to train alone"
+                f"{present[0]} is set but {' and '.join(missing)} not: start several processes "
+                "with torchrun, or unset RANK and WORLD_SIZE to train with one"
             )
-        rank, size = _number(env, "RANK"), _number(env, "WORLD_SIZE")
-        local = _number(env, "LOCAL_RANK", rank), _number(env, "LOCAL_WORLD_SIZE", size)
+        rank, size = _read_number(env, "RANK"), _read_number(env, "WORLD_SIZE")
+        local = _read_number(env, "LOCAL_RANK", rank), _read_number(env, "LOCAL_WORLD_SIZE", size)
         if rank >= size or local[0] >= local[1] or local[1] > size:
             raise ValueError(
                 f"RANK {rank} of WORLD_SIZE {size}, LOCAL_RANK {local[0]} of LOCAL_WORLD_SIZE "
-                f"{local[1]}: "
-                "ranks count from 0 and end below the size; let torchrun set them"
+                f"{local[1]}: ranks count from 0 to the size minus one; let torchrun set them"
             )
         return cls(
-            rank, size, *local, _number(env, "TORCHELASTIC_RESTART_COUNT", 0) + _requeued(env)
+            rank,
+            size,
+            *local,
+            _read_number(env, "TORCHELASTIC_RESTART_COUNT", 0) + _count_requeues(env),
         )
 
 
-def _number(env: Mapping[str, str], name: str, default: int | None = None) -> int:
+def _read_number(env: Mapping[str, str], name: str, default: int | None = None) -> int:
     text = env.get(name, "" if default is None else str(default))
     if not text.isdecimal():
         raise ValueError(f"{name} is {text!r}, not a whole number; let torchrun set it")
     return int(text)
 
 
-def _requeued(env: Mapping[str, str]) -> int:
-    """How often Slurm has started this job anew."""
+def _count_requeues(env: Mapping[str, str]) -> int:
+    """Count how often Slurm has restarted this job."""
     text = env.get("SLURM_RESTART_COUNT", "")
     return int(text) if text.isdecimal() else 0
 
 
-def speaker(env: Mapping[str, str]) -> str:
-    """What stands before a warning or an error, so that one knows whose it is: 'rank 1: ', nothing
-    in a run alone.
-    """
+def format_rank_prefix(env: Mapping[str, str]) -> str:
+    """Return 'rank 1: ' to put before a message of that rank; empty without several ranks."""
     return f"rank {env['RANK']}: " if env.get("RANK") and env.get("WORLD_SIZE", "1") != "1" else ""
 
 
 class World:
-    """One process alone."""
+    """The exchanges between ranks; this base class is the world of a single process."""
 
     rank, size = 0, 1
-    here = 1  # how many of them are on this machine
+    local_size = 1  # ranks on this machine
 
     @property
     def main(self) -> bool:
-        """Whether this rank evaluates, logs, talks and writes the common files."""
+        """Say whether this rank evaluates, logs, prints and writes the common files."""
         return self.rank == 0
 
     def mean_(self, tensors: list[Tensor]) -> None:
-        """Each tensor becomes its mean over the ranks, in one exchange; what is not finite on one
-        is so on all.
+        """Replace each tensor by its mean over the ranks, in one exchange.
+
+        A value that is not finite on one rank is not finite on any afterwards.
         """
 
     def mean(self, x: Tensor) -> Tensor:
-        """The mean over the ranks."""
+        """Return the mean over the ranks."""
         return x
 
     def cat(self, x: Tensor) -> Tensor:
-        """All ranks' entries (N,) as one vector, in the order of the ranks."""
+        """Concatenate the entries (N,) of all ranks, in the order of the ranks."""
         return x
 
     def sum(self, numbers: list[int]) -> list[int]:
-        """Each number's sum over the ranks."""
+        """Return each number's sum over the ranks."""
         return numbers
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on any rank."""
+        """Say whether the flag is set on any rank."""
         return flag
 
-    def meet(self) -> None:
-        """Wait until all ranks are here."""
+    def wait_for_all(self) -> None:
+        """Wait until all ranks have called this."""
         self.sum([0])
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's plain JSON value."""
+        """Return every rank's JSON value."""
         return [value]
 
     def gather_bytes(self, data: bytes) -> list[bytes]:
-        """Every rank's bytes."""
+        """Return every rank's bytes."""
         return [data]
 
-    def led(self, act: Callable[[], T]) -> T | None:
-        """Rank 0 alone does something that may be refused; the others wait, and end where
-        it does.
+    def run_on_main(self, act: Callable[[], T]) -> T | None:
+        """Call `act` on rank 0 while the others wait; if it fails, all ranks end.
+
+        Returns what `act` returns, None on the other ranks.
         """
         return act()
 
@@ -168,21 +167,19 @@ class World:
         error: BaseException | None,
         trace: TracebackType | None,
     ):
-        """Leave together where all went well."""
+        """Wait for all ranks to leave, unless there was an error."""
 
 
 ALONE = World()
 
 
-class Ranks(World):
-    """This process among others, through torch.distributed: gloo between CPUs, NCCL
-    between GPUs.
-    """
+class DistributedWorld(World):
+    """Exchanges through torch.distributed: gloo between CPUs, NCCL between GPUs."""
 
     def __init__(self, launch: Launch, device: torch.device):
         import torch.distributed as dist
 
-        self.rank, self.size, self.here, self._dist = (
+        self.rank, self.size, self.local_size, self._dist = (
             launch.rank,
             launch.size,
             launch.local_size,
@@ -190,31 +187,32 @@ class Ranks(World):
         )
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         try:
-            store, _, _ = next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=JOIN_S))))
+            store, _, _ = next(
+                iter(dist.rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS)))
+            )
             store = dist.PrefixStore("worldmodel", store)
-            own = dist.PrefixStore(_start_of_all(store, self.rank, self.size), store)
-            answer = timedelta(seconds=ANSWER_S)
+            own = dist.PrefixStore(_agree_on_start(store, self.rank, self.size), store)
+            timeout = timedelta(seconds=ANSWER_SECONDS)
             dist.init_process_group(
-                backend, store=own, rank=self.rank, world_size=self.size, timeout=answer
+                backend, store=own, rank=self.rank, world_size=self.size, timeout=timeout
             )
         except (RuntimeError, ValueError) as error:
             place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-            raise Lost(
-                f"the {self.size} ranks did not find each other at {place} ({_short(error)}). "
-                f"Nothing was begun: see "
-                "that all were started and reach that address, then give the same command again"
+            raise RankLost(
+                f"the {self.size} ranks did not find each other at {place} ({_shorten(error)}). "
+                "Nothing was trained: check that all are started and can reach that address, "
+                "then run the same command again"
             ) from error
 
     @contextlib.contextmanager
     def _exchange(self) -> Iterator[None]:
-        """Say in one line that nobody answers."""
+        """Turn a failed exchange into RankLost."""
         try:
             yield
         except RuntimeError as error:
-            raise Lost(
-                f"another rank is gone ({_short(error)}); its own lines say why. The same "
-                f"command goes on from the "
-                "last checkpoint"
+            raise RankLost(
+                f"another rank is gone ({_shorten(error)}); its own output says why. The same "
+                "command resumes from the last checkpoint"
             ) from error
 
     def mean_(self, tensors: list[Tensor]) -> None:
@@ -238,7 +236,7 @@ class Ranks(World):
         return torch.cat(parts)
 
     def sum(self, numbers: list[int]) -> list[int]:
-        # On the CPU whatever the device is: nothing of the GPU's queue has to be waited for.
+        # Always on the CPU: the sum need not wait for the GPU's queue.
         total = torch.tensor(numbers, dtype=torch.int64)
         with self._exchange():
             self._dist.all_reduce(total)
@@ -256,18 +254,18 @@ class Ranks(World):
         both = self.cat(padded).view(self.size, -1)
         return [row[:size].numpy().tobytes() for row, size in zip(both, sizes, strict=True)]
 
-    def led(self, act: Callable[[], T]) -> T | None:
+    def run_on_main(self, act: Callable[[], T]) -> T | None:
         if not self.main:
             code = self.sum([0])[0]
             if code:
-                raise Ended(code)
+                raise MainRankFailed(code)
             return None
         try:
             done = act()
         except Exception as error:
             self.sum([74 if isinstance(error, OSError) else getattr(error, "exit_code", 2)])
             raise
-        self.meet()
+        self.wait_for_all()
         return done
 
     def __exit__(
@@ -276,26 +274,26 @@ class Ranks(World):
         error: BaseException | None,
         trace: TracebackType | None,
     ):
-        # A rank that fails just goes: its closed connections tell the others.
+        # A rank that fails does not wait: its closed connections tell the others.
         if error is None:
-            self.meet()
+            self.wait_for_all()
             self._dist.destroy_process_group()
 
 
-def _start_of_all(store, rank: int, size: int) -> str:
-    """A name for this start, the same on all its ranks and on none before.
+def _agree_on_start(store, rank: int, size: int) -> str:
+    """Agree on a name for this start that no earlier start has used.
 
-    torchrun's store outlives a restart, and with it the addresses of processes that are dead. So
-    rank 0 repeats its name with all that has been said to it, until each of the others has found
-    there what it said itself.
+    torchrun's store outlives a restart and still holds the addresses of dead processes. So every
+    rank writes a random name, and rank 0 publishes its own together with all names it has read.
+    A rank that finds its own name there takes rank 0's; rank 0 repeats until all have.
     """
-    own, deadline = uuid.uuid4().hex, time.monotonic() + JOIN_S
+    own, deadline = uuid.uuid4().hex, time.monotonic() + JOIN_SECONDS
     if rank:
         store.set(f"hello/{rank}", own)
     while time.monotonic() < deadline:
         if rank:
-            name, *heard = json.loads(store.get("welcome"))
-            if own in heard:
+            name, *read = json.loads(store.get("welcome"))
+            if own in read:
                 store.set(f"{name}/{rank}", "seen")
                 return name
         else:
@@ -306,21 +304,21 @@ def _start_of_all(store, rank: int, size: int) -> str:
             if store.check([f"{own}/{r}" for r in range(1, size)]):
                 return own
         time.sleep(0.02)
-    raise RuntimeError(f"some did not come in {JOIN_S} s")
+    raise RuntimeError(f"not all connected within {JOIN_SECONDS} s")
 
 
-def join(launch: Launch, device: torch.device) -> World:
-    """Meet the other ranks, if there are any."""
-    return ALONE if launch.size == 1 else Ranks(launch, device)
+def join_ranks(launch: Launch, device: torch.device) -> World:
+    """Connect to the other ranks, if there are any."""
+    return ALONE if launch.size == 1 else DistributedWorld(launch, device)
 
 
-def check_same(world: World, c: Config) -> None:
-    """All ranks must have been started alike: where one was not, all end with exit code 2."""
-    plain = world.gather(configs.to_plain(c)) if world.size > 1 else []
-    for rank, own in enumerate(plain):
-        different = configs.differences(plain[0], own)
+def check_same_config(world: World, c: Config) -> None:
+    """Check that all ranks have the same configuration; otherwise all end with exit code 2."""
+    configurations = world.gather(configs.to_plain(c)) if world.size > 1 else []
+    for rank, own in enumerate(configurations):
+        different = configs.differences(configurations[0], own)
         if different and not world.main:
-            raise Ended(2)
+            raise MainRankFailed(2)
         if different:
             shown = "; ".join(
                 f"{key} {first} -> {other}" for key, (first, other) in different.items()
@@ -330,8 +328,8 @@ def check_same(world: World, c: Config) -> None:
             )
 
 
-def _short(error: Exception) -> str:
-    """The first sentence of a library's message, without the place in its source."""
+def _shorten(error: Exception) -> str:
+    """Return the first sentence of a library's message, without the source location."""
     return (
         re.sub(r"^(\[[^\]]*\] *)+", "", str(error).splitlines()[0])
         .split(". ")[0]

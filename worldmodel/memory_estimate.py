@@ -1,6 +1,4 @@
-"""Whether a machine can hold a run, known before anything large is made; every figure is the least
-it will take.
-"""
+"""A lower bound on the memory of a run, checked before anything large is allocated."""
 
 from __future__ import annotations
 
@@ -14,9 +12,9 @@ from worldmodel.replay.capacity import bytes_per_row
 from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.system.available_memory import GB, available_memory
 
-ADAM = 16  # bytes a weight takes: itself, its gradient, two moments
-ROUGH = 2  # bytes an activation takes at least
-KEYS = {
+BYTES_PER_WEIGHT = 16  # the weight, its gradient and Adam's two moments
+BYTES_PER_ACTIVATION = 2  # at least, in bf16
+KEYS_TO_LOWER = {
     "weights": "model.deter, model.hidden, model.units or model.cnn",
     "an update": "replay.batch, replay.length, env.size or imag.starts",
     "a plan": "planner.candidates, planner.horizon or env.num",
@@ -24,40 +22,39 @@ KEYS = {
 }
 
 
-def expected_rows(c: Config, environments: int) -> int:
-    """Rows the whole run will write: its agent steps, and one more for every reset."""
+def estimate_rows(c: Config, environments: int) -> int:
+    """Estimate the replay rows that a run writes: one per agent step and one per reset."""
     steps = -(-c.run.frames // c.env.repeat)
     return steps + steps // 10 + environments
 
 
-def check(
+def check_memory(
     c: Config,
     obs: ObservationSpace,
     space: ActionSpace,
     device: torch.device,
     world: World = ALONE,
 ) -> None:
-    """ValueError, naming the keys to lower, where the ranks of this machine cannot all have what
-    they need.
-    """
-    parts = {"an update": an_update(c, obs), "a plan": a_plan(c, space)}
+    """Raise ValueError, naming the keys to lower, if this machine's ranks need too much memory."""
+    parts = {"an update": estimate_update(c, obs), "a plan": estimate_plan(c, space)}
     if device.type == "cuda":
-        _compare(c, obs, space, parts, torch.cuda.mem_get_info(device)[0])
+        _raise_if_short(c, obs, space, parts, torch.cuda.mem_get_info(device)[0])
     else:
-        parts = {name: world.here * size for name, size in parts.items()} | {
-            "the replay": a_replay(c, obs, space, world)
+        parts = {name: world.local_size * size for name, size in parts.items()} | {
+            "the replay": estimate_replay(c, obs, space, world)
         }
-        _compare(c, obs, space, parts, available_memory(), world.here)
+        _raise_if_short(c, obs, space, parts, available_memory(), world.local_size)
 
 
 def check_weights(c: Config, obs: ObservationSpace, space: ActionSpace) -> None:
-    """ValueError where not even the weights would find room: a run directory may ask for
-    anything.
+    """Raise ValueError if even the weights need too much memory.
+
+    This guards against untrusted run directories.
     """
-    _compare(c, obs, space, {}, available_memory())
+    _raise_if_short(c, obs, space, {}, available_memory())
 
 
-def _compare(
+def _raise_if_short(
     c: Config,
     obs: ObservationSpace,
     space: ActionSpace,
@@ -65,9 +62,9 @@ def _compare(
     free: int,
     here: int = 1,
 ) -> None:
-    # Counting weights exactly takes a second: only where they might matter.
-    if here * ADAM * 50 * widest(c, obs) ** 2 > free // 10:
-        parts = {"weights": here * ADAM * weights(c, obs, space), **parts}
+    # Counting weights exactly takes a second, so only count when they might matter.
+    if here * BYTES_PER_WEIGHT * 50 * find_widest_layer(c, obs) ** 2 > free // 10:
+        parts = {"weights": here * BYTES_PER_WEIGHT * count_weights(c, obs, space), **parts}
     needed = sum(parts.values())
     if needed > free:
         most = max(parts, key=lambda name: parts[name])
@@ -75,26 +72,26 @@ def _compare(
         raise ValueError(
             f"this run needs at least {needed / GB:.2f} GB of memory ({shown}) but only "
             f"{free / GB:.2f} GB are "
-            f"available; lower {KEYS[most]}"
+            f"available; lower {KEYS_TO_LOWER[most]}"
         )
 
 
-def feat_size(c: Config) -> int:
-    """Features of a state."""
+def count_features(c: Config) -> int:
+    """Count the features of a state."""
     return build.make_latent(c.model).size + (c.model.deter if c.model.transition == "rssm" else 0)
 
 
-def widest(c: Config, obs: ObservationSpace) -> int:
-    """No weight matrix is larger than this, squared, by much."""
+def find_widest_layer(c: Config, obs: ObservationSpace) -> int:
+    """Return the width of the widest layer; its square roughly bounds any weight matrix."""
     m = c.model
     height, width = shrunk(obs.image[:2], len(m.cnn), m.patch) if obs.image else (0, 0)
     return max(
-        feat_size(c), m.deter, m.hidden, m.units, m.bins, *m.cnn, height * width * m.cnn[-1]
+        count_features(c), m.deter, m.hidden, m.units, m.bins, *m.cnn, height * width * m.cnn[-1]
     )
 
 
-def weights(c: Config, obs: ObservationSpace, space: ActionSpace) -> int:
-    """Numbers in everything that learns, counted on a device that keeps none."""
+def count_weights(c: Config, obs: ObservationSpace, space: ActionSpace) -> int:
+    """Count the trainable parameters, on the meta device, which allocates no memory."""
     with torch.device("meta"):
         model = build.make_model(c, obs, space)
         policy = build.make_policy(c, model, space)
@@ -102,32 +99,43 @@ def weights(c: Config, obs: ObservationSpace, space: ActionSpace) -> int:
     return sum(p.numel() for module in modules for p in module.parameters())
 
 
-def an_update(c: Config, obs: ObservationSpace) -> int:
-    """Bytes of a batch, of what encoder and decoder make of it, and of the dreams that start from
-    it.
-    """
+def estimate_update(c: Config, obs: ObservationSpace) -> int:
+    """Estimate the bytes of a batch, its activations in encoder and decoder, and imagination."""
     m, total = c.model, 0
     states = c.replay.batch * c.replay.length
     if obs.image:
         height, width, colours = obs.image
         sides = [shrunk((height, width), i + 1, m.patch) for i in range(len(m.cnn))]
         inner = sum(h * w * channels for (h, w), channels in zip(sides, m.cnn, strict=True))
-        total += states * (height * width * colours * (1 + ROUGH) + 2 * ROUGH * inner)
+        total += states * (
+            height * width * colours * (1 + BYTES_PER_ACTIVATION)
+            + 2 * BYTES_PER_ACTIVATION * inner
+        )
     if learns_policy(c):
-        total += min(c.imag.starts or states, states) * c.imag.horizon * feat_size(c) * ROUGH
-    return total + states * feat_size(c) * ROUGH
+        total += (
+            min(c.imag.starts or states, states)
+            * c.imag.horizon
+            * count_features(c)
+            * BYTES_PER_ACTIVATION
+        )
+    return total + states * count_features(c) * BYTES_PER_ACTIVATION
 
 
-def a_replay(c: Config, obs: ObservationSpace, space: ActionSpace, world: World) -> int:
-    """Bytes of experience that the ranks of this machine keep in memory."""
+def estimate_replay(c: Config, obs: ObservationSpace, space: ActionSpace, world: World) -> int:
+    """Estimate the bytes of replay that this machine's ranks keep in memory."""
     row = bytes_per_row(build.replay_spec(obs, space))
-    kept = min(int(c.replay.capacity_gb * GB), expected_rows(c, c.env.num * world.size) * row)
-    return kept * world.here // world.size if c.replay.store == "ram" else 0
+    kept = min(int(c.replay.capacity_gb * GB), estimate_rows(c, c.env.num * world.size) * row)
+    return kept * world.local_size // world.size if c.replay.store == "ram" else 0
 
 
-def a_plan(c: Config, space: ActionSpace) -> int:
-    """Bytes of the candidates of all environments and of the features they lead to."""
+def estimate_plan(c: Config, space: ActionSpace) -> int:
+    """Estimate the bytes of the planner's candidates and of their imagined features."""
     if c.behavior.name != "mpc":
         return 0
     p = c.planner
-    return c.env.num * p.candidates * p.horizon * (4 * space.size + ROUGH * feat_size(c))
+    return (
+        c.env.num
+        * p.candidates
+        * p.horizon
+        * (4 * space.size + BYTES_PER_ACTIVATION * count_features(c))
+    )

@@ -1,4 +1,4 @@
-"""A run directory: where things lie, who may write, and whether a command may continue it."""
+"""A run directory: its paths, its lock, its status, and whether a command may resume it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ from worldmodel.system.files import replace_file, write_with_retries
 
 log = logging.getLogger(__name__)
 
-# Keys a resumed run may change: they say how long, how often, where and how fast, not what is
-# learnt.
-FREE_KEYS = (
+# Keys that a resumed run may change: they do not affect what is learnt.
+CHANGEABLE_KEYS = (
     "run.root",
     "run.frames",
     "run.fresh",
@@ -34,31 +33,31 @@ FREE_KEYS = (
     "env.timeout",
     "env.restarts",
 )
-FREE_SECTIONS = ("log",)
+CHANGEABLE_SECTIONS = ("log",)
 
 
 MAX_STATUS = 1 << 16
 
 
 class RunError(RuntimeError):
-    """A run directory that can't be used as asked."""
+    """A run directory cannot be used as requested."""
 
     def __init__(self, message: str, exit_code: int):
         super().__init__(message)
         self.exit_code = exit_code
 
 
-def slug(task: str) -> str:
+def make_slug(task: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "_", task)
 
 
-def _replace(path: Path, text: str, kept: str) -> None:
-    """Unwritten, in words, where the disk refuses again and again."""
+def _write_file(path: Path, text: str, kept: str) -> None:
+    """Replace a file, with retries; `kept` tells the user what a failure leaves intact."""
     write_with_retries(lambda: replace_file(path, text), f"{path} cannot be written; {kept}")
 
 
 class RunDir:
-    """runs/<task>/<name>/seed<k>"""
+    """The directory runs/<task>/<name>/seed<k> of one run."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -70,41 +69,39 @@ class RunDir:
         self._lock: int | None = None
 
     @classmethod
-    def of(cls, c: Config) -> RunDir:
-        return cls(Path(c.run.root) / slug(c.env.task) / slug(c.run.name) / f"seed{c.run.seed}")
+    def for_config(cls, c: Config) -> RunDir:
+        return cls(
+            Path(c.run.root) / make_slug(c.env.task) / make_slug(c.run.name) / f"seed{c.run.seed}"
+        )
 
-    def config(self) -> Config:
-        """What it was trained with; RunError where this is no run directory, or not one of this
-        version.
-        """
+    def load_config(self) -> Config:
+        """Load the run's configuration; RunError if this is no run directory of this version."""
         self.check_links()
         if not self.config_file.is_file():
             raise RunError(
-                f"{self.path} is not a run directory (no config.yaml in it){_nearby(self.path)}", 4
+                f"{self.path} is not a run directory (no config.yaml in it)"
+                f"{_suggest_runs(self.path)}",
+                4,
             )
         try:
             return configs.load(self.config_file)
         except configs.ConfigError as error:
             raise RunError(
                 f"{self.config_file} does not fit this version: {'; '.join(error.problems)}. "
-                f"Nothing was touched: use "
-                "the version that made it, or put the file back as it was",
+                "Nothing was changed: use the version that wrote it, or restore the file",
                 4,
             ) from None
 
     def open(self, c: Config, restarts: int = 0) -> Config | None:
-        """Make or continue the directory for this configuration, under a lock; RunError where that
-        can't be.
+        """Lock the directory for a new or resumed run; RunError if this configuration must not.
 
-        Returns what it was trained with so far, None where it begins.
-
-        What torchrun or Slurm restarts goes on; only the first start may be fresh.
+        Returns the configuration it was trained with so far, None for a new run. After a restart
+        by torchrun or Slurm, run.fresh is ignored: only the first start may be fresh.
         """
         if c.run.fresh and restarts and self.path.exists():
             log.warning(
-                "--run.fresh true counts for a job's first start, and this is its restart %d: "
-                "%s goes on; to "
-                "start over, submit the job anew",
+                "--run.fresh true applies to a job's first start, and this is restart %d: %s is "
+                "resumed; to start over, submit a new job",
                 restarts,
                 self.path,
             )
@@ -114,13 +111,11 @@ class RunDir:
         if not self._has_checkpoints():
             self._check_untrained()
         elif self.config_file.exists():
-            return self._check_same(c)
+            return self._check_same_config(c)
         return None
 
     def check_links(self) -> None:
-        """Refuse what would make this program write somewhere else: a run directory may come from
-        anyone.
-        """
+        """Refuse symbolic links: an untrusted run directory could redirect writes elsewhere."""
         watched = [self.path, self.videos, self.path / "eval", self.path / "diverged"]
         inside = [entry for folder in watched if folder.is_dir() for entry in folder.iterdir()]
         inside += [folder / "quarantine" for folder in (self.checkpoints, self.replay)]
@@ -128,64 +123,56 @@ class RunDir:
             if entry.is_symlink():
                 raise RunError(
                     f"{entry} is a symbolic link, and nothing is read or written through one; "
-                    f"put the files "
-                    "themselves there (--run.root says on which disk a run lies)",
+                    "put the files themselves there (--run.root sets the disk of a run)",
                     4,
                 )
 
-    def check_seen(self) -> None:
-        """On every rank: what rank 0 has opened must be there."""
+    def check_shared(self) -> None:
+        """Check on every rank that it sees the directory that rank 0 has opened."""
         if not (self.path / "lock").exists():
             raise RunError(
-                f"run.root: {self.path} is not there on this machine, though rank 0 has made "
-                f"it; all ranks "
-                "need one shared file system",
+                f"run.root: rank 0 has made {self.path}, but this machine does not see it; all "
+                "ranks need a shared file system",
                 2,
             )
 
-    def begin(self, c: Config, frames: int) -> None:
-        """Write the configuration down, once all its parts have been built and have gone on to
-        `frames`.
-        """
-        kept = "the checkpoints are as they were" if frames else "nothing has been trained yet"
-        _replace(self.config_file, configs.to_yaml(c), kept)
-        self.status("running", frames, kept)
+    def record_start(self, c: Config, frames: int) -> None:
+        """Write the configuration and the status, once the training is built and restored."""
+        kept = "the checkpoints are unchanged" if frames else "nothing has been trained yet"
+        _write_file(self.config_file, configs.to_yaml(c), kept)
+        self.write_status("running", frames, kept)
 
-    def status(
-        self, state: str, frames: int, kept: str = "all that was learnt is in the last checkpoint"
+    def write_status(
+        self, state: str, frames: int, kept: str = "all progress is in the last checkpoint"
     ) -> None:
-        """Machine-readable state of the run, replaced as a whole: frames that a checkpoint holds,
-        or held.
-        """
-        _replace(
+        """Write status.json: the run's state and the frames of its last checkpoint."""
+        _write_file(
             self.status_file, json.dumps({"state": state, "frames": frames}, indent=1) + "\n", kept
         )
 
-    def note(self, frames: int) -> None:
-        """A checkpoint was written at so many frames; a disk that refuses costs the note, never
-        the run.
-        """
+    def record_checkpoint(self, frames: int) -> None:
+        """Write the status after a checkpoint; if that fails, warn and continue training."""
         try:
-            self.status("running", frames)
+            self.write_status("running", frames)
         except OSError as error:
-            log.warning("%s; training goes on", str(error.strerror).split(". To resume")[0])
+            log.warning("%s; training continues", str(error.strerror).split(". To resume")[0])
 
     def is_done(self, frames: int, wanted: int) -> bool:
-        """True where an earlier command finished, its closing evaluation included."""
-        return self._said().get("state") == "done" and frames >= wanted
+        """Say whether an earlier command finished the run, including its final evaluation."""
+        return self._read_status().get("state") == "done" and frames >= wanted
 
-    def _said(self) -> dict[str, Any]:
-        """What status.json says; nothing where it is not there or holds no such thing."""
+    def _read_status(self) -> dict[str, Any]:
+        """Read status.json; an empty dict if it is missing or damaged."""
         with (
             contextlib.suppress(OSError, ValueError, RecursionError),
             self.status_file.open() as file,
         ):
-            said = json.loads(file.read(MAX_STATUS))
-            return said if isinstance(said, dict) else {}
+            status = json.loads(file.read(MAX_STATUS))
+            return status if isinstance(status, dict) else {}
         return {}
 
     def _has_checkpoints(self) -> bool:
-        """Whether there is any, damaged ones included."""
+        """Say whether there is any checkpoint, including damaged ones."""
         folders = [
             folder
             for folder in (self.checkpoints, self.checkpoints / "quarantine")
@@ -196,39 +183,34 @@ class RunDir:
         )
 
     def _check_untrained(self) -> None:
-        """Without a checkpoint a run starts again, its logs cut to nothing, unless it has
-        had one.
-        """
-        said = self._said()
-        state, frames = said.get("state"), said.get("frames", 0)
-        if state in ("done", "stopped") or frames != 0 or (not said and self.status_file.exists()):
-            held = (
-                f"it was saved at {frames} frames (state {state!r})"
-                if said
-                else "it cannot be read"
+        """Refuse a run that had checkpoints and lost them; without it, the run starts again."""
+        status = self._read_status()
+        state, frames = status.get("state"), status.get("frames", 0)
+        unreadable = not status and self.status_file.exists()
+        if state in ("done", "stopped") or frames != 0 or unreadable:
+            found = (
+                f"{self.status_file.name} cannot be read"
+                if unreadable
+                else f"{self.status_file.name} says that the run was saved at {frames} frames "
+                f"(state {state!r})"
             )
             raise RunError(
-                f"{self.checkpoints} is missing or empty, but {self.status_file.name} says of "
-                f"this run that {held}. "
-                "Nothing was touched: put the checkpoints back, or start over with --run.fresh "
-                "true, which keeps this "
+                f"{self.checkpoints} is missing or empty, but {found}. Nothing was changed: "
+                "restore the checkpoints, or start over with --run.fresh true, which keeps this "
                 "directory beside the new one",
                 4,
             )
         logs = [name for name in ("metrics.jsonl", "scores.jsonl") if (self.path / name).exists()]
         if logs:
             log.warning(
-                "an earlier start of %s ended before its first checkpoint: it starts again from "
-                "nothing, and "
-                "%s with it",
+                "an earlier start of %s ended before its first checkpoint: the run starts again, "
+                "and overwrites %s",
                 self.path,
                 " and ".join(logs),
             )
 
     def _take_lock(self) -> None:
-        """Make the directory and lock it; once more where another process has moved it aside in
-        between.
-        """
+        """Make the directory and lock it; try again if another process moved it meanwhile."""
         while self._lock is None:
             self.path.mkdir(parents=True, exist_ok=True)
             self.check_links()
@@ -239,27 +221,26 @@ class RunDir:
                 if place.exists() and os.path.samestat(os.fstat(handle), place.stat()):
                     self._lock = handle
             except OSError as error:
-                raise RunError(self._no_lock(error), 74) from None
+                raise RunError(self._explain_lock_error(error), 74) from None
             finally:
                 if self._lock is None:
                     os.close(handle)
 
-    def _no_lock(self, error: OSError) -> str:
-        """Why there is none, and what to do about it."""
+    def _explain_lock_error(self, error: OSError) -> str:
+        """Explain why the lock failed and what to do."""
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return (
-                f"another process is training in {self.path}; wait for it, or give this run its "
-                f"own --run.name"
+                f"another process is training in {self.path}; wait for it, or give this run "
+                f"another --run.name"
             )
         return (
             f"{self.path / 'lock'} cannot be locked ({error.strerror}), and without a lock two "
-            f"trainings might write "
-            "here at once. Nothing was touched: choose a --run.root on a file system with "
-            "locks, such as a local disk"
+            "processes might train here at once. Nothing was changed: choose a --run.root on a "
+            "file system with locks, such as a local disk"
         )
 
     def _move_aside(self) -> None:
-        self._take_lock()  # refuses to move a directory that is being written
+        self._take_lock()  # refuses a directory that another process is writing
         target = self.path.with_name(f"{self.path.name}-{time.strftime('%Y%m%d-%H%M%S')}")
         self.path.rename(target)
         self.close()
@@ -271,7 +252,7 @@ class RunDir:
         self.close()
 
     def close(self) -> None:
-        """Let others train here; what holds nothing but the lock was never a run, and goes."""
+        """Release the lock, and remove the directory if it holds nothing else."""
         if self._lock is not None:
             with contextlib.suppress(OSError):
                 if [entry.name for entry in self.path.iterdir()] == ["lock"]:
@@ -281,25 +262,24 @@ class RunDir:
             os.close(self._lock)
             self._lock = None
 
-    def _check_same(self, c: Config) -> Config:
-        """The configuration so far; refuses to continue with another, showing what differs."""
+    def _check_same_config(self, c: Config) -> Config:
+        """Return the run's configuration; RunError lists the keys in which the new one differs."""
         try:
             old = configs.load(self.config_file)
         except configs.ConfigError as error:
             raise RunError(
-                f"{self.config_file} cannot be read ({error.problems[0]}); put it back as it "
-                f"was, or start over with "
-                "--run.fresh true, which keeps this directory beside the new one",
+                f"{self.config_file} cannot be read ({error.problems[0]}); restore it, or start "
+                "over with --run.fresh true, which keeps this directory beside the new one",
                 4,
             ) from None
         changed = configs.differences(old, c)
-        held = {
+        fixed = {
             k: v
             for k, v in changed.items()
-            if k not in FREE_KEYS and k.split(".")[0] not in FREE_SECTIONS
+            if k not in CHANGEABLE_KEYS and k.split(".")[0] not in CHANGEABLE_SECTIONS
         }
-        if held:
-            shown = "; ".join(f"{k} {was} -> {now}" for k, (was, now) in held.items())
+        if fixed:
+            shown = "; ".join(f"{k} {was} -> {now}" for k, (was, now) in fixed.items())
             raise RunError(
                 f"{self.path} was made with another configuration: {shown}. "
                 "Use another --run.name, or start over with --run.fresh true",
@@ -308,8 +288,8 @@ class RunDir:
         return old
 
 
-def _nearby(path: Path) -> str:
-    """Run directories below what was given, or in runs/, as a hint."""
+def _suggest_runs(path: Path) -> str:
+    """Name the run directories below the given path, or else in runs/, as a hint."""
     roots = [path if path.is_dir() else Path("runs")]
     found = sorted(
         str(f.parent) for root in roots if root.is_dir() for f in root.glob("**/config.yaml")

@@ -68,7 +68,7 @@ class Run:
         one line.
         """
         run = RunDir(Path(path))
-        c = run.config()
+        c = run.load_config()
         saved = store.load_latest(run.checkpoints)
         if saved is None:
             raise RunError(f"{path} holds no checkpoint yet; train it first", 4)

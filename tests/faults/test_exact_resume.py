@@ -15,7 +15,7 @@ from children import SHORT, go, looks_listed, print_of, struck_at
 from runs import fingerprint, seed_dir
 from worldmodel import build
 from worldmodel.config import loading
-from worldmodel.run_directory import slug
+from worldmodel.run_directory import make_slug
 from worldmodel.system import fault_injection
 
 TIMES = int(os.environ.get("WM_RESUMES", "1"))
@@ -155,7 +155,7 @@ def drawn(rng, looks):
 )
 def test_stopped_and_killed_anywhere_it_ends_the_same(tmp_path, kind, record_property):
     args, stops, list_of = (*BUSY, *KINDS[kind]), 0, tmp_path / "looks"
-    task = slug(loading.parse(["debug", *args]).env.task)
+    task = make_slug(loading.parse(["debug", *args]).env.task)
     go(tmp_path / "calm", *args, before=looks_listed(list_of))
     wanted = fingerprint(seed_dir(tmp_path / "calm", task))
     looks = [json.loads(line) for line in list_of.read_text().splitlines()]

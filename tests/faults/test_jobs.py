@@ -114,7 +114,7 @@ def test_a_slurm_job_requeues_itself_until_it_is_done(tmp_path, record_property)
         and cluster.log.read_text() == 2 * "requeue 4711\n"
         and "resuming" in out
     ), err
-    assert "this is its restart 2" in err and "submit the job anew" in err
+    assert "this is restart 2" in err and "submit a new job" in err
     assert json.loads((seed_dir(tmp_path) / "status.json").read_text())["state"] == "done"
     assert len(list(seed_dir(tmp_path).parent.iterdir())) == 1
     record_property("times", 3)

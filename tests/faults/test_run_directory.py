@@ -58,7 +58,7 @@ def test_without_its_checkpoints_a_run_is_not_started_over_unasked(
         line = go(tmp_path, *TALKING, expect=4)
         assert (
             len(line.splitlines()) == 1
-            and "Nothing was touched" in line
+            and "Nothing was changed" in line
             and "--run.fresh true" in line
         )
         assert str(run / "checkpoints") in line and held(run) == before
@@ -96,12 +96,12 @@ def test_killed_before_its_first_checkpoint_it_starts_again(calm, tmp_path, reco
 )
 def test_a_disk_full_outside_a_save_says_what_is_kept(calm, tmp_path, record_property):
     run = seed_dir(tmp_path)
-    for kept in ("nothing has been trained yet", "the checkpoints are as they were"):
+    for kept in ("nothing has been trained yet", "the checkpoints are unchanged"):
         said = go(tmp_path, *TALKING, before=limited(RLIMIT_FSIZE=2000), expect=74)
         assert complete(said, run / "config.yaml", kept) and not list(run.glob("*.tmp"))
         go(tmp_path, *TALKING, before=signalled_at(36, "SIGTERM"), expect=75)
     said = go(tmp_path, *TALKING, before=refused_at_the_end(run / "status.tmp"), expect=74)
-    assert complete(said, run / "status.json", "all that was learnt is in the last checkpoint")
+    assert complete(said, run / "status.json", "all progress is in the last checkpoint")
     (run / "status.tmp").rmdir()
     assert status(tmp_path) == {"state": "running", "frames": 80}
     go(tmp_path, *TALKING)
@@ -121,7 +121,7 @@ def complete(said, path, kept):
 
 def opened(root):
     c = loading.parse(["debug", "--run.root", str(root)])
-    run = RunDir.of(c)
+    run = RunDir.for_config(c)
     run.open(c)
     return run
 

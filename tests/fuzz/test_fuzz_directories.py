@@ -226,7 +226,7 @@ def test_configurations(tmp_path, record_property):
     for rng in inputs("yaml", 700, record_property):
         run.config_file.write_text(mutate.in_yaml(rng, good))
         try:
-            run.config()
+            run.load_config()
         except RunError as error:
             assert error.exit_code == 4 and len(str(error)) < 20_000
 

@@ -167,7 +167,7 @@ def training(argv):
     c = loading.parse(argv)
     make = partial(envs.make, c.env.task, size=tuple(c.env.size))
     with make_vector(make, 1, restart_budget=10**9) as vector:
-        yield Training(c, vector, RunDir.of(c), torch.device("cpu"))
+        yield Training(c, vector, RunDir.for_config(c), torch.device("cpu"))
 
 
 @pytest.mark.fault(

@@ -151,8 +151,8 @@ def learn(world, overrides, updates, spoilt=None, deaf=()):
 def _learn(answer, env, *args):
     torch.set_num_threads(1)
     os.environ.update(env)
-    launch = distributed.Launch.of(os.environ)
-    with distributed.join(launch, torch.device("cpu")) as world:
+    launch = distributed.Launch.from_environment(os.environ)
+    with distributed.join_ranks(launch, torch.device("cpu")) as world:
         answer.send(learn(world, *args))
 
 

@@ -12,7 +12,7 @@ import torch
 
 from worldmodel.checkpoint.store import CheckpointError
 from worldmodel.config.loading import ConfigError
-from worldmodel.distributed import Ended, Lost, speaker
+from worldmodel.distributed import MainRankFailed, RankLost, format_rank_prefix
 from worldmodel.replay.buffer import ReplayError
 from worldmodel.run_directory import RunError
 from worldmodel.system.files import WriteError
@@ -45,7 +45,7 @@ class LogFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
         kind = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        return f"{speaker(os.environ)}{kind}{text}"
+        return f"{format_rank_prefix(os.environ)}{kind}{text}"
 
 
 def run_command(command: Callable[[], int], kept: str = "") -> int:
@@ -63,9 +63,9 @@ def run_command(command: Callable[[], int], kept: str = "") -> int:
     logging.captureWarnings(True)
     try:
         return command()
-    except Ended as error:
+    except MainRankFailed as error:
         return error.exit_code
-    except (RunError, Lost) as error:
+    except (RunError, RankLost) as error:
         return _report(error, error.exit_code)
     except ConfigError as error:
         return _report(error, 2)
@@ -113,5 +113,5 @@ def _is_project_error(error: BaseException) -> bool:
 
 
 def _report(error: object, code: int) -> int:
-    sys.stderr.write(f"{speaker(os.environ)}{error}\n")
+    sys.stderr.write(f"{format_rank_prefix(os.environ)}{error}\n")
     return code

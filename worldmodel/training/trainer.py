@@ -73,7 +73,7 @@ class Training:
         seed = c.run.seed
         torch.manual_seed(seed)
         self.obs_space, self.action_space = spaces_of(envs)
-        memory_estimate.check(c, self.obs_space, self.action_space, device, world)
+        memory_estimate.check_memory(c, self.obs_space, self.action_space, device, world)
         self.model = build.make_model(c, self.obs_space, self.action_space, world).to(device)
         self.actor_critic = build.make_policy(c, self.model, self.action_space, world)
         if self.actor_critic is not None:
@@ -123,9 +123,11 @@ class Training:
         )
         capacity = int(c.replay.capacity_gb * 1e9)
         expected = min(
-            capacity, memory_estimate.expected_rows(c, count * world.size) * bytes_per_row(spec)
+            capacity, memory_estimate.estimate_rows(c, count * world.size) * bytes_per_row(spec)
         )
-        check_capacity(spec, expected * world.here // world.size, c.replay.store, self.run.replay)
+        check_capacity(
+            spec, expected * world.local_size // world.size, c.replay.store, self.run.replay
+        )
         self.size_line = describe_capacity(spec, expected, c.replay.store)
         return Replay(
             spec,
@@ -172,7 +174,7 @@ class Training:
         """One step of every environment, remembered; notes what has fallen due."""
         before = self.frames
         rows = self.rollout.step(self.policy)
-        if has_spare_cores(self.learner.device, self.world.here):
+        if has_spare_cores(self.learner.device, self.world.local_size):
             self.rollout.begin()  # environments work while the model learns
         for stream, row in enumerate(rows, self.first):
             self.replay.add(stream, row)

@@ -105,7 +105,8 @@ def save(t: Training) -> None:
     )
     if t.world.main:
         _write(t, own, others)
-    t.world.meet()  # only then may go what none needs but the one that has just been pruned
+    # Replay files may be deleted only when no rank needs the checkpoint that was just pruned.
+    t.world.wait_for_all()
     fault_injection.reach("saved")
     states = store.read_all_states(t.run.checkpoints)
     t.replay.collect_garbage(manifest for state in states for manifest in _manifests(state))
@@ -221,7 +222,7 @@ def _chosen(
     t: Training, find: Callable[[], store.LoadedCheckpoint | None]
 ) -> store.LoadedCheckpoint | None:
     """Rank 0 chooses, so that damage is set aside once and all ranks read the same."""
-    found = t.world.led(find)
+    found = t.world.run_on_main(find)
     number = t.world.sum([found.step + 1 if found else 0])[0] - 1
     return found if found or number < 0 else store.load(store.locate(t.run.checkpoints, number))
 

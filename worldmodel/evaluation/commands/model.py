@@ -77,7 +77,7 @@ def measured(run: Run, make: Make, wanted: Wanted) -> tuple[str, list[Recorded],
         episodes = given(path, run.observation_space, run.action_space, wanted.episodes)
         say(
             f"{len(episodes)} episodes of the replay of {path}, trained on "
-            f"{RunDir(path).config().env.task}"
+            f"{RunDir(path).load_config().env.task}"
         )
         return wanted.source, episodes, _measure(run, episodes, wanted, None)
     vector = None if wanted.source == "replay" else _opened(run, make)

@@ -120,7 +120,7 @@ def saved(path: Path) -> dict[str, Any]:
     """What an earlier command left of a run; RunError in one line where there is nothing
     to read.
     """
-    RunDir(path).config()  # says what is wrong where this is no run
+    RunDir(path).load_config()  # says what is wrong where this is no run
     try:
         return checked(read_json(path / "eval" / FILE, MOST))
     except FileNotFoundError:

@@ -85,7 +85,7 @@ def given(
     than these.
     """
     run = RunDir(path)
-    run.config()  # says what is wrong where this is no run
+    run.load_config()  # says what is wrong where this is no run
     states = store.read_all_states(run.checkpoints)
     if not states:
         raise RunError(

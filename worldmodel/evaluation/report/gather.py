@@ -83,7 +83,7 @@ class Seed:
 
 def read(path: Path) -> Seed:
     run = RunDir(path)
-    config = run.config()
+    config = run.load_config()
     odd: list[str] = []
     metrics, scores = (numbered(run.path / f"{name}.jsonl", odd) for name in ("metrics", "scores"))
     return Seed(
