@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from worldmodel import build
+from worldmodel import build, registry
 from worldmodel.config import loading
 from worldmodel.kernels.planning_step import settled
 from worldmodel.policy.plan_scores import RewardScore
@@ -120,7 +120,7 @@ def objectives(preset: str = "laptop", repeats: int = 9) -> dict[str, Entry]:
     baseline decodes.
     """
     found: dict[str, float] = {}
-    wanted = {name: (name, "false") for name in build.OBJECTIVES} | {
+    wanted = {name: (name, "false") for name in registry.OBJECTIVES} | {
         "barlow with a probe": ("barlow", "true")
     }
     for label, (name, probe) in wanted.items():

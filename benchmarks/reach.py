@@ -105,7 +105,7 @@ def opened(paths: list[str], changes: list[tuple[str, str]]) -> dict[str, Any]:
     """Runs by path, each to be driven towards a picture; ValueError where they do not play the
     same task.
     """
-    from worldmodel.config.schema_objectives import COMPARING
+    from worldmodel.config.schema import COMPARING
     from worldmodel.saved_run import Run
 
     fixed = [

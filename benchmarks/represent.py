@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.compute import model_seconds
 from benchmarks.shaken import draw_seen, read_out
-from worldmodel import build
+from worldmodel import registry
 from worldmodel.checkpoint.validate import read_json_lines
 from worldmodel.config import loading
 from worldmodel.config.loading import Config
@@ -43,7 +43,7 @@ MIXES = {
 }
 OBJECTIVES = {
     name: ["--loss.objective", MIXES.get(name, f"{{{name}: 1.0}}")]
-    for name in [*build.OBJECTIVES, *MIXES]
+    for name in [*registry.OBJECTIVES, *MIXES]
 }
 # The published 2,500 prototypes, frozen for 10,000 updates, would outnumber a batch's steps and
 # never move.

@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 
+from worldmodel import registry
 from worldmodel.config.schema import (
     Config,
     ModelConfig,
     PlannerConfig,
     ReplayConfig,
     learns_policy,
+    settings_of,
+    used_objectives,
 )
 from worldmodel.distributed import ALONE, World
 from worldmodel.model.heads import ContinueHead, GaussianHead, ScalarHead, TwoHotHead
-from worldmodel.model.latents.categorical import Categorical
-from worldmodel.model.latents.deterministic import Deterministic
-from worldmodel.model.latents.gaussian import Gaussian
 from worldmodel.model.mean_image import Backdrop
 from worldmodel.model.networks import Encoder
-from worldmodel.model.objectives import Objective
-from worldmodel.model.objectives.barlow import Barlow
-from worldmodel.model.objectives.bootstrap import Bootstrap
-from worldmodel.model.objectives.bottleneck import Bottleneck
-from worldmodel.model.objectives.contrastive import Contrastive
-from worldmodel.model.objectives.forward_contrastive import ForwardContrastive
-from worldmodel.model.objectives.inverse import Inverse
-from worldmodel.model.objectives.prototypes import Prototypes
-from worldmodel.model.objectives.reconstruction import Reconstruction
-from worldmodel.model.objectives.reward_only import RewardOnly
+from worldmodel.model.objectives import ModelSpec, Objective
 from worldmodel.model.probe_decoder import Probe
 from worldmodel.model.rssm import RSSM
 from worldmodel.model.world_model import WorldModel
@@ -42,38 +34,10 @@ from worldmodel.policy.behaviors.actor_critic import ActorPolicy
 from worldmodel.policy.behaviors.mpc import MPC
 from worldmodel.policy.behaviors.random import Random
 from worldmodel.policy.goals import Goal, load_goal
-from worldmodel.policy.planners.cem import CEM
-from worldmodel.policy.planners.mppi import MPPI
 from worldmodel.policy.planners.proposals import make_proposal
-from worldmodel.policy.planners.shooting import Shooting
 from worldmodel.replay.start_states import BurnIn, Cold, Stored
 from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.system.runtime import pick_precision
-
-LATENTS = {"gaussian": Gaussian, "categorical": Categorical, "deterministic": Deterministic}
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What objectives stand between."""
-
-    obs: ObservationSpace
-    space: ActionSpace
-    feat: int
-    embed: int
-
-
-OBJECTIVES: dict[str, Callable[[Config, Sizes], Objective]] = {
-    "reconstruction": lambda c, s: make_decoder(c, s.obs, s.feat),
-    "contrastive": lambda c, s: Contrastive(s.feat, s.embed, c.contrastive),
-    "forward_contrastive": lambda c, s: ForwardContrastive(s.feat, s.embed, c.forward_contrastive),
-    "inverse": lambda c, s: Inverse(s.feat, s.embed, s.space, c.model.units, c.inverse),
-    "barlow": lambda c, s: Barlow(s.feat, s.embed, c.barlow),
-    "prototypes": lambda c, s: Prototypes(s.feat, s.embed, c.prototypes, c.ema.rate),
-    "bootstrap": lambda c, s: Bootstrap(s.feat, s.embed, c.model.units, c.bootstrap),
-    "bottleneck": lambda c, s: Bottleneck(c.bottleneck),
-    "reward_only": lambda c, s: RewardOnly(c.reward_only),
-}
 
 SCALAR_HEADS: dict[str, Callable[[int, int, int, int], ScalarHead]] = {
     "gaussian": lambda feat, layers, units, bins: GaussianHead(feat, layers, units),
@@ -86,12 +50,6 @@ STARTS: dict[str, Callable[[ReplayConfig], Cold]] = {
     "stored": lambda r: Stored(r.max_stale),
 }
 
-PLANNERS = {
-    "shooting": lambda p: Shooting(p.candidates),
-    "cem": lambda p: CEM(p.candidates, p.iterations, p.elites, p.momentum, p.keep, p.decay),
-    "mppi": lambda p: MPPI(p.candidates, p.iterations, p.elites, p.temperature, p.momentum),
-}
-
 BEHAVIORS = {
     "random": lambda c, model, space, policy: Random(space),
     "mpc": lambda c, model, space, policy: make_mpc(c, model, space, policy),
@@ -102,9 +60,8 @@ BEHAVIORS = {
 
 
 def make_latent(m: ModelConfig):
-    return LATENTS[m.latent](
-        m.deter if m.transition == "rnn" else m.stoch, m.classes, m.unimix, m.min_std
-    )
+    latent = registry.import_class(registry.LATENTS, m.latent)
+    return latent(m.deter if m.transition == "rnn" else m.stoch, m.classes, m.unimix, m.min_std)
 
 
 def make_model(
@@ -123,9 +80,10 @@ def make_model(
         blocks=m.blocks,
     )
     feat = rssm.feat_size
-    sizes = Sizes(obs, space, feat, encoder.size)
+    spec = ModelSpec(obs, space, feat, encoder.size, m.cnn, m.patch, m.units, c.ema.rate)
     objectives: dict[str, tuple[Objective, float]] = {
-        k: (OBJECTIVES[k](c, sizes), w) for k, w in c.loss.objective.items() if w
+        name: (make_objective(c, name, spec), c.loss.objective[name])
+        for name in used_objectives(c)
     }
     names = [n for module, _ in objectives.values() for n in module.loss_names]
     names += ["reward", "cont", "dyn", "rep"] + (["overshoot"] if c.loss.overshooting > 1 else [])
@@ -145,27 +103,24 @@ def make_model(
         world=world,
         shift=c.augment.shift,
         ema=c.ema.rate,
-        probe=make_probe(c, obs, feat, [module for module, _ in objectives.values()]),
+        probe=make_probe(c, spec, [module for module, _ in objectives.values()]),
     )
 
 
-def make_decoder(
-    c: Config, obs: ObservationSpace, feat: int, even: bool = False
-) -> Reconstruction:
-    m, share = c.model, c.loss.pictures
-    return Reconstruction(obs.image, obs.vector, feat, m.cnn, m.patch, m.units, share, even)
+def make_objective(c: Config, name: str, spec: ModelSpec, **options: Any) -> Objective:
+    objective = registry.import_class(registry.OBJECTIVES, name)
+    return objective(settings_of(c, registry.OBJECTIVES, name), spec, **options)
 
 
-def make_probe(
-    c: Config, obs: ObservationSpace, feat: int, objectives: list[Objective]
-) -> Probe | None:
+def make_probe(c: Config, spec: ModelSpec, objectives: list[Objective]) -> Probe | None:
     """A decoder to look at the model by, where nothing else draws; random numbers stay as they
     were.
     """
-    if not c.loss.probe or obs.image is None or any(o.draws for o in objectives):
+    if not c.loss.probe or spec.obs.image is None or any(o.draws for o in objectives):
         return None
+    pictures = replace(spec, obs=ObservationSpace(spec.obs.image))
     with torch.random.fork_rng(devices=[]):
-        return Probe(make_decoder(c, ObservationSpace(obs.image), feat, even=True))
+        return Probe(make_objective(c, "reconstruction", pictures, even=True))
 
 
 def loss_scales(c: Config, names: list[str]) -> dict[str, float]:
@@ -200,7 +155,7 @@ def make_policy(
 
 
 def make_planner(p: PlannerConfig):
-    return PLANNERS[p.name](p)
+    return registry.import_class(registry.PLANNERS, p.name)(p)
 
 
 def make_mpc(c: Config, model: WorldModel, space: ActionSpace, policy: ActorCritic | None) -> MPC:

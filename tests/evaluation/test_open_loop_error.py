@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tiny_world import Perfect, quality_of
-from worldmodel import build
+from worldmodel import registry
 from worldmodel.evaluation.quality.held_out_episodes import Recorded
 from worldmodel.evaluation.quality.open_loop_error import beside_centre, starts_of
 from worldmodel.model.latents.categorical import Categorical
@@ -41,7 +41,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", build.LATENTS)
+@pytest.mark.parametrize("kind", registry.LATENTS)
 def test_the_centre_of_beliefs_by_hand_is_the_best_of_all_constants(kind):
     latent, posts, centre, wanted = KINDS[kind]
     found = latent.centre(posts)

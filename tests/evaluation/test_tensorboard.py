@@ -13,7 +13,7 @@ from PIL import Image
 
 from runs import ROOT, fingerprint, seed_dir, train
 from test_model import A, H, W, make, random_batch
-from worldmodel import build
+from worldmodel import build, registry
 from worldmodel.evaluation.plotting import tensorboard
 from worldmodel.rollout.episodes import Evaluation
 from worldmodel.spaces import ActionSpace
@@ -63,7 +63,7 @@ def test_every_evaluation_leaves_a_video_and_a_dream(watched):
     assert "eval/score" in found.Tags()["scalars"]
 
 
-@pytest.mark.parametrize("name", build.OBJECTIVES)
+@pytest.mark.parametrize("name", registry.OBJECTIVES)
 def test_every_objective_leaves_a_dream(name, tmp_path):
     """Drawn by its own decoder or by the probe, from an episode of noise."""
     c, model = make(

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import train as train_py
 from runs import seed_dir
 from worldmodel.config import loading, schema
+from worldmodel.config.ranges import OneOf
 from worldmodel.evaluation.plotting import media
 
 TIMES = float(os.environ.get("WM_FUZZ", "1"))
@@ -61,12 +62,13 @@ LEARNT += [
 
 
 def bare(hint):
-    """A hint without what may be None around it, and its range."""
+    """A hint without what may be None around it, and its range; a registry's names as a Literal."""
     if get_origin(hint) in (Union, types.UnionType):
         hint = next(a for a in get_args(hint) if a is not type(None))
-    return (
-        (get_args(hint)[0], get_args(hint)[1]) if get_origin(hint) is Annotated else (hint, None)
-    )
+    if get_origin(hint) is not Annotated:
+        return hint, None
+    kind, limit = get_args(hint)
+    return (Literal[tuple(limit.table)], None) if isinstance(limit, OneOf) else (kind, limit)
 
 
 def wrong(key):
@@ -131,7 +133,7 @@ def right(key):
     if get_origin(kind) is Literal:
         return st.tuples(st.just(key), st.sampled_from(get_args(kind)))
     if get_origin(kind) is dict:
-        names = get_args(get_args(kind)[0])
+        names = get_args(bare(get_args(kind)[0])[0])
         tables = st.dictionaries(
             st.sampled_from(names), st.sampled_from([0.1, 1.0]), min_size=1, max_size=3
         )

@@ -10,7 +10,7 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 
-from worldmodel import build
+from worldmodel import build, registry
 from worldmodel.config import loading, schema
 from worldmodel.model.kl import free_nats, overshooting
 from worldmodel.model.mean_image import to_pixels
@@ -50,7 +50,7 @@ def possible(transition, latent):
 
 
 # Every transition with every latent it can have: a new one is enrolled by being registered.
-KINDS = [kind for kind in itertools.product(TRANSITIONS, build.LATENTS) if possible(*kind)]
+KINDS = [kind for kind in itertools.product(TRANSITIONS, registry.LATENTS) if possible(*kind)]
 
 
 def make(*overrides, image=(H, W, 3), vector=None, space=None):

@@ -173,7 +173,7 @@ def test_prototypes_equal_their_equation():
     close = torch.stack(
         [torch.stack([F.cosine_similarity(x, c, 0) for c in centres]) for x in aims]
     )
-    shares = sinkhorn(close / objective.config.sharpness, objective.config.rounds)
+    shares = sinkhorn(close / objective.settings.sharpness, objective.settings.rounds)
     for name, x in (
         ("prototypes", objective.from_feat(ctx.feat)),
         ("prototypes_view", objective.from_embed(ctx.embed)),

@@ -12,7 +12,7 @@ import torch
 import worldmodel
 from blocks import batch_of, draw, learner_of, taught
 from runs import evaluate, seed_dir, train
-from worldmodel import build
+from worldmodel import build, registry
 from worldmodel.config import loading
 from worldmodel.evaluation.quality.state_probe import held_out_r2, state_r2
 from worldmodel.spaces import ActionSpace, ObservationSpace
@@ -25,7 +25,7 @@ def trained(probe, *overrides, updates=5, spoil=None):
     """Hashes of everything but the probe after some updates, and the learner; every objective that
     draws nothing.
     """
-    weights = {name: 0.1 for name in build.OBJECTIVES if name != "reconstruction"}
+    weights = {name: 0.1 for name in registry.OBJECTIVES if name != "reconstruction"}
     c = loading.parse(
         [
             "debug",

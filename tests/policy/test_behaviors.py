@@ -10,7 +10,7 @@ from worldmodel.config import loading
 from worldmodel.model.rssm import Steps
 from worldmodel.policy.behaviors.mpc import MPC
 from worldmodel.policy.plan_scores import RewardScore
-from worldmodel.policy.planners.cem import CEM
+from worldmodel.policy.planners.cem import CEM, Settings
 from worldmodel.policy.planners.proposals import Box, OneHot, Seeded
 from worldmodel.spaces import ActionSpace, ObservationSpace
 
@@ -66,6 +66,10 @@ class Recorder:
         self.means.append(mean.clone())
         ramp = torch.linspace(0.1, 0.5, mean.shape[1])
         return ramp[None, :, None].expand_as(mean).clone()
+
+
+def cem(candidates, iterations, elites):
+    return CEM(Settings(candidates, iterations, elites, momentum=0.0, keep=0.0, decay=1.0))
 
 
 def mpc(planner, space=SPACE, **changes):
@@ -136,7 +140,7 @@ def test_a_discrete_plan_can_be_left_when_the_optimum_moves():
     behavior = MPC(
         Moving(),
         space,
-        CEM(100, 4, 10),
+        cem(100, 4, 10),
         OneHot(space),
         horizon=12,
         discount=1.0,
@@ -231,8 +235,8 @@ def test_a_planner_takes_the_actors_plan_where_its_own_search_would_not_find_it(
     box = Box(init_std=1.0, min_std=0.05)
     generator = torch.Generator().manual_seed(0)
     mean, std = box.start(1, 4, 2)
-    alone = CEM(60, 2, 3)(score, mean, std, box, generator)
-    seeded = CEM(60, 2, 3)(score, mean, std, Seeded(box, drafts), generator)
+    alone = cem(60, 2, 3)(score, mean, std, box, generator)
+    seeded = cem(60, 2, 3)(score, mean, std, Seeded(box, drafts), generator)
     assert score(seeded.unsqueeze(1)).item() == 1 and score(alone.unsqueeze(1)).item() == 0
     drawn = Seeded(box, drafts).sample(mean, std, 60, generator)
     assert drawn.shape == (1, 60, 4, 2) and torch.equal(drawn[:, -3:], drafts)

@@ -15,10 +15,10 @@ from blocks import CELLS, CODES, batch_of, draw, taught
 from reach import reach
 from runs import evaluate, seed_dir, train
 from test_model import H, W, make, random_batch
-from worldmodel import build
+from worldmodel import build, registry
 from worldmodel.checkpoint import store
 from worldmodel.config import loading
-from worldmodel.config.schema_objectives import GoalConfig
+from worldmodel.config.schema import GoalConfig
 from worldmodel.policy.goals import Goal, load_goal
 from worldmodel.policy.plan_scores import GoalScore
 from worldmodel.replay.buffer import Replay
@@ -58,7 +58,7 @@ def test_every_environment_may_have_a_goal_of_its_own():
     torch.testing.assert_close(found, torch.tensor([[-1.0] * 3, [-25.0] * 3]))
 
 
-@pytest.mark.parametrize("latent", build.LATENTS)
+@pytest.mark.parametrize("latent", registry.LATENTS)
 def test_distances_are_between_what_is_predicted_and_what_would_be_believed(latent):
     _, model = make(f"model.latent={latent}")
     batch = random_batch()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodel import build
+from worldmodel import build, registry
 from worldmodel.config import loading
 from worldmodel.evaluation.returns.drivers import ICEM
 from worldmodel.policy.planners.proposals import Box, OneHot, Seeded, coloured
@@ -15,7 +15,7 @@ from worldmodel.spaces import ActionSpace
 BATCH, HORIZON, SIZE = 3, 5, 2
 
 
-PLANNERS = [*build.PLANNERS, "icem"]
+PLANNERS = [*registry.PLANNERS, "icem"]
 
 
 def planner(name, **changes):

@@ -19,7 +19,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from ruamel.yaml import YAML
 
-from worldmodel.config.schema import Config, Range, contradictions
+from worldmodel.config.ranges import OneOf, Range
+from worldmodel.config.schema import Config, contradictions
 from worldmodel.config.yaml_io import (
     MAX_BITS,
     UNREADABLE,
@@ -244,6 +245,8 @@ def _convert(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
     origin, args = get_origin(kind), get_args(kind)
     if is_dataclass(kind):
         return _convert_table(value, kind, where, problems)
+    if origin is Annotated and isinstance(args[1], OneOf):
+        return _check_name(value, list(args[1].table), where, problems)
     if origin is Annotated:
         number = _convert(value, args[0], where, problems)
         return _check_range(number, args[1], where, problems)
@@ -252,13 +255,7 @@ def _convert(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
             return None
         return _convert(value, next(a for a in args if a is not type(None)), where, problems)
     if origin is Literal:
-        if isinstance(value, str) and value in args:
-            return value
-        given = named(value)
-        problems.append(
-            f"{where}: {given!r} is not one of {', '.join(args)}{suggest(given, args)}"
-        )
-        return None
+        return _check_name(value, args, where, problems)
     if origin in (list, tuple):
         return _convert_list(value, kind, where, problems)
     if origin is dict:
@@ -327,6 +324,14 @@ def _convert_scalar(value: Any, kind: type, where: str, problems: list[str]) -> 
         problems.append(f"{where}: expected a finite number, got {value}")
         return None
     return value
+
+
+def _check_name(value: Any, names: Sequence[str], where: str, problems: list[str]) -> Any:
+    if isinstance(value, str) and value in names:
+        return value
+    given = named(value)
+    problems.append(f"{where}: {given!r} is not one of {', '.join(names)}{suggest(given, names)}")
+    return None
 
 
 def _check_range(value: Any, bounds: Range, where: str, problems: list[str]) -> Any:

@@ -1,9 +1,12 @@
-"""Numbers with bounds, as the types of configuration keys."""
+"""Types of configuration keys beyond Python's own: numbers with bounds, names from a registry, and
+choices that several components offer.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 
 @dataclass(frozen=True)
@@ -14,8 +17,18 @@ class Range:
     high: float | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class OneOf:
+    """The names in a registry's table."""
+
+    table: Mapping[str, str]
+
+
 Count = Annotated[int, Range(1)]
 Natural = Annotated[int, Range(0)]
 Weight = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
 Positive = Annotated[float, Range(1e-12)]
+
+Negatives = Literal["all", "others", "aligned"]
+Target = Literal["grad", "stop", "ema"]

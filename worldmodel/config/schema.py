@@ -1,28 +1,18 @@
-"""Types and ranges of every configuration key; values live in configs/defaults.yaml. Nothing here
-imports torch.
+"""Types and ranges of every configuration key; values live in configs/defaults.yaml.
+
+The sections of the program itself are written here. Those of components are read from the
+components' own files. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, make_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from worldmodel.config.ranges import Count, Natural, Positive, Range, Share, Weight
-from worldmodel.config.schema_objectives import (
-    AugmentConfig,
-    BarlowConfig,
-    BootstrapConfig,
-    BottleneckConfig,
-    ContrastiveConfig,
-    EmaConfig,
-    ForwardContrastiveConfig,
-    GoalConfig,
-    InverseConfig,
-    Objective,
-    PrototypesConfig,
-    RewardOnlyConfig,
-    objective_contradictions,
-)
+from worldmodel import registry
+from worldmodel.config.component_settings import join_settings, read_settings, settings_by_section
+from worldmodel.config.ranges import Count, Natural, OneOf, Positive, Range, Share, Weight
 
 
 @dataclass(frozen=True)
@@ -94,7 +84,7 @@ class LogConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     transition: Literal["rssm", "ssm", "rnn"]
-    latent: Literal["gaussian", "categorical", "deterministic"]
+    latent: Annotated[str, OneOf(registry.LATENTS)]
     deter: Count
     stoch: Count
     classes: Annotated[int, Range(2)]
@@ -113,9 +103,8 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    objective: dict[Objective, Weight]
+    objective: dict[Annotated[str, OneOf(registry.OBJECTIVES)], Weight]
     image: Weight
-    pictures: Annotated[float, Range(1e-3, 1)]
     vector: Weight
     reward: Weight
     cont: Weight
@@ -143,7 +132,7 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class BehaviorConfig:
-    name: Literal["mpc", "actor_critic", "random"]
+    name: Annotated[str, OneOf(registry.BEHAVIORS)]
     noise: Weight
 
 
@@ -183,26 +172,47 @@ class CriticConfig:
 
 @dataclass(frozen=True)
 class PlannerConfig:
-    name: Literal["cem", "mppi", "shooting"]
+    """What every search shares. The keys of the planners themselves are added to this section."""
+
+    name: Annotated[str, OneOf(registry.PLANNERS)]
     score: Literal["reward", "reward+value", "goal_distance"]
     horizon: Count
-    candidates: Count
     proposals: Natural
-    iterations: Count
-    elites: Count
     init_std: Positive
     min_std: Positive
-    temperature: Positive
-    momentum: Annotated[float, Range(0, 0.999)]
-    keep: Annotated[float, Range(0, 1)]
-    decay: Annotated[float, Range(1, 10)]
     color: Annotated[float, Range(0, 4)]
     warm_start: bool
     discount: Annotated[float, Range(0, 1)]
 
+    if TYPE_CHECKING:
+
+        def __getattr__(self, key: str) -> Any: ...
+
 
 @dataclass(frozen=True)
-class Config:
+class AugmentConfig:
+    shift: Natural
+
+
+@dataclass(frozen=True)
+class EmaConfig:
+    rate: Share
+
+
+@dataclass(frozen=True)
+class GoalConfig:
+    image: str | None
+    run: str | None
+    episode: int
+    step: int
+    distance: Literal["belief", "kl", "learnt"]
+    at: Literal["every", "end"]
+
+
+@dataclass(frozen=True)
+class ProgramConfig:
+    """The sections of the program itself."""
+
     run: RunConfig
     env: EnvConfig
     distract: DistractConfig
@@ -219,15 +229,28 @@ class Config:
     planner: PlannerConfig
     augment: AugmentConfig
     ema: EmaConfig
-    contrastive: ContrastiveConfig
-    forward_contrastive: ForwardContrastiveConfig
-    inverse: InverseConfig
-    barlow: BarlowConfig
-    prototypes: PrototypesConfig
-    bootstrap: BootstrapConfig
-    bottleneck: BottleneckConfig
-    reward_only: RewardOnlyConfig
     goal: GoalConfig
+
+
+def _add_component_sections() -> type:
+    """`ProgramConfig` with the keys of every component that a registry names."""
+    sections = {name: [kind] for name, kind in get_type_hints(ProgramConfig).items()}
+    for table in registry.TABLES:
+        for section, settings in settings_by_section(table).items():
+            sections.setdefault(section, []).extend(settings)
+    kinds = [(name, join_settings(name, parts)) for name, parts in sections.items()]
+    return make_dataclass("Config", kinds, bases=(ProgramConfig,), frozen=True)
+
+
+if TYPE_CHECKING:
+
+    class Config(ProgramConfig):
+        """The whole configuration, a section for each of its keys' tables."""
+
+        def __getattr__(self, section: str) -> Any: ...
+
+else:
+    Config = _add_component_sections()
 
 
 def contradictions(c: Config) -> list[str]:
@@ -245,8 +268,7 @@ def contradictions(c: Config) -> list[str]:
             f"planner.proposals: {p.proposals} leaves none of planner.candidates {p.candidates} "
             f"to search with"
         )
-    if p.proposals and p.name == "shooting":
-        found.append("planner.proposals: shooting has no refits to seed; use cem or mppi")
+    found += _component_contradictions(c, registry.PLANNERS, p.name)
     found += _policy_contradictions(c)
     if m.transition == "rnn" and m.latent != "deterministic":
         found.append(
@@ -280,7 +302,7 @@ def contradictions(c: Config) -> list[str]:
         found.append(f"run.frames: {c.run.frames} is less than train.prefill {c.train.prefill}")
     if not any(c.loss.objective.values()):
         found.append("loss.objective: every weight is zero; the latent would learn nothing")
-    return found + objective_contradictions(c)
+    return found + _objective_contradictions(c) + _goal_contradictions(c)
 
 
 def _policy_contradictions(c: Config) -> list[str]:
@@ -296,6 +318,78 @@ def _policy_contradictions(c: Config) -> list[str]:
             "critic.pull 0"
         )
     return found
+
+
+def _component_contradictions(c: Config, table: Mapping[str, str], name: str) -> list[str]:
+    """What a component's own settings object to, where they check anything."""
+    check = getattr(read_settings(table[name]), "contradictions", None)
+    return check(settings_of(c, table, name), c) if check else []
+
+
+def _objective_contradictions(c: Config) -> list[str]:
+    found = []
+    for name in used_objectives(c):
+        settings = settings_of(c, registry.OBJECTIVES, name)
+        furthest = max(getattr(settings, "distances", [0]))
+        if furthest >= c.replay.length:
+            found.append(
+                f"{name}.distances: {furthest} must be shorter than replay.length "
+                f"{c.replay.length}"
+            )
+        if getattr(settings, "negatives", "all") != "all" and c.replay.batch < 2:
+            found.append(
+                f"{name}.negatives: a replay.batch of {c.replay.batch} has no other sequence; "
+                f"take all"
+            )
+        found += _component_contradictions(c, registry.OBJECTIVES, name)
+    shift = c.augment.shift
+    if shift and c.env.obs == "state":
+        found.append(f"augment.shift: {shift} pixels need pictures; env.obs is state")
+    elif 2 * shift >= min(c.env.size):
+        found.append(
+            f"augment.shift: {shift} pixels either way are more than a picture of env.size "
+            f"{c.env.size} has"
+        )
+    return found
+
+
+def _goal_contradictions(c: Config) -> list[str]:
+    if c.behavior.name != "mpc" or c.planner.score != "goal_distance":
+        return []
+    found = []
+    if (c.goal.image is None) == (c.goal.run is None):
+        how = "neither is given" if c.goal.image is None else "both are given"
+        found.append(f"planner.score: goal_distance needs goal.image or goal.run; {how}")
+    if c.goal.distance != "learnt":
+        return found
+    comparing = [name for name in used_objectives(c) if name in COMPARING]
+    if not comparing:
+        found.append(
+            f"goal.distance: learnt needs one of {', '.join(COMPARING)} in loss.objective"
+        )
+        return found
+    heaviest = max(comparing, key=c.loss.objective.__getitem__)
+    explain = getattr(settings_of(c, registry.OBJECTIVES, heaviest), "explain_no_distance", None)
+    problem = explain() if explain else None
+    return [*found, f"goal.distance: {problem}"] if problem else found
+
+
+def settings_of(c: Config, table: Mapping[str, str], name: str) -> Any:
+    """The section that holds the settings of a registry's component; None where it has none."""
+    kind = read_settings(table[name])
+    return None if kind is None else getattr(c, getattr(kind, "section", name))
+
+
+def used_objectives(c: Config) -> list[str]:
+    return [name for name, weight in c.loss.objective.items() if weight]
+
+
+# Objectives that can say how near features are to a picture, which `goal.distance: learnt` asks.
+COMPARING = tuple(
+    name
+    for name, place in registry.OBJECTIVES.items()
+    if getattr(read_settings(place), "measures_distance", False)
+)
 
 
 def learns_policy(c: Config) -> bool:

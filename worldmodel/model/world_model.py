@@ -7,7 +7,6 @@ from collections.abc import Hashable, Mapping
 import torch
 from torch import Tensor, nn
 
-from worldmodel.config.schema_objectives import heaviest
 from worldmodel.distributed import ALONE, World
 from worldmodel.model.augment import draw_shifts, shifted
 from worldmodel.model.ema import Slow
@@ -209,9 +208,9 @@ class WorldModel(nn.Module):
         saw the goal there; `learnt` asks the objective of the largest weight that can tell.
         """
         if kind == "learnt":
-            comparing = self.objectives[heaviest(self.objective_weights)]
-            assert isinstance(comparing, Comparing)
-            return comparing.distance(self.rssm.feat(states), goal)
+            comparing = {k: o for k, o in self.objectives.items() if isinstance(o, Comparing)}
+            heaviest = max(comparing, key=self.objective_weights.__getitem__)
+            return comparing[heaviest].distance(self.rssm.feat(states), goal)
         latent, deter = self.rssm.latent, states["deter"]
         prior, belief = (
             latent.dist(self.rssm.prior_net(deter)),

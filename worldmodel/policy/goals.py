@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from worldmodel.config.schema_objectives import GoalConfig
+from worldmodel.config.schema import GoalConfig
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.spaces import Batch, ObservationSpace
 

@@ -15,10 +15,24 @@ from worldmodel.model.heads import ContinueHead, ScalarHead
 from worldmodel.model.mean_image import Backdrop
 from worldmodel.model.multi_step import dreams
 from worldmodel.model.rssm import RSSM
-from worldmodel.spaces import Batch, Losses, Metrics, State
+from worldmodel.spaces import ActionSpace, Batch, Losses, Metrics, ObservationSpace, State
 
 Ahead = tuple[int, Tensor, Tensor]
 Mean = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The spaces, sizes and rates of the model that an objective is built for."""
+
+    obs: ObservationSpace
+    space: ActionSpace
+    feat: int
+    embed: int
+    cnn: list[int]
+    patch: int
+    units: int
+    slow_rate: float  # of a slow network, at each update
 
 
 @dataclass(frozen=True)
@@ -75,7 +89,11 @@ class Context:
 
 
 class Objective(nn.Module):
-    """What an objective says of itself; a subclass overrides what is different."""
+    """What an objective says of itself; a subclass overrides what is different.
+
+    A subclass is built as `Class(settings, spec)`: its section of the configuration, which the
+    dataclass `Settings` of its file describes (None without one), and the model's `ModelSpec`.
+    """
 
     loss_names: list[str]
     replaces: tuple[str, ...] = ()  # losses of the model that this one stands for

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-from worldmodel.config.schema_objectives import BarlowConfig
-from worldmodel.model.objectives import Context, Objective
+from worldmodel.config.ranges import Target, Weight
+from worldmodel.model.objectives import Context, ModelSpec, Objective
 from worldmodel.spaces import Losses, Metrics
+
+
+@dataclass(frozen=True)
+class Settings:
+    redundancy: Weight
+    target: Target
 
 
 class Barlow(Objective):
@@ -19,18 +27,18 @@ class Barlow(Objective):
 
     loss_names = ["barlow"]
 
-    def __init__(self, feat: int, embed: int, config: BarlowConfig):
+    def __init__(self, settings: Settings, spec: ModelSpec):
         super().__init__()
-        self.config, self.needs_slow = config, config.target == "ema"
-        self.project = nn.Linear(feat, embed, bias=False)
+        self.settings, self.needs_slow = settings, settings.target == "ema"
+        self.project = nn.Linear(spec.feat, spec.embed, bias=False)
 
     def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
         projected = self.project(ctx.feat)
         with torch.autocast(projected.device.type, enabled=False):
-            ours, theirs = standardised(projected), standardised(ctx.aim(self.config.target))
+            ours, theirs = standardised(projected), standardised(ctx.aim(self.settings.target))
             same = (ours * theirs).mean(0)
             others = squared_correlations(ours, theirs) - same.square().sum()
-        loss = (1 - same).square().sum() + self.config.redundancy * others
+        loss = (1 - same).square().sum() + self.settings.redundancy * others
         return {"barlow": loss.expand(ctx.feat.shape[:2])}, {"barlow/correlation": same.mean()}
 
 

@@ -4,14 +4,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 
-from worldmodel.config.schema_objectives import BootstrapConfig
+from worldmodel.config.ranges import Natural
 from worldmodel.model.multi_step import Average
 from worldmodel.model.networks import MLP
-from worldmodel.model.objectives import Context, Objective
+from worldmodel.model.objectives import Context, ModelSpec, Objective
 from worldmodel.model.objectives.centre import centred
 from worldmodel.spaces import Losses, Metrics
+
+
+@dataclass(frozen=True)
+class Settings:
+    distances: list[Natural]
 
 
 class Bootstrap(Objective):
@@ -24,16 +31,16 @@ class Bootstrap(Objective):
     loss_names = ["bootstrap"]
     needs_slow = True
 
-    def __init__(self, feat: int, embed: int, units: int, config: BootstrapConfig):
+    def __init__(self, settings: Settings, spec: ModelSpec):
         super().__init__()
-        self.config = config
-        self.predict = MLP(feat, embed, 1, units)
+        self.settings = settings
+        self.predict = MLP(spec.feat, spec.embed, 1, spec.units)
 
     def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
         assert ctx.slow is not None
         target = F.normalize(centred(ctx.slow.float()), dim=-1)
         mean = Average(ctx.batch["is_first"])
-        for distance, feat, unbroken in ctx.ahead(self.config.distances):
+        for distance, feat, unbroken in ctx.ahead(self.settings.distances):
             predicted = F.normalize(self.predict(feat), dim=-1)
             mean.add(distance, 1 - (predicted * target[:, distance:]).sum(-1), unbroken)
         return {"bootstrap": mean.mean()}, {}

@@ -5,16 +5,24 @@ al. 2023, RePo).
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from worldmodel.config.schema_objectives import BottleneckConfig
-from worldmodel.model.objectives import Context, Mean, Objective
+from worldmodel.config.ranges import Positive, Share
+from worldmodel.model.objectives import Context, Mean, ModelSpec, Objective
 from worldmodel.spaces import Losses, Metrics
 
 # price: a long wait for a first reward is not to make it so low that the budget bites much later
 LEAST = 1e-6
+
+
+@dataclass(frozen=True)
+class Settings:
+    nats: Positive
+    beta: Positive
+    rate: Share
 
 
 class Bottleneck(Objective):
@@ -28,11 +36,11 @@ class Bottleneck(Objective):
     loss_names = ["bottleneck"]
     replaces = ("rep",)
 
-    def __init__(self, config: BottleneckConfig):
+    def __init__(self, settings: Settings, spec: ModelSpec):
         super().__init__()
-        self.config = config
+        self.settings = settings
         self.log_beta: Tensor
-        self.register_buffer("log_beta", torch.tensor(config.beta).log())
+        self.register_buffer("log_beta", torch.tensor(settings.beta).log())
         self._kl: Tensor | None = None
 
     def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
@@ -47,5 +55,7 @@ class Bottleneck(Objective):
         `rate`.
         """
         assert self._kl is not None
-        self.log_beta += self.config.rate * (mean(self._kl) / self.config.nats - 1).clamp(-1, 1)
+        self.log_beta += self.settings.rate * (mean(self._kl) / self.settings.nats - 1).clamp(
+            -1, 1
+        )
         self.log_beta.clamp_(min=math.log(LEAST))

@@ -4,13 +4,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 from torch import Tensor
 
-from worldmodel.config.schema_objectives import ForwardContrastiveConfig
+from worldmodel.config.ranges import Count, Negatives, Target
 from worldmodel.model.networks import Exact
-from worldmodel.model.objectives import Comparing, Context
+from worldmodel.model.objectives import Comparing, Context, ModelSpec
 from worldmodel.model.objectives.pairs import contest
 from worldmodel.spaces import Losses, Metrics
+
+
+@dataclass(frozen=True)
+class Settings:
+    measures_distance = True
+
+    similarity: Literal["distance", "dot"]
+    size: Count
+    negatives: Negatives
+    target: Target
 
 
 class ForwardContrastive(Comparing):
@@ -24,16 +37,16 @@ class ForwardContrastive(Comparing):
 
     loss_names = ["forward_contrastive"]
 
-    def __init__(self, feat: int, embed: int, config: ForwardContrastiveConfig):
+    def __init__(self, settings: Settings, spec: ModelSpec):
         super().__init__()
-        self.config, self.needs_slow = config, config.target == "ema"
-        self.predict = Exact(feat, config.size)
-        self.see = Exact(embed, config.size)
+        self.settings, self.needs_slow = settings, settings.target == "ema"
+        self.predict = Exact(spec.feat, settings.size)
+        self.see = Exact(spec.embed, settings.size)
 
     def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
-        seen = self.see(ctx.aim(self.config.target))
+        seen = self.see(ctx.aim(self.settings.target))
         loss, metrics = contest(
-            ctx, [1], self.config.negatives, self.predict, seen, self._similarity
+            ctx, [1], self.settings.negatives, self.predict, seen, self._similarity
         )
         return {"forward_contrastive": loss}, {
             f"forward_contrastive/{k}": v for k, v in metrics.items()
@@ -41,12 +54,12 @@ class ForwardContrastive(Comparing):
 
     def _similarity(self, predicted: Tensor, seen: Tensor) -> Tensor:
         dot = predicted @ seen.T
-        if self.config.similarity == "dot":
+        if self.settings.similarity == "dot":
             return dot
         return 2 * dot - predicted.square().sum(-1, keepdim=True) - seen.square().sum(-1)
 
     def distance(self, feat: Tensor, embed: Tensor) -> Tensor:
         predicted, seen = self.predict(feat), self.see(embed)
-        if self.config.similarity == "dot":
+        if self.settings.similarity == "dot":
             return -(predicted * seen).sum(-1)
         return (predicted - seen).square().sum(-1)

@@ -4,16 +4,35 @@ al. 2017).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.config.schema_objectives import InverseConfig
+from worldmodel.config.ranges import Count, Weight
 from worldmodel.model.multi_step import Average
 from worldmodel.model.networks import MLP, Exact
-from worldmodel.model.objectives import Comparing, Context, Mean
+from worldmodel.model.objectives import Comparing, Context, Mean, ModelSpec
 from worldmodel.model.objectives.centre import Centre
-from worldmodel.spaces import ActionSpace, Losses, Metrics
+from worldmodel.spaces import Losses, Metrics
+
+
+@dataclass(frozen=True)
+class Settings:
+    measures_distance = True
+
+    distances: list[Count]
+    size: Count
+    forward: Weight
+    target: Literal["grad", "stop"]
+
+    def explain_no_distance(self) -> str | None:
+        """Why the objective with these settings can measure no distance, if so."""
+        if self.forward == 0:
+            return "learnt by inverse needs its forward model; inverse.forward is 0"
+        return None
 
 
 class Inverse(Comparing):
@@ -28,24 +47,23 @@ class Inverse(Comparing):
 
     loss_names = ["inverse", "inverse_forward"]
 
-    def __init__(
-        self, feat: int, embed: int, space: ActionSpace, units: int, config: InverseConfig
-    ):
+    def __init__(self, settings: Settings, spec: ModelSpec):
         super().__init__()
-        self.space, self.config = space, config
-        self.see = Exact(embed, config.size)
-        self.centre = Centre(config.size)
-        self.guess = MLP(2 * config.size + len(config.distances), space.size, 1, units)
-        self.predict = MLP(feat, config.size, 1, units)
+        self.space, self.settings = spec.space, settings
+        size = settings.size
+        self.see = Exact(spec.embed, size)
+        self.centre = Centre(size)
+        self.guess = MLP(2 * size + len(settings.distances), spec.space.size, 1, spec.units)
+        self.predict = MLP(spec.feat, size, 1, spec.units)
 
     def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
         seen = self._normed(self.centre(self.see(ctx.embed)))
         back, known = self._backwards(ctx, seen)
         forth = Average(ctx.batch["is_first"])
-        for d, feat, unbroken in ctx.ahead([0, *self.config.distances]):
-            aim = seen.detach() if self.config.target == "stop" else seen
+        for d, feat, unbroken in ctx.ahead([0, *self.settings.distances]):
+            aim = seen.detach() if self.settings.target == "stop" else seen
             forth.add(d, 0.5 * (self.predict(feat) - aim[:, d:]).square().sum(-1), unbroken)
-        return {"inverse": back, "inverse_forward": self.config.forward * forth.mean()}, {
+        return {"inverse": back, "inverse_forward": self.settings.forward * forth.mean()}, {
             "inverse/known": known
         }
 
@@ -55,8 +73,8 @@ class Inverse(Comparing):
         """
         action, length = ctx.batch["prev_action"], seen.shape[1]
         loss, hits = Average(ctx.batch["is_first"]), Average(ctx.batch["is_first"])
-        codes = torch.eye(len(self.config.distances), device=seen.device)
-        for code, (d, _, unbroken) in zip(codes, ctx.ahead(self.config.distances), strict=True):
+        codes = torch.eye(len(self.settings.distances), device=seen.device)
+        for code, (d, _, unbroken) in zip(codes, ctx.ahead(self.settings.distances), strict=True):
             pair = [seen[:, : length - d], seen[:, d:], code.expand(*unbroken.shape, -1)]
             read, done = self.guess(torch.cat(pair, -1)), action[:, 1 : length - d + 1]
             loss.add(d, self._loss(read, done), unbroken)
@@ -64,7 +82,7 @@ class Inverse(Comparing):
         return loss.mean(), hits.total.sum() / hits.count.sum().clamp(min=1)
 
     def _normed(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (self.config.size,), eps=1e-5)
+        return F.rms_norm(x, (self.settings.size,), eps=1e-5)
 
     def after_update(self, mean: Mean) -> None:
         self.centre.after_update(mean)

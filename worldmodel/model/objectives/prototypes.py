@@ -4,15 +4,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.config.schema_objectives import PrototypesConfig
+from worldmodel.config.ranges import Count, Natural, Positive, Range
 from worldmodel.model.ema import Slow
-from worldmodel.model.objectives import Context, Mean, Objective
+from worldmodel.model.objectives import Context, Mean, ModelSpec, Objective
 from worldmodel.model.objectives.centre import centred
 from worldmodel.spaces import Losses, Metrics
+
+
+@dataclass(frozen=True)
+class Settings:
+    count: Annotated[int, Range(2)]
+    size: Count
+    temperature: Positive
+    sharpness: Positive
+    rounds: Count
+    freeze: Natural
 
 
 class Prototypes(Objective):
@@ -25,35 +38,38 @@ class Prototypes(Objective):
     loss_names = ["prototypes", "prototypes_view"]
     needs_slow = True
 
-    def __init__(self, feat: int, embed: int, config: PrototypesConfig, rate: float):
+    def __init__(self, settings: Settings, spec: ModelSpec):
         super().__init__()
-        self.config = config
-        self.from_feat = nn.Linear(feat, config.size)
-        self.from_embed = nn.Linear(embed, config.size)
-        self.slow = Slow(self.from_embed, rate)
-        self.centres = nn.Parameter(F.normalize(torch.randn(config.count, config.size), dim=-1))
-        self.frozen = config.freeze > 0
+        self.settings = settings
+        self.from_feat = nn.Linear(spec.feat, settings.size)
+        self.from_embed = nn.Linear(spec.embed, settings.size)
+        self.slow = Slow(self.from_embed, spec.slow_rate)
+        self.centres = nn.Parameter(
+            F.normalize(torch.randn(settings.count, settings.size), dim=-1)
+        )
+        self.frozen = settings.freeze > 0
 
     def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
         assert ctx.slow is not None
-        config, shape = self.config, ctx.feat.shape[:2]
+        settings, shape = self.settings, ctx.feat.shape[:2]
         centres = self.centres.detach() if self.frozen else self.centres
         centres = F.normalize(centres, dim=-1)
         with torch.no_grad():
             targets = sinkhorn(
-                cosines(centred(self.slow(ctx.slow)), centres) / config.sharpness, config.rounds
+                cosines(centred(self.slow(ctx.slow)), centres) / settings.sharpness,
+                settings.rounds,
             )
         losses = {}
         for name, x in (
             ("prototypes", self.from_feat(ctx.feat)),
             ("prototypes_view", self.from_embed(ctx.embed)),
         ):
-            logs = (cosines(x, centres) / config.temperature).log_softmax(-1)
+            logs = (cosines(x, centres) / settings.temperature).log_softmax(-1)
             losses[name] = -(targets * logs).sum(-1).view(shape)
         return losses, {"prototypes/sure": targets.amax(-1).mean()}
 
     def phase(self, update: int) -> int:
-        self.frozen = update < self.config.freeze
+        self.frozen = update < self.settings.freeze
         return int(self.frozen)
 
     def by_hand(self) -> list[Tensor]:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from worldmodel.config.ranges import Range
 from worldmodel.model.networks import ImageDecoder, VectorDecoder
-from worldmodel.model.objectives import Context, Objective
+from worldmodel.model.objectives import Context, ModelSpec, Objective
 from worldmodel.spaces import Losses, Metrics
+
+
+@dataclass(frozen=True)
+class Settings:
+    section = "loss"
+
+    pictures: Annotated[float, Range(1e-3, 1)]
 
 
 class Reconstruction(Objective):
@@ -18,21 +29,12 @@ class Reconstruction(Objective):
     or `even`ly spaced.
     """
 
-    def __init__(
-        self,
-        image: tuple[int, int, int] | None,
-        vector: int | None,
-        feat: int,
-        cnn: list[int],
-        patch: int,
-        units: int,
-        share: float,
-        even: bool = False,
-    ):
+    def __init__(self, settings: Settings, spec: ModelSpec, even: bool = False):
         super().__init__()
-        self.share, self.even = share, even
-        self.image = ImageDecoder(feat, image[:2], cnn, patch) if image else None
-        self.vector = VectorDecoder(feat, vector, units) if vector else None
+        self.share, self.even = settings.pictures, even
+        image, vector = spec.obs.image, spec.obs.vector
+        self.image = ImageDecoder(spec.feat, image[:2], spec.cnn, spec.patch) if image else None
+        self.vector = VectorDecoder(spec.feat, vector, spec.units) if vector else None
         self.loss_names = [name for name in ("image", "vector") if getattr(self, name) is not None]
 
     @property

@@ -4,10 +4,17 @@
 
 from __future__ import annotations
 
-from worldmodel.config.schema_objectives import RewardOnlyConfig
+from dataclasses import dataclass
+
+from worldmodel.config.ranges import Count
 from worldmodel.model.multi_step import Average
-from worldmodel.model.objectives import Context, Objective
+from worldmodel.model.objectives import Context, ModelSpec, Objective
 from worldmodel.spaces import Losses, Metrics
+
+
+@dataclass(frozen=True)
+class Settings:
+    distances: list[Count]
 
 
 class RewardOnly(Objective):
@@ -17,14 +24,14 @@ class RewardOnly(Objective):
 
     loss_names = ["dreamt_reward", "dreamt_cont"]
 
-    def __init__(self, config: RewardOnlyConfig):
+    def __init__(self, settings: Settings, spec: ModelSpec):
         super().__init__()
-        self.config = config
+        self.settings = settings
 
     def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
         batch, parts = ctx.batch, ctx.parts
         reward, cont = Average(batch["is_first"]), Average(batch["is_first"])
-        for d, feat, unbroken in ctx.ahead(self.config.distances):
+        for d, feat, unbroken in ctx.ahead(self.settings.distances):
             reward.add(d, parts.reward.loss(feat, batch["reward"][:, d:]), unbroken)
             cont.add(d, parts.cont.loss(feat, 1.0 - batch["is_terminal"][:, d:].float()), unbroken)
         return {"dreamt_reward": reward.mean(), "dreamt_cont": cont.mean()}, {}

@@ -6,15 +6,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from worldmodel.config.ranges import Count, Range
 from worldmodel.policy.planners import ScoreFn, checked_scores, take
 from worldmodel.policy.planners.proposals import Box, OneHot
 
 
 @dataclass(frozen=True)
+class Settings:
+    section = "planner"
+
+    candidates: Count
+    iterations: Count
+    elites: Count
+    momentum: Annotated[float, Range(0, 0.999)]
+    keep: Annotated[float, Range(0, 1)]
+    decay: Annotated[float, Range(1, 10)]
+
+
 class CEM:
     """Refit the search distribution to the elites, `iterations` times; the plan is the last mean.
 
@@ -23,12 +36,8 @@ class CEM:
     candidates, never fewer than four for an elite.
     """
 
-    candidates: int
-    iterations: int
-    elites: int
-    momentum: float = 0.0
-    keep: float = 0.0
-    decay: float = 1.0
+    def __init__(self, settings: Settings):
+        self.settings = settings
 
     def __call__(
         self,
@@ -38,22 +47,27 @@ class CEM:
         proposal: Box | OneHot,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        weights = torch.full((mean.shape[0], self.elites), 1.0 / self.elites, device=mean.device)
+        settings = self.settings
+        weights = torch.full(
+            (mean.shape[0], settings.elites), 1.0 / settings.elites, device=mean.device
+        )
         kept = mean.new_zeros(mean.shape[0], 0, *mean.shape[1:])
         for count in self.counts():
             drawn = proposal.sample(mean, std, count - kept.shape[1], generator)
             candidates = torch.cat([drawn, kept], 1)
             best = take(
-                candidates, checked_scores(score_fn, candidates).topk(self.elites, 1).indices
+                candidates, checked_scores(score_fn, candidates).topk(settings.elites, 1).indices
             )
-            kept = best[:, : math.ceil(self.keep * self.elites)]
+            kept = best[:, : math.ceil(settings.keep * settings.elites)]
             new_mean, std = proposal.refit(best, weights)
-            mean = torch.lerp(new_mean, mean, self.momentum)
+            mean = torch.lerp(new_mean, mean, settings.momentum)
         return proposal.finish(mean)
 
     def counts(self) -> list[int]:
         """Candidates of each round, the kept ones among them."""
-        fewest = min(4 * self.elites, self.candidates)
+        settings = self.settings
+        fewest = min(4 * settings.elites, settings.candidates)
         return [
-            max(round(self.candidates * self.decay**-i), fewest) for i in range(self.iterations)
+            max(round(settings.candidates * settings.decay**-i), fewest)
+            for i in range(settings.iterations)
         ]

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from worldmodel.config.ranges import Count, Positive, Range
 from worldmodel.policy.planners import ScoreFn, checked_scores, take
 from worldmodel.policy.planners.proposals import Box, OneHot
 
 
 @dataclass(frozen=True)
+class Settings:
+    section = "planner"
+
+    candidates: Count
+    iterations: Count
+    elites: Count
+    temperature: Positive
+    momentum: Annotated[float, Range(0, 0.999)]
+
+
 class MPPI:
     """Refit to elites weighted by exp(score / temperature), scores scaled to unit spread so that
     temperature is one.
@@ -20,11 +32,8 @@ class MPPI:
     task's reward scale.
     """
 
-    candidates: int
-    iterations: int
-    elites: int
-    temperature: float
-    momentum: float = 0.0
+    def __init__(self, settings: Settings):
+        self.settings = settings
 
     def __call__(
         self,
@@ -34,11 +43,12 @@ class MPPI:
         proposal: Box | OneHot,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        for _ in range(self.iterations):
-            candidates = proposal.sample(mean, std, self.candidates, generator)
-            scores, best = checked_scores(score_fn, candidates).topk(self.elites, 1)
+        settings = self.settings
+        for _ in range(settings.iterations):
+            candidates = proposal.sample(mean, std, settings.candidates, generator)
+            scores, best = checked_scores(score_fn, candidates).topk(settings.elites, 1)
             spread = scores.std(1, keepdim=True, correction=0).clamp(min=1e-6)
-            weights = ((scores - scores[:, :1]) / (spread * self.temperature)).softmax(1)
+            weights = ((scores - scores[:, :1]) / (spread * settings.temperature)).softmax(1)
             new_mean, std = proposal.refit(take(candidates, best), weights)
-            mean = torch.lerp(new_mean, mean, self.momentum)
+            mean = torch.lerp(new_mean, mean, settings.momentum)
         return proposal.finish(mean)

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from worldmodel.config.ranges import Count
 from worldmodel.policy.planners import ScoreFn, checked_scores, take
 from worldmodel.policy.planners.proposals import Box, OneHot
 
+if TYPE_CHECKING:
+    from worldmodel.config.schema import Config
+
 
 @dataclass(frozen=True)
+class Settings:
+    section = "planner"
+
+    candidates: Count
+
+    def contradictions(self, c: Config) -> list[str]:
+        if c.planner.proposals:
+            return ["planner.proposals: shooting has no refits to seed; use cem or mppi"]
+        return []
+
+
 class Shooting:
     """Evenly drawn candidates; the plan is the best of them."""
 
-    candidates: int
+    def __init__(self, settings: Settings):
+        self.settings = settings
 
     def __call__(
         self,
@@ -25,6 +42,6 @@ class Shooting:
         proposal: Box | OneHot,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        candidates = proposal.uniform(mean, self.candidates, generator)
+        candidates = proposal.uniform(mean, self.settings.candidates, generator)
         best = checked_scores(score_fn, candidates).argmax(1, keepdim=True)
         return take(candidates, best).squeeze(1)

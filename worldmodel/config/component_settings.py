@@ -1,0 +1,70 @@
+"""A component's settings, read from the source of its file, and the sections made of them.
+
+A component that has settings declares them beside its class:
+
+    @dataclass(frozen=True)
+    class Settings:
+        size: Count
+
+Importing that file would import torch, which takes longer than a wrong configuration should have
+to wait. So this module compiles only the class `Settings` of it, after the file's imports from
+the modules in VISIBLE. A plain attribute of `Settings` (without an annotation) states a fact about
+the component; a method may check the configuration. Both see nothing but those imports.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import make_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+VISIBLE = ("dataclasses", "typing", "worldmodel.config.ranges")
+DECLARED = re.compile(r"^class Settings\b.*\n(?:[ \t].*\n|\n)*", re.MULTILINE)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@cache
+def read_settings(place: str) -> type | None:
+    """The class `Settings` of a component at `module:Class`, or None where it has none."""
+    module = place.partition(":")[0]
+    path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    text = path.read_text(encoding="utf-8")
+    declared = DECLARED.search(text)
+    if declared is None:
+        return None
+    tree = ast.parse(text[: declared.end()], str(path))  # the rest would cost ten times as long
+    settings = tree.body[-1]
+    for method in ast.walk(settings):  # their annotations may name what is not visible
+        if isinstance(method, ast.FunctionDef):
+            method.returns = None
+            for argument in method.args.args:
+                argument.annotation = None
+    imports = [n for n in tree.body if isinstance(n, ast.ImportFrom) and n.module in VISIBLE]
+    names: dict[str, Any] = {"__name__": module}
+    body = ast.Module([*imports, settings], [])
+    # Without inheriting `annotations`, each key's annotation becomes the type itself.
+    exec(compile(body, str(path), "exec", dont_inherit=True), names)
+    return names["Settings"]
+
+
+def settings_by_section(components: Mapping[str, str]) -> dict[str, list[type]]:
+    """Settings of a table's components by the section of the configuration that holds their keys:
+    the `section` that the settings state, or else the component's name.
+    """
+    found: dict[str, list[type]] = {}
+    for name, place in components.items():
+        settings = read_settings(place)
+        if settings is not None:
+            found.setdefault(getattr(settings, "section", name), []).append(settings)
+    return found
+
+
+def join_settings(name: str, parts: Sequence[type]) -> type:
+    """One dataclass with the keys of all parts, the first part's first."""
+    if len(parts) == 1:
+        return parts[0]
+    return make_dataclass(name, [], bases=tuple(reversed(parts)), frozen=True)

@@ -1,0 +1,49 @@
+"""Every component behind a seam: the name that a configuration uses, and the class it stands for.
+
+A new component is one file, one line in a table here, and its keys in configs/defaults.yaml. Its
+class is imported when it is built, so that a configuration is checked without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+LATENTS = {
+    "gaussian": "worldmodel.model.latents.gaussian:Gaussian",
+    "categorical": "worldmodel.model.latents.categorical:Categorical",
+    "deterministic": "worldmodel.model.latents.deterministic:Deterministic",
+}
+
+OBJECTIVES = {
+    "reconstruction": "worldmodel.model.objectives.reconstruction:Reconstruction",
+    "contrastive": "worldmodel.model.objectives.contrastive:Contrastive",
+    "forward_contrastive": "worldmodel.model.objectives.forward_contrastive:ForwardContrastive",
+    "inverse": "worldmodel.model.objectives.inverse:Inverse",
+    "barlow": "worldmodel.model.objectives.barlow:Barlow",
+    "prototypes": "worldmodel.model.objectives.prototypes:Prototypes",
+    "bootstrap": "worldmodel.model.objectives.bootstrap:Bootstrap",
+    "bottleneck": "worldmodel.model.objectives.bottleneck:Bottleneck",
+    "reward_only": "worldmodel.model.objectives.reward_only:RewardOnly",
+}
+
+PLANNERS = {
+    "cem": "worldmodel.policy.planners.cem:CEM",
+    "mppi": "worldmodel.policy.planners.mppi:MPPI",
+    "shooting": "worldmodel.policy.planners.shooting:Shooting",
+}
+
+BEHAVIORS = {
+    "mpc": "worldmodel.policy.behaviors.mpc:MPC",
+    "actor_critic": "worldmodel.policy.behaviors.actor_critic:ActorPolicy",
+    "random": "worldmodel.policy.behaviors.random:Random",
+}
+
+TABLES = (LATENTS, OBJECTIVES, PLANNERS, BEHAVIORS)
+
+
+def import_class(table: Mapping[str, str], name: str) -> Any:
+    """The class that a table names, `module:Class`; only build.py asks."""
+    module, _, attribute = table[name].partition(":")
+    return getattr(import_module(module), attribute)
