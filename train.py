@@ -148,15 +148,13 @@ def worked(t) -> tuple[float, float]:
     frames without any.
     """
     train, done = t.c.train, t.learner.updates
-    if not train.ratio:
+    if not train.updates_per_step:
         return t.frames, t.c.run.frames
     owed, begun = (
         (max(0, t.updates_owed()), t.frames) if t.prefill.over else (train.pretrain, train.prefill)
     )
-    ahead = (
-        max(0, t.c.run.frames - max(t.frames, begun)) * train.ratio * t.steps / max(1, t.frames)
-    )
-    return done, done + owed + ahead
+    steps = max(0, t.c.run.frames - max(t.frames, begun)) * t.steps / max(1, t.frames)
+    return done, done + owed + steps * train.updates_per_step
 
 
 def settled(c, before, world, others):

@@ -29,7 +29,7 @@ UNTRAINED = [
     "64",
     "--train.pretrain",
     "0",
-    "--train.ratio",
+    "--train.updates_per_step",
     "0",
     "--log.final_episodes",
     "1",

@@ -67,7 +67,7 @@ def short_run() -> float:
             "64",
             "--train.pretrain",
             "0",
-            "--train.ratio",
+            "--train.updates_per_step",
             "0",
             "--log.final_episodes",
             "1",

@@ -69,6 +69,31 @@ def test_a_saved_configuration_without_the_newest_keys_takes_their_defaults_and_
         loading.load(tmp_path / "c.yaml")
 
 
+def test_a_key_of_an_earlier_version_is_read_by_its_new_name_and_says_so(
+    tmp_path, caplog, monkeypatch
+):
+    said = "train.ratio is now called train.updates_per_step"
+    wanted = loading.parse(["train.updates_per_step=0.125"])
+    assert caplog.text == ""
+    assert loading.parse(["--train.ratio", "0.125"]) == wanted
+    assert [r.message for r in caplog.records] == [said]
+    older = loading.to_plain(wanted)
+    older["train"]["ratio"] = older["train"].pop("updates_per_step")
+    for folder in ("old", "presets"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "old" / "c.yaml").write_text(json.dumps(older))
+    assert loading.load(tmp_path / "old" / "c.yaml") == wanted
+    assert caplog.records[-1].message == f"{tmp_path}/old/c.yaml: {said}"
+    preset = tmp_path / "presets" / "mine.yaml"
+    preset.write_text("train: {ratio: 0.125}")
+    monkeypatch.setattr(loading, "preset_files", lambda: {"mine": preset})
+    assert loading.parse(["mine"]).train == wanted.train
+    assert caplog.records[-1].message == f"mine.yaml: {said}" and len(caplog.records) == 3
+    preset.write_text("train: {ratio: 0.125, updates_per_step: 0.25}")
+    with pytest.raises(loading.ConfigError, match="unknown key 'train.ratio'"):
+        loading.parse(["mine"])
+
+
 def test_yaml_round_trip(tmp_path):
     c = loading.parse(["planet", "--env.camera", "1"])
     (tmp_path / "c.yaml").write_text(loading.to_yaml(c))

@@ -144,7 +144,7 @@ SMALL = (
     "a warning each; training goes on to its end with the same weights",
 )
 def test_a_full_disk_for_the_logs_does_not_end_a_run(tmp_path, record_property):
-    args = (*SHORT, *SMALL, "--log.every", "1", "--train.ratio", "1")
+    args = (*SHORT, *SMALL, "--log.every", "1", "--train.updates_per_step", "1")
     go(tmp_path / "calm", *args)
     made = seed_dir(tmp_path / "calm")
     held = [*made.glob("checkpoints/*/*"), *made.glob("replay/*.*")]

@@ -271,7 +271,7 @@ TINY = [
     "20",
     "--train.prefill",
     "18",
-    "--train.ratio",
+    "--train.updates_per_step",
     "1e-6",
     "--log.final_episodes",
     "1",

@@ -331,7 +331,7 @@ def test_every_objective_in_a_mix_resumes_exactly(tmp_path, behavior):
         "2",
         "--contrastive.target",
         "ema",
-        "--train.ratio",
+        "--train.updates_per_step",
         "0.3",
         "--behavior.name",
         behavior,

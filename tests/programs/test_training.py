@@ -47,7 +47,7 @@ def unbroken(tmp_path_factory):
 )
 def test_the_time_that_is_left_is_that_of_updates(frames, steps, updates, over, owed, expected):
     config = SimpleNamespace(
-        train=SimpleNamespace(ratio=0.25, pretrain=100, prefill=1000),
+        train=SimpleNamespace(updates_per_step=0.25, pretrain=100, prefill=1000),
         run=SimpleNamespace(frames=10000),
     )
     t = SimpleNamespace(
@@ -59,7 +59,7 @@ def test_the_time_that_is_left_is_that_of_updates(frames, steps, updates, over, 
         updates_owed=lambda: owed,
     )
     assert train_py.worked(t) == expected
-    config.train.ratio = 0.0
+    config.train.updates_per_step = 0.0
     assert train_py.worked(t) == (frames, 10000)
 
 
@@ -168,7 +168,16 @@ class StopAfter:
         return self.left < 0
 
 
-BUSY = ("--train.pretrain", "9", "--train.ratio", "0.5", "--run.frames", "70", "--log.eval", "20")
+BUSY = (
+    "--train.pretrain",
+    "9",
+    "--train.updates_per_step",
+    "0.5",
+    "--run.frames",
+    "70",
+    "--log.eval",
+    "20",
+)
 
 
 ACTOR = (

@@ -33,6 +33,9 @@ from worldmodel.config.yaml_io import (
 
 log = logging.getLogger(__name__)
 
+# Keys by the names of earlier versions, which presets, commands and saved runs may still hold.
+RENAMED = {"train.ratio": "train.updates_per_step"}
+
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 
 
@@ -65,7 +68,8 @@ def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) 
                 f"{', '.join(presets())}"
             )
             continue
-        merge(values, read_yaml(preset_files()[name]))
+        file = preset_files()[name]
+        merge(values, rename_keys(read_yaml(file), f"{file.name}: "))
     for key, text in overrides:
         problem = assign(values, key, text)
         if problem:
@@ -86,7 +90,7 @@ def load(path: Path) -> Config:
     defaults, and are named.
     """
     values = copy.deepcopy(_defaults())
-    saved = read_yaml(path)
+    saved = rename_keys(read_yaml(path), f"{path}: ")
     lacking = [
         f"{s}.{k}" for s, table in values.items() for k in table if k not in _table(saved, s)
     ]
@@ -159,6 +163,19 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
     return names, overrides, problems
 
 
+def rename_keys(layer: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The layer with keys of earlier versions under their new names; says so for each."""
+    found = dict(layer)
+    for old, new in RENAMED.items():
+        (section, key), (new_section, new_key) = old.split("."), new.split(".")
+        table, target = _table(found, section), _table(found, new_section)
+        if key in table and new_key not in target:
+            log.warning("%s%s is now called %s", where, old, new)
+            found[section] = {k: v for k, v in table.items() if k != key}
+            found[new_section] = {**_table(found, new_section), new_key: table[key]}
+    return found
+
+
 def merge(base: dict[str, Any], layer: Mapping[str, Any]) -> None:
     """Lay a preset over the values, section by section; a table below a section is
     replaced whole.
@@ -172,6 +189,9 @@ def merge(base: dict[str, Any], layer: Mapping[str, Any]) -> None:
 
 def assign(values: dict[str, Any], key: str, text: str) -> str | None:
     """Set one dotted key from text; returns the problem where there is one."""
+    if key in RENAMED:
+        log.warning("%s is now called %s", key, RENAMED[key])
+        key = RENAMED[key]
     parts = key.split(".")
     known = [f"{s}.{k}" for s, table in values.items() if isinstance(table, dict) for k in table]
     if len(parts) < 2 or ".".join(parts[:2]) not in known:

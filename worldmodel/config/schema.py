@@ -67,7 +67,7 @@ class ReplayConfig:
 class TrainConfig:
     prefill: Count
     pretrain: Natural
-    ratio: Weight
+    updates_per_step: Weight
 
 
 @dataclass(frozen=True)

@@ -210,11 +210,11 @@ class Training:
         return self.frames >= self.c.train.prefill and not self.world.any(not self._can_sample())
 
     def updates_owed(self) -> int:
-        """Updates owed by now: the pretraining, then `train.ratio` per agent step."""
-        if not self.prefill.over or self.waiting or not self.c.train.ratio:
+        """Updates owed by now: the pretraining, then `train.updates_per_step` per agent step."""
+        if not self.prefill.over or self.waiting or not self.c.train.updates_per_step:
             return 0
-        steps = self.steps - self.prefill.steps
-        return self.c.train.pretrain + int(steps * self.c.train.ratio) - self.learner.updates
+        train, steps = self.c.train, self.steps - self.prefill.steps
+        return train.pretrain + int(steps * train.updates_per_step) - self.learner.updates
 
     def learn(self) -> None:
         """One update, or back to before it where it diverges."""
