@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_store import forge
 
 from children import SHORT, go
 from runs import seed_dir
+from test_store import forge
 from worldmodel.checkpoint.format import FORMAT, seal_manifest
 from worldmodel.config import loading
 
