@@ -75,7 +75,7 @@ def test_it_dreams_on_from_where_the_replay_was(run_dir):
     starts = {tuple(env.reset()[1].values()) for _ in range(12)}
     assert len(starts) > 6
     obs, info = env.reset(seed=1)
-    rows = env._saved.read(info["episode"])
+    rows = env._saved.read_episode(info["episode"])
     assert (
         obs.shape == rows["image"].shape[1:]
         and obs.dtype == np.uint8
@@ -101,7 +101,7 @@ def test_a_dream_starts_from_what_is_believed_after_the_context(tmp_path):
         begin = max(0, info["step"] - 3)
         rows = {
             k: v[begin : info["step"] + 1]
-            for k, v in SavedEpisodes(env.run.path).read(info["episode"]).items()
+            for k, v in SavedEpisodes(env.run.path).read_episode(info["episode"]).items()
         }
         post, _ = OpenedRun(env.run, 0).observe(
             {**rows, "is_first": np.arange(len(rows["reward"])) == 0}

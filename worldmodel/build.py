@@ -35,7 +35,7 @@ from worldmodel.policy.behaviors.mpc import MPC
 from worldmodel.policy.behaviors.random import Random
 from worldmodel.policy.goals import Goal, load_goal
 from worldmodel.policy.planners.proposals import make_proposal
-from worldmodel.replay.start_states import BurnIn, Cold, Stored
+from worldmodel.replay.start_states import BurnInStart, StoredStart, ZeroStart
 from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.system.runtime import pick_precision
 
@@ -44,10 +44,10 @@ SCALAR_HEADS: dict[str, Callable[[int, int, int, int], ScalarHead]] = {
     "twohot": TwoHotHead,
 }
 
-STARTS: dict[str, Callable[[ReplayConfig], Cold]] = {
-    "cold": lambda r: Cold(),
-    "burnin": lambda r: BurnIn(r.burnin),
-    "stored": lambda r: Stored(r.max_stale),
+STARTS: dict[str, Callable[[ReplayConfig], ZeroStart]] = {
+    "cold": lambda r: ZeroStart(),
+    "burnin": lambda r: BurnInStart(r.burnin),
+    "stored": lambda r: StoredStart(r.max_stale),
 }
 
 BEHAVIORS = {

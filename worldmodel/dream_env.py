@@ -176,7 +176,7 @@ class DreamEnv(gymnasium.Env):
             if not self._saved.count:
                 raise ValueError("it holds no episode")
             episode = int(self.np_random.integers(self._saved.count))
-            rows = self._saved.read(episode)
+            rows = self._saved.read_episode(episode)
         except (ValueError, OSError) as error:
             raise RunError(
                 f"{self.run.path}: no start for a dream in its replay ({error}); give "

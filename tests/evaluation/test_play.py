@@ -156,7 +156,7 @@ def test_a_replay_step_is_where_the_simulator_comes_to_as_well(run_dir):
     session = session_of(run_dir)
     saved = SavedEpisodes(run_dir)
     for number in range(saved.count):
-        rows = saved.read(number)
+        rows = saved.read_episode(number)
         step = len(rows["reward"]) // 2
         moment = session.from_replay(number, step)
         assert moment.real.takes_part and session.note == ""
@@ -171,14 +171,14 @@ def test_episodes_of_the_replay_are_placed_in_their_streams(tmp_path):
     train(tmp_path, *POINTMASS, "--env.num", "2")
     path = seed_dir(tmp_path, "pointmass")
     saved, session = SavedEpisodes(path), session_of(path)
-    places = [saved.place(n) for n in range(saved.count)]
+    places = [saved.locate_episode(n) for n in range(saved.count)]
     assert {stream for stream, _ in places} == {0, 1} and places == sorted(
         places, key=lambda p: (p[0], -p[1])
     )
     for number in range(saved.count):
         assert session.from_replay(number, 3).real.takes_part
     with pytest.raises(ValueError, match="there is no episode"):
-        saved.place(saved.count)
+        saved.locate_episode(saved.count)
 
 
 def test_another_world_than_the_replays_is_seen_and_said(run_dir):

@@ -22,7 +22,7 @@ from worldmodel.checkpoint.store import CheckpointError
 from worldmodel.config import loading
 from worldmodel.replay.buffer import Replay
 from worldmodel.replay.chunk import Layout, ReplayError
-from worldmodel.replay.compressed_chunk import PackedChunk
+from worldmodel.replay.compressed_chunk import CompressedChunk
 from worldmodel.run_directory import RunDir, RunError
 from worldmodel.saved_run import spaces_from
 from worldmodel.training.logger import Means
@@ -206,7 +206,7 @@ def test_packed_chunks(tmp_path, record_property):
     for rng in inputs("chunk", 1900, record_property):
         bad = mutate.in_bytes(rng, good)
         path.write_bytes(bad)
-        chunk = PackedChunk(0, 0, rows=20, crc=zlib.crc32(bad))
+        chunk = CompressedChunk(0, 0, rows=20, crc=zlib.crc32(bad))
         if not chunk.restore(folder, layout, 20):
             try:
                 assert chunk.read(folder, layout.dtype, 3, 17).nbytes == 14 * layout.row_bytes

@@ -76,7 +76,7 @@ def test_whole_states(tmp_path, record_property):
             with refused_well():
                 Run.open(seed_dir(root))
                 saved = SavedEpisodes(seed_dir(root))
-                saved.read(-1)
+                saved.read_episode(-1)
             with refused_well():
                 assert training_state.resume(t)
                 go_on(t)

@@ -8,7 +8,7 @@ import torch
 from blocks import batch_of, learner_of
 from test_model import T, make, random_batch
 from worldmodel.model.augment import draw_shifts, shifted
-from worldmodel.replay.start_states import BurnIn
+from worldmodel.replay.start_states import BurnInStart
 
 
 def test_a_shift_by_hand():
@@ -72,7 +72,7 @@ def test_a_burnt_in_start_has_the_same_shift():
     learner = learner_of(
         "{contrastive: 1.0}", "augment.shift=4", "replay.start=burnin", "replay.burnin=3"
     )
-    learner.starts = BurnIn(3)
+    learner.starts = BurnInStart(3)
     batch, _ = learner._prepare(batch_of(0)[0])
     assert batch["shift"].shape[1] == batch["image"].shape[1] == 5
     assert torch.isfinite(learner.update(batch_of(1)[0])["loss/total"])

@@ -273,7 +273,7 @@ def test_episodes_of_a_replay_come_whole_and_nothing_is_touched(tmp_path, codec)
     episodes = SavedEpisodes(run)
     assert episodes.count == 10
     for number in range(-10, 10):
-        rows = episodes.read(number)
+        rows = episodes.read_episode(number)
         stream, episode = divmod(number % 10, 5)
         assert rows["vector"][:, 0].tolist() == list(range(lengths[episode]))
         assert (rows["image"] == episode + 100 * stream).all() and (

@@ -1,4 +1,4 @@
-"""Packed replay chunks: smaller, the same rows, and refused when they are not what they say."""
+"""Compressed replay chunks are smaller, hold the same rows, and are refused when forged."""
 
 import os
 import struct
@@ -22,7 +22,7 @@ from test_buffer import (
 
 from worldmodel.replay.buffer import Replay, ReplayError
 from worldmodel.replay.chunk import Layout
-from worldmodel.replay.compressed_chunk import BLOCK, HEADER, PackedChunk, bound
+from worldmodel.replay.compressed_chunk import BLOCK, HEADER, CompressedChunk, bound_file_size
 
 GROUND = np.random.default_rng(0).integers(0, 60, (64, 64, 3)).astype(np.uint8)
 PICTURES = {**SPEC, "image": ((64, 64, 3), "uint8")}
@@ -58,10 +58,12 @@ def test_any_slice_of_a_chunk(tmp_path, rows):
     layout = Layout(SPEC)
     data = np.random.default_rng(1).integers(256, size=(rows, layout.row_bytes)).astype(np.uint8)
     record = data.view(layout.dtype)[:, 0]
-    chunk = PackedChunk.of(0, 0, 0, record)
-    assert chunk.held(layout.row_bytes) <= bound(rows, layout.row_bytes)  # noise does not pack
+    chunk = CompressedChunk.compress(0, 0, 0, record)
+    assert chunk.count_bytes(layout.row_bytes) <= bound_file_size(
+        rows, layout.row_bytes
+    )  # noise does not pack
     chunk.save(tmp_path)
-    loose = PackedChunk(0, 0, rows, crc=chunk.crc)
+    loose = CompressedChunk(0, 0, rows, crc=chunk.crc)
     assert loose.restore(tmp_path, layout, rows) == ""
     loose.release()
     for first in range(0, rows, 7):
@@ -181,7 +183,7 @@ def test_a_forged_header_is_refused_though_its_checksum_fits(tmp_path, change):
 @pytest.mark.fault(15, "a zstd bomb in a replay chunk", "refused before it is unpacked")
 def test_a_block_that_unpacks_to_more_than_its_rows_is_refused(tmp_path):
     layout = Layout(SPEC)
-    chunk = PackedChunk.of(0, 0, 0, np.zeros(8, layout.dtype))
+    chunk = CompressedChunk.compress(0, 0, 0, np.zeros(8, layout.dtype))
     bomb = zstandard.ZstdCompressor().compress(bytes(10**8))
     body = HEADER.pack(8, 0, 1) + struct.pack("<I", len(bomb)) + bomb
     assert chunk._parse(body) == ""

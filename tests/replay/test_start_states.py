@@ -1,20 +1,18 @@
-"""Where replayed sequences start: from nothing, from the agent's state, from some steps
-watched.
-"""
+"""Start states of replayed sequences: empty, after burn-in, or stored by the agent."""
 
 import numpy as np
 import pytest
 import torch
 
 from test_model import KINDS, T, kind, make, random_batch
-from worldmodel.replay.start_states import NEVER, BurnIn, Cold, Stored
+from worldmodel.replay.start_states import NO_STATE, BurnInStart, StoredStart, ZeroStart
 from worldmodel.training.learner import Learner
 
 FIRST = 3  # where the sequence is cut in two
 
 
-def quiet(batch):
-    """No start in mid-sequence."""
+def without_starts(batch):
+    """Remove episode starts within the sequences."""
     batch["is_first"] = torch.zeros_like(batch["is_first"])
     return batch
 
@@ -26,13 +24,13 @@ def tail(batch):
 @pytest.mark.parametrize(("transition", "latent"), KINDS)
 def test_a_stored_state_starts_a_sequence_where_the_whole_one_would_be(transition, latent):
     _, model = make(*kind(transition, latent), "loss.overshooting=1")
-    batch = quiet(random_batch())
+    batch = without_starts(random_batch())
     torch.manual_seed(1)
     with torch.no_grad():
         _, whole, _ = model.observe(batch)
         state = {k: whole[k][:, FIRST - 1] for k in ("deter", "stoch")}
-        row_batch = {**tail(batch), **stored(model, state, update=5)}
-        given, metrics = Stored(10).prepare(model, row_batch, 12)
+        row_batch = {**tail(batch), **stored_columns(model, state, update=5)}
+        given, metrics = StoredStart(10).prepare(model, row_batch, 12)
         _, warm, _ = model.observe(given)
         _, cold, _ = model.observe(tail(batch))
     assert metrics["warm"] == 1 and not any(k.startswith("before_") for k in given)
@@ -42,12 +40,12 @@ def test_a_stored_state_starts_a_sequence_where_the_whole_one_would_be(transitio
     assert not torch.allclose(cold["deter"][:, 0], whole["deter"][:, FIRST], atol=5e-3)
 
 
-def stored(model, state, update):
-    """What a batch holds after such states went through replay rows."""
-    starts = Stored(10)
+def stored_columns(model, state, update):
+    """Make the batch columns of states that went through replay rows."""
+    starts = StoredStart(10)
     columns = {k: [] for k in starts.spec(state)}
     rows = [{} for _ in range(len(state["deter"]))]
-    starts.keep(rows, state, update)
+    starts.add_state(rows, state, update)
     for row in rows:
         for key, (shape, dtype) in starts.spec(state).items():
             value = np.asarray(row[key])
@@ -61,21 +59,23 @@ def stored(model, state, update):
     }
 
 
-@pytest.mark.parametrize(("stamp", "known"), [(NEVER, False), (1, False), (2, True), (12, True)])
+@pytest.mark.parametrize(
+    ("stamp", "known"), [(NO_STATE, False), (1, False), (2, True), (12, True)]
+)
 def test_states_that_are_missing_or_too_old_count_as_unknown(stamp, known):
     _, model = make()
-    batch = quiet(random_batch())
-    batch = {**tail(batch), **stored(model, model.rssm.initial(3), stamp)}
-    given, metrics = Stored(10).prepare(model, batch, 12)
+    batch = without_starts(random_batch())
+    batch = {**tail(batch), **stored_columns(model, model.rssm.initial(3), stamp)}
+    given, metrics = StoredStart(10).prepare(model, batch, 12)
     assert (given["is_first"][:, 0] == (not known)).all() and not given["is_first"][:, 1:].any()
     assert metrics["warm"] == known and not batch["is_first"][:, 0].any()
 
 
 def test_burning_in_ends_where_the_whole_sequence_would_be_and_teaches_nothing():
     _, model = make("model.transition=rnn", "model.latent=deterministic")
-    batch = quiet(random_batch())
+    batch = without_starts(random_batch())
     _, whole, _ = model.observe(batch)
-    given, _ = BurnIn(FIRST).prepare(model, batch, 0)
+    given, _ = BurnInStart(FIRST).prepare(model, batch, 0)
     assert given["image"].shape[1] == T - FIRST and not given["start_deter"].requires_grad
     _, warm, _ = model.observe(given)
     assert torch.allclose(warm["deter"], whole["deter"][:, FIRST:], atol=1e-6)
@@ -91,14 +91,14 @@ def test_an_episode_that_starts_at_the_first_step_forgets_the_state_it_is_given(
     )
 
 
-@pytest.mark.parametrize("starts", [Cold(), BurnIn(FIRST), Stored(10)])
+@pytest.mark.parametrize("starts", [ZeroStart(), BurnInStart(FIRST), StoredStart(10)])
 def test_the_learner_updates_from_every_kind_of_start(starts):
     c, model = make()
     learner = Learner(model, c.optim, torch.device("cpu"), "fp32", starts=starts)
     batch = random_batch(length=T + starts.lead)
-    if isinstance(starts, Stored):
+    if isinstance(starts, StoredStart):
         state = {k: torch.randn_like(v) for k, v in model.rssm.initial(3).items()}
-        batch = {**tail(batch), **stored(model, state, 0)}
+        batch = {**tail(batch), **stored_columns(model, state, 0)}
     before = [p.clone() for p in learner.optimizers.parameters]
     metrics = learner.update(batch)
     assert torch.isfinite(metrics["loss/total"]) and learner.skipped == 0

@@ -75,7 +75,7 @@ def read_step(
     last.
     """
     try:
-        rows = SavedEpisodes(run).read(episode)
+        rows = SavedEpisodes(run).read_episode(episode)
     except ValueError as error:
         raise ValueError(f"goal.run: {error}") from None
     length = len(rows["is_first"])

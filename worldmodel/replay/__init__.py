@@ -1,5 +1,4 @@
-"""Experience: the buffer that training samples from, its files, and the states sequences start
-from.
+"""The replay buffer, its files, and the start states of replayed sequences.
 
 Training writes it; policy and evaluation read saved episodes. It never imports torch.nn.
 """

@@ -1,4 +1,4 @@
-"""A byte-capped ring of experience, in RAM or memory-mapped on disk, that survives a restart."""
+"""The replay buffer: a ring of bounded size, in RAM or memory-mapped, that survives a restart."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from worldmodel.replay.chunk import (
     Spec,
     chunk_files,
 )
-from worldmodel.replay.compressed_chunk import PackedChunk
+from worldmodel.replay.compressed_chunk import CompressedChunk
 from worldmodel.replay.manifest import Manifest
 from worldmodel.replay.segments import Segments
 from worldmodel.system.files import fsync_directory, quarantine
@@ -44,14 +44,14 @@ class Replay:
     """Rows of several streams (one per environment), sampled as sequences uniformly over their
     start steps.
 
-    The rows of a stream are numbered from 0 and row r lies in chunk r // chunk_rows, so a position
-    is arithmetic and sampling costs the same however much is held. A missing chunk leaves a hole
-    in the numbers: the contiguous runs between holes are the segments, and no sequence leaves its
-    segment. Not thread-safe.
+    The rows of a stream are numbered from 0, and row r lies in chunk r // chunk_rows. So a row's
+    position is arithmetic, and the cost of sampling does not depend on the number of rows. A
+    missing chunk leaves a hole in the numbers; the contiguous runs between holes are segments,
+    and a sequence never crosses the end of its segment. Not thread-safe.
 
-    Several processes may share a directory: each writes streams of its own, `first_stream` on, and
-    may hold chunks of other streams to sample from. The one that writes the `last` ones also sees
-    to the files nobody writes any more.
+    Several processes may share a directory: each writes its own streams, from `first_stream` on,
+    and may also hold chunks of other streams. The process with the `last` streams also manages
+    the files of streams that no process writes.
     """
 
     def __init__(
@@ -76,7 +76,9 @@ class Replay:
         self.layout = Layout(spec)
         self.store, self.directory, self.codec = store, directory, codec
         self.streams = range(first_stream, first_stream + num_streams)
-        self._minds = range(first_stream, ALL_STREAMS.stop if last else self.streams.stop)
+        self._managed_streams = range(
+            first_stream, ALL_STREAMS.stop if last else self.streams.stop
+        )
         self.capacity_bytes = int(capacity_bytes)
         # As they come; packed, more fit
         self.capacity_rows = self.capacity_bytes // self.layout.row_bytes
@@ -88,15 +90,15 @@ class Replay:
         self.chunk_rows = max(1, min(chunk_rows, self.capacity_rows // (4 * num_streams)))
         self._max_chunk_rows = chunk_rows
         self._rng = np.random.Generator(np.random.PCG64(seed))
-        self._owned = False  # whether the directory's chunk files are known to be this buffer's
-        self._created = False  # whether a new file's name may not be durable yet
-        self._failing = False
+        self._owned = False  # whether files of other runs have been moved aside
+        self._created = False  # whether a file was created since the last fsync of the directory
+        self._write_failed = False
         self._reset()
 
     def _reset(self) -> None:
         # Oldest first
-        self._chunks: OrderedDict[tuple[int, int], Chunk | PackedChunk] = OrderedDict()
-        self._unsaved: dict[tuple[int, int], Chunk | PackedChunk] = {}
+        self._chunks: OrderedDict[tuple[int, int], Chunk | CompressedChunk] = OrderedDict()
+        self._unsaved: dict[tuple[int, int], Chunk | CompressedChunk] = {}
         self._next = dict.fromkeys(self.streams, 0)  # stream -> number of its next row
         self._segments = Segments()
         self._evicted: set[str] = set()  # files no longer sampled that a checkpoint may still need
@@ -107,7 +109,7 @@ class Replay:
         return self._rows
 
     def stats(self) -> dict[str, int]:
-        """Return the sizes to log."""
+        """Return the sizes that are logged."""
         each = round(self._bytes / self._rows) if self._rows else self.layout.row_bytes
         return {
             "rows": self._rows,
@@ -122,12 +124,12 @@ class Replay:
             raise ValueError(
                 f"replay writes streams {self.streams[0]} to {self.streams[-1]}, not {stream}"
             )
-        arrays = self.layout.check(row, f"replay row of stream {stream}")
+        arrays = self.layout.check_row(row, f"replay row of stream {stream}")
         self._make_room(self.layout.row_bytes)
         chunk = self._open_chunk(stream)
         assert chunk.data is not None
-        self.layout.write(chunk.data, chunk.rows, arrays)
-        begins = self.layout.count(chunk.data[chunk.rows : chunk.rows + 1], "is_first")
+        self.layout.write_row(chunk.data, chunk.rows, arrays)
+        begins = self.layout.count_flag(chunk.data[chunk.rows : chunk.rows + 1], "is_first")
         chunk.rows += 1
         chunk.episodes += begins
         self._extend(chunk, 1, begins, self.layout.row_bytes)
@@ -137,16 +139,14 @@ class Replay:
             self._seal(chunk)
 
     def _seal(self, chunk: Chunk) -> None:
-        """A chunk is full: pack it where a codec is asked for, bring it to disk where it belongs
-        there.
-        """
+        """Finish a full chunk: compress it if a codec is set, write it if the store is disk."""
         if self.codec == "zstd":
             key = (chunk.stream, chunk.number)
             assert chunk.data is not None
-            packed = PackedChunk.of(*key, chunk.episodes, chunk.data)
+            compressed = CompressedChunk.compress(*key, chunk.episodes, chunk.data)
             size = self.layout.row_bytes
-            self._bytes += packed.held(size) - chunk.held(size)
-            self._chunks[key] = self._unsaved[key] = packed
+            self._bytes += compressed.count_bytes(size) - chunk.count_bytes(size)
+            self._chunks[key] = self._unsaved[key] = compressed
             if chunk.saved:
                 self._evicted.add(chunk.name)
         if self.store == "disk":
@@ -157,7 +157,7 @@ class Replay:
         number, offset = divmod(self._next[stream], self.chunk_rows)
         chunk = self._chunks.get((stream, number))
         if offset and (chunk is None or chunk.rows != offset):
-            # Rows before this one were evicted or lost: leave the rest of their chunk empty.
+            # The rows before this one were evicted or lost: skip the rest of their chunk.
             number, chunk = number + 1, None
             self._next[stream] = number * self.chunk_rows
         if not isinstance(chunk, Chunk):
@@ -165,8 +165,8 @@ class Replay:
             self._chunks[stream, number] = chunk
         return chunk
 
-    def _extend(self, chunk: Chunk | PackedChunk, rows: int, episodes: int, size: int) -> None:
-        """Count a chunk's last rows."""
+    def _extend(self, chunk: Chunk | CompressedChunk, rows: int, episodes: int, size: int) -> None:
+        """Add a chunk's last rows to the segments and counters."""
         self._segments.extend(
             chunk.stream, chunk.number * self.chunk_rows + chunk.rows - rows, rows
         )
@@ -175,14 +175,14 @@ class Replay:
         self._bytes += size
 
     def _make_room(self, size: int) -> None:
-        """Evict the oldest chunks until so many more bytes fit under the cap."""
+        """Evict the oldest chunks until `size` more bytes fit into the capacity."""
         while self._chunks and self._bytes + size > self.capacity_bytes:
             key, chunk = self._chunks.popitem(last=False)
             self._unsaved.pop(key, None)
             self._segments.drop(chunk.stream, chunk.rows)
             self._rows -= chunk.rows
             self._episodes -= chunk.episodes
-            self._bytes -= chunk.held(self.layout.row_bytes)
+            self._bytes -= chunk.count_bytes(self.layout.row_bytes)
             if chunk.saved:
                 self._evicted.add(chunk.name)
 
@@ -204,12 +204,12 @@ class Replay:
         picks = self._rng.integers(ends[-1], size=batch)
         which = np.searchsorted(ends, picks, side="right")
         rows = firsts[which] + picks - (ends - counts)[which]
-        out = self.layout.empty(batch, length)
+        out = self.layout.allocate_batch(batch, length)
         for b, (stream, row) in enumerate(
             zip(streams[which].tolist(), rows.tolist(), strict=True)
         ):
             self._read(out, b, stream, row, length)
-        return self.layout.unpack(out)
+        return self.layout.unpack_flags(out)
 
     def _read(
         self, out: dict[str, np.ndarray], b: int, stream: int, row: int, length: int
@@ -220,14 +220,15 @@ class Replay:
             number, offset = divmod(row + t, self.chunk_rows)
             take = min(length - t, self.chunk_rows - offset)
             chunk = self._chunks[stream, number]
-            self.layout.copy(
+            self.layout.copy_rows(
                 chunk.read(self.directory, self.layout.dtype, offset, offset + take), out, b, t
             )
             t += take
 
     def flush(self, strict: bool = False) -> bool:
-        """Append all new rows to their files and make them durable; on failure keep them in RAM
-        for the next call.
+        """Append all new rows to their files and sync them; return whether that succeeded.
+
+        After a failure the rows stay in memory for the next call. `strict` raises it instead.
         """
         if self.directory is None:
             return True
@@ -245,27 +246,28 @@ class Replay:
         except OSError as error:
             if strict:
                 raise
-            if not self._failing:
+            if not self._write_failed:
                 log.warning(
                     "replay rows stay in memory, %s cannot be written: %s", self.directory, error
                 )
-            self._failing = True
+            self._write_failed = True
             return False
-        self._failing = False
+        self._write_failed = False
         return True
 
     def _own_directory(self, directory: Path) -> None:
-        """Before the first write, move aside the chunk files that another run left."""
+        """Before the first write, quarantine the chunk files of another run."""
         if self._owned:
             return
         directory.mkdir(parents=True, exist_ok=True)
-        for name in chunk_files(directory, self._minds):
+        for name in chunk_files(directory, self._managed_streams):
             quarantine(directory / name, "other-run")
         self._owned = True
 
     def state(self) -> dict[str, Any]:
-        """Return the manifest of the flushed rows with the generator; call `flush(strict=True)`
-        before.
+        """Return the manifest of the flushed rows and the generator's state.
+
+        Call `flush(strict=True)` first.
         """
         size = self.chunk_rows
         chunks = [
@@ -289,30 +291,34 @@ class Replay:
         }
 
     def load(
-        self, state: dict[str, Any], elsewhere: Collection[str] = (), forgo: bool = False
+        self, state: dict[str, Any], other_files: Collection[str] = (), discard: bool = False
     ) -> None:
-        """Become what `state()` described; damaged chunks are quarantined and leave a hole.
+        """Restore what `state()` described; damaged chunks are quarantined and leave a hole.
 
-        `elsewhere` names the chunk files that other processes hold; with `forgo` nothing is held
-        of what there was.
+        `other_files` names the chunk files that other processes hold. With `discard` only the
+        generator and the row numbers are restored, and the buffer is empty.
         """
         manifest = Manifest(state, self.layout, self._max_chunk_rows)
         files = set(chunk_files(self.directory)) if self.directory else set()
         if (
-            not forgo
+            not discard
             and not manifest.names & files
-            and (manifest.names or (manifest.nonempty and not elsewhere))
+            and (manifest.names or (manifest.nonempty and not other_files))
         ):
             raise ReplayMissing(f"the replay is missing from {self.directory}")
         self._reset()
         self.chunk_rows, self._rng = manifest.chunk_rows, manifest.generator
         self._next.update(manifest.next)
-        self._owned = not forgo
-        if self.directory is None or forgo:
+        self._owned = not discard
+        if self.directory is None or discard:
             return
-        strays = set(chunk_files(self.directory, self._minds)) - manifest.names - set(elsewhere)
+        strays = (
+            set(chunk_files(self.directory, self._managed_streams))
+            - manifest.names
+            - set(other_files)
+        )
         for name in sorted(strays):
-            if manifest.is_older(name):
+            if manifest.is_superseded(name):
                 self._evicted.add(name)
             else:
                 self._quarantine(name, "after-checkpoint")
@@ -321,16 +327,16 @@ class Replay:
         if manifest.names and not self._rows:
             raise ReplayMissing(f"every replay chunk in {self.directory} is damaged")
 
-    def _restore(self, chunk: Chunk | PackedChunk, directory: Path) -> None:
-        """Verify one chunk of the manifest and take it in, or move it aside."""
+    def _restore(self, chunk: Chunk | CompressedChunk, directory: Path) -> None:
+        """Verify one chunk of the manifest and load it, or quarantine it."""
         opened = self._next[chunk.stream] == chunk.number * self.chunk_rows + chunk.rows
         room = self.chunk_rows if opened else chunk.rows
         why = chunk.restore(directory, self.layout, room)
         if why:
             self._quarantine(chunk.name, why)
             return
-        size = chunk.held(self.layout.row_bytes)
-        self._make_room(size)  # the cap may be lower than it was
+        size = chunk.count_bytes(self.layout.row_bytes)
+        self._make_room(size)  # the capacity may have been lowered
         if size > self.capacity_bytes:
             self._evicted.add(chunk.name)
             return
@@ -346,9 +352,7 @@ class Replay:
         log.warning("replay chunk %s is left out (%s) and was moved to %s", path, why, moved)
 
     def collect_garbage(self, referenced: Iterable[dict[str, Any]]) -> None:
-        """Delete the files of evicted chunks that none of these manifests (retained checkpoints')
-        refers to.
-        """
+        """Delete the files of evicted chunks that no manifest of a kept checkpoint refers to."""
         if self.directory is None:
             return
         needed = {entry["file"] for state in referenced for entry in state["chunks"]}

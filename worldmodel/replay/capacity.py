@@ -1,4 +1,4 @@
-"""What a replay buffer will take, and whether this machine can hold it."""
+"""The predicted size of a replay buffer, and a check that memory and disk can hold it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from worldmodel.replay.chunk import NAME, Layout, Spec
+from worldmodel.replay.chunk import CHUNK_NAME, Layout, Spec
 from worldmodel.system.available_memory import GB, available_memory
 
 
@@ -24,14 +24,12 @@ def describe_capacity(spec: Spec, capacity_bytes: int, store: str) -> str:
 
 
 def check_capacity(spec: Spec, capacity_bytes: int, store: str, directory: Path | None) -> None:
-    """Raise ValueError, naming the key to lower, when memory or disk cannot hold the full
-    buffer.
-    """
+    """Raise ValueError, naming the key to lower, if memory or disk cannot hold the full buffer."""
     if capacity_bytes < bytes_per_row(spec):
         raise ValueError(
             f"replay.capacity_gb holds no row of {bytes_per_row(spec):,} bytes; raise it"
         )
-    # The files stay beside the rows in memory: a restart reads them back.
+    # With store ram the rows are also written to files, so that a restart can read them.
     places = {"memory": available_memory()} if store == "ram" else {}
     if directory is not None:
         places["disk"] = available_disk(directory)
@@ -45,13 +43,13 @@ def check_capacity(spec: Spec, capacity_bytes: int, store: str, directory: Path 
 
 
 def available_disk(directory: Path) -> int:
-    """Return the bytes free for a replay directory, its present chunk files included."""
+    """Return the bytes free for a replay directory, counting its present chunk files as free."""
     held = 0
     if directory.is_dir():
         held = sum(
             e.stat(follow_symlinks=False).st_size
             for e in os.scandir(directory)
-            if NAME.fullmatch(e.name)
+            if CHUNK_NAME.fullmatch(e.name)
         )
     while not directory.exists():
         directory = directory.parent

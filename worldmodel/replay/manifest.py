@@ -1,4 +1,4 @@
-"""A replay manifest as read from a checkpoint: every value is checked before it is used."""
+"""The replay manifest of an untrusted checkpoint, every value checked before it is used."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.replay.chunk import NAME, Chunk, Layout, ReplayError
-from worldmodel.replay.compressed_chunk import PackedChunk
+from worldmodel.replay.chunk import CHUNK_NAME, Chunk, Layout, ReplayError
+from worldmodel.replay.compressed_chunk import CompressedChunk
 
 FORMAT = 1
 MAX_STREAMS = 10_000
 MAX_ROWS = 2**53
-UNTOUCHED = (
-    "Nothing was touched: put back the checkpoint and the configuration that belong to this "
-    "replay, or start over with "
-    "--run.fresh true, which keeps this directory beside the new one"
+ADVICE = (
+    "Nothing was changed: restore the checkpoint and the configuration that belong to this "
+    "replay, or start over with --run.fresh true, which keeps this directory beside the new one"
 )
 
 
@@ -23,18 +22,16 @@ class Manifest:
     """The checked contents of `Replay.state()`."""
 
     def __init__(self, state: dict[str, Any], layout: Layout, max_chunk_rows: int):
-        """Check the whole manifest; ReplayError says in one line what is wrong."""
+        """Check the whole manifest; ReplayError says what is wrong."""
         try:
             self._parse(state, layout, max_chunk_rows)
         except ReplayError as error:
-            raise ReplayError(f"{error}. {UNTOUCHED}") from error
+            raise ReplayError(f"{error}. {ADVICE}") from error
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-            raise ReplayError(
-                f"the replay manifest is malformed: {error!r}. {UNTOUCHED}"
-            ) from error
+            raise ReplayError(f"the replay manifest is malformed: {error!r}. {ADVICE}") from error
         self.names = {chunk.name for chunk in self.chunks}
         self.nonempty = any(self.next.values())
-        # Files before a stream's oldest chunk were evicted; older checkpoints may still need them.
+        # Chunks before a stream's oldest were evicted; older checkpoints may still need the files.
         self._oldest = {stream: -(-row // self.chunk_rows) for stream, row in self.next.items()}
         for chunk in self.chunks:
             self._oldest[chunk.stream] = min(self._oldest[chunk.stream], chunk.number)
@@ -45,18 +42,18 @@ class Manifest:
                 f"the replay has format {state['format']!r}; this program reads format {FORMAT}"
             )
         _check_spec(state["spec"], layout.describe())
-        self.chunk_rows = _integer(state["chunk_rows"], 1, max_chunk_rows)
+        self.chunk_rows = _check_integer(state["chunk_rows"], 1, max_chunk_rows)
         self.next = {
-            int(stream): _integer(row, 0, MAX_ROWS) for stream, row in state["next"].items()
+            int(stream): _check_integer(row, 0, MAX_ROWS) for stream, row in state["next"].items()
         }
         for stream in self.next:
-            _integer(stream, 0, MAX_STREAMS)
+            _check_integer(stream, 0, MAX_STREAMS)
         self.generator = np.random.Generator(np.random.PCG64(0))
         self.generator.bit_generator.state = state["generator"]
-        self.chunks: list[Chunk | PackedChunk] = []
+        self.chunks: list[Chunk | CompressedChunk] = []
         ends: dict[int, int] = {}
         for entry in state["chunks"]:
-            chunk = self._chunk(entry)
+            chunk = self._parse_chunk(entry)
             if chunk.number * self.chunk_rows < ends.get(chunk.stream, 0):
                 raise ReplayError(f"the replay manifest lists {chunk.name} twice or out of order")
             ends[chunk.stream] = chunk.number * self.chunk_rows + chunk.rows
@@ -66,14 +63,13 @@ class Manifest:
                 )
             self.chunks.append(chunk)
 
-    def _chunk(self, entry: dict[str, Any]) -> Chunk | PackedChunk:
-        stream = _integer(entry["stream"], 0, MAX_STREAMS)
-        number, offset = divmod(_integer(entry["first"], 0, MAX_ROWS), self.chunk_rows)
-        rows = _integer(entry["rows"], 1, self.chunk_rows)
-        packed = str(entry["file"]).endswith(".zrows")
-        kind = PackedChunk if packed else Chunk
-        chunk = kind(stream, number, rows=rows, crc=_integer(entry["crc32"], 0, 2**32 - 1))
-        # The one name this chunk can have: no path, '..' or other folder passes.
+    def _parse_chunk(self, entry: dict[str, Any]) -> Chunk | CompressedChunk:
+        stream = _check_integer(entry["stream"], 0, MAX_STREAMS)
+        number, offset = divmod(_check_integer(entry["first"], 0, MAX_ROWS), self.chunk_rows)
+        rows = _check_integer(entry["rows"], 1, self.chunk_rows)
+        kind = CompressedChunk if str(entry["file"]).endswith(".zrows") else Chunk
+        chunk = kind(stream, number, rows=rows, crc=_check_integer(entry["crc32"], 0, 2**32 - 1))
+        # A chunk has exactly one valid name, so paths, '..' and other folders are refused.
         if offset or entry["file"] != chunk.name:
             raise ReplayError(
                 f"the replay manifest names the file {entry['file']!r} where {chunk.name} is "
@@ -81,18 +77,16 @@ class Manifest:
             )
         return chunk
 
-    def is_older(self, name: str) -> bool:
-        """Say whether a file outside the manifest precedes its stream's oldest chunk, or one that
-        has been packed.
-        """
-        match = NAME.fullmatch(name)
+    def is_superseded(self, name: str) -> bool:
+        """Say whether a file outside the manifest was evicted or replaced by a compressed one."""
+        match = CHUNK_NAME.fullmatch(name)
         if match is None:
             return False
-        packed = match[3] == "rows" and name.replace(".rows", ".zrows") in self.names
-        return packed or int(match[2]) < self._oldest.get(int(match[1]), 0)
+        compressed = match[3] == "rows" and name.replace(".rows", ".zrows") in self.names
+        return compressed or int(match[2]) < self._oldest.get(int(match[1]), 0)
 
 
-def _integer(value: Any, low: int, high: int) -> int:
+def _check_integer(value: Any, low: int, high: int) -> int:
     if type(value) is not int or not low <= value <= high:
         raise ValueError(f"{value!r} is not an integer from {low} to {high}")
     return value

@@ -1,70 +1,69 @@
-"""Who holds which replay chunk after a run has been resumed by another number of ranks.
+"""Assignment of replay chunks to ranks when a run is resumed by another number of ranks.
 
-Chunk files stay where they are; only the ranks' manifests are written anew. Rank r writes the
-streams of its own environments, r * streams and on.
+Chunk files do not move; only the ranks' manifests are rewritten. Rank r writes the streams of its
+own environments, from r * streams on.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-Manifest = dict[str, Any]  # as Replay.state() makes it
-Entry = dict[str, Any]  # one chunk of it
+Manifest = dict[str, Any]  # the result of Replay.state()
+Entry = dict[str, Any]  # a manifest's entry of one chunk
 
 
-def deal(manifests: list[Manifest], ranks: int, streams: int) -> list[Manifest]:
-    """The manifests of `ranks` shards, about equal in rows, out of those of any number; every
-    chunk is in one of them.
+def reshard(manifests: list[Manifest], ranks: int, streams: int) -> list[Manifest]:
+    """Assign every chunk to one of `ranks` manifests with about equal numbers of rows.
 
-    Each rank keeps the newest run of what it writes. The rest, old chunks and streams that nobody
-    writes any more, fills up the ranks with room, stream by stream, so that runs stay as long as
-    can be. A stream that is written anew after a break starts a chunk: nothing is stitched to
-    where another episode once was cut short.
+    Each rank keeps the newest chunks of the streams that it writes. The rest (old chunks, and
+    streams that no rank writes any more) goes to the ranks with room, stream by stream, so that
+    contiguous runs stay long. A stream that is written again after a break starts a new chunk, so
+    that no new episode is appended to one that was cut off.
     """
     size = manifests[0]["chunk_rows"]
-    writing = min(len(manifests), ranks) * streams  # streams whose episodes go on
+    continued = min(len(manifests), ranks) * streams  # streams whose episodes continue
     ends: dict[str, int] = {}
     for stream, row in (pair for m in manifests for pair in m["next"].items()):
         ends[stream] = max(row, ends.get(stream, 0))
-    ends = {s: row if int(s) < writing else -(-row // size) * size for s, row in ends.items()}
-    chunks = sorted((c for m in manifests for c in m["chunks"]), key=_age)
-    hands = _hands(chunks, ends, ranks, streams)
+    ends = {s: row if int(s) < continued else -(-row // size) * size for s, row in ends.items()}
+    chunks = sorted((c for m in manifests for c in m["chunks"]), key=_age_key)
+    assigned = _assign_chunks(chunks, ends, ranks, streams)
     common = {**manifests[0], "next": ends}
     common.pop("generator")
-    dealt = [{**common, "chunks": sorted(hand, key=_age)} for hand in hands]
-    for own, before in zip(dealt, manifests, strict=False):
+    resharded = [{**common, "chunks": sorted(entries, key=_age_key)} for entries in assigned]
+    for own, before in zip(resharded, manifests, strict=False):
         own["generator"] = before["generator"]
-    return dealt
+    return resharded
 
 
-def _age(chunk: Entry) -> tuple[int, int]:
-    """Streams grow alike: what begins earlier in its own is older."""
+def _age_key(chunk: Entry) -> tuple[int, int]:
+    """Sort chunks by age: all streams grow at the same rate, so an earlier first row is older."""
     return chunk["first"], chunk["stream"]
 
 
-def _hands(
+def _assign_chunks(
     chunks: list[Entry], ends: dict[str, int], ranks: int, streams: int
 ) -> list[list[Entry]]:
-    """Chunks, oldest first, by rank."""
-    hands: list[list[Entry]] = [[] for _ in range(ranks)]
+    """Assign chunks, which come oldest first, to ranks; returns the chunks of each rank."""
+    assigned: list[list[Entry]] = [[] for _ in range(ranks)]
     held = [0] * ranks
-    fair = -(-sum(c["rows"] for c in chunks) // ranks)
+    fair_share = -(-sum(c["rows"] for c in chunks) // ranks)
     rest = []
     full = set()
     for chunk in reversed(chunks):
         rank = chunk["stream"] // streams
-        # Its writer may go on in it
+        # Its writer may append to this chunk.
         open_ended = chunk["first"] + chunk["rows"] == ends[str(chunk["stream"])]
-        fits = rank < ranks and rank not in full and held[rank] + chunk["rows"] <= fair
+        fits = rank < ranks and rank not in full and held[rank] + chunk["rows"] <= fair_share
         if rank < ranks and (open_ended or fits):
-            hands[rank].append(chunk)
+            assigned[rank].append(chunk)
             held[rank] += chunk["rows"]
         else:
             full.add(rank)
             rest.append(chunk)
     for chunk in sorted(rest, key=lambda c: (c["stream"], c["first"])):
-        roomy = (r for r in range(ranks) if held[r] + chunk["rows"] <= fair)
-        rank = next(roomy, held.index(min(held)))
-        hands[rank].append(chunk)
+        with_room = (r for r in range(ranks) if held[r] + chunk["rows"] <= fair_share)
+        rank = next(with_room, held.index(min(held)))
+        assigned[rank].append(chunk)
         held[rank] += chunk["rows"]
-    return hands
+    return assigned

@@ -1,8 +1,7 @@
-"""What the model knows where a replayed sequence starts: nothing, the state the acting agent had
-there, or some steps.
+"""The start states of replayed sequences: empty, after burn-in steps, or stored by the agent.
 
-`prepare` leaves the state before the first step in the batch's `start_*` entries; without them a
-sequence starts from nothing.
+`prepare` puts the state before the first step into the batch's `start_*` entries. Without them a
+sequence starts from the empty state.
 """
 
 from __future__ import annotations
@@ -14,27 +13,27 @@ from torch import Tensor
 from worldmodel.model.world_model import WorldModel
 from worldmodel.spaces import Batch, Metrics, Row, State
 
-NEVER = -1  # the stamp of a row that came without a state
+NO_STATE = -1  # the `before_update` of a row that has no stored state
 
 
-class Cold:
-    """From nothing."""
+class ZeroStart:
+    """Sequences start from the empty state."""
 
-    lead = 0  # steps to sample in front of those that are learnt from
+    lead = 0  # extra steps to sample before those that are trained on
 
     def spec(self, state: State) -> dict[str, tuple[tuple[int, ...], str]]:
-        """What a replay row holds besides experience; `state` has leaves (B,...)."""
+        """Return the spec of the extra replay columns; `state` has leaves (B,...)."""
         return {}
 
-    def keep(self, rows: list[Row], state: State, update: int) -> None:
-        """Put into rows what `spec` lists: the states (B,...) from before them."""
+    def add_state(self, rows: list[Row], state: State, update: int) -> None:
+        """Add the extra columns to the rows: the states (B,...) before them."""
 
     def prepare(self, model: WorldModel, batch: Batch, update: Tensor) -> tuple[Batch, Metrics]:
         return batch, {}
 
 
-class BurnIn(Cold):
-    """From what today's model makes of some steps before, watched without gradients."""
+class BurnInStart(ZeroStart):
+    """Sequences start from the state after `lead` steps, observed without gradients."""
 
     def __init__(self, lead: int):
         self.lead = lead
@@ -46,9 +45,10 @@ class BurnIn(Cold):
         return rest | {f"start_{k}": post[k][:, -1] for k in ("deter", "stoch")}, {}
 
 
-class Stored(Cold):
-    """From the state the acting agent had, kept in half precision; after `max_stale` updates it
-    counts as unknown.
+class StoredStart(ZeroStart):
+    """Sequences start from the state that the acting agent had, stored in half precision.
+
+    After `max_stale` updates a stored state counts as unknown, and the sequence starts empty.
     """
 
     def __init__(self, max_stale: int):
@@ -58,7 +58,7 @@ class Stored(Cold):
         columns = {f"before_{k}": (tuple(v.shape[1:]), "float16") for k, v in state.items()}
         return {**columns, "before_update": ((), "int32")}
 
-    def keep(self, rows: list[Row], state: State, update: int) -> None:
+    def add_state(self, rows: list[Row], state: State, update: int) -> None:
         kept = {
             f"before_{k}": v.float().cpu().numpy().astype(np.float16) for k, v in state.items()
         }
@@ -67,7 +67,7 @@ class Stored(Cold):
 
     def prepare(self, model: WorldModel, batch: Batch, update: Tensor) -> tuple[Batch, Metrics]:
         stamp = batch["before_update"][:, 0]
-        known = (stamp != NEVER) & (update - stamp <= self.max_stale)
+        known = (stamp != NO_STATE) & (update - stamp <= self.max_stale)
         rest = {k: v for k, v in batch.items() if not k.startswith("before_")}
         rest["is_first"] = batch["is_first"].clone()
         rest["is_first"][:, 0] |= ~known

@@ -15,7 +15,7 @@ from worldmodel.distributed import ALONE, World
 from worldmodel.kernels.cuda_graph import Captured, CudaRecorder, Recorder
 from worldmodel.model.world_model import WorldModel
 from worldmodel.policy.actor_critic import ActorCritic
-from worldmodel.replay.start_states import Cold
+from worldmodel.replay.start_states import ZeroStart
 from worldmodel.spaces import Batch, Metrics
 from worldmodel.system.runtime import autocast
 from worldmodel.training.optimizers import CLIPS, Optimizers
@@ -44,11 +44,11 @@ class Learner:
         device: torch.device,
         precision: str,
         policy: ActorCritic | None = None,
-        starts: Cold | None = None,
+        starts: ZeroStart | None = None,
         world: World = ALONE,
         recorder: Recorder | None = None,
     ):
-        self.model, self.policy, self.starts = model, policy, starts or Cold()
+        self.model, self.policy, self.starts = model, policy, starts or ZeroStart()
         self.config, self.device, self.precision, self.world = config, device, precision, world
         if device.type == "cuda" and world.size == 1:
             recorder = recorder or CudaRecorder(device)

@@ -15,7 +15,7 @@ from worldmodel.distributed import ALONE, World
 from worldmodel.evaluation.plotting import tensorboard
 from worldmodel.policy.agent import part
 from worldmodel.replay.buffer import Replay, bytes_per_row, check_capacity, describe_capacity
-from worldmodel.replay.start_states import NEVER
+from worldmodel.replay.start_states import NO_STATE
 from worldmodel.rollout.collector import Rollout, episode_seeds, spaces_of
 from worldmodel.rollout.episodes import Evaluation, run_episodes
 from worldmodel.rollout.player import Player
@@ -163,8 +163,8 @@ class Training:
         before them.
         """
         over = self.prefill.over
-        self.starts.keep(
-            rows, part(self.player.carry, "state/"), self.learner.updates if over else NEVER
+        self.starts.add_state(
+            rows, part(self.player.carry, "state/"), self.learner.updates if over else NO_STATE
         )
         if over:
             return self.player(rows)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from worldmodel.checkpoint import store, validate
 from worldmodel.replay.buffer import ReplayMissing
-from worldmodel.replay.shards import deal
+from worldmodel.replay.shards import reshard
 from worldmodel.system import fault_injection
 from worldmodel.system.files import write_with_retries
 
@@ -234,7 +234,7 @@ def _resume_share(t: Training, shares: list[Share]) -> None:
     rank, size = t.world.rank, t.world.size
     manifests = [share.state["replay"] for share in shares]
     if size != len(shares):
-        manifests = deal(manifests, size, t.envs.num_envs)
+        manifests = reshard(manifests, size, t.envs.num_envs)
         counts = {
             k: sum(share.state["rollout"][k] for share in shares)
             for k in ("steps", "frames", "faults")
@@ -255,4 +255,4 @@ def _resume_share(t: Training, shares: list[Share]) -> None:
         if t.c.replay.lost == "refuse":
             raise
         log.warning("%s; it goes on without, as replay.lost accept says", str(error).split(":")[0])
-        t.replay.load(own, forgo=True)
+        t.replay.load(own, discard=True)

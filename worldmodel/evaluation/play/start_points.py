@@ -51,7 +51,7 @@ class ReplayStarts:
         """A step of an episode; negative numbers count from the last."""
         if self.saved is None:
             raise ValueError(f"{self.why}: begin with a new episode")
-        rows = self.saved.read(number)
+        rows = self.saved.read_episode(number)
         length = len(rows["is_first"])
         if not -length <= step < length:
             raise ValueError(
@@ -71,7 +71,7 @@ class ReplayStarts:
         """The seed it should have been collected with: episodes are numbered, and the newest one's
         number is known.
         """
-        stream, after = saved.place(number)
+        stream, after = saved.locate_episode(number)
         if stream >= len(saved.collecting):
             return None  # another rank collected it
         last = saved.collecting[stream]["number"] - int(saved.collecting[stream]["fresh"])

@@ -70,7 +70,7 @@ def from_replay(run: Path, count: int) -> list[Recorded]:
     try:
         saved = SavedEpisodes(run)
         numbers = range(max(0, saved.count - count), saved.count)
-        found = [Recorded(saved.read(number)) for number in numbers]
+        found = [Recorded(saved.read_episode(number)) for number in numbers]
     except (ValueError, OSError) as error:
         raise RunError(f"the replay of this run cannot be read: {error}", 4) from None
     if not found:
