@@ -304,11 +304,11 @@ def play(args: argparse.Namespace) -> None:
 
 def report(args: argparse.Namespace) -> None:
     """Everything there is to see of one or more seeds of a run, on one page."""
-    from worldmodel.evaluation.report.page import write
+    from worldmodel.evaluation.report.page import write_report
 
-    made, lacking = write(args.runs, args.runs[0] / "eval" / "report.html")
+    made, missing = write_report(args.runs, args.runs[0] / "eval" / "report.html")
     say(f"  {made}")
-    for line in lacking:
+    for line in missing:
         say(line)
 
 

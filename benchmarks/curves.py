@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from worldmodel.checkpoint.validate import read_json_lines
 from worldmodel.config import loading
-from worldmodel.evaluation.plotting.style import COLORS, pyplot, save
+from worldmodel.evaluation.plotting.style import COLORS, load_pyplot, save_figure
 
 
 def collect(sources: list[str]) -> list[dict]:
@@ -42,7 +42,7 @@ def draw(lines: list[dict], target: Path, levels: dict[str, float]) -> None:
     """One colour for each run's name: every seed thin, their mean thick; reference levels
     dashed.
     """
-    figure, axes = pyplot().subplots(figsize=(6.4, 4), dpi=110)
+    figure, axes = load_pyplot().subplots(figsize=(6.4, 4), dpi=110)
     for name, color in zip(dict.fromkeys(x["name"] for x in lines), COLORS, strict=False):
         draw_seeds(axes, [x for x in lines if x["name"] == name], name, color)
     for name, level in levels.items():
@@ -61,7 +61,7 @@ def draw(lines: list[dict], target: Path, levels: dict[str, float]) -> None:
         title=lines[0]["task"],
     )
     axes.legend(fontsize=8)
-    save(figure, target)
+    save_figure(figure, target)
 
 
 def draw_seeds(axes, lines: list[dict], name: str, color: str) -> None:

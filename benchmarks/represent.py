@@ -30,7 +30,7 @@ from worldmodel import registry
 from worldmodel.checkpoint.validate import read_json_lines
 from worldmodel.config import loading
 from worldmodel.config.loading import Config
-from worldmodel.evaluation.plotting.style import COLORS, kind, pyplot, save
+from worldmodel.evaluation.plotting.style import COLORS, get_line_style, load_pyplot, save_figure
 from worldmodel.run_directory import RunDir, RunError, make_slug
 from worldmodel.spaces import ActionSpace
 
@@ -272,7 +272,7 @@ def table(lines: list[dict], speed: dict[str, float]) -> str:
 
 def draw(lines: list[dict], target: Path) -> None:
     """Closing returns and read-outs as bars, a dot for each seed; an R^2 below 0 is drawn as 0."""
-    figure, axes = pyplot().subplots(
+    figure, axes = load_pyplot().subplots(
         1, 2, figsize=(10, 4.2), dpi=110, sharey=True, layout="constrained"
     )
     names = list(dict.fromkeys(x["objective"] for x in lines))[::-1]
@@ -294,20 +294,20 @@ def draw(lines: list[dict], target: Path) -> None:
         axis.set(title=f"{title} (higher is better)", yticks=range(len(names)), yticklabels=names)
         axis.set_xlim(left=0)
     axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
-    save(figure, target)
+    save_figure(figure, target)
 
 
 def draw_curves(lines: list[dict], target: Path) -> None:
     """Evaluations along training: every seed thin, their mean thick, a style for each
     objective.
     """
-    figure, axes = pyplot().subplots(
+    figure, axes = load_pyplot().subplots(
         1, 2, figsize=(11, 4.2), dpi=110, sharey=True, layout="constrained"
     )
     for axis, where in zip(axes, WHERE, strict=True):
         for number, name in enumerate(dict.fromkeys(x["objective"] for x in lines)):
             own = [x for x in lines if x["objective"] == name and x["where"] == where]
-            style = {**kind(number), "ms": 4}
+            style = {**get_line_style(number), "ms": 4}
             for x in own:
                 axis.plot(x["frames"], x["returns"], lw=0.6, alpha=0.35, color=style["color"])
             if own:
@@ -323,7 +323,7 @@ def draw_curves(lines: list[dict], target: Path) -> None:
             xlabel="environment frames",
         )
     axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
-    save(figure, target)
+    save_figure(figure, target)
 
 
 def main(argv: list[str]) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import envs
-from worldmodel.evaluation.plotting.style import pyplot, save
+from worldmodel.evaluation.plotting.style import load_pyplot, save_figure
 from worldmodel.evaluation.quality.state_probe import held_out_r2
 from worldmodel.policy.agent import part
 from worldmodel.saved_run import Run
@@ -87,7 +87,7 @@ def draw_seen(runs: dict[str, Path], target: Path, pictures: int = 10) -> None:
         env.close()
         truth, drawn = (np.concatenate(row, 1) for row in zip(*seen, strict=True))
         rows = {"truth": truth, **rows, name: drawn}
-    figure, axes = pyplot().subplots(
+    figure, axes = load_pyplot().subplots(
         len(rows), 1, figsize=(9, 0.74 * len(rows)), dpi=80, layout="constrained"
     )
     for axis, (name, row) in zip(axes, rows.items(), strict=True):
@@ -95,4 +95,4 @@ def draw_seen(runs: dict[str, Path], target: Path, pictures: int = 10) -> None:
         axis.set(xticks=[], yticks=[])
         axis.grid(False)
         axis.set_ylabel(name.replace("+", "\n+ "), rotation=0, ha="right", va="center")
-    save(figure, target)
+    save_figure(figure, target)

@@ -120,15 +120,17 @@ def test_actions_to_keep_to():
 
 def test_grids_hold_every_picture_where_it_belongs():
     one, two = np.full((5, 8, 8, 3), 40, np.uint8), np.full((3, 8, 8, 3), 90, np.uint8)
-    moving = grids.tiles([("one", one), ("two", two), ("three", one)], 2, 16)
+    moving = grids.tile_videos([("one", one), ("two", two), ("three", one)], 2, 16)
     side = 16 + grids.GAP
-    assert moving.shape == (5, 2 * (grids.BAND + side), 2 * side, 3)
-    assert (moving[:, grids.BAND + 3, 3] == 40).all() and (
-        moving[:, grids.BAND + 3, side + 3] == 90
+    assert moving.shape == (5, 2 * (grids.BAND_HEIGHT + side), 2 * side, 3)
+    assert (moving[:, grids.BAND_HEIGHT + 3, 3] == 40).all() and (
+        moving[:, grids.BAND_HEIGHT + 3, side + 3] == 90
     ).all()
     assert (moving[0, -side:, side:] == 255).all()
-    still = grids.strips([("one", one), ("two", two)], 4, 8)
-    assert (still[grids.BAND + 1, 1] == 40).all() and still.shape[0] == 2 * (grids.BAND + side - 8)
+    still = grids.stack_strips([("one", one), ("two", two)], 4, 8)
+    assert (still[grids.BAND_HEIGHT + 1, 1] == 40).all() and still.shape[0] == 2 * (
+        grids.BAND_HEIGHT + side - 8
+    )
     assert (still[:, -1] != 90).all()  # three pictures, not four
 
 
@@ -192,7 +194,7 @@ def test_every_side_of_a_dream_of_a_model_without_a_decoder(blind_dir):
         with Image.open(eval_dir / f"{name}.png") as picture:
             assert min(picture.size) > 100
     assert "dreaming [" in err and "playing" in err
-    assert ("no MP4" in out) == (media.encoder() is None)
+    assert ("no MP4" in out) == (media.find_encoder() is None)
 
 
 def test_luck_tells_dreams_apart_and_a_traversal_moves_one_group(blind_dir):

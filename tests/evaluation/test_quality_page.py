@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from worldmodel.evaluation.imagination import useful_horizon
-from worldmodel.evaluation.plotting.style import pyplot
+from worldmodel.evaluation.plotting.style import load_pyplot
 from worldmodel.evaluation.quality import page, summary_text
 
 
 @pytest.fixture
 def axes():
-    figure, axes = pyplot().subplots()
+    figure, axes = load_pyplot().subplots()
     yield axes
-    pyplot().close(figure)
+    load_pyplot().close(figure)
 
 
 def whole(axes):
@@ -73,10 +73,10 @@ def test_no_interval_of_one_start_and_a_warning_of_few(axes):
     )
     assert summary_text.policies({"policies": gap(1, None, None)})[1] == ("random", "1", "1", "1")
     assert summary_text.policies({}) == []
-    other = pyplot().figure().add_subplot()
+    other = load_pyplot().figure().add_subplot()
     page._policies(axes, other, gap(1, None, None))
     assert len(other.containers) == 2 and all(bar.errorbar is None for bar in other.containers)
-    pyplot().close(other.figure)
+    load_pyplot().close(other.figure)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The report: well formed, by itself, small, safe, and honest about what it lacks."""
+"""The report is well-formed, self-contained, small and safe, and says what is missing."""
 
 import html
 import json
@@ -14,16 +14,16 @@ import browser
 from runs import evaluate, seed_dir, train
 from worldmodel.config import loading as configs
 from worldmodel.evaluation.plotting import media
-from worldmodel.evaluation.report import learning_section, verdict
-from worldmodel.evaluation.report.gather import read
-from worldmodel.evaluation.report.html import Pictures
-from worldmodel.evaluation.report.page import page, write
+from worldmodel.evaluation.report import findings, learning_section
+from worldmodel.evaluation.report.html import PictureEmbedder
+from worldmodel.evaluation.report.page import render_page, write_report
+from worldmodel.evaluation.report.reported_run import read_run
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
 class Reader(HTMLParser):
-    """Tags that are left open or closed twice, and all that a page could fetch."""
+    """Collects a page's unbalanced tags, headings, ids, text and everything it could fetch."""
 
     def __init__(self, text):
         super().__init__()
@@ -74,7 +74,7 @@ class Reader(HTMLParser):
 
 
 def check(text):
-    """What every report must be."""
+    """Assert what holds for every report."""
     reader = Reader(text)
     assert reader.faults == []
     assert all(image.get("alt", "").strip() for image in reader.images)
@@ -97,7 +97,7 @@ def run_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def measured_dir(run_dir, tmp_path_factory):
-    """With everything that eval.py measures."""
+    """A run with every result of eval.py."""
     path = tmp_path_factory.mktemp("measured") / "seed0"
     shutil.copytree(run_dir, path)
     quick = ("--planner.candidates", "12", "--planner.elites", "4")
@@ -110,7 +110,7 @@ def measured_dir(run_dir, tmp_path_factory):
     return path
 
 
-def test_of_a_run_that_nobody_measured(run_dir):
+def test_a_run_without_results_lists_the_commands_that_measure_them(run_dir):
     out, _ = evaluate(run_dir, "report")
     text = (run_dir / "eval" / "report.html").read_text()
     words = "".join(check(text).words)
@@ -130,7 +130,7 @@ def test_of_a_run_that_nobody_measured(run_dir):
     assert text.count("<svg viewBox") > 8  # the learning curve and the losses
 
 
-def test_of_a_run_that_was_measured_in_every_way(measured_dir):
+def test_a_run_with_all_results_shows_them(measured_dir):
     out, _ = evaluate(measured_dir, "report")
     reader = check((measured_dir / "eval" / "report.html").read_text())
     words = "".join(reader.words)
@@ -141,15 +141,13 @@ def test_of_a_run_that_was_measured_in_every_way(measured_dir):
     found = json.loads((measured_dir / "eval" / "returns.json").read_text())
     assert f"{found['eval/score']:.1f}, 95 % interval" in words
     assert "exploitation" in words and "ms per action" in words and "coordinate" in words
-    # Two videos of training's end, six and a clip of eval's, three stills of dreams; plots are no
-    # pictures.
+    # Two videos from the end of training, six and a clip from eval.py, three stills of imagined
+    # rollouts; plots are no pictures.
     assert len(reader.images) == 12
 
 
-def test_one_video_of_the_agent_and_one_dream_play_and_names_are_those_of_what_is_shown(
-    measured_dir,
-):
-    text, _ = page([read(measured_dir)])
+def test_two_videos_are_open_and_captions_name_the_embedded_files(measured_dir):
+    text, _ = render_page([read_run(measured_dir)])
     shown = re.findall(
         r'<details( open)?[^>]*><summary>[^<]*<span class="file">seed 0, ([^<]*)', text
     )
@@ -161,13 +159,13 @@ def test_one_video_of_the_agent_and_one_dream_play_and_names_are_those_of_what_i
     assert len(kinds) == 9 and all(kind == suffix for kind, suffix in kinds)
 
 
-def test_the_page_begins_with_what_its_numbers_say(measured_dir, tmp_path):
+def test_the_page_begins_with_key_findings(measured_dir, tmp_path):
     path = tmp_path / "seed0"
     shutil.copytree(measured_dir, path)
-    found = verdict.lines(read(path))
+    found = findings.list_findings(read_run(path))
     files = [file for _, file, _ in found]
     assert set(files) == {"scores.jsonl", "returns.json", "model.json", "compare.json"}
-    text, _ = page([read(path)])
+    text, _ = render_page([read_run(path)])
     assert all(
         said in html.unescape(text.split("<nav")[0]) and f'href="#{part}"' in text
         for said, _, part in found
@@ -176,27 +174,34 @@ def test_the_page_begins_with_what_its_numbers_say(measured_dir, tmp_path):
     with (path / "metrics.jsonl").open("a") as file:
         file.write('{"frames": 1060}\n')
     assert (
-        sum("(Measured at 60 frames.)" in said for said, _, _ in verdict.lines(read(path)))
+        sum(
+            "(Measured at 60 frames.)" in said
+            for said, _, _ in findings.list_findings(read_run(path))
+        )
         == len(found) - 1
     )
     (path / "eval" / "model.json").write_text('{"mse": [], "reward": 3}')
     (path / "eval" / "compare.json").unlink()
-    assert {file for _, file, _ in verdict.lines(read(path))} == {"scores.jsonl", "returns.json"}
+    assert {file for _, file, _ in findings.list_findings(read_run(path))} == {
+        "scores.jsonl",
+        "returns.json",
+    }
 
 
-def test_names_and_values_are_text(run_dir, tmp_path):
-    """A run, a path and a configuration that try to be a page."""
+def test_names_and_values_are_escaped(run_dir, tmp_path):
+    """In the run's name, its path, its configuration and its logs."""
     path = tmp_path / "<script>alert(1)</script>" / "seed0"
     shutil.copytree(run_dir, path, ignore=shutil.ignore_patterns("eval"))
     evil = "\"><script>alert('x')</script><img src=x onerror=alert(1)>&amp;"
     c = configs.change(
-        read(path).config, [("run.name", json.dumps(evil)), ("run.root", json.dumps("</pre><b>"))]
+        read_run(path).config,
+        [("run.name", json.dumps(evil)), ("run.root", json.dumps("</pre><b>"))],
     )
     (path / "config.yaml").write_text(configs.to_yaml(c))
     lines = [json.loads(text) for text in (path / "metrics.jsonl").read_text().splitlines()]
     lines.append({"frames": 50, "train/loss/<script>": 1.0, 'train/loss/a"b': 2.0})
     (path / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
-    made, _ = write([path], path / "eval" / "report.html")
+    made, _ = write_report([path], path / "eval" / "report.html")
     text = made.read_text()
     reader = check(text)
     assert (
@@ -206,7 +211,7 @@ def test_names_and_values_are_text(run_dir, tmp_path):
     )
 
 
-def test_seeds_side_by_side(run_dir, tmp_path):
+def test_two_seeds_share_a_report(run_dir, tmp_path):
     other = tmp_path / "seed1"
     train(
         tmp_path,
@@ -231,7 +236,7 @@ def test_seeds_side_by_side(run_dir, tmp_path):
     assert before == ((run_dir / "eval").exists() and set((run_dir / "eval").iterdir()))
 
 
-def test_the_command_trains_the_same_again(run_dir):
+def test_the_printed_command_reproduces_the_configuration(run_dir):
     odd = [
         ("run.name", "'1e3'"),
         ("run.root", "a b$(c)"),
@@ -242,12 +247,12 @@ def test_the_command_trains_the_same_again(run_dir):
         ("model.cnn", "[4, 8]"),
         ("env.time_limit", "null"),
     ]
-    for config in (read(run_dir).config, configs.change(read(run_dir).config, odd)):
-        program, command, *words = shlex.split(learning_section.reproduce(config))
+    for config in (read_run(run_dir).config, configs.change(read_run(run_dir).config, odd)):
+        program, command, *words = shlex.split(learning_section.format_train_command(config))
         assert (program, command) == ("./wm", "train") and configs.parse(words) == config
 
 
-def test_damaged_pieces_are_named_and_the_rest_is_shown(measured_dir, tmp_path):
+def test_damaged_files_are_named_and_the_rest_is_shown(measured_dir, tmp_path):
     path = tmp_path / "seed0"
     shutil.copytree(measured_dir, path)
     (path / "eval" / "model.json").write_text('{"episodes": 3}')
@@ -257,10 +262,10 @@ def test_damaged_pieces_are_named_and_the_rest_is_shown(measured_dir, tmp_path):
     (path / "status.json").write_text("[")
     for file in path.glob("checkpoints/*/state.json"):
         file.write_text("{}")
-    made, lacking = write([path], path / "eval" / "report.html")
+    made, missing = write_report([path], path / "eval" / "report.html")
     words = "".join(check(made.read_text()).words)
     for name in ("model", "compare", "probe"):
-        assert any(f"{name}.json cannot be read" in line for line in lacking)
+        assert any(f"{name}.json cannot be read" in line for line in missing)
     assert (
         "no evaluation yet" in words
         and "No checkpoint of this run can be read" in words
@@ -268,7 +273,7 @@ def test_damaged_pieces_are_named_and_the_rest_is_shown(measured_dir, tmp_path):
     )
 
 
-def test_a_page_does_not_grow_without_bounds(run_dir, tmp_path):
+def test_a_page_has_a_size_limit(run_dir, tmp_path):
     path = tmp_path / "seed0"
     shutil.copytree(run_dir, path, ignore=shutil.ignore_patterns("eval"))
     noise = np.random.default_rng(0).integers(0, 256, (40, 192, 192, 3), np.uint8)
@@ -282,7 +287,7 @@ def test_a_page_does_not_grow_without_bounds(run_dir, tmp_path):
                 )
                 + "\n"
             )
-    text, _ = page([read(path)])
+    text, _ = render_page([read_run(path)])
     assert "would make this page too large" in "".join(check(text).words)
     assert text.count("data:image/gif") >= 3
 
@@ -298,30 +303,30 @@ def test_a_page_does_not_grow_without_bounds(run_dir, tmp_path):
         (["{run}", "reports"], 2, "invalid choice"),
     ],
 )
-def test_a_users_mistakes(run_dir, args, code, wanted):
+def test_user_errors_have_exit_codes(run_dir, args, code, wanted):
     assert wanted in evaluate(*[a.format(run=run_dir) for a in args], expect=code)[1]
 
 
-def test_runs_of_two_tasks_are_no_seeds_of_one(run_dir, tmp_path):
+def test_runs_of_two_tasks_are_refused(run_dir, tmp_path):
     path = tmp_path / "seed0"
     path.mkdir()
     (path / "config.yaml").write_text(
-        configs.to_yaml(configs.change(read(run_dir).config, [("env.task", "catcher")]))
+        configs.to_yaml(configs.change(read_run(run_dir).config, [("env.task", "catcher")]))
     )
-    assert "not seeds of one" in evaluate(run_dir, path, "report", expect=2)[1]
+    assert "of different tasks: " in evaluate(run_dir, path, "report", expect=2)[1]
 
 
-def test_pictures_that_do_not_fit_are_named(tmp_path):
+def test_oversized_and_missing_pictures_are_named(tmp_path):
     path = media.save_gif(tmp_path / "a.gif", np.zeros((2, 32, 32, 3), np.uint8))
-    assert "too large" in Pictures(most=50).embedded(path, "x")
-    assert "cannot be read" in Pictures().embedded(tmp_path / "none.gif", "x")
+    assert "too large" in PictureEmbedder(most=50).embed(path, "x")
+    assert "cannot be read" in PictureEmbedder().embed(tmp_path / "none.gif", "x")
 
 
 @pytest.mark.skipif(
     browser.PROGRAM is None, reason="there is no chromium here (apt-get install chromium)"
 )
-def test_it_opens_from_the_disk_in_a_browser(measured_dir, tmp_path):
-    made, _ = write([measured_dir], measured_dir / "eval" / "report.html")
+def test_a_browser_opens_it_from_disk(measured_dir, tmp_path):
+    made, _ = write_report([measured_dir], measured_dir / "eval" / "report.html")
     chromium = browser.Browser(tmp_path / "profile", 360, 740, "dark")
     try:
         chromium.open(f"file://{made}")

@@ -1,6 +1,4 @@
-"""Files of a run that hold what they should not cost a line of the report, or one line and exit
-code 4.
-"""
+"""A damaged file of a run costs one line of the report, or one line and exit code 4."""
 
 import copy
 import json
@@ -11,11 +9,11 @@ import re
 import pytest
 
 from faulty import NoStart
-from reported import RETURNS, measured, score, write_run
+from reported import RETURNS, make_results, score, write_run
 from runs import mistaken
 from test_report import check
-from worldmodel.evaluation.report.gather import read
-from worldmodel.evaluation.report.page import page, write
+from worldmodel.evaluation.report.page import render_page, write_report
+from worldmodel.evaluation.report.reported_run import read_run
 from worldmodel.evaluation.returns.recordings import first_made, in_a_line
 from worldmodel.system.files import read_json
 
@@ -59,36 +57,36 @@ def changed(value, place, to):
     return value
 
 
-@pytest.mark.parametrize("name", sorted(measured()))
-def test_any_odd_value_costs_its_own_part_alone(tmp_path, name):
+@pytest.mark.parametrize("name", sorted(make_results()))
+def test_an_odd_value_costs_its_own_section_only(tmp_path, name):
     path = write_run(tmp_path / "seed0", "--env.task", "pointmass", scores=SCORES)
-    seed, content = read(path), measured()[name]
+    seed, content = read_run(path), make_results()[name]
     (path / "eval" / name).write_text(json.dumps(content))
-    whole, before = page([seed])
+    whole, before = render_page([seed])
     assert not any(name in line for line in before)
     choice, told = random.Random(0), 0
     places = list(leaves(content))
     for place in choice.sample(places, min(25, len(places))):
         odd = choice.choice(ODD)
         (path / "eval" / name).write_text(json.dumps(changed(content, place, odd)))
-        text, lacking = page([seed])
-        if any(f"{name} cannot be read" in line for line in lacking):
+        text, missing = render_page([seed])
+        if any(f"{name} cannot be read" in line for line in missing):
             told += 1
-            assert set(lacking) - set(before) == {
-                line for line in lacking if f"{name} cannot be read" in line
+            assert set(missing) - set(before) == {
+                line for line in missing if f"{name} cannot be read" in line
             }
         assert "Learning curve" in text and not NO_PLACE.search(text)
     assert told > 0
 
 
 @pytest.mark.parametrize("value", ODD, ids=repr)
-def test_odd_numbers_in_the_logs(tmp_path, value):
+def test_odd_numbers_in_logs_are_left_out(tmp_path, value):
     lines = [
         {"frames": f, "train/loss/image": 1.0 / f, "episode/score": 1.0, "time/minutes": 2.5}
         for f in (10, 20, 30)
     ]
     path = write_run(tmp_path / "seed0", scores=SCORES, metrics=lines)
-    whole, before = page([read(path)])
+    whole, before = render_page([read_run(path)])
     for name, key in (
         ("metrics", "train/loss/image"),
         ("scores", "eval/score_low"),
@@ -97,24 +95,24 @@ def test_odd_numbers_in_the_logs(tmp_path, value):
         good = (path / f"{name}.jsonl").read_text()
         added = {"frames": 50, "eval/score": 1.0, key: value}
         (path / f"{name}.jsonl").write_text(good + json.dumps(added) + "\n")
-        made, lacking = write([path], path / "eval" / "report.html")
+        made, missing = write_report([path], path / "eval" / "report.html")
         text = made.read_text()
         check(text)
         assert "loss/image" in text and "2 minutes of training" in text
-        lost = [line for line in lacking if f"{name}.jsonl is damaged: 1 of its values is" in line]
+        lost = [line for line in missing if f"{name}.jsonl is damaged: 1 of its values is" in line]
         assert len(lost) == (value is not None)
         (path / f"{name}.jsonl").write_text(good)
 
 
-def test_logs_that_are_no_text_or_no_files(tmp_path):
+def test_binary_logs_and_directories_in_their_place(tmp_path):
     path = write_run(tmp_path / "seed0", scores=SCORES)
     (path / "metrics.jsonl").write_bytes(bytes(range(256)) * 40)
-    assert "Learning curve" in page([read(path)])[0]
+    assert "Learning curve" in render_page([read_run(path)])[0]
     (path / "metrics.jsonl").unlink()
     (path / "metrics.jsonl").mkdir()
-    text, lacking = page([read(path)])
+    text, missing = render_page([read_run(path)])
     assert any(
-        "metrics.jsonl cannot be read (it is not a regular file)" in line for line in lacking
+        "metrics.jsonl cannot be read (it is not a regular file)" in line for line in missing
     )
     assert "Learning curve" in text
 
@@ -123,7 +121,7 @@ def test_a_damaged_picture_has_a_line(tmp_path):
     path = write_run(tmp_path / "seed0")
     (path / "eval" / "long.png").write_bytes(b"\x89PNG\r\n\x1a\nno picture at all")
     (path / "eval" / "best.gif").write_bytes(b"")
-    text, _ = page([read(path)])
+    text, _ = render_page([read_run(path)])
     assert (
         "long.png is no picture" in text
         and "best.gif is no picture" in text
@@ -131,7 +129,7 @@ def test_a_damaged_picture_has_a_line(tmp_path):
     )
 
 
-def test_json_is_read_with_bounds(tmp_path):
+def test_json_is_read_within_limits(tmp_path):
     file = tmp_path / "a.json"
     file.write_text('{"a": [1e999, -Infinity, NaN, 1, 2.5, ' + "9" * 400 + "]}")
     assert read_json(file, 1000) == {"a": [None, None, None, 1, 2.5, None]}
@@ -161,21 +159,21 @@ def test_json_is_read_with_bounds(tmp_path):
         [RETURNS],
     ],
 )
-def test_saved_returns_that_are_not_what_they_should_be(tmp_path, content):
+def test_damaged_saved_returns_are_refused(tmp_path, content):
     path = write_run(tmp_path / "seed0", returns=content)
     for runs in ((path,), (write_run(tmp_path / "seed1", returns=RETURNS), path)):
         code, line = mistaken(*runs, "returns", "--from", "saved")
         assert code == 4 and "damaged or of another version" in line and "\n" not in line
 
 
-def test_saved_returns_that_are_sound_are_told(tmp_path, capsys):
+def test_sound_saved_returns_are_read(tmp_path, capsys):
     from worldmodel.evaluation.commands.returns import saved
 
     assert saved(write_run(tmp_path / "seed0", returns=RETURNS)) == RETURNS
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_of_an_environment_that_does_not_start_the_telling_line_is_left(count):
+def test_an_environment_that_does_not_start_has_a_one_line_reason(count):
     from envs.parallel.vector import make_vector
 
     made, why = first_made(lambda kind: make_vector(NoStart, count), ["pixels"])

@@ -121,24 +121,24 @@ def test_best_median_and_worst():
 
 def test_videos_in_every_form_that_can_be_written(tmp_path, monkeypatch):
     frames = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
-    monkeypatch.setattr(media, "encoder", lambda: None)
-    assert [path.suffix for path in media.save_clips(tmp_path / "a", frames)] == [".gif", ".webp"]
+    monkeypatch.setattr(media, "find_encoder", lambda: None)
+    assert [path.suffix for path in media.save_video(tmp_path / "a", frames)] == [".gif", ".webp"]
     for kind in ("gif", "webp"):
         with Image.open(tmp_path / f"a.{kind}") as video:
             assert video.n_frames == 4 and video.size == (192, 192)
     program = tmp_path / "ffmpeg"  # takes the pictures and keeps them
     program.write_text('#!/bin/sh\nfor last; do :; done\ncat > "$last"\n')
     program.chmod(0o755)
-    monkeypatch.setattr(media, "encoder", lambda: str(program))
-    assert media.save_clips(tmp_path / "b", frames)[2].stat().st_size == 4 * 192 * 192 * 3
+    monkeypatch.setattr(media, "find_encoder", lambda: str(program))
+    assert media.save_video(tmp_path / "b", frames)[2].stat().st_size == 4 * 192 * 192 * 3
 
 
 def test_an_encoder_that_fails_costs_the_mp4_alone(tmp_path, monkeypatch, caplog):
     program = tmp_path / "ffmpeg"
     program.write_text("#!/bin/sh\ncat > /dev/null\necho no codec >&2\nexit 1\n")
     program.chmod(0o755)
-    monkeypatch.setattr(media, "encoder", lambda: str(program))
-    assert len(media.save_clips(tmp_path / "c", np.zeros((2, 16, 16, 3), np.uint8))) == 2
+    monkeypatch.setattr(media, "find_encoder", lambda: str(program))
+    assert len(media.save_video(tmp_path / "c", np.zeros((2, 16, 16, 3), np.uint8))) == 2
     assert (
         "c.mp4 could not be encoded: no codec" in caplog.text and not (tmp_path / "c.mp4").exists()
     )

@@ -1,4 +1,4 @@
-"""Run directories as a report finds them, written by hand: quick, and as odd as a test wants."""
+"""Run directories written by hand, for tests of the report."""
 
 import functools
 import json
@@ -66,8 +66,8 @@ def _model():
     )
 
 
-def measured():
-    """What eval.py leaves, by file."""
+def make_results():
+    """The result files of eval.py by name."""
     return {
         "returns.json": RETURNS,
         "seeds.json": SEEDS,
@@ -78,7 +78,7 @@ def measured():
 
 
 def write_run(path, *words, scores=(), metrics=(), **files):
-    """A run of the preset debug; `files` by name without .json lie in its eval/."""
+    """Write a run of the preset debug; `files` are results in eval/, named without .json."""
     (path / "eval").mkdir(parents=True)
     (path / "config.yaml").write_text(configs.to_yaml(configs.parse(["debug", *words])))
     for name, lines in (("scores", scores), ("metrics", metrics)):

@@ -8,8 +8,8 @@ import pytest
 from reported import write_run
 from runs import ROOT, fingerprint, seed_dir, train
 from test_report import check
-from worldmodel.evaluation.report.gather import read
-from worldmodel.evaluation.report.page import page
+from worldmodel.evaluation.report.page import render_page
+from worldmodel.evaluation.report.reported_run import read_run
 from worldmodel.system import doctor, provenance
 
 
@@ -41,9 +41,9 @@ def test_a_training_says_with_what_it_was_made(tmp_path):
     train(tmp_path, "--run.frames", "60")
     (entry,) = provenance.read_entries(seed_dir(tmp_path))
     assert entry["frames"] == 40 and fingerprint(seed_dir(tmp_path)) != before
-    text, _ = page([read(seed_dir(tmp_path))])
+    text, _ = render_page([read_run(seed_dir(tmp_path))])
     assert (
-        "from 40 frames on" in text
+        "from frame 40 on" in text
         and f"./wm train debug --run.root {tmp_path} --run.frames 60" in text
     )
 
@@ -93,7 +93,7 @@ def test_what_is_no_such_file_counts_as_none(tmp_path, here, content):
     path = write_run(tmp_path / "seed0")
     (path / "versions.json").write_text(content)
     assert provenance.read_entries(path) == []
-    assert "with what it was trained is not known" in page([read(path)])[0]
+    assert "versions are not known" in render_page([read_run(path)])[0]
     provenance.record_versions(path, ["debug"], 7)
     assert [x["frames"] for x in provenance.read_entries(path)] == [7]
 
@@ -119,7 +119,7 @@ def test_words_that_try_to_be_a_page_are_text(tmp_path, here):
     path = write_run(tmp_path / "seed0")
     here["torch"] = "<script>alert(1)</script>"
     provenance.record_versions(path, ["</pre><script>", "a b", "'"], 0)
-    text, _ = page([read(path)])
+    text, _ = render_page([read_run(path)])
     check(text)
     assert (
         "<script" not in text
@@ -127,14 +127,13 @@ def test_words_that_try_to_be_a_page_are_text(tmp_path, here):
     )
 
 
-def test_seeds_that_were_made_alike_are_told_of_together(tmp_path, here):
+def test_runs_with_equal_versions_share_a_table(tmp_path, here):
     paths = [write_run(tmp_path / f"seed{i}", "--run.seed", str(i)) for i in range(3)]
     for i, path in enumerate(paths):
         here["torch"] = "2.14" if i == 2 else "2.13"
         provenance.record_versions(path, ["debug", "--run.seed", str(i)], 0)
-    text, _ = page([read(path) for path in paths])
+    text, _ = render_page([read_run(path) for path in paths])
     assert (
-        "with what it was trained: seed 0, seed 1" in text
-        and "with what it was trained: seed 2" in text
+        "versions and machine: seed 0, seed 1" in text and "versions and machine: seed 2" in text
     )
     assert text.count("./wm train debug --run.seed") == 3

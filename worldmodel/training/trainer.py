@@ -299,7 +299,7 @@ class Training:
             self.frames, {**result.summary(), "time/minutes": self.minutes()}, scores=True
         )
         self.last_eval = result.summary()["eval/score"]
-        tensorboard.show(
+        tensorboard.log_evaluation(
             self.logger,
             self.frames,
             self.agent,

@@ -55,7 +55,7 @@ def finish(t, envs, stop) -> bool:
     title = f"{t.c.env.task}, {t.c.run.name}"
     drawn(
         "curve",
-        lambda: media.learning_curve(
+        lambda: media.plot_learning_curve(
             t.run.path, t.run.path / "curve.png", title, bool(t.c.env.patience)
         ),
     )

@@ -103,7 +103,7 @@ def beside(scene: Scene, wanted: Wanted, target: Path) -> tuple[str, list[Path]]
         "predicted_reward": result.predicted_reward,
     }
     made = [written(target / "imagine.json", scene, values)]
-    made += media.save_clips(target / "imagine", result.video(), FPS)
+    made += media.save_video(target / "imagine", result.video(), FPS)
     made.append(media.save_png(target / "imagine.png", media.enlarge(result.strip(STILLS), 384)))
     line = (
         f"open loop over {len(own)} steps: picture MSE {own.mean():.5f}, copying the last seen "
@@ -124,8 +124,8 @@ def many(scene: Scene, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
         {"kind": f.kind, "name": f.name, "reward": f.reward, "continuation": f.cont} for f in found
     ]
     made = [written(target / "futures.json", scene, {"left_out": left_out, "futures": rows})]
-    made += media.save_clips(target / "futures", grids.tiles(named, 6), FPS)
-    made.append(media.save_png(target / "futures.png", grids.strips(shown, STILLS, 48)))
+    made += media.save_video(target / "futures", grids.tile_videos(named, 6), FPS)
+    made.append(media.save_png(target / "futures.png", grids.stack_strips(shown, STILLS, 48)))
     counts = (
         f"{sum(f.kind == kind for f in found)} by {kind}" for kind in ("luck", "action", "policy")
     )
@@ -152,7 +152,7 @@ def latents(scene: Scene, wanted: Wanted, target: Path) -> tuple[str, list[Path]
     """What groups draw, and a line between two beliefs."""
     line, ends = latent_traversal.interpolation(scene)
     videos, found = latent_traversal.traversal(scene)
-    picture = grids.strips([line, *videos], latent_traversal.BETWEEN + 2, 64)
+    picture = grids.stack_strips([line, *videos], latent_traversal.BETWEEN + 2, 64)
     made = [
         written(target / "latents.json", scene, {"interpolation": ends, "traversal": found}),
         media.save_png(target / "latents.png", picture),
@@ -177,7 +177,9 @@ def part(scene: Scene, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
         written(target / "uncertainty.json", scene, {"samples": wanted.samples, **values}),
         uncertainty.drawn(found, target / "uncertainty.png", title),
     ]
-    made += media.save_clips(target / "uncertainty", grids.tiles(uncertainty.video(found), 3), FPS)
+    made += media.save_video(
+        target / "uncertainty", grids.tile_videos(uncertainty.video(found), 3), FPS
+    )
     pooled = values["correlation_pooled"]
     ends = f"{values['std'][0]:.4f} at step 1, {values['std'][-1]:.4f} at the last"
     return (

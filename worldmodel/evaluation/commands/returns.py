@@ -92,7 +92,7 @@ def _videos(result: Evaluation, target: Path) -> list[Path]:
     for name, place in result.places().items():
         film = result.films[place]
         if film is not None:
-            made += media.save_clips(target / name, film.pictures())
+            made += media.save_video(target / name, film.pictures())
     return made
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.evaluation.imagination.scene import Scene, as_pixels
-from worldmodel.evaluation.plotting.style import pyplot, save
+from worldmodel.evaluation.plotting.style import load_pyplot, save_figure
 from worldmodel.evaluation.quality.agreement import pearson
 
 SHOWN = 10
@@ -55,7 +55,7 @@ def drawn(found: dict[str, np.ndarray], target: Path, title: str) -> Path:
     """Truth, mean dream, spread and error at some steps; both maps have one scale."""
     length = len(found["truth"])
     steps = np.unique(np.linspace(0, length - 1, min(SHOWN, length)).round().astype(int))
-    figure, grid = pyplot().subplots(
+    figure, grid = load_pyplot().subplots(
         4,
         len(steps),
         figsize=(1.25 * len(steps) + 1.4, 6),
@@ -80,7 +80,7 @@ def drawn(found: dict[str, np.ndarray], target: Path, title: str) -> Path:
                 )
         grid[0, column].set_title(f"step {t + 1}", fontsize=8)
     figure.colorbar(shown, ax=grid[2:, :], label="of pixels in [0, 1]", shrink=0.8)
-    return save(figure, target, title)
+    return save_figure(figure, target, title)
 
 
 def video(found: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from worldmodel.evaluation.imagination.scene import Scene
-from worldmodel.evaluation.plotting.style import COLORS, pyplot, save
+from worldmodel.evaluation.plotting.style import COLORS, load_pyplot, save_figure
 from worldmodel.evaluation.quality.image_metrics import squared_error
 from worldmodel.evaluation.quality.open_loop_error import pick, starts_of
 
@@ -119,7 +119,7 @@ def described(found: dict[str, Any]) -> str:
 def drawn(scene: Scene, found: dict[str, Any], target: Path, title: str) -> Path:
     """Both errors by horizon, and truth and dream at doubling horizons."""
     steps = np.unique(np.geomspace(1, found["length"], 10).round().astype(int))
-    figure = pyplot().figure(figsize=(13, 6.6), dpi=90, layout="constrained")
+    figure = load_pyplot().figure(figsize=(13, 6.6), dpi=90, layout="constrained")
     grid = figure.add_gridspec(3, len(steps), height_ratios=[2.4, 1, 1])
     half = len(steps) // 2
     _errors(
@@ -154,7 +154,7 @@ def drawn(scene: Scene, found: dict[str, Any], target: Path, title: str) -> Path
             axes.set_title(
                 f"{name}, step {h}", fontsize=8, color=COLORS[1] if broken and row else "black"
             )
-    return save(figure, target, title)
+    return save_figure(figure, target, title)
 
 
 def _errors(

@@ -1,4 +1,4 @@
-"""Pictures, videos, grids and plot style, all without a display.
+"""Pictures, videos, grids and the style of plots, all without a display.
 
-Every other room of evaluation uses it.
+All of evaluation and the end of a training use it.
 """

@@ -1,4 +1,4 @@
-"""Pictures, videos and the learning curve, all without a display."""
+"""Files of pictures and videos, and the plot of the learning curve."""
 
 from __future__ import annotations
 
@@ -14,33 +14,31 @@ import numpy as np
 from PIL import Image
 
 from worldmodel.checkpoint.validate import read_json_lines
-from worldmodel.evaluation.plotting.style import COLORS, pyplot, save
+from worldmodel.evaluation.plotting.style import COLORS, load_pyplot, save_figure
 from worldmodel.system.files import to_finite
 
 log = logging.getLogger(__name__)
 
 NO_MP4 = (
-    f"no MP4 beside them: there is no ffmpeg here; install it, or {sys.executable} -m pip install "
-    f"imageio-ffmpeg"
+    f"no MP4 was written: ffmpeg is not installed; install it, or run {sys.executable} -m pip "
+    f"install imageio-ffmpeg"
 )
 
 
 def enlarge(frames: np.ndarray, height: int = 192) -> np.ndarray:
-    """Whole-number nearest-neighbour scaling of (...,H,W,3) until at least `height`."""
+    """Scale pictures (...,H,W,3) by a whole number to about `height`, without smoothing."""
     factor = max(1, round(height / frames.shape[-3]))
     return frames.repeat(factor, -3).repeat(factor, -2)
 
 
 def save_gif(path: Path, frames: Sequence[np.ndarray] | np.ndarray, fps: float = 20.0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gif(enlarge(np.asarray(frames)), fps))
+    path.write_bytes(encode_gif(enlarge(np.asarray(frames)), fps))
     return path
 
 
-def gif(frames: np.ndarray, fps: float = 20.0) -> bytes:
-    """A looping GIF; one palette, taken from frames all over the video, keeps it small
-    and steady.
-    """
+def encode_gif(frames: np.ndarray, fps: float = 20.0) -> bytes:
+    """A looping GIF with one palette for the whole video, which keeps it small and steady."""
     sample = frames[np.linspace(0, len(frames) - 1, min(16, len(frames))).round().astype(int)]
     palette = Image.fromarray(np.concatenate(list(sample))).quantize(
         256, method=Image.Quantize.MEDIANCUT
@@ -57,7 +55,7 @@ def gif(frames: np.ndarray, fps: float = 20.0) -> bytes:
 
 
 def save_webp(path: Path, frames: Sequence[np.ndarray] | np.ndarray, fps: float = 20.0) -> Path:
-    """A looping WebP: all colours, and a fraction of the GIF's bytes."""
+    """A looping WebP: all colours in a fraction of the GIF's bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pictures = [Image.fromarray(f) for f in enlarge(np.asarray(frames))]
     duration = max(20, round(1000 / fps))
@@ -73,10 +71,8 @@ def save_webp(path: Path, frames: Sequence[np.ndarray] | np.ndarray, fps: float 
     return path
 
 
-def encoder() -> str | None:
-    """An ffmpeg: the system's, or the one that comes with imageio-ffmpeg; None where there is
-    neither.
-    """
+def find_encoder() -> str | None:
+    """The path of ffmpeg: the system's or that of imageio-ffmpeg; None without either."""
     if found := shutil.which("ffmpeg"):
         return found
     try:
@@ -90,8 +86,8 @@ def encoder() -> str | None:
 def save_mp4(
     path: Path, frames: Sequence[np.ndarray] | np.ndarray, fps: float = 20.0
 ) -> Path | None:
-    """None where there is no encoder, or one that fails: then with a warning."""
-    program = encoder()
+    """Write an MP4; None without an encoder, or with a warning if the encoder fails."""
+    program = find_encoder()
     if program is None:
         return None
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,16 +116,16 @@ def save_mp4(
     return path
 
 
-def save_clips(
+def save_video(
     stem: Path, frames: Sequence[np.ndarray] | np.ndarray, fps: float = 20.0
 ) -> list[Path]:
-    """The same video as GIF, as WebP and, where there is an encoder, as MP4."""
-    made = [
+    """Write the video as GIF, as WebP and, if there is an encoder, as MP4."""
+    paths = [
         save_gif(stem.with_suffix(".gif"), frames, fps),
         save_webp(stem.with_suffix(".webp"), frames, fps),
     ]
-    film = save_mp4(stem.with_suffix(".mp4"), frames, fps)
-    return [*made, film] if film else made
+    mp4 = save_mp4(stem.with_suffix(".mp4"), frames, fps)
+    return [*paths, mp4] if mp4 else paths
 
 
 def save_png(path: Path, picture: np.ndarray) -> Path:
@@ -138,8 +134,8 @@ def save_png(path: Path, picture: np.ndarray) -> Path:
     return path
 
 
-def _with(path: Path, *keys: str) -> list[dict[str, float]]:
-    """The lines that hold all of these numbers."""
+def _read_lines_with(path: Path, *keys: str) -> list[dict[str, float]]:
+    """The lines that hold a number under each of these keys."""
     return [
         line
         for line in read_json_lines(path)
@@ -147,15 +143,16 @@ def _with(path: Path, *keys: str) -> list[dict[str, float]]:
     ]
 
 
-def learning_curve(run_dir: Path, target: Path, title: str, cut: bool) -> Path:
-    """Training episodes as dots, evaluations as a line, against environment frames; `cut` where
-    patience ends them.
+def plot_learning_curve(run_dir: Path, target: Path, title: str, cut: bool) -> Path:
+    """Plot training episodes as dots and evaluations as a line over environment frames.
+
+    `cut` says that env.patience may end training episodes early.
     """
-    episodes = _with(run_dir / "metrics.jsonl", "frames", "episode/score")
-    scores = _with(
+    episodes = _read_lines_with(run_dir / "metrics.jsonl", "frames", "episode/score")
+    scores = _read_lines_with(
         run_dir / "scores.jsonl", "frames", "eval/score", "eval/score_low", "eval/score_high"
     )
-    figure, axes = pyplot().subplots(figsize=(6.4, 4), dpi=110)
+    figure, axes = load_pyplot().subplots(figsize=(6.4, 4), dpi=110)
     axes.plot(
         [x["frames"] for x in episodes],
         [x["episode/score"] for x in episodes],
@@ -185,4 +182,4 @@ def learning_curve(run_dir: Path, target: Path, title: str, cut: bool) -> Path:
         )
     axes.set(xlabel="environment frames", ylabel="episode return (higher is better)", title=title)
     axes.legend(loc="best", fontsize=8)
-    return save(figure, target)
+    return save_figure(figure, target)

@@ -1,5 +1,6 @@
-"""One style for all plots: no display, Okabe and Ito's colours, a faint grid. Every title says
-which way is good.
+"""One style for all plots: Okabe and Ito's colours, a faint grid, no display.
+
+Every title says which direction is better.
 """
 
 from __future__ import annotations
@@ -8,15 +9,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-# Apart for all kinds of colour vision, in this order. Lines also differ by their style or their
-# marker.
+# Distinguishable with every kind of colour vision, in this order. Lines also differ in dashes or
+# markers.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555", "#000000")
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h")
 
 
-def pyplot() -> Any:
-    """matplotlib's, drawing into memory alone."""
+def load_pyplot() -> Any:
+    """matplotlib.pyplot with this project's style, drawing into memory."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -36,19 +37,19 @@ def pyplot() -> Any:
     return pyplot
 
 
-def save(figure: Any, target: Path, title: str = "") -> Path:
-    """Lay the figure out where it does not do so itself, write it and let go of it."""
+def save_figure(figure: Any, target: Path, title: str = "") -> Path:
+    """Lay out the figure, write it and close it."""
     if title:
         figure.suptitle(title)
     if figure.get_layout_engine() is None:
         figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target)
-    pyplot().close(figure)
+    load_pyplot().close(figure)
     return target
 
 
-def kind(number: int) -> dict[str, Any]:
+def get_line_style(number: int) -> dict[str, Any]:
     """Colour, line style and marker of the n-th of several lines."""
     return {
         "color": COLORS[number % len(COLORS)],
@@ -57,15 +58,15 @@ def kind(number: int) -> dict[str, Any]:
     }
 
 
-def growing(candidates: Iterable[int | None]) -> dict[int, float]:
-    """How large the mark of each number of candidates is, beside that of ways that have none."""
+def scale_markers(candidates: Iterable[int | None]) -> dict[int, float]:
+    """The marker size of each number of candidates, relative to drivers without candidates."""
     return {
         count: 1.0 + 0.4 * rank for rank, count in enumerate(sorted({c for c in candidates if c}))
     }
 
 
-def told(sizes: Mapping[int, float]) -> str:
-    """What an axis says of marks that differ."""
+def describe_markers(sizes: Mapping[int, float]) -> str:
+    """An addition to an axis label that explains markers of different sizes."""
     return (
         f"; larger marks have more candidates: {', '.join(map(str, sizes))}"
         if len(sizes) > 1

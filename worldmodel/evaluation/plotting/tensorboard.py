@@ -1,6 +1,4 @@
-"""What TensorBoard shows of an evaluation: the agent at play, and a dream of its first episode
-beside the truth.
-"""
+"""The TensorBoard entries of an evaluation: the agent's video, and an imagined rollout."""
 
 from __future__ import annotations
 
@@ -8,27 +6,25 @@ import numpy as np
 import torch
 
 from worldmodel.evaluation.imagination.open_loop import dream
-from worldmodel.evaluation.plotting.media import gif
+from worldmodel.evaluation.plotting.media import encode_gif
 from worldmodel.policy.agent import Agent
 from worldmodel.rollout.episodes import Evaluation
 from worldmodel.training.logger import Logger
 
 CONTEXT, LENGTH = 5, 50
-MOST_FRAMES, FPS = 200, 20.0  # of a video; longer episodes are shown faster
+MAX_FRAMES, FPS = 200, 20.0  # of a video; frames of longer episodes are skipped
 
 
-def show(
+def log_evaluation(
     logger: Logger, frames: int, agent: Agent, result: Evaluation, generator: torch.Generator
 ) -> None:
-    """Nothing where there is no board, no video where there are no pictures, no dream where the
-    model cannot draw.
-    """
+    """Log the first episode's video and, if the model can draw, an imagined rollout beside it."""
     pictures = result.video
     if logger.board is None or not pictures:
         return
-    stride = -(-len(pictures) // MOST_FRAMES)
+    stride = -(-len(pictures) // MAX_FRAMES)
     shown = np.stack(pictures[::stride])
-    logger.video(frames, "agent", gif(shown, FPS), shown.shape[1:3])
+    logger.video(frames, "agent", encode_gif(shown, FPS), shown.shape[1:3])
     if agent.model.can_draw and len(result.first) > CONTEXT + 1:
         logger.image(
             frames,

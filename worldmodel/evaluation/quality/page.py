@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.evaluation.plotting.style import COLORS, MARKERS, pyplot, save
+from worldmodel.evaluation.plotting.style import COLORS, MARKERS, load_pyplot, save_figure
 from worldmodel.evaluation.quality.summary_text import mean_known
 
 # A line style each beside the colour, so that neither alone has to tell them apart.
@@ -31,7 +31,7 @@ def page(found: dict[str, Any], target: Path, title: str) -> Path:
     """Sixteen panels; one whose numbers were left out says so. `found` is what the JSON file
     holds.
     """
-    figure, grid = pyplot().subplots(4, 4, figsize=(16, 14), dpi=100)
+    figure, grid = load_pyplot().subplots(4, 4, figsize=(16, 14), dpi=100)
     _pictures(grid[0], found)
     _predictions(grid[1], found)
     ends, plans, s = found["continuation"], found.get("plans"), found.get("sensitivity", {})
@@ -60,7 +60,7 @@ def page(found: dict[str, Any], target: Path, title: str) -> Path:
     _curves(grid[3][0], "true state read off, R² (1 is all of it)", read, low=-0.5)
     _policies(grid[3][1], grid[3][2], found.get("policies"))
     _curves(grid[3][3], "dreams measured, more is surer", {"model": found["windows"]}, low=0)
-    return save(figure, target, title)
+    return save_figure(figure, target, title)
 
 
 def _pictures(row: Any, found: dict[str, Any]) -> None:

@@ -1,3 +1,4 @@
-"""One page about a run, or about several seeds of it, that opens from the disk and asks nothing of
-a network.
+"""One HTML page about a run or several seeds of it, which opens from disk without a network.
+
+Only eval.py uses it; it reads files and never loads a model.
 """

@@ -1,5 +1,6 @@
-"""What eval.py has measured of a run, and its videos; what it has not is said, with the command
-that does.
+"""The report's sections on eval.py's results and on videos.
+
+A section whose result is missing names the command that measures it.
 """
 
 from __future__ import annotations
@@ -10,153 +11,171 @@ from typing import Any
 
 from worldmodel.evaluation.quality import summary_text as text
 from worldmodel.evaluation.report import panels
-from worldmodel.evaluation.report.gather import ODD, Seed, sure
 from worldmodel.evaluation.report.glossary import (
-    BESIDE,
-    DREAMS,
-    KNOWN,
-    MORE,
-    QUALITY,
-    REPLAYED,
-    RETURNS,
-    WAYS,
-    WHAT,
+    DRIVER_TERMS,
+    EQUATIONS_NOTE,
+    GLOSSARY_TITLE,
+    IMAGINATION_TERMS,
+    NEW_EPISODES_NOTE,
+    PROBE_NOTE,
+    QUALITY_TERMS,
+    RETURN_TERMS,
+    TWO_PROBES_NOTE,
 )
-from worldmodel.evaluation.report.html import Pictures, command, listed, p, table, terms, together
-from worldmodel.evaluation.report.svg import bars
+from worldmodel.evaluation.report.html import (
+    PictureEmbedder,
+    format_command,
+    format_joint_command,
+    render_list,
+    render_paragraph,
+    render_table,
+    render_terms,
+)
+from worldmodel.evaluation.report.reported_run import DAMAGE_ERRORS, ReportedRun, require_number
+from worldmodel.evaluation.report.svg import plot_bars
 from worldmodel.evaluation.returns.aggregates import AGGREGATES
 from worldmodel.rollout.episodes import spoken
 
-DREAM = (
-    "a dream of {}: truth, model (green bar: frames seen; orange bar: actions alone), and their "
-    "difference"
+OPEN_LOOP_CAPTION = (
+    "imagined rollout from {}: truth, model (green bar: frames seen; orange bar: actions alone), "
+    "and their difference"
 )
-FUTURES = (
-    "many futures from one state: with other luck (other draws), under other actions, under other "
-    "drivers"
+FUTURES_CAPTION = (
+    "many futures from one state: with other random draws, other actions, other policies"
 )
-PARTING = "truth, the mean of several dreams of the same actions, and where those part"
-EPISODES = (
-    "the agent at the end of its training",
+UNCERTAINTY_CAPTION = (
+    "truth, the mean of several imagined rollouts of the same actions, and their disagreement"
+)
+AGENT_CAPTIONS = (
+    "the agent at the end of training",
     *(
-        f"the agent, as evaluated last: its {which} episode"
+        f"the agent in the last evaluation: {which} episode"
         for which in ("best", "median", "worst")
     ),
 )
-VIDEOS = {
+VIDEO_CAPTIONS = {
     **dict(
         zip(
             ("videos/agent.gif", "eval/best.gif", "eval/median.gif", "eval/worst.gif"),
-            EPISODES,
+            AGENT_CAPTIONS,
             strict=True,
         )
     ),
-    "videos/imagined.gif": DREAM.format("the end of training"),
-    "eval/imagine.gif": DREAM.format("eval.py imagine"),
-    "eval/futures.gif": FUTURES,
-    "eval/uncertainty.gif": PARTING,
+    "videos/imagined.gif": OPEN_LOOP_CAPTION.format("the end of training"),
+    "eval/imagine.gif": OPEN_LOOP_CAPTION.format("eval.py imagine"),
+    "eval/futures.gif": FUTURES_CAPTION,
+    "eval/uncertainty.gif": UNCERTAINTY_CAPTION,
 }
-ON_WHITE = (FUTURES, PARTING)
-STILLS = {
-    "long": "Dreams that go on until they break",
-    "uncertainty": "Where dreams of the same actions part",
-    "latents": "What single latent groups draw",
+WHITE_CAPTIONS = (FUTURES_CAPTION, UNCERTAINTY_CAPTION)
+STILL_TITLES = {
+    "long": "Error of long imagined rollouts",
+    "uncertainty": "Disagreement between imagined rollouts of the same actions",
+    "latents": "What each latent group draws",
 }
 
 
-def videos(seeds: Sequence[Seed], pictures: Pictures, lacking: list[str]) -> str:
-    found, dreams = [], ("eval/imagine.gif", "videos/imagined.gif")
+def render_videos(
+    runs: Sequence[ReportedRun], pictures: PictureEmbedder, missing: list[str]
+) -> str:
+    """All videos, folded; one of the agent and one imagined rollout are open."""
+    found = []
     open_ = [
-        next((name for name in names if (seeds[0].path / name).exists()), "")
-        for names in (list(VIDEOS)[:2], dreams)
+        next((name for name in names if (runs[0].path / name).exists()), "")
+        for names in (list(VIDEO_CAPTIONS)[:2], ("eval/imagine.gif", "videos/imagined.gif"))
     ]
-    for seed in seeds:
-        clips = sorted(f"eval/{path.name}" for path in (seed.path / "eval").glob("play-*.gif"))
-        named = {**VIDEOS, **{clip: "driven by hand: dreamt left, real right" for clip in clips}}
-        for name, words in named.items():
-            if (seed.path / name).exists():
-                kind = ' class="strip"' if words not in EPISODES else ""
-                # The same in a fraction of the bytes
-                small = (seed.path / name).with_suffix(".webp")
-                shown = small if small.exists() else seed.path / name
-                told = f"{seed.name}, {shown.relative_to(seed.path)}"
-                label = f"{told}: {words}"
-                state = " open" * (seed is seeds[0] and name in open_)
-                inside = pictures.embedded(shown, label, pixels=True, paper=words in ON_WHITE)
-                title = f'{escape(words)} <span class="file">{escape(told)}</span>'
+    for run in runs:
+        clips = sorted(f"eval/{path.name}" for path in (run.path / "eval").glob("play-*.gif"))
+        named = {
+            **VIDEO_CAPTIONS,
+            **{clip: "driven by hand: imagined left, real right" for clip in clips},
+        }
+        for name, caption in named.items():
+            if (run.path / name).exists():
+                kind = ' class="strip"' if caption not in AGENT_CAPTIONS else ""
+                # The WebP shows the same in a fraction of the bytes.
+                small = (run.path / name).with_suffix(".webp")
+                shown = small if small.exists() else run.path / name
+                source = f"{run.name}, {shown.relative_to(run.path)}"
+                label = f"{source}: {caption}"
+                state = " open" * (run is runs[0] and name in open_)
+                inside = pictures.embed(shown, label, pixels=True, paper=caption in WHITE_CAPTIONS)
+                title = f'{escape(caption)} <span class="file">{escape(source)}</span>'
                 found.append(f"<details{state}{kind}><summary>{title}</summary>{inside}</details>")
-    if not found and not seeds[0].sees:
-        return p(
-            f"No videos: this run sees no pictures (env.obs {seeds[0].config.env.obs}).", "soft"
+    if not found and not runs[0].has_pictures:
+        return render_paragraph(
+            f"No videos: this run observes no pictures (env.obs {runs[0].config.env.obs}).", "soft"
         )
     if not found:
-        dream = f", {command(seeds[0].path, 'imagine')} one of a dream" if seeds[0].draws else ""
-        lacking.append(f"no video yet: {command(seeds[0].path, '')} makes one of the agent{dream}")
-        return p(lacking[-1], "lacking")
+        rollout = (
+            f", {format_command(runs[0].path, 'imagine')} an imagined rollout"
+            if runs[0].can_draw
+            else ""
+        )
+        missing.append(
+            f"no video yet: {format_command(runs[0].path, '')} makes one of the agent{rollout}"
+        )
+        return render_paragraph(missing[-1], "missing")
     return (
-        p("Open a video to play it, close it to stop it.", "soft")
+        render_paragraph("Open a video to play it; close it to stop it.", "soft")
         + f'<div class="clips">{"".join(found)}</div>'
     )
 
 
-def each(
-    seeds: Sequence[Seed],
+def render_each(
+    runs: Sequence[ReportedRun],
     file: str,
     what: str,
-    lacking: list[str],
+    missing: list[str],
     show: Any,
     make: str | None = None,
 ) -> str:
-    """A part for every seed that has a file of numbers, a line for one that has none or a damaged
-    one.
-    """
+    """One part per run: its result as `show` renders it, or a line if it is missing or damaged."""
     parts = []
-    for seed in seeds:
-        title = f"<h3>{escape(seed.name)}</h3>" if len(seeds) > 1 else ""
-        found = seed.measured(file)
+    for run in runs:
+        title = f"<h3>{escape(run.name)}</h3>" if len(runs) > 1 else ""
+        found = run.read_result(file)
         try:
-            body = show(seed, found) if found is not None else ""
-        except ODD:
+            body = show(run, found) if found is not None else ""
+        except DAMAGE_ERRORS:
             body, found = "", None
         if found is None:
-            state = (
-                "cannot be read"
-                if (seed.path / "eval" / file).exists()
-                else "has not been measured"
+            damaged = (run.path / "eval" / file).exists()
+            state = "cannot be read" if damaged else "has not been measured"
+            remedy = make or format_command(run.path, what)
+            missing.append(f"{run.path}/eval/{file} {state}: {remedy}")
+            body = render_paragraph(
+                missing[-1] if damaged else f"Not measured yet: {remedy}", "missing"
             )
-            lacking.append(f"{seed.path}/eval/{file} {state}: {make or command(seed.path, what)}")
-            short = (
-                lacking[-1]
-                if state == "cannot be read"
-                else f"Not measured yet: {make or command(seed.path, what)}"
-            )
-            body = p(short, "lacking")
         parts.append(title + body)
     return "".join(parts)
 
 
-def returns(seeds: Sequence[Seed], lacking: list[str]) -> str:
-    def show(seed: Seed, x: dict[str, Any]) -> str:
-        numbers = [sure(y) for y in x["scores"]]
+def render_returns(runs: Sequence[ReportedRun], missing: list[str]) -> str:
+    def show(run: ReportedRun, x: dict[str, Any]) -> str:
+        numbers = [require_number(y) for y in x["scores"]]
         ends = spoken(x["eval/score_low"], x["eval/score_high"], len(numbers))
         episodes = f"{len(numbers)} episode{'s' * (len(numbers) != 1)}"
         about = f"{episodes} on new seeds (--seed {x['seed']}), after {x['frames']:,} frames"
-        more = f"; middle half (IQM) {x['eval/iqm']:.1f}" if "eval/iqm" in x else ""
-        more += f"; success in {x['eval/success']:.0%}" if "eval/success" in x else ""
-        return p(f"{x['eval/score']:.1f}, {ends}{more}, over {about}")
+        more = f"; IQM {x['eval/iqm']:.1f}" if "eval/iqm" in x else ""
+        more += f"; success rate {x['eval/success']:.0%}" if "eval/success" in x else ""
+        return render_paragraph(f"{x['eval/score']:.1f}, {ends}{more}, over {about}")
 
-    shown = over_seeds(seeds, lacking) + each(
-        seeds, "returns.json", "--episodes 10", lacking, show
+    shown = render_aggregate(runs, missing) + render_each(
+        runs, "returns.json", "--episodes 10", missing, show
     )
-    return p(REPLAYED, "soft") + shown + terms(WHAT, RETURNS)
+    return (
+        render_paragraph(NEW_EPISODES_NOTE, "soft")
+        + shown
+        + render_terms(GLOSSARY_TITLE, RETURN_TERMS)
+    )
 
 
-def over_seeds(seeds: Sequence[Seed], lacking: list[str]) -> str:
-    """What eval.py has made of several runs at once, which lies in the first."""
-    if len(seeds) == 1 and not (seeds[0].path / "eval" / "seeds.json").exists():
+def render_aggregate(runs: Sequence[ReportedRun], missing: list[str]) -> str:
+    """The aggregate over several runs, which eval.py wrote into the first one."""
+    if len(runs) == 1 and not (runs[0].path / "eval" / "seeds.json").exists():
         return ""
 
-    def show(seed: Seed, x: dict[str, Any]) -> str:
+    def show(run: ReportedRun, x: dict[str, Any]) -> str:
         pages = {
             **x["tasks"],
             **({f"{len(x['tasks'])} tasks together": x["together"]} if "together" in x else {}),
@@ -164,11 +183,15 @@ def over_seeds(seeds: Sequence[Seed], lacking: list[str]) -> str:
         parts = []
         for task, methods in pages.items():
             rows = [
-                (name, str(sum(map(len, m["runs"]))), *(_interval(m[a]) for a in AGGREGATES))
+                (
+                    name,
+                    str(sum(map(len, m["runs"]))),
+                    *(_format_interval(m[a]) for a in AGGREGATES),
+                )
                 for name, m in methods.items()
             ]
             iqm = [
-                (name, *(sure(m["iqm"][end]) for end in ("value", "low", "high")))
+                (name, *(require_number(m["iqm"][end]) for end in ("value", "low", "high")))
                 for name, m in methods.items()
             ]
             head = (
@@ -177,102 +200,129 @@ def over_seeds(seeds: Sequence[Seed], lacking: list[str]) -> str:
                 *(f"{'IQM' if a == 'iqm' else a} (95 % interval)" for a in AGGREGATES),
             )
             parts.append(
-                f'<div class="large">{bars(f"IQM over the runs of {task}, higher is better", iqm)}</div>'
+                f'<div class="large">{plot_bars(f"IQM over the runs of {task}, higher is better", iqm)}</div>'
             )
             parts.append(
-                table(
-                    f"{task}: over {len(x['runs'])} runs, each by the mean of its episodes",
+                render_table(
+                    f"{task}: over {len(x['runs'])} runs; a run's score is the mean of its episodes",
                     head,
                     rows,
                 )
             )
         return "".join(parts)
 
-    return each(
-        seeds[:1], "seeds.json", "", lacking, show, together([seed.path for seed in seeds])
+    return render_each(
+        runs[:1],
+        "seeds.json",
+        "",
+        missing,
+        show,
+        format_joint_command([run.path for run in runs]),
     )
 
 
-def _interval(x: dict[str, Any]) -> str:
+def _format_interval(x: dict[str, Any]) -> str:
     return f"{x['value']:.1f} ({x['low']:.1f} to {x['high']:.1f})"
 
 
-def quality(seeds: Sequence[Seed], lacking: list[str]) -> str:
-    """The numbers of eval.py model, in words and as panels."""
+def render_quality(runs: Sequence[ReportedRun], missing: list[str]) -> str:
+    """The results of eval.py model as plots, tables and text."""
 
-    def show(seed: Seed, x: dict[str, Any]) -> str:
+    def show(run: ReportedRun, x: dict[str, Any]) -> str:
         about = (
             f"{x['episodes']} {x['source']} episodes, {x['steps']} steps, after {x['frames']:,} "
-            f"frames. {MORE}"
+            f"frames. {EQUATIONS_NOTE}"
         )
-        head = ("", *(f"step {h}" for h in text.horizons(x)), "which way is good")
-        beside = text.BESIDE.replace("beside", "in brackets")
-        numbers = table(f"by steps after the last seen frame ({beside})", head, text.rows(x))
+        head = ("", *(f"step {h}" for h in text.horizons(x)), "better")
+        numbers = render_table(
+            f"by steps after the last seen frame ({text.BESIDE})", head, text.rows(x)
+        )
         lines = [*text.singles(x), *text.omitted([str(line) for line in x["left_out"]])]
         names = ("policy", "imagined return", "real return", "imagined minus real")
         followed = (
-            table("policies followed, 95 % intervals", names, rows)
+            render_table("imagined and real returns of policies, 95 % intervals", names, rows)
             if (rows := text.policies(x))
             else ""
         )
-        glossary = terms(WHAT, QUALITY)
+        glossary = render_terms(GLOSSARY_TITLE, QUALITY_TERMS)
         return (
-            p(about, "soft")
+            render_paragraph(about, "soft")
             + glossary
-            + panels.quality(x)
+            + panels.render_quality_plots(x)
             + numbers
-            + listed(lines, "soft")
+            + render_list(lines, "soft")
             + followed
         )
 
-    return each(seeds, "model.json", "model", lacking, show)
+    return render_each(runs, "model.json", "model", missing, show)
 
 
-def dreams(seeds: Sequence[Seed], pictures: Pictures, lacking: list[str]) -> str:
-    """What eval.py imagine has drawn, as stills."""
+def render_stills(
+    runs: Sequence[ReportedRun], pictures: PictureEmbedder, missing: list[str]
+) -> str:
+    """The pictures that eval.py imagine wrote."""
     found = []
-    for seed in seeds:
-        for name, title in STILLS.items():
-            if (path := seed.path / "eval" / f"{name}.png").exists():
-                alt = f"{seed.name}: {title}"
-                found.append(f"<h3>{escape(title)}</h3>{pictures.embedded(path, alt, paper=True)}")
-    if not found and not seeds[0].draws:
-        return p("No dreams: this model cannot draw. It is measured all the same.", "soft")
+    for run in runs:
+        for name, title in STILL_TITLES.items():
+            if (path := run.path / "eval" / f"{name}.png").exists():
+                alt = f"{run.name}: {title}"
+                found.append(f"<h3>{escape(title)}</h3>{pictures.embed(path, alt, paper=True)}")
+    if not found and not runs[0].can_draw:
+        return render_paragraph(
+            "No pictures of imagined rollouts: this model has no decoder. Its quality is measured "
+            "all the same.",
+            "soft",
+        )
     if not found:
-        lacking.append(f"no dream has been drawn yet: {command(seeds[0].path, 'imagine')}")
-        return p(lacking[-1], "lacking")
-    return "".join([*found, terms(WHAT, DREAMS)])
+        missing.append(f"no imagined rollout yet: {format_command(runs[0].path, 'imagine')}")
+        return render_paragraph(missing[-1], "missing")
+    return "".join([*found, render_terms(GLOSSARY_TITLE, IMAGINATION_TERMS)])
 
 
-def planners(seeds: Sequence[Seed], lacking: list[str]) -> str:
-    def show(seed: Seed, x: dict[str, Any]) -> str:
-        ways = sorted(x["drivers"].items(), key=lambda item: -sure(item[1]["eval/score"]))
+def render_drivers(runs: Sequence[ReportedRun], missing: list[str]) -> str:
+    """The results of eval.py compare: returns and times of actor and planners."""
+
+    def show(run: ReportedRun, x: dict[str, Any]) -> str:
+        drivers = sorted(
+            x["drivers"].items(), key=lambda item: -require_number(item[1]["eval/score"])
+        )
         numbers = [
-            (n, *(sure(r[f"eval/score{k}"]) for k in ("", "_low", "_high"))) for n, r in ways
+            (n, *(require_number(r[f"eval/score{k}"]) for k in ("", "_low", "_high")))
+            for n, r in drivers
         ]
         rows = [
             (
                 n,
                 f"{mean:.1f}",
-                f"{low:.1f} to {high:.1f}" if len(r["scores"]) > 1 else "none of one",
+                f"{low:.1f} to {high:.1f}" if len(r["scores"]) > 1 else "none: one episode",
                 f"{r['ms_per_action']:.1f}",
                 str(len(r["scores"])),
             )
-            for (n, mean, low, high), (_, r) in zip(numbers, ways, strict=True)
+            for (n, mean, low, high), (_, r) in zip(numbers, drivers, strict=True)
         ]
         head = ("driven by", "mean return", "95 % interval", "ms per action", "episodes")
-        drawn = f'<div class="large">{panels.planners(x["drivers"])}</div>'
-        return drawn + table("one model, driven in several ways", head, rows) + terms(WHAT, WAYS)
+        drawn = f'<div class="large">{panels.plot_drivers(x["drivers"])}</div>'
+        return (
+            drawn
+            + render_table("one model, several ways to choose actions", head, rows)
+            + render_terms(GLOSSARY_TITLE, DRIVER_TERMS)
+        )
 
-    return each(seeds, "compare.json", "compare", lacking, show)
+    return render_each(runs, "compare.json", "compare", missing, show)
 
 
-def state_known(seeds: Sequence[Seed], lacking: list[str]) -> str:
-    def show(seed: Seed, x: dict[str, Any]) -> str:
-        known = [f"{r2:.3f}" if r2 is not None else "never changes" for r2 in x["r2"]]
-        rows = [f"coordinate {i}: {r2}" for i, r2 in enumerate(known)]
+def render_state_probe(runs: Sequence[ReportedRun], missing: list[str]) -> str:
+    """The results of eval.py probe: R² by coordinate of the simulator's state."""
+
+    def show(run: ReportedRun, x: dict[str, Any]) -> str:
+        cells = [f"{r2:.3f}" if r2 is not None else "constant" for r2 in x["r2"]]
+        rows = [f"coordinate {i}: {cell}" for i, cell in enumerate(cells)]
         about = f"{x['episodes']} episodes" if "episodes" in x else "episodes"
-        beside = p(BESIDE, "soft") if (seed.path / "eval" / "model.json").exists() else ""
-        return p(KNOWN.format(about), "soft") + listed(rows, "flow") + beside
+        both = (run.path / "eval" / "model.json").exists()
+        return (
+            render_paragraph(PROBE_NOTE.format(about), "soft")
+            + render_list(rows, "flow")
+            + (render_paragraph(TWO_PROBES_NOTE, "soft") if both else "")
+        )
 
-    return each(seeds, "probe.json", "probe", lacking, show)
+    return render_each(runs, "probe.json", "probe", missing, show)

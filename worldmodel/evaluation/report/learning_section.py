@@ -1,4 +1,4 @@
-"""How a run learnt: its configuration, its scores beside published ones, its losses."""
+"""The report's sections on learning: scores beside published ones, losses, configuration."""
 
 from __future__ import annotations
 
@@ -7,17 +7,27 @@ from collections.abc import Sequence
 
 from worldmodel.config import loading as configs
 from worldmodel.config.schema import Config
-from worldmodel.evaluation.report.gather import Seed, curve
-from worldmodel.evaluation.report.glossary import LOSSES
-from worldmodel.evaluation.report.html import code, command, folded, p, table
-from worldmodel.evaluation.report.reference import Published, note, published
-from worldmodel.evaluation.report.svg import MEAN, REFERENCES, Series, lines, thinned
+from worldmodel.evaluation.report.glossary import LOSS_NOTES
+from worldmodel.evaluation.report.html import (
+    format_command,
+    render_code,
+    render_details,
+    render_paragraph,
+    render_table,
+)
+from worldmodel.evaluation.report.reference import (
+    PublishedScores,
+    describe_setting,
+    load_published_scores,
+)
+from worldmodel.evaluation.report.reported_run import ReportedRun, extract_curve
+from worldmodel.evaluation.report.svg import MEAN, REFERENCES, Series, plot_lines, thin_points
 
 SEED_KEY = "run.seed"
-LOSS = "train/loss/"
-# times as many frames as the run has, from which on what is published is not shown beside it
-FAR = 2.0
-ALSO = (
+LOSS_PREFIX = "train/loss/"
+# Published scores at more than this many times the run's frames are left out of the table.
+FAR_BEYOND = 2.0
+OTHER_KEYS = (
     "train/kl",
     "train/value",
     "train/entropy",
@@ -27,111 +37,123 @@ ALSO = (
 )
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     return (
         "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     )
 
 
-def configuration(seeds: Sequence[Seed]) -> str:
-    """What is not as by default comes first, then what differs among the seeds, then
-    everything.
-    """
-    first = seeds[0].config
+def render_configuration(runs: Sequence[ReportedRun]) -> str:
+    """The keys that differ from the defaults, those that differ between runs, then all keys."""
+    first = runs[0].config
     changed = configs.differences(configs.parse([]), first)
-    rows = [(key, shown(now), shown(was)) for key, (was, now) in changed.items()]
-    parts = [table("what is not as by default", ("key", "here", "by default"), rows)]
+    rows = [(key, format_value(now), format_value(was)) for key, (was, now) in changed.items()]
+    parts = [render_table("keys that differ from the defaults", ("key", "here", "default"), rows)]
     odd: dict[str, list[tuple[str, str, str, str]]] = {}
-    for seed in seeds[1:]:
-        for key, (one, other) in configs.differences(first, seed.config).items():
+    for run in runs[1:]:
+        for key, (one, other) in configs.differences(first, run.config).items():
             if key != SEED_KEY:
                 odd.setdefault(key, []).append(
-                    (seeds[0].name, shown(one), seed.name, shown(other))
+                    (runs[0].name, format_value(one), run.name, format_value(other))
                 )
     if odd:
         parts.append(
-            p("These runs differ in more than their seeds: read their mean with care.", "lacking")
+            render_paragraph(
+                "These runs differ in more than their seeds: interpret their mean with care.",
+                "missing",
+            )
         )
-        told = [
+        differing = [
             (key, ", ".join(f"{b} here, {d} in {c}" for _, b, c, d in cases))
             for key, cases in odd.items()
         ]
-        parts.append(table("what differs among the runs", ("key", "values"), told))
-    parts.append(folded("every key, as it was written into the run", code(configs.to_yaml(first))))
+        parts.append(render_table("keys that differ between runs", ("key", "values"), differing))
+    parts.append(
+        render_details("all keys, from the run's config.yaml", render_code(configs.to_yaml(first)))
+    )
     return "".join(parts)
 
 
-def reproduce(config: Config) -> str:
-    """The command that trains this again: everything that is not as by default, the task in any
-    case.
-    """
+def format_train_command(config: Config) -> str:
+    """The command that trains this again: the task and every key that is not the default."""
     changed = {
         key: now for key, (_, now) in configs.differences(configs.parse([]), config).items()
     }
-    words = {"env.task": config.env.task, **changed}
+    changed = {"env.task": config.env.task, **changed}
     return "./wm train " + " ".join(
-        f"--{key} {shlex.quote(configs.as_text(value))}" for key, value in words.items()
+        f"--{key} {shlex.quote(configs.as_text(value))}" for key, value in changed.items()
     )
 
 
-def scores(seeds: Sequence[Seed], lacking: list[str]) -> str:
-    """Returns by frames, every seed and their mean, beside what is published."""
-    alone = len(seeds) == 1
-    evaluated = [(seed, curve(seed.scores, "eval/score")) for seed in seeds]
-    reach = max(seed.frames for seed in seeds)
-    known = published(seeds[0].config.env.task, seeds[0].config.env.obs)
+def render_scores(runs: Sequence[ReportedRun], missing: list[str]) -> str:
+    """Returns over frames: every run, their mean and published scores."""
+    alone = len(runs) == 1
+    evaluated = [(run, extract_curve(run.scores, "eval/score")) for run in runs]
+    reach = max(run.frames for run in runs)
+    known = load_published_scores(runs[0].config.env.task, runs[0].config.env.obs)
     name = (
-        f"training episodes, {seeds[0].name}"
+        f"training episodes, {runs[0].name}"
         if alone
-        else "dots: training episodes, a colour each seed"
+        else "dots: training episodes, one colour per seed"
     )
     series = [
-        Series(name, thinned(curve(seed.metrics, "episode/score")), i, dots=True, keyed=i == 0)
-        for i, seed in enumerate(seeds)
+        Series(
+            name,
+            thin_points(extract_curve(run.metrics, "episode/score")),
+            i,
+            dots=True,
+            in_legend=i == 0,
+        )
+        for i, run in enumerate(runs)
     ]
-    series += [evaluation(seed, i, alone) for i, (seed, _) in enumerate(evaluated)]
+    series += [make_evaluation_series(run, i, alone) for i, (run, _) in enumerate(evaluated)]
     if not alone:
-        series.append(mean_of([points for _, points in evaluated]))
+        series.append(make_mean_series([points for _, points in evaluated]))
     series += [
-        curve_of(method, REFERENCES[i], reach_of(known, reach)) for i, method in enumerate(known)
+        make_published_series(method, REFERENCES[i], find_published_reach(known, reach))
+        for i, method in enumerate(known)
     ]
-    drawn = lines("return of an episode, higher is better", series, "environment frames", base=0.0)
+    drawn = plot_lines(
+        "return of an episode, higher is better", series, "environment frames", base=0.0
+    )
     parts = []
     if not any(points for _, points in evaluated):
-        lacking.append(
-            f"no evaluation yet: {command(seeds[0].path, '')} plays episodes with what there is"
+        missing.append(
+            f"no evaluation yet: {format_command(runs[0].path, '')} evaluates the newest checkpoint"
         )
-        parts.append(p(lacking[-1], "lacking"))
+        parts.append(render_paragraph(missing[-1], "missing"))
     else:
-        rows = [last_row(seed) for seed, points in evaluated if points]
-        parts.append(last(rows))
-    shown = f'<div class="large">{drawn}</div>' if drawn else ""
-    beside = f'<div class="{"beside" if alone else ""}">{shown}<div>{"".join(parts)}</div></div>'
-    return beside + "".join(compared(seeds, known, reach))
+        rows = [format_last_row(run) for run, points in evaluated if points]
+        parts.append(render_last_evaluations(rows))
+    format_value = f'<div class="large">{drawn}</div>' if drawn else ""
+    beside = (
+        f'<div class="{"beside" if alone else ""}">{format_value}<div>{"".join(parts)}</div></div>'
+    )
+    return beside + "".join(render_published_scores(runs, known, reach))
 
 
-def last(rows: Sequence[tuple[str, ...]]) -> str:
-    """The last evaluations: of several seeds a row each, of one so narrow that it stands beside
-    the plot.
-    """
+def render_last_evaluations(rows: Sequence[tuple[str, ...]]) -> str:
+    """The last evaluations: a row per run, or for one run a narrow table beside the plot."""
     head = ("run", "frames", "mean return", "95 % interval", "episodes", "where")
     if len(rows) == 1:
         numbers = list(zip(head[1:-1], rows[0][1:-1], strict=True))
-        return table("the last evaluation", ("", rows[0][0]), numbers) + p(rows[0][-1], "soft")
-    return table("the last evaluation of each seed", head, rows)
+        return render_table("the last evaluation", ("", rows[0][0]), numbers) + render_paragraph(
+            rows[0][-1], "soft"
+        )
+    return render_table("the last evaluation of each seed", head, rows)
 
 
-def evaluation(seed: Seed, style: int, alone: bool) -> Series:
-    """One seed's evaluations; with its interval where no other's lie in the way."""
-    rows = [x for x in seed.scores if "eval/score" in x]
-    points = curve(rows, "eval/score")
+def make_evaluation_series(run: ReportedRun, style: int, alone: bool) -> Series:
+    """One run's evaluations; with intervals if it is the only run."""
+    rows = [x for x in run.scores if "eval/score" in x]
+    points = extract_curve(rows, "eval/score")
     low, high = (
-        [y for _, y in curve(rows, f"eval/score_{end}")] if alone else []
+        [y for _, y in extract_curve(rows, f"eval/score_{end}")] if alone else []
         for end in ("low", "high")
     )
     whole = len(low) == len(high) == len(points)
     return Series(
-        f"evaluation, {seed.name}",
+        f"evaluation, {run.name}",
         points,
         style,
         thin=not alone,
@@ -140,35 +162,33 @@ def evaluation(seed: Seed, style: int, alone: bool) -> Series:
     )
 
 
-def mean_of(curves: Sequence[list[tuple[float, float]]]) -> Series:
-    """The seeds' mean where all were evaluated, in a band from the lowest to the highest."""
+def make_mean_series(curves: Sequence[list[tuple[float, float]]]) -> Series:
+    """The mean over runs at frames where all were evaluated; the band spans lowest to highest."""
     tables = [dict(points) for points in curves]
     at = sorted(set.intersection(*(set(t) for t in tables)))
     columns = [[t[x] for t in tables] for x in at]
     means = [(x, sum(c) / len(c)) for x, c in zip(at, columns, strict=True)]
     low, high = [min(c) for c in columns], [max(c) for c in columns]
-    return Series("mean of the seeds, lowest to highest", means, MEAN, low=low, high=high)
+    return Series("mean of the seeds, band: lowest to highest", means, MEAN, low=low, high=high)
 
 
-def reach_of(known: Sequence[Published], reach: int) -> int:
-    """How far what is published is drawn: about as far as the run has come, in any case to the
-    first there is.
-    """
+def find_published_reach(known: Sequence[PublishedScores], reach: int) -> int:
+    """The last frame to plot of published curves: about the run's, at least their first point."""
     return max([round(1.06 * reach), *(sorted(method.frames[0] for method in known)[:1])])
 
 
-def curve_of(method: Published, style: str, reach: int) -> Series:
+def make_published_series(method: PublishedScores, style: str, reach: int) -> Series:
     inside = [k for k, frames in enumerate(method.frames) if frames <= reach]
     points = [(float(method.frames[k]), method.mean[k]) for k in inside]
     low, high = ([method.mean[k] + sign * method.std[k] for k in inside] for sign in (-1, 1))
-    short = method.name.partition(",")[0]  # a single point shows no line to tell it by
+    short = method.name.partition(",")[0]  # a single point has no line style: label it
     return Series(
         method.name, points, style, low=low, high=high, labels=[short] * (len(points) == 1)
     )
 
 
-def last_row(seed: Seed) -> tuple[str, ...]:
-    x = next(line for line in reversed(seed.scores) if "eval/score" in line)
+def format_last_row(run: ReportedRun) -> tuple[str, ...]:
+    x = next(line for line in reversed(run.scores) if "eval/score" in line)
     ends = [x.get("eval/score_low"), x.get("eval/score_high")]
     interval = " to ".join("unknown" if y is None else f"{y:.1f}" for y in ends)
     numbers = (
@@ -177,73 +197,80 @@ def last_row(seed: Seed) -> tuple[str, ...]:
         interval,
         str(x.get("eval/episodes", "unknown")),
     )
-    return seed.name, *numbers, str(seed.path)
+    return run.name, *numbers, str(run.path)
 
 
-def compared(seeds: Sequence[Seed], known: Sequence[Published], reach: int) -> list[str]:
-    """Published numbers in words, with what keeps them from being the same measurement."""
-    env = seeds[0].config.env
+def render_published_scores(
+    runs: Sequence[ReportedRun], known: Sequence[PublishedScores], reach: int
+) -> list[str]:
+    """A table of published scores, and how their measurements differ from this run's."""
+    env = runs[0].config.env
     if not known:
-        return [p(f"No published score is known for {env.task} seen as {env.obs}.", "soft")]
+        return [
+            render_paragraph(
+                f"No published score is known for {env.task} with env.obs {env.obs}.", "soft"
+            )
+        ]
     rows, at, far = [], [], []
     for method in known:
         k = min(range(len(method.frames)), key=lambda k: abs(method.frames[k] - reach))
         numbers = [f"{method.frames[k]:,}", f"{method.mean[k]:.0f}", f"{method.std[k]:.0f}"]
-        if method.frames[k] > FAR * reach and method.frames[k] > min(m.frames[0] for m in known):
+        if method.frames[k] > FAR_BEYOND * reach and method.frames[k] > min(
+            m.frames[0] for m in known
+        ):
             far.append(f"{method.name} ({numbers[0]})")
             continue
         rows.append((method.name, *numbers, method.seeds, method.repeat, method.source))
         at.append(numbers[0])
     head = ("method", "frames", "mean return", "std over seeds", "seeds", "action repeat", "from")
     where = at[0] if len(set(at)) == 1 else "a different one for each method"
-    caption = (
-        f"published, at the nearest number of frames, {where}; this run has reached {reach:,}"
-    )
+    caption = f"published, at the nearest number of frames, {where}; this run has {reach:,}"
     beyond = (
-        f" Left out, as what is published begins far beyond this run's frames: {', '.join(far)}."
+        f" Left out, because they begin far beyond this run's frames: {', '.join(far)}."
         if far
         else ""
     )
-    return [table(caption, head, rows), p(note(env, known) + beyond, "soft")]
+    return [
+        render_table(caption, head, rows),
+        render_paragraph(describe_setting(env, known) + beyond, "soft"),
+    ]
 
 
-def _meaning(names: Sequence[str]) -> str:
-    """Of one number in a line, of several that are the same a line with each one's name."""
-    told = [(name, LOSSES[name]) for name in names if name in LOSSES]
-    return "; ".join(f"{name}: {meaning}" if len(names) > 1 else meaning for name, meaning in told)
+def _explain_losses(names: Sequence[str]) -> str:
+    """The explanation of a loss, or of several losses with equal curves."""
+    notes = [(name, LOSS_NOTES[name]) for name in names if name in LOSS_NOTES]
+    return "; ".join(f"{name}: {note}" if len(names) > 1 else note for name, note in notes)
 
 
-def losses(seeds: Sequence[Seed], lacking: list[str]) -> str:
-    """One small plot for every loss and a few other numbers, all seeds in each."""
+def render_losses(runs: Sequence[ReportedRun], missing: list[str]) -> str:
+    """A small plot of every loss and a few other numbers, all runs in each."""
     keys = dict.fromkeys(
-        k for seed in seeds for line in seed.metrics for k in line if k.startswith(LOSS)
+        k for run in runs for line in run.metrics for k in line if k.startswith(LOSS_PREFIX)
     )
-    alike: dict[
-        str, tuple[list[str], list[Series]]
-    ] = {}  # what is the same everywhere is drawn once
-    for key in [*keys, *ALSO]:
+    alike: dict[str, tuple[list[str], list[Series]]] = {}  # equal curves are drawn once
+    for key in [*keys, *OTHER_KEYS]:
         series = [
-            Series(seed.name, thinned(curve(seed.metrics, key)), i) for i, seed in enumerate(seeds)
+            Series(run.name, thin_points(extract_curve(run.metrics, key)), i)
+            for i, run in enumerate(runs)
         ]
         names, _ = alike.setdefault(repr([s.points for s in series]), ([], series))
         names.append(key.removeprefix("train/"))
     drawn = [
-        lines(
+        plot_lines(
             " = ".join(names),
             series,
             "environment frames",
             log=True,
-            note=_meaning(names),
+            note=_explain_losses(names),
         )
         for names, series in alike.values()
     ]
     if not any(drawn):
-        lacking.append("no losses yet: there is no line in metrics.jsonl; train it further")
-        return p(lacking[-1], "lacking")
-    words = p(
-        "Losses before their weights, averaged between log lines; an axis that spans a factor "
-        "of 30 is logarithmic. "
-        "Numbers that are the same throughout are drawn once. Equations: docs/algorithms.md.",
+        missing.append("no losses yet: metrics.jsonl is empty; train it further")
+        return render_paragraph(missing[-1], "missing")
+    about = render_paragraph(
+        "Losses are unweighted and averaged between log lines. An axis that spans more than a "
+        "factor of 30 is logarithmic. Equal curves are drawn once. Equations: docs/algorithms.md.",
         "soft",
     )
-    return words + f'<div class="plots">{"".join(drawn)}</div>'
+    return about + f'<div class="plots">{"".join(drawn)}</div>'

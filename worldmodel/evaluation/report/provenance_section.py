@@ -1,27 +1,33 @@
-"""What a run acts in, with what it was trained, and the commands that train the same again."""
+"""The report's sections on the environment, the versions and how to reproduce a run."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
 
-from worldmodel.evaluation.report.gather import ODD, Seed
-from worldmodel.evaluation.report.glossary import ANEW
-from worldmodel.evaluation.report.html import code, command, p, table, together
-from worldmodel.evaluation.report.learning_section import reproduce as full
+from worldmodel.evaluation.report.glossary import RETRAIN_NOTE
+from worldmodel.evaluation.report.html import (
+    format_command,
+    format_joint_command,
+    render_code,
+    render_paragraph,
+    render_table,
+)
+from worldmodel.evaluation.report.learning_section import format_train_command
+from worldmodel.evaluation.report.reported_run import DAMAGE_ERRORS, ReportedRun
 from worldmodel.system import provenance
 
-MEASURES = {
+RESULT_FILES = {
     "--episodes 10": "returns.json",
     "model": "model.json",
     "probe": "probe.json",
     "compare": "compare.json",
 }
-COLUMNS = 4  # entries of versions.json that are shown of a run: the first and the last ones
+MAX_COLUMNS = 4  # entries of versions.json shown per run: the first and the last ones
 
 
-def environment(seeds: Sequence[Seed]) -> str:
-    e, state = seeds[0].config.env, seeds[0].state
+def render_environment(runs: Sequence[ReportedRun]) -> str:
+    e, state = runs[0].config.env, runs[0].state
     limit = f"{e.time_limit} frames" if e.time_limit else "the task's own"
     rows = [
         ("task", e.task),
@@ -44,65 +50,68 @@ def environment(seeds: Sequence[Seed]) -> str:
             ),
             ("updates", f"{state['learner']['updates']:,}"),
         ]
-    except ODD:
-        lacks = p("No checkpoint of this run can be read.", "lacking")
-    spent = [f"{seed.minutes:.1f}" for seed in seeds if seed.minutes is not None]
+    except DAMAGE_ERRORS:
+        lacks = render_paragraph("No checkpoint of this run can be read.", "missing")
+    spent = [f"{run.minutes:.1f}" for run in runs if run.minutes is not None]
     rows += [("minutes of training", ", ".join(spent))] if spent else []
-    return lacks + table("what it acts in", ("", "value"), rows) + made_with(seeds)
+    return lacks + render_table("environment", ("", "value"), rows) + render_versions(runs)
 
 
-def made_with(seeds: Sequence[Seed]) -> str:
-    """Versions and machine of each training; seeds that were made alike are told of together."""
-    alike: dict[str, list[Seed]] = {}
-    for seed in seeds:
+def render_versions(runs: Sequence[ReportedRun]) -> str:
+    """Versions and machine of each training; runs with equal entries share a table."""
+    alike: dict[str, list[ReportedRun]] = {}
+    for run in runs:
         alike.setdefault(
-            repr([{k: v for k, v in x.items() if k != "words"} for x in seed.made_with]), []
-        ).append(seed)
+            repr([{k: v for k, v in x.items() if k != "words"} for x in run.versions]), []
+        ).append(run)
     parts = []
     for group in alike.values():
-        names, entries = ", ".join(seed.name for seed in group), group[0].made_with
+        names, entries = ", ".join(run.name for run in group), group[0].versions
         if not entries:
             parts.append(
-                p(
-                    f"{names}: with what it was trained is not known, for want of {provenance.FILE}.",
+                render_paragraph(
+                    f"{names}: versions are not known, because {provenance.FILE} is missing.",
                     "soft",
                 )
             )
             continue
-        shown = [*entries[:1], *entries[1:][-(COLUMNS - 1) :]]
+        shown = [*entries[:1], *entries[1:][-(MAX_COLUMNS - 1) :]]
         keys = dict.fromkeys(k for x in shown for k in x if k not in ("words", "frames"))
         rows = [(key, *(str(x.get(key, "")) for x in shown)) for key in keys]
-        head = ("", *(f"from {x['frames']:,} frames on" for x in shown))
-        parts.append(table(f"with what it was trained: {names}", head, rows))
+        head = ("", *(f"from frame {x['frames']:,} on" for x in shown))
+        parts.append(render_table(f"versions and machine: {names}", head, rows))
     return "".join(parts)
 
 
-def to_measure(seeds: Sequence[Seed]) -> list[str]:
-    """The commands that measure what has not been, and show it."""
+def list_missing_commands(runs: Sequence[ReportedRun]) -> list[str]:
+    """The commands that measure what is missing, then write the report again."""
     found = []
-    for seed in seeds:
-        dreams = any((seed.path / "eval").glob("imagine.*")) or not seed.draws
+    for run in runs:
+        dreams = any((run.path / "eval").glob("imagine.*")) or not run.can_draw
         what = [
-            name for name, file in MEASURES.items() if not (seed.path / "eval" / file).exists()
+            name for name, file in RESULT_FILES.items() if not (run.path / "eval" / file).exists()
         ] + ["imagine"] * (not dreams)
-        found += [command(seed.path, name) for name in what]
-    if len(seeds) > 1 and not (seeds[0].path / "eval" / "seeds.json").exists():
-        found.append(together([seed.path for seed in seeds]))
-    again = f"{together([seed.path for seed in seeds])} report"
+        found += [format_command(run.path, name) for name in what]
+    if len(runs) > 1 and not (runs[0].path / "eval" / "seeds.json").exists():
+        found.append(format_joint_command([run.path for run in runs]))
+    again = f"{format_joint_command([run.path for run in runs])} report"
     return [*found, again] if found else []
 
 
-def reproduce(seeds: Sequence[Seed]) -> str:
-    """In full, and as it was typed."""
+def render_reproduction(runs: Sequence[ReportedRun]) -> str:
+    """The commands that train the runs again: as typed, and with every changed key."""
     typed = dict.fromkeys(
-        f"./wm train {shlex.join(x['words'])}".strip() for seed in seeds for x in seed.made_with
+        f"./wm train {shlex.join(x['words'])}".strip() for run in runs for x in run.versions
     )
     parts = (
-        [p("As it was typed, resumes with other words included:"), code("\n".join(typed))]
+        [
+            render_paragraph("As typed, including resumes with other options:"),
+            render_code("\n".join(typed)),
+        ]
         if typed
         else []
     )
-    trained = "\n".join(full(seed.config) for seed in seeds)
-    parts.append(p("In full, in a checkout of the same version:"))
-    parts.append(code(f"{trained}\n{command(seeds[0].path, 'report')}"))
-    return "".join([*parts, p(ANEW, "soft")])
+    trained = "\n".join(format_train_command(run.config) for run in runs)
+    parts.append(render_paragraph("With every changed key, in a checkout of the same version:"))
+    parts.append(render_code(f"{trained}\n{format_command(runs[0].path, 'report')}"))
+    return "".join([*parts, render_paragraph(RETRAIN_NOTE, "soft")])

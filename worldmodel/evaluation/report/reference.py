@@ -1,6 +1,4 @@
-"""Published scores on DeepMind Control (reference.csv; where they come from:
-docs/evaluation.md).
-"""
+"""Published scores on DeepMind Control, from reference.csv; docs/evaluation.md has the sources."""
 
 from __future__ import annotations
 
@@ -31,23 +29,20 @@ NAMES = {
     },
 }
 SETTINGS = {
-    "pixels": "Published runs see the task's standard picture with action repeat {repeat}; this "
-    "run: renderer "
-    "{env.render}, repeat {env.repeat}.",
-    "state": "Published runs from states are given the simulator's vector with action repeat "
-    "{repeat}; this run: "
-    "{env.obs}, repeat {env.repeat}.",
-    "video": "Published runs see the task before natural videos (Kinetics), 64x64 pixels, "
-    "action repeat {repeat}; "
-    "this run: before moving noise or blobs, renderer {env.render}, repeat {env.repeat}. "
-    "Backgrounds and "
-    "pictures differ: this says only of what order returns are.",
+    "pixels": "Published runs observe the task's standard picture with action repeat {repeat}. "
+    "This run: renderer {env.render}, action repeat {env.repeat}.",
+    "state": "Published runs from states observe the simulator's vector with action repeat "
+    "{repeat}. This run: {env.obs}, action repeat {env.repeat}.",
+    "video": "Published runs observe the task in front of natural videos (Kinetics), 64x64 "
+    "pixels, action repeat {repeat}. This run: moving noise or blobs as background, renderer "
+    "{env.render}, action repeat {env.repeat}. Backgrounds and pictures differ: compare only the "
+    "order of magnitude.",
 }
-TRAINING = " DreamerV3's numbers are those of training episodes."
+TRAINING_NOTE = " DreamerV3's numbers are from training episodes."
 
 
 @dataclass
-class Published:
+class PublishedScores:
     """A method's mean return and its standard deviation over seeds, by environment frames."""
 
     method: str
@@ -60,16 +55,16 @@ class Published:
     source: str
 
 
-def setting(task: str, obs: str) -> str:
-    """Which of the published settings is nearest; empty where none is."""
+def find_setting(task: str, obs: str) -> str:
+    """The name of the nearest published setting, or an empty string."""
     if task.startswith(DISTRACT + DMC):
         return "video"
     return "" if not task.startswith(DMC) else "state" if obs == "state" else "pixels"
 
 
-def published(task: str, obs: str) -> list[Published]:
-    """What there is for a task of DeepMind Control."""
-    names = NAMES.get(setting(task, obs), {})
+def load_published_scores(task: str, obs: str) -> list[PublishedScores]:
+    """The published scores of every method on this task, in this setting."""
+    names = NAMES.get(find_setting(task, obs), {})
     with TABLE.open(newline="") as file:
         rows = [
             row
@@ -87,7 +82,7 @@ def published(task: str, obs: str) -> list[Published]:
             ]
             last = own[-1]
             found.append(
-                Published(
+                PublishedScores(
                     method,
                     name,
                     [int(x) for x in columns[0]],
@@ -101,10 +96,8 @@ def published(task: str, obs: str) -> list[Published]:
     return found
 
 
-def note(env: Any, known: Sequence[Published]) -> str:
-    """What keeps the published numbers from being the same measurement as a run of an `env`
-    section.
-    """
+def describe_setting(env: Any, known: Sequence[PublishedScores]) -> str:
+    """How the published measurements differ from those of a run with this `env` section."""
     repeats = " or ".join(dict.fromkeys(method.repeat for method in known))
-    text = SETTINGS[setting(env.task, env.obs)].format(env=env, repeat=repeats)
-    return text + TRAINING * any(method.method.startswith("dreamerv3") for method in known)
+    text = SETTINGS[find_setting(env.task, env.obs)].format(env=env, repeat=repeats)
+    return text + TRAINING_NOTE * any(method.method.startswith("dreamerv3") for method in known)

@@ -1,6 +1,4 @@
-"""Plots as SVG inside the page: lines with bands and dots, and bars; colours come from the page's
-style.
-"""
+"""Plots as SVG elements: lines with bands, dots, and bars; style.css holds their colours."""
 
 from __future__ import annotations
 
@@ -11,31 +9,30 @@ from html import escape
 
 WIDTH, HEIGHT = 400, 250
 LEFT, RIGHT, TOP, BOTTOM = 60, 24, 10, 40
-ROOM = 10  # between the axes and marks at their ends
-LETTER = 7.0  # an average letter's width
-MOST_POINTS = 200
-STYLES = 6  # colours and dashes that the page's style has
-MEAN, REFERENCES = "mean", ("r0", "r1", "r2", "r3", "r4")  # styles that no number gives
-# Marks, where lines may be single points
-SPOTS = (
+MARGIN = 10  # between the axes and marks at their ends
+LETTER_WIDTH = 7.0  # of an average letter
+MAX_POINTS = 200
+STYLES = 6  # colours and dashes in style.css
+MEAN, REFERENCES = "mean", ("r0", "r1", "r2", "r3", "r4")  # styles by name instead of number
+# SVG paths of marks, for lines that may consist of single points.
+MARK_SHAPES = (
     "m-3.4,0a3.4,3.4 0 1,0 6.8,0a3.4,3.4 0 1,0 -6.8,0",
     "m-3.2,-3.2h6.4v6.4h-6.4z",
     "m0,-4.5l4.2,7.5h-8.4z",
     "m0,-4.6l4.6,4.6l-4.6,4.6l-4.6,-4.6z",
     "m0,4.5l4.2,-7.5h-8.4z",
 )
-WIDE = 30.0  # a span beyond which positive numbers are drawn by their logarithm
+LOG_SPAN = 30.0  # positive numbers that span more than this factor get a logarithmic axis
 
 Point = tuple[float, float]
 
 
 @dataclass
 class Series:
-    """A line, or `dots`, in one of the page's styles; `low` and `high` are the edges of a band
-    around it.
+    """A line, or `dots`, with a band between `low` and `high`.
 
-    `bars` makes the edges an interval at each point, which has a mark, `scales` times as large as
-    others; `labels` are written beside the points. `mark` picks the shape of dots among SPOTS.
+    With `intervals`, each point has a mark, enlarged by `scales`, and its own interval instead of
+    a band. `labels` stand beside the points. `mark` is the index of the dots' shape.
     """
 
     name: str
@@ -43,9 +40,9 @@ class Series:
     style: int | str = 0
     dots: bool = False
     thin: bool = False
-    bars: bool = False
+    intervals: bool = False
     mark: int | None = None
-    keyed: bool = True
+    in_legend: bool = True
     scales: Sequence[float] = ()
     labels: Sequence[str] = ()
     low: list[float] = field(default_factory=list)
@@ -53,7 +50,7 @@ class Series:
 
 
 class Axis:
-    """Numbers to places between two ends."""
+    """Maps numbers to positions between `start` and `end`."""
 
     def __init__(self, numbers: Sequence[float], start: float, end: float, log: bool = False):
         low, high = min(numbers), max(numbers)
@@ -65,7 +62,7 @@ class Axis:
             low, high = low - room, high + room
         self.low, self.high, self.start, self.end = low, high, start, end
 
-    def at(self, x: float) -> float:
+    def position(self, x: float) -> float:
         share = ((math.log10(x) if self.log else x) - self.low) / (self.high - self.low)
         return self.start + share * (self.end - self.start)
 
@@ -78,38 +75,36 @@ class Axis:
             ]
             round_ = [m * 10.0**k for k in powers for m in leading]
             within = [x for x in round_ if self.low <= math.log10(x) <= self.high]
-            return within if len(within) > 1 else _even(10**self.low, 10**self.high)
-        return _even(self.low, self.high)
+            return within if len(within) > 1 else _list_round_numbers(10**self.low, 10**self.high)
+        return _list_round_numbers(self.low, self.high)
 
 
-def _even(low: float, high: float) -> list[float]:
-    """Round numbers at equal distances."""
+def _list_round_numbers(low: float, high: float) -> list[float]:
+    """Round numbers at equal distances, for ticks."""
     rough = (high - low) / 6
     power = 10 ** math.floor(math.log10(rough))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough)
     return [k * step for k in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]
 
 
-def kind(style: int | str) -> str:
-    """A number's colour and dash, no two alike up to the square of STYLES; a name's are in the
-    page's style.
-    """
+def get_style_classes(style: int | str) -> str:
+    """CSS classes of a style; numbers below STYLES squared give distinct colour and dash."""
     if isinstance(style, str):
         return style
     return f"c{style % STYLES} d{(style + style // STYLES) % STYLES}"
 
 
-def short(x: float) -> str:
-    """A number for an axis: 40000 -> 40k."""
+def format_tick(x: float) -> str:
+    """A number as a tick label: 40000 -> 40k."""
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if abs(x) >= 10 * size or (abs(x) >= size and x % (size / 10) == 0):
             return f"{x / size:.4g}{letter}"
     return f"{x:.3g}"
 
 
-def thinned(points: list[Point]) -> list[Point]:
-    """Means of neighbours, so that a long run stays a small file."""
-    group = math.ceil(len(points) / MOST_POINTS)
+def thin_points(points: list[Point]) -> list[Point]:
+    """Average neighbours, so that a long run stays a small file."""
+    group = math.ceil(len(points) / MAX_POINTS)
     parts = [points[i : i + group] for i in range(0, len(points), max(1, group))]
     return [
         (sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part))
@@ -117,7 +112,7 @@ def thinned(points: list[Point]) -> list[Point]:
     ]
 
 
-def lines(
+def plot_lines(
     title: str,
     series: Sequence[Series],
     x_name: str,
@@ -127,93 +122,93 @@ def lines(
     log_x: bool = False,
     note: str = "",
 ) -> str:
-    """A figure with its title and a `note`, a key where there is more than one line, and what it
-    shows in words.
+    """A figure with title, `note`, legend and a text description.
 
-    Where all numbers are above `base` the axis begins there; what lies below `floor` is off the
-    figure, which says so.
+    `base` is always inside the y axis. Points below `floor` are clipped, and the note says so.
     """
     series = [s for s in series if s.points]
     xs = [x for s in series for x, _ in s.points]
     ys = [y for s in series for y in [*(y for _, y in s.points), *s.low, *s.high]]
     if not ys:
         return ""
-    steep = log and min(ys) > 0 and max(ys) / min(ys) > WIDE
+    steep = log and min(ys) > 0 and max(ys) / min(ys) > LOG_SPAN
     shown = [*ys, min(ys) if base is None else base]
     if floor is not None:
         shown = [max(y, floor) for y in shown]
-    room = ROOM if any(s.bars or s.dots for s in series) else 0
+    room = MARGIN if any(s.intervals or s.dots for s in series) else 0
     across = Axis(xs, LEFT + room, WIDTH - RIGHT - room, log_x)
     up = Axis(shown, HEIGHT - BOTTOM - room, TOP + room, steep)
-    # Below all lines, which they would else hide
-    marks = "".join(_labels(s, series, across, up) for s in series)
-    marks += "".join(_band(s, across, up) + _marks(s, across, up) for s in series)
+    # Labels come first, so that lines are drawn over them.
+    marks = "".join(_draw_labels(s, series, across, up) for s in series)
+    marks += "".join(_draw_band(s, across, up) + _draw_series(s, across, up) for s in series)
     ends = "; ".join(f"{s.name} ends at {s.points[-1][1]:.3g}" for s in series if not s.dots)
-    words = f"{title} by {x_name}. {ends}."
-    note = "; ".join(filter(None, (note, _deepest(series, floor))))
-    keyed = [s for s in series if s.keyed] if len(series) > 1 else []
+    description = f"{title} over {x_name}. {ends}."
+    note = "; ".join(filter(None, (note, _describe_clipped(series, floor))))
+    legend = [s for s in series if s.in_legend] if len(series) > 1 else []
     keys = "".join(
-        f'<span class="entry">{_key(s)}{escape(_keyed(s, floor))}</span>' for s in keyed
+        f'<span class="entry">{_draw_legend_mark(s)}{escape(_format_legend_name(s, floor))}</span>'
+        for s in legend
     )
-    inside = _grid(across, up, x_name) + (marks if floor is None else _cut(marks))
+    inside = _draw_grid(across, up, x_name) + (marks if floor is None else _clip_marks(marks))
     return (
         f"<figure "
-        f'class="plot">{_caption(title, note)}{keys}</figcaption>{_frame(words, inside)}</figure>'
+        f'class="plot">{_render_caption(title, note)}{keys}</figcaption>{_render_svg(description, inside)}</figure>'
     )
 
 
-def _deepest(series: Sequence[Series], floor: float | None) -> str:
-    """How far down what is off the figure goes, and whose line it is."""
+def _describe_clipped(series: Sequence[Series], floor: float | None) -> str:
+    """The lowest clipped value and the name of its line."""
     least, name = min((y, s.name) for s in series for _, y in s.points)
     if floor is None or least >= floor:
         return ""
     return f"{name} goes down to {least:.3g}"
 
 
-def _keyed(s: Series, floor: float | None) -> str:
-    """A name for the key, which says where the line is nowhere to be seen."""
+def _format_legend_name(s: Series, floor: float | None) -> str:
+    """A name in the legend, which says so if the whole line is clipped."""
     hidden = floor is not None and all(y < floor for _, y in s.points)
     return f"{s.name} (all below {floor:g})" if hidden else s.name
 
 
-def bars(
+def plot_bars(
     title: str,
     rows: Sequence[tuple[str, float, float, float]],
     styles: Sequence[int | str] = (),
     note: str = "",
 ) -> str:
-    """Bars from the top down, each (name, value, low, high) below its name, with the interval as a
-    line.
-    """
+    """Horizontal bars, one per row (name, value, low, high); a line shows the interval."""
     tall = 38 * len(rows) + 34
     axis = Axis([0.0, *(x for _, *numbers in rows for x in numbers)], 16, WIDTH - RIGHT)
-    parts = [_tick(axis.at(t), TOP, tall - 24, short(t)) for t in axis.ticks()]
+    parts = [_draw_tick(axis.position(t), TOP, tall - 24, format_tick(t)) for t in axis.ticks()]
     for i, (name, value, low, high) in enumerate(rows):
         y = TOP + 38 * i
-        begin, width = min(axis.at(0), axis.at(value)), abs(axis.at(value) - axis.at(0))
+        begin, width = (
+            min(axis.position(0), axis.position(value)),
+            abs(axis.position(value) - axis.position(0)),
+        )
         parts.append(f'<text class="name" x="16" y="{y + 12}">{escape(name)}: {value:.4g}</text>')
-        own = f" {kind(styles[i])}" if styles else ""
+        own = f" {get_style_classes(styles[i])}" if styles else ""
         parts.append(
             f'<rect class="bar{own}" x="{begin:.1f}" y="{y + 17}" width="{width:.1f}" '
             f'height="14"/>'
         )
         parts.append(
-            f'<path class="whisker" d="M{axis.at(low):.1f},{y + 24}H{axis.at(high):.1f}"/>'
+            f'<path class="whisker" d="M{axis.position(low):.1f},{y + 24}H{axis.position(high):.1f}"/>'
         )
-    words = f"{title}: " + "; ".join(f"{name} {value:.4g}" for name, value, *_ in rows)
+    description = f"{title}: " + "; ".join(f"{name} {value:.4g}" for name, value, *_ in rows)
     return (
         f"<figure "
-        f'class="plot">{_caption(title, note)}</figcaption>{_frame(words, "".join(parts), tall)}</figure>'
+        f'class="plot">{_render_caption(title, note)}</figcaption>{_render_svg(description, "".join(parts), tall)}</figure>'
     )
 
 
-def _caption(title: str, note: str) -> str:
-    told = f'<span class="note">{escape(note)}</span>' if note else ""
-    return f"<figcaption><b>{escape(title)}</b>{told}"
+def _render_caption(title: str, note: str) -> str:
+    note = f'<span class="note">{escape(note)}</span>' if note else ""
+    return f"<figcaption><b>{escape(title)}</b>{note}"
 
 
-def _cut(marks: str) -> str:
-    """What lies outside of the axes is not drawn."""
+def _clip_marks(marks: str) -> str:
+    """Hide what lies outside the axes."""
     wide, tall = WIDTH - LEFT - RIGHT + 8, HEIGHT - TOP - BOTTOM + 8
     at = f"{LEFT - 4} {TOP - 4} {wide} {tall}"
     return (
@@ -222,19 +217,20 @@ def _cut(marks: str) -> str:
     )
 
 
-def _frame(words: str, inside: str, tall: int = HEIGHT) -> str:
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {tall}" role="img" aria-label="{escape(words)}">{inside}</svg>'
-    )
+def _render_svg(description: str, inside: str, tall: int = HEIGHT) -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {tall}" role="img" aria-label="{escape(description)}">{inside}</svg>'
 
 
-def _grid(across: Axis, up: Axis, x_name: str) -> str:
+def _draw_grid(across: Axis, up: Axis, x_name: str) -> str:
     rows = [
-        f'<path class="grid" d="M{LEFT},{up.at(t):.1f}H{WIDTH - RIGHT}"/>'
-        f'<text x="{LEFT - 6}" y="{up.at(t) + 4:.1f}" text-anchor="end">{short(t)}</text>'
+        f'<path class="grid" d="M{LEFT},{up.position(t):.1f}H{WIDTH - RIGHT}"/>'
+        f'<text x="{LEFT - 6}" y="{up.position(t) + 4:.1f}" text-anchor="end">{format_tick(t)}</text>'
         for t in up.ticks()
     ]
-    columns = [_tick(across.at(t), TOP, HEIGHT - BOTTOM, short(t)) for t in across.ticks()]
+    columns = [
+        _draw_tick(across.position(t), TOP, HEIGHT - BOTTOM, format_tick(t))
+        for t in across.ticks()
+    ]
     name = (
         f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 6}" '
         f'text-anchor="middle">{escape(x_name)}</text>'
@@ -242,47 +238,50 @@ def _grid(across: Axis, up: Axis, x_name: str) -> str:
     return "".join([*rows, *columns, name])
 
 
-def _tick(x: float, top: float, bottom: float, text: str) -> str:
+def _draw_tick(x: float, top: float, bottom: float, text: str) -> str:
     label = f'<text x="{x:.1f}" y="{bottom + 15:.0f}" text-anchor="middle">{text}</text>'
     return f'<path class="grid" d="M{x:.1f},{top}V{bottom:.0f}"/>{label}'
 
 
-def _marks(s: Series, across: Axis, up: Axis) -> str:
-    places = [(across.at(x), up.at(y)) for x, y in s.points]
+def _draw_series(s: Series, across: Axis, up: Axis) -> str:
+    places = [(across.position(x), up.position(y)) for x, y in s.points]
     if s.dots and s.mark is not None:
-        parts = [_spot(s, x, y, 0.8) for x, y in places]
+        parts = [_draw_mark(s, x, y, 0.8) for x, y in places]
     elif s.dots:
         parts = [
-            f'<circle class="{kind(s.style)}" cx="{x:.1f}" cy="{y:.1f}" r="2.2"/>'
+            f'<circle class="{get_style_classes(s.style)}" cx="{x:.1f}" cy="{y:.1f}" r="2.2"/>'
             for x, y in places
         ]
     else:
         scales = s.scales or [1.0] * len(places)
         parts = [
-            _spot(s, x, y, k)
+            _draw_mark(s, x, y, k)
             for (x, y), k in zip(places, scales, strict=True)
-            if s.bars or len(places) == 1
+            if s.intervals or len(places) == 1
         ]
     if not s.dots and len(places) > 1:
         path = "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        parts.append(f'<path class="line {kind(s.style)}{" thin" * s.thin}" d="{path}"/>')
+        parts.append(
+            f'<path class="line {get_style_classes(s.style)}{" thin" * s.thin}" d="{path}"/>'
+        )
     return "".join(parts)
 
 
-def _labels(s: Series, every: Sequence[Series], across: Axis, up: Axis) -> str:
-    """Beside each point, above or below it, whichever is farther from the other series' points
-    nearby.
-    """
+def _draw_labels(s: Series, every: Sequence[Series], across: Axis, up: Axis) -> str:
+    """Labels above or below their points, whichever is farther from nearby points of others."""
     taken = [
-        (across.at(x), up.at(y)) for other in every if other is not s for x, y in other.points
+        (across.position(x), up.position(y))
+        for other in every
+        if other is not s
+        for x, y in other.points
     ]
     parts = []
-    places = [(across.at(x), up.at(y)) for x, y in s.points]
+    places = [(across.position(x), up.position(y)) for x, y in s.points]
     for (x, y), label in (
         (place, label) for place, label in zip(places, s.labels, strict=False) if label
     ):
-        wide = LETTER * len(label)
-        near = [b for a, b in taken if abs(a - x) < wide + LETTER]
+        wide = LETTER_WIDTH * len(label)
+        near = [b for a, b in taken if abs(a - x) < wide + LETTER_WIDTH]
         down = max(
             (-5, 15), key=lambda down: min((abs(y + down - 5 - b) for b in near), default=0.0)
         )
@@ -292,32 +291,32 @@ def _labels(s: Series, every: Sequence[Series], across: Axis, up: Axis) -> str:
     return "".join(parts)
 
 
-def _band(s: Series, across: Axis, up: Axis) -> str:
-    """The edges as a band, or as an interval where each point stands for itself."""
+def _draw_band(s: Series, across: Axis, up: Axis) -> str:
+    """The band between `low` and `high`, or an interval at each point."""
     if len(s.low) != len(s.points) or len(s.high) != len(s.points):
         return ""
     edges = [
-        (across.at(x), up.at(a), up.at(b))
+        (across.position(x), up.position(a), up.position(b))
         for (x, _), a, b in zip(s.points, s.low, s.high, strict=True)
     ]
-    if s.bars or len(edges) == 1:
-        lines = "".join(f"M{x:.1f},{low:.1f}V{high:.1f}" for x, low, high in edges)
-        return f'<path class="line interval {kind(s.style)}" d="{lines}"/>'
+    if s.intervals or len(edges) == 1:
+        plot_lines = "".join(f"M{x:.1f},{low:.1f}V{high:.1f}" for x, low, high in edges)
+        return f'<path class="line interval {get_style_classes(s.style)}" d="{plot_lines}"/>'
     there = [f"{x:.1f},{high:.1f}" for x, _, high in edges]
     back = [f"{x:.1f},{low:.1f}" for x, low, _ in reversed(edges)]
-    return f'<path class="band {kind(s.style)}" d="M{"L".join([*there, *back])}Z"/>'
+    return f'<path class="band {get_style_classes(s.style)}" d="M{"L".join([*there, *back])}Z"/>'
 
 
-def _spot(s: Series, x: float, y: float, scale: float = 1.0) -> str:
-    """A mark whose shape differs where colours come again."""
-    turn = s.style + s.style // STYLES if s.bars and isinstance(s.style, int) else 0
-    shape = SPOTS[(turn if s.mark is None else s.mark) % len(SPOTS)]
+def _draw_mark(s: Series, x: float, y: float, scale: float = 1.0) -> str:
+    """A mark; where colours repeat, its shape differs."""
+    turn = s.style + s.style // STYLES if s.intervals and isinstance(s.style, int) else 0
+    shape = MARK_SHAPES[(turn if s.mark is None else s.mark) % len(MARK_SHAPES)]
     see_through = " dot" if s.dots else ""
     place = f"translate({x:.1f},{y:.1f}) scale({scale:g})"
-    return f'<path class="spot {kind(s.style)}{see_through}" transform="{place}" d="M0,0{shape}"/>'
+    return f'<path class="spot {get_style_classes(s.style)}{see_through}" transform="{place}" d="M0,0{shape}"/>'
 
 
-def _key(s: Series) -> str:
+def _draw_legend_mark(s: Series) -> str:
     mark = (
         '<circle class="{}" cx="14" cy="6" r="3"/>'
         if s.dots
@@ -325,8 +324,8 @@ def _key(s: Series) -> str:
     )
     if s.dots and s.mark is not None:
         mark = ""
-    spot = _spot(s, 14, 6) if s.bars or not mark else ""
+    spot = _draw_mark(s, 14, 6) if s.intervals or not mark else ""
     return (
         f'<svg class="mark" viewBox="0 0 28 12" '
-        f'aria-hidden="true">{mark.format(kind(s.style))}{spot}</svg>'
+        f'aria-hidden="true">{mark.format(get_style_classes(s.style))}{spot}</svg>'
     )

@@ -14,7 +14,13 @@ import numpy as np
 
 from worldmodel.config.loading import preset_files, read_yaml
 from worldmodel.config.schema import PlannerConfig
-from worldmodel.evaluation.plotting.style import growing, kind, pyplot, save, told
+from worldmodel.evaluation.plotting.style import (
+    describe_markers,
+    get_line_style,
+    load_pyplot,
+    save_figure,
+    scale_markers,
+)
 from worldmodel.rollout.episodes import doubts
 from worldmodel.rollout.player import Player
 from worldmodel.spaces import Row
@@ -155,15 +161,15 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 def drawn(results: dict[str, dict[str, Any]], target: Path, title: str) -> Path:
     """Return against thinking time, a line through the budgets of each way."""
-    figure, axes = pyplot().subplots(figsize=(8.5, 5), dpi=100)
-    sizes = growing([r["candidates"] for r in results.values()])
+    figure, axes = load_pyplot().subplots(figsize=(8.5, 5), dpi=100)
+    sizes = scale_markers([r["candidates"] for r in results.values()])
     for number, way in enumerate(dict.fromkeys(r["way"] for r in results.values())):
         own = [r for r in results.values() if r["way"] == way]
         mean, low, high = (
             np.array([r[f"eval/score{k}"] for r in own]) for k in ("", "_low", "_high")
         )
         spread = [mean - low, high - mean] if all(len(r["scores"]) > 1 for r in own) else None
-        style, took = kind(number), [r["ms_per_action"] for r in own]
+        style, took = get_line_style(number), [r["ms_per_action"] for r in own]
         axes.errorbar(
             took, mean, spread, label=way, capsize=2, lw=1.5, elinewidth=0.7, ms=5, **style
         )
@@ -176,9 +182,9 @@ def drawn(results: dict[str, dict[str, Any]], target: Path, title: str) -> Path:
             )
     axes.set_xscale("log")
     axes.set(
-        xlabel=f"milliseconds per action, log scale{told(sizes)}",
+        xlabel=f"milliseconds per action, log scale{describe_markers(sizes)}",
         ylabel="mean return, 95 % range",
         title="up is better, left is quicker",
     )
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
-    return save(figure, target, title)
+    return save_figure(figure, target, title)

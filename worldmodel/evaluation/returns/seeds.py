@@ -13,7 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.evaluation.plotting.style import COLORS, MARKERS, kind, pyplot, save
+from worldmodel.evaluation.plotting.style import (
+    COLORS,
+    MARKERS,
+    get_line_style,
+    load_pyplot,
+    save_figure,
+)
 from worldmodel.evaluation.quality.model_quality import plain
 from worldmodel.evaluation.returns.aggregates import AGGREGATES, estimates, profile
 from worldmodel.run_directory import RunError
@@ -119,7 +125,7 @@ def drawn(pages: Sequence[tuple[str, dict[str, Any]]], target: Path) -> Path:
     most = max(len(methods) for _, methods in pages)
     pooled = any(len(x["runs"]) > 1 for _, methods in pages for x in methods.values())
     shown = {name: title for name, title in TITLES.items() if pooled or name != "median"}
-    figure, grid = pyplot().subplots(
+    figure, grid = load_pyplot().subplots(
         len(pages),
         len(shown) + 1,
         figsize=(3.2 * len(shown) + 4.4, len(pages) * (2.2 + 0.35 * most)),
@@ -132,7 +138,7 @@ def drawn(pages: Sequence[tuple[str, dict[str, Any]]], target: Path) -> Path:
             _intervals(axes, name, methods)
         row[0].set_ylabel(title, fontsize=9)
         _profiles(row[-1], methods)
-    return save(
+    return save_figure(
         figure,
         target,
         "returns over seeds, a dot each: bars are 95 % intervals, further right is better",
@@ -170,7 +176,7 @@ def _intervals(axes: Any, name: str, methods: dict[str, Any]) -> None:
 def _profiles(axes: Any, methods: dict[str, Any]) -> None:
     axes.set_title("performance profile, higher is better")
     for place, (name, x) in enumerate(methods.items()):
-        style = {**kind(place), "marker": None}
+        style = {**get_line_style(place), "marker": None}
         axes.step(x["levels"], x["profile"]["share"], where="post", lw=2, label=name, **style)
         axes.fill_between(
             x["levels"],
