@@ -19,8 +19,10 @@ class Optimizer:
     """What moves parameters by their gradients: a learning rate, and moments of each parameter
     once it has moved.
 
-    None of torch.optim's: the first of those in a process imports a compiler, which takes a second
-    or two. As with them, where an attribute `found_inf` holds a one nothing moves.
+    These are not torch.optim's, because the first one of those in a process imports the compiler
+    (93 modules of torch._dynamo with torch 2.13): 2.3 to 2.9 s of processor time in eight starts,
+    as much as `import torch` itself. AdamW calls the same fused kernel. As with torch.optim,
+    nothing moves where an attribute `found_inf` holds a one.
     """
 
     COUNTER = torch.float32
