@@ -9,6 +9,7 @@ from pathlib import Path
 
 import envs
 from worldmodel.config.loading import split_arguments
+from worldmodel.errors import UsageError
 from worldmodel.system.console import say
 
 DESCRIPTION = """Evaluate saved runs. --planner.KEY VALUE, --behavior.KEY VALUE and
@@ -30,7 +31,7 @@ def main(argv: list[str]) -> int:
     if problems:
         parser.error(problems[0])
 
-    from worldmodel.system.exit_codes import run_command  # torch is imported from here on
+    from worldmodel.programs.exit_codes import run_command  # torch is imported from here on
 
     return run_command(lambda: evaluate(args))
 
@@ -269,7 +270,7 @@ def model(args: argparse.Namespace) -> None:
     from worldmodel.evaluation.commands.model import Wanted, write
 
     if args.plans < 4:
-        raise ValueError(
+        raise UsageError(
             "--plans: two pairs of random plans are compared from every state; give at least 4"
         )
     run, environments = opened(args, args.runs[0])

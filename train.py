@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
 
     try:
         others = LoadMeter()
-        from worldmodel.system.exit_codes import run_command  # torch is imported from here on
+        from worldmodel.programs.exit_codes import run_command  # torch is imported from here on
     except KeyboardInterrupt:
         sys.stderr.write("interrupted before anything was begun\n")
         return 130

@@ -289,7 +289,7 @@ def main(argv: list[str]) -> int:
     if problems:
         parser.error(problems[0])
 
-    from worldmodel.system.exit_codes import run_command  # torch is imported from here on
+    from worldmodel.programs.exit_codes import run_command  # torch is imported from here on
 
     return run_command(lambda: measure(args))
 

@@ -30,8 +30,9 @@ from worldmodel import registry
 from worldmodel.checkpoint.validate import read_json_lines
 from worldmodel.config import loading
 from worldmodel.config.loading import Config
+from worldmodel.errors import RunError
 from worldmodel.evaluation.plotting.style import COLORS, get_line_style, load_pyplot, save_figure
-from worldmodel.run_directory import RunDir, RunError, make_slug
+from worldmodel.run_directory import RunDir, make_slug
 from worldmodel.spaces import ActionSpace
 
 ROOT = Path(__file__).resolve().parent.parent

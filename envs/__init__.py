@@ -4,6 +4,7 @@ The programs use it and hand its environments to worldmodel. It knows nothing of
 imports nothing of worldmodel.
 """
 
+from .errors import EnvError, EnvSettingsError
 from .names import FORMS, NAMES, SUITE, TASKS, check_name
 from .registry import configured, expert, make, renderer
 
@@ -12,6 +13,8 @@ __all__ = [
     "NAMES",
     "SUITE",
     "TASKS",
+    "EnvError",
+    "EnvSettingsError",
     "check_name",
     "configured",
     "expert",

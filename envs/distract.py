@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from .errors import EnvDataError, EnvSettingsError
 from .tasks.canvas import Canvas
 
 KINDS = ("noise", "blobs", "both")
@@ -147,7 +148,7 @@ class Distract(gymnasium.Wrapper):
         self.key = "image" if isinstance(space, gymnasium.spaces.Dict) else ""
         shape = (space["image"] if isinstance(space, gymnasium.spaces.Dict) else space).shape
         if shape is None or len(shape) != 3:
-            raise ValueError(
+            raise EnvSettingsError(
                 f"{name}: distract: changes pictures, and with obs=state there are none"
             )
         self.board = Canvas(shape[:2], (0, 0, 0), (0, 0, 0))
@@ -183,7 +184,7 @@ class Distract(gymnasium.Wrapper):
             return image
         mask = self.mask()
         if mask.shape != image.shape[:2]:
-            raise ValueError(
+            raise EnvDataError(
                 f"{self.name}: its mask has shape {mask.shape}, its picture {image.shape[:2]}"
             )
         behind = self.background.picture(self.count)
@@ -194,10 +195,10 @@ class Distract(gymnasium.Wrapper):
 
 
 def mask_of(env: gymnasium.Env, name: str) -> Callable[[], np.ndarray]:
-    """The innermost environment's `mask`; ValueError where it has none."""
+    """The innermost environment's `mask`; EnvSettingsError where it has none."""
     mask = getattr(env.unwrapped, "mask", None)
     if not callable(mask):
-        raise ValueError(
+        raise EnvSettingsError(
             f"{name} gives no mask of what belongs to its task, so distract: cannot tell what "
             f"to leave alone; take a "
             "built-in, a dmc: task, or give your class a method mask() -> (H, W) in [0, 1]"

@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium import error, spaces
 
+from .errors import EnvSettingsError
 from .wrappers import ActionRepeat, NormalizeAction, Resize, TimeLimit, as_declared, resize
 
 # Packages that register their ids under a namespace only once they are imported.
@@ -19,8 +20,8 @@ _NAMESPACES = {"ALE": ("ale_py", "pip install ale-py")}
 
 
 def check_id(name: str) -> None:
-    """Raise ValueError for an id that Gymnasium doesn't know; ids under a namespace are only known
-    to their package.
+    """Raise EnvSettingsError for an id that Gymnasium doesn't know; ids under a namespace are
+    known to their package alone.
     """
     if "/" in name:
         return
@@ -29,30 +30,30 @@ def check_id(name: str) -> None:
     except error.UnregisteredEnv as problem:
         raise _unknown(name) from problem
     except error.Error as problem:
-        raise ValueError(f"gym:{name}: {_one_line(problem)}") from problem
+        raise EnvSettingsError(f"gym:{name}: {_one_line(problem)}") from problem
 
 
-def _unknown(name: str) -> ValueError:
+def _unknown(name: str) -> EnvSettingsError:
     near = difflib.get_close_matches(name, gymnasium.registry.keys(), 1, 0.5)
     hint = f", did you mean 'gym:{near[0]}'?" if near else ""
-    return ValueError(f"Gymnasium knows no environment {name!r}{hint}")
+    return EnvSettingsError(f"Gymnasium knows no environment {name!r}{hint}")
 
 
 def registered(name: str, size: tuple[int, int]) -> gymnasium.Env:
-    """Make the Gymnasium environment `name`, or raise ValueError saying what is missing."""
+    """Make the Gymnasium environment `name`, or raise EnvSettingsError saying what is missing."""
     module, command = _NAMESPACES.get(name.partition("/")[0], (None, ""))
     try:
         if module:
             gymnasium.register_envs(importlib.import_module(module))
         return gymnasium.make(name, render_mode="rgb_array", disable_env_checker=True)
     except (error.DependencyNotInstalled, ImportError) as problem:
-        raise ValueError(
+        raise EnvSettingsError(
             f"gym:{name} needs a missing package: {_here(_one_line(problem, command))}"
         ) from problem
     except error.UnregisteredEnv as problem:
         raise _unknown(name) from problem
     except error.Error as problem:
-        raise ValueError(f"gym:{name} cannot be made: {_one_line(problem)}") from problem
+        raise EnvSettingsError(f"gym:{name} cannot be made: {_one_line(problem)}") from problem
 
 
 def _here(text: str) -> str:
@@ -68,17 +69,19 @@ def custom(name: str, size: tuple[int, int]) -> gymnasium.Env:
     try:
         module = importlib.import_module(module_name)
     except ImportError as problem:
-        raise ValueError(f"{name}: cannot import {module_name}: {_one_line(problem)}") from problem
+        raise EnvSettingsError(
+            f"{name}: cannot import {module_name}: {_one_line(problem)}"
+        ) from problem
     target: Any = module
     for part in attribute.split("."):
         if not hasattr(target, part):
             public = [n for n, v in vars(target).items() if not n.startswith("_") and callable(v)]
             near = difflib.get_close_matches(part, public, 1, 0.5)
             hint = f", did you mean {module_name}:{near[0]}?" if near else ""
-            raise ValueError(f"{name}: {module_name} has no {part!r}{hint}")
+            raise EnvSettingsError(f"{name}: {module_name} has no {part!r}{hint}")
         target = getattr(target, part)
     if not callable(target):
-        raise ValueError(
+        raise EnvSettingsError(
             f"{name}: {attribute} must be a gymnasium.Env class or a function that returns one"
         )
     offers = {"size": size, "render_mode": "rgb_array"}
@@ -88,7 +91,7 @@ def custom(name: str, size: tuple[int, int]) -> gymnasium.Env:
         taken = set()
     env = target(**{key: value for key, value in offers.items() if key in taken})
     if not isinstance(env, gymnasium.Env):
-        raise ValueError(
+        raise EnvSettingsError(
             f"{name}: {attribute} gives {type(env).__name__}, which is not a gymnasium.Env"
         )
     return env
@@ -146,7 +149,7 @@ def adapt_action(env: gymnasium.Env, name: str) -> gymnasium.Env:
         return NormalizeAction(env, name)
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         return _IndexAction(env)
-    raise ValueError(
+    raise EnvSettingsError(
         f"{name}: actions must be Box, Discrete, MultiDiscrete or MultiBinary, not {space}"
     )
 
@@ -184,14 +187,14 @@ def adapt_obs(env: gymnasium.Env, name: str, size: tuple[int, int], obs: str) ->
     space = env.observation_space
     if _is_image(space):
         if obs != "pixels":
-            raise ValueError(
+            raise EnvSettingsError(
                 f"{name} observes an image and has no vector: use obs=pixels, not {obs}"
             )
         return Resize(env, size)
     if _is_dict_of_both(space):
         return _FromDict(env, size, obs)
     if obs != "pixels" and not space.is_np_flattenable:
-        raise ValueError(f"{name}: observations cannot be flattened into a vector: {space}")
+        raise EnvSettingsError(f"{name}: observations cannot be flattened into a vector: {space}")
     if obs != "state":
         _probe_render(env, name)
     return _Observe(env, size, obs)
@@ -241,15 +244,15 @@ def _probe_render(env: gymnasium.Env, name: str) -> None:
         env.reset(seed=0)
         picture = env.render()
     except error.DependencyNotInstalled as problem:
-        raise ValueError(
+        raise EnvSettingsError(
             f"{name} cannot draw pictures without a package: {_one_line(problem)}"
         ) from problem
     except Exception as problem:
-        raise ValueError(
+        raise EnvSettingsError(
             f"{name} cannot draw pictures ({_one_line(problem)}); use obs=state"
         ) from problem
     if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3:
-        raise ValueError(
+        raise EnvSettingsError(
             f"{name} has no image observation and render() gives no (H, W, 3) picture: "
             "use obs=state or support render_mode='rgb_array'"
         )

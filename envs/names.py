@@ -6,6 +6,8 @@ import difflib
 import importlib.util
 import sys
 
+from .errors import EnvSettingsError
+
 TASKS = ("pointmass", "pendulum", "catcher", "rope")
 NAMES = (*TASKS, "counter")
 DISTRACT = "distract:"
@@ -46,9 +48,9 @@ SUITE = tuple(f"{domain}_{task}" for domain, tasks in _SUITE.items() for task in
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError unless `name` can be an environment."""
+    """Raise EnvSettingsError unless `name` can be an environment."""
     if not isinstance(name, str):
-        raise ValueError(f"an environment's name is a string, not {type(name).__name__}")
+        raise EnvSettingsError(f"an environment's name is a string, not {type(name).__name__}")
     name = name.removeprefix(DISTRACT)
     prefix, colon, rest = name.partition(":")
     if prefix == "gym" and rest:
@@ -59,14 +61,14 @@ def check_name(name: str) -> None:
         return
     if prefix == "dmc":
         known = difflib.get_close_matches(rest, SUITE, 1, 0.5)
-        raise ValueError(
+        raise EnvSettingsError(
             f"unknown DeepMind Control task {rest!r}{_hint(['dmc:' + n for n in known])}"
         )
     dotted = colon and all(part.isidentifier() for part in [*prefix.split("."), *rest.split(".")])
     if not dotted or prefix == "gym":
-        raise ValueError(f"unknown environment {name!r}{_suggest(name)}; it must be {FORMS}")
+        raise EnvSettingsError(f"unknown environment {name!r}{_suggest(name)}; it must be {FORMS}")
     if not _importable(prefix.partition(".")[0]):
-        raise ValueError(
+        raise EnvSettingsError(
             f"unknown environment {name!r}{_suggest(name)}; no module "
             f"{prefix.partition('.')[0]!r} on PYTHONPATH"
         )

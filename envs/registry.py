@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from .errors import EnvSettingsError
 from .names import DISTRACT, NAMES, check_name
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def make(
     size = _checked(size, repeat, time_limit, obs)
     plain = name.removeprefix(DISTRACT)
     if not plain.startswith("dmc:") and camera is not None:
-        raise ValueError(f"{name} has one camera only: leave camera empty (got {camera!r})")
+        raise EnvSettingsError(f"{name} has one camera only: leave camera empty (got {camera!r})")
     from .wrappers import Check, Patience
 
     env = _plain(plain, size, repeat, time_limit, obs, render, camera)
@@ -108,7 +109,7 @@ def expert(name: str) -> Callable[[gymnasium.Env], Any]:
     """
     plain = name.removeprefix(DISTRACT)
     if plain not in NAMES:
-        raise ValueError(f"there is no expert for {name!r}, only for {', '.join(NAMES)}")
+        raise EnvSettingsError(f"there is no expert for {name!r}, only for {', '.join(NAMES)}")
     policy = importlib.import_module(f".tasks.{plain}", __package__).expert
     return lambda env: policy(env.unwrapped)
 
@@ -158,9 +159,9 @@ def _distracted(
 
     try:
         if not 0.0 <= strength <= 1.0:
-            raise ValueError(f"strength must lie between 0 and 1, not {strength!r}")
+            raise EnvSettingsError(f"strength must lie between 0 and 1, not {strength!r}")
         if kind not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
+            raise EnvSettingsError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
         return Distract(env, name, strength, kind, held_out)
     except BaseException:
         env.close()
@@ -180,21 +181,21 @@ def _builtin(
 def _checked(
     size: tuple[int, int] | int, repeat: int, time_limit: int | None, obs: str
 ) -> tuple[int, int]:
-    """Return size as (height, width) or raise ValueError for the first argument that cannot be."""
+    """Return size as (height, width) or raise EnvSettingsError for the first bad argument."""
     pair = (size, size) if isinstance(size, int) else tuple(size)
     if len(pair) != 2 or not all(isinstance(n, int) and n >= 8 for n in pair):
-        raise ValueError(
+        raise EnvSettingsError(
             f"size must be height and width, whole numbers of at least 8, not {size!r}"
         )
     if not isinstance(repeat, int) or repeat < 1:
-        raise ValueError(f"repeat must be a whole number of at least 1, not {repeat!r}")
+        raise EnvSettingsError(f"repeat must be a whole number of at least 1, not {repeat!r}")
     if time_limit is not None and (not isinstance(time_limit, int) or time_limit < 1):
-        raise ValueError(
+        raise EnvSettingsError(
             f"time_limit must be a whole number of control steps, at least 1, or none, not "
             f"{time_limit!r}"
         )
     if obs not in _OBS:
         near = difflib.get_close_matches(str(obs), _OBS, 1)
         hint = f", did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"obs must be one of {', '.join(_OBS)}, not {obs!r}{hint}")
+        raise EnvSettingsError(f"obs must be one of {', '.join(_OBS)}, not {obs!r}{hint}")
     return pair[0], pair[1]

@@ -10,9 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-
-class EnvDataError(RuntimeError):
-    """An environment or its caller handed over data that breaks the declared spaces."""
+from .errors import EnvDataError, EnvSettingsError
 
 
 class ActionRepeat(gymnasium.Wrapper):
@@ -118,7 +116,7 @@ class NormalizeAction(gymnasium.ActionWrapper):
         inner = env.action_space
         assert isinstance(inner, spaces.Box)
         if not (np.isfinite(inner.low).all() and np.isfinite(inner.high).all()):
-            raise ValueError(
+            raise EnvSettingsError(
                 f"{name}: actions need finite bounds to be scaled to [-1, 1], they are {inner}"
             )
         self.inner = inner

@@ -7,8 +7,9 @@ import torch
 from ranks import environment, learners
 from worldmodel.config import loading
 from worldmodel.distributed import ALONE, Launch, World, format_rank_prefix, join_ranks
+from worldmodel.errors import RunError
 from worldmodel.model.kl import free_nats
-from worldmodel.run_directory import RunDir, RunError
+from worldmodel.run_directory import RunDir
 from worldmodel.system import runtime
 from worldmodel.training.stop_request import Stop
 

@@ -14,9 +14,9 @@ from gymnasium.utils.env_checker import check_env
 import worldmodel
 from runs import ROOT, seed_dir, train
 from worldmodel import DreamEnv
+from worldmodel.errors import RunError
 from worldmodel.evaluation.quality.evaluated_model import OpenedRun
 from worldmodel.replay.saved_episodes import SavedEpisodes
-from worldmodel.run_directory import RunError
 
 
 @pytest.fixture(scope="module")

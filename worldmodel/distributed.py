@@ -26,6 +26,7 @@ from torch import Tensor
 from worldmodel.config import loading as configs
 from worldmodel.config.loading import ConfigError
 from worldmodel.config.schema import Config
+from worldmodel.errors import UsageError, WorldModelError, exit_code_of
 
 T = TypeVar("T")
 
@@ -34,13 +35,13 @@ ANSWER_SECONDS = 1800  # for a rank that lives but does not answer; a dead one i
 REQUIRED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-class RankLost(RuntimeError):
-    """Another rank is dead or does not answer (exit code 74)."""
+class RankLost(WorldModelError):
+    """Another rank is dead or does not answer."""
 
     exit_code = 74
 
 
-class MainRankFailed(RuntimeError):
+class MainRankFailed(WorldModelError):
     """Rank 0 failed and reports why; this rank ends silently with the same exit code."""
 
     def __init__(self, exit_code: int):
@@ -63,20 +64,20 @@ class Launch:
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> Launch:
-        """Read the environment; ValueError if variables are missing or contradict each other."""
+        """Read the environment; UsageError if variables are missing or contradict each other."""
         present = [name for name in ("RANK", "WORLD_SIZE") if name in env]
         if not present:
             return cls(restarts=_count_requeues(env))
         missing = [name for name in REQUIRED if not env.get(name)]
         if missing:
-            raise ValueError(
+            raise UsageError(
                 f"{present[0]} is set but {' and '.join(missing)} not: start several processes "
                 "with torchrun, or unset RANK and WORLD_SIZE to train with one"
             )
         rank, size = _read_number(env, "RANK"), _read_number(env, "WORLD_SIZE")
         local = _read_number(env, "LOCAL_RANK", rank), _read_number(env, "LOCAL_WORLD_SIZE", size)
         if rank >= size or local[0] >= local[1] or local[1] > size:
-            raise ValueError(
+            raise UsageError(
                 f"RANK {rank} of WORLD_SIZE {size}, LOCAL_RANK {local[0]} of LOCAL_WORLD_SIZE "
                 f"{local[1]}: ranks count from 0 to the size minus one; let torchrun set them"
             )
@@ -91,7 +92,7 @@ class Launch:
 def _read_number(env: Mapping[str, str], name: str, default: int | None = None) -> int:
     text = env.get(name, "" if default is None else str(default))
     if not text.isdecimal():
-        raise ValueError(f"{name} is {text!r}, not a whole number; let torchrun set it")
+        raise UsageError(f"{name} is {text!r}, not a whole number; let torchrun set it")
     return int(text)
 
 
@@ -263,7 +264,7 @@ class DistributedWorld(World):
         try:
             done = act()
         except Exception as error:
-            self.sum([74 if isinstance(error, OSError) else getattr(error, "exit_code", 2)])
+            self.sum([74 if isinstance(error, OSError) else exit_code_of(error) or 1])
             raise
         self.wait_for_all()
         return done

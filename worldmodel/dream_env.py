@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from worldmodel.errors import RunError, UsageError
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.policy.agent import Agent
+from worldmodel.replay.buffer import ReplayError
 from worldmodel.replay.saved_episodes import SavedEpisodes
-from worldmodel.run_directory import RunError
 from worldmodel.saved_run import Run
 from worldmodel.spaces import State
 from worldmodel.system.runtime import autocast
@@ -54,7 +55,7 @@ class DreamEnv(gymnasium.Env):
         _one_of("render_mode", render_mode, (None, "rgb_array"))
         for name, value in (("horizon", horizon), ("context", context)):
             if not isinstance(value, int) or value < 1:
-                raise ValueError(
+                raise UsageError(
                     f"DreamEnv: {name} must be a whole number of at least 1, not {value!r}"
                 )
         self.run = run if isinstance(run, Run) else Run.open(run, device)
@@ -62,7 +63,7 @@ class DreamEnv(gymnasium.Env):
         if (obs == "pixels" or render_mode) and not (
             self.model.can_draw and self.run.observation_space.image
         ):
-            raise ValueError(
+            raise UsageError(
                 "DreamEnv: this model cannot draw; use obs='features' and no render_mode"
             )
         self.obs, self.horizon, self.context, self.ends = obs, horizon, context, ends
@@ -144,12 +145,12 @@ class DreamEnv(gymnasium.Env):
         if not space.discrete:
             value = np.asarray(action, np.float32)
             if value.shape != (space.size,) or not np.isfinite(value).all():
-                raise ValueError(
+                raise UsageError(
                     f"DreamEnv: an action is {space.size} finite numbers, not {action!r}"
                 )
             return value.clip(-1, 1)
         if not self.action_space.contains(action):
-            raise ValueError(f"DreamEnv: {action!r} is not in {self.action_space}")
+            raise UsageError(f"DreamEnv: {action!r} is not in {self.action_space}")
         return space.one_hot([torch.tensor(int(pick)) for pick in np.atleast_1d(action)]).numpy()
 
     def _given(self, obs: Any) -> dict[str, np.ndarray]:
@@ -161,7 +162,7 @@ class DreamEnv(gymnasium.Env):
             ("vector", wanted.vector and (wanted.vector,)),
         ):
             if shape and np.shape(obs.get(key)) != shape:
-                raise ValueError(
+                raise UsageError(
                     f"DreamEnv: this run sees {key} of shape {shape}, not {np.shape(obs.get(key))}"
                 )
         return {
@@ -174,10 +175,10 @@ class DreamEnv(gymnasium.Env):
         try:
             self._saved = self._saved or SavedEpisodes(self.run.path)
             if not self._saved.count:
-                raise ValueError("it holds no episode")
+                raise UsageError("it holds no episode")
             episode = int(self.np_random.integers(self._saved.count))
             rows = self._saved.read_episode(episode)
-        except (ValueError, OSError) as error:
+        except (UsageError, ReplayError, OSError) as error:
             raise RunError(
                 f"{self.run.path}: no start for a dream in its replay ({error}); give "
                 f"reset(options={{'obs': ...}})",
@@ -217,6 +218,6 @@ def watched(
 
 def _one_of(name: str, value: Any, allowed: tuple) -> None:
     if value not in allowed:
-        raise ValueError(
+        raise UsageError(
             f"DreamEnv: {name} must be {' or '.join(map(repr, allowed))}, not {value!r}"
         )

@@ -7,6 +7,7 @@ import torch
 from worldmodel import build
 from worldmodel.config.schema import Config, learns_policy
 from worldmodel.distributed import ALONE, World
+from worldmodel.errors import UsageError
 from worldmodel.model.networks import shrunk
 from worldmodel.replay.capacity import bytes_per_row
 from worldmodel.spaces import ActionSpace, ObservationSpace
@@ -35,7 +36,7 @@ def check_memory(
     device: torch.device,
     world: World = ALONE,
 ) -> None:
-    """Raise ValueError, naming the keys to lower, if this machine's ranks need too much memory."""
+    """Raise UsageError, naming the keys to lower, if this machine's ranks need too much memory."""
     parts = {"an update": estimate_update(c, obs), "a plan": estimate_plan(c, space)}
     if device.type == "cuda":
         _raise_if_short(c, obs, space, parts, torch.cuda.mem_get_info(device)[0])
@@ -47,7 +48,7 @@ def check_memory(
 
 
 def check_weights(c: Config, obs: ObservationSpace, space: ActionSpace) -> None:
-    """Raise ValueError if even the weights need too much memory.
+    """Raise UsageError if even the weights need too much memory.
 
     This guards against untrusted run directories.
     """
@@ -69,7 +70,7 @@ def _raise_if_short(
     if needed > free:
         most = max(parts, key=lambda name: parts[name])
         shown = ", ".join(f"{name} {size / GB:.2f}" for name, size in parts.items())
-        raise ValueError(
+        raise UsageError(
             f"this run needs at least {needed / GB:.2f} GB of memory ({shown}) but only "
             f"{free / GB:.2f} GB are "
             f"available; lower {KEYS_TO_LOWER[most]}"

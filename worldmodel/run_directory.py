@@ -16,6 +16,7 @@ from typing import Any
 from worldmodel.checkpoint.format import CHECKPOINT_NAME
 from worldmodel.config import loading as configs
 from worldmodel.config.schema import Config
+from worldmodel.errors import RunError
 from worldmodel.system.files import replace_file, write_with_retries
 
 log = logging.getLogger(__name__)
@@ -37,14 +38,6 @@ CHANGEABLE_SECTIONS = ("log",)
 
 
 MAX_STATUS = 1 << 16
-
-
-class RunError(RuntimeError):
-    """A run directory cannot be used as requested."""
-
-    def __init__(self, message: str, exit_code: int):
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 def make_slug(task: str) -> str:

@@ -13,10 +13,11 @@ from worldmodel import build, memory_estimate
 from worldmodel.checkpoint import store, validate
 from worldmodel.config import loading
 from worldmodel.config.schema import Config, learns_policy
+from worldmodel.errors import RunError, UsageError
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.policy.actor_critic import ActorCritic
 from worldmodel.policy.agent import Agent, Carry, part
-from worldmodel.run_directory import RunDir, RunError
+from worldmodel.run_directory import RunDir
 from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.system import runtime
 from worldmodel.system.runtime import autocast, make_generator
@@ -99,11 +100,11 @@ class Run:
         wanted = {"image": self.observation_space.image, "vector": self.observation_space.vector}
         for key, shape in wanted.items():
             if shape and (key not in obs or np.shape(obs[key]) != tuple(np.atleast_1d(shape))):
-                raise ValueError(
+                raise UsageError(
                     f"this run sees {key} of shape {shape}, not {np.shape(obs.get(key))}"
                 )
         if self.observation_space.image and np.asarray(obs["image"]).dtype != np.uint8:
-            raise ValueError(
+            raise UsageError(
                 f"pictures are uint8, 0 to 255, and this one is {np.asarray(obs['image']).dtype}"
             )
         batch = {
@@ -127,7 +128,7 @@ class Run:
         """Dream on from a carry: actions (H,A), choices one-hot -> pictures (H,H,W,3) uint8."""
         actions = np.asarray(actions, np.float32)
         if actions.ndim != 2 or actions.shape[1] != self.action_space.size:
-            raise ValueError(
+            raise UsageError(
                 f"actions are (steps, {self.action_space.size}) here, and these are "
                 f"{actions.shape}"
             )

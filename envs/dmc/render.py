@@ -12,6 +12,8 @@ import sys
 from functools import cache
 from typing import Any, NamedTuple
 
+from ..errors import EnvSettingsError
+
 _log = logging.getLogger(__name__)
 RENDERERS = ("auto", "gl", "fast", "ray")
 INSTALL_GL = "apt-get install -y libegl1 libgl1 libgl1-mesa-dri"
@@ -45,7 +47,7 @@ os._exit(0)
 """
 
 
-class RendererError(ValueError):
+class RendererError(EnvSettingsError):
     """A renderer that was asked for by name cannot work here."""
 
 

@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from ..errors import EnvDataError, EnvSettingsError
 from ..names import ALIASES
 from . import render as rendering
 from .segmentation import foreground
@@ -35,7 +36,7 @@ def split_task(task: str) -> tuple[str, str]:
             if close
             else "names are domain_task, such as walker_walk"
         )
-        raise ValueError(f"unknown DeepMind Control task {task!r}: {hint}")
+        raise EnvSettingsError(f"unknown DeepMind Control task {task!r}: {hint}")
     return names[name]
 
 
@@ -104,7 +105,7 @@ class DMC(gymnasium.Env):
         if isinstance(camera, int) and 0 <= camera < model.ncam:
             return camera
         known = ", ".join(f"{index} ({name})" for index, name in enumerate(names))
-        raise ValueError(f"{self.domain} has no camera {camera!r}: choose one of {known}")
+        raise EnvSettingsError(f"{self.domain} has no camera {camera!r}: choose one of {known}")
 
     def _set_spaces(self) -> None:
         """Derive both spaces from the task's specs."""
@@ -198,11 +199,11 @@ class DMC(gymnasium.Env):
         action = np.asarray(action, np.float64)
         shape = self.action_space.shape
         if action.shape != shape:
-            raise ValueError(
+            raise EnvDataError(
                 f"the action has shape {action.shape}, but {self.domain}_{self.task} takes {shape}"
             )
         if not np.isfinite(action).all():
-            raise ValueError(f"the action holds a value that is not finite: {action.tolist()}")
+            raise EnvDataError(f"the action holds a value that is not finite: {action.tolist()}")
         return self._middle + self._span * np.clip(action, -1, 1)
 
     def _observation(self) -> Any:
@@ -263,17 +264,19 @@ class DMC(gymnasium.Env):
 def _checked(
     size: Any, repeat: Any, obs: str, time_limit: Any
 ) -> tuple[tuple[int, int], bool, bool]:
-    """Return the size, and whether pixels and vectors are observed, or raise ValueError."""
+    """Return the size, and whether pixels and vectors are observed, or raise EnvSettingsError."""
     size = tuple(size)
     if len(size) != 2 or not all(isinstance(n, int) and n >= 1 for n in size):
-        raise ValueError(f"size must be (height, width), whole numbers of at least 1, not {size}")
+        raise EnvSettingsError(
+            f"size must be (height, width), whole numbers of at least 1, not {size}"
+        )
     if not isinstance(repeat, int) or repeat < 1:
-        raise ValueError(f"repeat must be a whole number of at least 1, not {repeat!r}")
+        raise EnvSettingsError(f"repeat must be a whole number of at least 1, not {repeat!r}")
     if time_limit is not None and not (isinstance(time_limit, int) and time_limit >= 1):
-        raise ValueError(
+        raise EnvSettingsError(
             f"time_limit must be a number of control steps of at least 1, or None, not "
             f"{time_limit!r}"
         )
     if obs not in _OBS:
-        raise ValueError(f"obs must be one of {', '.join(_OBS)}, not {obs!r}")
+        raise EnvSettingsError(f"obs must be one of {', '.join(_OBS)}, not {obs!r}")
     return size, obs != "state", obs != "pixels"

@@ -16,6 +16,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from ..errors import EnvFailure, EnvSettingsError
 from .process import Fault, Worker
 from .worker import GRACE_S, Command, Obs, Step, Stepper, describe
 
@@ -32,10 +33,6 @@ MakeFn = Callable[[], gymnasium.Env]
 Action = np.ndarray | int
 
 log = logging.getLogger(__name__)
-
-
-class EnvFailure(RuntimeError):
-    """The environments failed more often than the restart budget allows."""
 
 
 class SupervisedEnvs:
@@ -167,8 +164,8 @@ class SerialEnv(SupervisedEnvs):
         self._make_fn = make_fn
         try:
             steppers = [Stepper(make_fn) for _ in range(num_envs)]
-        except ValueError:
-            raise  # a mistake of the user's, said in its own words
+        except EnvSettingsError:
+            raise
         except Exception as problem:
             raise _not_started(0, Fault(describe(problem), traceback.format_exc())) from problem
         self._steppers: list[Stepper | None] = list(steppers)
@@ -283,7 +280,7 @@ def make_vector(
 ) -> SerialEnv | VectorEnv:
     """Return `num_envs` environments: one in this process, more in a process each."""
     if num_envs < 1:
-        raise ValueError(f"the number of environments must be at least 1, not {num_envs}")
+        raise EnvSettingsError(f"the number of environments must be at least 1, not {num_envs}")
     if num_envs == 1:
         return SerialEnv(make_fn, restart_budget=restart_budget)
     return VectorEnv(make_fn, num_envs, timeout_s=timeout_s, restart_budget=restart_budget)
@@ -298,15 +295,15 @@ def _pickled(make_fn: MakeFn) -> bytes:
     try:
         recipe = pickle.dumps(make_fn)
     except (pickle.PicklingError, AttributeError, TypeError) as problem:
-        raise ValueError(f"{advice}: {describe(problem)}") from problem
+        raise EnvSettingsError(f"{advice}: {describe(problem)}") from problem
     if b"__main__" in recipe:
-        raise ValueError(f"{advice}, not the script itself")
+        raise EnvSettingsError(f"{advice}, not the script itself")
     return recipe
 
 
 def _not_started(i: int, fault: Fault) -> Exception:
     if fault.mistake:
-        return ValueError(fault.error.removeprefix("ValueError: "))
+        return EnvSettingsError(fault.error)
     return EnvFailure(
         f"env worker {i} did not start: {fault.error}"
         + (f"\n{fault.trace}" if fault.trace else "")

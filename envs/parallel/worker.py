@@ -21,6 +21,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from ..errors import EnvSettingsError
 from ..wrappers import Check
 
 Obs = dict[str, np.ndarray]
@@ -161,10 +162,12 @@ def _serve(pipe: Connection, block_fd: int, stepper: Stepper) -> None:
 
 
 def _failure(problem: Exception) -> tuple[str, str, str, bool]:
-    """Return what the parent needs to know: the error in one line, the traceback, is it a mistake
-    of the user's.
+    """Return what the parent needs to know: the error in one line, its traceback, and whether it
+    is about a setting of the user's.
     """
-    return "failed", describe(problem), traceback.format_exc(), isinstance(problem, ValueError)
+    about_settings = isinstance(problem, EnvSettingsError)
+    line = " ".join(str(problem).split()) if about_settings else describe(problem)
+    return "failed", line, traceback.format_exc(), about_settings
 
 
 def describe(problem: BaseException) -> str:

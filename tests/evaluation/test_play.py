@@ -10,12 +10,13 @@ from PIL import Image
 
 import envs
 import worldmodel
+from envs.errors import EnvFailure
 from envs.parallel.vector import SerialEnv
 from runs import seed_dir, train
+from worldmodel.errors import RunError
 from worldmodel.evaluation.commands.play import opened
 from worldmodel.evaluation.play.session import MOST_STEPS
 from worldmodel.replay.saved_episodes import SavedEpisodes
-from worldmodel.run_directory import RunError
 
 LENGTH = 15
 POINTMASS = ("--env.task", "pointmass", "--env.time_limit", str(LENGTH), "--run.frames", "60")
@@ -300,7 +301,7 @@ def test_a_simulator_that_fails_for_good_is_done_without(run_dir):
     driven(session, actions_of(2))
 
     def broken(i, action):
-        raise RuntimeError("the budget is spent")
+        raise EnvFailure("the budget is spent")
 
     session.simulator.envs.step = broken
     moment = session.step("hand", [0.1, 0.1])

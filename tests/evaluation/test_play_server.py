@@ -16,6 +16,7 @@ import time
 import pytest
 
 from runs import ROOT, evaluate, seed_dir, train
+from worldmodel.errors import UsageError
 from worldmodel.evaluation.play.compute_thread import Busy, Desk
 from worldmodel.evaluation.play.server import MOST_BODY, Server
 
@@ -29,7 +30,7 @@ def run_dir(tmp_path_factory):
 
 def twice(asked):
     if "twice" not in asked:
-        raise ValueError("give twice:\n a number")
+        raise UsageError("give twice:\n a number")
     return {"answer": 2 * asked["twice"]}
 
 

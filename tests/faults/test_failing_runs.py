@@ -5,7 +5,6 @@ memory.
 import json
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from children import go, limited, weights_lost
@@ -246,15 +245,3 @@ def goes_on_as_it_was_drawn(config, root, task, env):
     assert "drawn with fast so far" in go(root, *more, env=env, expect=2)
     go(root, *more, "--env.render", "ray", env=env)
     assert "  render: ray\n" in config.read_text()
-
-
-def test_memory_that_runs_out_is_one_line(capsys):
-    from worldmodel.system.exit_codes import run_command
-
-    assert run_command(lambda: torch.empty(1 << 50), "\nall is kept") == 74
-    said = capsys.readouterr().err
-    assert (
-        said.startswith("out of memory")
-        and "lower replay.batch" in said
-        and said.endswith("\nall is kept\n")
-    )

@@ -14,7 +14,8 @@ import train as train_py
 from children import SHORT, go, limited, print_of, refused_at_the_end, signalled_at
 from runs import seed_dir, train
 from worldmodel.config import loading
-from worldmodel.run_directory import RunDir, RunError
+from worldmodel.errors import RunError
+from worldmodel.run_directory import RunDir
 
 TALKING = (*SHORT, "--log.every", "1", "--log.checkpoint", "20")
 

@@ -20,10 +20,11 @@ from worldmodel.checkpoint import store, validate
 from worldmodel.checkpoint.format import parse_tensors, report_incompatible, seal_manifest
 from worldmodel.checkpoint.store import CheckpointError
 from worldmodel.config import loading
+from worldmodel.errors import RunError
 from worldmodel.replay.buffer import Replay
 from worldmodel.replay.chunk import Layout, ReplayError
 from worldmodel.replay.compressed_chunk import CompressedChunk
-from worldmodel.run_directory import RunDir, RunError
+from worldmodel.run_directory import RunDir
 from worldmodel.saved_run import spaces_from
 from worldmodel.training.logger import Means
 

@@ -23,9 +23,10 @@ from worldmodel import build
 from worldmodel.checkpoint.format import hash_bytes, read_manifest, seal_manifest
 from worldmodel.checkpoint.store import CheckpointError
 from worldmodel.config import loading
+from worldmodel.errors import RunError
 from worldmodel.replay.chunk import ReplayError
 from worldmodel.replay.saved_episodes import SavedEpisodes
-from worldmodel.run_directory import RunDir, RunError
+from worldmodel.run_directory import RunDir
 from worldmodel.saved_run import Run
 from worldmodel.training import training_state
 from worldmodel.training.trainer import Training
@@ -146,8 +147,10 @@ def refused_well():
 def go_on(t):
     """A step, an update, a line and a save with what was resumed."""
     t.open_logger()
-    t.rollout.commands = []
     t.collect()
+    if t.rollout.begun:  # the next directory is resumed with these environments
+        t.envs.finish()
+        t.rollout.begun = False
     if t.replay.can_sample(t.c.replay.batch, t.sampled):
         t.means.add(
             t.learner.update(build.to_tensors(t.replay.sample(t.c.replay.batch, t.sampled)))

@@ -12,7 +12,7 @@ import pytest
 
 import forked
 from worldmodel.config.loading import split_arguments
-from worldmodel.run_directory import RunError
+from worldmodel.errors import WorldModelError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,10 +71,9 @@ def mistaken(*args):
     of its own.
     """
     program = importlib.import_module("eval")
-    with pytest.raises((SystemExit, RunError, ValueError)) as mistake:
+    with pytest.raises((SystemExit, WorldModelError)) as mistake:
         args, _, dotted = program.parsed([str(arg) for arg in args])
         args.changes = split_arguments(dotted)[1]
         program.evaluate(args)
     error = mistake.value
-    codes = {RunError: lambda: error.exit_code, SystemExit: lambda: error.code}
-    return codes.get(type(error), lambda: 2)(), str(error)
+    return error.code if isinstance(error, SystemExit) else error.exit_code, str(error)

@@ -17,6 +17,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from worldmodel.errors import DataError
 from worldmodel.system.available_memory import GB, available_memory
 from worldmodel.system.files import open_regular
 
@@ -38,10 +39,8 @@ DAMAGE = {
 }
 
 
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be used (exit code 4); `why` becomes part of its name in quarantine."""
-
-    exit_code = 4
+class CheckpointError(DataError):
+    """A checkpoint cannot be used; `why` becomes part of its name in quarantine."""
 
     def __init__(self, message: str, why: str = "damaged"):
         super().__init__(message)

@@ -30,6 +30,7 @@ from worldmodel.config.yaml_io import (
     read_yaml,
     shown,
 )
+from worldmodel.errors import exit_code_of
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def _defaults() -> dict[str, Any]:
 
 def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) -> Config:
     """Command line to configuration; raises ConfigError with every problem found, `check_task`'s
-    ValueError too.
+    error too.
     """
     names, overrides, problems = split_arguments(argv)
     values = copy.deepcopy(_defaults())
@@ -80,7 +81,9 @@ def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) 
     if check_task and isinstance(task, str):
         try:
             check_task(task)
-        except ValueError as error:
+        except Exception as error:
+            if exit_code_of(error) is None:
+                raise
             problems.append(f"env.task: {error}")
     return build(values, problems)
 

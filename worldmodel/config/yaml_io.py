@@ -12,6 +12,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from worldmodel.errors import UsageError
+
 MAX_BYTES = 1 << 20
 MAX_BITS = 63
 # YAML's own errors, and what its constructors of numbers, dates and tables let through.
@@ -28,7 +30,7 @@ UNREADABLE = (
 )
 
 
-class ConfigError(ValueError):
+class ConfigError(UsageError):
     """A wrong configuration; `problems` holds one line each."""
 
     def __init__(self, problems: Sequence[str]):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.distributed import ALONE, World
+from worldmodel.errors import UsageError
 from worldmodel.model.augment import draw_shifts, shifted
 from worldmodel.model.ema import Slow
 from worldmodel.model.heads import ContinueHead, ScalarHead, means
@@ -233,7 +234,7 @@ class WorldModel(nn.Module):
         """Mean pictures (B,T,H,W,3) of features (B,T,F), in about [0, 1]."""
         artist = self._artist()
         if artist is None or self.backdrop is None:
-            raise ValueError(
+            raise UsageError(
                 "this model cannot draw: give it pictures (env.obs), and loss.probe or "
                 "loss.objective.reconstruction"
             )

@@ -12,6 +12,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from worldmodel.config.schema import GoalConfig
+from worldmodel.errors import UsageError
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.spaces import Batch, ObservationSpace
 
@@ -28,7 +29,7 @@ class Goal:
 
 
 def load_goal(g: GoalConfig, observation: ObservationSpace) -> Goal:
-    """The goal that a configuration names; ValueError in one line where there is none
+    """The goal that a configuration names; UsageError in one line where there is none
     that fits.
     """
     if g.image is not None:
@@ -42,11 +43,11 @@ def load_goal(g: GoalConfig, observation: ObservationSpace) -> Goal:
 def read_picture(path: Path, observation: ObservationSpace) -> np.ndarray:
     """A picture file as pixels (H,W,3) uint8 of just the size that the run sees."""
     if observation.image is None:
-        raise ValueError(
+        raise UsageError(
             "goal.image: this run sees no pictures (env.obs is state); take the goal from goal.run"
         )
     if observation.vector is not None:
-        raise ValueError(
+        raise UsageError(
             "goal.image: this run sees a vector as well (env.obs is both); take the goal from "
             "goal.run"
         )
@@ -55,15 +56,15 @@ def read_picture(path: Path, observation: ObservationSpace) -> np.ndarray:
         with Image.open(path) as picture:
             if picture.size != (width, height):
                 w, h = picture.size
-                raise ValueError(
+                raise UsageError(
                     f"goal.image: {path} is {h}x{w} pixels, this run sees {height}x{width}; "
                     f"resize it"
                 )
             return np.array(picture.convert("RGB"))
     except FileNotFoundError:
-        raise ValueError(f"goal.image: there is no file {path}") from None
+        raise UsageError(f"goal.image: there is no file {path}") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-        raise ValueError(
+        raise UsageError(
             f"goal.image: {path} cannot be read as a picture ({' '.join(str(error).split())})"
         ) from None
 
@@ -76,11 +77,11 @@ def read_step(
     """
     try:
         rows = SavedEpisodes(run).read_episode(episode)
-    except ValueError as error:
-        raise ValueError(f"goal.run: {error}") from None
+    except UsageError as error:
+        raise UsageError(f"goal.run: {error}") from None
     length = len(rows["is_first"])
     if not -length <= step < length:
-        raise ValueError(
+        raise UsageError(
             f"goal.step: {step} is not in episode {episode}, which has {length} steps"
         )
     wanted = {"image": observation.image, "vector": observation.vector and (observation.vector,)}
@@ -88,5 +89,5 @@ def read_step(
         there = rows[key].shape[1:] if key in rows else None
         if shape and there != shape:
             held = f"{key} of shape {there}" if there else f"no {key}"
-            raise ValueError(f"goal.run: {run} has {held}, this run sees {key} of shape {shape}")
+            raise UsageError(f"goal.run: {run} has {held}, this run sees {key} of shape {shape}")
     return {key: rows[key][step] for key, shape in wanted.items() if shape}

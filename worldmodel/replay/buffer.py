@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel.errors import UsageError
 from worldmodel.replay.capacity import bytes_per_row, check_capacity, describe_capacity
 from worldmodel.replay.chunk import (
     ALL_STREAMS,
@@ -83,7 +84,7 @@ class Replay:
         # As they come; packed, more fit
         self.capacity_rows = self.capacity_bytes // self.layout.row_bytes
         if self.capacity_rows < 1:
-            raise ValueError(
+            raise UsageError(
                 f"replay.capacity_gb holds no row of {self.layout.row_bytes:,} bytes; raise it"
             )
         # Eviction is by chunk: small chunks keep a small buffer nearly full.

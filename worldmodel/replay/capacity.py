@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+from worldmodel.errors import UsageError
 from worldmodel.replay.chunk import CHUNK_NAME, Layout, Spec
 from worldmodel.system.available_memory import GB, available_memory
 
@@ -26,7 +27,7 @@ def describe_capacity(spec: Spec, capacity_bytes: int, store: str) -> str:
 def check_capacity(spec: Spec, capacity_bytes: int, store: str, directory: Path | None) -> None:
     """Raise ValueError, naming the key to lower, if memory or disk cannot hold the full buffer."""
     if capacity_bytes < bytes_per_row(spec):
-        raise ValueError(
+        raise UsageError(
             f"replay.capacity_gb holds no row of {bytes_per_row(spec):,} bytes; raise it"
         )
     # With store ram the rows are also written to files, so that a restart can read them.
@@ -35,7 +36,7 @@ def check_capacity(spec: Spec, capacity_bytes: int, store: str, directory: Path 
         places["disk"] = available_disk(directory)
     for place, free in places.items():
         if capacity_bytes > free:
-            raise ValueError(
+            raise UsageError(
                 f"the replay buffer may grow to {capacity_bytes / GB:.2f} GB but only "
                 f"{free / GB:.2f} GB of {place} "
                 f"is available; lower replay.capacity_gb to {max(0.0, 0.8 * free / GB):.2g}"

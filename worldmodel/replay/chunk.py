@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel.errors import DataError
 from worldmodel.system import fault_injection
 from worldmodel.system.files import open_regular, read_exactly, write_all
 
@@ -26,10 +27,8 @@ Spec = Mapping[str, tuple[tuple[int, ...], Any]]
 Row = Mapping[str, Any]
 
 
-class ReplayError(RuntimeError):
-    """The replay's manifest or files cannot be used (exit code 4)."""
-
-    exit_code = 4
+class ReplayError(DataError):
+    """The replay's manifest or files cannot be used."""
 
 
 class ReplayMissing(ReplayError):

@@ -9,6 +9,7 @@ import numpy as np
 
 from worldmodel.checkpoint import store
 from worldmodel.checkpoint.validate import check_integer, check_spaces
+from worldmodel.errors import UsageError
 from worldmodel.replay.chunk import Chunk, Layout, ReplayError
 from worldmodel.replay.compressed_chunk import CompressedChunk
 from worldmodel.replay.manifest import Manifest
@@ -26,7 +27,7 @@ class SavedEpisodes:
     def __init__(self, run: Path):
         path, state = next(store.iterate_states(run / "checkpoints"), (run, None))
         if state is None:
-            raise ValueError(f"{run} is no run directory with a checkpoint in it")
+            raise UsageError(f"{run} is no run directory with a checkpoint in it")
         self.directory = run / "replay"
         with store.report_incompatible(path):
             saved = state["replay"]
@@ -79,13 +80,13 @@ class SavedEpisodes:
         read = chunk.read_rows if isinstance(chunk, Chunk) else chunk.restore
         why = read(self.directory, self.layout, chunk.rows)
         if why:
-            raise ValueError(f"{self.directory / chunk.name} cannot be read ({why})")
+            raise ReplayError(f"{self.directory / chunk.name} cannot be read ({why})")
         chunk.release()
 
     def read_episode(self, number: int) -> dict[str, np.ndarray]:
         """Return the rows (T,...) of an episode; negative numbers count from the last episode."""
         if not -self.count <= number < self.count:
-            raise ValueError(f"there is no episode {number}: {self.directory} holds {self.count}")
+            raise UsageError(f"there is no episode {number}: {self.directory} holds {self.count}")
         number %= self.count
         at, before = 0, 0
         while before + self.chunks[at].episodes <= number:
@@ -110,7 +111,7 @@ class SavedEpisodes:
                 # Chunks are sorted by stream, so this counts the episodes up to the stream's end.
                 end = sum(c for s, c in numbers if s <= stream)
                 return stream, end - 1 - number
-        raise ValueError(f"there is no episode {number}: {self.directory} holds {self.count}")
+        raise UsageError(f"there is no episode {number}: {self.directory} holds {self.count}")
 
     def _continues(self, at: int) -> bool:
         """Say whether the rows of one chunk continue in the next."""

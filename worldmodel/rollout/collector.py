@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 
+from worldmodel.errors import Diverged
 from worldmodel.spaces import ActionSpace, ObservationSpace, Row
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class Rollout:
         rows = [self._take(i, results[i]) for i in range(self.envs.num_envs)]
         actions = np.asarray(policy(rows), np.float32)
         if not np.isfinite(actions).all():
-            raise FloatingPointError(
+            raise Diverged(
                 f"the policy chose an action that is not finite, at agent step {self.steps}; "
                 f"the environment never "
                 "saw it. The last checkpoint is kept: the same command goes on from there. If "

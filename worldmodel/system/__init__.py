@@ -1,4 +1,4 @@
-"""Files, processor cores, threads, console output, exit codes, versions and fault injection.
+"""Files, processor cores, threads, console output, versions and fault injection.
 
 Any package may import it; it imports no model code.
 """

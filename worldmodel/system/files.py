@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from worldmodel.errors import WorldModelError
+
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -21,8 +23,10 @@ RETRIES, RETRY_SECONDS = 3, 0.2
 MAX_MAGNITUDE = 1e300  # of a number read from a file, so that sums of such numbers stay finite
 
 
-class WriteError(OSError):
+class WriteError(WorldModelError, OSError):
     """A file could not be written; the message says which, what was kept and what to do."""
+
+    exit_code = 74
 
 
 def write_with_retries(

@@ -11,6 +11,7 @@ import torch
 
 from worldmodel.config.schema import RunConfig
 from worldmodel.distributed import Launch
+from worldmodel.errors import UsageError
 from worldmodel.system.cpu_cores import LoadMeter, count_cores
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def pick_rank_device(config: RunConfig, launch: Launch) -> torch.device:
         return device
     count = torch.cuda.device_count()
     if launch.local_size > count:
-        raise ValueError(
+        raise UsageError(
             f"{launch.local_size} ranks on this machine, but torch sees {count} GPUs: each rank "
             "needs one; lower --nproc-per-node, or train on the CPU with --run.device cpu"
         )
@@ -93,7 +94,7 @@ def pick_device(name: str) -> torch.device:
     """Turn run.device into a device; `auto` is CUDA if torch can use it."""
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise ValueError("run.device is cuda, but this torch sees no GPU; use --run.device cpu")
+        raise UsageError("run.device is cuda, but this torch sees no GPU; use --run.device cpu")
     if name == "auto":
         name = "cuda" if available else "cpu"
     return torch.device(name)

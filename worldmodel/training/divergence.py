@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import safetensors.torch
 
 from worldmodel.checkpoint import store
+from worldmodel.errors import Diverged
 from worldmodel.spaces import Batch
 from worldmodel.training import training_state
-from worldmodel.training.learner import Diverged
 
 if TYPE_CHECKING:
     from worldmodel.training.trainer import Training

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from worldmodel.config.schema import OptimConfig
 from worldmodel.distributed import ALONE, World
+from worldmodel.errors import Diverged
 from worldmodel.kernels.cuda_graph import Captured, CudaRecorder, Recorder
 from worldmodel.model.world_model import WorldModel
 from worldmodel.policy.actor_critic import ActorCritic
@@ -19,10 +20,6 @@ from worldmodel.replay.start_states import ZeroStart
 from worldmodel.spaces import Batch, Metrics
 from worldmodel.system.runtime import autocast
 from worldmodel.training.optimizers import CLIPS, Optimizers
-
-
-class Diverged(RuntimeError):
-    """Too many updates in a row gave non-finite losses or gradients."""
 
 
 class Learner:

@@ -12,6 +12,7 @@ import torch
 from worldmodel import build, memory_estimate
 from worldmodel.config.schema import Config
 from worldmodel.distributed import ALONE, World
+from worldmodel.errors import Diverged, UsageError
 from worldmodel.evaluation.plotting import tensorboard
 from worldmodel.policy.agent import part
 from worldmodel.replay.buffer import Replay, bytes_per_row, check_capacity, describe_capacity
@@ -23,7 +24,7 @@ from worldmodel.run_directory import RunDir
 from worldmodel.spaces import Row
 from worldmodel.system.runtime import has_spare_cores, make_generator, mix_seeds, pick_precision
 from worldmodel.training.divergence import roll_back
-from worldmodel.training.learner import Diverged, Learner
+from worldmodel.training.learner import Learner
 from worldmodel.training.logger import Logger, Means
 from worldmodel.training.stop_request import Stop
 
@@ -151,7 +152,7 @@ class Training:
         needed = self.envs.num_envs * (self.sampled + self.replay.chunk_rows)
         if self.replay.capacity_rows < needed:
             share = f" for each of {self.world.size} ranks" if self.world.size > 1 else ""
-            raise ValueError(
+            raise UsageError(
                 f"replay.capacity_gb: {self.c.replay.capacity_gb} holds "
                 f"{self.replay.capacity_rows} steps{share}, but "
                 f"{self.envs.num_envs} environments with sequences of {self.sampled} need "

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.checkpoint import store, validate
+from worldmodel.errors import Diverged
 from worldmodel.replay.buffer import ReplayMissing
 from worldmodel.replay.shards import reshard
 from worldmodel.system import fault_injection
@@ -87,7 +88,7 @@ def save(t: Training) -> None:
     """
     t.due.save = False
     if not finite(t, t.model.state_dict()):
-        raise FloatingPointError(
+        raise Diverged(
             f"the weights are no longer finite at {t.frames} frames, so nothing was saved over "
             f"the last checkpoint, "
             "which is good: the same command goes on from there. If this comes back, give a "

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from worldmodel.errors import UsageError
 from worldmodel.evaluation.returns.drivers import Driver, Timed, drawn, drivers, table
 from worldmodel.evaluation.returns.recordings import needed, playing
 from worldmodel.rollout.episodes import run_episodes
@@ -77,14 +78,14 @@ def compared(run: Run, make: Callable[..., Any], wanted: Wanted) -> None:
 
 
 def chosen(ways: dict[str, Driver], lacking: dict[str, str], only: str) -> dict[str, Driver]:
-    """The ways that were asked for, in their order; ValueError for one that is none, or that this
+    """The ways that were asked for, in their order; UsageError for one that is none, or that this
     run lacks.
     """
     names = [word.strip() for word in only.split(";")]
     known = dict.fromkeys(way.name for way in ways.values())
     for name in names:
         if name in lacking:
-            raise ValueError(f"--drivers: {lacking[name]}")
+            raise UsageError(f"--drivers: {lacking[name]}")
         if name not in known:
-            raise ValueError(f"--drivers: {name!r} is not one of {'; '.join(known)}")
+            raise UsageError(f"--drivers: {name!r} is not one of {'; '.join(known)}")
     return {full: way for full, way in ways.items() if way.name in names}

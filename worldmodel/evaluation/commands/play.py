@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel import build
+from worldmodel.errors import RunError
 from worldmodel.evaluation.play.compute_thread import Desk
 from worldmodel.evaluation.play.parallel_rollouts import Dreams
 from worldmodel.evaluation.play.protocol import Answers
@@ -19,7 +20,6 @@ from worldmodel.evaluation.play.session import Session
 from worldmodel.evaluation.play.start_points import ReplayStarts
 from worldmodel.evaluation.quality.held_out_episodes import Simulator
 from worldmodel.evaluation.returns.recordings import first_made, playing
-from worldmodel.run_directory import RunError
 from worldmodel.saved_run import Run
 from worldmodel.system.console import say
 from worldmodel.training.stop_request import Stop

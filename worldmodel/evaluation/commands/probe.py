@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from worldmodel.errors import UsageError
 from worldmodel.evaluation.quality.state_probe import gather, held_out_r2
 from worldmodel.evaluation.returns.recordings import needed, playing
 from worldmodel.saved_run import Run
@@ -17,7 +18,7 @@ from worldmodel.system.console import Progress, say
 def probed(run: Run, make: Callable[..., Any], episodes: int, seed: int) -> None:
     """On every third episode, which it was not fitted on."""
     if episodes < 3:
-        raise ValueError("--episodes: every third episode is held out; give at least 3")
+        raise UsageError("--episodes: every third episode is held out; give at least 3")
     obs = run.config.env.obs
     bar = Progress(episodes, "episodes")
     with needed(make)("both" if obs == "pixels" else obs) as envs:

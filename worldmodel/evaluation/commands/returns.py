@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from worldmodel.errors import RunError
 from worldmodel.evaluation.plotting import media
 from worldmodel.evaluation.returns.recordings import playing
 from worldmodel.rollout.episodes import Evaluation, run_episodes, spoken
-from worldmodel.run_directory import RunDir, RunError
+from worldmodel.run_directory import RunDir
 from worldmodel.saved_run import Run
 from worldmodel.system.console import Progress, say
 from worldmodel.system.cpu_cores import count_cores

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodel.errors import RunError, UsageError
 from worldmodel.evaluation.quality.evaluated_model import OpenedRun
 from worldmodel.evaluation.quality.held_out_episodes import Recorded, from_replay
 from worldmodel.evaluation.quality.open_loop_error import Usual, pick
 from worldmodel.evaluation.returns.recordings import first_made, playing, record
-from worldmodel.run_directory import RunError
 from worldmodel.saved_run import Run
 from worldmodel.spaces import Row, State
 from worldmodel.system.console import Progress, say
@@ -80,7 +80,7 @@ def opened(
     """
     model = OpenedRun(run, seed)
     if not model.draws:
-        raise ValueError(
+        raise UsageError(
             "this model cannot draw: train it on pictures (env.obs), with loss.probe or the "
             "objective "
             "reconstruction; ./wm eval RUN model measures it all the same"
@@ -103,7 +103,7 @@ def opened(
             bar.close()
         episode = Recorded({k: np.stack([row[k] for row in rows]) for k in rows[0]})
     if len(episode) < context + 2:
-        raise ValueError(
+        raise UsageError(
             f"--context: the episode ended after {len(episode)} rows; give fewer than "
             f"{len(episode) - 1}"
         )

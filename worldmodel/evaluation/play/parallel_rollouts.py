@@ -12,9 +12,9 @@ import torch
 
 from worldmodel.config.loading import ConfigError
 from worldmodel.dream_env import watched
+from worldmodel.errors import RunError, UsageError
 from worldmodel.evaluation.quality.evaluated_model import Columns
 from worldmodel.model.mean_image import to_pixels
-from worldmodel.run_directory import RunError
 from worldmodel.saved_run import Run
 from worldmodel.spaces import State
 from worldmodel.system.runtime import autocast, make_generator
@@ -97,7 +97,7 @@ class Dreams:
             )
         vector = action[0].float().cpu().numpy()
         if not np.isfinite(vector).all():
-            raise ValueError(
+            raise UsageError(
                 f"{BEHAVIORS[name]} chose an action that is no number; nothing was done"
             )
         return vector, kept

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel.errors import UsageError
 from worldmodel.evaluation.play.parallel_rollouts import BEHAVIORS
 from worldmodel.evaluation.play.session import HAND, MOST_STEPS, Moment, Session
 
@@ -17,7 +18,7 @@ MOST_DIGITS = 10**9
 
 
 class Answers:
-    """One method per question; ValueError, in one line, where it cannot be answered."""
+    """One method per question; UsageError, in one line, where it cannot be answered."""
 
     def __init__(self, session: Session, directory: Path, about: str, notes: list[str]):
         self.session, self.directory, self.about, self.notes = session, directory, about, notes
@@ -48,7 +49,7 @@ class Answers:
         only(asked, "at", "driver", "action")
         at, driver = whole(asked, "at"), asked.get("driver", HAND)
         if not isinstance(driver, str):
-            raise ValueError("driver: give a name")
+            raise UsageError("driver: give a name")
         self.session.rewind(at)
         return self._shown(self.session.step(driver, asked.get("action")))
 
@@ -130,7 +131,7 @@ def finite(x: float) -> float | None:
 def only(asked: Asked, *names: str) -> None:
     unknown = [k for k in asked if k not in names]
     if unknown:
-        raise ValueError(
+        raise UsageError(
             f"{str(unknown[0])[:60]!r} is not asked for here; {', '.join(names) or 'nothing'} is"
         )
 
@@ -138,5 +139,5 @@ def only(asked: Asked, *names: str) -> None:
 def whole(asked: Asked, name: str, low: int = 0) -> int:
     value = asked.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= MOST_DIGITS:
-        raise ValueError(f"{name}: give a whole number{' of at least 0' if low == 0 else ''}")
+        raise UsageError(f"{name}: give a whole number{' of at least 0' if low == 0 else ''}")
     return value

@@ -20,8 +20,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl
 
+from worldmodel.errors import RunError, UsageError, WorldModelError
 from worldmodel.evaluation.play.compute_thread import Busy, Desk
-from worldmodel.run_directory import RunError
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.OK, *answer(self._allowed()))
         except Refused as error:
             self._refuse(error.status, str(error))
-        except (ValueError, RunError) as error:
+        except WorldModelError as error:
             self._refuse(HTTPStatus.BAD_REQUEST, str(error))
         except Busy as error:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
@@ -142,7 +142,10 @@ class Handler(BaseHTTPRequestHandler):
         name, _, query = asked.partition("?")
         if not name:
             return self.server.page, "text/html; charset=utf-8"
-        values = {k: int(v) for k, v in parse_qsl(query, max_num_fields=8)}
+        try:
+            values = {k: int(v) for k, v in parse_qsl(query, max_num_fields=8)}
+        except ValueError as error:
+            raise UsageError(f"give a few whole numbers ({error})") from None
         return self._put(self.server.looks, name, values)
 
     def _done(self, name: str) -> tuple[bytes, str]:

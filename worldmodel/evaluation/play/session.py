@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from worldmodel.errors import UsageError, exit_code_of
 from worldmodel.evaluation.play.parallel_rollouts import Dreams, Look
 from worldmodel.evaluation.play.start_points import ReplayStarts, Start
 from worldmodel.evaluation.plotting import media
@@ -82,14 +83,14 @@ class Session:
     def new_episode(self) -> Moment:
         """From the first step of an episode that nothing was trained on."""
         if self.simulator is None:
-            raise ValueError(
+            raise UsageError(
                 "there is no simulator to begin a new episode with: begin at a step of the replay"
             )
         number = self.number
         seed = self.seeds(0, number)
         first = self._simulated(seed, ())
         if first is None:
-            raise ValueError(f"no new episode: {self.note}")
+            raise UsageError(f"no new episode: {self.note}")
         self.number += 1
         nothing = np.zeros((0, self.dreams.run.action_space.size), np.float32)
         rows = {k: v[None] for k, v in first.obs.items()} | {
@@ -128,7 +129,7 @@ class Session:
         up.
         """
         if self.at + 1 >= MOST_STEPS:
-            raise ValueError(
+            raise UsageError(
                 f"this dream is {MOST_STEPS} steps long, the most that is kept: go back, or "
                 f"begin anew"
             )
@@ -140,7 +141,7 @@ class Session:
             before = here.kept if here.driver == driver else None
             vector, kept = self.dreams.choose(driver, here.state, before, mix_seeds(luck, 1))
         else:
-            raise ValueError(
+            raise UsageError(
                 f"driver: {driver!r} is not one of {', '.join([HAND, *self.dreams.drivers])}"
             )
         state = self.dreams.advance(here.state, vector, luck)
@@ -153,7 +154,7 @@ class Session:
     def rewind(self, at: int) -> Moment:
         """Look at another step of the history; the next step branches off there."""
         if not 0 <= at < len(self.history):
-            raise ValueError(
+            raise UsageError(
                 f"at: there is no step {at}; the dream has steps 0 to {len(self.history) - 1}"
             )
         self.at = at
@@ -162,14 +163,14 @@ class Session:
     def clip(self, directory: Path, first: int, last: int) -> Path:
         """Steps first to last as a GIF, dreamt left, real right; a file of its own every time."""
         if not 0 <= first < last < len(self.history):
-            raise ValueError(
+            raise UsageError(
                 f"a clip goes from one step to a later one, of 0 to {len(self.history) - 1}"
             )
         sides = [[m.look.picture for m in self.history[first : last + 1]]]
         if all(m.real.picture is not None for m in self.history[first : last + 1]):
             sides.append([m.real.picture for m in self.history[first : last + 1]])
         if sides[0][0] is None:
-            raise ValueError("there is nothing to make a clip of: this model cannot draw")
+            raise UsageError("there is nothing to make a clip of: this model cannot draw")
         frames = np.concatenate(
             [np.stack([p for p in side if p is not None]) for side in sides], 2
         )
@@ -188,16 +189,16 @@ class Session:
         if len(numbers) != wanted or any(
             isinstance(x, bool | str) or not np.isscalar(x) for x in numbers
         ):
-            raise ValueError(
+            raise UsageError(
                 f"action: give {wanted} number{'s' * (wanted > 1)}, not {str(action)[:60]!r}"
             )
         values = np.array([float(x) for x in numbers])
         if not np.isfinite(values).all():
-            raise ValueError("action: give finite numbers")
+            raise UsageError("action: give finite numbers")
         if not space.discrete:
             return values.clip(-1, 1).astype(np.float32)
         if any(x != int(x) or not 0 <= x < n for x, n in zip(values, space.groups, strict=True)):
-            raise ValueError(
+            raise UsageError(
                 f"action: choices go from 0 to {', '.join(str(n - 1) for n in space.groups)}"
             )
         return space.one_hot([torch.tensor(int(x)) for x in values]).numpy()
@@ -255,7 +256,10 @@ class Session:
         assert self.simulator is not None
         try:
             return ask(self.simulator)
-        except RuntimeError as error:  # its budget of faults is spent
+        except Exception as error:
+            if exit_code_of(error) is None:
+                raise
+            # its budget of faults is spent
             self.simulator, self.note = (
                 None,
                 f"the simulator failed ({' '.join(str(error).split())[:200]})",

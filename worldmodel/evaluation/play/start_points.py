@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldmodel.checkpoint.store import CheckpointError
+from worldmodel.errors import UsageError, WorldModelError
 from worldmodel.evaluation.quality.evaluated_model import Columns
-from worldmodel.replay.chunk import ReplayError
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.rollout.collector import episode_seeds
 from worldmodel.saved_run import Run
@@ -38,7 +37,7 @@ class ReplayStarts:
         self.saved: SavedEpisodes | None = None
         try:
             self.saved = SavedEpisodes(run.path)
-        except (ValueError, OSError, CheckpointError, ReplayError) as error:
+        except (WorldModelError, OSError) as error:
             self.why = f"the replay cannot be read ({error})"
         if self.saved and not self.saved.count:
             self.saved, self.why = None, "the replay holds no episode"
@@ -50,11 +49,11 @@ class ReplayStarts:
     def start(self, number: int, step: int) -> Start:
         """A step of an episode; negative numbers count from the last."""
         if self.saved is None:
-            raise ValueError(f"{self.why}: begin with a new episode")
+            raise UsageError(f"{self.why}: begin with a new episode")
         rows = self.saved.read_episode(number)
         length = len(rows["is_first"])
         if not -length <= step < length:
-            raise ValueError(
+            raise UsageError(
                 f"step: there is no step {step} in episode {number}, which has {length}"
             )
         number, step = number % self.saved.count, step % length

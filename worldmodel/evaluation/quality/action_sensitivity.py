@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from worldmodel.errors import UsageError
 from worldmodel.evaluation.quality.agreement import pearson
 
 
@@ -22,7 +23,7 @@ def sensitivity(found: np.ndarray, truth: np.ndarray, seen: np.ndarray) -> dict[
     """
     even = truth.shape[1] - truth.shape[1] % 2
     if even < 4:
-        raise ValueError(
+        raise UsageError(
             f"actions cannot be shuffled among {even // 2} pair of plans; at least 2 are needed"
         )
     said, was = (x[:, 1:even:2].astype(np.float32) - x[:, :even:2] for x in (found, truth))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.run_directory import RunError
+from worldmodel.errors import RunError
 from worldmodel.saved_run import Run
 from worldmodel.spaces import State
 from worldmodel.system.runtime import autocast, make_generator, mix_seeds

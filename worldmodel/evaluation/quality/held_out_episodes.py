@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from worldmodel.checkpoint import store
+from worldmodel.errors import RunError, UsageError
 from worldmodel.evaluation.quality.evaluated_model import Columns
+from worldmodel.replay.buffer import ReplayError
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.rollout.collector import Rollout, VectorEnv
 from worldmodel.rollout.player import Player
-from worldmodel.run_directory import RunDir, RunError
+from worldmodel.run_directory import RunDir
 from worldmodel.saved_run import spaces_from
 from worldmodel.spaces import ActionSpace, ObservationSpace
 
@@ -71,7 +73,7 @@ def from_replay(run: Path, count: int) -> list[Recorded]:
         saved = SavedEpisodes(run)
         numbers = range(max(0, saved.count - count), saved.count)
         found = [Recorded(saved.read_episode(number)) for number in numbers]
-    except (ValueError, OSError) as error:
+    except (UsageError, ReplayError, OSError) as error:
         raise RunError(f"the replay of this run cannot be read: {error}", 4) from None
     if not found:
         raise RunError(f"the replay of {run} holds no episode", 4)
@@ -91,7 +93,8 @@ def given(
         raise RunError(
             f"--from {path}: it holds no checkpoint, by which its episodes are found", 4
         )
-    seen, done = spaces_from(states[-1])
+    with store.report_incompatible(run.checkpoints):
+        seen, done = spaces_from(states[-1])
     for key in ("image", "vector"):
         wanted, found = getattr(observation, key), getattr(seen, key)
         if wanted and found != wanted:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from worldmodel.errors import UsageError
 from worldmodel.evaluation.quality.evaluated_model import Opened, Planner
 from worldmodel.evaluation.quality.held_out_episodes import Recorded, Simulator
 from worldmodel.evaluation.quality.open_loop_error import (
@@ -68,10 +69,10 @@ def measure(
     real: Real | None = None,
     on_step: Callable[[int], None] = lambda done: None,
 ) -> Quality:
-    """All there is to know; ValueError where no episode is longer than the context."""
+    """All there is to know; UsageError where no episode is longer than the context."""
     longest = max(len(e) for e in episodes)
     if longest <= context + 1:
-        raise ValueError(
+        raise UsageError(
             f"--context: the longest episode has {longest} rows; give fewer than {longest - 1}"
         )
     length = min(length, longest - context)

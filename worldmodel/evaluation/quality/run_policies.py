@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worldmodel.errors import RunError
 from worldmodel.evaluation.imagination.futures import held
 from worldmodel.evaluation.quality.policy_returns import Act, Policies, always, mixed
-from worldmodel.run_directory import RunError
 from worldmodel.saved_run import Run
 from worldmodel.spaces import State
 from worldmodel.system.runtime import autocast, make_generator

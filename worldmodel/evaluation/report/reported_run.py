@@ -10,7 +10,8 @@ from typing import Any
 from worldmodel.checkpoint import store
 from worldmodel.checkpoint.validate import check_integer, check_spaces, read_json_lines
 from worldmodel.config.schema import Config
-from worldmodel.run_directory import RunDir, RunError
+from worldmodel.errors import RunError
+from worldmodel.run_directory import RunDir
 from worldmodel.system import provenance
 from worldmodel.system.files import read_json, to_finite
 

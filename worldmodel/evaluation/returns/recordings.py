@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from worldmodel.errors import RunError, exit_code_of
 from worldmodel.rollout.collector import Rollout, episode_seeds
 from worldmodel.rollout.player import Player
-from worldmodel.run_directory import RunError
 from worldmodel.spaces import Row
 from worldmodel.system.runtime import make_generator
 
@@ -50,7 +50,9 @@ def first_made(make: Callable[[str], Any], kinds: Sequence[str]) -> tuple[Any | 
     for kind in kinds:
         try:
             return make(kind), ""
-        except (ValueError, RuntimeError) as error:
+        except Exception as error:
+            if exit_code_of(error) is None:
+                raise
             why = in_a_line(error)
     return None, why
 
@@ -63,7 +65,9 @@ def needed(make: Callable[..., Any]) -> Callable[..., Any]:
     def made(*args: Any, **options: Any) -> Any:
         try:
             return make(*args, **options)
-        except (ValueError, RuntimeError) as error:
+        except Exception as error:
+            if exit_code_of(error) is None:
+                raise
             raise RunError(
                 f"the environment can't be made here ({in_a_line(error)}); imagine, model, play "
                 f"and report "

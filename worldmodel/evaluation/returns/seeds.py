@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel.errors import RunError
 from worldmodel.evaluation.plotting.style import (
     COLORS,
     MARKERS,
@@ -22,7 +23,6 @@ from worldmodel.evaluation.plotting.style import (
 )
 from worldmodel.evaluation.quality.model_quality import plain
 from worldmodel.evaluation.returns.aggregates import AGGREGATES, estimates, profile
-from worldmodel.run_directory import RunError
 from worldmodel.system.console import say
 
 LEVELS = 101  # returns at which the profile is drawn

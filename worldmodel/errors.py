@@ -1,0 +1,47 @@
+"""Errors that are meant for the user, as one family: each knows the exit code of a program.
+
+A program prints such an error as one line and ends with its code: 2 settings, 3 environment,
+4 bad data, 5 diverged, 74 I/O, memory or a lost process. Any other exception is a bug: its
+traceback is printed and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+
+class WorldModelError(Exception):
+    """The base of the family; a subclass says which exit code is its own."""
+
+    exit_code = 2
+
+
+class UsageError(WorldModelError, ValueError):
+    """A setting, an argument or a question that cannot be used; the message says what can."""
+
+
+class RunError(WorldModelError):
+    """A run directory, or what belongs to it, cannot be used as asked."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class DataError(WorldModelError):
+    """Saved data is damaged, missing or of another version."""
+
+    exit_code = 4
+
+
+class Diverged(WorldModelError):
+    """Losses, gradients, weights or actions are no longer finite."""
+
+    exit_code = 5
+
+
+def exit_code_of(error: BaseException) -> int | None:
+    """Return the exit code of an error that is meant for the user; None means that it is a bug.
+
+    The environments have a family of their own, which this package cannot import. So the mark of
+    every such error is its attribute `exit_code`.
+    """
+    return getattr(error, "exit_code", None)
