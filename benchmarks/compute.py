@@ -165,7 +165,7 @@ def plan() -> dict[str, Entry]:
                 Box(init_std=p.init_std, min_std=p.min_std, color=p.color),
             )
             mean, std = proposal.start(1, p.horizon, ACTION.size)
-            state, generator = model.rssm.initial(1), torch.Generator().manual_seed(0)
+            state, generator = model.dynamics.initial(1), torch.Generator().manual_seed(0)
 
             def once(
                 model=model,

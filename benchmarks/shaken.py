@@ -19,8 +19,8 @@ import torch
 import envs
 from worldmodel.evaluation.plotting.style import load_pyplot, save_figure
 from worldmodel.evaluation.quality.state_probe import held_out_r2
-from worldmodel.policy.agent import part
 from worldmodel.saved_run import Run
+from worldmodel.spaces import select_prefix
 
 EPISODES = 12  # of the read-out
 CHANGE = 1 / 6  # how often an action is drawn anew: a pendulum comes over its upper half that way
@@ -37,7 +37,7 @@ def read_out(path: Path) -> list[float | None]:
         feats, states = [], []
         for seed in range(EPISODES):
             seen = [
-                (run.agent.model.rssm.feat(part(carry, "state/")), obs)
+                (run.agent.model.dynamics.features(select_prefix(carry, "state/")), obs)
                 for obs, carry in shaken(run, env, seed)
             ]
             feats.append(torch.cat([feat for feat, _ in seen]).double().numpy())

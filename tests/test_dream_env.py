@@ -106,7 +106,7 @@ def test_a_dream_starts_from_what_is_believed_after_the_context(tmp_path):
         post, _ = OpenedRun(env.run, 0).observe(
             {**rows, "is_first": np.arange(len(rows["reward"])) == 0}
         )
-        for key in ("deter", "stoch"):
+        for key in env.state:
             torch.testing.assert_close(env.state[key][0], post[key][-1], atol=1e-5, rtol=0)
         steps.add(len(rows["reward"]))
     assert 4 in steps
@@ -121,7 +121,7 @@ def test_it_stops_at_the_horizon_and_pays_what_the_head_expects(run_dir):
     model = env.model
     for _ in range(2):
         obs, reward, *_ = env.step(np.ones(1, np.float32))
-        feat = model.rssm.feat(env.state)
+        feat = model.dynamics.features(env.state)
         assert np.array_equal(obs, feat[0].float().numpy()) and reward == pytest.approx(
             float(model.reward.mean(feat)), rel=0.02
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,12 @@ from worldmodel.config.schema import (
     used_objectives,
 )
 from worldmodel.distributed import ALONE, World
+from worldmodel.model.dynamics import Dynamics
 from worldmodel.model.heads import ContinueHead, GaussianHead, ScalarHead, TwoHotHead
 from worldmodel.model.mean_image import Backdrop
 from worldmodel.model.networks import Encoder
 from worldmodel.model.objectives import ModelSpec, Objective
 from worldmodel.model.probe_decoder import Probe
-from worldmodel.model.rssm import RSSM
 from worldmodel.model.world_model import WorldModel
 from worldmodel.policy.actor_critic import Actor, ActorCritic
 from worldmodel.policy.agent import Agent
@@ -59,27 +59,27 @@ BEHAVIORS = {
 }
 
 
-def make_latent(m: ModelConfig):
+def make_latent(m: ModelConfig, size: int | None = None):
+    """The latent, of model.stoch units or of another size."""
     latent = registry.import_class(registry.LATENTS, m.latent)
-    return latent(m.deter if m.transition == "rnn" else m.stoch, m.classes, m.unimix, m.min_std)
+    return latent(m.stoch if size is None else size, m.classes, m.unimix, m.min_std)
+
+
+def make_dynamics(c: Config, actions: int, embed: int) -> Dynamics:
+    name = c.model.dynamics
+    dynamics = registry.import_class(registry.DYNAMICS, name)
+    settings = settings_of(c, registry.DYNAMICS, name)
+    return dynamics(settings, partial(make_latent, c.model), actions=actions, embed=embed)
 
 
 def make_model(
     c: Config, obs: ObservationSpace, space: ActionSpace, world: World = ALONE
 ) -> WorldModel:
-    """Encoder, RSSM, objectives and heads from a configuration and the environment's spaces."""
+    """A world model from a configuration and the environment's spaces."""
     m = c.model
     encoder = Encoder(obs.image, obs.vector, m.cnn, m.patch, m.units)
-    rssm = RSSM(
-        make_latent(m),
-        m.transition,
-        actions=space.size,
-        embed=encoder.size,
-        deter=m.deter,
-        hidden=m.hidden,
-        blocks=m.blocks,
-    )
-    feat = rssm.feat_size
+    dynamics = make_dynamics(c, space.size, encoder.size)
+    feat = dynamics.feature_size
     spec = ModelSpec(obs, space, feat, encoder.size, m.cnn, m.patch, m.units, c.ema.rate)
     objectives: dict[str, tuple[Objective, float]] = {
         name: (make_objective(c, name, spec), c.loss.objective[name])
@@ -92,12 +92,12 @@ def make_model(
         obs,
         Backdrop(obs.image, m.backdrop) if obs.image else None,
         encoder,
-        rssm,
+        dynamics,
         objectives,
         SCALAR_HEADS[m.reward_head](feat, m.layers, m.units, m.bins),
         ContinueHead(feat, m.layers, m.units),
         scales=loss_scales(c, [n for n in names if n not in replaced]),
-        free=c.loss.free if rssm.latent.noisy else 0.0,
+        free=c.loss.free if dynamics.noisy else 0.0,
         free_on=c.loss.free_on,
         overshooting=c.loss.overshooting,
         world=world,
@@ -147,7 +147,7 @@ def make_policy(
     """Actor and critic, where the behaviour uses them."""
     if not learns_policy(c):
         return None
-    feat, m = model.rssm.feat_size, c.model
+    feat, m = model.dynamics.feature_size, c.model
     critic = SCALAR_HEADS[c.critic.head](feat, m.layers, m.units, m.bins)
     return ActorCritic(
         Actor(feat, space, m.layers, m.units, c.actor), critic, c.imag, c.critic, world

@@ -18,7 +18,7 @@ from worldmodel.policy.agent import Agent
 from worldmodel.replay.buffer import ReplayError
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.saved_run import Run
-from worldmodel.spaces import State
+from worldmodel.spaces import State, add_prefix, map_state
 from worldmodel.system.runtime import autocast
 
 OBSERVED = ("pixels", "features")
@@ -80,7 +80,7 @@ class DreamEnv(gymnasium.Env):
         if self.obs == "pixels":
             assert self.run.observation_space.image is not None
             return spaces.Box(0, 255, self.run.observation_space.image, np.uint8)
-        return spaces.Box(-np.inf, np.inf, (self.model.rssm.feat_size,), np.float32)
+        return spaces.Box(-np.inf, np.inf, (self.model.dynamics.feature_size,), np.float32)
 
     def _actions(self) -> spaces.Space:
         space = self.run.action_space
@@ -111,9 +111,11 @@ class DreamEnv(gymnasium.Env):
             raise gymnasium.error.ResetNeeded("DreamEnv: call reset before step")
         vector = torch.from_numpy(self._vector(action))[None].to(self.agent.device)
         with torch.no_grad(), autocast(self.agent.device, self.agent.precision):
-            found = self.model.rssm.imagine_step(self.state, vector, self.generator)
-            self.state = {k: found[k].float() for k in ("deter", "stoch")}
-            reward, cont = (float(x) for x in self.model.outlook(self.model.rssm.feat(self.state)))
+            found = self.model.dynamics.imagine_step(self.state, vector, self.generator)
+            self.state = map_state(found, torch.Tensor.float)
+            reward, cont = (
+                float(x) for x in self.model.outlook(self.model.dynamics.features(self.state))
+            )
         self.steps += 1
         bar = self.np_random.random() if self.ends == "drawn" else 0.5
         return self._observation(), reward, cont <= bar, self.steps >= self.horizon, {"cont": cont}
@@ -130,13 +132,15 @@ class DreamEnv(gymnasium.Env):
         assert self.state is not None
         if self.obs == "pixels":
             return self._picture(self.state)
-        return self.model.rssm.feat(self.state)[0].float().cpu().numpy()
+        return self.model.dynamics.features(self.state)[0].float().cpu().numpy()
 
     @torch.no_grad()
     def _picture(self, state: State) -> np.ndarray:
         with autocast(self.agent.device, self.agent.precision):
             return (
-                to_pixels(self.model.decode(self.model.rssm.feat(state)[None]))[0, 0].cpu().numpy()
+                to_pixels(self.model.decode(self.model.dynamics.features(state)[None]))[0, 0]
+                .cpu()
+                .numpy()
             )
 
     def _vector(self, action: Any) -> np.ndarray:
@@ -212,8 +216,8 @@ def watched(
         obs["is_first"] = torch.full((dreams,), t == 0)
         with autocast(agent.device, agent.precision):
             state, _ = agent.filter(obs, carry, generator)
-        carry = {**carry, **{f"state/{k}": v for k, v in state.items()}}
-    return {k: v.float() for k, v in state.items()}
+        carry = {**carry, **add_prefix(state, "state/")}
+    return map_state(state, torch.Tensor.float)
 
 
 def _one_of(name: str, value: Any, allowed: tuple) -> None:

@@ -8,6 +8,7 @@ from worldmodel import build
 from worldmodel.config.schema import Config, learns_policy
 from worldmodel.distributed import ALONE, World
 from worldmodel.errors import UsageError
+from worldmodel.model.dynamics import Dynamics
 from worldmodel.model.networks import shrunk
 from worldmodel.replay.capacity import bytes_per_row
 from worldmodel.spaces import ActionSpace, ObservationSpace
@@ -79,16 +80,20 @@ def _raise_if_short(
 
 def count_features(c: Config) -> int:
     """Count the features of a state."""
-    return build.make_latent(c.model).size + (c.model.deter if c.model.transition == "rssm" else 0)
+    return _lay_out_dynamics(c).feature_size
+
+
+def _lay_out_dynamics(c: Config) -> Dynamics:
+    with torch.device("meta"):
+        return build.make_dynamics(c, 1, 1)
 
 
 def find_widest_layer(c: Config, obs: ObservationSpace) -> int:
     """Return the width of the widest layer; its square roughly bounds any weight matrix."""
     m = c.model
+    dynamics = (min(p.shape) for p in _lay_out_dynamics(c).parameters() if p.dim() > 1)
     height, width = shrunk(obs.image[:2], len(m.cnn), m.patch) if obs.image else (0, 0)
-    return max(
-        count_features(c), m.deter, m.hidden, m.units, m.bins, *m.cnn, height * width * m.cnn[-1]
-    )
+    return max(count_features(c), *dynamics, m.units, m.bins, *m.cnn, height * width * m.cnn[-1])
 
 
 def count_weights(c: Config, obs: ObservationSpace, space: ActionSpace) -> int:

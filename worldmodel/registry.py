@@ -10,6 +10,10 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
+DYNAMICS = {
+    "rssm": "worldmodel.model.dynamics.rssm:RSSM",
+}
+
 LATENTS = {
     "gaussian": "worldmodel.model.latents.gaussian:Gaussian",
     "categorical": "worldmodel.model.latents.categorical:Categorical",
@@ -40,7 +44,7 @@ BEHAVIORS = {
     "random": "worldmodel.policy.behaviors.random:Random",
 }
 
-TABLES = (LATENTS, OBJECTIVES, PLANNERS, BEHAVIORS)
+TABLES = (DYNAMICS, LATENTS, OBJECTIVES, PLANNERS, BEHAVIORS)
 
 
 def import_class(table: Mapping[str, str], name: str) -> Any:

@@ -16,9 +16,9 @@ from worldmodel.config.schema import Config, learns_policy
 from worldmodel.errors import RunError, UsageError
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.policy.actor_critic import ActorCritic
-from worldmodel.policy.agent import Agent, Carry, part
+from worldmodel.policy.agent import Agent, Carry
 from worldmodel.run_directory import RunDir
-from worldmodel.spaces import ActionSpace, ObservationSpace
+from worldmodel.spaces import ActionSpace, ObservationSpace, select_prefix
 from worldmodel.system import runtime
 from worldmodel.system.runtime import autocast, make_generator
 
@@ -120,7 +120,7 @@ class Run:
     def draw(self, carry: Carry) -> np.ndarray:
         """What the model takes the present to look like: a picture (H,W,3) uint8."""
         with autocast(self.agent.device, self.agent.precision):
-            feat = self.model.rssm.feat(part(carry, "state/")).unsqueeze(1)
+            feat = self.model.dynamics.features(select_prefix(carry, "state/")).unsqueeze(1)
             return to_pixels(self.model.decode(feat))[0, 0].cpu().numpy()
 
     @torch.no_grad()
@@ -134,8 +134,12 @@ class Run:
             )
         plan = torch.as_tensor(actions, device=self.agent.device)[None]
         with autocast(self.agent.device, self.agent.precision):
-            states = self.model.rssm.imagine(part(carry, "state/"), plan, self.generator)
-            return to_pixels(self.model.decode(self.model.rssm.feat(states)))[0].cpu().numpy()
+            states = self.model.dynamics.imagine(
+                select_prefix(carry, "state/"), plan, self.generator
+            )
+            return (
+                to_pixels(self.model.decode(self.model.dynamics.features(states)))[0].cpu().numpy()
+            )
 
 
 def spaces_from(state: dict[str, Any]) -> tuple[ObservationSpace, ActionSpace]:

@@ -11,6 +11,7 @@ One row of experience is the observation, the action that led to it and the rewa
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 Row = dict[str, Any]  # one row of experience of one environment
 Batch = dict[str, Tensor]
-# Deter (...,D), stoch (...,S[,K]) and the parameters of the distribution it came from
+# Leaves (...,X); only the dynamics that made it knows what they are
 State = dict[str, Tensor]
 Losses = dict[str, Tensor]  # every entry (B,T)
 Metrics = dict[str, Tensor]
@@ -63,3 +64,28 @@ class ObservationSpace:
 
     image: tuple[int, int, int] | None = None
     vector: int | None = None
+
+
+def map_state(state: State, change: Callable[[Tensor], Tensor]) -> State:
+    """Apply a function to every leaf: an index, a shape, a device."""
+    return {k: change(v) for k, v in state.items()}
+
+
+def join_states(states: Sequence[State], join: Callable[[list[Tensor]], Tensor]) -> State:
+    """Stack or concatenate states leaf by leaf."""
+    return {k: join([state[k] for state in states]) for k in states[0]}
+
+
+def count_states(state: State) -> int:
+    """The size of the first axis."""
+    return len(next(iter(state.values())))
+
+
+def add_prefix(state: State, prefix: str) -> State:
+    """Name leaves apart from other tensors that they travel with."""
+    return {prefix + k: v for k, v in state.items()}
+
+
+def select_prefix(tensors: dict[str, Tensor], prefix: str) -> State:
+    """The leaves that `add_prefix` named."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

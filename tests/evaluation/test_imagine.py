@@ -206,7 +206,7 @@ def test_luck_tells_dreams_apart_and_a_traversal_moves_one_group(blind_dir):
     one, two, again = (futures.futures(view, 5, 2)[0][i].pictures for i in (0, 1, 0))
     assert np.array_equal(one, again) and not np.array_equal(one, two)
     here = {k: v[3:4] for k, v in view.belief.items()}
-    stoch, _ = latent_traversal._categorical(view, here)
+    stoch, _ = latent_traversal._vary_classes(here, view.belief)
     best = stoch.mode(0).values.mode(0).values
     assert stoch.shape == (6, 5, 6, 5) and (stoch.sum(-1) == 1).all()
     for g in range(6):

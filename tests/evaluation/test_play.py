@@ -253,7 +253,7 @@ def test_the_spread_is_that_of_the_dreams(run_dir):
     session = session_of(run_dir)
     moment = session.step("hand", [0.3, -0.3])
     model = session.dreams.model
-    feat = model.rssm.feat(moment.state)
+    feat = model.dynamics.features(moment.state)
     assert len(feat) == session.dreams.count == 8
     pictures = model.decode(feat[None])[0].clamp(0, 1).numpy()
     assert (

@@ -102,7 +102,7 @@ def trained(recorder, *overrides, updates=14, spoil=(), spare=()):
         pytest.skip("steps are fused by a library that was not built here")
     for i in range(updates):
         batch = batch_of(i, SPACE, batch=4)[0]
-        for name, (shape, kind) in learner.starts.spec(learner.model.rssm.initial(1)).items():
+        for name, (shape, kind) in learner.starts.spec(learner.model.dynamics.initial(1)).items():
             generator = torch.Generator().manual_seed(i)
             batch[name] = torch.randint(0, 2, (4, 8, *shape), generator=generator).to(
                 getattr(torch, kind)

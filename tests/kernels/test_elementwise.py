@@ -255,7 +255,7 @@ def test_a_whole_update_is_the_same_with_and_without(monkeypatch):
 
 def test_without_a_compiler_torch_does_the_work(tmp_path):
     code = (
-        "import torch; from worldmodel import fused; from worldmodel.model.networks import MLP; "
+        "import torch; from worldmodel.kernels import c_library as fused; from worldmodel.model.networks import MLP; "
         "print(fused.library()); "
     )
     code += "print(MLP(4, 2, 1, 8)(torch.zeros(1, 4)).shape)"

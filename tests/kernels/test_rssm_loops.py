@@ -10,7 +10,8 @@ from worldmodel.config import loading
 from worldmodel.kernels import elementwise
 from worldmodel.kernels.planning_step import Step, settled
 from worldmodel.kernels.rssm_loops import Walk
-from worldmodel.model.rssm import RSSM, Steps
+from worldmodel.model.dynamics import Rollout
+from worldmodel.model.dynamics.rssm import RSSM
 from worldmodel.spaces import ActionSpace, ObservationSpace
 
 B, T, A = 5, 7, 3
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 def rssm_of(latent):
     c = loading.parse(["debug", f"model.latent={latent}", "model.deter=40", "model.hidden=24"])
     torch.manual_seed(0)
-    rssm = build.make_model(c, ObservationSpace((32, 32, 3)), ActionSpace(A)).rssm
+    rssm = build.make_model(c, ObservationSpace((32, 32, 3)), ActionSpace(A)).dynamics
     for name, p in rssm.named_parameters():
         if "norm" in name:
             p.data.uniform_(0.5, 1.5)
@@ -100,19 +101,22 @@ def test_walking(monkeypatch, latent):
 
     def run():
         actions.grad = None
-        walk = rssm.walk(start, T)
+        walk = rssm.start_rollout(start, T)
         kinds.append(type(walk))
         feats = []
         for t in range(T):
-            feats.append(walk.feat.clone())
+            feats.append(walk.features.clone())
             # A closed loop, as with an actor: what is seen decides, without a gradient.
-            walk.go(actions[t] + walk.feat[:, :A].float())
-        assert torch.equal(walk.seen(), torch.stack(feats)) and not walk.seen().requires_grad
-        (arrived,), _ = with_loss(rssm, [walk.arrived()])
+            walk.step(actions[t] + walk.features[:, :A].float())
+        assert (
+            torch.equal(walk.features_before(), torch.stack(feats))
+            and not walk.features_before().requires_grad
+        )
+        (arrived,), _ = with_loss(rssm, [walk.features_after()])
         return arrived, actions.grad.clone()
 
     (arrived, grad), (arrived_, grad_) = both_ways(monkeypatch, run)
-    assert kinds == [Walk, Steps]
+    assert kinds == [Walk, Rollout]
     close(arrived, arrived_)
     close(grad, grad_, 4e-2)
 
@@ -130,10 +134,10 @@ def test_a_walk_without_gradients_takes_the_same_way(latent, whole, monkeypatch)
     found = []
     for graph in (True, False):
         with torch.set_grad_enabled(graph), torch.autocast("cpu", torch.bfloat16):
-            walk = rssm.walk(start, T, torch.Generator().manual_seed(2))
+            walk = rssm.start_rollout(start, T, torch.Generator().manual_seed(2))
             for t in range(T):
-                walk.go(actions[t])
-            found.append(walk.arrived())
+                walk.step(actions[t])
+            found.append(walk.features_after())
     assert found[0].requires_grad and not found[1].requires_grad
     close(found[1], found[0], 1e-2 if whole else 0.0)
 
@@ -152,9 +156,9 @@ def test_not_even_a_nan_is_carried_over_a_start():
 @pytest.mark.parametrize("change", ["model.transition=ssm", "model.blocks=2"])
 def test_other_transitions_stay_with_autograd(change):
     c = loading.parse(["debug", change])
-    rssm = build.make_model(c, ObservationSpace((32, 32, 3)), ActionSpace(A)).rssm
+    rssm = build.make_model(c, ObservationSpace((32, 32, 3)), ActionSpace(A)).dynamics
     with torch.autocast("cpu", torch.bfloat16):
-        assert isinstance(rssm.walk(rssm.initial(2), 1), Steps)
+        assert isinstance(rssm.start_rollout(rssm.initial(2), 1), Rollout)
 
 
 def test_walks_follow_the_weights_but_where_they_are_settled():
@@ -162,9 +166,9 @@ def test_walks_follow_the_weights_but_where_they_are_settled():
 
     def walked():
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            walk = rssm.walk(rssm.initial(B), 1, torch.Generator().manual_seed(2))
-            walk.go(torch.ones(B, A))
-            return walk.arrived()
+            walk = rssm.start_rollout(rssm.initial(B), 1, torch.Generator().manual_seed(2))
+            walk.step(torch.ones(B, A))
+            return walk.features_after()
 
     first = walked()
     with settled():

@@ -62,7 +62,7 @@ def test_the_slow_encoder_has_a_view_of_its_own():
     model.slow.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]["image"]))
     moved = model.augment(batch)
     embed, post, prior = model.observe(moved)
-    ctx = model._context(moved, embed, post, prior, model.rssm.feat(post))
+    ctx = model._context(moved, embed, post, prior, model.dynamics.features(post))
     model.objectives["prototypes"](ctx)
     own = shifted(model.backdrop.take_out(batch["image"]), moved["shift"])
     assert seen[0].shape == own.shape and not torch.equal(seen[0], own)
@@ -90,7 +90,9 @@ def test_the_decoder_still_draws_pictures_where_they_are():
     losses, *_ = learner.model.losses(moved)
     torch.manual_seed(1)
     embed, post, _ = learner.model.observe(moved)
-    drawn = learner.model.objectives["reconstruction"].decode(learner.model.rssm.feat(post))
+    drawn = learner.model.objectives["reconstruction"].decode(
+        learner.model.dynamics.features(post)
+    )
     want = learner.model.backdrop.error(drawn.flatten(0, 1), batch["image"].flatten(0, 1)).view(
         16, 8
     )

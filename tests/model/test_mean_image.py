@@ -93,7 +93,7 @@ def explained(watched, updates=120):
     new = scenes(1000)
     truth = new["image"] / 255
     with torch.no_grad():
-        found = model.decode(model.rssm.feat(model.observe(new)[1]))
+        found = model.decode(model.dynamics.features(model.observe(new)[1]))
     return float(
         1 - (found - truth).square().mean() / (truth.mean((0, 1)) - truth).square().mean()
     )

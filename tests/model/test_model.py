@@ -5,13 +5,13 @@ should.
 import itertools
 import json
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import pytest
 import torch
 
 from worldmodel import build, registry
-from worldmodel.config import loading, schema
+from worldmodel.config import loading
+from worldmodel.config.component_settings import read_settings
 from worldmodel.model.kl import free_nats, overshooting
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.model.networks import Unpatch
@@ -37,7 +37,7 @@ TINY = [
     "optim.lr=1e-3",
     "loss.image=1.0",
 ]
-TRANSITIONS = get_args(get_type_hints(schema.ModelConfig)["transition"])
+TRANSITIONS = get_args(get_type_hints(read_settings(registry.DYNAMICS["rssm"]))["transition"])
 
 
 def possible(transition, latent):
@@ -92,7 +92,9 @@ def model(request):
 def without_noise(model, monkeypatch):
     """Take the mode wherever a sample would be drawn."""
     monkeypatch.setattr(
-        model.rssm.latent, "sample", lambda params, generator=None: model.rssm.latent.mode(params)
+        model.dynamics.latent,
+        "sample",
+        lambda params, generator=None: model.dynamics.latent.mode(params),
     )
 
 
@@ -100,7 +102,7 @@ def test_losses_are_one_number_per_step_and_named_as_the_scales(model):
     losses, _, post, _ = model.losses(random_batch())
     assert losses.keys() == model.scales.keys()
     assert all(v.shape == (B, T) and torch.isfinite(v).all() for v in losses.values())
-    assert model.rssm.feat(post).shape == (B, T, model.rssm.feat_size)
+    assert model.dynamics.features(post).shape == (B, T, model.dynamics.feature_size)
     assert (losses["dyn"] >= 0).all()
 
 
@@ -108,9 +110,9 @@ def test_a_sequence_equals_the_online_filter_step_by_step(model, monkeypatch):
     without_noise(model, monkeypatch)
     batch = random_batch()
     embed, post, _ = model.observe(batch)
-    state = model.rssm.initial(B)
+    state = model.dynamics.initial(B)
     for t in range(T):
-        state = model.rssm.observe_step(
+        state = model.dynamics.observe_step(
             state, embed[:, t], batch["prev_action"][:, t], batch["is_first"][:, t], None
         )
         for key in state:
@@ -131,23 +133,27 @@ def test_is_first_equals_a_fresh_start(model, monkeypatch):
 
 
 def test_imagining_equals_single_steps_and_uses_the_actions(model):
-    start = model.rssm.imagine_step(
-        model.rssm.initial(B), torch.ones(B, A), torch.Generator().manual_seed(1)
+    start = model.dynamics.imagine_step(
+        model.dynamics.initial(B), torch.ones(B, A), torch.Generator().manual_seed(1)
     )
     actions = torch.rand(B, 4, A)
-    whole = model.rssm.imagine(start, actions, torch.Generator().manual_seed(2))
+    whole = model.dynamics.imagine(start, actions, torch.Generator().manual_seed(2))
     state, g = start, torch.Generator().manual_seed(2)
     for t in range(4):
-        state = model.rssm.imagine_step(state, actions[:, t], g)
-        torch.testing.assert_close(state["stoch"], whole["stoch"][:, t])
-    other = model.rssm.imagine(start, -actions, torch.Generator().manual_seed(2))
-    assert not torch.allclose(model.rssm.feat(whole), model.rssm.feat(other))
+        state = model.dynamics.imagine_step(state, actions[:, t], g)
+        for key in whole:
+            torch.testing.assert_close(state[key], whole[key][:, t])
+    other = model.dynamics.imagine(start, -actions, torch.Generator().manual_seed(2))
+    assert not torch.allclose(model.dynamics.features(whole), model.dynamics.features(other))
 
 
 def test_dyn_trains_the_prior_and_rep_the_posterior(model):
     losses, *_ = model.losses({**random_batch(), "is_first": torch.ones(B, T, dtype=torch.bool)})
     model.free = 0.0
-    prior, posterior = list(model.rssm.prior_net.parameters()), [model.rssm.post_out.weight]
+    prior, posterior = (
+        list(model.dynamics.prior_net.parameters()),
+        [model.dynamics.post_out.weight],
+    )
     for name, trained, still in (("dyn", prior, posterior), ("rep", posterior, prior)):
         model.free = 0.0
         raw = model._kl_losses(random_batch(), *model.observe(random_batch())[1:])[name].sum()
@@ -209,7 +215,7 @@ def test_bf16_losses_stay_close_to_fp32():
 def test_free_nats_spare_the_prior_of_noisy_latents_alone(latent, taught):
     _, model = make(f"model.latent={latent}", "loss.free=1000", "loss.overshooting=1")
     model.loss(random_batch())[0].backward()
-    grads = [p.grad for p in model.rssm.prior_net.parameters()]
+    grads = [p.grad for p in model.dynamics.prior_net.parameters()]
     assert any(g is not None and g.abs().sum() > 0 for g in grads) == taught
 
 
@@ -223,7 +229,7 @@ def test_vectors_beside_or_instead_of_pixels(image, vector):
 @pytest.mark.parametrize("size", [(16, 16), (32, 64), (48, 80)])
 def test_any_divisible_picture_comes_back_in_its_own_size(size):
     _, model = make(f"env.size=[{size[0]}, {size[1]}]", image=(*size, 3))
-    picture = model.decode(torch.randn(2, 4, model.rssm.feat_size))
+    picture = model.decode(torch.randn(2, 4, model.dynamics.feature_size))
     assert picture.shape == (2, 4, *size, 3) and to_pixels(picture).dtype == torch.uint8
 
 
@@ -247,7 +253,7 @@ def test_doubling_equals_a_transposed_convolution():
 def test_blocks_split_the_recurrence():
     _, plain = make()
     _, blocked = make("model.blocks=3")
-    assert blocked.rssm.gru.gates.weight.shape == (3, 14 + 4, 12)
+    assert blocked.dynamics.gru.gates.weight.shape == (3, 14 + 4, 12)
     batch = random_batch()
     assert blocked.losses(batch)[0]["dyn"].shape == (B, T)
     assert sum(p.numel() for p in blocked.parameters()) < sum(
@@ -315,18 +321,17 @@ def test_overshooting_equals_a_naive_loop(monkeypatch):
     without_noise(model, monkeypatch)
     batch = random_batch()
     _, post, _ = model.observe(batch)
-    found = overshooting(model.rssm, post, batch["prev_action"], batch["is_first"], 4)
+    found = overshooting(model.dynamics, post, batch["prev_action"], batch["is_first"], 4)
     for b, t in itertools.product(range(B), range(T)):
         kls = []
         for d in range(2, 5):
             if t - d < 0 or batch["is_first"][b, t - d + 1 : t + 1].any():
                 continue
-            state = {k: post[k][b : b + 1, t - d] for k in ("deter", "stoch")}
-            dreamt = model.rssm.imagine(state, batch["prev_action"][b : b + 1, t - d + 1 : t + 1])
-            last = model.rssm.latent.dist(model.rssm.prior_net(dreamt["deter"][:, -1]))
-            kls.append(
-                model.rssm.latent.kl({k: post[k][b : b + 1, t] for k in ("mean", "std")}, last)
-            )
+            state = {k: v[b : b + 1, t - d] for k, v in post.items()}
+            actions = batch["prev_action"][b : b + 1, t - d + 1 : t + 1]
+            found_there = model.dynamics.imagine(state, actions)
+            last = {k: v[:, -1] for k, v in model.dynamics.predict_latent(found_there).items()}
+            kls.append(model.dynamics.kl({k: v[b : b + 1, t] for k, v in post.items()}, last))
         want = torch.stack(kls).mean() if kls else torch.tensor(0.0)
         torch.testing.assert_close(found[b, t], want, rtol=1e-4, atol=1e-5)
     assert found.abs().sum() > 0
@@ -397,7 +402,7 @@ def test_pictures_go_in_and_come_out_in_patches_of_any_size(patch):
     learner = Learner(model, c.optim, torch.device("cpu"), "fp32")
     first, *_, last = [float(learner.update(batch)["loss/image"]) for _ in range(60)]
     _, post, _ = model.observe(batch)
-    assert model.decode(model.rssm.feat(post)).shape == batch["image"].shape
+    assert model.decode(model.dynamics.features(post)).shape == batch["image"].shape
     assert last < 0.7 * first
 
 
@@ -423,9 +428,9 @@ def test_some_of_the_pictures_stand_for_all_of_them():
     _, whole = make()
     _, part = make("loss.pictures=0.3")
     torch.manual_seed(1)
-    feat = whole.rssm.feat(whole.observe(batch)[1])
+    feat = whole.dynamics.features(whole.observe(batch)[1])
     contexts = [
-        Context(batch, feat, {}, {}, feat, m.backdrop, Parts(m.rssm, m.reward, m.cont))
+        Context(batch, feat, {}, {}, feat, m.backdrop, Parts(m.dynamics, m.reward, m.cont))
         for m in (whole, part)
     ]
     want = whole.objectives["reconstruction"](contexts[0])[0]["image"]

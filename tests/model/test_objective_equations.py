@@ -10,7 +10,7 @@ from test_model import B, T, make
 from test_objectives import GROUPS, QUICK, batch_for, context
 from worldmodel.model.objectives.barlow import squared_correlations, standardised
 from worldmodel.model.objectives.prototypes import sinkhorn
-from worldmodel.spaces import ActionSpace
+from worldmodel.spaces import ActionSpace, map_state
 
 
 def asked(name, *settings, space=None):
@@ -36,10 +36,10 @@ def dreamt_on(model, ctx, distance, b, t):
     """
     if t < distance or ctx.batch["is_first"][b, t - distance + 1 : t + 1].any():
         return None
-    state = {k: ctx.post[k][b : b + 1, t - distance] for k in ("deter", "stoch")}
+    state = map_state(ctx.post, lambda v: v[b : b + 1, t - distance])
     for s in range(t - distance + 1, t + 1):
-        state = model.rssm.imagine_step(state, ctx.batch["prev_action"][b : b + 1, s])
-    return model.rssm.feat(state)
+        state = model.dynamics.imagine_step(state, ctx.batch["prev_action"][b : b + 1, s])
+    return model.dynamics.features(state)
 
 
 @pytest.mark.parametrize("negatives", ["all", "others", "aligned"])

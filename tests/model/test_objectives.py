@@ -70,7 +70,7 @@ def batch_for(space=None, **options):
 
 def context(model, batch):
     embed, post, prior = model.observe(batch)
-    return model._context(batch, embed, post, prior, model.rssm.feat(post))
+    return model._context(batch, embed, post, prior, model.dynamics.features(post))
 
 
 def own_losses(model, batch):
@@ -130,7 +130,7 @@ def test_no_pair_and_no_window_crosses_an_episodes_start(name):
 def test_gradients_reach_whom_they_should(name):
     _, model = model_of(name)
     torch.stack([v.mean() for v in own_losses(model, batch_for()).values()]).sum().backward()
-    found = (taught(model.encoder), taught(model.rssm.prior_net))
+    found = (taught(model.encoder), taught(model.dynamics.prior_net))
     assert found == TEACHES[name] if name in TEACHES else any(found)
     if model.slow is not None:
         assert not taught(model.slow)
@@ -296,9 +296,7 @@ def test_the_bottlenecks_price_follows_the_kl():
     assert "rep" not in model.scales and {"dyn", "bottleneck"} <= model.scales.keys()
     ctx = context(model, batch_for())
     losses, metrics = objective(ctx)
-    torch.testing.assert_close(
-        losses["bottleneck"], 0.5 * model.rssm.latent.kl(ctx.post, ctx.prior)
-    )
+    torch.testing.assert_close(losses["bottleneck"], 0.5 * model.dynamics.kl(ctx.post, ctx.prior))
     for kl, moved in ((6.0, 0.1), (30.0, 0.1), (3.0, 0.0), (1.5, -0.05)):
         before = objective.log_beta.item()
         objective._kl = torch.tensor(kl)
@@ -315,8 +313,8 @@ def test_a_mix_draws_its_dreams_once(monkeypatch):
     _, model = make(
         "loss.objective={contrastive: 1.0, inverse: 1.0, reward_only: 1.0}", *QUICK, *distances
     )
-    steps, real = [], model.rssm.imagine_step
-    monkeypatch.setattr(model.rssm, "imagine_step", lambda *a: steps.append(1) or real(*a))
+    steps, real = [], model.dynamics.imagine_step
+    monkeypatch.setattr(model.dynamics, "imagine_step", lambda *a: steps.append(1) or real(*a))
     model.losses(batch_for())
     assert len(steps) == 3
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from blocks import BOX, LESSONS, batch_of, known, learner_of, taught
+from worldmodel.spaces import map_state
 
 
 @pytest.mark.parametrize("name", LESSONS)
@@ -61,7 +62,7 @@ def test_the_budget_holds_the_kl():
         learner, _ = taught("{bottleneck: 1.0}", 150, *settings, paid=True)
         with torch.no_grad():
             post, prior = learner.model.observe(batch_of(999, paid=True)[0])[1:]
-            kl[rate] = learner.model.rssm.latent.kl(post, prior).mean().item()
+            kl[rate] = learner.model.dynamics.kl(post, prior).mean().item()
     assert kl[0.1] < 0.7 * kl[0.0], kl
 
 
@@ -70,7 +71,7 @@ def test_rewards_are_foreseen_along_dreams():
     batch, _ = batch_of(999, cut=False, paid=True)
     model = learner.model
     with torch.no_grad():
-        state = {k: v[:, 2] for k, v in model.observe(batch)[1].items() if k in ("deter", "stoch")}
-        feat = model.rssm.feat(model.rssm.imagine(state, batch["prev_action"][:, 3:6]))
+        state = map_state(model.observe(batch)[1], lambda v: v[:, 2])
+        feat = model.dynamics.features(model.dynamics.imagine(state, batch["prev_action"][:, 3:6]))
         error = (model.predict(feat)[0] - batch["reward"][:, 3:6]).square().mean()
     assert error < 0.3 * batch["reward"][:, 3:6].var()

@@ -120,7 +120,7 @@ def test_a_probe_is_made_only_where_nothing_draws():
         assert (model.probe is not None) == wanted
         assert model.can_draw == (wanted or "reconstruction" in objective)
     with pytest.raises(ValueError, match="loss.probe"):
-        model.decode(torch.zeros(1, 1, model.rssm.feat_size))
+        model.decode(torch.zeros(1, 1, model.dynamics.feature_size))
 
 
 def test_the_probe_draws_what_the_latent_knows():
@@ -129,7 +129,7 @@ def test_the_probe_draws_what_the_latent_knows():
     batch, state = batch_of(999, cut=False)
     with torch.no_grad():
         model = learner.model
-        found = model.decode(model.rssm.feat(model.observe(batch)[1]))
+        found = model.decode(model.dynamics.features(model.observe(batch)[1]))
     where = found[:, 3:, 6:12, :, 0].mean(2).argmax(-1)  # the reddest column
     there = (state[:, 3:, 0] * 4).round()
     assert ((where >= there) & (where < there + 4)).float().mean() > 0.7

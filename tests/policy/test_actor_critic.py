@@ -5,11 +5,11 @@ import torch
 
 from worldmodel import build
 from worldmodel.config import loading
+from worldmodel.model.dynamics import Rollout
 from worldmodel.model.heads import GaussianHead
-from worldmodel.model.rssm import Steps
 from worldmodel.policy.actor_critic import Actor, ActorCritic, frozen, lambda_returns_across
 from worldmodel.policy.lambda_returns import ReturnScale, lambda_returns
-from worldmodel.spaces import ActionSpace, ObservationSpace
+from worldmodel.spaces import ActionSpace, ObservationSpace, count_states
 from worldmodel.training.learner import Learner
 
 
@@ -77,7 +77,7 @@ class Known:
         self.arrivals = []
 
     @property
-    def rssm(self):
+    def dynamics(self):
         return self
 
     def imagine_step(self, state, action, generator=None):
@@ -85,11 +85,11 @@ class Known:
         self.arrivals.append({"deter": x, "stoch": reward.unsqueeze(-1)})
         return self.arrivals[-1]
 
-    def feat(self, state):
+    def features(self, state):
         return state["deter"]
 
-    def walk(self, state, steps, generator=None):
-        return Steps(self, state, steps, generator)
+    def start_rollout(self, state, steps, generator=None):
+        return Rollout(self, state, generator)
 
     def predict(self, feat, *heads):
         """What the last dream arrived at; its rewards are not in the features."""
@@ -405,7 +405,7 @@ def test_the_critic_loss_trains_the_critic_alone():
 def test_only_the_replayed_critic_loss_reaches_the_world_model():
     _, model, policy = whole("critic.replay=0.3")
     backward(model, policy, "critic_replay")
-    assert reached(policy.critic) and reached(model.rssm) and reached(model.encoder)
+    assert reached(policy.critic) and reached(model.dynamics) and reached(model.encoder)
     assert not reached(policy.actor) and not reached(model.reward) and not reached(policy.slow)
 
 
@@ -491,9 +491,9 @@ def test_dreams_start_from_as_many_states_as_asked_and_the_dead_count_nothing():
     _, model, policy = whole("imag.starts=5", "critic.replay=0")
     batch = random_batch()
     seen = []
-    plain = model.rssm.imagine_step
-    model.rssm.imagine_step = lambda state, *rest: (
-        seen.append(len(state["deter"])) or plain(state, *rest)
+    plain = model.dynamics.imagine_step
+    model.dynamics.imagine_step = lambda state, *rest: (
+        seen.append(count_states(state)) or plain(state, *rest)
     )
     _, _, post, feat = model.loss(batch)
     policy.losses(model, batch, post, feat)

@@ -7,7 +7,7 @@ import torch
 
 from worldmodel import build
 from worldmodel.config import loading
-from worldmodel.model.rssm import Steps
+from worldmodel.model.dynamics import Rollout
 from worldmodel.policy.behaviors.mpc import MPC
 from worldmodel.policy.plan_scores import RewardScore
 from worldmodel.policy.planners.cem import CEM, Settings
@@ -23,16 +23,16 @@ class LineWorld:
     cont = 1.0
 
     @property
-    def rssm(self):
+    def dynamics(self):
         return self
 
-    def walk(self, state, steps, generator):
-        return Steps(self, state, steps, generator)
+    def start_rollout(self, state, steps, generator):
+        return Rollout(self, state, generator)
 
     def imagine_step(self, state, action, generator):
         return {"deter": state["deter"] + action[..., :1]}
 
-    def feat(self, state):
+    def features(self, state):
         return state["deter"]
 
     def outlook(self, feat):
@@ -177,7 +177,7 @@ def test_every_behaviour_acts_legally_for_a_batch_and_repeats_itself(name, space
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad():
             action, carry = behavior.act(
-                model.rssm.initial(2), behavior.init(2), NEITHER, "train", generator
+                model.dynamics.initial(2), behavior.init(2), NEITHER, "train", generator
             )
         answers.append(action)
     assert (
@@ -194,12 +194,14 @@ def test_every_behaviour_acts_legally_for_a_batch_and_repeats_itself(name, space
 def test_a_state_that_went_mad_is_forgotten_when_an_episode_starts():
     c = loading.parse(["tiny", "env.size=[32, 32]", "model.cnn=[4, 4]"])
     model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
-    mad = {k: torch.full_like(v, float("nan")) for k, v in model.rssm.initial(2).items()}
+    mad = {k: torch.full_like(v, float("nan")) for k, v in model.dynamics.initial(2).items()}
     embed = torch.zeros(2, model.encoder.size)
-    state = model.rssm.observe_step(
+    state = model.dynamics.observe_step(
         mad, embed, torch.zeros(2, 2), torch.tensor([True, False]), None
     )
-    assert torch.isfinite(state["deter"][0]).all() and torch.isnan(state["deter"][1]).all()
+    feat = model.dynamics.features(state)
+    assert all(torch.isfinite(v[0]).all() for v in state.values())
+    assert torch.isfinite(feat[0]).all() and torch.isnan(feat[1]).any()
 
 
 def test_warm_up_raises_the_learning_rate_and_resuming_keeps_it():
@@ -270,8 +272,8 @@ def test_an_actor_evaluates_by_its_mode_or_by_a_draw_never_with_noise(greedy):
     model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
     policy = build.make_policy(c, model, SPACE)
     behavior = build.BEHAVIORS["actor_critic"](c, model, SPACE, policy)
-    state = {k: v.expand(500, *v.shape[1:]) for k, v in model.rssm.initial(1).items()}
-    dist = policy.actor(model.rssm.feat(state))
+    state = {k: v.expand(500, *v.shape[1:]) for k, v in model.dynamics.initial(1).items()}
+    dist = policy.actor(model.dynamics.features(state))
     first = torch.zeros(500, dtype=torch.bool)
     action, _ = behavior.act(state, {}, first, "eval", torch.Generator().manual_seed(0))
     again, _ = behavior.act(state, {}, first, "eval", torch.Generator().manual_seed(0))
@@ -287,7 +289,7 @@ def test_an_actor_evaluates_by_its_mode_or_by_a_draw_never_with_noise(greedy):
 def test_a_model_that_saw_no_end_expects_none():
     c = loading.parse(["debug"])
     model = build.make_model(c, ObservationSpace((32, 32, 3)), ActionSpace(2))
-    feat = torch.randn(3, 4, model.rssm.feat_size)
+    feat = torch.randn(3, 4, model.dynamics.feature_size)
     batch = {
         "is_terminal": torch.zeros(2, 5, dtype=torch.bool),
         "image": torch.zeros(2, 5, 32, 32, 3),

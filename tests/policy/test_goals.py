@@ -23,7 +23,7 @@ from worldmodel.policy.goals import Goal, load_goal
 from worldmodel.policy.plan_scores import GoalScore
 from worldmodel.replay.buffer import Replay
 from worldmodel.replay.saved_episodes import SavedEpisodes
-from worldmodel.spaces import ObservationSpace
+from worldmodel.spaces import ObservationSpace, map_state
 
 SEEN = ObservationSpace((H, W, 3))
 
@@ -63,19 +63,16 @@ def test_distances_are_between_what_is_predicted_and_what_would_be_believed(late
     _, model = make(f"model.latent={latent}")
     batch = random_batch()
     post = model.observe(batch)[1]
-    states = {k: post[k] for k in ("deter", "stoch")}
+    states = map_state(post, torch.detach)
     goal = model.encode({"image": batch["image"][:1, :1]})
-    lat = model.rssm.latent
-    prior, belief = (
-        lat.dist(model.rssm.prior_net(post["deter"])),
-        lat.dist(model.rssm.belief(post["deter"], goal)),
-    )
+    lat, dynamics = model.dynamics.latent, model.dynamics
+    prior, belief = dynamics.predict_latent(states), dynamics.infer_latent(states, goal)
     torch.testing.assert_close(model.goal_distance(states, goal, "kl"), lat.kl(belief, prior))
     want = (lat.expected(belief) - lat.expected(prior)).square().sum(-1)
     torch.testing.assert_close(model.goal_distance(states, goal, "belief"), want)
     assert (want > 0).all() and want.shape == batch["is_first"].shape
     # What was really seen there is what the posterior believed.
-    own = lat.dist(model.rssm.belief(post["deter"], model.encode(batch)))
+    own = dynamics.infer_latent(states, model.encode(batch))
     torch.testing.assert_close(lat.expected(own), lat.expected(post))
 
 
@@ -113,9 +110,7 @@ def test_one_step_takes_the_action_that_leads_to_the_picture(pusher, distance):
     column = state[:, -1, 0]
     move = torch.where(column > CELLS / 2, -1.0, 1.0)
     with torch.no_grad():
-        start = {
-            k: v[:, -1] for k, v in pusher.observe(batch)[1].items() if k in ("deter", "stoch")
-        }
+        start = map_state(pusher.observe(batch)[1], lambda v: v[:, -1])
         mpc = behaviour(
             pusher,
             column + move,
@@ -148,7 +143,7 @@ def test_over_a_horizon_it_gets_there(pusher):
     )
     carry, first = mpc.init(12), torch.zeros(12, dtype=torch.bool)
     with torch.no_grad():
-        now = {k: v[:, -1] for k, v in pusher.observe(batch)[1].items() if k in ("deter", "stoch")}
+        now = map_state(pusher.observe(batch)[1], lambda v: v[:, -1])
         for _ in range(7):
             action, carry = mpc.act(now, carry, first, "eval", generator)
             column = (column + action.argmax(-1) - 1).clamp(0, CELLS - 1)
@@ -157,7 +152,7 @@ def test_over_a_horizon_it_gets_there(pusher):
                     :, None
                 ]
             }
-            now = pusher.rssm.observe_step(
+            now = pusher.dynamics.observe_step(
                 now, pusher.encode(seen)[:, 0], action, first, generator
             )
     assert (column - goal).abs().mean() < 1.0, (column, goal)

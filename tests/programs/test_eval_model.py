@@ -252,7 +252,7 @@ def test_an_opened_run_dreams_as_the_agent_does(tmp_path):
     np.testing.assert_allclose(model.reward(found)[0], wanted.predicted_reward[4:], atol=1e-5)
     np.testing.assert_allclose(model.decode(found)[0] * 255, wanted.model[4:], atol=0.51)
     assert (model.kl(post, post) == 0).all() and (model.kl(post, prior) > 0).all()
-    assert model.feat(found).shape == (1, len(ahead[0]), run.model.rssm.feat_size)
+    assert model.feat(found).shape == (1, len(ahead[0]), run.model.dynamics.feature_size)
 
 
 def test_plans_are_dreamt_with_the_same_luck(run_dir):
@@ -270,13 +270,13 @@ def test_plans_are_dreamt_with_the_same_luck(run_dir):
         and torch.equal(pictures[0], pictures[1])
         and not torch.equal(*pictures[1:])
     )
-    draws = model.imagine(state, plan)["stoch"], model.imagine(state, plan)["stoch"]
+    draws = [run.model.dynamics.features(model.imagine(state, plan)) for _ in range(2)]
     assert not torch.equal(*draws)
 
 
 def test_a_behaviour_does_the_first_action_of_its_plan(run_dir):
     run = worldmodel.load(run_dir)
-    state, generator = run.model.rssm.initial(2), torch.Generator()
+    state, generator = run.model.dynamics.initial(2), torch.Generator()
     begin, fresh = run.agent.behavior.init(2), torch.ones(2, dtype=torch.bool)
     action, _ = run.agent.behavior.act(state, begin, fresh, "eval", generator.manual_seed(1))
     plan = run.agent.behavior.plan(state, begin, fresh, generator.manual_seed(1))

@@ -108,7 +108,9 @@ def known(model, space=CODES):
     """R^2 of the block's and of the distractor's column, read linearly off the features."""
     pairs = [batch_of(10**6 + i, space, cut=False) for i in range(6)]
     torch.manual_seed(0)
-    feats = [model.rssm.feat(model.observe(batch)[1])[:, 2:].flatten(0, 1) for batch, _ in pairs]
+    feats = [
+        model.dynamics.features(model.observe(batch)[1])[:, 2:].flatten(0, 1) for batch, _ in pairs
+    ]
     states = [state[:, 2:].flatten(0, 1) for _, state in pairs]
     x, held_x = (torch.cat(feats[i:j]).double().numpy() for i, j in ((0, 4), (4, 6)))
     y, held_y = (torch.cat(states[i:j]).double().numpy() for i, j in ((0, 4), (4, 6)))

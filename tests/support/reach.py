@@ -111,7 +111,7 @@ def pushed(env, model, mpc, c, seed, steps=25):
     task.position = begin
     mpc.goal = lambda: Goal({"image": there}, c.goal.distance, c.goal.at)
     state, carry, generator = (
-        model.rssm.initial(1),
+        model.dynamics.initial(1),
         mpc.init(1),
         torch.Generator().manual_seed(seed),
     )
@@ -119,7 +119,7 @@ def pushed(env, model, mpc, c, seed, steps=25):
     for _ in range(steps):
         found.append(np.linalg.norm(task.position - task.goal))
         embed = model.encode({"image": torch.from_numpy(image)[None, None]})[:, 0]
-        state = model.rssm.observe_step(state, embed, action, first, generator)
+        state = model.dynamics.observe_step(state, embed, action, first, generator)
         action, carry = mpc.act(state, carry, first, "eval", generator)
         first = torch.tensor([False])
         image, *_ = env.step(action[0].numpy())

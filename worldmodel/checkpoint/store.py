@@ -59,6 +59,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+# Modules renamed since a checkpoint was written: {group: {old beginning: new beginning}}.
+RENAMED = {"model": {"rssm.": "dynamics."}}
 STAGING = re.compile(r"\.tmp-\d+-(\d+)")
 
 
@@ -233,8 +235,16 @@ def load(path: Path) -> LoadedCheckpoint:
         if name == STATE:
             state = parse_state(path / name, data)
         else:
-            groups[name.removesuffix(TENSORS)] = parse_tensors(path / name, data)
+            group = name.removesuffix(TENSORS)
+            groups[group] = _rename(parse_tensors(path / name, data), RENAMED.get(group, {}))
     return LoadedCheckpoint(path, step, groups, state)
+
+
+def _rename(tensors: dict[str, Tensor], renamed: Mapping[str, str]) -> dict[str, Tensor]:
+    """Give the tensors of an earlier version's checkpoint the names they have today."""
+    for old, new in renamed.items():
+        tensors = {new + k[len(old) :] if k.startswith(old) else k: v for k, v in tensors.items()}
+    return tensors
 
 
 def load_latest(directory: Path) -> LoadedCheckpoint | None:

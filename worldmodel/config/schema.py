@@ -83,13 +83,12 @@ class LogConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    transition: Literal["rssm", "ssm", "rnn"]
+    """What every world model has. The keys of the RSSM are added to this section."""
+
+    dynamics: Annotated[str, OneOf(registry.DYNAMICS)]
     latent: Annotated[str, OneOf(registry.LATENTS)]
-    deter: Count
     stoch: Count
     classes: Annotated[int, Range(2)]
-    blocks: Count
-    hidden: Count
     unimix: Annotated[float, Range(0, 0.5)]
     min_std: Positive
     cnn: list[Count]
@@ -99,6 +98,10 @@ class ModelConfig:
     units: Count
     reward_head: Literal["gaussian", "twohot"]
     bins: Annotated[int, Range(3)]
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, key: str) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -270,13 +273,7 @@ def contradictions(c: Config) -> list[str]:
         )
     found += _component_contradictions(c, registry.PLANNERS, p.name)
     found += _policy_contradictions(c)
-    if m.transition == "rnn" and m.latent != "deterministic":
-        found.append(
-            f"model.transition: rnn has no noise; it needs model.latent deterministic, not "
-            f"{m.latent}"
-        )
-    if m.deter % m.blocks:
-        found.append(f"model.blocks: {m.blocks} does not divide model.deter {m.deter}")
+    found += _component_contradictions(c, registry.DYNAMICS, m.dynamics)
     if c.env.task.startswith("distract:") and c.env.obs == "state":
         found.append("env.task: distract: changes pictures; env.obs is state")
     factor = m.patch * 2 ** (len(m.cnn) - 1)

@@ -147,7 +147,7 @@ class Back:
 
 
 class Walk:
-    """A dream of N states under way: `go` takes an action; afterwards `arrived` knows the actions'
+    """A rollout of N states under way, as `dynamics.Rollout`; `features_after` knows the actions'
     gradients.
 
     With gradients off, only the states are kept.
@@ -168,8 +168,8 @@ class Walk:
         self.rows[0, :, self.hidden : inner] = state["deter"]
         self.rows[0, :, inner:] = self.latent.flat(state["stoch"])
         whole = not self.graph and Step.can(rssm)
-        self.step = once(rssm.gru, lambda: Step(rssm)) if whole else None
-        if self.step is None:
+        self.packed = once(rssm.gru, lambda: Step(rssm)) if whole else None
+        if self.packed is None:
             self._prepare(rssm, n, steps if self.graph else 1)
 
     def _prepare(self, rssm, n: int, kept: int) -> None:
@@ -205,19 +205,21 @@ class Walk:
         return Cell(*recurrent, gru.norm.eps), action, layers, prior.norms[0].weight.detach()
 
     @property
-    def feat(self) -> Tensor:
+    def features(self) -> Tensor:
         """Features (N,F) of where the dream stands, without a graph."""
         return self.rows[self.at, :, self.hidden :]
 
     @torch.no_grad()
-    def go(self, action: Tensor) -> None:
+    def step(self, action: Tensor) -> None:
         """One step by actions (N,A)."""
         t, slot = self.at, self.at if self.graph else 0
         # `data`: autograd holds features of earlier steps, and must not take writing this one for
         # a change of theirs.
         row, following = self.rows[t], self.rows.data[t + 1]
-        if self.step is not None:
-            self.step.go(row, action, self.deter[t], following, self.deter[t + 1], self.generator)
+        if self.packed is not None:
+            self.packed.go(
+                row, action, self.deter[t], following, self.deter[t + 1], self.generator
+            )
             self.at += 1
             return
         cell, pre = self.cell, self.pre[slot]
@@ -242,11 +244,11 @@ class Walk:
             self.draws.append(drawn)
         self.at += 1
 
-    def seen(self) -> Tensor:
+    def features_before(self) -> Tensor:
         """Features (H,N,F) of the states the actions were taken in."""
         return self.rows[: self.at, :, self.hidden :]
 
-    def arrived(self) -> Tensor:
+    def features_after(self) -> Tensor:
         """Features (H,N,F) of the states the actions led to."""
         if not self.graph:
             return self.rows[1 : self.at + 1, :, self.hidden :]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from worldmodel.model.dynamics import Dynamics
 from worldmodel.model.multi_step import Average, dreams
-from worldmodel.model.rssm import RSSM
 from worldmodel.spaces import State
 
 
@@ -26,12 +26,8 @@ def free_nats(
     return torch.where(mean >= free, kl, torch.full_like(kl, free))
 
 
-def detach(dist: State) -> State:
-    return {k: v.detach() for k, v in dist.items()}
-
-
 def overshooting(
-    rssm: RSSM, post: State, prev_action: Tensor, is_first: Tensor, steps: int
+    dynamics: Dynamics, post: State, prev_action: Tensor, is_first: Tensor, steps: int
 ) -> Tensor:
     """Mean KL(sg(posterior at t) || prior at t dreamt from t-d), over distances d = 2..steps:
     (B,T).
@@ -41,9 +37,9 @@ def overshooting(
         d = 2: posts at a b c predict c d e      d = 3: posts at a b predict d e
     """
     mean = Average(is_first)
-    for distance, state, unbroken in dreams(rssm, post, prev_action, is_first, steps):
+    for distance, state, unbroken in dreams(dynamics, post, prev_action, is_first, steps):
         if distance == 1:  # the plain ELBO already trains this one
             continue
-        target = {k: post[k][:, distance:].detach() for k in rssm.latent.dist_keys}
-        mean.add(distance, rssm.latent.kl(target, rssm.latent.dist(state["params"])), unbroken)
+        target = {k: v[:, distance:].detach() for k, v in dynamics.distribution(post).items()}
+        mean.add(distance, dynamics.kl(target, dynamics.predict_latent(state)), unbroken)
     return mean.mean()

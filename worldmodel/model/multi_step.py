@@ -8,33 +8,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.model.rssm import RSSM
-from worldmodel.spaces import State
+from worldmodel.model.dynamics import Dynamics
+from worldmodel.spaces import State, map_state
 
 
 def dreams(
-    rssm: RSSM, post: State, prev_action: Tensor, is_first: Tensor, steps: int
+    dynamics: Dynamics, post: State, prev_action: Tensor, is_first: Tensor, steps: int
 ) -> Iterator[tuple[int, State, Tensor]]:
     """For d = 1..steps: d, the states (B,T-d,...) dreamt from posteriors (B,T,...) with the real
     actions, and whether no episode starts on the way (B,T-d). Entry t belongs to step t+d.
     """
     length = prev_action.shape[1]
-    state = {"deter": post["deter"], "stoch": post["stoch"]}
+    state = post
     unbroken = torch.ones_like(is_first, dtype=torch.bool)
     for distance in range(1, steps + 1):
-        state = {k: v[:, : length - distance] for k, v in state.items()}
-        unbroken = unbroken[:, : length - distance] & ~is_first[:, distance:].bool()
-        state = _flat_step(rssm, state, prev_action[:, distance:])
+        reach = length - distance
+        state = _first_steps(state, reach)
+        unbroken = unbroken[:, :reach] & ~is_first[:, distance:].bool()
+        state = _flat_step(dynamics, state, prev_action[:, distance:])
         yield distance, state, unbroken
 
 
-def _flat_step(rssm: RSSM, state: State, actions: Tensor) -> State:
+def _first_steps(state: State, count: int) -> State:
+    return map_state(state, lambda v: v[:, :count])
+
+
+def _flat_step(dynamics: Dynamics, state: State, actions: Tensor) -> State:
     """One imagined step from every (B,T) state at once."""
-    shape = actions.shape[:2]
-    flat = {k: v.flatten(0, 1) for k, v in state.items() if k in ("deter", "stoch")}
-    return {
-        k: v.unflatten(0, shape) for k, v in rssm.imagine_step(flat, actions.flatten(0, 1)).items()
-    }
+    flat = map_state(state, lambda v: v.flatten(0, 1))
+    found = dynamics.imagine_step(flat, actions.flatten(0, 1))
+    return map_state(found, lambda v: v.unflatten(0, actions.shape[:2]))
 
 
 class Average:

@@ -10,20 +10,28 @@ from torch import Tensor, nn
 from worldmodel.distributed import ALONE, World
 from worldmodel.errors import UsageError
 from worldmodel.model.augment import draw_shifts, shifted
+from worldmodel.model.dynamics import Dynamics
 from worldmodel.model.ema import Slow
 from worldmodel.model.heads import ContinueHead, ScalarHead, means
-from worldmodel.model.kl import detach, free_nats, overshooting
+from worldmodel.model.kl import free_nats, overshooting
 from worldmodel.model.mean_image import Backdrop
 from worldmodel.model.networks import Encoder
 from worldmodel.model.objectives import Comparing, Context, Objective, Parts
 from worldmodel.model.probe_decoder import Probe
 from worldmodel.model.representation_metrics import spread
-from worldmodel.model.rssm import RSSM
-from worldmodel.spaces import Batch, Losses, Metrics, ObservationSpace, State
+from worldmodel.spaces import (
+    Batch,
+    Losses,
+    Metrics,
+    ObservationSpace,
+    State,
+    map_state,
+    select_prefix,
+)
 
 
 class WorldModel(nn.Module):
-    """Encoder, RSSM, representation objectives and heads.
+    """Encoder, dynamics, representation objectives and heads.
 
     `scales` holds the weight of every loss by name; the losses' names must equal its keys. `ema`
     is the rate at which a slow encoder follows, where an objective aims at one.
@@ -36,7 +44,7 @@ class WorldModel(nn.Module):
         observation: ObservationSpace,
         backdrop: Backdrop | None,
         encoder: Encoder,
-        rssm: RSSM,
+        dynamics: Dynamics,
         objectives: Mapping[str, tuple[Objective, float]],
         reward: ScalarHead,
         cont: ContinueHead,
@@ -52,7 +60,7 @@ class WorldModel(nn.Module):
     ):
         super().__init__()
         self.observation = observation
-        self.backdrop, self.encoder, self.rssm = backdrop, encoder, rssm
+        self.backdrop, self.encoder, self.dynamics = backdrop, encoder, dynamics
         self.reward: ScalarHead = reward
         self.cont = cont
         self.objectives = nn.ModuleDict({name: module for name, (module, _) in objectives.items()})
@@ -119,16 +127,16 @@ class WorldModel(nn.Module):
         """Embeddings, posteriors and priors of sequences; their first step counts as a start
         unless one is given.
         """
-        start = {k: batch[f"start_{k}"] for k in ("deter", "stoch") if f"start_{k}" in batch}
+        start = select_prefix(batch, "start_")
         is_first = batch["is_first"].clone()
         is_first[:, 0] |= not start
         embed = self.encode(batch)
-        return embed, *self.rssm.observe(embed, batch["prev_action"], is_first, start)
+        return embed, *self.dynamics.observe(embed, batch["prev_action"], is_first, start)
 
     def losses(self, batch: Batch) -> tuple[Losses, Metrics, State, Tensor]:
         """Every loss (B,T), scalar metrics, the posterior states and their features."""
         embed, post, prior = self.observe(batch)
-        feat = self.rssm.feat(post)
+        feat = self.dynamics.features(post)
         losses: Losses = {}
         metrics: Metrics = {}
         ctx = self._context(batch, embed, post, prior, feat)
@@ -141,9 +149,11 @@ class WorldModel(nn.Module):
         losses["reward"] = self.reward.loss(feat, batch["reward"])
         losses["cont"] = self.cont.loss(feat, 1.0 - batch["is_terminal"].float())
         losses.update(self._kl_losses(batch, post, prior))
-        metrics["kl"] = self.rssm.latent.kl(post, prior).mean()
+        metrics["kl"] = self.dynamics.kl(post, prior).mean()
         if self.measuring:
-            metrics |= spread("embed", embed) | spread("feat", self.rssm.expected_feat(post))
+            metrics |= spread("embed", embed) | spread(
+                "feat", self.dynamics.expected_features(post)
+            )
         return losses, metrics, post, feat
 
     def _context(
@@ -151,7 +161,7 @@ class WorldModel(nn.Module):
     ) -> Context:
         """What objectives are given; the slow encoder looks at a view of its own."""
         slow = self.encode(self.augment(batch), self.slow) if self.slow is not None else None
-        parts = Parts(self.rssm, self.reward, self.cont)
+        parts = Parts(self.dynamics, self.reward, self.cont)
         return Context(batch, embed, post, prior, feat, self.backdrop, parts, slow)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics, State, Tensor]:
@@ -171,14 +181,14 @@ class WorldModel(nn.Module):
         return total, {**metrics, **shown, "loss/total": total}, post, feat
 
     def _kl_losses(self, batch: Batch, post: State, prior: State) -> Losses:
-        kl = self.rssm.latent.kl
+        kl, stop = self.dynamics.kl, Tensor.detach
         losses = {
-            "dyn": self._free_nats(kl(detach(post), prior)),
-            "rep": self._free_nats(kl(post, detach(prior))),
+            "dyn": self._free_nats(kl(map_state(post, stop), prior)),
+            "rep": self._free_nats(kl(post, map_state(prior, stop))),
         }
         if self.overshooting > 1:
             raw = overshooting(
-                self.rssm, post, batch["prev_action"], batch["is_first"], self.overshooting
+                self.dynamics, post, batch["prev_action"], batch["is_first"], self.overshooting
             )
             losses["overshoot"] = self._free_nats(raw)
         return {k: v for k, v in losses.items() if k not in self.replaced}
@@ -211,15 +221,12 @@ class WorldModel(nn.Module):
         if kind == "learnt":
             comparing = {k: o for k, o in self.objectives.items() if isinstance(o, Comparing)}
             heaviest = max(comparing, key=self.objective_weights.__getitem__)
-            return comparing[heaviest].distance(self.rssm.feat(states), goal)
-        latent, deter = self.rssm.latent, states["deter"]
-        prior, belief = (
-            latent.dist(self.rssm.prior_net(deter)),
-            latent.dist(self.rssm.belief(deter, goal)),
-        )
+            return comparing[heaviest].distance(self.dynamics.features(states), goal)
+        dynamics = self.dynamics
+        prior, belief = dynamics.predict_latent(states), dynamics.infer_latent(states, goal)
         if kind == "kl":
-            return latent.kl(belief, prior)
-        return (latent.expected(belief) - latent.expected(prior)).square().sum(-1)
+            return dynamics.kl(belief, prior)
+        return (dynamics.mean_latent(belief) - dynamics.mean_latent(prior)).square().sum(-1)
 
     def _artist(self) -> Objective | Probe | None:
         """What draws pictures: an objective, or the probe."""

@@ -23,7 +23,7 @@ from worldmodel.model.heads import ScalarHead
 from worldmodel.model.networks import MLP, BlockLinear
 from worldmodel.policy.action_distributions import CONTINUOUS, Dist, OneHotGroups, legal
 from worldmodel.policy.lambda_returns import ReturnScale, lambda_returns
-from worldmodel.spaces import ActionSpace, Batch, Metrics, State
+from worldmodel.spaces import ActionSpace, Batch, Metrics, State, count_states, map_state
 
 
 class Actor(nn.Module):
@@ -101,7 +101,7 @@ class ActorCritic(nn.Module):
         keeps its graph.
         """
         picks = self._starts(batch["is_terminal"])
-        start = {k: post[k].detach().flatten(0, 1)[picks] for k in ("deter", "stoch")}
+        start = map_state(post, lambda v: v.detach().flatten(0, 1)[picks])
         alive = 1.0 - batch["is_terminal"].float().flatten()[picks]
         with (
             torch.set_grad_enabled(self.actor_config.gradient != "reinforce"),
@@ -138,27 +138,27 @@ class ActorCritic(nn.Module):
         """Follow the actor for H steps; it sees features without their graph, as in every
         Dreamer.
         """
-        walk, reads, drawn = model.rssm.walk(state, self.imag.horizon, generator), [], []
+        rollout = model.dynamics.start_rollout(state, self.imag.horizon, generator)
+        reads, drawn = [], []
         for _ in range(self.imag.horizon):
-            reads.append(self.actor.read(walk.feat))
+            reads.append(self.actor.read(rollout.features))
             drawn.append(self.actor.dist_of(reads[-1]).sample(generator))
-            walk.go(legal(drawn[-1]))
-        read = model.predict(walk.arrived(), self.closing)
-        return Dream(walk.seen(), torch.stack(reads), torch.stack(drawn), *read)
+            rollout.step(legal(drawn[-1]))
+        read = model.predict(rollout.features_after(), self.closing)
+        return Dream(rollout.features_before(), torch.stack(reads), torch.stack(drawn), *read)
 
     @torch.no_grad()
     def plans(
         self, model, state: State, count: int, horizon: int, generator: torch.Generator | None
     ) -> Tensor:
         """Action sequences (B,count,H,A) the actor takes in dreams from states (B,...)."""
-        batch = len(state["deter"])
-        walk = model.rssm.walk(
-            {k: v.repeat_interleave(count, 0) for k, v in state.items()}, horizon, generator
-        )
+        batch = count_states(state)
+        starts = map_state(state, lambda v: v.repeat_interleave(count, 0))
+        rollout = model.dynamics.start_rollout(starts, horizon, generator)
         actions = []
         for _ in range(horizon):
-            actions.append(legal(self.actor(walk.feat).sample(generator)))
-            walk.go(actions[-1])
+            actions.append(legal(self.actor(rollout.features).sample(generator)))
+            rollout.step(actions[-1])
         return torch.stack(actions, 1).unflatten(0, (batch, count))
 
     def _actor_loss(self, dream: Dream, returns: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

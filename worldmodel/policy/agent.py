@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.model.world_model import WorldModel
-from worldmodel.spaces import ActionSpace, State
+from worldmodel.spaces import ActionSpace, State, add_prefix, select_prefix
 from worldmodel.system.runtime import autocast
 
 Carry = dict[str, Tensor]
@@ -34,8 +34,8 @@ class Agent:
         self.device, self.precision = device, precision
 
     def init(self, batch: int) -> Carry:
-        state = {f"state/{k}": v for k, v in self.model.rssm.initial(batch).items()}
-        own = {f"behavior/{k}": v for k, v in self.behavior.init(batch).items()}
+        state = add_prefix(self.model.dynamics.initial(batch), "state/")
+        own = add_prefix(self.behavior.init(batch), "behavior/")
         return {**state, **own, "prev_action": torch.zeros(batch, self.space.size)}
 
     @torch.no_grad()
@@ -50,12 +50,10 @@ class Agent:
         )
         with autocast(self.device, "fp32" if single else self.precision):
             state, is_first = self.filter(obs, carry, generator)
-            kept = part(carry, "behavior/")
+            kept = select_prefix(carry, "behavior/")
             action, kept = self.behavior.act(state, kept, is_first, mode, generator)
         action = action.float()
-        carry = {f"state/{k}": v for k, v in state.items()} | {
-            f"behavior/{k}": v for k, v in kept.items()
-        }
+        carry = add_prefix(state, "state/") | add_prefix(kept, "behavior/")
         return action.cpu(), {**carry, "prev_action": action}
 
     def filter(
@@ -68,12 +66,7 @@ class Agent:
         }
         embed = self.model.encode(seen).squeeze(1)
         previous = obs.get("prev_action", carry["prev_action"]).to(self.device)
-        state = self.model.rssm.observe_step(
-            part(carry, "state/"), embed, previous, is_first, generator
+        state = self.model.dynamics.observe_step(
+            select_prefix(carry, "state/"), embed, previous, is_first, generator
         )
         return state, is_first
-
-
-def part(carry: Carry, prefix: str) -> State:
-    """The entries under a prefix, the prefix removed."""
-    return {k.removeprefix(prefix): v for k, v in carry.items() if k.startswith(prefix)}

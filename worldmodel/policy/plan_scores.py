@@ -9,7 +9,7 @@ from torch import Tensor
 
 from worldmodel.model.world_model import WorldModel
 from worldmodel.policy.goals import Goal
-from worldmodel.spaces import State
+from worldmodel.spaces import State, map_state
 
 
 class RewardScore:
@@ -37,11 +37,11 @@ class RewardScore:
     def __call__(self, candidates: Tensor) -> Tensor:
         """(B,N,H,A) -> (B,N)."""
         batch, count, horizon, _ = candidates.shape
-        start = {k: v.repeat_interleave(count, 0) for k, v in self.state.items()}
-        walk = self.model.rssm.walk(start, horizon, self.generator)
+        start = map_state(self.state, lambda v: v.repeat_interleave(count, 0))
+        rollout = self.model.dynamics.start_rollout(start, horizon, self.generator)
         for actions in candidates.flatten(0, 1).unbind(1):
-            walk.go(actions)
-        feat = walk.arrived()
+            rollout.step(actions)
+        feat = rollout.features_after()
         reward, cont = self.model.outlook(feat)
         alive = torch.cat([torch.ones_like(cont[:1]), cont]).cumprod(0)
         weight = alive * self.discount ** torch.arange(
@@ -62,16 +62,16 @@ class GoalScore:
         self, model: WorldModel, state: State, goal: Goal, generator: torch.Generator | None
     ):
         self.model, self.state, self.goal, self.generator = model, state, goal, generator
-        device = state["deter"].device
+        device = next(iter(state.values())).device
         self.embed = model.encode({k: v.to(device) for k, v in goal.seen.items()})  # (1 or B,1,E)
 
     def __call__(self, candidates: Tensor) -> Tensor:
         """(B,N,H,A) -> (B,N)."""
         batch, count = candidates.shape[:2]
-        start = {k: v.repeat_interleave(count, 0) for k, v in self.state.items()}
-        states = self.model.rssm.imagine(start, candidates.flatten(0, 1), self.generator)
+        start = map_state(self.state, lambda v: v.repeat_interleave(count, 0))
+        states = self.model.dynamics.imagine(start, candidates.flatten(0, 1), self.generator)
         if self.goal.at == "end":
-            states = {k: v[:, -1:] for k, v in states.items()}
+            states = map_state(states, lambda v: v[:, -1:])
         embed = self.embed if len(self.embed) == 1 else self.embed.repeat_interleave(count, 0)
         return (
             -self.model.goal_distance(states, embed, self.goal.distance).mean(1).view(batch, count)

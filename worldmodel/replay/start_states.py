@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.model.world_model import WorldModel
-from worldmodel.spaces import Batch, Metrics, Row, State
+from worldmodel.spaces import Batch, Metrics, Row, State, add_prefix, map_state, select_prefix
 
 NO_STATE = -1  # the `before_update` of a row that has no stored state
 
@@ -42,7 +42,7 @@ class BurnInStart(ZeroStart):
     def prepare(self, model: WorldModel, batch: Batch, update: Tensor) -> tuple[Batch, Metrics]:
         post = model.observe({k: v[:, : self.lead] for k, v in batch.items()})[1]
         rest = {k: v[:, self.lead :] for k, v in batch.items()}
-        return rest | {f"start_{k}": post[k][:, -1] for k in ("deter", "stoch")}, {}
+        return rest | add_prefix(map_state(post, lambda v: v[:, -1]), "start_"), {}
 
 
 class StoredStart(ZeroStart):
@@ -71,5 +71,7 @@ class StoredStart(ZeroStart):
         rest = {k: v for k, v in batch.items() if not k.startswith("before_")}
         rest["is_first"] = batch["is_first"].clone()
         rest["is_first"][:, 0] |= ~known
-        start = {f"start_{k}": batch[f"before_{k}"][:, 0].float() for k in ("deter", "stoch")}
+        kept = {k: v for k, v in batch.items() if k != "before_update"}
+        start = map_state(select_prefix(kept, "before_"), lambda v: v[:, 0].float())
+        start = add_prefix(start, "start_")
         return rest | start, {"warm": known.float().mean()}

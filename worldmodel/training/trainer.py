@@ -14,14 +14,13 @@ from worldmodel.config.schema import Config
 from worldmodel.distributed import ALONE, World
 from worldmodel.errors import Diverged, UsageError
 from worldmodel.evaluation.plotting import tensorboard
-from worldmodel.policy.agent import part
 from worldmodel.replay.buffer import Replay, bytes_per_row, check_capacity, describe_capacity
 from worldmodel.replay.start_states import NO_STATE
 from worldmodel.rollout.collector import Rollout, episode_seeds, spaces_of
 from worldmodel.rollout.episodes import Evaluation, run_episodes
 from worldmodel.rollout.player import Player
 from worldmodel.run_directory import RunDir
-from worldmodel.spaces import Row
+from worldmodel.spaces import Row, select_prefix
 from worldmodel.system.runtime import has_spare_cores, make_generator, mix_seeds, pick_precision
 from worldmodel.training.divergence import roll_back
 from worldmodel.training.learner import Learner
@@ -120,7 +119,7 @@ class Training:
         """This rank's share of the ring; nothing is made that would not fit."""
         c, world, count = self.c, self.world, self.envs.num_envs
         spec = build.replay_spec(self.obs_space, self.action_space) | self.starts.spec(
-            self.model.rssm.initial(1)
+            self.model.dynamics.initial(1)
         )
         capacity = int(c.replay.capacity_gb * 1e9)
         expected = min(
@@ -165,7 +164,9 @@ class Training:
         """
         over = self.prefill.over
         self.starts.add_state(
-            rows, part(self.player.carry, "state/"), self.learner.updates if over else NO_STATE
+            rows,
+            select_prefix(self.player.carry, "state/"),
+            self.learner.updates if over else NO_STATE,
         )
         if over:
             return self.player(rows)

@@ -11,7 +11,7 @@ import torch
 
 from worldmodel.evaluation.imagination.scene import Scene
 from worldmodel.evaluation.play.parallel_rollouts import BEHAVIORS, drivers
-from worldmodel.spaces import ActionSpace, State
+from worldmodel.spaces import ActionSpace, State, join_states, map_state
 from worldmodel.system.runtime import autocast, make_generator
 
 MOST_ACTIONS = 8
@@ -84,15 +84,15 @@ def driven(scene: Scene, behavior, length: int) -> State:
     """A dream whose actions a behaviour chooses, step by step."""
     agent = scene.run.agent
     generator = make_generator(scene.model.seed, 14, device=agent.device.type)
-    state, kept, steps = {k: scene.start[k] for k in ("deter", "stoch")}, behavior.init(1), []
+    state, kept, steps = scene.start, behavior.init(1), []
     for t in range(length):
         fresh = torch.tensor([t == 0], device=agent.device)
         with autocast(agent.device, agent.precision):
             action, kept = behavior.act(state, kept, fresh, "eval", generator)
         found = scene.model.imagine(state, action.float()[:, None])
         steps.append(found)
-        state = {k: found[k][:, 0] for k in ("deter", "stoch")}
-    return {k: torch.cat([step[k] for step in steps], 1) for k in steps[0]}
+        state = map_state(found, lambda v: v[:, 0])
+    return join_states(steps, lambda leaves: torch.cat(leaves, 1))
 
 
 def _seen(scene: Scene, kind: str, name: str, states: State) -> Future:

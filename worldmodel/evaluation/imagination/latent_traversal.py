@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worldmodel.evaluation.imagination.scene import Scene
 from worldmodel.evaluation.quality.open_loop_error import pick
-from worldmodel.spaces import State
+from worldmodel.spaces import State, map_state
 
 SHOWN, VALUES, BETWEEN = 8, 7, 9
 REACH = 3.0  # standard deviations over the episode, to either side
@@ -24,13 +24,15 @@ def traversal(scene: Scene) -> tuple[list[tuple[str, np.ndarray]], dict[str, Any
     what is believed; a categorical group takes its classes, the commonest of the episode first.
     All else stays as it is believed.
     """
+    dynamics = scene.run.model.dynamics
     here = pick(scene.belief, np.array([scene.context - 1]))
-    stoch, values = _categorical(scene, here) if "logits" in here else _numbers(scene, here)
+    latent, episode = dynamics.distribution(here), dynamics.distribution(scene.belief)
+    vary = _vary_classes if "logits" in latent else _vary_numbers
+    stoch, values = vary(latent, episode)
     groups, count = stoch.shape[:2]
-    deter = here["deter"].expand(groups * count, -1)
-    drawn = scene.model.decode({"deter": deter, "stoch": stoch.flatten(0, 1)}).unflatten(
-        0, (groups, count)
-    )
+    many = map_state(here, lambda v: v.expand(groups * count, *v.shape[1:]))
+    states = dynamics.replace_latent(many, stoch.flatten(0, 1))
+    drawn = scene.model.decode(states).unflatten(0, (groups, count))
     effect = (drawn - drawn.mean(1, keepdim=True)).square().mean((1, 2, 3, 4)).sqrt().numpy()
     order = np.argsort(-effect)[:SHOWN]
     videos = []
@@ -40,9 +42,9 @@ def traversal(scene: Scene) -> tuple[list[tuple[str, np.ndarray]], dict[str, Any
     return videos, {"values": values, "effect": effect, "shown": order}
 
 
-def _numbers(scene: Scene, here: State) -> tuple[Tensor, str]:
+def _vary_numbers(here: State, episode: State) -> tuple[Tensor, str]:
     """(S,V,S): each number in turn moved, the others at their mean."""
-    mean = scene.belief["mean"]
+    mean = episode["mean"]
     size = mean.shape[-1]
     moves = torch.linspace(-REACH, REACH, VALUES, device=mean.device)
     stoch = here["mean"].expand(size, VALUES, size).clone()
@@ -51,9 +53,9 @@ def _numbers(scene: Scene, here: State) -> tuple[Tensor, str]:
     return stoch, f"-{REACH:g} to +{REACH:g} std"
 
 
-def _categorical(scene: Scene, here: State) -> tuple[Tensor, str]:
+def _vary_classes(here: State, episode: State) -> tuple[Tensor, str]:
     """(S,V,S,K): each group in turn at its commonest classes, the others at their likeliest."""
-    usual = scene.belief["logits"].exp().mean(0)
+    usual = episode["logits"].exp().mean(0)
     groups, classes = usual.shape
     count = min(VALUES, classes)
     best = torch.nn.functional.one_hot(here["logits"][0].argmax(-1), classes).float()
@@ -72,14 +74,16 @@ def interpolation(scene: Scene) -> tuple[tuple[str, np.ndarray], dict[str, Any]]
     begin = scene.context - 1
     end = begin + int((feat[begin:] - feat[begin]).square().sum(-1).argmax())
     two = pick(scene.belief, np.array([begin, end]))
-    weight = torch.linspace(0, 1, BETWEEN, device=two["deter"].device)
-    line = {}
-    for key in ("deter", "stoch"):
-        one, other = two[key]
-        line[key] = torch.lerp(one[None], other[None], weight.view(-1, *[1] * one.dim()))
+    line = map_state(two, _interpolate)
     ends = scene.truth([begin]), scene.truth([end])
     pictures = np.concatenate([ends[0], scene.pictures(line), ends[1]])
     label = (
         f"from step {begin} to step {end}: real, {BETWEEN} on a straight line in the latent, real"
     )
     return (label, pictures), {"from": begin, "to": end}
+
+
+def _interpolate(two: Tensor) -> Tensor:
+    """A straight line (BETWEEN,...) from the first to the second of two (2,...)."""
+    weight = torch.linspace(0, 1, BETWEEN, device=two.device)
+    return torch.lerp(two[:1], two[1:], weight.view(-1, *[1] * (two.dim() - 1)))

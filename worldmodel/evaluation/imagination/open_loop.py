@@ -9,7 +9,7 @@ import torch
 
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.policy.agent import Agent
-from worldmodel.spaces import Row
+from worldmodel.spaces import Row, add_prefix, join_states
 from worldmodel.system.runtime import autocast
 
 
@@ -69,19 +69,15 @@ def dream(agent: Agent, rows: list[Row], context: int, generator: torch.Generato
         for row in rows[:context]:
             obs = {k: torch.from_numpy(np.asarray(row[k])[None]) for k in row if k in OBSERVED}
             state, _ = agent.filter(obs, carry, generator)
-            carry = {f"state/{k}": v for k, v in state.items()} | {
-                "prev_action": carry["prev_action"]
-            }
+            carry = {**carry, **add_prefix(state, "state/")}
             seen.append(state)
         actions = torch.from_numpy(np.stack([r["prev_action"] for r in rows[context:]]))[None].to(
             agent.device
         )
-        future = model.rssm.imagine(seen[-1], actions, generator)
-        states = {
-            k: torch.cat([torch.stack([s[k] for s in seen], 1), future[k]], 1)
-            for k in ("deter", "stoch")
-        }
-        feat = model.rssm.feat(states)
+        future = model.dynamics.imagine(seen[-1], actions, generator)
+        past = join_states(seen, lambda leaves: torch.stack(leaves, 1))
+        states = join_states([past, future], lambda leaves: torch.cat(leaves, 1))
+        feat = model.dynamics.features(states)
         pictures = to_pixels(model.decode(feat))[0]
         reward, _ = model.predict(feat)
     truth = np.stack([r["image"] for r in rows])

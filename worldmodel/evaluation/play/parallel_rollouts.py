@@ -16,7 +16,7 @@ from worldmodel.errors import RunError, UsageError
 from worldmodel.evaluation.quality.evaluated_model import Columns
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.saved_run import Run
-from worldmodel.spaces import State
+from worldmodel.spaces import State, map_state
 from worldmodel.system.runtime import autocast, make_generator
 
 DREAMS = 8
@@ -59,13 +59,13 @@ class Dreams:
         """One step of every dream by one action (A,)."""
         vector = torch.from_numpy(action)[None].expand(self.count, -1).to(self.agent.device)
         with autocast(self.agent.device, self.agent.precision):
-            found = self.model.rssm.imagine_step(state, vector, self._generator(seed))
-        return {k: found[k].float() for k in ("deter", "stoch")}
+            found = self.model.dynamics.imagine_step(state, vector, self._generator(seed))
+        return map_state(found, torch.Tensor.float)
 
     @torch.no_grad()
     def look(self, state: State) -> Look:
         with autocast(self.agent.device, self.agent.precision):
-            feat = self.model.rssm.feat(state)
+            feat = self.model.dynamics.features(state)
             reward, cont = (float(x) for x in self.model.outlook(feat[:1]))
             policy = self.run.policy
             value = float(policy.value(feat[:1])) if policy is not None else None
@@ -90,7 +90,7 @@ class Dreams:
         """
         behavior = self.drivers[name]
         fresh = torch.tensor([kept is None], device=self.agent.device)
-        first = {k: v[:1] for k, v in state.items()}
+        first = map_state(state, lambda v: v[:1])
         with autocast(self.agent.device, self.agent.precision):
             action, kept = behavior.act(
                 first, kept or behavior.init(1), fresh, "eval", self._generator(seed)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from worldmodel.errors import RunError
 from worldmodel.saved_run import Run
-from worldmodel.spaces import State
+from worldmodel.spaces import State, add_prefix, count_states, map_state
 from worldmodel.system.runtime import autocast, make_generator, mix_seeds
 
 Columns = dict[str, np.ndarray]  # an episode's rows, key by key (T,...)
@@ -95,35 +95,28 @@ class OpenedRun:
                 int(torch.randint(2**62, (), generator=self.generator, device=self.agent.device))
             )
             _, post, prior = self.model.observe(batch)
-        return {k: v[0].float() for k, v in post.items()}, {
-            k: v[0].float() for k, v in prior.items()
-        }
+        return map_state(post, lambda v: v[0].float()), map_state(prior, lambda v: v[0].float())
 
     @torch.no_grad()
     def see(self, state: State, row: dict[str, Any]) -> State:
         obs = {k: torch.as_tensor(row[k])[None] for k in [*self.seen, "prev_action", "is_first"]}
-        carry = {f"state/{k}": state[k] for k in ("deter", "stoch")} | {
-            "prev_action": obs["prev_action"]
-        }
+        carry = add_prefix(state, "state/")
+        carry["prev_action"] = obs["prev_action"]
         with autocast(self.agent.device, self.agent.precision):
             found, _ = self.agent.filter(obs, carry, self.generator)
-        return {k: v.float() for k, v in found.items()}
+        return map_state(found, Tensor.float)
 
     @torch.no_grad()
     def imagine(self, state: State, actions: Tensor) -> State:
-        rssm = self.model.rssm
-        start = {k: state[k] for k in ("deter", "stoch")}
+        dynamics = self.model.dynamics
         with autocast(self.agent.device, self.agent.precision):
-            found = rssm.imagine(start, actions.to(self.agent.device), self.generator)
-            return {
-                k: v.float()
-                for k, v in {**found, **rssm.latent.dist(rssm.prior_net(found["deter"]))}.items()
-            }
+            found = dynamics.imagine(state, actions.to(self.agent.device), self.generator)
+            return map_state({**found, **dynamics.predict_latent(found)}, Tensor.float)
 
     @torch.no_grad()
     def decode(self, state: State) -> Tensor:
         with autocast(self.agent.device, self.agent.precision):
-            feat = self.model.rssm.feat(state)
+            feat = self.model.dynamics.features(state)
             pictures = self.model.decode(feat.reshape(1, -1, feat.shape[-1]))[0]
         return pictures.float().clamp(0, 1).unflatten(0, feat.shape[:-1]).cpu()
 
@@ -136,17 +129,18 @@ class OpenedRun:
     @torch.no_grad()
     def _outlook(self, state: State) -> list[Tensor]:
         with autocast(self.agent.device, self.agent.precision):
-            return [x.float().cpu() for x in self.model.outlook(self.model.rssm.feat(state))]
+            return [
+                x.float().cpu() for x in self.model.outlook(self.model.dynamics.features(state))
+            ]
 
     def feat(self, state: State) -> Tensor:
-        return self.model.rssm.expected_feat(state).float().cpu()
+        return self.model.dynamics.expected_features(state).float().cpu()
 
     def kl(self, post: State, prior: State) -> Tensor:
-        return self.model.rssm.latent.kl(post, prior).cpu()
+        return self.model.dynamics.kl(post, prior).cpu()
 
     def centre(self, posts: State) -> State:
-        latent = self.model.rssm.latent
-        return latent.centre({k: posts[k] for k in latent.dist_keys})
+        return self.model.dynamics.centre(posts)
 
 
 def own_plans(run: Run, seed: int) -> tuple[dict[str, Planner], int, list[str]]:
@@ -174,8 +168,8 @@ def own_plans(run: Run, seed: int) -> tuple[dict[str, Planner], int, list[str]]:
         return found, length, left_out
 
     def search(state: State) -> Tensor:
-        count = len(state["deter"])
-        fresh = torch.ones(count, dtype=torch.bool, device=state["deter"].device)
+        count = count_states(state)
+        fresh = torch.ones(count, dtype=torch.bool, device=run.agent.device)
         return behavior.plan(state, behavior.init(count), fresh, generator)
 
     found["planner"] = _wrapped(run, search)
@@ -183,13 +177,11 @@ def own_plans(run: Run, seed: int) -> tuple[dict[str, Planner], int, list[str]]:
 
 
 def _wrapped(run: Run, plan: Planner) -> Planner:
-    """In the precision the run acts in, without gradients; from the entries of a state that are
-    carried on.
-    """
+    """In the precision the run acts in, without gradients."""
 
     @torch.no_grad()
     def wrapped(state: State) -> Tensor:
         with autocast(run.agent.device, run.agent.precision):
-            return plan({k: state[k] for k in ("deter", "stoch")}).float().cpu()
+            return plan(state).float().cpu()
 
     return wrapped

@@ -13,7 +13,7 @@ from worldmodel.errors import RunError
 from worldmodel.evaluation.imagination.futures import held
 from worldmodel.evaluation.quality.policy_returns import Act, Policies, always, mixed
 from worldmodel.saved_run import Run
-from worldmodel.spaces import State
+from worldmodel.spaces import State, count_states
 from worldmodel.system.runtime import autocast, make_generator
 
 QUICK = 0.25  # of the planner's candidates: it plans anew at every step of every dream
@@ -73,12 +73,11 @@ def _driven(run: Run, seed: int) -> Any:
         @torch.no_grad()
         def act(state: State) -> Tensor:
             nonlocal kept
-            seen = {k: state[k] for k in ("deter", "stoch")}
-            count = len(seen["deter"])
+            count = count_states(state)
             fresh = torch.full((count,), kept is None, device=device)
             with autocast(device, run.agent.precision):
                 action, kept = behavior.act(
-                    seen,
+                    state,
                     kept if kept is not None else behavior.init(count),
                     fresh,
                     "eval",

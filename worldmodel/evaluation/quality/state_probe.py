@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from worldmodel.policy.agent import part
 from worldmodel.rollout.collector import Rollout
 from worldmodel.rollout.player import Player
+from worldmodel.spaces import select_prefix
 
 T = TypeVar("T")
 RIDGE = 1e-3  # penalty per row, on features of unit variance
@@ -110,12 +110,13 @@ def gather(
     """Features (T,F) and true states (T,n) of whole episodes of the first environment, whose rows
     hold the state.
     """
-    rssm = player.agent.model.rssm
+    dynamics = player.agent.model.dynamics
     feats: list[list[np.ndarray]] = [[]]
     states: list[list[np.ndarray]] = [[]]
     while True:
         row = rollout.step(player)[0]
-        feats[-1].append(rssm.feat(part(player.carry, "state/"))[0].float().cpu().numpy())
+        feat = dynamics.features(select_prefix(player.carry, "state/"))[0]
+        feats[-1].append(feat.float().cpu().numpy())
         states[-1].append(row["vector"])
         if row["is_last"]:
             on_episode(len(feats))

@@ -11,10 +11,10 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from worldmodel.model.dynamics import Dynamics
 from worldmodel.model.heads import ContinueHead, ScalarHead
 from worldmodel.model.mean_image import Backdrop
 from worldmodel.model.multi_step import dreams
-from worldmodel.model.rssm import RSSM
 from worldmodel.spaces import ActionSpace, Batch, Losses, Metrics, ObservationSpace, State
 
 Ahead = tuple[int, Tensor, Tensor]
@@ -39,7 +39,7 @@ class ModelSpec:
 class Parts:
     """What of the world model an objective may use beside what it saw."""
 
-    rssm: RSSM
+    dynamics: Dynamics
     reward: ScalarHead
     cont: ContinueHead
 
@@ -62,7 +62,7 @@ class Context:
         batch = self.batch
         length = batch["is_first"].shape[1]
         return dreams(
-            self.parts.rssm, self.post, batch["prev_action"], batch["is_first"], length - 1
+            self.parts.dynamics, self.post, batch["prev_action"], batch["is_first"], length - 1
         )
 
     @cached_property
@@ -77,7 +77,7 @@ class Context:
         for distance in distances:
             while len(self._dreamt) <= distance:
                 step, state, unbroken = next(self._dreams)
-                self._dreamt.append((step, self.parts.rssm.feat(state), unbroken))
+                self._dreamt.append((step, self.parts.dynamics.features(state), unbroken))
             yield self._dreamt[distance]
 
     def aim(self, target: str) -> Tensor:

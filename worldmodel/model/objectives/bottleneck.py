@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worldmodel.config.ranges import Positive, Share
 from worldmodel.model.objectives import Context, Mean, ModelSpec, Objective
-from worldmodel.spaces import Losses, Metrics
+from worldmodel.spaces import Losses, Metrics, map_state
 
 # price: a long wait for a first reward is not to make it so low that the budget bites much later
 LEAST = 1e-6
@@ -44,7 +44,7 @@ class Bottleneck(Objective):
         self._kl: Tensor | None = None
 
     def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
-        kl = ctx.parts.rssm.latent.kl(ctx.post, {k: v.detach() for k, v in ctx.prior.items()})
+        kl = ctx.parts.dynamics.kl(ctx.post, map_state(ctx.prior, Tensor.detach))
         self._kl = kl.detach().mean()
         beta = self.log_beta.exp()
         return {"bottleneck": beta * kl}, {"bottleneck/beta": beta}

@@ -28,7 +28,7 @@ class ActorPolicy:
     def act(
         self, state: State, carry: State, is_first: Tensor, mode: str, generator: torch.Generator
     ) -> tuple[Tensor, State]:
-        dist = self.policy.actor(self.model.rssm.feat(state))
+        dist = self.policy.actor(self.model.dynamics.features(state))
         if mode != "train" and self.policy.actor_config.greedy:
             return legal(dist.mode()), carry
         action = legal(dist.sample(generator))

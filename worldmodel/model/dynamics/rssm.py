@@ -1,19 +1,51 @@
-"""The recurrent state-space model: one cell for every latent and transition; observe() filters,
-imagine() dreams.
+"""The recurrent state-space model (PlaNet, Dreamer 1 to 3): one cell for every latent.
 
 prev {deter, stoch} + prev_action --cell--> deter --prior--> stoch   (imagine)
                                             deter + embed --posterior--> stoch   (observe)
+
+A state holds deter (...,D) and stoch (...,S[,K]); besides, `observe` leaves the distribution that
+stoch was drawn from, and `imagine_step` its parameters.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
 import torch
 from torch import Tensor, nn
 
+from worldmodel.config.ranges import Count
 from worldmodel.kernels import elementwise
 from worldmodel.kernels.rssm_loops import Walk, filtered
+from worldmodel.model.dynamics import Dynamics, Rollout
 from worldmodel.model.networks import MLP, BlockLinear, Norm
 from worldmodel.spaces import State
+
+if TYPE_CHECKING:
+    from worldmodel.config.schema import Config
+
+
+@dataclass(frozen=True)
+class Settings:
+    section = "model"
+
+    transition: Literal["rssm", "ssm", "rnn"]
+    deter: Count
+    hidden: Count
+    blocks: Count
+
+    def contradictions(self, c: Config) -> list[str]:
+        found = []
+        if self.transition == "rnn" and c.model.latent != "deterministic":
+            found.append(
+                f"model.transition: rnn has no noise; it needs model.latent deterministic, not "
+                f"{c.model.latent}"
+            )
+        if self.deter % self.blocks:
+            found.append(f"model.blocks: {self.blocks} does not divide model.deter {self.deter}")
+        return found
 
 
 class GRU(nn.Module):
@@ -42,32 +74,27 @@ class GRU(nn.Module):
         return elementwise.gru(gates, self.norm, hidden)
 
 
-class RSSM(nn.Module):
+class RSSM(Dynamics):
     """`transition` says what is carried on: rssm deter and stoch, ssm stoch alone, rnn one
     noiseless vector.
     """
 
     def __init__(
-        self,
-        latent,
-        transition: str,
-        *,
-        actions: int,
-        embed: int,
-        deter: int,
-        hidden: int,
-        blocks: int,
+        self, settings: Settings, make_latent: Callable[..., Any], *, actions: int, embed: int
     ):
         super().__init__()
-        self.latent, self.transition = latent, transition
+        transition, deter, hidden = settings.transition, settings.deter, settings.hidden
+        # An rnn's only state is its latent, which the GRU carries.
+        self.latent = latent = make_latent(deter) if transition == "rnn" else make_latent()
+        self.transition = transition
         self.deter_size = hidden if transition == "ssm" else deter
-        self.feat_size = latent.size + (deter if transition == "rssm" else 0)
+        self.feature_size = latent.size + (deter if transition == "rssm" else 0)
         self.from_action = nn.Linear(actions, hidden)
         self.from_stoch = (
             nn.Linear(latent.size, hidden, bias=False) if transition != "rnn" else None
         )
         self.input_norm = Norm(hidden)
-        self.gru = GRU(hidden, deter, blocks) if transition != "ssm" else None
+        self.gru = GRU(hidden, deter, settings.blocks) if transition != "ssm" else None
         self.prior_net = MLP(self.deter_size, latent.num_params, 1, hidden, exact=False)
         self.post_deter = nn.Linear(self.deter_size, hidden, bias=False)
         self.post_embed = nn.Linear(embed, hidden)
@@ -75,15 +102,15 @@ class RSSM(nn.Module):
         self.post_out = nn.Linear(hidden, latent.num_params)
 
     def initial(self, batch: int) -> State:
-        """The state before anything was seen: zeros."""
+        """Zeros."""
         device = self.post_out.weight.device
         return {
             "deter": torch.zeros(batch, self.deter_size, device=device),
             "stoch": torch.zeros(batch, *self.latent.shape, device=device),
         }
 
-    def feat(self, state: State) -> Tensor:
-        """What heads, decoder and behaviour see: (...,F), in the precision they multiply in."""
+    def features(self, state: State) -> Tensor:
+        """[deter, stoch] (...,F), in the precision that the heads multiply in."""
         flat = self.latent.flat(state["stoch"])
         parts = [state["deter"], flat] if self.transition == "rssm" else [flat]
         if torch.is_autocast_enabled(flat.device.type):
@@ -91,20 +118,13 @@ class RSSM(nn.Module):
             parts = [p.to(rough) for p in parts]
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
-    def expected_feat(self, state: State) -> Tensor:
-        """`feat` without the noise of the draw: the latent's mean in place of its sample, (...,F)
-        in fp32.
-        """
+    def expected_features(self, state: State) -> Tensor:
         mean = self.latent.expected(state)
         return torch.cat([state["deter"], mean], -1) if self.transition == "rssm" else mean
 
     def observe(
         self, embed: Tensor, prev_action: Tensor, is_first: Tensor, start: State
     ) -> tuple[State, State]:
-        """Filter sequences: (B,T,E), (B,T,A), (B,T) -> posterior, prior with leaves (B,T,...).
-
-        `start` is the state before the first step, or empty.
-        """
         keep = (~is_first.bool()).float().unsqueeze(-1)
         action_in = self.from_action(prev_action * keep)
         embed_in = self.post_embed(embed)
@@ -132,34 +152,37 @@ class RSSM(nn.Module):
         is_first: Tensor,
         generator: torch.Generator | None,
     ) -> State:
-        """One step of the online filter: embed (B,E), prev_action (B,A), is_first (B,)."""
         keep = (~is_first.bool()).float().unsqueeze(-1)
         deter = self._advance(self._reset(state, keep), self.from_action(prev_action * keep))
         stoch = self.latent.sample(self._posterior(deter, self.post_embed(embed)), generator)
         return {"deter": deter, "stoch": stoch.float()}
 
-    def belief(self, deter: Tensor, embed: Tensor) -> Tensor:
-        """Parameters of the latent if an embedding (...,E) were seen at deter (...,D); the two
-        broadcast.
-        """
-        return self._posterior(deter, self.post_embed(embed))
+    def predict_latent(self, state: State) -> State:
+        params = state["params"] if "params" in state else self.prior_net(state["deter"])
+        return self.latent.dist(params)
+
+    def infer_latent(self, state: State, embed: Tensor) -> State:
+        return self.latent.dist(self._posterior(state["deter"], self.post_embed(embed)))
+
+    def replace_latent(self, state: State, stoch: Tensor) -> State:
+        return {**state, "stoch": stoch}
 
     def imagine_step(
         self, state: State, action: Tensor, generator: torch.Generator | None = None
     ) -> State:
-        """One step without an observation; the prior's parameters ride along."""
         deter = self._advance(state, self.from_action(action))
         params = self.prior_net(deter)
         return {"deter": deter, "stoch": self.latent.sample(params, generator), "params": params}
 
-    def walk(
+    def start_rollout(
         self, state: State, steps: int, generator: torch.Generator | None = None
-    ) -> Walk | Steps:
-        """A dream from states (N,...) whose actions are given step by step."""
+    ) -> Rollout:
         by_hand = torch.is_autocast_enabled("cpu") and self._by_hand(
             torch.empty(0, dtype=torch.get_autocast_dtype("cpu"))
         )
-        return (Walk if by_hand else Steps)(self, state, steps, generator)
+        if by_hand:
+            return Walk(self, state, steps, generator)  # type: ignore[return-value]
+        return super().start_rollout(state, steps, generator)
 
     def _by_hand(self, like: Tensor) -> bool:
         """Whether loops over tensors like this one are better unrolled."""
@@ -173,7 +196,6 @@ class RSSM(nn.Module):
     def imagine(
         self, state: State, actions: Tensor, generator: torch.Generator | None = None
     ) -> State:
-        """Open-loop rollout: (B,H,A) -> deter and stoch (B,H,...)."""
         steps = []
         for t in range(actions.shape[1]):
             state = self.imagine_step(state, actions[:, t], generator)
@@ -203,25 +225,3 @@ class RSSM(nn.Module):
         return self.post_out(
             elementwise.norm_silu(self.post_deter(deter) + embed_in, self.post_norm)
         )
-
-
-class Steps:
-    """`unrolled.Walk` by autograd, for every transition, precision and device."""
-
-    def __init__(self, rssm: RSSM, state: State, steps: int, generator: torch.Generator | None):
-        self.rssm, self.state, self.generator = rssm, state, generator
-        self.feats = [rssm.feat(state)]
-
-    @property
-    def feat(self) -> Tensor:
-        return self.feats[-1].detach()
-
-    def go(self, action: Tensor) -> None:
-        self.state = self.rssm.imagine_step(self.state, action, self.generator)
-        self.feats.append(self.rssm.feat(self.state))
-
-    def seen(self) -> Tensor:
-        return torch.stack([f.detach() for f in self.feats[:-1]])
-
-    def arrived(self) -> Tensor:
-        return torch.stack(self.feats[1:])

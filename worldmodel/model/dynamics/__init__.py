@@ -1,0 +1,135 @@
+"""Dynamics: how a latent state follows from states, actions and embeddings.
+
+One file per dynamics; build.py names them. A state is opaque outside the file that makes it:
+others may only map over its leaves (`spaces.map_state`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worldmodel.spaces import State
+
+
+class Dynamics(nn.Module):
+    """The protocol of all dynamics: B states in a batch, T steps, features F.
+
+    A state that a method returns may be passed to any other. States hold what the next step needs
+    and, where `observe` or `imagine_step` made them, the latent's distribution there. `latent` is
+    one of `model.latents`; a dynamics without one overrides what uses it below.
+    """
+
+    latent: Any
+    feature_size: int
+
+    def initial(self, batch: int) -> State:
+        """The state before anything was observed."""
+        raise NotImplementedError
+
+    def observe(
+        self, embed: Tensor, prev_action: Tensor, is_first: Tensor, start: State
+    ) -> tuple[State, State]:
+        """Filter sequences (B,T,E), (B,T,A), (B,T): posterior states and priors, leaves (B,T,...).
+
+        `start` is the state before the first step, or empty. Nothing passes a step that is first.
+        """
+        raise NotImplementedError
+
+    def observe_step(
+        self,
+        state: State,
+        embed: Tensor,
+        prev_action: Tensor,
+        is_first: Tensor,
+        generator: torch.Generator | None,
+    ) -> State:
+        """Filter one step: embed (B,E), prev_action (B,A), is_first (B,)."""
+        raise NotImplementedError
+
+    def imagine_step(
+        self, state: State, action: Tensor, generator: torch.Generator | None = None
+    ) -> State:
+        """Take one step without an observation: action (B,A)."""
+        raise NotImplementedError
+
+    def imagine(
+        self, state: State, actions: Tensor, generator: torch.Generator | None = None
+    ) -> State:
+        """Roll out actions (B,H,A) without observations: states (B,H,...)."""
+        raise NotImplementedError
+
+    def start_rollout(
+        self, state: State, steps: int, generator: torch.Generator | None = None
+    ) -> Rollout:
+        """Begin a rollout from states (B,...) whose actions are given step by step."""
+        return Rollout(self, state, generator)
+
+    def features(self, state: State) -> Tensor:
+        """What heads, decoder and actor see of states (...,): (...,F)."""
+        raise NotImplementedError
+
+    def expected_features(self, state: State) -> Tensor:
+        """`features` with the latent's mean in place of its sample: (...,F) in fp32."""
+        raise NotImplementedError
+
+    def predict_latent(self, state: State) -> State:
+        """The prior: the latent's distribution before a state's own observation."""
+        raise NotImplementedError
+
+    def infer_latent(self, state: State, embed: Tensor) -> State:
+        """The posterior if embeddings (...,E) were observed at states (...,); both broadcast."""
+        raise NotImplementedError
+
+    def replace_latent(self, state: State, stoch: Tensor) -> State:
+        """States (...,) whose latent's sample is another."""
+        raise NotImplementedError
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the latent has noise, so that free nats apply to its KL."""
+        return self.latent.noisy
+
+    def distribution(self, state: State) -> State:
+        """The latent's distribution that states from `observe` hold."""
+        return {k: state[k] for k in self.latent.dist_keys}
+
+    def mean_latent(self, state: State) -> Tensor:
+        """The mean (...,S) of the latent's distribution."""
+        return self.latent.expected(state)
+
+    def kl(self, post: State, prior: State) -> Tensor:
+        """KL divergence (...) between the latent's distributions."""
+        return self.latent.kl(post, prior)
+
+    def centre(self, posts: State) -> State:
+        """The one distribution to which the mean KL of many (N,...) is least."""
+        return self.latent.centre(self.distribution(posts))
+
+
+class Rollout:
+    """An imagined rollout under way: N states, one `step` per action, features time first."""
+
+    def __init__(self, dynamics: Any, state: State, generator: torch.Generator | None):
+        self.dynamics, self.state, self.generator = dynamics, state, generator
+        self.trace = [dynamics.features(state)]
+
+    @property
+    def features(self) -> Tensor:
+        """Features (N,F) of the present states, without their graph."""
+        return self.trace[-1].detach()
+
+    def step(self, action: Tensor) -> None:
+        """Take one step by actions (N,A)."""
+        self.state = self.dynamics.imagine_step(self.state, action, self.generator)
+        self.trace.append(self.dynamics.features(self.state))
+
+    def features_before(self) -> Tensor:
+        """Features (H,N,F) of the states the actions were taken in, without their graph."""
+        return torch.stack([f.detach() for f in self.trace[:-1]])
+
+    def features_after(self) -> Tensor:
+        """Features (H,N,F) of the states the actions led to."""
+        return torch.stack(self.trace[1:])
