@@ -5,6 +5,7 @@ should.
 import itertools
 import json
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
