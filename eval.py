@@ -215,33 +215,37 @@ def opened(args: argparse.Namespace, path: Path):
 def returns(args: argparse.Namespace) -> None:
     """Scores with intervals and videos; of several runs, their seeds together."""
     from worldmodel.evaluation.commands import returns as scored
-    from worldmodel.evaluation.returns import seeds
-    from worldmodel.evaluation.returns.recordings import needed
+    from worldmodel.evaluation.returns import seed_statistics
+    from worldmodel.evaluation.returns.evaluation_rollout import require_environment
 
-    wanted = scored.Wanted(args.episodes, args.seed, args.envs)
-    seeds.check_different(args.runs)
+    wanted = scored.ReturnsOptions(args.episodes, args.seed, args.envs)
+    seed_statistics.check_distinct_runs(args.runs)
     found = []
     for path in args.runs:
         if args.source == "saved":
-            found.append(scored.saved(path))
-            say(f"{path}, after {found[-1]['frames']} frames\n{scored.describe(found[-1])}")
+            found.append(scored.load_returns(path))
+            say(f"{path}, after {found[-1]['frames']} frames\n{scored.format_returns(found[-1])}")
             continue
         run, environments = opened(args, path)
         found.append(
-            scored.score(run, needed(lambda num, make=environments: make(num=num)), wanted)
+            scored.evaluate_returns(
+                run, require_environment(lambda num, make=environments: make(num=num)), wanted
+            )
         )
     if len(found) > 1:
-        seeds.aggregate(found, args.runs[0] / "eval", args.seed)
+        seed_statistics.write_aggregate(found, args.runs[0] / "eval", args.seed)
 
 
 def compare(args: argparse.Namespace) -> None:
     """The same model driven by its actor, by planners and by both: returns and milliseconds per
     action.
     """
-    from worldmodel.evaluation.commands.compare import Wanted, compared
+    from worldmodel.evaluation.commands.compare import CompareOptions, compare_drivers
 
     run, environments = opened(args, args.runs[0])
-    compared(run, environments, Wanted(args.episodes, args.seed, args.budgets, args.drivers))
+    compare_drivers(
+        run, environments, CompareOptions(args.episodes, args.seed, args.budgets, args.drivers)
+    )
 
 
 def probe(args: argparse.Namespace) -> None:

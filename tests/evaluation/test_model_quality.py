@@ -28,8 +28,8 @@ from worldmodel.evaluation.quality.agreement import (
 )
 from worldmodel.evaluation.quality.held_out_episodes import Simulator, collect
 from worldmodel.evaluation.quality.image_metrics import psnr, squared_error, ssim
-from worldmodel.evaluation.quality.model_quality import plain
 from worldmodel.evaluation.quality.state_probe import by_horizon
+from worldmodel.evaluation.results import to_plain
 from worldmodel.rollout.collector import Rollout, episode_seeds
 
 
@@ -303,7 +303,7 @@ def test_what_is_left_to_chance_of_shuffled_plans(plans):
 
 
 def test_json_holds_no_number_that_is_none():
-    assert plain({"a": np.array([1.0, np.nan]), "b": [np.int64(3), float("inf")]}) == {
+    assert to_plain({"a": np.array([1.0, np.nan]), "b": [np.int64(3), float("inf")]}) == {
         "a": [1.0, None],
         "b": [3, None],
     }

@@ -14,7 +14,7 @@ from runs import mistaken
 from test_report import check
 from worldmodel.evaluation.report.page import render_page, write_report
 from worldmodel.evaluation.report.reported_run import read_run
-from worldmodel.evaluation.returns.recordings import first_made, in_a_line
+from worldmodel.evaluation.returns.evaluation_rollout import make_first_available, summarize_error
 from worldmodel.system.files import read_json
 
 NO_PLACE = re.compile(r'\b(?:d|x|y|cx|cy|width|height)="[^"]*(?:nan|inf)')
@@ -167,18 +167,20 @@ def test_damaged_saved_returns_are_refused(tmp_path, content):
 
 
 def test_sound_saved_returns_are_read(tmp_path, capsys):
-    from worldmodel.evaluation.commands.returns import saved
+    from worldmodel.evaluation.commands.returns import load_returns
 
-    assert saved(write_run(tmp_path / "seed0", returns=RETURNS)) == RETURNS
+    assert load_returns(write_run(tmp_path / "seed0", returns=RETURNS)) == RETURNS
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_an_environment_that_does_not_start_has_a_one_line_reason(count):
     from envs.parallel.vector import make_vector
 
-    made, why = first_made(lambda kind: make_vector(NoStart, count), ["pixels"])
+    made, why = make_first_available(lambda kind: make_vector(NoStart, count), ["pixels"])
     assert made is None and why == "env worker 0 did not start: AttributeError: boom of two lines"
     assert (
-        in_a_line(RuntimeError("Traceback (most recent call last):\n  File\nKeyError: 'x'\n"))
+        summarize_error(
+            RuntimeError("Traceback (most recent call last):\n  File\nKeyError: 'x'\n")
+        )
         == "KeyError: 'x'"
     )

@@ -1,6 +1,4 @@
-"""Returns: statistics as rliable computes them, episodes side by side, successes, videos, and
-seeds taken together.
-"""
+"""Returns: statistics as in rliable, parallel episodes, successes, videos, aggregates of seeds."""
 
 import json
 import shutil
@@ -15,21 +13,26 @@ from PIL import Image
 from envs.parallel.vector import SerialEnv
 from runs import ROOT, evaluate, mistaken, seed_dir, train
 from worldmodel.evaluation.plotting import media
-from worldmodel.evaluation.returns import seeds
-from worldmodel.evaluation.returns.aggregates import AGGREGATES, estimates, iqm, profile
+from worldmodel.evaluation.returns import seed_statistics
 from worldmodel.rollout.collector import Rollout, episode_seeds
 from worldmodel.rollout.episodes import Evaluation, Film, run_episodes
+from worldmodel.rollout.statistics import (
+    AGGREGATES,
+    compute_iqm,
+    compute_profile,
+    estimate_aggregates,
+)
 from worldmodel.spaces import ActionSpace
 
-# Made by rliable_numbers.py, which says how, with the package rliable; that is no dependency.
+# Written by rliable_numbers.py with the package rliable, which is not a dependency.
 RLIABLE = json.loads((Path(__file__).parents[1] / "support" / "rliable.json").read_text())
 
 
 @pytest.mark.parametrize("case", RLIABLE.values(), ids=RLIABLE)
 def test_aggregates_and_intervals_are_rliables(case):
     scores = np.array(case["scores"])
-    found = estimates(list(scores.T), draws=20_000)
-    room = 0.02 * np.ptp(scores)  # both draw at random
+    found = estimate_aggregates(list(scores.T), draws=20_000)
+    room = 0.02 * np.ptp(scores)  # both are random estimates
     for name, value, low, high in zip(
         AGGREGATES, case["point"], case["low"], case["high"], strict=True
     ):
@@ -41,24 +44,24 @@ def test_aggregates_and_intervals_are_rliables(case):
 @pytest.mark.parametrize("case", RLIABLE.values(), ids=RLIABLE)
 def test_profiles_are_rliables(case):
     scores = np.array(case["scores"])
-    found = profile(list(scores.T), np.array(case["taus"]), draws=10_000)
+    found = compute_profile(list(scores.T), np.array(case["taus"]), draws=10_000)
     np.testing.assert_allclose(found["share"], case["profile"], atol=1e-6)
     step = 1.01 / scores.size  # percentiles of shares fall on one run or on the next
     np.testing.assert_allclose(found["low"], case["profile_low"], atol=step)
     np.testing.assert_allclose(found["high"], case["profile_high"], atol=step)
 
 
-def test_the_interquartile_mean_by_hand_and_tasks_with_unlike_numbers_of_runs():
-    assert iqm([np.array([0.0, 1, 2, 3, 4, 5, 6, 700])]) == 3.5
-    assert iqm([np.array([1.0, 2, 300])]) == pytest.approx(101)  # a quarter of three is no run
+def test_the_interquartile_mean_by_hand_and_tasks_with_unequal_numbers_of_runs():
+    assert compute_iqm([np.array([0.0, 1, 2, 3, 4, 5, 6, 700])]) == 3.5
+    assert compute_iqm([np.array([1.0, 2, 300])]) == pytest.approx(
+        101
+    )  # a quarter of three is no run
     two = [np.array([0.0, 10]), np.array([100.0])]
     assert AGGREGATES["mean"](two) == 52.5 and AGGREGATES["median"](two) == 52.5
 
 
 class Goal(gymnasium.Env):
-    """Four steps; the n-th episode of an instance is worth its seed's remainder, and a success
-    where that is even.
-    """
+    """Four steps with reward seed modulo 7; an episode succeeds if that is even."""
 
     observation_space = spaces.Box(0, 255, (16, 16, 3), np.uint8)
     action_space = spaces.Box(-1, 1, (1,), np.float32)
@@ -80,7 +83,7 @@ class Goal(gymnasium.Env):
         )
 
 
-def played(count, episodes=5):
+def play_episodes(count, episodes=5):
     seeds_of = episode_seeds(3)
     with SerialEnv(Goal, count) as envs:
         rollout = Rollout(
@@ -89,15 +92,15 @@ def played(count, episodes=5):
         return run_episodes(rollout, lambda rows: np.zeros((count, 1)), episodes, films=True)
 
 
-def test_the_same_episodes_however_many_play_side_by_side():
-    one, three = played(1), played(3)
+def test_episodes_do_not_depend_on_the_number_of_environments():
+    one, three = play_episodes(1), play_episodes(3)
     assert one.scores == three.scores and one.lengths == [4] * 5 and len(set(one.scores)) > 1
     assert [film.pictures()[0, 0, 0, 0] * 4 for film in three.films] == three.scores
     assert all(film.pictures().shape == (5, 16, 16, 3) for film in three.films)
 
 
-def test_a_success_at_any_step_is_one():
-    result = played(2)
+def test_a_success_at_any_step_counts():
+    result = play_episodes(2)
     assert result.successes == [score / 4 % 2 == 0 for score in result.scores]
     summary = result.summary()
     assert summary["eval/success"] == np.mean(result.successes)
@@ -119,7 +122,7 @@ def test_best_median_and_worst():
     assert Film.of([{"vector": pictures[0]}]) is None
 
 
-def test_videos_in_every_form_that_can_be_written(tmp_path, monkeypatch):
+def test_videos_in_every_available_format(tmp_path, monkeypatch):
     frames = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
     monkeypatch.setattr(media, "find_encoder", lambda: None)
     assert [path.suffix for path in media.save_video(tmp_path / "a", frames)] == [".gif", ".webp"]
@@ -133,7 +136,7 @@ def test_videos_in_every_form_that_can_be_written(tmp_path, monkeypatch):
     assert media.save_video(tmp_path / "b", frames)[2].stat().st_size == 4 * 192 * 192 * 3
 
 
-def test_an_encoder_that_fails_costs_the_mp4_alone(tmp_path, monkeypatch, caplog):
+def test_a_failing_encoder_costs_only_the_mp4(tmp_path, monkeypatch, caplog):
     program = tmp_path / "ffmpeg"
     program.write_text("#!/bin/sh\ncat > /dev/null\necho no codec >&2\nexit 1\n")
     program.chmod(0o755)
@@ -144,7 +147,7 @@ def test_an_encoder_that_fails_costs_the_mp4_alone(tmp_path, monkeypatch, caplog
     )
 
 
-def found(task, name, *scores):
+def make_result(task, name, *scores):
     return {
         "run": f"{task}/{name}",
         "task": task,
@@ -155,13 +158,13 @@ def found(task, name, *scores):
     }
 
 
-def test_seeds_of_several_tasks_are_pooled_where_returns_have_one_scale(tmp_path, capsys):
+def test_tasks_are_pooled_if_returns_have_a_common_scale(tmp_path, capsys):
     both = [
-        found(task, name, worth, worth + 2)
+        make_result(task, name, worth, worth + 2)
         for task in ("dmc:a_b", "dmc:c_d")
         for name, worth in (("one", 100), ("one", 200), ("two", 400), ("two", 500), ("two", 600))
     ]
-    seeds.aggregate(both, tmp_path, 0)
+    seed_statistics.write_aggregate(both, tmp_path, 0)
     result = json.loads((tmp_path / "seeds.json").read_text())
     assert result["tasks"]["dmc:a_b"]["one"]["mean"]["value"] == 151
     assert result["together"]["two"]["runs"] == [[401, 501, 601]] * 2
@@ -174,8 +177,10 @@ def test_seeds_of_several_tasks_are_pooled_where_returns_have_one_scale(tmp_path
     )
     with Image.open(tmp_path / "seeds.png") as picture:
         assert picture.size[0] == 1400
-    seeds.aggregate([found("catcher", "one", 1), found("pendulum", "one", 100)], tmp_path, 0)
-    assert "no scale in common" in capsys.readouterr().out
+    seed_statistics.write_aggregate(
+        [make_result("catcher", "one", 1), make_result("pendulum", "one", 100)], tmp_path, 0
+    )
+    assert "no common scale" in capsys.readouterr().out
     assert "together" not in json.loads((tmp_path / "seeds.json").read_text())
 
 
@@ -188,7 +193,7 @@ def two_seeds(tmp_path_factory):
     return one, two
 
 
-def test_several_runs_at_once(two_seeds):
+def test_several_runs_have_an_aggregate(two_seeds):
     out, _ = evaluate(*two_seeds, "--episodes", "2", "--envs", "1", "--seed", "4")
     one, two = (json.loads((path / "eval" / "returns.json").read_text()) for path in two_seeds)
     assert one["scores"] == two["scores"] and one["envs"] == 1
@@ -205,7 +210,7 @@ def test_several_runs_at_once(two_seeds):
     assert "IQM" in again and "trained on" not in again
 
 
-def test_mistakes_with_several_runs(two_seeds, tmp_path, capsys, monkeypatch):
+def test_user_errors_with_several_runs(two_seeds, tmp_path, capsys, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
     one, two = two_seeds
     assert mistaken(one, one) == (
@@ -222,7 +227,7 @@ def test_mistakes_with_several_runs(two_seeds, tmp_path, capsys, monkeypatch):
     bare = tmp_path / "seed0"
     shutil.copytree(two, bare, ignore=shutil.ignore_patterns("eval"))
     code, line = mistaken(bare, "--from", "saved")
-    assert code == 4 and "returns.json is not there" in line
+    assert code == 4 and "returns.json does not exist" in line
     (bare / "eval").mkdir()
     for text in ("{", '{"scores": []}', "[1]"):
         (bare / "eval" / "returns.json").write_text(text)

@@ -8,7 +8,7 @@ import torch
 
 from worldmodel import build, registry
 from worldmodel.config import loading
-from worldmodel.evaluation.returns.drivers import ICEM
+from worldmodel.evaluation.returns.drivers import ICEM_OVERRIDES
 from worldmodel.policy.planners.proposals import Box, OneHot, Seeded, coloured
 from worldmodel.spaces import ActionSpace
 
@@ -21,7 +21,7 @@ PLANNERS = [*registry.PLANNERS, "icem"]
 def planner(name, **changes):
     """A planner by name; icem stands for cem with what its preset adds."""
     if name == "icem":
-        added = {key.removeprefix("planner."): value for key, value in ICEM}
+        added = {key.removeprefix("planner."): value for key, value in ICEM_OVERRIDES}
         name, changes = "cem", {"elites": 20, **added, **changes}
     args = [
         f"planner.{k}={v}"

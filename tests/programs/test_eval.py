@@ -98,7 +98,7 @@ def test_compare_drives_one_model_in_every_way(acting_dir):
     for name, found in result["drivers"].items():
         assert (
             name in out
-            and " to " not in out.split("\none episode each way (--episodes): no intervals")[0]
+            and " to " not in out.split("\none episode per driver (--episodes): no intervals")[0]
         )
         assert len(found["scores"]) == 1 and found["ms_per_action"] > 0
         assert found["candidates"] == (int(name.split()[-1]) if found["way"] != name else None)
@@ -118,7 +118,7 @@ def test_compare_without_an_actor_says_what_is_missing(run_dir):
         "cem, actor and critic",
         "mppi, actor and critic",
     ):
-        assert f"left out: {name}; this run trained no actor" in out
+        assert f"left out: {name}; this run has no actor" in out
     found = json.loads((run_dir / "eval" / "compare.json").read_text())
     assert len(found["left_out"]) == 5
     assert found["drivers"].keys() == {
@@ -136,7 +136,7 @@ def test_compare_without_an_actor_says_what_is_missing(run_dir):
     ("args", "wanted"),
     [
         (["--drivers", "cem,actor"], "'cem,actor' is not one of"),
-        (["--drivers", "actor"], "--drivers: left out: actor; this run trained no actor"),
+        (["--drivers", "actor"], "--drivers: left out: actor; this run has no actor"),
         (["--budgets", "0,1"], "no list of shares"),
         (["--budgets", "few"], "--budgets"),
     ],
@@ -164,8 +164,8 @@ def test_one_checkpoint_acts_as_actor_as_planner_and_as_both(acting_dir):
 @pytest.mark.parametrize(
     ("args", "wanted"),
     [
-        (["--behavior.name", "actor_critic"], "this run trained no actor"),
-        (["--planner.score=reward+value"], "this run trained no actor"),
+        (["--behavior.name", "actor_critic"], "this run has no actor"),
+        (["--planner.score=reward+value"], "this run has no actor"),
         (["--model.deter", "9"], "model.deter: only keys of behavior, planner, goal"),
         (["--planner.elite", "9"], "did you mean planner.elites"),
         (["--planer.horizon", "9"], "did you mean planner.horizon?"),

@@ -5,7 +5,7 @@ import json
 
 from tiny_world import Perfect, quality_of
 from worldmodel.config import loading as configs
-from worldmodel.evaluation.quality.model_quality import plain
+from worldmodel.evaluation.results import to_plain
 
 RETURNS = {
     "run": "r",
@@ -53,7 +53,7 @@ PROBE = {"r2": [0.5, None]}
 def _model():
     quality = quality_of(Perfect())
     return json.dumps(
-        plain(
+        to_plain(
             {
                 "frames": 60,
                 "source": "fresh",

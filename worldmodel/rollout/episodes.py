@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from worldmodel.evaluation.returns.aggregates import LEVELS, estimates
 from worldmodel.rollout.collector import Policy, Rollout
+from worldmodel.rollout.statistics import PERCENTILES, estimate_aggregates
 from worldmodel.spaces import Row
 
 
@@ -78,7 +78,7 @@ class Evaluation:
 
     def robust(self, seed: int = 0) -> dict[str, float]:
         """The interquartile mean over episodes and its 95 % bootstrap interval."""
-        found = estimates([np.array(self.scores)], seed)["iqm"]
+        found = estimate_aggregates([np.array(self.scores)], seed)["iqm"]
         return {
             "eval/iqm": found["value"],
             "eval/iqm_low": found["low"],
@@ -131,7 +131,7 @@ def bootstrap_interval(
     """95 % percentile-bootstrap interval of the mean."""
     rng = np.random.default_rng(seed)
     means = scores[rng.integers(0, len(scores), (draws, len(scores)))].mean(1)
-    low, high = np.percentile(means, LEVELS)
+    low, high = np.percentile(means, PERCENTILES)
     return float(low), float(high)
 
 

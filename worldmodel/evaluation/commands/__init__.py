@@ -1,4 +1,4 @@
-"""What each `eval.py RUN COMMAND` does, one module a command.
+"""One module for each `eval.py RUN COMMAND`, and the closing evaluation of a training.
 
-Only eval.py and the end of a training call them.
+Only the programs and the trainer use it; it may import every other room of evaluation.
 """

@@ -9,7 +9,10 @@ from pathlib import Path
 from worldmodel.evaluation.imagination.open_loop import dream
 from worldmodel.evaluation.plotting import media
 from worldmodel.evaluation.plotting.tensorboard import CONTEXT, LENGTH
-from worldmodel.evaluation.returns.recordings import playing, record
+from worldmodel.evaluation.returns.evaluation_rollout import (
+    make_evaluation_rollout,
+    record_episode,
+)
 from worldmodel.rollout.episodes import spoken
 from worldmodel.system.console import say
 
@@ -61,8 +64,8 @@ def finish(t, envs, stop) -> bool:
     )
     if result.video:
         drawn("agent", lambda: media.save_gif(t.run.videos / "agent.gif", result.video))
-    rollout, player = playing(t, envs, t.c.run.seed)
-    rows = record(rollout, player, CONTEXT + LENGTH)
+    rollout, player = make_evaluation_rollout(t, envs, t.c.run.seed)
+    rows = record_episode(rollout, player, CONTEXT + LENGTH)
     if t.model.can_draw and result.video and len(rows) > CONTEXT:
         pictures = dream(t.agent, rows, CONTEXT, player.generator)
         drawn(

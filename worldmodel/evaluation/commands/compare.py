@@ -1,27 +1,32 @@
-"""`eval.py RUN compare`: one saved model driven in every way it can be, at several budgets of
-thinking.
-"""
+"""`eval.py RUN compare`: returns of a saved run under every driver, at several budgets."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from worldmodel.errors import UsageError
-from worldmodel.evaluation.returns.drivers import Driver, Timed, drawn, drivers, table
-from worldmodel.evaluation.returns.recordings import needed, playing
+from worldmodel.evaluation.results import write_result
+from worldmodel.evaluation.returns.drivers import (
+    Driver,
+    TimedPlayer,
+    format_table,
+    list_drivers,
+    plot_drivers,
+)
+from worldmodel.evaluation.returns.evaluation_rollout import (
+    make_evaluation_rollout,
+    require_environment,
+)
 from worldmodel.rollout.episodes import run_episodes
 from worldmodel.saved_run import Run
 from worldmodel.system.console import Progress, say
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """How much to play, at which shares of the run's candidates, and in which ways (None: in all
-    of them).
-    """
+class CompareOptions:
+    """Episodes per driver, budgets as shares of the run's candidates, names of drivers or None."""
 
     episodes: int
     seed: int
@@ -29,63 +34,65 @@ class Wanted:
     only: str | None
 
 
-def compared(run: Run, make: Callable[..., Any], wanted: Wanted) -> None:
-    """compare.json, compare.png and a table; what this run cannot be driven by has a line each."""
-    ways, lacking = drivers(run.config.planner, run.policy is not None, wanted.budgets)
-    if wanted.only is not None:
-        ways, lacking = chosen(ways, lacking, wanted.only), {}
+def compare_drivers(run: Run, make: Callable[..., Any], options: CompareOptions) -> None:
+    """Write compare.json and compare.png, and print a table and a line per missing driver."""
+    drivers, missing = list_drivers(run.config.planner, run.policy is not None, options.budgets)
+    if options.only is not None:
+        drivers, missing = select_drivers(drivers, missing, options.only), {}
     target, results = run.path / "eval", {}
-    efforts = [way.effort for way in ways.values()]
-    bar = Progress(sum(efforts) * wanted.episodes, "compare")
-    with needed(make)() as envs:  # one at a time: an action's time is that of a single decision
-        for number, (name, way) in enumerate(ways.items()):
-            rollout, player = playing(run.driven(way.changes), envs, wanted.seed)
-            timed = Timed(player)
+    efforts = [driver.effort for driver in drivers.values()]
+    bar = Progress(sum(efforts) * options.episodes, "compare")
+    with require_environment(make)() as envs:  # one environment: times are of single actions
+        for number, (name, driver) in enumerate(drivers.items()):
+            rollout, player = make_evaluation_rollout(
+                run.driven(driver.overrides), envs, options.seed
+            )
+            timed = TimedPlayer(player)
 
             def draw(done: int, number: int = number, name: str = name) -> bool:
-                bar.update(sum(efforts[:number]) * wanted.episodes + efforts[number] * done, name)
+                bar.update(sum(efforts[:number]) * options.episodes + efforts[number] * done, name)
                 return False
 
-            result = run_episodes(rollout, timed, wanted.episodes, draw)
+            result = run_episodes(rollout, timed, options.episodes, draw)
             assert result is not None
             results[name] = {
-                **result.summary(wanted.seed),
+                **result.summary(options.seed),
                 "scores": result.scores,
-                "way": way.name,
-                "candidates": way.candidates,
+                "way": driver.name,
+                "candidates": driver.candidates,
                 "ms_per_action": timed.milliseconds,
             }
     bar.close()
     about = {
         "run": str(run.path),
         "frames": run.frames,
-        "seed": wanted.seed,
+        "seed": options.seed,
         "planner": vars(run.config.planner),
     }
     lines = {
         **about,
-        "budgets": list(wanted.budgets),
-        "left_out": list(lacking.values()),
+        "budgets": list(options.budgets),
+        "left_out": list(missing.values()),
         "drivers": results,
     }
-    (target / "compare.json").write_text(json.dumps(lines, indent=1) + "\n")
+    write_result(target / "compare.json", lines)
     title = (
-        f"{run.config.env.task}, {run.frames} frames: one model, {wanted.episodes} episodes each "
-        f"way"
+        f"{run.config.env.task}, {run.frames} frames: one model, {options.episodes} episodes "
+        f"per driver"
     )
-    say("\n".join([table(results), *lacking.values()]))
-    say(f"  {target / 'compare.json'}\n  {drawn(results, target / 'compare.png', title)}")
+    say("\n".join([format_table(results), *missing.values()]))
+    say(f"  {target / 'compare.json'}\n  {plot_drivers(results, target / 'compare.png', title)}")
 
 
-def chosen(ways: dict[str, Driver], lacking: dict[str, str], only: str) -> dict[str, Driver]:
-    """The ways that were asked for, in their order; UsageError for one that is none, or that this
-    run lacks.
-    """
+def select_drivers(
+    drivers: dict[str, Driver], missing: dict[str, str], only: str
+) -> dict[str, Driver]:
+    """The drivers named in `only`; UsageError for a name that is unknown or that the run lacks."""
     names = [word.strip() for word in only.split(";")]
-    known = dict.fromkeys(way.name for way in ways.values())
+    known = dict.fromkeys(driver.name for driver in drivers.values())
     for name in names:
-        if name in lacking:
-            raise UsageError(f"--drivers: {lacking[name]}")
+        if name in missing:
+            raise UsageError(f"--drivers: {missing[name]}")
         if name not in known:
             raise UsageError(f"--drivers: {name!r} is not one of {'; '.join(known)}")
-    return {full: way for full, way in ways.items() if way.name in names}
+    return {full: driver for full, driver in drivers.items() if driver.name in names}

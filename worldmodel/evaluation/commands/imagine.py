@@ -4,7 +4,6 @@ numbers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from worldmodel.evaluation.imagination import (
 from worldmodel.evaluation.imagination.open_loop import dream
 from worldmodel.evaluation.imagination.scene import Scene, opened
 from worldmodel.evaluation.plotting import grids, media
-from worldmodel.evaluation.quality.model_quality import plain
+from worldmodel.evaluation.results import write_result
 from worldmodel.saved_run import Run
 from worldmodel.system.console import Progress, say
 
@@ -80,8 +79,7 @@ def written(target: Path, scene: Scene, values: dict[str, Any]) -> Path:
         "source": scene.source,
         "context": scene.context,
     }
-    target.write_text(json.dumps(plain({**about, **values}), indent=1, allow_nan=False) + "\n")
-    return target
+    return write_result(target, {**about, **values})
 
 
 def reach(scene: Scene, wanted: Wanted) -> int:

@@ -4,7 +4,6 @@ simulator.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,16 @@ from worldmodel.evaluation.quality.held_out_episodes import (
     from_replay,
     given,
 )
-from worldmodel.evaluation.quality.model_quality import Quality, Real, measure, plain
+from worldmodel.evaluation.quality.model_quality import Quality, Real, measure
 from worldmodel.evaluation.quality.page import page
 from worldmodel.evaluation.quality.plan_returns import Amounts
 from worldmodel.evaluation.quality.run_policies import own_policies
 from worldmodel.evaluation.quality.summary_text import report
-from worldmodel.evaluation.returns.recordings import first_made, playing
+from worldmodel.evaluation.results import to_plain, write_result
+from worldmodel.evaluation.returns.evaluation_rollout import (
+    make_evaluation_rollout,
+    make_first_available,
+)
 from worldmodel.run_directory import RunDir
 from worldmodel.saved_run import Run
 from worldmodel.system.console import Progress, say
@@ -53,7 +56,7 @@ class Wanted:
 def write(run: Run, make: Make, wanted: Wanted) -> None:
     """RUN/eval/model.json, a page of plots, and what the numbers say."""
     source, episodes, quality = measured(run, make, wanted)
-    found, target = plain(quality.results), run.path / "eval"
+    found, target = to_plain(quality.results), run.path / "eval"
     about = {
         "run": str(run.path),
         "frames": run.frames,
@@ -63,7 +66,7 @@ def write(run: Run, make: Make, wanted: Wanted) -> None:
         "steps": sum(map(len, episodes)),
     }
     lines = {**about, "context": wanted.context, "left_out": quality.left_out, **found}
-    (target / "model.json").write_text(json.dumps(lines, indent=1, allow_nan=False) + "\n")
+    write_result(target / "model.json", lines)
     title = f"{run.config.env.task}, {run.frames} frames: {len(episodes)} episodes, {source}"
     say(report(found, quality.left_out))
     say(f"  {target / 'model.json'}\n  {page(found, target / 'model.png', title)}")
@@ -89,7 +92,7 @@ def measured(run: Run, make: Make, wanted: Wanted) -> tuple[str, list[Recorded],
         )
         return "replay", episodes, _measure(run, episodes, wanted, None)
     with vector:
-        rollout, player = playing(run, vector, wanted.seed)
+        rollout, player = make_evaluation_rollout(run, vector, wanted.seed)
         bar = Progress(wanted.episodes, "playing")
         episodes = collect(rollout, player, wanted.episodes, bar.update)
         bar.close()
@@ -107,7 +110,7 @@ def _opened(run: Run, make: Make) -> Any | None:
     with a line.
     """
     obs = run.config.env.obs
-    found, why = first_made(make, ["both", obs] if obs == "pixels" else [obs])
+    found, why = make_first_available(make, ["both", obs] if obs == "pixels" else [obs])
     if found is None:
         say(f"the environment can't be made here ({why}): taking the run's replay")
     return found

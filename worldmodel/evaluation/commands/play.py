@@ -19,7 +19,10 @@ from worldmodel.evaluation.play.server import Server
 from worldmodel.evaluation.play.session import Session
 from worldmodel.evaluation.play.start_points import ReplayStarts
 from worldmodel.evaluation.quality.held_out_episodes import Simulator
-from worldmodel.evaluation.returns.recordings import first_made, playing
+from worldmodel.evaluation.returns.evaluation_rollout import (
+    make_evaluation_rollout,
+    make_first_available,
+)
 from worldmodel.saved_run import Run
 from worldmodel.system.console import say
 from worldmodel.training.stop_request import Stop
@@ -41,7 +44,7 @@ def play(
     stop = Stop()
     build.check_goal(run.config, run.model)
     obs = run.config.env.obs
-    envs, why = first_made(make, ["both", obs] if obs == "state" else [obs])
+    envs, why = make_first_available(make, ["both", obs] if obs == "state" else [obs])
     notes = (
         []
         if envs
@@ -78,7 +81,9 @@ def opened(
     begin from.
     """
     dreams, replay = Dreams(run), ReplayStarts(run)
-    simulator = Simulator(envs, playing(run, envs, seed)[0].to_env) if envs else None
+    simulator = (
+        Simulator(envs, make_evaluation_rollout(run, envs, seed)[0].to_env) if envs else None
+    )
     session = Session(dreams, simulator, replay, seed, context)
     if simulator is not None:
         session.new_episode()

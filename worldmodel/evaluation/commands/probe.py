@@ -4,13 +4,16 @@ latent.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 from worldmodel.errors import UsageError
 from worldmodel.evaluation.quality.state_probe import gather, held_out_r2
-from worldmodel.evaluation.returns.recordings import needed, playing
+from worldmodel.evaluation.results import write_result
+from worldmodel.evaluation.returns.evaluation_rollout import (
+    make_evaluation_rollout,
+    require_environment,
+)
 from worldmodel.saved_run import Run
 from worldmodel.system.console import Progress, say
 
@@ -21,8 +24,10 @@ def probed(run: Run, make: Callable[..., Any], episodes: int, seed: int) -> None
         raise UsageError("--episodes: every third episode is held out; give at least 3")
     obs = run.config.env.obs
     bar = Progress(episodes, "episodes")
-    with needed(make)("both" if obs == "pixels" else obs) as envs:
-        found = held_out_r2(*gather(*playing(run, envs, seed), episodes, bar.update)).tolist()
+    with require_environment(make)("both" if obs == "pixels" else obs) as envs:
+        found = held_out_r2(
+            *gather(*make_evaluation_rollout(run, envs, seed), episodes, bar.update)
+        ).tolist()
     bar.close()
     r2 = [None if x != x else x for x in found]
     lines = {
@@ -33,7 +38,7 @@ def probed(run: Run, make: Callable[..., Any], episodes: int, seed: int) -> None
         "r2": r2,
     }
     target = run.path / "eval" / "probe.json"
-    target.write_text(json.dumps(lines, indent=1) + "\n")
+    write_result(target, lines)
     shown = ", ".join("never changes" if x is None else f"{x:.3f}" for x in r2)
     say(
         f"R^2 of a linear read-out of the true state, by coordinate: {shown}; 1 is all of it, 0 "

@@ -1,10 +1,7 @@
-"""`eval.py RUN returns`: what a run earns over whole episodes, and videos of the best, the median
-and the worst.
-"""
+"""`eval.py RUN returns`: returns over whole episodes; videos of the best, median and worst."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +9,8 @@ from typing import Any
 
 from worldmodel.errors import RunError
 from worldmodel.evaluation.plotting import media
-from worldmodel.evaluation.returns.recordings import playing
+from worldmodel.evaluation.results import write_result
+from worldmodel.evaluation.returns.evaluation_rollout import make_evaluation_rollout
 from worldmodel.rollout.episodes import Evaluation, run_episodes, spoken
 from worldmodel.run_directory import RunDir
 from worldmodel.saved_run import Run
@@ -21,8 +19,8 @@ from worldmodel.system.cpu_cores import count_cores
 from worldmodel.system.files import read_json, to_finite
 
 FILE = "returns.json"
-MOST = 1 << 26  # bytes of it that are read
-NUMBERS = (
+MAX_BYTES = 1 << 26  # size limit of that file
+REQUIRED_KEYS = (
     "eval/episodes",
     "eval/score",
     "eval/score_low",
@@ -31,38 +29,36 @@ NUMBERS = (
     "eval/iqm_low",
     "eval/iqm_high",
 )
-SUCCESS = ("eval/success", "eval/success_low", "eval/success_high")
+SUCCESS_KEYS = ("eval/success", "eval/success_low", "eval/success_high")
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """How many episodes, of which seed, in how many environments side by side; 0 takes one for
-    every core.
-    """
+class ReturnsOptions:
+    """How many episodes to play, their seed, and how many environments in parallel (0: cores)."""
 
     episodes: int
     seed: int
     envs: int
 
     @property
-    def side_by_side(self) -> int:
+    def env_count(self) -> int:
         return min(self.episodes, self.envs or count_cores())
 
 
-def score(run: Run, make: Callable[[int], Any], wanted: Wanted) -> dict[str, Any]:
-    """Play, write RUN/eval/returns.json and the videos, say what came out; returns what the file
-    holds.
-    """
+def evaluate_returns(
+    run: Run, make: Callable[[int], Any], options: ReturnsOptions
+) -> dict[str, Any]:
+    """Play episodes, write returns.json and videos, print a summary; return the results."""
     target = run.path / "eval"
-    bar = Progress(wanted.episodes, "episodes")
-    with make(wanted.side_by_side) as envs:
-        rollout, player = playing(run, envs, wanted.seed)
+    bar = Progress(options.episodes, "episodes")
+    with make(options.env_count) as envs:
+        rollout, player = make_evaluation_rollout(run, envs, options.seed)
 
         def draw(done: int) -> bool:
             bar.update(done)
             return False
 
-        result = run_episodes(rollout, player, wanted.episodes, draw, films=True)
+        result = run_episodes(rollout, player, options.episodes, draw, films=True)
         bar.close()
     assert result is not None
     lines = {
@@ -70,25 +66,25 @@ def score(run: Run, make: Callable[[int], Any], wanted: Wanted) -> dict[str, Any
         "task": run.config.env.task,
         "name": run.config.run.name,
         "frames": run.frames,
-        "seed": wanted.seed,
-        "envs": wanted.side_by_side,
-        **result.summary(wanted.seed),
-        **result.robust(wanted.seed),
+        "seed": options.seed,
+        "envs": options.env_count,
+        **result.summary(options.seed),
+        **result.robust(options.seed),
         "scores": result.scores,
         "lengths": result.lengths,
         "successes": result.successes,
         "places": result.places(),
     }
-    made = [target / FILE, *_videos(result, target)]
-    (target / FILE).write_text(json.dumps(lines, indent=1) + "\n")
-    say(describe(lines))
+    made = [target / FILE, *_save_videos(result, target)]
+    write_result(target / FILE, lines)
+    say(format_returns(lines))
     say("\n".join(f"  {path}" for path in made))
     if len(made) > 1 and not any(path.suffix == ".mp4" for path in made):
         say(media.NO_MP4)
     return lines
 
 
-def _videos(result: Evaluation, target: Path) -> list[Path]:
+def _save_videos(result: Evaluation, target: Path) -> list[Path]:
     made: list[Path] = []
     for name, place in result.places().items():
         film = result.films[place]
@@ -97,19 +93,19 @@ def _videos(result: Evaluation, target: Path) -> list[Path]:
     return made
 
 
-def describe(x: dict[str, Any]) -> str:
-    """What the numbers are, and which way is good."""
+def format_returns(x: dict[str, Any]) -> str:
+    """The results as text."""
     count = x["eval/episodes"]
     ends = spoken(x["eval/score_low"], x["eval/score_high"], count)
     iqm = f", {x['eval/iqm_low']:.1f} to {x['eval/iqm_high']:.1f}" * (count > 1)
     lines = [
         f"return {x['eval/score']:.1f}, {ends}, {count} episode{'s' * (count != 1)}; higher is "
         f"better",
-        f"  middle half of the episodes (IQM) {x['eval/iqm']:.1f}{iqm}",
+        f"  interquartile mean of the episodes (IQM) {x['eval/iqm']:.1f}{iqm}",
     ]
     if "eval/success" in x:
         ends = f", {x['eval/success_low']:.0%} to {x['eval/success_high']:.0%}" * (count > 1)
-        lines.append(f"  success in {x['eval/success']:.0%} of the episodes{ends}")
+        lines.append(f"  success rate {x['eval/success']:.0%}{ends}")
     places = (
         f"{name} {x['scores'][place]:.1f} (episode {place})" for name, place in x["places"].items()
     )
@@ -117,29 +113,28 @@ def describe(x: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def saved(path: Path) -> dict[str, Any]:
-    """What an earlier command left of a run; RunError in one line where there is nothing
-    to read.
-    """
-    RunDir(path).load_config()  # says what is wrong where this is no run
+def load_returns(path: Path) -> dict[str, Any]:
+    """The results that an earlier command wrote; RunError if there are none or if damaged."""
+    RunDir(path).load_config()  # fails with a message if this is no run
     try:
-        return checked(read_json(path / "eval" / FILE, MOST))
+        return validate_returns(read_json(path / "eval" / FILE, MAX_BYTES))
     except FileNotFoundError:
         raise RunError(
-            f"{path}/eval/{FILE} is not there: make it with ./wm eval {path}", 4
+            f"{path}/eval/{FILE} does not exist: ./wm eval {path} writes it", 4
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise RunError(
-            f"{path}/eval/{FILE} is damaged or of another version: ./wm eval {path} makes it anew",
+            f"{path}/eval/{FILE} is damaged or of another version: ./wm eval {path} "
+            "writes it again",
             4,
         ) from None
 
 
-def checked(found: dict[str, Any]) -> dict[str, Any]:
-    """The same, if all that `describe` and the aggregates read of it is there and of its kind;
-    else an error.
-    """
-    numbers = [found[key] for key in (*NUMBERS, *(SUCCESS if "eval/success" in found else ()))]
+def validate_returns(found: dict[str, Any]) -> dict[str, Any]:
+    """The results, if they hold what later code reads, with the right types; else an error."""
+    numbers = [
+        found[key] for key in (*REQUIRED_KEYS, *(SUCCESS_KEYS if "eval/success" in found else ()))
+    ]
     numbers += [found["frames"], *found["scores"]]
     words = [found[key] for key in ("run", "task", "name")]
     places = found["places"].values()
@@ -150,5 +145,5 @@ def checked(found: dict[str, Any]) -> dict[str, Any]:
         and all(to_finite(x) is not None for x in numbers)
         and all(type(place) is int and 0 <= place < len(found["scores"]) for place in places)
     ):
-        raise ValueError(f"{FILE} does not hold what it should")
+        raise ValueError(f"{FILE} does not have the expected content")
     return found

@@ -16,7 +16,11 @@ from worldmodel.errors import RunError, UsageError
 from worldmodel.evaluation.quality.evaluated_model import OpenedRun
 from worldmodel.evaluation.quality.held_out_episodes import Recorded, from_replay
 from worldmodel.evaluation.quality.open_loop_error import Usual, pick
-from worldmodel.evaluation.returns.recordings import first_made, playing, record
+from worldmodel.evaluation.returns.evaluation_rollout import (
+    make_evaluation_rollout,
+    make_first_available,
+    record_episode,
+)
 from worldmodel.saved_run import Run
 from worldmodel.spaces import Row, State
 from worldmodel.system.console import Progress, say
@@ -85,7 +89,9 @@ def opened(
             "objective "
             "reconstruction; ./wm eval RUN model measures it all the same"
         )
-    envs, why = first_made(make, [run.config.env.obs]) if source == "fresh" else (None, "")
+    envs, why = (
+        make_first_available(make, [run.config.env.obs]) if source == "fresh" else (None, "")
+    )
     if envs is None:
         say(
             f"the environment can't be made here ({why}): taking the run's replay"
@@ -96,9 +102,9 @@ def opened(
         source = "replay"
     else:
         with envs:
-            rollout, player = playing(run, envs, seed)
+            rollout, player = make_evaluation_rollout(run, envs, seed)
             bar = Progress(MOST_ROWS, "playing, at most")
-            rows = record(rollout, player, MOST_ROWS, bar.update)
+            rows = record_episode(rollout, player, MOST_ROWS, bar.update)
             bar.update(MOST_ROWS, f"an episode of {len(rows)} rows")
             bar.close()
         episode = Recorded({k: np.stack([row[k] for row in rows]) for k in rows[0]})

@@ -17,7 +17,7 @@ from worldmodel.evaluation.play.parallel_rollouts import Dreams, Look
 from worldmodel.evaluation.play.start_points import ReplayStarts, Start
 from worldmodel.evaluation.plotting import media
 from worldmodel.evaluation.quality.held_out_episodes import Simulator
-from worldmodel.evaluation.returns.recordings import ENTROPY
+from worldmodel.evaluation.returns.evaluation_rollout import SEED_STREAM
 from worldmodel.rollout.collector import episode_seeds
 from worldmodel.spaces import State
 from worldmodel.system.runtime import mix_seeds
@@ -72,7 +72,7 @@ class Session:
     ):
         self.dreams, self.simulator, self.replay = dreams, simulator, replay
         self.seed, self.context = seed, context
-        self.seeds = episode_seeds(seed, ENTROPY)
+        self.seeds = episode_seeds(seed, SEED_STREAM)
         self.number = 0  # of the next new episode
         self.start: Start | None = None
         self.history: list[Moment] = []

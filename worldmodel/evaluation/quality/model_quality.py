@@ -194,14 +194,3 @@ def _plans(quality: Quality, trials: Trials, seed: int) -> None:
             quality.results["sensitivity"] = found
         else:
             quality.left_out.append("actions never changed the pictures: no action sensitivity")
-
-
-def plain(value: Any) -> Any:
-    """Arrays to lists, and None for what is not a finite number: JSON knows neither."""
-    if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [plain(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -33,8 +33,8 @@ from worldmodel.evaluation.report.html import (
 )
 from worldmodel.evaluation.report.reported_run import DAMAGE_ERRORS, ReportedRun, require_number
 from worldmodel.evaluation.report.svg import plot_bars
-from worldmodel.evaluation.returns.aggregates import AGGREGATES
 from worldmodel.rollout.episodes import spoken
+from worldmodel.rollout.statistics import AGGREGATES
 
 OPEN_LOOP_CAPTION = (
     "imagined rollout from {}: truth, model (green bar: frames seen; orange bar: actions alone), "

@@ -1,4 +1,4 @@
-"""Returns over whole episodes, of one run and of several seeds.
+"""Returns over whole episodes: playing a saved run, its drivers, statistics over seeds.
 
-Commands and training use it.
+The other rooms of evaluation use it; it imports only results and plotting among them.
 """

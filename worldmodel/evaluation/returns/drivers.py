@@ -1,6 +1,4 @@
-"""Ways to drive one saved model, at several budgets: what each earns, and how long it thinks about
-an action.
-"""
+"""The drivers of a saved run (actor, planners, random) with their returns and thinking times."""
 
 from __future__ import annotations
 
@@ -25,54 +23,56 @@ from worldmodel.rollout.episodes import doubts
 from worldmodel.rollout.player import Player
 from worldmodel.spaces import Row
 
-Changes = list[tuple[str, str]]
+Overrides = list[tuple[str, str]]
 
-# What the preset icem adds to a CEM of any size.
-ADDED = ("momentum", "keep", "decay", "color")
-ICEM = [
+# The keys by which the preset icem differs from a CEM of any size.
+ICEM_KEYS = ("momentum", "keep", "decay", "color")
+ICEM_OVERRIDES = [
     (f"planner.{k}", str(v))
     for k, v in read_yaml(preset_files()["icem"])["planner"].items()
-    if k in ADDED
+    if k in ICEM_KEYS
 ]
-SEEDS = 20  # one in so many candidates of a seeded planner comes from the actor
-
-
-STEP = 50  # the effort of a step without a plan
+CANDIDATES_PER_PROPOSAL = 20  # with proposals, one candidate in 20 comes from the actor
+STEP_EFFORT = 50  # of a step without planning
 
 
 @dataclass(frozen=True)
 class Driver:
-    """A way to drive, as changes to the run's configuration; `candidates` of a planner, None of
-    what does not plan.
+    """Whatever chooses the actions, as overrides of the run's configuration.
 
-    `effort` is about how long a step takes it and the simulator, in units of a dreamt candidate.
+    `candidates` is None without a planner. `effort` estimates the time of a step with the
+    simulator, in units of an imagined candidate.
     """
 
     name: str
-    changes: Changes
+    overrides: Overrides
     candidates: int | None = None
-    effort: int = STEP
+    effort: int = STEP_EFFORT
 
 
 @dataclass(frozen=True)
-class Planning:
+class PlannerVariant:
+    """A planner, its score and whether the actor proposes some of its candidates."""
+
     planner: str
     score: str = "reward"
-    seeded: bool = False
+    has_proposals: bool = False
     more: tuple[tuple[str, str], ...] = ()
 
     @property
-    def learned(self) -> bool:
+    def needs_actor_critic(self) -> bool:
         """Whether it needs an actor or a critic."""
-        return self.seeded or self.score != "reward"
+        return self.has_proposals or self.score != "reward"
 
-    def changes(self, candidates: int, elites: int) -> Changes:
+    def overrides(self, candidates: int, elites: int) -> Overrides:
         keys = {
             "name": self.planner,
             "score": self.score,
             "candidates": candidates,
             "elites": elites,
-            "proposals": max(1, candidates // SEEDS) if self.seeded else 0,
+            "proposals": max(1, candidates // CANDIDATES_PER_PROPOSAL)
+            if self.has_proposals
+            else 0,
         }
         return [
             ("behavior.name", "mpc"),
@@ -81,46 +81,49 @@ class Planning:
         ]
 
 
-PLANNINGS = {
-    "shooting": Planning("shooting"),
-    "cem": Planning("cem"),
-    "icem": Planning("cem", more=tuple(ICEM)),
-    "mppi": Planning("mppi"),
-    "cem, critic": Planning("cem", "reward+value"),
-    "cem, actor": Planning("cem", "reward", True),
-    "cem, actor and critic": Planning("cem", "reward+value", True),
-    "mppi, actor and critic": Planning("mppi", "reward+value", True),
+PLANNER_VARIANTS = {
+    "shooting": PlannerVariant("shooting"),
+    "cem": PlannerVariant("cem"),
+    "icem": PlannerVariant("cem", more=tuple(ICEM_OVERRIDES)),
+    "mppi": PlannerVariant("mppi"),
+    "cem, critic": PlannerVariant("cem", "reward+value"),
+    "cem, actor": PlannerVariant("cem", "reward", True),
+    "cem, actor and critic": PlannerVariant("cem", "reward+value", True),
+    "mppi, actor and critic": PlannerVariant("mppi", "reward+value", True),
 }
 
 
-def drivers(
+def list_drivers(
     planner: PlannerConfig, learned: bool, budgets: Sequence[float]
 ) -> tuple[dict[str, Driver], dict[str, str]]:
-    """By full name what can drive a run, planners once for each share of its candidates; by name
-    why others cannot.
+    """The drivers of a run by full name, and the reason by name for those that it lacks.
+
+    A planner is listed once for each budget, a share of the run's candidates.
     """
     found = {"random": Driver("random", [("behavior.name", "random")])}
     if learned:
         found["actor"] = Driver("actor", [("behavior.name", "actor_critic")])
     able = {
-        name: planning for name, planning in PLANNINGS.items() if learned or not planning.learned
+        name: planning
+        for name, planning in PLANNER_VARIANTS.items()
+        if learned or not planning.needs_actor_critic
     }
     for name, planning in able.items():
         for share in budgets:
             candidates = max(4, round(planner.candidates * share))
             elites = min(max(2, round(planner.elites * share)), candidates // 2)
             rounds = 1 if planning.planner == "shooting" else planner.iterations
-            effort = STEP + rounds * candidates
+            effort = STEP_EFFORT + rounds * candidates
             found[f"{name}, {candidates}"] = Driver(
-                name, planning.changes(candidates, elites), candidates, effort
+                name, planning.overrides(candidates, elites), candidates, effort
             )
-    unable = [] if learned else ["actor", *(name for name in PLANNINGS if name not in able)]
-    why = "this run trained no actor and no critic (behavior.name actor_critic would)"
+    unable = [] if learned else ["actor", *(name for name in PLANNER_VARIANTS if name not in able)]
+    why = "this run has no actor and no critic (train with behavior.name actor_critic)"
     return found, {name: f"left out: {name}; {why}" for name in unable}
 
 
-class Timed:
-    """A player that notes how long each of its answers took."""
+class TimedPlayer:
+    """A player that measures how long it takes for each action."""
 
     def __init__(self, player: Player):
         self.player, self.seconds = player, list[float]()
@@ -133,12 +136,12 @@ class Timed:
 
     @property
     def milliseconds(self) -> float:
-        """The median, which a first call's warming up does not move."""
+        """The median, which a slow first call does not affect."""
         return 1000 * float(np.median(self.seconds))
 
 
-def table(results: dict[str, dict[str, Any]]) -> str:
-    """Plain text, the best return first."""
+def format_table(results: dict[str, dict[str, Any]]) -> str:
+    """The results as text, best return first."""
     lines = [f"{'driven by (candidates)':<30}{'return':>9}{'95 % interval':>20}{'ms/action':>11}"]
     for name, r in sorted(results.items(), key=lambda item: -item[1]["eval/score"]):
         interval = (
@@ -152,15 +155,15 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         [
             *lines,
             *doubts(
-                f"{'one episode' if count == 1 else f'{count} episodes'} each way (--episodes)",
+                f"{'one episode' if count == 1 else f'{count} episodes'} per driver (--episodes)",
                 count,
             ),
         ]
     )
 
 
-def drawn(results: dict[str, dict[str, Any]], target: Path, title: str) -> Path:
-    """Return against thinking time, a line through the budgets of each way."""
+def plot_drivers(results: dict[str, dict[str, Any]], target: Path, title: str) -> Path:
+    """Plot returns over thinking time; a line connects the budgets of each driver."""
     figure, axes = load_pyplot().subplots(figsize=(8.5, 5), dpi=100)
     sizes = scale_markers([r["candidates"] for r in results.values()])
     for number, way in enumerate(dict.fromkeys(r["way"] for r in results.values())):
@@ -184,7 +187,7 @@ def drawn(results: dict[str, dict[str, Any]], target: Path, title: str) -> Path:
     axes.set(
         xlabel=f"milliseconds per action, log scale{describe_markers(sizes)}",
         ylabel="mean return, 95 % range",
-        title="up is better, left is quicker",
+        title="up is better, left is faster",
     )
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
     return save_figure(figure, target, title)

@@ -1,12 +1,10 @@
-"""`eval.py RUN RUN ... returns`: runs that differ in their seeds as one number with an interval,
-method by method.
+"""`eval.py RUN RUN ... returns`: aggregates over runs that differ in their seeds, by method.
 
-A method is what a run is called (run.name); a run's score is the mean return of its episodes.
+A method is a run's run.name. A run's score is the mean return of its episodes.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,60 +19,57 @@ from worldmodel.evaluation.plotting.style import (
     load_pyplot,
     save_figure,
 )
-from worldmodel.evaluation.quality.model_quality import plain
-from worldmodel.evaluation.returns.aggregates import AGGREGATES, estimates, profile
+from worldmodel.evaluation.results import write_result
+from worldmodel.rollout.statistics import AGGREGATES, compute_profile, estimate_aggregates
 from worldmodel.system.console import say
 
-LEVELS = 101  # returns at which the profile is drawn
-FEW = 3  # seeds below which an interval says little
+PROFILE_LEVELS = 101  # returns at which the profile is evaluated
+FEW_RUNS = 3  # an interval over fewer runs says little
 Scores = dict[str, dict[str, list[float]]]  # by task, by method: a score per run
 
 
-def check_different(paths: Sequence[Path]) -> None:
+def check_distinct_runs(paths: Sequence[Path]) -> None:
     if len({path.resolve() for path in paths}) < len(paths):
         raise RunError("returns: the same run is named twice; its episodes would count twice", 2)
 
 
-def aggregate(found: Sequence[dict[str, Any]], target: Path, seed: int) -> None:
-    """Of what `returns` found of each run: seeds.json and seeds.png in a directory, and a
-    table.
-    """
-    scores = by_task(found)
+def write_aggregate(found: Sequence[dict[str, Any]], target: Path, seed: int) -> None:
+    """Write seeds.json and seeds.png from the results of several runs, and print a table."""
+    scores = group_by_task(found)
     results: dict[str, Any] = {
         "tasks": {
-            task: compared({m: [s] for m, s in methods.items()}, seed)
+            task: aggregate_methods({m: [s] for m, s in methods.items()}, seed)
             for task, methods in scores.items()
         }
     }
-    lines = [line for task, methods in results["tasks"].items() for line in table(task, methods)]
+    lines = [
+        line for task, methods in results["tasks"].items() for line in format_table(task, methods)
+    ]
     pages = [(task, results["tasks"][task]) for task in scores]
     if len(scores) > 1 and all(task.startswith("dmc:") for task in scores):
-        # Returns of all DeepMind Control tasks lie between 0 and 1000: they can be pooled as they
-        # are.
+        # Returns of all DeepMind Control tasks lie between 0 and 1000, so they can be pooled.
         methods = dict.fromkeys(m for task in scores.values() for m in task)
         everywhere = [m for m in methods if all(m in task for task in scores.values())]
         if everywhere:
-            results["together"] = compared(
+            results["together"] = aggregate_methods(
                 {m: [scores[t][m] for t in scores] for m in everywhere}, seed
             )
-            lines += table(f"{len(scores)} tasks together", results["together"])
+            lines += format_table(f"{len(scores)} tasks together", results["together"])
             pages.append((f"{len(scores)} tasks together", results["together"]))
     elif len(scores) > 1:
-        lines.append("returns of these tasks have no scale in common: they are not pooled")
+        lines.append("returns of these tasks have no common scale: they are not pooled")
     few = min(len(s) for methods in scores.values() for s in methods.values())
-    if few < FEW:
+    if few < FEW_RUNS:
         lines.append(
             f"a method has {few} run{'s' * (few > 1)}: an interval over so few says little"
         )
     runs = [{k: x[k] for k in ("run", "task", "name", "frames", "eval/score")} for x in found]
-    (target / "seeds.json").write_text(
-        json.dumps(plain({"seed": seed, "runs": runs, **results}), indent=1) + "\n"
-    )
+    path = write_result(target / "seeds.json", {"seed": seed, "runs": runs, **results})
     say("\n".join(lines))
-    say(f"  {target / 'seeds.json'}\n  {drawn(pages, target / 'seeds.png')}")
+    say(f"  {path}\n  {plot_methods(pages, target / 'seeds.png')}")
 
 
-def by_task(found: Sequence[dict[str, Any]]) -> Scores:
+def group_by_task(found: Sequence[dict[str, Any]]) -> Scores:
     scores: Scores = {}
     for x in found:
         scores.setdefault(x["task"], {}).setdefault(x["name"], []).append(
@@ -83,27 +78,25 @@ def by_task(found: Sequence[dict[str, Any]]) -> Scores:
     return scores
 
 
-def compared(methods: dict[str, list[list[float]]], seed: int) -> dict[str, Any]:
-    """By method, of scores by task and run: aggregates with intervals, and the performance
-    profile.
-    """
+def aggregate_methods(methods: dict[str, list[list[float]]], seed: int) -> dict[str, Any]:
+    """Aggregates with intervals and the performance profile of each method's scores."""
     strata = {m: [np.array(s) for s in tasks] for m, tasks in methods.items()}
     every = np.concatenate([s for tasks in strata.values() for s in tasks])
     room = 0.05 * max(np.ptp(every), 1e-6)
-    levels = np.linspace(min(0.0, every.min()) - room, every.max() + room, LEVELS)
+    levels = np.linspace(min(0.0, every.min()) - room, every.max() + room, PROFILE_LEVELS)
     return {
         m: {
             "runs": [s.tolist() for s in tasks],
-            **estimates(tasks, seed),
+            **estimate_aggregates(tasks, seed),
             "levels": levels,
-            "profile": profile(tasks, levels, seed),
+            "profile": compute_profile(tasks, levels, seed),
         }
         for m, tasks in strata.items()
     }
 
 
-def table(title: str, methods: dict[str, Any]) -> list[str]:
-    """Plain text, the best IQM first."""
+def format_table(title: str, methods: dict[str, Any]) -> list[str]:
+    """The aggregates as text, best IQM first."""
     lines = [f"{title:<28}{'runs':>5}" + "".join(f"{name:>28}" for name in AGGREGATES)]
     for name, x in sorted(methods.items(), key=lambda item: -item[1]["iqm"]["value"]):
         cells = (
@@ -118,9 +111,10 @@ def table(title: str, methods: dict[str, Any]) -> list[str]:
 TITLES = {"mean": "mean", "median": "median of task means", "iqm": "IQM"}
 
 
-def drawn(pages: Sequence[tuple[str, dict[str, Any]]], target: Path) -> Path:
-    """A row for each task: interval estimates, and performance profiles. The median of one task's
-    mean is no news.
+def plot_methods(pages: Sequence[tuple[str, dict[str, Any]]], target: Path) -> Path:
+    """Plot interval estimates and performance profiles, a row for each task.
+
+    The median over tasks is shown only if there are several.
     """
     most = max(len(methods) for _, methods in pages)
     pooled = any(len(x["runs"]) > 1 for _, methods in pages for x in methods.values())
@@ -135,17 +129,17 @@ def drawn(pages: Sequence[tuple[str, dict[str, Any]]], target: Path) -> Path:
     )
     for row, (title, methods) in zip(grid, pages, strict=True):
         for axes, name in zip(row, shown, strict=False):
-            _intervals(axes, name, methods)
+            _plot_intervals(axes, name, methods)
         row[0].set_ylabel(title, fontsize=9)
-        _profiles(row[-1], methods)
+        _plot_profiles(row[-1], methods)
     return save_figure(
         figure,
         target,
-        "returns over seeds, a dot each: bars are 95 % intervals, further right is better",
+        "returns, one dot per seed: bars are 95 % intervals, further right is better",
     )
 
 
-def _intervals(axes: Any, name: str, methods: dict[str, Any]) -> None:
+def _plot_intervals(axes: Any, name: str, methods: dict[str, Any]) -> None:
     axes.set_title(f"{TITLES[name]}, higher is better")
     axes.use_sticky_edges = False
     for place, x in enumerate(methods.values()):
@@ -173,7 +167,7 @@ def _intervals(axes: Any, name: str, methods: dict[str, Any]) -> None:
     axes.set_xlabel("return")
 
 
-def _profiles(axes: Any, methods: dict[str, Any]) -> None:
+def _plot_profiles(axes: Any, methods: dict[str, Any]) -> None:
     axes.set_title("performance profile, higher is better")
     for place, (name, x) in enumerate(methods.items()):
         style = {**get_line_style(place), "marker": None}
