@@ -21,7 +21,7 @@ from worldmodel.config import loading
 from worldmodel.config.schema import GoalConfig
 from worldmodel.policy.goals import Goal, load_goal
 from worldmodel.policy.plan_scores import GoalScore
-from worldmodel.replay.buffer import Replay
+from worldmodel.replay.buffer import Replay, ReplayError
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.spaces import ObservationSpace, map_state
 
@@ -302,7 +302,7 @@ def test_replays_that_hold_no_such_goal(tmp_path):
         with pytest.raises(ValueError, match=wanted):
             load_goal(goal(**changes), observation)
     next((run / "replay").glob("0001*")).write_bytes(b"torn")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ReplayError, match="cannot be read"):
         load_goal(goal(run=str(run)), SEEN)
 
 

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from worldmodel.errors import DataError
 from worldmodel.replay.buffer import (
     Replay,
     ReplayError,
@@ -432,7 +433,7 @@ def test_missing_is_refused(tmp_path):
         flip_byte(path)
     with pytest.raises(ReplayMissing, match="every replay chunk"):
         reload(state, tmp_path / "a")
-    assert issubclass(ReplayMissing, ReplayError) and issubclass(ReplayError, RuntimeError)
+    assert issubclass(ReplayMissing, ReplayError) and issubclass(ReplayError, DataError)
     reload(make(tmp_path / "c").state(), tmp_path / "c")  # nothing was there to lose
 
 
