@@ -1,7 +1,7 @@
-"""Environments by name, all plain gymnasium.Env.
+"""Environments made by name, each a gymnasium.Env.
 
-The programs use it and hand its environments to worldmodel. It knows nothing of agents and
-imports nothing of worldmodel.
+The programs make environments here and pass them to worldmodel. This package imports nothing of
+worldmodel.
 """
 
 from .errors import EnvError, EnvSettingsError

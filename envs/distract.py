@@ -1,8 +1,8 @@
-"""Distractors: the background gives way to moving pictures that have nothing to do with the task.
+"""Distractors: moving pictures, unrelated to the task, replace the background.
 
 A background is a function of the episode's seed, of whether it is held out, and of the number of
-steps since the reset. Nothing else is kept, so an episode simulated again from its seed and
-actions shows the same pictures.
+steps since the reset. It has no other state, so an episode that is simulated again from its seed
+and actions shows the same pictures.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from .tasks.canvas import Canvas
 
 KINDS = ("noise", "blobs", "both")
 MIDDLE, CONTRAST = 118.0, 52.0  # mean and standard deviation of the noise, in grey levels
-# the noise's amplitude falls as frequency to the power of minus this; 1 is grainy, 2 all clouds
-FALL = 1.3
+# The noise's amplitude is frequency^-FALLOFF; 1 looks grainy, 2 cloudy.
+FALLOFF = 1.3
 SHARED = 0.8  # share of the noise's variance that red, green and blue have in common
-DRIFT = (0.2, 0.7)  # range of the noise's speed, in 64ths of the shorter side a step
-FLICKER = (0.05, 0.12)  # range of the angle a step by which one noise picture turns into another
+DRIFT = (0.2, 0.7)  # range of the noise's speed, in 64ths of the shorter side per step
+FLICKER = (0.05, 0.12)  # range of the angle per step by which one noise picture fades to another
 BLOBS = 4
 RADIUS = (0.1, 0.24)  # of blobs, where the shorter side spans [-1, 1]
-SPEED = (0.02, 0.07)  # of blobs a step
+SPEED = (0.02, 0.07)  # of blobs per step
 
 
-def fractal(generator: np.random.Generator, size: tuple[int, int], count: int) -> np.ndarray:
-    """Pictures (count, H, W) float32 of mean 0 and variance 1 that tile the plane: 1 /
-    frequency^FALL noise.
-    """
+def make_fractal_noise(
+    generator: np.random.Generator, size: tuple[int, int], count: int
+) -> np.ndarray:
+    """Make noise pictures (count, H, W) float32 of mean 0 and variance 1 that tile the plane."""
     height, width = size
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
     frequency[0, 0] = np.inf
-    waves = np.fft.rfft2(generator.standard_normal((count, height, width))) / frequency**FALL
+    waves = np.fft.rfft2(generator.standard_normal((count, height, width))) / frequency**FALLOFF
     fields = np.fft.irfft2(waves, size)
     return (fields / fields.std((1, 2), keepdims=True)).astype(np.float32)
 
 
 class Noise:
-    """Two coloured pictures that drift apart while each turns into the other."""
+    """Two coloured noise pictures that drift while fading into each other."""
 
     def __init__(self, generator: np.random.Generator, size: tuple[int, int]):
         self.height, self.width = size
         grey, colour = np.sqrt(SHARED), np.sqrt(1 - SHARED)
-        fields = fractal(generator, size, 8).reshape(2, 4, *size).transpose(0, 2, 3, 1)
+        fields = make_fractal_noise(generator, size, 8).reshape(2, 4, *size).transpose(0, 2, 3, 1)
         tiles = CONTRAST * (grey * fields[..., :1] + colour * fields[..., 1:])
-        # Twice as large, any shift of them is a view.
+        # At twice the size, any shifted picture is a view.
         self.tiles = np.pad(
             tiles, ((0, 0), (0, self.height + 1), (0, self.width + 1), (0, 0)), "wrap"
         )
@@ -56,12 +56,12 @@ class Noise:
             generator.uniform(0, 2 * np.pi, 2),
             generator.uniform(*DRIFT, 2) * min(size) / 64,
         )
-        # (2, 2) rows, columns a step
+        # (2, 2) rows and columns per step
         self.velocity = np.stack([np.sin(angle), np.cos(angle)], 1) * speed[:, None]
         self.phase, self.turn = generator.uniform(0, 2 * np.pi), generator.uniform(*FLICKER)
 
     def paint(self, picture: np.ndarray, step: int) -> None:
-        """Draw the noise of a step, between pixels by bilinear interpolation."""
+        """Draw the noise of a step, with bilinear interpolation between pixels."""
         angle = self.phase + self.turn * step
         picture.fill(MIDDLE)
         for tile, velocity, share in zip(
@@ -84,7 +84,7 @@ class Noise:
 
 
 class Blobs:
-    """Discs of all colours that move straight on and turn back at the picture's rim."""
+    """Coloured discs that move in straight lines and bounce off the picture's edge."""
 
     def __init__(self, generator: np.random.Generator, size: tuple[int, int]):
         self.reach = np.array([size[1], size[0]]) / min(size)
@@ -101,7 +101,7 @@ class Blobs:
             - self.reach
         )
         for (x, y), radius, colour in zip(where.tolist(), self.radius, self.colour, strict=True):
-            board.disc(x, y, radius, colour)
+            board.draw_disc(x, y, radius, colour)
 
 
 class Background:
@@ -114,8 +114,11 @@ class Background:
         self.blobs = Blobs(generator, size) if kind != "noise" else None
         self.plain = generator.integers(0, 256, 3).tolist()
 
-    def picture(self, step: int) -> np.ndarray:
-        """The background (H, W, 3) of a step, float32 in [0, 255]; the next call overwrites it."""
+    def draw(self, step: int) -> np.ndarray:
+        """Draw the background (H, W, 3) of a step, float32 in [0, 255].
+
+        The next call overwrites the result.
+        """
         if self.noise:
             self.noise.paint(self.board.image, step)
         else:
@@ -126,11 +129,11 @@ class Background:
 
 
 class Distract(gymnasium.Wrapper):
-    """Put moving pictures behind what belongs to the task.
+    """Replace the picture's background by moving pictures.
 
-    The innermost environment says what that is: its `mask()` says how far (H, W) in [0, 1] each
-    pixel of the picture drawn last is to be left alone. `strength` 0 leaves all of the picture
-    alone, 1 nothing but the mask.
+    The innermost environment's `mask()` returns (H, W) in [0, 1], the share of each pixel of the
+    last picture that belongs to the task and is kept. `strength` is the share of the background
+    that is replaced: at 0 none, at 1 all of it.
     """
 
     def __init__(
@@ -143,7 +146,7 @@ class Distract(gymnasium.Wrapper):
     ):
         super().__init__(env)
         self.name, self.strength, self.kind, self.held_out = name, strength, kind, held_out
-        self.mask = mask_of(env, name)
+        self.mask = find_mask(env, name)
         space = env.observation_space
         self.key = "image" if isinstance(space, gymnasium.spaces.Dict) else ""
         shape = (space["image"] if isinstance(space, gymnasium.spaces.Dict) else space).shape
@@ -164,22 +167,26 @@ class Distract(gymnasium.Wrapper):
             Background(self.generator, self.board, self.kind) if self.strength else None
         )
         obs, info = self.env.reset(seed=seed, options=options)
-        return self._observed(obs), info
+        return self._distract_observation(obs), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
         obs, reward, terminated, truncated, info = self.env.step(action)
         self.count += 1
-        return self._observed(obs), reward, terminated, truncated, info
+        return self._distract_observation(obs), reward, terminated, truncated, info
 
     def render(self) -> Any:
-        """Return the picture of the present state before the present background."""
-        return self._covered(np.asarray(self.env.render()))
+        """Return the picture of the current state with the current background."""
+        return self._blend_background(np.asarray(self.env.render()))
 
-    def _observed(self, obs: Any) -> Any:
-        return {**obs, self.key: self._covered(obs[self.key])} if self.key else self._covered(obs)
+    def _distract_observation(self, obs: Any) -> Any:
+        return (
+            {**obs, self.key: self._blend_background(obs[self.key])}
+            if self.key
+            else self._blend_background(obs)
+        )
 
-    def _covered(self, image: np.ndarray) -> np.ndarray:
-        """A picture with its background mixed with the episode's."""
+    def _blend_background(self, image: np.ndarray) -> np.ndarray:
+        """Blend the episode's background into a picture."""
         if self.background is None:
             return image
         mask = self.mask()
@@ -187,15 +194,15 @@ class Distract(gymnasium.Wrapper):
             raise EnvDataError(
                 f"{self.name}: its mask has shape {mask.shape}, its picture {image.shape[:2]}"
             )
-        behind = self.background.picture(self.count)
+        behind = self.background.draw(self.count)
         behind -= image
         behind *= np.repeat(self.strength * (1.0 - mask), 3).reshape(behind.shape)
         behind += image
         return np.rint(behind, out=behind).astype(np.uint8)
 
 
-def mask_of(env: gymnasium.Env, name: str) -> Callable[[], np.ndarray]:
-    """The innermost environment's `mask`; EnvSettingsError where it has none."""
+def find_mask(env: gymnasium.Env, name: str) -> Callable[[], np.ndarray]:
+    """Return the innermost environment's `mask`; EnvSettingsError if it has none."""
     mask = getattr(env.unwrapped, "mask", None)
     if not callable(mask):
         raise EnvSettingsError(

@@ -1,4 +1,4 @@
-"""Any Gymnasium id, or a user's own class, brought to this package's spaces."""
+"""Gymnasium environments and a user's own classes, adapted to this package's spaces."""
 
 from __future__ import annotations
 
@@ -15,31 +15,32 @@ from gymnasium import error, spaces
 from .errors import EnvSettingsError
 from .wrappers import ActionRepeat, NormalizeAction, Resize, TimeLimit, as_declared, resize
 
-# Packages that register their ids under a namespace only once they are imported.
+# Packages that register their ids, under a namespace, only when they are imported.
 _NAMESPACES = {"ALE": ("ale_py", "pip install ale-py")}
 
 
 def check_id(name: str) -> None:
-    """Raise EnvSettingsError for an id that Gymnasium doesn't know; ids under a namespace are
-    known to their package alone.
+    """Raise EnvSettingsError for an id that Gymnasium does not know.
+
+    Ids under a namespace are not checked: only their package knows them.
     """
     if "/" in name:
         return
     try:
         gymnasium.spec(name)
     except error.UnregisteredEnv as problem:
-        raise _unknown(name) from problem
+        raise _make_unknown_error(name) from problem
     except error.Error as problem:
-        raise EnvSettingsError(f"gym:{name}: {_one_line(problem)}") from problem
+        raise EnvSettingsError(f"gym:{name}: {_join_lines(problem)}") from problem
 
 
-def _unknown(name: str) -> EnvSettingsError:
+def _make_unknown_error(name: str) -> EnvSettingsError:
     near = difflib.get_close_matches(name, gymnasium.registry.keys(), 1, 0.5)
     hint = f", did you mean 'gym:{near[0]}'?" if near else ""
     return EnvSettingsError(f"Gymnasium knows no environment {name!r}{hint}")
 
 
-def registered(name: str, size: tuple[int, int]) -> gymnasium.Env:
+def make_registered(name: str, size: tuple[int, int]) -> gymnasium.Env:
     """Make the Gymnasium environment `name`, or raise EnvSettingsError saying what is missing."""
     module, command = _NAMESPACES.get(name.partition("/")[0], (None, ""))
     try:
@@ -48,29 +49,27 @@ def registered(name: str, size: tuple[int, int]) -> gymnasium.Env:
         return gymnasium.make(name, render_mode="rgb_array", disable_env_checker=True)
     except (error.DependencyNotInstalled, ImportError) as problem:
         raise EnvSettingsError(
-            f"gym:{name} needs a missing package: {_here(_one_line(problem, command))}"
+            f"gym:{name} needs a missing package: {_fix_pip(_join_lines(problem, command))}"
         ) from problem
     except error.UnregisteredEnv as problem:
-        raise _unknown(name) from problem
+        raise _make_unknown_error(name) from problem
     except error.Error as problem:
-        raise EnvSettingsError(f"gym:{name} cannot be made: {_one_line(problem)}") from problem
+        raise EnvSettingsError(f"gym:{name} cannot be made: {_join_lines(problem)}") from problem
 
 
-def _here(text: str) -> str:
-    """With the pip of the Python that runs this, whichever a shell would find."""
+def _fix_pip(text: str) -> str:
+    """Replace `pip` by the pip of the Python that runs this program."""
     return text.replace("pip install", f"{sys.executable} -m pip install")
 
 
-def custom(name: str, size: tuple[int, int]) -> gymnasium.Env:
-    """Make a user's environment called `package.module:Class`, handing it `size` if it
-    takes that.
-    """
+def make_custom(name: str, size: tuple[int, int]) -> gymnasium.Env:
+    """Make a user's environment `package.module:Class`, passing `size` if it takes it."""
     module_name, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(module_name)
     except ImportError as problem:
         raise EnvSettingsError(
-            f"{name}: cannot import {module_name}: {_one_line(problem)}"
+            f"{name}: cannot import {module_name}: {_join_lines(problem)}"
         ) from problem
     target: Any = module
     for part in attribute.split("."):
@@ -87,7 +86,7 @@ def custom(name: str, size: tuple[int, int]) -> gymnasium.Env:
     offers = {"size": size, "render_mode": "rgb_array"}
     try:
         taken = set(inspect.signature(target).parameters)
-    except ValueError:  # what is written in C may not say
+    except ValueError:  # callables written in C may have no signature
         taken = set()
     env = target(**{key: value for key, value in offers.items() if key in taken})
     if not isinstance(env, gymnasium.Env):
@@ -106,7 +105,7 @@ def adapt(
     time_limit: int | None,
     obs: str,
 ) -> gymnasium.Env:
-    """Give `env` normalised actions, a time limit, a repeat and the observations asked for."""
+    """Wrap `env` with normalised actions, a time limit, an action repeat and observations."""
     try:
         env = adapt_action(env, name)
         if time_limit is not None:
@@ -118,9 +117,7 @@ def adapt(
 
 
 class _IndexAction(gymnasium.ActionWrapper):
-    """Present Discrete, MultiDiscrete and MultiBinary actions as indices from 0, in one
-    dimension.
-    """
+    """Present Discrete, MultiDiscrete and MultiBinary actions as flat indices from 0."""
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
@@ -181,8 +178,9 @@ class _Observe(gymnasium.ObservationWrapper):
 
 
 def adapt_obs(env: gymnasium.Env, name: str, size: tuple[int, int], obs: str) -> gymnasium.Env:
-    """Bring observations to this package's form, from the observation if it is an image, else from
-    render().
+    """Adapt observations to this package's form.
+
+    The picture is the observation if that is an image, else the result of render().
     """
     space = env.observation_space
     if _is_image(space):
@@ -201,7 +199,7 @@ def adapt_obs(env: gymnasium.Env, name: str, size: tuple[int, int], obs: str) ->
 
 
 class _FromDict(gymnasium.ObservationWrapper):
-    """Pick from observations that already are a dict of image and vector."""
+    """Select from observations that are a dict of image and vector."""
 
     def __init__(self, env: gymnasium.Env, size: tuple[int, int], obs: str):
         super().__init__(env)
@@ -239,17 +237,17 @@ def _is_dict_of_both(space: spaces.Space) -> bool:
 
 
 def _probe_render(env: gymnasium.Env, name: str) -> None:
-    """Draw one picture now, so that what is missing is said before anything starts."""
+    """Draw one picture now, so that a missing package is reported before training starts."""
     try:
         env.reset(seed=0)
         picture = env.render()
     except error.DependencyNotInstalled as problem:
         raise EnvSettingsError(
-            f"{name} cannot draw pictures without a package: {_one_line(problem)}"
+            f"{name} cannot draw pictures without a package: {_join_lines(problem)}"
         ) from problem
     except Exception as problem:
         raise EnvSettingsError(
-            f"{name} cannot draw pictures ({_one_line(problem)}); use obs=state"
+            f"{name} cannot draw pictures ({_join_lines(problem)}); use obs=state"
         ) from problem
     if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3:
         raise EnvSettingsError(
@@ -258,6 +256,6 @@ def _probe_render(env: gymnasium.Env, name: str) -> None:
         )
 
 
-def _one_line(problem: BaseException, command: str = "") -> str:
+def _join_lines(problem: BaseException, command: str = "") -> str:
     text = " ".join(str(problem).split()) or type(problem).__name__
     return f"{text} ({command})" if command else text

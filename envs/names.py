@@ -1,4 +1,4 @@
-"""Which environment names there are, checked without importing a simulator."""
+"""The names of environments, checked without importing a simulator."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def check_name(name: str) -> None:
     name = name.removeprefix(DISTRACT)
     prefix, colon, rest = name.partition(":")
     if prefix == "gym" and rest:
-        from . import gymnasium_adapter  # the one kind whose names only an import can tell
+        from . import gymnasium_adapter  # only gymnasium knows these names
 
         return gymnasium_adapter.check_id(rest)
     if name in NAMES or (prefix == "dmc" and (rest in SUITE or rest in ALIASES)):
@@ -67,14 +67,14 @@ def check_name(name: str) -> None:
     dotted = colon and all(part.isidentifier() for part in [*prefix.split("."), *rest.split(".")])
     if not dotted or prefix == "gym":
         raise EnvSettingsError(f"unknown environment {name!r}{_suggest(name)}; it must be {FORMS}")
-    if not _importable(prefix.partition(".")[0]):
+    if not _is_importable(prefix.partition(".")[0]):
         raise EnvSettingsError(
             f"unknown environment {name!r}{_suggest(name)}; no module "
             f"{prefix.partition('.')[0]!r} on PYTHONPATH"
         )
 
 
-def _importable(module: str) -> bool:
+def _is_importable(module: str) -> bool:
     return module in sys.modules or importlib.util.find_spec(module) is not None
 
 

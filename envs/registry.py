@@ -56,7 +56,7 @@ def renderer(env: Any, before: Any = None) -> str:
 
     name = env.render if before is None else before.render
     try:
-        return render.settled(name)
+        return render.choose_and_log(name)
     except render.RendererError as error:
         raise render.RendererError(
             f"this run's pictures were drawn with {name} so far, and {error}"
@@ -142,9 +142,9 @@ def _plain(
     from . import gymnasium_adapter
 
     inner = (
-        gymnasium_adapter.registered(name.removeprefix("gym:"), size)
+        gymnasium_adapter.make_registered(name.removeprefix("gym:"), size)
         if name.startswith("gym:")
-        else gymnasium_adapter.custom(name, size)
+        else gymnasium_adapter.make_custom(name, size)
     )
     return gymnasium_adapter.adapt(
         inner, name, size=size, repeat=repeat, time_limit=time_limit, obs=obs

@@ -1,4 +1,4 @@
-"""DeepMind Control and its renderers.
+"""The DeepMind Control suite and its renderers.
 
 Only the registry makes its environments.
 """

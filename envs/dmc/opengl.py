@@ -1,4 +1,4 @@
-"""The two renderers that use OpenGL: dm_control's standard picture, and the same at less cost."""
+"""The two OpenGL renderers: dm_control's standard picture, and a cheaper version of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from .segmentation import foreground
+from .segmentation import mask_foreground
 
 
 class GLRenderer:
@@ -22,7 +22,7 @@ class GLRenderer:
         self._physics: Any = None
 
     def _bind(self, physics: Any) -> None:
-        """Prepare a physics object that was not drawn before."""
+        """Prepare for a physics object that was not drawn before."""
         if physics is self._physics:
             return
         self.close()
@@ -31,7 +31,7 @@ class GLRenderer:
             physics._free_rendering_contexts()
 
     def _prepare(self, model: Any) -> bool:
-        """Set what the GL context reads when it is made; return whether anything changed."""
+        """Set the model's options that a new GL context reads; return whether any changed."""
         buffer = model.vis.global_
         before = buffer.offheight, buffer.offwidth
         buffer.offheight = max(buffer.offheight, self.size[0])
@@ -44,8 +44,9 @@ class GLRenderer:
         return np.ascontiguousarray(physics.render(*self.size, camera_id=self.camera))
 
     def segment(self, physics: Any) -> np.ndarray:
-        """Return (height, width) int32: -1 for sky, geom, then geoms + site, then geoms + sites +
-        tendon.
+        """Return labels (height, width) int32.
+
+        -1 is sky, then geoms are numbered, then sites, then tendons.
         """
         self._bind(physics)
         number, kind = np.moveaxis(
@@ -59,10 +60,11 @@ class GLRenderer:
         return out
 
     def mask(self, physics: Any) -> np.ndarray:
-        """Return how far (height, width) in [0, 1] each pixel shows neither sky nor ground; costs
-        a picture.
+        """Return 1 where a pixel (height, width) shows neither sky nor ground, else 0.
+
+        This renders another picture.
         """
-        return foreground(physics, self.segment(physics)).astype(np.float32)
+        return mask_foreground(physics, self.segment(physics)).astype(np.float32)
 
     def close(self) -> None:
         """Free the GL context."""
@@ -72,9 +74,7 @@ class GLRenderer:
 
 
 class FastRenderer(GLRenderer):
-    """The standard picture with a small shadow map, no multisampling, and the camera kept between
-    frames.
-    """
+    """The standard picture with a small shadow map, no multisampling, and a persistent camera."""
 
     name = "fast"
 

@@ -1,4 +1,4 @@
-"""Chooses how MuJoCo scenes are drawn: gl (standard), fast (cheaper GL), ray (no GL), or auto."""
+"""The choice of the MuJoCo renderer: gl (standard), fast (cheaper GL), ray (no GL), or auto."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BACKENDS = ("egl", "osmesa", "glfw")
 _OFF = ("disable", "disabled", "off", "false", "0")
 _SOFTWARE = ("llvmpipe", "softpipe", "swrast", "software")
 _TIMEOUT = 20  # seconds for one probe
-# an environment variable, so that worker processes need not probe again
+# An environment variable shares the result with worker processes.
 _SHARED = "_WORLDMODEL_GL_PROBE"
 
 _PROBE = """
@@ -48,25 +48,25 @@ os._exit(0)
 
 
 class RendererError(EnvSettingsError):
-    """A renderer that was asked for by name cannot work here."""
+    """The requested renderer does not work on this machine."""
 
 
 class Probe(NamedTuple):
-    """What GL this machine has."""
+    """The GL backend of this machine."""
 
     asked: str  # MUJOCO_GL when the probe ran
-    backend: str  # "" where none works
+    backend: str  # "" if none works
     device: str
     problem: str  # why none works
 
     @property
     def software(self) -> bool:
-        """Whether the CPU does the drawing."""
+        """Say whether the CPU does the drawing."""
         return any(word in self.device.lower() for word in _SOFTWARE)
 
 
 def _try_backend(backend: str) -> tuple[str, str]:
-    """Draw one picture in a subprocess and return the GL device, or "" and what went wrong."""
+    """Draw one picture in a subprocess and return the GL device, or "" and the problem."""
     command = [sys.executable, "-c", _PROBE, backend]
     try:
         done = subprocess.run(
@@ -82,8 +82,9 @@ def _try_backend(backend: str) -> tuple[str, str]:
 
 
 def probe_gl() -> Probe:
-    """Find a GL backend that draws, respecting MUJOCO_GL; cached for this process and those it
-    starts.
+    """Find a GL backend that works, respecting MUJOCO_GL.
+
+    The result is cached for this process and its children.
     """
     asked = os.environ.get("MUJOCO_GL", "").strip().lower()
     shared = os.environ.get(_SHARED)
@@ -97,7 +98,7 @@ def probe_gl() -> Probe:
 
 
 def _probe(asked: str) -> Probe:
-    """Try the backend asked for, or all in turn."""
+    """Try the requested backend, or all in turn."""
     if asked in _OFF:
         return Probe(asked, "", "", f"MUJOCO_GL={asked} switches it off")
     if asked and asked not in _BACKENDS:
@@ -123,7 +124,7 @@ def check_renderer(name: str) -> None:
 
 
 def choose_renderer(name: str) -> tuple[str, str]:
-    """Return the renderer to use, one of gl, fast and ray, and one line that says why."""
+    """Return the renderer to use (gl, fast or ray) and the reason in one line."""
     check_renderer(name)
     if name == "ray":
         return "ray", "asked for; needs no GL"
@@ -146,26 +147,22 @@ def choose_renderer(name: str) -> tuple[str, str]:
     return name, f"asked for; GL works ({device})"
 
 
-def settled(name: str) -> str:
-    """`choose_renderer`, which says why where the choice was its own: as a warning where GL is
-    broken.
-    """
+def choose_and_log(name: str) -> str:
+    """Choose the renderer; log the reason for `auto`, as a warning if GL is broken."""
     chosen, reason = choose_renderer(name)
     if name == "auto":
-        _announce(chosen, reason, not probe_gl().backend)
+        _log_once(chosen, reason, not probe_gl().backend)
     return chosen
 
 
 @cache
-def _announce(name: str, reason: str, loud: bool) -> None:
-    """Once per process."""
+def _log_once(name: str, reason: str, loud: bool) -> None:
+    """Log the choice once per process."""
     _log.log(logging.WARNING if loud else logging.INFO, "drawing with %s: %s", name, reason)
 
 
 def make_renderer(name: str, size: tuple[int, int], camera: int) -> Any:
-    """Return a renderer by its own name (not auto); `render(physics)` and
-    `segment(physics)` draw.
-    """
+    """Make the renderer gl, fast or ray, which has `render(physics)` and `segment(physics)`."""
     if name == "ray":
         from .raycast.renderer import RayRenderer
 
@@ -176,18 +173,16 @@ def make_renderer(name: str, size: tuple[int, int], camera: int) -> Any:
 
 
 def load_simulator(name: str) -> None:
-    """Import dm_control so that the renderer `name` works; for ray that needs no GL library on the
-    machine.
-    """
+    """Import dm_control so that the renderer `name` works; ray needs no GL library."""
     backend = "" if name == "ray" else probe_gl().backend
     kept = os.environ.get("MUJOCO_GL")
-    # Both mujoco and dm_control read it when they are imported
+    # Both mujoco and dm_control read MUJOCO_GL when they are imported.
     os.environ["MUJOCO_GL"] = backend or "disable"
     try:
         if "dm_control._render" not in sys.modules:
             importlib.import_module("dm_control.mujoco")
         elif backend and backend != sys.modules["dm_control._render"].BACKEND:
-            # It was imported without GL before
+            # It was imported without GL before.
             importlib.reload(sys.modules["dm_control._render"])
     finally:
         if kept is None:

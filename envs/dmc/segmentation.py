@@ -1,4 +1,4 @@
-"""Which pixels and geoms of a MuJoCo scene belong to the task, and which to its background."""
+"""The masks that separate a MuJoCo scene's task from its background (sky and ground)."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ from typing import Any
 import numpy as np
 
 
-def foreground(physics: Any, ids: np.ndarray) -> np.ndarray:
-    """Return the mask (height, width) of what is neither sky nor ground, from a renderer's
-    `segment`.
-    """
-    return solid(physics.model)[ids]
+def mask_foreground(physics: Any, ids: np.ndarray) -> np.ndarray:
+    """Mask (height, width) what is neither sky nor ground in a renderer's labels."""
+    return find_solid_labels(physics.model)[ids]
 
 
-def solid(model: Any) -> np.ndarray:
-    """Return by a label of `segment` whether it is neither ground nor sky, whose label is the
-    last.
-    """
+def find_solid_labels(model: Any) -> np.ndarray:
+    """Return for each label of `segment` whether it is neither ground nor sky (the last label)."""
     import mujoco
 
     ground = (int(mujoco.mjtGeom.mjGEOM_PLANE), int(mujoco.mjtGeom.mjGEOM_HFIELD))

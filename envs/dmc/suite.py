@@ -1,6 +1,4 @@
-"""The DeepMind Control suite as Gymnasium environments whose episodes are a pure function of seed
-and actions.
-"""
+"""The DeepMind Control suite as Gymnasium environments; seed and actions determine an episode."""
 
 from __future__ import annotations
 
@@ -15,16 +13,16 @@ from gymnasium import spaces
 from ..errors import EnvDataError, EnvSettingsError
 from ..names import ALIASES
 from . import render as rendering
-from .segmentation import foreground
+from .segmentation import mask_foreground
 
-_CAMERAS = {"quadruped": 2}  # where camera 0 is not the usual one
+_CAMERAS = {"quadruped": 2}  # domains whose usual camera is not camera 0
 _OBS = ("pixels", "state", "both")
-_BUILT_AT_RANDOM = ("lqr",)  # domains whose very model is drawn from the seed
-_UNBOUNDED = 1e6  # action bounds beyond this are no scale to normalise by
+_RANDOM_MODELS = ("lqr",)  # domains whose model itself is drawn from the seed
+_UNBOUNDED = 1e6  # actions with bounds beyond this are not normalised
 
 
 def split_task(task: str) -> tuple[str, str]:
-    """Return the suite's domain and task of a name such as ball_in_cup_catch."""
+    """Split a name such as ball_in_cup_catch into the suite's domain and task."""
     from dm_control import suite
 
     names = {f"{domain}_{each}": (domain, each) for domain, each in suite.ALL_TASKS}
@@ -57,7 +55,7 @@ class DMC(gymnasium.Env):
         time_limit: int | None = None,
     ) -> None:
         """Build the task; `time_limit` is in control steps, None keeps the suite's."""
-        self.size, self._pixels, self._vector = _checked(size, repeat, obs, time_limit)
+        self.size, self._pixels, self._vector = _check_arguments(size, repeat, obs, time_limit)
         self._repeat, self._time_limit, self._asked = repeat, time_limit, render
         self.renderer_name = ""
         self._renderer: Any = None
@@ -88,14 +86,13 @@ class DMC(gymnasium.Env):
         if self._time_limit is not None:
             env._step_limit = self._time_limit
         if self.renderer_name not in ("gl", "fast"):
-            # Some tasks look for a GL context when an episode starts; without GL that lookup would
-            # raise.
+            # Some tasks look up a GL context when an episode starts, which raises without GL.
             kind = type(env.physics)
             env.physics.__class__ = type(kind.__name__, (kind,), {"contexts": None})
         return env
 
     def _find_camera(self, camera: int | str | None) -> int:
-        """Return a camera's number, by default the one that is usual for the domain."""
+        """Return a camera's number; None is the domain's usual camera."""
         model = self.physics.model
         if camera is None:
             return _CAMERAS.get(self.domain, 0)
@@ -127,8 +124,8 @@ class DMC(gymnasium.Env):
         )
 
     def _choose_renderer(self) -> None:
-        """Settle how to draw, and load dm_control accordingly."""
-        self.renderer_name = rendering.settled(self._asked)
+        """Choose the renderer and load dm_control for it."""
+        self.renderer_name = rendering.choose_and_log(self._asked)
         rendering.load_simulator(self.renderer_name)
 
     @property
@@ -139,31 +136,27 @@ class DMC(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start the episode that `seed` determines, or one drawn from the environment's own
-        generator.
-        """
+        """Start the episode of `seed`, or of a seed from the environment's own generator."""
         super().reset(seed=seed)
         if seed is None:
             seed = int(self.np_random.integers(2**62))
         words = np.random.SeedSequence(seed).generate_state(4)
-        if self.domain in _BUILT_AT_RANDOM:
-            self._drop()
+        if self.domain in _RANDOM_MODELS:
+            self._free_simulation()
             self._env = self._load(words)
         else:
             self._env.task.random.seed(words)
         self._last = self._env.reset()
         self._running = True
-        return self._observation(), {"frames": 0, "seed": seed}
+        return self._observe(), {"frames": 0, "seed": seed}
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Repeat the action, clipped to [-1, 1], and sum the rewards until it is done or the
-        episode over.
-        """
+        """Repeat the action, clipped to [-1, 1], until the episode ends, and sum the rewards."""
         reward, frames = self.advance(action)
         over = self._last.last()
         terminated = bool(over and self._last.discount == 0)
         return (
-            self._observation(),
+            self._observe(),
             reward,
             terminated,
             bool(over and not terminated),
@@ -171,14 +164,12 @@ class DMC(gymnasium.Env):
         )
 
     def advance(self, action: np.ndarray) -> tuple[float, int]:
-        """Do a step's simulation without observing; return the summed reward and the control steps
-        done.
-        """
+        """Simulate a step without observing; return summed reward and number of control steps."""
         if not self._running:
             raise gymnasium.error.ResetNeeded(
                 "the episode is over or was never begun: call reset() first"
             )
-        native = self._native(action)
+        native = self._scale_action(action)
         reward, frames = 0.0, 0
         for _ in range(self._repeat):
             self._last = self._env.step(native)
@@ -191,11 +182,11 @@ class DMC(gymnasium.Env):
 
     @property
     def over(self) -> bool:
-        """Whether the episode has ended or never begun."""
+        """Say whether the episode has ended or not started."""
         return not self._running
 
-    def _native(self, action: np.ndarray) -> np.ndarray:
-        """Return the action in the task's own bounds."""
+    def _scale_action(self, action: np.ndarray) -> np.ndarray:
+        """Scale the action from [-1, 1] to the task's own bounds."""
         action = np.asarray(action, np.float64)
         shape = self.action_space.shape
         if action.shape != shape:
@@ -206,8 +197,8 @@ class DMC(gymnasium.Env):
             raise EnvDataError(f"the action holds a value that is not finite: {action.tolist()}")
         return self._middle + self._span * np.clip(action, -1, 1)
 
-    def _observation(self) -> Any:
-        """Return the observation in the form that was asked for."""
+    def _observe(self) -> Any:
+        """Return the observation in the configured form."""
         if not self._vector:
             return self.render()
         return {"image": self.render(), "vector": self.state()} if self._pixels else self.state()
@@ -221,34 +212,32 @@ class DMC(gymnasium.Env):
 
     def render(self) -> np.ndarray:
         """Return the current picture (height, width, 3) uint8."""
-        return self._drawer().render(self.physics)
+        return self._get_renderer().render(self.physics)
 
     def segment(self) -> np.ndarray:
         """Return the current mask (height, width) of what is neither sky nor ground."""
-        return foreground(self.physics, self._drawer().segment(self.physics))
+        return mask_foreground(self.physics, self._get_renderer().segment(self.physics))
 
     def mask(self) -> np.ndarray:
-        """Return how far (height, width) in [0, 1] each pixel of the last picture shows neither
-        sky nor ground.
-        """
-        return self._drawer().mask(self.physics)
+        """Return each pixel's share (height, width) of foreground in the last picture."""
+        return self._get_renderer().mask(self.physics)
 
-    def _drawer(self) -> Any:
-        """Return the renderer, made when it is first needed."""
+    def _get_renderer(self) -> Any:
+        """Return the renderer, made on first use."""
         if self._renderer is None:
             if not self.renderer_name:
                 self._choose_renderer()
-                self._free_class()
+                self._restore_gl_class()
             self._renderer = rendering.make_renderer(self.renderer_name, self.size, self._camera)
         return self._renderer
 
-    def _free_class(self) -> None:
-        """Give a physics built without GL its contexts back, if GL draws after all."""
+    def _restore_gl_class(self) -> None:
+        """Undo `_load`'s removal of the GL contexts if GL draws after all."""
         if self.renderer_name in ("gl", "fast"):
             self.physics.__class__ = type(self.physics).__mro__[1]
 
-    def _drop(self) -> None:
-        """Free what belongs to the present simulation."""
+    def _free_simulation(self) -> None:
+        """Free the current simulation and its renderer."""
         if self._renderer is not None:
             self._renderer.close()
         self._env.close()
@@ -256,15 +245,15 @@ class DMC(gymnasium.Env):
     def close(self) -> None:
         """Free the simulation and any GL context."""
         if self._env is not None:
-            self._drop()
+            self._free_simulation()
         self._env = self._renderer = None
         self._running = False
 
 
-def _checked(
+def _check_arguments(
     size: Any, repeat: Any, obs: str, time_limit: Any
 ) -> tuple[tuple[int, int], bool, bool]:
-    """Return the size, and whether pixels and vectors are observed, or raise EnvSettingsError."""
+    """Check the arguments; return the size and whether pixels and vectors are observed."""
     size = tuple(size)
     if len(size) != 2 or not all(isinstance(n, int) and n >= 1 for n in size):
         raise EnvSettingsError(

@@ -1,4 +1,4 @@
-"""The built-in tasks, drawn with numpy alone.
+"""The built-in tasks, simulated and drawn with numpy.
 
-Only the registry names them.
+Only the registry imports them by name.
 """

@@ -1,4 +1,4 @@
-"""What the built-in tasks share: spaces, seeding, pictures and vectors of one true state."""
+"""The base class of the built-in tasks: spaces, seeding, and observations of the true state."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from .canvas import Canvas
 
 
 class Task(gymnasium.Env):
-    """A simulated task drawn with numpy; a subclass gives `start`, `advance`, `draw`, `state` and
-    `canvas`.
+    """A simulated task drawn with numpy.
+
+    A subclass implements `start`, `advance`, `draw`, `state` and `make_canvas`.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 15}
-    episode_steps: ClassVar[int]  # the default time limit, which envs.make puts around the task
+    episode_steps: ClassVar[int]  # the default time limit, applied by envs.make
     vector_size: ClassVar[int]
 
     def __init__(self, size: tuple[int, int] = (64, 64), obs: str = "pixels"):
         self.render_mode = "rgb_array"
         self.obs = obs
-        self.board = self.canvas(size)
+        self.board = self.make_canvas(size)
         image = spaces.Box(0, 255, (*size, 3), np.uint8)
         vector = spaces.Box(-np.inf, np.inf, (self.vector_size,), np.float32)
         offers: dict[str, spaces.Space] = {"pixels": image, "state": vector}
         offers["both"] = spaces.Dict({"image": image, "vector": vector})
         self.observation_space = offers[obs]
 
-    def canvas(self, size: tuple[int, int]) -> Canvas:
-        """Return the picture with everything that never moves already on it."""
+    def make_canvas(self, size: tuple[int, int]) -> Canvas:
+        """Make the canvas and draw everything that never moves on it."""
         raise NotImplementedError
 
     def start(self, generator: np.random.Generator) -> None:
@@ -43,7 +44,7 @@ class Task(gymnasium.Env):
         raise NotImplementedError
 
     def draw(self, board: Canvas) -> None:
-        """Draw what moves."""
+        """Draw everything that moves."""
         raise NotImplementedError
 
     def state(self) -> np.ndarray:
@@ -51,7 +52,7 @@ class Task(gymnasium.Env):
         raise NotImplementedError
 
     def vector(self) -> np.ndarray:
-        """Return the vector observation, the true state unless a task says otherwise."""
+        """Return the vector observation; by default the true state."""
         return self.state().astype(np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
@@ -66,14 +67,12 @@ class Task(gymnasium.Env):
     def render(self) -> np.ndarray:
         self.board.clear()
         self.draw(self.board)
-        return self.board.pixels()
+        return self.board.to_pixels()
 
     def mask(self) -> np.ndarray:
-        """Return how far (H, W) in [0, 1] each pixel of the picture drawn last shows what
-        moves.
-        """
+        """Return the share (H, W) in [0, 1] of each pixel of the last picture that moves."""
         if self.board.cover is None:
-            self.board.watch()
+            self.board.track_cover()
             self.render()
         assert self.board.cover is not None
         return self.board.cover
@@ -86,6 +85,6 @@ class Task(gymnasium.Env):
         return {"image": self.render(), "vector": self.vector()}
 
 
-def action_box(num_actions: int) -> spaces.Box:
-    """Return the continuous action space that every task here has, (A,) in [-1, 1]."""
+def make_action_box(num_actions: int) -> spaces.Box:
+    """Make the continuous action space (A,) in [-1, 1]."""
     return spaces.Box(-1.0, 1.0, (num_actions,), np.float32)

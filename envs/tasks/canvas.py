@@ -1,4 +1,4 @@
-"""Anti-aliased shapes drawn with numpy alone."""
+"""A canvas that draws anti-aliased shapes with numpy."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ class Canvas:
         column = np.asarray(top, np.float32) * (1 - mix) + np.asarray(bottom, np.float32) * mix
         self.background = np.ascontiguousarray(np.broadcast_to(column, (*size, 3)), np.float32)
         self.image = self.background.copy()
-        # share (H, W) of each pixel drawn over since `clear`, where it is kept
+        # Share (H, W) of each pixel that was drawn over since `clear`; None unless tracked.
         self.cover: np.ndarray | None = None
 
     def clear(self) -> None:
-        """Put the background back."""
+        """Restore the background."""
         np.copyto(self.image, self.background)
         if self.cover is not None:
             self.cover.fill(0.0)
 
-    def watch(self) -> None:
-        """Keep `cover` from the next `clear` on."""
+    def track_cover(self) -> None:
+        """Track `cover` from now on."""
         self.cover = np.zeros((self.height, self.width), np.float32)
 
-    def keep(self) -> None:
-        """Make what is drawn so far the background."""
+    def save_background(self) -> None:
+        """Make the current picture the background."""
         np.copyto(self.background, self.image)
 
-    def pixels(self) -> np.ndarray:
+    def to_pixels(self) -> np.ndarray:
         """Return the picture as (H, W, 3) uint8."""
         return np.rint(self.image).astype(np.uint8)
 
     def fill(self, colour: Colour) -> None:
-        """Paint all of it."""
+        """Fill the whole picture."""
         self.image[:] = colour
         if self.cover is not None:
             self.cover.fill(1.0)
 
-    def disc(self, x: float, y: float, radius: float, colour: Colour) -> None:
+    def draw_disc(self, x: float, y: float, radius: float, colour: Colour) -> None:
         """Fill a circle."""
-        self.capsule(x, y, x, y, radius, colour)
+        self.draw_capsule(x, y, x, y, radius, colour)
 
-    def ring(self, x: float, y: float, radius: float, width: float, colour: Colour) -> None:
+    def draw_ring(self, x: float, y: float, radius: float, width: float, colour: Colour) -> None:
         """Draw a circle's outline, `width` to either side of `radius`."""
         window = self._window(
             x - radius - width, x + radius + width, y - radius - width, y + radius + width
@@ -60,7 +60,7 @@ class Canvas:
         dx, dy = self._offsets(window, x, y)
         self._blend(window, np.abs(np.sqrt(dx * dx + dy * dy) - radius) - width, colour)
 
-    def capsule(
+    def draw_capsule(
         self, x0: float, y0: float, x1: float, y1: float, radius: float, colour: Colour
     ) -> None:
         """Fill a thick line with round ends."""
@@ -75,7 +75,7 @@ class Canvas:
             dx, dy = dx - along * ax, dy - along * ay
         self._blend(window, np.sqrt(dx * dx + dy * dy) - radius, colour)
 
-    def box(
+    def draw_box(
         self, x: float, y: float, half_width: float, half_height: float, colour: Colour
     ) -> None:
         """Fill an upright rectangle."""
@@ -96,7 +96,7 @@ class Canvas:
         return self.xs[None, window[1]] - np.float32(x), self.ys[window[0], None] - np.float32(y)
 
     def _blend(self, window: tuple[slice, slice], distance: np.ndarray, colour: Colour) -> None:
-        """Mix `colour` in where the signed distance to the shape is below half a pixel."""
+        """Blend `colour` in where the signed distance to the shape is below half a pixel."""
         cover = np.minimum(np.maximum(0.5 - distance / np.float32(self.pixel), 0.0), 1.0)
         area = self.image[window]
         area += cover[:, :, None] * (np.asarray(colour, np.float32) - area)

@@ -1,21 +1,20 @@
-"""A task for testing the plumbing: observations and rewards count the steps, so none can be lost
-or reordered.
+"""A task for tests: observations and rewards count the steps, so that a lost or reordered step
+shows.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from .base import Task, action_box
+from .base import Task, make_action_box
 from .canvas import Canvas
 
 
 class Counter(Task):
-    """State (step, tag, action): the tag is drawn at reset; reward is the step's index; the
-    episode is 20 steps.
+    """The state is (step, tag, last action) and the reward the step's index, for 20 steps.
 
-    In the picture red is the step's low byte, green its high byte, blue the tag, the same in every
-    pixel.
+    The tag is random and drawn at reset. All pixels have the same colour: red is the step's low
+    byte, green its high byte, blue the tag.
     """
 
     episode_steps = 20
@@ -23,7 +22,7 @@ class Counter(Task):
 
     def __init__(self, size: tuple[int, int] = (64, 64), obs: str = "pixels"):
         super().__init__(size, obs)
-        self.action_space = action_box(1)
+        self.action_space = make_action_box(1)
         self.count, self.tag, self.action = 0, 0, 0.0
 
     def start(self, generator: np.random.Generator) -> None:
@@ -36,7 +35,7 @@ class Counter(Task):
     def state(self) -> np.ndarray:
         return np.array([self.count, self.tag, self.action])
 
-    def canvas(self, size: tuple[int, int]) -> Canvas:
+    def make_canvas(self, size: tuple[int, int]) -> Canvas:
         return Canvas(size, (0, 0, 0), (0, 0, 0))
 
     def draw(self, board: Canvas) -> None:

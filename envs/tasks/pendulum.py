@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from .base import Task, action_box
+from .base import Task, make_action_box
 from .canvas import Canvas
 
 STEP_S = 0.08
@@ -22,14 +22,14 @@ MAX_SPEED = 8.0
 
 
 class Pendulum(Task):
-    """State (angle from upright in (-pi, pi], angular velocity); action (torque,)."""
+    """The state is (angle from upright in (-pi, pi], angular velocity), the action (torque,)."""
 
     episode_steps = 150
     vector_size = 3
 
     def __init__(self, size: tuple[int, int] = (64, 64), obs: str = "pixels"):
         super().__init__(size, obs)
-        self.action_space = action_box(1)
+        self.action_space = make_action_box(1)
         self.angle, self.speed = math.pi, 0.0
 
     def start(self, generator: np.random.Generator) -> None:
@@ -53,17 +53,17 @@ class Pendulum(Task):
             [math.cos(self.angle), math.sin(self.angle), self.speed / MAX_SPEED], np.float32
         )
 
-    def canvas(self, size: tuple[int, int]) -> Canvas:
+    def make_canvas(self, size: tuple[int, int]) -> Canvas:
         board = Canvas(size, (38, 44, 82), (70, 82, 130))
-        board.ring(0.0, 0.0, 0.72, 0.02, (88, 100, 150))
-        board.keep()
+        board.draw_ring(0.0, 0.0, 0.72, 0.02, (88, 100, 150))
+        board.save_background()
         return board
 
     def draw(self, board: Canvas) -> None:
         x, y = 0.72 * math.sin(self.angle), 0.72 * math.cos(self.angle)
-        board.capsule(0.0, 0.0, x, y, 0.08, (240, 196, 80))
-        board.disc(0.0, 0.0, 0.13, (225, 230, 240))
-        board.disc(x, y, 0.2, (235, 84, 60))
+        board.draw_capsule(0.0, 0.0, x, y, 0.08, (240, 196, 80))
+        board.draw_disc(0.0, 0.0, 0.13, (225, 230, 240))
+        board.draw_disc(x, y, 0.2, (235, 84, 60))
 
 
 def expert(env: Task) -> np.ndarray:
@@ -71,8 +71,7 @@ def expert(env: Task) -> np.ndarray:
     angle, speed = env.state()
     if abs(angle) < 0.9 and abs(6.6 * angle + 1.7 * speed) < 1.6:
         return np.array([np.clip(-(6.6 * angle + 1.7 * speed), -1, 1)], np.float32)
-    # The energy of the rod at rest at the top is 0 here; push along the motion while it is below
-    # that.
+    # The energy is 0 for the rod at rest at the top; push along the motion while it is below 0.
     energy = speed**2 / 2 + GRAVITY * (math.cos(angle) - 1)
     direction = 1.0 if speed >= 0 else -1.0
     return np.array([np.clip(-4.0 * energy, -1, 1) * direction], np.float32)

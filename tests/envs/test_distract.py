@@ -17,7 +17,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import envs
-from envs.distract import FALL, KINDS, Background, fractal
+from envs.distract import FALLOFF, KINDS, Background, make_fractal_noise
 from envs.dmc import render
 from envs.names import DISTRACT
 from envs.parallel.vector import SerialEnv, make_vector
@@ -123,13 +123,13 @@ def test_backgrounds_are_told_apart_by_seed_set_and_step_and_by_nothing_else():
 
 
 def test_a_step_can_be_drawn_before_any_other():
-    through = [background().picture(step).copy() for step in range(8)]
-    np.testing.assert_array_equal(background().picture(7), through[7])
+    through = [background().draw(step).copy() for step in range(8)]
+    np.testing.assert_array_equal(background().draw(7), through[7])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_moves_smoothly_and_never_stands_still(kind):
-    pictures = np.stack([background(1, kind=kind).picture(step) for step in range(60)])
+    pictures = np.stack([background(1, kind=kind).draw(step) for step in range(60)])
     gap = {far: np.abs(pictures[far:] - pictures[:-far]).mean((1, 2, 3)) for far in (1, 25)}
     assert (gap[1] > 0.2).all() and gap[1].mean() < 0.35 * gap[25].mean()
     assert gap[1].max() < 3 * np.median(gap[1]), "no jumps"
@@ -148,15 +148,15 @@ def slope(pictures):
 
 
 def test_the_noise_has_the_spectrum_it_should_have():
-    fields = fractal(np.random.default_rng(0), (64, 64), 40)
-    assert slope(fields) == pytest.approx(-2 * FALL, abs=0.1)
+    fields = make_fractal_noise(np.random.default_rng(0), (64, 64), 40)
+    assert slope(fields) == pytest.approx(-2 * FALLOFF, abs=0.1)
     np.testing.assert_allclose(fields.mean((1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(fields.std((1, 2)), 1, atol=1e-5)
     drawn = np.concatenate(
-        [background(s, kind="noise").picture(9).transpose(2, 0, 1) for s in range(12)]
+        [background(s, kind="noise").draw(9).transpose(2, 0, 1) for s in range(12)]
     )
     # Interpolated, and cut at black and white
-    assert slope(drawn) == pytest.approx(-2 * FALL, abs=0.5)
+    assert slope(drawn) == pytest.approx(-2 * FALLOFF, abs=0.5)
     assert 100 < drawn.mean() < 136 and 35 < drawn.std() < 60
     red, green = drawn[0::3].reshape(12, -1), drawn[1::3].reshape(12, -1)
     assert (

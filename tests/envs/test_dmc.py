@@ -106,10 +106,10 @@ def test_actions_are_clipped_and_scaled_to_the_task_s_bounds():
     over.reset(seed=0), edge.reset(seed=0)
     np.testing.assert_array_equal(over.step(np.array([7.0]))[0], edge.step(np.array([1.0]))[0])
     env._middle, env._span = np.array([1.0]), np.array([2.0])  # as for bounds of -1 and 3
-    assert env._native(np.array([-1.0])) == -1 and env._native(np.array([0.5])) == 2
+    assert env._scale_action(np.array([-1.0])) == -1 and env._scale_action(np.array([0.5])) == 2
     assert spec.shape == env.action_space.shape
     # Bounds of 1e10 are no scale
-    assert np.abs(DMC("lqr_lqr_2_1", obs="state")._native(np.array([0.5]))) == 0.5
+    assert np.abs(DMC("lqr_lqr_2_1", obs="state")._scale_action(np.array([0.5]))) == 0.5
 
 
 def test_spaces_hold_what_is_observed():

@@ -279,13 +279,20 @@ def test_the_rope_keeps_its_length_and_its_stiffness_whatever_is_done_to_it():
             points = np.array(env.unwrapped.points)
             links = np.diff(points, axis=0)
             length = np.linalg.norm(links, axis=1)
-            assert np.abs(points).max() <= rope.RIM and length.max() < rope.LINK + 1e-9
+            assert (
+                np.abs(points).max() <= rope.TABLE_EDGE and length.max() < rope.LINK_LENGTH + 1e-9
+            )
             assert np.linalg.norm(points - before, axis=1).max() > 0
-            free = np.abs(points).max(1) < rope.RIM - 1e-9  # at the table's rim links are squeezed
-            assert length[free[1:] & free[:-1]].min(initial=rope.LINK) > 0.999 * rope.LINK
+            free = (
+                np.abs(points).max(1) < rope.TABLE_EDGE - 1e-9
+            )  # at the table's rim links are squeezed
+            assert (
+                length[free[1:] & free[:-1]].min(initial=rope.LINK_LENGTH)
+                > 0.999 * rope.LINK_LENGTH
+            )
             turn = np.diff(np.unwrap(np.arctan2(links[:, 1], links[:, 0])))
             if free.all():
-                assert np.abs(turn).max() < rope.BEND + 1e-6
+                assert np.abs(turn).max() < rope.MAX_BEND + 1e-6
 
 
 def test_the_ropes_ends_are_picked_by_the_ends_of_the_range_and_nothing_moves_without_a_move():

@@ -19,7 +19,7 @@ from benchmarks.render import bench
 from envs.dmc import render
 from envs.dmc.raycast.renderer import RayRenderer
 from envs.dmc.render import RendererError, choose_renderer, make_renderer
-from envs.dmc.segmentation import foreground
+from envs.dmc.segmentation import mask_foreground
 from envs.dmc.suite import DMC
 
 TEN = (
@@ -60,7 +60,7 @@ def test_every_ray_meets_what_a_single_ray_meets(task):
     env = DMC(task, size=(height, width), render="ray", repeat=20)
     env.reset(seed=3)
     env.step(np.full(env.action_space.shape, 0.7))
-    ids = env._drawer().segment(env.physics).ravel()
+    ids = env._get_renderer().segment(env.physics).ravel()
     model, data, rays = env.physics.model.ptr, env.physics.data.ptr, env._renderer._rays.directions
     seen, groups = np.zeros(1, np.int32), np.array([1, 1, 1, 0, 0, 0], np.uint8)
     for pixel in np.flatnonzero(ids < model.ngeom):
@@ -176,14 +176,14 @@ def test_sites_and_strings_are_seen():
     env = DMC("cup_catch", size=(96, 96), render="ray")
     env.reset(seed=0)
     model = env.physics.model
-    ids = env._drawer().segment(env.physics)
+    ids = env._get_renderer().segment(env.physics)
     assert (ids == model.ngeom + model.nsite).any()  # the string
     finger = DMC("finger_turn_easy", render="ray")
     finger.reset(seed=0)
     assert (
-        finger._drawer().segment(finger.physics) == finger.physics.model.ngeom
+        finger._get_renderer().segment(finger.physics) == finger.physics.model.ngeom
     ).sum() > 20  # the target
-    assert foreground(finger.physics, np.array([-1, 0, 2, model.ngeom + 3])).tolist() == [
+    assert mask_foreground(finger.physics, np.array([-1, 0, 2, model.ngeom + 3])).tolist() == [
         False,
         False,
         True,
@@ -220,7 +220,7 @@ def test_silhouettes_agree_with_gl_over_random_states(task):
         env.reset(seed=seed)
         for _ in range(2):
             image = env.step(generator.uniform(-1, 1, env.action_space.shape))[0]
-            mine, theirs = foreground(env.physics, ray.segment(env.physics)), env.segment()
+            mine, theirs = mask_foreground(env.physics, ray.segment(env.physics)), env.segment()
             both, either = both + (mine & theirs).sum(), either + (mine | theirs).sum()
             differences.append(np.abs(image.astype(int) - ray.render(env.physics)).mean())
     env.close()

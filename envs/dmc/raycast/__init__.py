@@ -1,4 +1,4 @@
-"""A renderer for MuJoCo scenes in numpy, without a graphics library.
+"""A ray-casting renderer for MuJoCo scenes in numpy, without a graphics library.
 
-Only dmc/render.py chooses it.
+Only dmc/render.py uses it.
 """

@@ -10,13 +10,13 @@ import mujoco
 import numpy as np
 
 _DIRECTIONAL = int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
-# (index of the lamp, points (n, 3) relative to the camera) -> which of them the lamp reaches
-Lit = Callable[[int, np.ndarray], np.ndarray]
+# (index of the lamp, points (n, 3) relative to the camera) -> mask of the points it reaches
+ShadowTest = Callable[[int, np.ndarray], np.ndarray]
 
 
 @dataclass
 class Points:
-    """Where rays met geoms; arrays have one row per ray."""
+    """The points where rays hit geoms; arrays have one row per ray."""
 
     position: np.ndarray  # (n, 3) relative to the camera, world axes
     normal: np.ndarray  # (3,) for a plane, else (n, 3)
@@ -33,7 +33,7 @@ class Points:
         )
 
 
-def _highlight(points: Points, to_light: np.ndarray, strength: float) -> np.ndarray:
+def _compute_highlight(points: Points, to_light: np.ndarray, strength: float) -> np.ndarray:
     """Return the Blinn-Phong highlight (n, 1)."""
     half = to_light - points.direction
     cosine = points.dot(half) / np.sqrt(np.einsum("ij,ij->i", half, half) + 1e-12)
@@ -48,46 +48,47 @@ class Lights:
     def __init__(self, model: Any) -> None:
         self._model = model
 
-    def active(self) -> list[int]:
+    def list_active(self) -> list[int]:
         """Return the lamps that are on."""
         return np.flatnonzero(self._model.light_active).tolist()
 
     def shade(
-        self, data: Any, origin: np.ndarray, backward: np.ndarray, points: Points, lit: Lit | None
+        self,
+        data: Any,
+        origin: np.ndarray,
+        backward: np.ndarray,
+        points: Points,
+        shadow_test: ShadowTest | None,
     ) -> np.ndarray:
-        """Return colours (n, 3) in [0, 1+]; the camera is at `origin` and looks against
+        """Return colours (n, 3) in [0, 1+], seen from a camera at `origin` that looks opposite to
         `backward`.
         """
-        total = self.ambient(backward, points)
-        for lamp in self.active():
-            rows, glow = self.lamp(data, lamp, origin, points)
-            if len(rows) and lit is not None and self._model.light_castshadow[lamp]:
-                reached = lit(lamp, points.position.take(rows, 0))
+        total = self.compute_ambient(backward, points)
+        for lamp in self.list_active():
+            rows, glow = self.compute_lamp(data, lamp, origin, points)
+            if len(rows) and shadow_test is not None and self._model.light_castshadow[lamp]:
+                reached = shadow_test(lamp, points.position.take(rows, 0))
                 rows, glow = rows[reached], glow[reached]
             total[rows] += glow
         return total
 
-    def ambient(self, backward: np.ndarray, points: Points) -> np.ndarray:
-        """Return what needs no lamp (n, 3): emission, ambient light and the headlight, clipped as
-        one pass.
-        """
+    def compute_ambient(self, backward: np.ndarray, points: Points) -> np.ndarray:
+        """Return the light without lamps (n, 3): emission, ambient light and the headlight."""
         model, head = self._model, self._model.vis.headlight
-        base = points.gloss[..., 2:] + model.light_ambient[self.active()].sum(0)
+        base = points.gloss[..., 2:] + model.light_ambient[self.list_active()].sum(0)
         shine: Any = 0.0
         if head.active:
             lambert = np.maximum(points.normal @ backward, 0)
             base = base + head.ambient + np.multiply.outer(lambert, head.diffuse)
             if points.direction is not None:
-                shine = _highlight(points, backward, float(np.mean(head.specular)))
+                shine = _compute_highlight(points, backward, float(np.mean(head.specular)))
         value = np.minimum(points.rgb * base + shine, 1).astype(np.float32)
         return value if value.ndim == 2 else np.repeat(value[None], len(points.position), 0)
 
-    def lamp(
+    def compute_lamp(
         self, data: Any, index: int, origin: np.ndarray, points: Points
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return which points (m,) a lamp brightens where nothing is in the way, and what it adds
-        to them (m, 3).
-        """
+        """Return the points (m,) that an unobstructed lamp lights, and their colours (m, 3)."""
         model = self._model
         axis = data.light_xdir[index].astype(np.float32)
         if model.light_type[index] == _DIRECTIONAL:
@@ -103,9 +104,9 @@ class Lights:
             )
             weight *= points.dot(to_light)
         near = np.flatnonzero(weight > 1e-3)
-        return near, self._glow(index, points, near, weight, to_light)
+        return near, self._compute_glow(index, points, near, weight, to_light)
 
-    def _glow(
+    def _compute_glow(
         self,
         index: int,
         points: Points,
@@ -113,9 +114,7 @@ class Lights:
         weight: np.ndarray,
         to_light: np.ndarray,
     ) -> np.ndarray:
-        """Return the light that one lamp sends to the points `near` (m, 3), clipped as
-        one pass.
-        """
+        """Return the light (m, 3) of one lamp at the points `near`."""
         diffuse = self._model.light_diffuse[index]
         if points.direction is None:
             return np.multiply.outer(weight.take(near), points.rgb * diffuse)
@@ -129,5 +128,5 @@ class Lights:
         )
         unit = to_light.take(near, 0)
         unit = unit / np.sqrt(np.einsum("ij,ij->i", unit, unit))[:, None]
-        shine = _highlight(some, unit, float(np.mean(self._model.light_specular[index])))
+        shine = _compute_highlight(some, unit, float(np.mean(self._model.light_specular[index])))
         return np.minimum(some.rgb * diffuse * weight.take(near)[:, None] + shine, 1)

@@ -1,6 +1,4 @@
-"""Textured planes: their texture and light, kept from frame to frame where camera and lamps stand
-still.
-"""
+"""Textured planes; their texture and light are cached while camera and lamps do not move."""
 
 from __future__ import annotations
 
@@ -8,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .lights import Lights, Lit, Points
+from .lights import Lights, Points, ShadowTest
 from .shading import Pyramid
 
 
 class View(NamedTuple):
-    """A camera: where it is, against which direction it looks, and its pixels' rays."""
+    """A camera's position, the direction opposite to its view, and its pixels' rays."""
 
     origin: np.ndarray  # (3,)
     backward: np.ndarray  # (3,)
@@ -21,9 +19,7 @@ class View(NamedTuple):
 
 
 class _Layers(NamedTuple):
-    """A floor's look at some pixels: without lamps, and what each lamp adds where nothing is in
-    its way.
-    """
+    """A floor's colours at some pixels: without lamps, and what each unobstructed lamp adds."""
 
     position: np.ndarray  # (n, 3) relative to the camera
     base: np.ndarray  # (n, 3) in [0, 255]
@@ -31,9 +27,7 @@ class _Layers(NamedTuple):
 
 
 class Floor:
-    """One textured plane of a model; `still` says that neither it nor the camera nor any lamp can
-    move.
-    """
+    """One textured plane of a model; `static` means that plane, camera and lamps cannot move."""
 
     def __init__(
         self,
@@ -43,7 +37,7 @@ class Floor:
         pixel: float,
         lights: Lights,
         gloss: np.ndarray,
-        still: bool,
+        static: bool,
     ) -> None:
         material = model.geom_matid[geom]
         size = np.asarray(model.geom_size[geom, :2])
@@ -60,9 +54,9 @@ class Floor:
         self._corner = size.copy()  # the texture starts at the plane's corner
         self._scale = 0.5 * repeat
         self._footprint = float(pixel * self._scale[0])
-        self._still = still
+        self._static = static
         self._key = b""
-        self._kept: _Kept | None = None
+        self._cached: _CachedLayers | None = None
 
     def draw(
         self,
@@ -71,55 +65,62 @@ class Floor:
         rgba: np.ndarray,
         view: View,
         seen: np.ndarray,
-        lit: Lit | None,
+        shadow_test: ShadowTest | None,
     ) -> None:
         """Draw into the picture `out` (pixels, 3) where the plane is `seen`."""
-        if not self._still:
-            layers = self._layers(data, rgba, view, seen)
+        if not self._static:
+            layers = self._compute_layers(data, rgba, view, seen)
             out[seen] = layers.base
             for lamp, rows, colours in layers.lamps:
-                self._add(out, lamp, seen[rows], layers.position.take(rows, 0), colours, lit)
+                self._add_lamp(
+                    out, lamp, seen[rows], layers.position.take(rows, 0), colours, shadow_test
+                )
             return
-        kept = self._keep(data, rgba, view)
-        out[seen] = kept.base.take(seen, 0)
-        for lamp, bright, colours in kept.lamps:
+        cached = self._cache_layers(data, rgba, view)
+        out[seen] = cached.base.take(seen, 0)
+        for lamp, bright, colours in cached.lamps:
             pixels = seen[bright.take(seen)]
-            self._add(
-                out, lamp, pixels, kept.position.take(pixels, 0), colours.take(pixels, 0), lit
+            self._add_lamp(
+                out,
+                lamp,
+                pixels,
+                cached.position.take(pixels, 0),
+                colours.take(pixels, 0),
+                shadow_test,
             )
 
-    def _keep(self, data: Any, rgba: np.ndarray, view: View) -> _Kept:
-        """Return the layers of the whole picture, worked out again only if a task changed
-        something.
-        """
-        key = self._what_matters(data, rgba, view)
-        if self._kept is None or key != self._key:
+    def _cache_layers(self, data: Any, rgba: np.ndarray, view: View) -> _CachedLayers:
+        """Return the layers of the whole picture, computed again only if something changed."""
+        key = self._make_cache_key(data, rgba, view)
+        if self._cached is None or key != self._key:
             facing = np.flatnonzero(
                 view.directions @ data.geom_xmat[self._geom, 2::3].astype(np.float32) < -1e-4
             )
-            self._key, self._kept = (
+            self._key, self._cached = (
                 key,
-                _Kept(self._layers(data, rgba, view, facing), facing, len(view.directions)),
+                _CachedLayers(
+                    self._compute_layers(data, rgba, view, facing), facing, len(view.directions)
+                ),
             )
-        return self._kept
+        return self._cached
 
-    def _add(
+    def _add_lamp(
         self,
         out: np.ndarray,
         lamp: int,
         pixels: np.ndarray,
         position: np.ndarray,
         colours: np.ndarray,
-        lit: Lit | None,
+        shadow_test: ShadowTest | None,
     ) -> None:
-        """Add a lamp's light where nothing is in its way."""
-        if lit is not None and len(pixels) and self._model.light_castshadow[lamp]:
-            reached = lit(lamp, position)
+        """Add a lamp's light where no shadow falls."""
+        if shadow_test is not None and len(pixels) and self._model.light_castshadow[lamp]:
+            reached = shadow_test(lamp, position)
             pixels, colours = pixels[reached], colours[reached]
         out[pixels] += colours
 
-    def _what_matters(self, data: Any, rgba: np.ndarray, view: View) -> bytes:
-        """Return everything that the layers depend on and that may change."""
+    def _make_cache_key(self, data: Any, rgba: np.ndarray, view: View) -> bytes:
+        """Return a key of all values that the layers depend on and that may change."""
         model, pose = self._model, (data.geom_xpos[self._geom], data.geom_xmat[self._geom])
         lamps = (
             data.light_xpos,
@@ -146,8 +147,10 @@ class Floor:
             )
         )
 
-    def _layers(self, data: Any, rgba: np.ndarray, view: View, pixels: np.ndarray) -> _Layers:
-        """Work out texture and light for some pixels whose rays meet the plane."""
+    def _compute_layers(
+        self, data: Any, rgba: np.ndarray, view: View, pixels: np.ndarray
+    ) -> _Layers:
+        """Compute texture and light for pixels whose rays hit the plane."""
         normal = data.geom_xmat[self._geom, 2::3].astype(np.float32)
         direction = view.directions.take(pixels, 0)
         height = np.float32((data.geom_xpos[self._geom] - view.origin) @ normal)
@@ -155,25 +158,23 @@ class Floor:
         points = Points(
             direction * dist[:, None], normal, rgba[:3].astype(np.float32), self._gloss
         )
-        texture = self._texture(data, view.origin, points.position, dist)
+        texture = self._sample_texture(data, view.origin, points.position, dist)
         lamps = []
-        for lamp in self._lights.active():
-            rows, colours = self._lights.lamp(data, lamp, view.origin, points)
+        for lamp in self._lights.list_active():
+            rows, colours = self._lights.compute_lamp(data, lamp, view.origin, points)
             lamps.append((lamp, rows, colours * texture.take(rows, 0)))
         return _Layers(
-            points.position, self._lights.ambient(view.backward, points) * texture, lamps
+            points.position, self._lights.compute_ambient(view.backward, points) * texture, lamps
         )
 
-    def _texture(
+    def _sample_texture(
         self, data: Any, origin: np.ndarray, points: np.ndarray, dist: np.ndarray
     ) -> np.ndarray:
-        """Return colours (n, 3) in [0, 255] at points (n, 3) of the plane, given relative to the
-        camera.
-        """
+        """Return colours (n, 3) in [0, 255] at points (n, 3), relative to the camera."""
         pose = data.geom_xmat[self._geom].reshape(3, 3) * (1, -1, 1)
         start = ((origin - data.geom_xpos[self._geom]) @ pose[:, :2] + self._corner) * self._scale
         uv = points @ (pose[:, :2] * self._scale).astype(np.float32)
-        # Whole repeats are dropped first: float32 loses them far from the origin
+        # Drop whole repeats first: far from the origin they cost float32 its precision.
         uv += (start % 1).astype(np.float32)
         uv -= np.floor(uv)
         np.minimum(uv, 1 - 1e-6, out=uv)
@@ -184,8 +185,8 @@ class Floor:
         return self._pyramid.sample(uv[:, 0], uv[:, 1], footprint)
 
 
-class _Kept:
-    """Layers spread over the whole picture, so that pixel numbers index them."""
+class _CachedLayers:
+    """Layers of the whole picture, indexed by pixel number."""
 
     def __init__(self, layers: _Layers, pixels: np.ndarray, count: int) -> None:
         self.position = np.zeros((count, 3), np.float32)

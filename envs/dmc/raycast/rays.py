@@ -1,5 +1,6 @@
-"""What each pixel's ray meets: planes worked out for all of them at once, MuJoCo's rays only where
-a solid may be.
+"""The geom that each pixel's ray hits.
+
+Planes are intersected with all rays at once; MuJoCo casts rays only where a solid may be.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ VISIBLE = np.array([1, 1, 1, 0, 0, 0], np.uint8)  # geom groups that the standar
 FAR = 1e10
 _HIDDEN_GROUP = 5
 _CORNERS = np.stack(np.meshgrid([-1, 1], [-1, 1], [-1, 1]), -1).reshape(8, 3)
-_MARGIN = 1e-6  # of a pixel, on both sides of what a box covers
-_FRONT = 1e-9  # how squarely a ray has to meet a plane's front
+_MARGIN = 1e-6  # of a pixel, added on all sides of a box
+_FRONT = 1e-9  # smallest cosine between a ray and a plane's normal that counts as a hit
 
 
 class Rays:
@@ -31,7 +32,7 @@ class Rays:
         rays = np.stack(np.broadcast_arrays(x, y[:, None], -1.0), -1).reshape(-1, 3)
         self._rays = rays / np.linalg.norm(rays, axis=1, keepdims=True)
         self.cosine = -self._rays[:, 2]
-        self.geom = np.full(len(rays), -1, np.int32)  # met, or -1
+        self.geom = np.full(len(rays), -1, np.int32)  # the geom hit, or -1
         self.dist = np.full(len(rays), FAR)
         self.normal = np.zeros((len(rays), 3))
         self._rotation: np.ndarray | None = None
@@ -41,12 +42,10 @@ class Rays:
             model.geom_aabb[self.solids, None, :3]
             + _CORNERS * model.geom_aabb[self.solids, None, 3:]
         )
-        self._boxes = _boxes(model)
+        self._boxes = _bounding_boxes(model)
 
     def aim(self, data: Any) -> bool:
-        """Turn the rays with the camera, and return whether they had to; most cameras
-        never turn.
-        """
+        """Rotate the rays with the camera; return whether it has turned, which most never do."""
         rotation = data.cam_xmat[self._camera].reshape(3, 3)
         if self._rotation is not None and np.array_equal(rotation, self._rotation):
             return False
@@ -59,10 +58,8 @@ class Rays:
         return True
 
     @contextmanager
-    def hiding(self, hidden: np.ndarray) -> Iterator[None]:
-        """Let rays skip `hidden` geoms and use our boxes; the simulation never sees
-        either change.
-        """
+    def hide_geoms(self, hidden: np.ndarray) -> Iterator[None]:
+        """Within the context, rays skip `hidden` geoms and use our boxes; then undo both."""
         groups, boxes = self._model.geom_group, self._model.bvh_aabb[: len(self._boxes)]
         kept_groups, kept_boxes = groups.copy(), boxes.copy()
         try:
@@ -74,17 +71,17 @@ class Rays:
             boxes[:] = kept_boxes
 
     def cast(self, data: Any) -> None:
-        """Find what every ray meets first: `geom`, `dist` and `normal`.
+        """Find what every ray hits first: `geom`, `dist` and `normal`.
 
-        To be called inside `hiding`. Rays cast after it, for shadows, do not meet planes.
+        Call it inside `hide_geoms`. Rays cast afterwards, for shadows, do not hit planes.
         """
         groups, origin = self._model.geom_group, data.cam_xpos[self._camera]
         self.geom.fill(-1)
         self.dist.fill(FAR)
-        for plane in self._planes[self._shown(self._planes)].tolist():
-            self._meet(data, origin, plane)
+        for plane in self._planes[self._find_visible(self._planes)].tolist():
+            self._intersect_plane(data, origin, plane)
         groups[self._planes] = _HIDDEN_GROUP
-        near = np.flatnonzero(self._covered(data, origin))
+        near = np.flatnonzero(self._find_covered_pixels(data, origin))
         if not len(near):
             return
         geom, dist, normal = (
@@ -93,26 +90,26 @@ class Rays:
             np.empty((len(near), 3)),
         )
         towards = self.directions.take(near, 0)
-        many(self._model, data, origin, towards, True, geom, dist, normal)
+        cast_rays(self._model, data, origin, towards, True, geom, dist, normal)
         first = np.flatnonzero((geom >= 0) & (dist < self.dist.take(near)))
         pixels = near.take(first)
         self.geom[pixels], self.dist[pixels] = geom.take(first), dist.take(first)
         self.normal[pixels] = normal.take(first, 0)
 
-    def _shown(self, geoms: np.ndarray) -> np.ndarray:
-        """Return which geoms belong to a group that is drawn."""
+    def _find_visible(self, geoms: np.ndarray) -> np.ndarray:
+        """Return a mask of the geoms whose group is drawn."""
         return VISIBLE.take(self._model.geom_group[geoms], mode="clip") > 0
 
-    def _meet(self, data: Any, origin: np.ndarray, plane: int) -> None:
-        """Let rays meet the front of a plane where nothing nearer was met."""
+    def _intersect_plane(self, data: Any, origin: np.ndarray, plane: int) -> None:
+        """Intersect the rays with a plane's front, where it is nearer than earlier hits."""
         pose, (x, y) = data.geom_xmat[plane].reshape(3, 3), self._model.geom_size[plane, :2]
-        kept = self._facing.get(plane)
-        if kept is None or not np.array_equal(kept[0], pose):
+        cached = self._facing.get(plane)
+        if cached is None or not np.array_equal(cached[0], pose):
             across, down, along = (self.directions @ axis for axis in pose.T)
             # 0: its front is not seen
             inverse = np.where(along < -_FRONT, -1 / np.minimum(along, -_FRONT), 0)
-            kept = self._facing[plane] = (pose.copy(), across, down, inverse)
-        _, across, down, inverse = kept
+            cached = self._facing[plane] = (pose.copy(), across, down, inverse)
+        _, across, down, inverse = cached
         start = (origin - data.geom_xpos[plane]) @ pose
         dist = start[2] * inverse
         met = (dist > 0) & (dist < self.dist)
@@ -124,11 +121,11 @@ class Rays:
         self.geom[met] = plane
         self.normal[met] = pose[:, 2]
 
-    def _covered(self, data: Any, origin: np.ndarray) -> np.ndarray:
-        """Return which pixels lie in a rectangle around the picture of some solid's box."""
+    def _find_covered_pixels(self, data: Any, origin: np.ndarray) -> np.ndarray:
+        """Return a mask of the pixels that the bounding rectangle of some solid's box covers."""
         height, width = self._size
         covered = np.zeros(self._size, bool)
-        shown = self._shown(self.solids)
+        shown = self._find_visible(self.solids)
         poses = data.geom_xmat[self.solids].reshape(-1, 3, 3).transpose(0, 2, 1)
         corners = (
             self._corners @ poses + (data.geom_xpos[self.solids] - origin)[:, None]
@@ -150,7 +147,7 @@ class Rays:
         return covered.ravel()
 
 
-def many(
+def cast_rays(
     model: Any,
     data: Any,
     origin: np.ndarray,
@@ -160,8 +157,9 @@ def many(
     dist: np.ndarray,
     normal: np.ndarray | None = None,
 ) -> None:
-    """Cast rays (n, 3) from one point into arrays of n rows; `fixed` says whether the world's own
-    geoms count.
+    """Cast rays (n, 3) from one point into arrays of n rows.
+
+    `fixed` says whether rays hit geoms that are fixed to the world.
     """
     flat, into = towards.reshape(-1), None if normal is None else normal.reshape(-1)
     mujoco.mj_multiRay(
@@ -169,12 +167,11 @@ def many(
     )
 
 
-def _boxes(model: Any) -> np.ndarray:
-    """Return bounding boxes, a row per node of the bodies' trees, that surely hold each body's
-    geoms.
+def _bounding_boxes(model: Any) -> np.ndarray:
+    """Return bounding boxes that surely contain each body's geoms, a row per node of its tree.
 
-    mj_multiRay misses geoms that stand out of the model's own boxes: those of bodies with
-    visual-only geoms, and those of the world where a task moves its geoms.
+    mj_multiRay misses geoms that reach beyond the model's own boxes: those of bodies with
+    visual-only geoms, and those of the world if a task moves them.
     """
     boxes = np.array(model.bvh_aabb[: int((model.body_bvhadr + model.body_bvhnum).max(initial=0))])
     reach = np.linalg.norm(model.geom_pos, axis=1) + model.geom_rbound

@@ -1,6 +1,4 @@
-"""A renderer for MuJoCo scenes that needs no graphics library: rays, textures and lights
-in numpy.
-"""
+"""The renderer of MuJoCo scenes by ray casting, with textures and lights, in numpy."""
 
 from __future__ import annotations
 
@@ -10,10 +8,10 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from ..segmentation import solid
-from .lights import Lights, Lit, Points
+from ..segmentation import find_solid_labels
+from .lights import Lights, Points, ShadowTest
 from .planes import Floor, View
-from .rays import Rays, many
+from .rays import Rays, cast_rays
 from .shading import Materials, Sky
 from .sprites import Sprites
 
@@ -34,16 +32,16 @@ class RayRenderer:
         count = size[0] * size[1]
         self._shadow_geom = np.empty(count, np.int32)
         self._shadow_dist = np.empty(count, np.float64)
-        # Of each pixel of the front layer, what is neither sky nor ground
+        # Share of each pixel of the front layer that is neither sky nor ground.
         self._shares = np.zeros(count, np.float32)
         self._mask: np.ndarray = np.zeros(size, np.float32)
         self._model: Any = None
 
     def _bind(self, model: Any) -> None:
-        """Read everything about a model that does not change."""
+        """Read everything of a model that does not change."""
         self._model = model
         self._rays = rays = Rays(model, self.size, self.camera)
-        # The far clipping plane
+        # The far clipping plane.
         self._reach = model.vis.map.zfar * model.stat.extent / rays.cosine
         self._sprites = Sprites(model, self.size, self.camera, rays.pixel)
         self._sky = Sky(model)
@@ -51,7 +49,7 @@ class RayRenderer:
         self._lights = Lights(model)
         textures, gloss = self._materials.textures, self._materials.gloss
         fixed = np.asarray(model.body_weldid)[model.geom_bodyid] == 0
-        still = _stands_still(model, self.camera)
+        static = _is_static(model, self.camera)
         self._floors = {
             geom: Floor(
                 model,
@@ -60,24 +58,24 @@ class RayRenderer:
                 rays.pixel,
                 self._lights,
                 gloss[geom],
-                still and bool(fixed[geom]),
+                static and bool(fixed[geom]),
             )
             for geom, pyramid in textures.items()
         }
         self._is_floor = np.isin(np.arange(model.ngeom), list(self._floors))
-        self._solid = solid(model).astype(np.float32)
+        self._solid = find_solid_labels(model).astype(np.float32)
         # Only moving geoms cast shadows, unless the world itself holds solids.
         self._fixed_shadows = bool(fixed[rays.solids].any())
         self._shadow_slack = 2e-3 * model.stat.extent
 
     def _prepare(self, physics: Any) -> Any:
-        """Follow the model and the camera, and return MuJoCo's data."""
+        """Update for the model and the camera, and return MuJoCo's data."""
         model, data = physics.model.ptr, physics.data.ptr
         if model is not self._model:
             self._bind(model)
         if self._rays.aim(data):
             self._backward = data.cam_xmat[self.camera].reshape(3, 3)[:, 2].astype(np.float32)
-            self._background = self._sky.colours(self._rays.directions32, self._rays.pixel)
+            self._background = self._sky.sample(self._rays.directions32, self._rays.pixel)
         return data
 
     def render(self, physics: Any) -> np.ndarray:
@@ -85,28 +83,35 @@ class RayRenderer:
         data = self._prepare(physics)
         rgba = self._materials.rgba()
         alpha = rgba[:, 3]
-        rays, out = self._rays, self._layer(data, rgba, alpha == 0)
+        rays, out = self._rays, self._draw_layer(data, rgba, alpha == 0)
         self._mask = self._shares.reshape(self.size)
         glass = (alpha > 0) & (alpha < 1)
         if glass.any():
             through = np.flatnonzero((rays.geom >= 0) & glass[rays.geom])
             share = alpha[rays.geom[through], None]
             if len(through):
-                behind = self._layer(data, rgba, alpha < 1)
+                behind = self._draw_layer(data, rgba, alpha < 1)
                 out[through] = share * out[through] + (1 - share) * behind[through]
         return out.astype(np.uint8).reshape(*self.size, 3)
 
-    def _layer(self, data: Any, rgba: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    def _draw_layer(self, data: Any, rgba: np.ndarray, hidden: np.ndarray) -> np.ndarray:
         """Return the picture (pixels, 3) in [0, 255] without some geoms, all else opaque."""
         rays, out = self._rays, self._background.copy()
-        with rays.hiding(hidden):
+        with rays.hide_geoms(hidden):
             rays.cast(data)
             hit = (rays.geom >= 0) & (rays.dist < self._reach)
             self._shares = self._solid.take(rays.geom) * hit
             flat = self._is_floor[rays.geom] & hit
             for plane, floor in self._floors.items():
                 seen = np.flatnonzero(flat & (rays.geom == plane))
-                floor.draw(out, data, rgba[plane], self._view(data), seen, self._lit(data))
+                floor.draw(
+                    out,
+                    data,
+                    rgba[plane],
+                    self._make_view(data),
+                    seen,
+                    self._make_shadow_test(data),
+                )
             self._draw_solids(out, data, rgba, np.flatnonzero(hit & ~flat))
             self._draw_sprites(out, data)
         return np.minimum(out, 255, out=out)
@@ -125,12 +130,15 @@ class RayRenderer:
             direction=direction,
         )
         origin = data.cam_xpos[self.camera]
-        out[hit] = self._lights.shade(data, origin, self._backward, points, self._lit(data)) * 255
+        out[hit] = (
+            self._lights.shade(data, origin, self._backward, points, self._make_shadow_test(data))
+            * 255
+        )
 
     def _draw_sprites(self, out: np.ndarray, data: Any) -> None:
         """Draw sites and tendons over what lies behind them."""
-        splats = self._sprites.splats(data)
-        front = np.flatnonzero(splats.depth < self._depth(splats.pixels)) if splats else ()
+        splats = self._sprites.find_splats(data)
+        front = np.flatnonzero(splats.depth < self._compute_depth(splats.pixels)) if splats else ()
         if splats is None or not len(front):
             return
         pixels, rgba = splats.pixels[front], splats.rgba[front]
@@ -145,7 +153,11 @@ class RayRenderer:
         )
         colour = (
             self._lights.shade(
-                data, data.cam_xpos[self.camera], self._backward, points, self._lit(data)
+                data,
+                data.cam_xpos[self.camera],
+                self._backward,
+                points,
+                self._make_shadow_test(data),
             )
             * 255
         )
@@ -153,60 +165,57 @@ class RayRenderer:
         out[pixels] = out[pixels] * (1 - share) + np.minimum(colour, 255) * share
         self._shares[pixels] = np.maximum(self._shares[pixels], share[:, 0])
 
-    def _depth(self, pixels: np.ndarray) -> np.ndarray:
+    def _compute_depth(self, pixels: np.ndarray) -> np.ndarray:
         """Return how far along the camera's axis the rays of some pixels went."""
         return self._rays.dist[pixels] * self._rays.cosine[pixels]
 
     def mask(self, physics: Any) -> np.ndarray:
-        """Return how far (height, width) in [0, 1] each pixel of the last picture shows neither
-        sky nor ground.
-        """
+        """Return each pixel's share (height, width) of foreground in the last picture."""
         return self._mask
 
     def segment(self, physics: Any) -> np.ndarray:
-        """Return (height, width) int32: -1 for sky, geom, then geoms + site, then geoms + sites +
-        tendon.
+        """Return labels (height, width) int32.
+
+        -1 is sky, then geoms are numbered, then sites, then tendons.
         """
         data = self._prepare(physics)
-        with self._rays.hiding(self._materials.rgba()[:, 3] == 0):
+        with self._rays.hide_geoms(self._materials.rgba()[:, 3] == 0):
             self._rays.cast(data)
         ids = np.where(self._rays.dist < self._reach, self._rays.geom, -1)
-        splats = self._sprites.splats(data)
+        splats = self._sprites.find_splats(data)
         if splats:
-            front = (splats.depth < self._depth(splats.pixels)) & splats.centre
+            front = (splats.depth < self._compute_depth(splats.pixels)) & splats.centre
             ids[splats.pixels[front]] = self._model.ngeom + splats.label[front]
         return ids.reshape(self.size)
 
     def close(self) -> None:
-        """Let the model go."""
+        """Release the model."""
         self._model = None
 
-    def _view(self, data: Any) -> View:
-        """Return where the camera is and how it looks."""
+    def _make_view(self, data: Any) -> View:
+        """Return the camera's position and rays."""
         return View(data.cam_xpos[self.camera], self._backward, self._rays.directions32)
 
-    def _lit(self, data: Any) -> Lit | None:
-        """Return the function that tells which points a lamp reaches, or None where shadows are
-        off.
-        """
-        return partial(self._reached, data) if self.shadows else None
+    def _make_shadow_test(self, data: Any) -> ShadowTest | None:
+        """Return the function that finds the points a lamp reaches; None without shadows."""
+        return partial(self._find_reached, data) if self.shadows else None
 
-    def _reached(self, data: Any, lamp: int, points: np.ndarray) -> np.ndarray:
-        """Return which points (n, 3), given relative to the camera, no geom hides from a lamp."""
+    def _find_reached(self, data: Any, lamp: int, points: np.ndarray) -> np.ndarray:
+        """Return a mask of the points (n, 3), relative to the camera, that a lamp reaches."""
         model = self._model
         position = data.light_xpos[lamp].copy()
-        if model.light_type[lamp] == _DIRECTIONAL:  # as good as parallel when it is far away
+        if model.light_type[lamp] == _DIRECTIONAL:  # far away, so that rays are nearly parallel
             position = model.stat.center - 1e3 * model.stat.extent * data.light_xdir[lamp]
         rays = points + (data.cam_xpos[self.camera] - position)
         length = np.sqrt(np.einsum("ij,ij->i", rays, rays))
         rays /= length[:, None]
         geom, dist = self._shadow_geom[: len(rays)], self._shadow_dist[: len(rays)]
-        many(model, data, position, rays, self._fixed_shadows, geom, dist)
+        cast_rays(model, data, position, rays, self._fixed_shadows, geom, dist)
         return (geom < 0) | (dist > length - self._shadow_slack)
 
 
-def _stands_still(model: Any, camera: int) -> bool:
-    """Return whether neither the camera nor any lamp can move."""
+def _is_static(model: Any, camera: int) -> bool:
+    """Say whether neither the camera nor any lamp can move."""
     weld = np.asarray(model.body_weldid)
     bodies, modes = (
         [model.cam_bodyid[camera], *model.light_bodyid],

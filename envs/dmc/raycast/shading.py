@@ -1,4 +1,4 @@
-"""Colours, textures and lights of a MuJoCo model, evaluated per pixel with numpy."""
+"""Textures, the sky and the materials of a MuJoCo model, evaluated per pixel with numpy."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _CUBE = (int(mujoco.mjtTexture.mjTEXTURE_CUBE), int(mujoco.mjtTexture.mjTEXTURE_
 _PLANE = int(mujoco.mjtGeom.mjGEOM_PLANE)
 
 
-def texture_image(model: Any, index: int) -> np.ndarray:
-    """Return the (height, width, 3) uint8 picture of a texture."""
+def read_texture(model: Any, index: int) -> np.ndarray:
+    """Read the (height, width, 3) uint8 picture of a texture."""
     height, width, channels = (
         model.tex_height[index],
         model.tex_width[index],
@@ -27,7 +27,7 @@ def texture_image(model: Any, index: int) -> np.ndarray:
 
 
 class Pyramid:
-    """A square texture and its halvings in one flat array, so that a lookup is a single gather."""
+    """A square texture and its halved copies in one flat array, so that a lookup is one gather."""
 
     def __init__(self, image: np.ndarray, smallest: int = 1) -> None:
         level = image.astype(np.float32)
@@ -47,9 +47,7 @@ class Pyramid:
         self.heights, self.widths = np.array(sizes, np.float32).T.copy()
 
     def sample(self, u: np.ndarray, v: np.ndarray, footprint: np.ndarray) -> np.ndarray:
-        """Return texels (n, 3) at u, v in [0, 1), where a pixel covers `footprint` of the
-        texture's width.
-        """
+        """Return texels (n, 3) at u, v in [0, 1); `footprint` is a pixel's share of the width."""
         texels_per_pixel = np.maximum(footprint * self.widths[0], 1.0)
         level = np.minimum(np.frexp(texels_per_pixel)[1] - 1, len(self.starts) - 1)
         width = self.widths[level]
@@ -61,8 +59,7 @@ class Pyramid:
 class Sky:
     """The skybox seen from inside, or black."""
 
-    # In the order they are stored: main axis and its sign, then the axis and sign along columns
-    # and down rows.
+    # In the order of storage: main axis and its sign, then axis and sign along columns and rows.
     FACES = (
         (0, 1, (1, 1), (2, -1)),
         (0, -1, (1, -1), (2, -1)),
@@ -78,7 +75,7 @@ class Sky:
         )
         self.faces: list[Pyramid] = []
         if len(skies):
-            image = texture_image(model, int(skies[0]))
+            image = read_texture(model, int(skies[0]))
             width = image.shape[1]
             count = max(image.shape[0] // width, 1)
             self.faces = [
@@ -86,7 +83,7 @@ class Sky:
             ]
             self.faces = (self.faces * 6)[:6]
 
-    def colours(self, directions: np.ndarray, pixel: float) -> np.ndarray:
+    def sample(self, directions: np.ndarray, pixel: float) -> np.ndarray:
         """Return colours (n, 3) in [0, 255] for unit directions (n, 3); a pixel spans `pixel`
         radians.
         """
@@ -94,7 +91,7 @@ class Sky:
         if not self.faces:
             return out
         main = np.abs(directions).argmax(1)
-        # A face is two wide, and texels of half a pixel look harsh
+        # A face is 2 wide, so this samples texels of one pixel; smaller ones look harsh.
         footprint = np.full(len(main), pixel, np.float32)
         for face, (axis, sign, right, down) in zip(self.faces, self.FACES, strict=True):
             chosen = np.flatnonzero((main == axis) & (directions[:, axis] * sign > 0))
@@ -108,7 +105,7 @@ class Sky:
 
 
 class Materials:
-    """What each geom is made of: colour, gloss and, for planes, its texture."""
+    """The colour and gloss of each geom and, for planes, its texture."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -125,7 +122,7 @@ class Materials:
             if index < 0:
                 continue
             if index not in pyramids:
-                image = texture_image(model, index)
+                image = read_texture(model, index)
                 pyramids[index] = Pyramid(
                     image if int(model.tex_type[index]) not in _CUBE else image[: image.shape[1]]
                 )
@@ -141,8 +138,9 @@ class Materials:
         return np.where(self._has, values[self._ids], default).astype(np.float32)
 
     def rgba(self) -> np.ndarray:
-        """Return the current (geoms, 4) colours; a geom's own wins over its material's unless it
-        is the default.
+        """Return the current colours (geoms, 4).
+
+        A geom's own colour overrides its material's unless it is the default.
         """
         own = self._model.geom_rgba
         if not self._has.any():

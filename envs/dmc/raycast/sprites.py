@@ -1,6 +1,4 @@
-"""Sites and tendons, which rays do not meet: drawn in the image plane as shaded spheres and
-capsules.
-"""
+"""Sites and tendons, which rays do not hit, drawn in the image plane as shaded capsules."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ _NEAR = 1e-3
 
 
 class Splats(NamedTuple):
-    """Pixels that sites and tendons cover, a row each; of several in one pixel, the nearest."""
+    """The pixels that sites and tendons cover, a row each, with the nearest sprite of each."""
 
     pixels: np.ndarray  # index into the flat picture
     label: np.ndarray  # site number, or number of sites + tendon number
@@ -40,8 +38,8 @@ class Sprites:
         self._view.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._view.fixedcamid = camera
 
-    def splats(self, data: Any) -> Splats | None:
-        """Project all of them as capsules; a sphere is a capsule of no length."""
+    def find_splats(self, data: Any) -> Splats | None:
+        """Project all visible sites and tendons as capsules; a sphere is a capsule of length 0."""
         scene = self._scene
         everything = int(mujoco.mjtCatBit.mjCAT_ALL)
         mujoco.mjv_updateScene(
@@ -61,9 +59,9 @@ class Sprites:
         if not front.all():
             geoms = [geom for geom, keep in zip(geoms, front, strict=True) if keep]
             start, end, radius = start[front], end[front], radius[front]
-        return self._cover(geoms, start, end, radius, rotation) if geoms else None
+        return self._find_covered_pixels(geoms, start, end, radius, rotation) if geoms else None
 
-    def _cover(
+    def _find_covered_pixels(
         self,
         geoms: list[Any],
         start: np.ndarray,
@@ -71,11 +69,11 @@ class Sprites:
         radius: np.ndarray,
         rotation: np.ndarray,
     ) -> Splats | None:
-        """Return the pixels within reach of capsules given in camera axes."""
+        """Return the pixels that capsules, given in camera axes, cover."""
         a, b = self._project(start), self._project(end)
         middle = -(start[:, 2] + end[:, 2]) / 2
         width = radius / (middle * self._pixel)
-        columns, rows = self._box(a, b, width + 1)
+        columns, rows = self._find_bounds(a, b, width + 1)
         if not len(rows) or not len(columns):
             return None
         grid = np.stack(np.broadcast_arrays(columns, rows[:, None]), -1).reshape(-1, 1, 2)
@@ -88,10 +86,10 @@ class Sprites:
         )
         away -= t[..., None] * along
         gap = np.sqrt(np.einsum("psi,psi->ps", away, away)) / width  # in radii
-        # Thick ones have the rays' hard edge, and what is thinner than a pixel fades.
+        # Thick sprites have a hard edge like ray-cast solids; those thinner than a pixel fade.
         cover = np.where(width >= 0.5, gap <= 1, np.maximum(1 - gap * width, 0) * 2 * width)
-        # Among neighbours in depth, such as the pieces of one string, the one that covers most
-        # counts as nearest.
+        # Among sprites of similar depth, such as the pieces of one string, the one that covers
+        # most counts as nearest.
         nearest = np.where(cover > 0.02, middle - 20 * radius * cover, np.inf).argmin(1)
         every = np.arange(len(grid))
         on = np.flatnonzero(cover[every, nearest] > 0.02)
@@ -119,10 +117,10 @@ class Sprites:
         scaled = points[:, :2] / (points[:, 2:] * -self._pixel)
         return np.stack([scaled[:, 0] + width / 2 - 0.5, height / 2 - 0.5 - scaled[:, 1]], -1)
 
-    def _box(
+    def _find_bounds(
         self, a: np.ndarray, b: np.ndarray, margin: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the columns and the rows that could be covered."""
+        """Return the columns and rows that the sprites may cover."""
         low = np.floor((np.minimum(a, b) - margin[:, None]).min(0))
         high = np.ceil((np.maximum(a, b) + margin[:, None]).max(0))
         limit = self._size[::-1]
