@@ -12,7 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from worldmodel import build, registry
 from worldmodel.config import loading
 from worldmodel.kernels.planning_step import settled
-from worldmodel.policy.plan_scores import RewardScore
 from worldmodel.policy.planners.proposals import Box
 from worldmodel.rollout.player import Player
 from worldmodel.spaces import ActionSpace, ObservationSpace
@@ -164,6 +163,7 @@ def plan() -> dict[str, Entry]:
                 build.make_planner(p),
                 Box(init_std=p.init_std, min_std=p.min_std, color=p.color),
             )
+            make_score = build.make_plan_score(c, None, None)
             mean, std = proposal.start(1, p.horizon, ACTION.size)
             state, generator = model.dynamics.initial(1), torch.Generator().manual_seed(0)
 
@@ -176,11 +176,11 @@ def plan() -> dict[str, Entry]:
                 state=state,
                 generator=generator,
                 precision=precision,
-                discount=p.discount,
+                make_score=make_score,
             ):
                 with torch.no_grad(), runtime.autocast(torch.device("cpu"), precision), settled():
                     return planner(
-                        RewardScore(model, state, discount, generator),
+                        make_score(model, state, generator),
                         mean,
                         std,
                         proposal,

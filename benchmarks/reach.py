@@ -164,6 +164,7 @@ def drive(run: Any, shown: np.ndarray) -> Policy:
     """The run's planner, told of a goal picture (H,W,3)."""
     import torch
 
+    from worldmodel import build
     from worldmodel.policy.goals import Goal
 
     goal = Goal(
@@ -171,7 +172,7 @@ def drive(run: Any, shown: np.ndarray) -> Policy:
         run.config.goal.distance,
         run.config.goal.at,
     )
-    run.agent.behavior.goal = lambda: goal
+    run.agent.behavior.make_score = build.make_plan_score(run.config, run.policy, lambda: goal)
     return run.act
 
 

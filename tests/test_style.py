@@ -89,6 +89,7 @@ SEAMS = (
     "worldmodel.model.latents",
     "worldmodel.model.objectives",
     "worldmodel.policy.planners",
+    "worldmodel.policy.plan_scores",
     "worldmodel.policy.behaviors",
 )
 SHARED = {"worldmodel.policy.planners.proposals"}

@@ -17,6 +17,7 @@ from worldmodel.config.schema import (
     PlannerConfig,
     ReplayConfig,
     learns_policy,
+    plans_to_goal,
     settings_of,
     used_objectives,
 )
@@ -30,10 +31,9 @@ from worldmodel.model.probe_decoder import Probe
 from worldmodel.model.world_model import WorldModel
 from worldmodel.policy.actor_critic import Actor, ActorCritic
 from worldmodel.policy.agent import Agent
-from worldmodel.policy.behaviors.actor_critic import ActorPolicy
-from worldmodel.policy.behaviors.mpc import MPC
-from worldmodel.policy.behaviors.random import Random
+from worldmodel.policy.behaviors import BehaviorParts, Planning
 from worldmodel.policy.goals import Goal, load_goal
+from worldmodel.policy.plan_scores import PlanScore, ScoreInputs
 from worldmodel.policy.planners.proposals import make_proposal
 from worldmodel.replay.start_states import BurnInStart, StoredStart, ZeroStart
 from worldmodel.spaces import ActionSpace, ObservationSpace
@@ -48,14 +48,6 @@ STARTS: dict[str, Callable[[ReplayConfig], ZeroStart]] = {
     "cold": lambda r: ZeroStart(),
     "burnin": lambda r: BurnInStart(r.burnin),
     "stored": lambda r: StoredStart(r.max_stale),
-}
-
-BEHAVIORS = {
-    "random": lambda c, model, space, policy: Random(space),
-    "mpc": lambda c, model, space, policy: make_mpc(c, model, space, policy),
-    "actor_critic": lambda c, model, space, policy: ActorPolicy(
-        model, space, policy, c.behavior.noise
-    ),
 }
 
 
@@ -158,22 +150,32 @@ def make_planner(p: PlannerConfig):
     return registry.import_class(registry.PLANNERS, p.name)(p)
 
 
-def make_mpc(c: Config, model: WorldModel, space: ActionSpace, policy: ActorCritic | None) -> MPC:
+def make_plan_score(
+    c: Config, policy: ActorCritic | None, goal: Callable[[], Goal] | None
+) -> Callable[..., PlanScore]:
+    """What makes the configured score for states: `(model, state, generator) -> score`."""
+    name = c.planner.score
+    inputs = ScoreInputs(
+        discount=c.planner.discount,
+        settings=settings_of(c, registry.PLAN_SCORES, name),
+        value=None if policy is None else policy.value,
+        goal=goal,
+    )
+    return partial(registry.import_class(registry.PLAN_SCORES, name), inputs=inputs)
+
+
+def make_behavior(
+    c: Config, model: WorldModel, space: ActionSpace, policy: ActorCritic | None
+) -> Any:
     p = c.planner
-    return MPC(
-        model,
-        space,
+    planning = Planning(
         make_planner(p),
         make_proposal(space, p.init_std, p.min_std, p.color),
-        horizon=p.horizon,
-        discount=p.discount,
-        warm_start=p.warm_start,
-        noise=c.behavior.noise,
-        policy=policy,
-        closed_by_critic=p.score == "reward+value",
-        proposals=p.proposals,
-        goal=goal_of(c, model),
+        make_plan_score(c, policy, goal_of(c, model)),
+        p,
     )
+    behavior = registry.import_class(registry.BEHAVIORS, c.behavior.name)
+    return behavior(BehaviorParts(model, space, c.behavior.noise, policy, planning))
 
 
 def check_goal(c: Config, model: WorldModel) -> None:
@@ -187,7 +189,7 @@ def goal_of(c: Config, model: WorldModel) -> Callable[[], Goal] | None:
     """What loads the goal once, where plans are scored by one; a saved run opens without
     the file.
     """
-    if c.behavior.name != "mpc" or c.planner.score != "goal_distance":
+    if c.behavior.name != "mpc" or not plans_to_goal(c):
         return None
     return cache(lambda: load_goal(c.goal, model.observation))
 
@@ -199,7 +201,7 @@ def make_agent(
     device: torch.device,
     policy: ActorCritic | None = None,
 ) -> Agent:
-    behavior = BEHAVIORS[c.behavior.name](c, model, space, policy)
+    behavior = make_behavior(c, model, space, policy)
     return Agent(
         model, behavior, space, device=device, precision=pick_precision(c.run.precision, device)
     )

@@ -38,13 +38,19 @@ PLANNERS = {
     "shooting": "worldmodel.policy.planners.shooting:Shooting",
 }
 
+PLAN_SCORES = {
+    "reward": "worldmodel.policy.plan_scores.reward:Reward",
+    "reward+value": "worldmodel.policy.plan_scores.reward_and_value:RewardAndValue",
+    "goal_distance": "worldmodel.policy.plan_scores.goal_distance:GoalDistance",
+}
+
 BEHAVIORS = {
     "mpc": "worldmodel.policy.behaviors.mpc:MPC",
     "actor_critic": "worldmodel.policy.behaviors.actor_critic:ActorPolicy",
     "random": "worldmodel.policy.behaviors.random:Random",
 }
 
-TABLES = (DYNAMICS, LATENTS, OBJECTIVES, PLANNERS, BEHAVIORS)
+TABLES = (DYNAMICS, LATENTS, OBJECTIVES, PLANNERS, PLAN_SCORES, BEHAVIORS)
 
 
 def import_class(table: Mapping[str, str], name: str) -> Any:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -204,8 +205,12 @@ def test_every_component_is_where_its_registry_says_with_the_settings_read_from_
             assert get_type_hints(own, include_extras=True) == get_type_hints(
                 read, include_extras=True
             )
-            section = getattr(loading.parse([]), getattr(own, "section", name))
-            assert isinstance(section, read)
+            facts = {
+                k: v for k, v in vars(own).items() if isinstance(v, bool | str) and k[0] != "_"
+            }
+            assert facts == {k: getattr(read, k) for k in facts}
+            section = schema.settings_of(loading.parse([]), table, name)
+            assert isinstance(section, read) == is_dataclass(own)
 
 
 def test_components_that_share_a_section_agree_on_the_types_of_its_keys():

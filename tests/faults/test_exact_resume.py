@@ -13,7 +13,7 @@ import pytest
 
 from children import SHORT, go, looks_listed, print_of, struck_at
 from runs import fingerprint, seed_dir
-from worldmodel import build, registry
+from worldmodel import registry
 from worldmodel.config import loading
 from worldmodel.run_directory import make_slug
 from worldmodel.system import fault_injection
@@ -112,7 +112,7 @@ KINDS = {
 
 def test_every_behaviour_and_objective_is_among_them():
     configs = [loading.parse(["debug", *BUSY, *more]) for more in KINDS.values()]
-    assert {c.behavior.name for c in configs} == set(build.BEHAVIORS)
+    assert {c.behavior.name for c in configs} == set(registry.BEHAVIORS)
     assert {name for c in configs for name in c.loss.objective} == set(registry.OBJECTIVES)
 
 

@@ -5,11 +5,14 @@ only.
 import pytest
 import torch
 
-from worldmodel import build
+from worldmodel import build, registry
 from worldmodel.config import loading
 from worldmodel.model.dynamics import Rollout
+from worldmodel.policy.behaviors import BehaviorParts, Planning
 from worldmodel.policy.behaviors.mpc import MPC
-from worldmodel.policy.plan_scores import RewardScore
+from worldmodel.policy.plan_scores import ScoreInputs
+from worldmodel.policy.plan_scores.reward import Reward
+from worldmodel.policy.plan_scores.reward_and_value import RewardAndValue
 from worldmodel.policy.planners.cem import CEM, Settings
 from worldmodel.policy.planners.proposals import Box, OneHot, Seeded
 from worldmodel.spaces import ActionSpace, ObservationSpace
@@ -45,14 +48,14 @@ def test_a_plan_is_worth_its_rewards_weighted_by_still_being_alive_on_arrival():
     world.cont = 0.5
     actions = torch.ones(1, 3, 4, 2)
     actions[:, 1] = 2.0
-    found = RewardScore(world, {"deter": torch.zeros(1, 1)}, 0.9, None)(actions)
+    found = Reward(world, {"deter": torch.zeros(1, 1)}, None, ScoreInputs(0.9))(actions)
     by_hand = sum(0.5**t * 0.9**t * (t + 1) for t in range(4))  # the first reward comes for sure
     torch.testing.assert_close(found, torch.tensor([[by_hand, 2 * by_hand, by_hand]]))
 
 
 def test_every_environment_of_a_batch_is_scored_from_its_own_state():
     start = {"deter": torch.tensor([[0.0], [10.0]])}
-    found = RewardScore(LineWorld(), start, 1.0, None)(torch.zeros(2, 3, 4, 2))
+    found = Reward(LineWorld(), start, None, ScoreInputs())(torch.zeros(2, 3, 4, 2))
     torch.testing.assert_close(found, torch.tensor([[0.0] * 3, [40.0] * 3]))
 
 
@@ -72,10 +75,13 @@ def cem(candidates, iterations, elites):
     return CEM(Settings(candidates, iterations, elites, momentum=0.0, keep=0.0, decay=1.0))
 
 
-def mpc(planner, space=SPACE, **changes):
+def mpc(planner, space=SPACE, model=None, noise=0.3, horizon=5, **changes):
+    c = loading.parse(
+        [f"planner.horizon={horizon}", *(f"planner.{k}={v}" for k, v in changes.items())]
+    )
     proposal = OneHot(space) if space.discrete else Box()
-    options = {"horizon": 5, "discount": 1.0, "warm_start": True, "noise": 0.3, **changes}
-    return MPC(LineWorld(), space, planner, proposal, **options)
+    planning = Planning(planner, proposal, build.make_plan_score(c, None, None), c.planner)
+    return MPC(BehaviorParts(model or LineWorld(), space, noise, None, planning))
 
 
 STATE = {"deter": torch.zeros(2, 1)}
@@ -137,16 +143,7 @@ def test_a_discrete_plan_can_be_left_when_the_optimum_moves():
         def imagine_step(self, state, action, generator):
             return {"deter": action[..., want["code"]].unsqueeze(-1)}
 
-    behavior = MPC(
-        Moving(),
-        space,
-        cem(100, 4, 10),
-        OneHot(space),
-        horizon=12,
-        discount=1.0,
-        warm_start=True,
-        noise=0,
-    )
+    behavior = mpc(cem(100, 4, 10), space, Moving(), noise=0, horizon=12)
     generator = torch.Generator().manual_seed(0)
     state, first = {"deter": torch.zeros(1, 1)}, torch.tensor([False])
     action, carry = behavior.act(state, behavior.init(1), first, "eval", generator)
@@ -156,7 +153,7 @@ def test_a_discrete_plan_can_be_left_when_the_optimum_moves():
     assert action.argmax() == 2 and (carry["plan"][0, :-1].argmax(-1) == 2).float().mean() > 0.9
 
 
-@pytest.mark.parametrize("name", build.BEHAVIORS)
+@pytest.mark.parametrize("name", registry.BEHAVIORS)
 @pytest.mark.parametrize("space", [SPACE, ActionSpace(5, (2, 3))], ids=["box", "discrete"])
 def test_every_behaviour_acts_legally_for_a_batch_and_repeats_itself(name, space):
     c = loading.parse(
@@ -171,7 +168,7 @@ def test_every_behaviour_acts_legally_for_a_batch_and_repeats_itself(name, space
     )
     torch.manual_seed(0)
     model = build.make_model(c, ObservationSpace((32, 32, 3)), space)
-    behavior = build.BEHAVIORS[name](c, model, space, build.make_policy(c, model, space))
+    behavior = build.make_behavior(c, model, space, build.make_policy(c, model, space))
     answers = []
     for _ in range(2):
         generator = torch.Generator().manual_seed(3)
@@ -253,7 +250,8 @@ def test_the_critic_closes_a_plan_with_what_is_left_to_gain():
             return ones, 0.5 * ones
 
     start = {"deter": torch.zeros(1, 1)}
-    score = RewardScore(Ending(), start, 0.9, None, lambda feat: 8 * torch.ones(feat.shape[:-1]))
+    inputs = ScoreInputs(0.9, value=lambda feat: 8 * torch.ones(feat.shape[:-1]))
+    score = RewardAndValue(Ending(), start, None, inputs)
     wanted = 1 + 0.45 + 0.45**2 + 0.45**3 * 8
     assert score(torch.zeros(1, 2, 3, 1)).tolist()[0] == pytest.approx([wanted] * 2)
 
@@ -271,7 +269,7 @@ def test_an_actor_evaluates_by_its_mode_or_by_a_draw_never_with_noise(greedy):
     torch.manual_seed(0)
     model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
     policy = build.make_policy(c, model, SPACE)
-    behavior = build.BEHAVIORS["actor_critic"](c, model, SPACE, policy)
+    behavior = build.make_behavior(c, model, SPACE, policy)
     state = {k: v.expand(500, *v.shape[1:]) for k, v in model.dynamics.initial(1).items()}
     dist = policy.actor(model.dynamics.features(state))
     first = torch.zeros(500, dtype=torch.bool)

@@ -20,7 +20,8 @@ from worldmodel.checkpoint import store
 from worldmodel.config import loading
 from worldmodel.config.schema import GoalConfig
 from worldmodel.policy.goals import Goal, load_goal
-from worldmodel.policy.plan_scores import GoalScore
+from worldmodel.policy.plan_scores import ScoreInputs
+from worldmodel.policy.plan_scores.goal_distance import GoalDistance
 from worldmodel.replay.buffer import Replay, ReplayError
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.spaces import ObservationSpace, map_state
@@ -41,20 +42,24 @@ class Line(LineWorld):
         return (states["deter"] - goal).square().sum(-1)
 
 
+def score_of(goal, start):
+    return GoalDistance(Line(), {"deter": start}, None, ScoreInputs(goal=lambda: goal))
+
+
 @pytest.mark.parametrize("at", ["every", "end"])
 def test_a_plan_is_worth_how_near_it_comes(at):
     plans = torch.zeros(1, 2, 3, 2)
     plans[0, 0, 0, 0] = 2.0  # there at once: 2 2 2
     plans[0, 1, :, 0] = torch.tensor([0.5, 0.5, 1.0])  # there in the end: 0.5 1 2
     goal = Goal({"image": torch.full((1, 1, 1), 2.0)}, "belief", at)
-    found = GoalScore(Line(), {"deter": torch.zeros(1, 1)}, goal, None)(plans)
+    found = score_of(goal, torch.zeros(1, 1))(plans)
     slow = -(1.5**2 + 1) / 3 if at == "every" else 0.0
     torch.testing.assert_close(found, torch.tensor([[0.0, slow]]))
 
 
 def test_every_environment_may_have_a_goal_of_its_own():
     goal = Goal({"image": torch.tensor([[[1.0]], [[5.0]]])}, "belief", "end")
-    found = GoalScore(Line(), {"deter": torch.zeros(2, 1)}, goal, None)(torch.zeros(2, 3, 4, 2))
+    found = score_of(goal, torch.zeros(2, 1))(torch.zeros(2, 3, 4, 2))
     torch.testing.assert_close(found, torch.tensor([[-1.0] * 3, [-25.0] * 3]))
 
 
@@ -96,8 +101,8 @@ def behaviour(model, column, *overrides):
     goal = Goal(
         {"image": draw(column, torch.zeros_like(column))[:, None]}, c.goal.distance, c.goal.at
     )
-    mpc = build.make_mpc(c, model, CODES, None)
-    mpc.goal = lambda: goal
+    mpc = build.make_behavior(c, model, CODES, None)
+    mpc.make_score = build.make_plan_score(c, None, lambda: goal)
     return mpc
 
 

@@ -95,7 +95,7 @@ def reach(objective, distance, overrides=(), updates=400, goals=8, seed=0):
     rng, episodes = np.random.default_rng(seed), collected(60, seed)
     for _ in range(updates):
         learner.update(sample(episodes, rng))
-    mpc = build.make_mpc(c, model, SPACE, None)
+    mpc = build.make_behavior(c, model, SPACE, None)
     ways = np.array([pushed(make_env(), model, mpc, c, 10**6 + k) for k in range(goals)])
     return ways[:, -5:].mean(), ways[:, 0].mean()
 
@@ -109,7 +109,8 @@ def pushed(env, model, mpc, c, seed, steps=25):
     task.position = task.goal.copy()
     there = torch.from_numpy(task.render().copy())[None, None]
     task.position = begin
-    mpc.goal = lambda: Goal({"image": there}, c.goal.distance, c.goal.at)
+    goal = Goal({"image": there}, c.goal.distance, c.goal.at)
+    mpc.make_score = build.make_plan_score(c, None, lambda: goal)
     state, carry, generator = (
         model.dynamics.initial(1),
         mpc.init(1),

@@ -9,7 +9,8 @@ A component that has settings declares them beside its class:
 Importing that file would import torch, which takes longer than a wrong configuration should have
 to wait. So this module compiles only the class `Settings` of it, after the file's imports from
 the modules in VISIBLE. A plain attribute of `Settings` (without an annotation) states a fact about
-the component; a method may check the configuration. Both see nothing but those imports.
+the component; a method may check the configuration. Both see nothing but those imports. A
+component with facts and no keys declares `Settings` as a class that is no dataclass.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import make_dataclass
+from dataclasses import is_dataclass, make_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,11 @@ def read_settings(place: str) -> type | None:
     return names["Settings"]
 
 
+def states_fact(place: str, fact: str) -> bool:
+    """Whether the settings of a component state that a fact is true of it."""
+    return bool(getattr(read_settings(place), fact, False))
+
+
 def settings_by_section(components: Mapping[str, str]) -> dict[str, list[type]]:
     """Settings of a table's components by the section of the configuration that holds their keys:
     the `section` that the settings state, or else the component's name.
@@ -58,7 +64,7 @@ def settings_by_section(components: Mapping[str, str]) -> dict[str, list[type]]:
     found: dict[str, list[type]] = {}
     for name, place in components.items():
         settings = read_settings(place)
-        if settings is not None:
+        if settings is not None and is_dataclass(settings):
             found.setdefault(getattr(settings, "section", name), []).append(settings)
     return found
 

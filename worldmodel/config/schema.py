@@ -7,11 +7,16 @@ components' own files. Nothing here imports torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass, is_dataclass, make_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from worldmodel import registry
-from worldmodel.config.component_settings import join_settings, read_settings, settings_by_section
+from worldmodel.config.component_settings import (
+    join_settings,
+    read_settings,
+    settings_by_section,
+    states_fact,
+)
 from worldmodel.config.ranges import Count, Natural, OneOf, Positive, Range, Share, Weight
 
 
@@ -178,7 +183,7 @@ class PlannerConfig:
     """What every search shares. The keys of the planners themselves are added to this section."""
 
     name: Annotated[str, OneOf(registry.PLANNERS)]
-    score: Literal["reward", "reward+value", "goal_distance"]
+    score: Annotated[str, OneOf(registry.PLAN_SCORES)]
     horizon: Count
     proposals: Natural
     init_std: Positive
@@ -272,6 +277,7 @@ def contradictions(c: Config) -> list[str]:
             f"to search with"
         )
     found += _component_contradictions(c, registry.PLANNERS, p.name)
+    found += _component_contradictions(c, registry.PLAN_SCORES, p.score)
     found += _policy_contradictions(c)
     found += _component_contradictions(c, registry.DYNAMICS, m.dynamics)
     if c.env.task.startswith("distract:") and c.env.obs == "state":
@@ -351,12 +357,12 @@ def _objective_contradictions(c: Config) -> list[str]:
 
 
 def _goal_contradictions(c: Config) -> list[str]:
-    if c.behavior.name != "mpc" or c.planner.score != "goal_distance":
+    if c.behavior.name != "mpc" or not plans_to_goal(c):
         return []
     found = []
     if (c.goal.image is None) == (c.goal.run is None):
         how = "neither is given" if c.goal.image is None else "both are given"
-        found.append(f"planner.score: goal_distance needs goal.image or goal.run; {how}")
+        found.append(f"planner.score: {c.planner.score} needs goal.image or goal.run; {how}")
     if c.goal.distance != "learnt":
         return found
     comparing = [name for name in used_objectives(c) if name in COMPARING]
@@ -374,7 +380,7 @@ def _goal_contradictions(c: Config) -> list[str]:
 def settings_of(c: Config, table: Mapping[str, str], name: str) -> Any:
     """The section that holds the settings of a registry's component; None where it has none."""
     kind = read_settings(table[name])
-    return None if kind is None else getattr(c, getattr(kind, "section", name))
+    return getattr(c, getattr(kind, "section", name)) if is_dataclass(kind) else None
 
 
 def used_objectives(c: Config) -> list[str]:
@@ -383,14 +389,18 @@ def used_objectives(c: Config) -> list[str]:
 
 # Objectives that can say how near features are to a picture, which `goal.distance: learnt` asks.
 COMPARING = tuple(
-    name
-    for name, place in registry.OBJECTIVES.items()
-    if getattr(read_settings(place), "measures_distance", False)
+    name for name, place in registry.OBJECTIVES.items() if states_fact(place, "measures_distance")
 )
 
 
 def learns_policy(c: Config) -> bool:
     """Whether an actor and a critic are trained: to act, or to help a planner."""
-    return c.behavior.name == "actor_critic" or (
-        c.behavior.name == "mpc" and (c.planner.score == "reward+value" or c.planner.proposals > 0)
-    )
+    if c.behavior.name != "mpc":
+        return c.behavior.name == "actor_critic"
+    needs_critic = states_fact(registry.PLAN_SCORES[c.planner.score], "needs_critic")
+    return needs_critic or c.planner.proposals > 0
+
+
+def plans_to_goal(c: Config) -> bool:
+    """Whether plans are scored by a goal instead of by rewards."""
+    return states_fact(registry.PLAN_SCORES[c.planner.score], "needs_goal")

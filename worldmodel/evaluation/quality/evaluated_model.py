@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodel.config.schema import plans_to_goal
 from worldmodel.errors import RunError
 from worldmodel.saved_run import Run
 from worldmodel.spaces import State, add_prefix, count_states, map_state
@@ -155,7 +156,7 @@ def own_plans(run: Run, seed: int) -> tuple[dict[str, Planner], int, list[str]]:
         found["actor"] = _wrapped(
             run, lambda state: policy.plans(run.model, state, 1, length, generator)[:, 0]
         )
-    if run.config.planner.score == "goal_distance":
+    if plans_to_goal(run.config):
         left_out.append("plans towards a goal are not plans for reward: no planner is measured")
         return found, length, left_out
     try:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worldmodel.config.schema import plans_to_goal
 from worldmodel.errors import RunError
 from worldmodel.evaluation.imagination.futures import held
 from worldmodel.evaluation.quality.policy_returns import Act, Policies, always, mixed
@@ -47,7 +48,7 @@ def _quick(run: Run) -> Run | None:
     for reward.
     """
     p = run.config.planner
-    if p.score == "goal_distance":
+    if plans_to_goal(run.config):
         return None
     count = max(4, round(p.candidates * QUICK))
     keys = {

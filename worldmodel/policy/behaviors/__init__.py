@@ -1,5 +1,40 @@
 """Behaviours choose actions from model states: `init(B)`, `act(state, carry, mode) -> (action,
 carry)`.
 
-`plans` says whether they dream to choose, which is most of the work then.
+`plans` says whether they dream to choose, which is most of the work then. Each is built as
+`Class(parts)`.
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from worldmodel.config.schema import PlannerConfig
+from worldmodel.model.world_model import WorldModel
+from worldmodel.policy.actor_critic import ActorCritic
+from worldmodel.policy.planners import ScoreFn
+from worldmodel.policy.planners.proposals import Box, OneHot
+from worldmodel.spaces import ActionSpace
+
+
+@dataclass(frozen=True)
+class Planning:
+    """How a behaviour plans: a planner, where its candidates come from, and what scores them."""
+
+    planner: Any
+    proposal: Box | OneHot
+    make_score: Callable[..., ScoreFn]  # (model, state, generator)
+    settings: PlannerConfig
+
+
+@dataclass(frozen=True)
+class BehaviorParts:
+    """What behaviours are built of."""
+
+    model: WorldModel
+    space: ActionSpace
+    noise: float
+    policy: ActorCritic | None  # where the configuration trains one
+    planning: Planning

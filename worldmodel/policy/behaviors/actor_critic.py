@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from worldmodel.model.world_model import WorldModel
 from worldmodel.policy.action_distributions import legal
-from worldmodel.policy.actor_critic import ActorCritic
+from worldmodel.policy.behaviors import BehaviorParts
 from worldmodel.policy.behaviors.explore import explore
-from worldmodel.spaces import ActionSpace, State
+from worldmodel.spaces import State
 
 
 class ActorPolicy:
@@ -19,8 +18,10 @@ class ActorPolicy:
 
     plans = False
 
-    def __init__(self, model: WorldModel, space: ActionSpace, policy: ActorCritic, noise: float):
-        self.model, self.space, self.policy, self.noise = model, space, policy, noise
+    def __init__(self, parts: BehaviorParts):
+        assert parts.policy is not None
+        self.model, self.space, self.policy = parts.model, parts.space, parts.policy
+        self.noise = parts.noise
 
     def init(self, batch: int) -> State:
         return {}

@@ -2,56 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from worldmodel.kernels.planning_step import settled
-from worldmodel.model.world_model import WorldModel
-from worldmodel.policy.actor_critic import ActorCritic
+from worldmodel.policy.behaviors import BehaviorParts
 from worldmodel.policy.behaviors.explore import explore
-from worldmodel.policy.goals import Goal
-from worldmodel.policy.plan_scores import GoalScore, RewardScore
 from worldmodel.policy.planners.proposals import Box, OneHot, Seeded
-from worldmodel.spaces import ActionSpace, State
+from worldmodel.spaces import State
 
 
 class MPC:
-    """Plans with any planner; noise is added while collecting.
+    """Plans with any planner by any score; noise is added while collecting.
 
-    With an actor-critic, its critic may close the plans and its actor propose some of them. With a
-    goal, which is asked for when it is first needed, plans are scored by how near they come to it
-    instead of by rewards.
+    With an actor-critic, the actor may propose some of the plans.
     """
 
     plans = True
 
-    def __init__(
-        self,
-        model: WorldModel,
-        space: ActionSpace,
-        planner,
-        proposal: Box | OneHot,
-        *,
-        horizon: int,
-        discount: float,
-        warm_start: bool,
-        noise: float,
-        policy: ActorCritic | None = None,
-        closed_by_critic: bool = False,
-        proposals: int = 0,
-        goal: Callable[[], Goal] | None = None,
-    ):
-        self.model, self.space, self.planner, self.proposal = model, space, planner, proposal
-        self.horizon, self.discount, self.warm_start, self.noise = (
-            horizon,
-            discount,
-            warm_start,
-            noise,
-        )
-        self.policy, self.proposals, self.goal = policy, proposals, goal
-        self.critic = policy if closed_by_critic else None
+    def __init__(self, parts: BehaviorParts):
+        planning, p = parts.planning, parts.planning.settings
+        self.model, self.space, self.noise = parts.model, parts.space, parts.noise
+        self.planner, self.proposal = planning.planner, planning.proposal
+        self.make_score = planning.make_score
+        self.horizon, self.warm_start = p.horizon, p.warm_start
+        self.policy, self.proposals = parts.policy, p.proposals
 
     def init(self, batch: int) -> State:
         """The carry is the plan to start from (B,H,A)."""
@@ -77,7 +52,7 @@ class MPC:
         if self.warm_start:
             old = self.proposal.resume(carry["plan"].to(mean.device), mean)
             mean = torch.where(is_first[:, None, None], mean, old)
-        score = self._score(state, generator)
+        score = self.make_score(self.model, state, generator)
         proposal: Box | OneHot | Seeded = self.proposal
         with settled():
             if self.policy is not None and self.proposals:
@@ -91,10 +66,3 @@ class MPC:
         """Where a fresh search begins, for as many as a tensor (B,...) holds and on its device."""
         mean, std = self.proposal.start(len(like), self.horizon, self.space.size)
         return mean.to(like.device), std.to(like.device)
-
-    def _score(self, state: State, generator: torch.Generator) -> GoalScore | RewardScore:
-        """What plans from these states are worth."""
-        if self.goal is not None:
-            return GoalScore(self.model, state, self.goal(), generator)
-        value = self.critic.value if self.critic is not None else None
-        return RewardScore(self.model, state, self.discount, generator, value)

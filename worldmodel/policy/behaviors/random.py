@@ -5,14 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from worldmodel.spaces import ActionSpace, State
+from worldmodel.policy.behaviors import BehaviorParts
+from worldmodel.spaces import State
 
 
 class Random:
     plans = False
 
-    def __init__(self, space: ActionSpace):
-        self.space = space
+    def __init__(self, parts: BehaviorParts):
+        self.space = parts.space
 
     def init(self, batch: int) -> State:
         return {}

@@ -5,15 +5,27 @@
 `score_fn` maps candidates (B,N,H,A) to scores (B,N), higher is better. `mean` and `std` (B,H,A)
 are where the search starts; a proposal (box or one-hot) draws legal candidates around them and
 refits them to weighted candidates.
+
+A planner that can use more than numbers asks whether the score offers it, by a protocol as
+`HasGradient` below: `isinstance(score_fn, HasGradient)`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 ScoreFn = Callable[[Tensor], Tensor]
+
+
+@runtime_checkable
+class HasGradient(Protocol):
+    """A score that knows how it changes with the plan."""
+
+    def score_with_gradient(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B,N) and their gradient (B,N,H,A) by candidates (B,N,H,A)."""
 
 
 def checked_scores(score_fn: ScoreFn, candidates: Tensor) -> Tensor:

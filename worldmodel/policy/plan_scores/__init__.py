@@ -1,0 +1,57 @@
+"""Plan scores: what candidate plans are worth inside the model, made anew for each state.
+
+    Score(model, state, generator, inputs)      states with leaves (B,...)
+    score(candidates) -> scores                 (B,N,H,A) -> (B,N), higher is better
+
+Planners are handed scores and never see the model. One file per score; build.py names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldmodel.model.world_model import WorldModel
+from worldmodel.policy.goals import Goal
+from worldmodel.spaces import State
+
+
+@dataclass(frozen=True)
+class ScoreInputs:
+    """What a run gives every score; a score's `Settings` state which of them it needs."""
+
+    discount: float = 1.0
+    settings: Any = None  # the score's section of the configuration, where it has one
+    # Where a score states needs_critic: features (...,F) to values (...).
+    value: Callable[[Tensor], Tensor] | None = None
+    # Where a score states needs_goal: loads the goal, once.
+    goal: Callable[[], Goal] | None = None
+
+
+class PlanScore:
+    """What plans from states (B,...) are worth."""
+
+    def __init__(
+        self,
+        model: WorldModel,
+        state: State,
+        generator: torch.Generator | None,
+        inputs: ScoreInputs,
+    ):
+        self.model, self.state, self.generator, self.inputs = model, state, generator, inputs
+
+    def __call__(self, candidates: Tensor) -> Tensor:
+        """(B,N,H,A) -> (B,N)."""
+        raise NotImplementedError
+
+    def score_with_gradient(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B,N) and their gradient (B,N,H,A) by the candidates."""
+        with torch.enable_grad():
+            plans = candidates.detach().requires_grad_()
+            scores = self(plans)
+            (gradient,) = torch.autograd.grad(scores.sum(), plans)
+        return scores.detach(), gradient

@@ -1,0 +1,43 @@
+"""How near a plan comes to what a goal shows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from worldmodel.model.world_model import WorldModel
+from worldmodel.policy.plan_scores import PlanScore, ScoreInputs
+from worldmodel.spaces import State, map_state
+
+
+class Settings:
+    needs_goal = True
+
+
+class GoalDistance(PlanScore):
+    """Minus the distance to the goal, at each step of a plan on average or at its end."""
+
+    def __init__(
+        self,
+        model: WorldModel,
+        state: State,
+        generator: torch.Generator | None,
+        inputs: ScoreInputs,
+    ):
+        super().__init__(model, state, generator, inputs)
+        assert inputs.goal is not None
+        self.goal = inputs.goal()
+        device = next(iter(state.values())).device
+        self.embed = model.encode(
+            {k: v.to(device) for k, v in self.goal.seen.items()}
+        )  # (1 or B,1,E)
+
+    def __call__(self, candidates: Tensor) -> Tensor:
+        batch, count = candidates.shape[:2]
+        start = map_state(self.state, lambda v: v.repeat_interleave(count, 0))
+        states = self.model.dynamics.imagine(start, candidates.flatten(0, 1), self.generator)
+        if self.goal.at == "end":
+            states = map_state(states, lambda v: v[:, -1:])
+        embed = self.embed if len(self.embed) == 1 else self.embed.repeat_interleave(count, 0)
+        distance = self.model.goal_distance(states, embed, self.goal.distance)
+        return -distance.mean(1).view(batch, count)

@@ -1,0 +1,33 @@
+"""The rewards that the model predicts along a plan."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from worldmodel.policy.plan_scores import PlanScore
+from worldmodel.spaces import map_state
+
+
+class Reward(PlanScore):
+    """Sum of predicted rewards, weighted by the predicted chance to be alive on arrival."""
+
+    def __call__(self, candidates: Tensor) -> Tensor:
+        score, _, _ = self.sum_rewards(candidates)
+        return score.view(candidates.shape[:2])
+
+    def sum_rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of M = B*N plans (B,N,H,A): scores (M,), and where each ends features (M,F) and the
+        weight (M,) of what would follow.
+        """
+        count, horizon = candidates.shape[1:3]
+        start = map_state(self.state, lambda v: v.repeat_interleave(count, 0))
+        rollout = self.model.dynamics.start_rollout(start, horizon, self.generator)
+        for actions in candidates.flatten(0, 1).unbind(1):
+            rollout.step(actions)
+        feat = rollout.features_after()
+        reward, cont = self.model.outlook(feat)
+        alive = torch.cat([torch.ones_like(cont[:1]), cont]).cumprod(0)
+        steps = torch.arange(horizon + 1, device=reward.device).unsqueeze(1)
+        weight = alive * self.inputs.discount**steps
+        return (weight[:-1] * reward).sum(0), feat[-1], weight[-1]
