@@ -1,6 +1,4 @@
-"""The bootstrap: an empty requirements file keeps pip off the network, everything else is the real
-thing.
-"""
+"""The launcher `wm`, run for real; an empty requirements file keeps pip off the network."""
 
 import ast
 import fcntl
@@ -25,14 +23,15 @@ TRAIN = (
 
 
 def make_tree(root):
-    """A checkout with nothing to install and a train.py that reports how it was started."""
-    (root / "worldmodel").mkdir(parents=True)
+    """Make a checkout with nothing to install and a train.py that reports how it was started."""
+    (root / "worldmodel" / "system").mkdir(parents=True)
     shutil.copy(ROOT / "wm", root / "wm")
     (root / "requirements.txt").write_text("# nothing\n")
     (root / "pyproject.toml").write_text("[project.optional-dependencies]\ntest = []\n")
     (root / "train.py").write_text(TRAIN)
     (root / "worldmodel" / "__init__.py").touch()
-    (root / "worldmodel" / "doctor.py").write_text(
+    (root / "worldmodel" / "system" / "__init__.py").touch()
+    (root / "worldmodel" / "system" / "doctor.py").write_text(
         "import os, sys; print('doctor', os.getcwd()); sys.exit(3)\n"
     )
     return root
@@ -45,16 +44,14 @@ def tree(tmp_path):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """One environment made by a first call from another folder, and what that call said; making
-    one takes seconds.
-    """
+    """Make one environment by a first call from another folder, shared since it takes seconds."""
     root = make_tree(tmp_path_factory.mktemp("made") / "tree")
     return root, call(root, "train", "small", "--run.seed", "1", cwd=root.parent)
 
 
 @pytest.fixture
 def ready(tree, made):
-    """A tree whose environment is complete."""
+    """Return a tree whose environment is complete."""
     shutil.copytree(made[0] / ".venv", tree / ".venv", symlinks=True)
     return tree
 
@@ -156,31 +153,29 @@ def test_tests_run_whole_or_as_named(tree, monkeypatch):
     assert whole.returncode == 1 and "1 failed, 1 passed" in whole.stdout
     wm, everything = load(tree), [str(tree / "tests")]
     monkeypatch.chdir(tree)
-    assert wm.default_tests(["-k", "one", "-x"]) == everything
+    assert wm.choose_tests(["-k", "one", "-x"]) == everything
     assert (
-        wm.default_tests(["tests/test_one.py::test_one"])
-        == wm.default_tests(["-x", "tests"])
-        == []
+        wm.choose_tests(["tests/test_one.py::test_one"]) == wm.choose_tests(["-x", "tests"]) == []
     )
 
 
 def test_stamp_follows_all_it_should(ready):
     wm, venv = load(ready), ready / ".venv"
     assert wm.is_ready(venv, "core") and not wm.is_ready(venv, "test")
-    seen = {wm.stamp(venv, "core")}
+    seen = {wm.compute_stamp(venv, "core")}
     (ready / "pyproject.toml").write_text('test = ["pytest>=8"]\n')
     assert wm.is_ready(venv, "core")  # test tools do not matter to training
     (ready / "requirements.txt").write_text("# another\n")
-    seen.add(wm.stamp(venv, "core"))
+    seen.add(wm.compute_stamp(venv, "core"))
     wm.FORMAT += 1
-    seen.add(wm.stamp(venv, "core"))
+    seen.add(wm.compute_stamp(venv, "core"))
     with open(venv / "pyvenv.cfg", "a") as file:
         file.write("version_info = 3.99.0\n")
-    seen.add(wm.stamp(venv, "core"))
+    seen.add(wm.compute_stamp(venv, "core"))
     assert len(seen) == 4 and not wm.is_ready(venv, "core")
     (venv / "bin" / "python").unlink()
     (venv / "bin" / "python").symlink_to("nowhere")
-    assert wm.stamp(venv, "core") == ""
+    assert wm.compute_stamp(venv, "core") == ""
 
 
 def test_test_tools_are_the_extra_of_pyproject():
@@ -188,7 +183,7 @@ def test_test_tools_are_the_extra_of_pyproject():
     extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]["test"]
-    assert load(ROOT).test_tools() == extra and len(extra) >= 4
+    assert load(ROOT).read_test_extra() == extra and len(extra) >= 4
 
 
 def test_changed_requirements_are_installed_into_the_same_environment(ready):
@@ -216,9 +211,7 @@ def test_failed_install_shows_pips_words_and_is_tried_again(ready):
 
 
 def test_what_is_installed_is_compiled_at_once(ready):
-    """What is compiled when it is first used, on a disk that is full by then, would stay cut off
-    for ever.
-    """
+    """Compiling at first use, on a disk that is full by then, would leave broken files."""
     about = "Metadata-Version: 2.1\nName: little\nVersion: 1\n"
     how = "Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     with zipfile.ZipFile(ready / "little-1-py3-none-any.whl", "w") as wheel:
@@ -316,9 +309,7 @@ def test_someone_elses_environment_is_used_and_never_emptied(tree, made, tmp_pat
 
 @pytest.fixture
 def no_ensurepip(tmp_path):
-    """A Python whose venv module fails as it does on Debian without python3-venv, its pip
-    intact.
-    """
+    """Make a Python whose venv module fails, as on Debian without python3-venv."""
     python = tmp_path / "python3"
     refuse = (
         'case "$*" in "-m venv --without-pip"*) ;; "-m venv"*) echo no ensurepip >&2; exit 1 ;; '
@@ -333,9 +324,9 @@ def test_without_ensurepip_the_systems_pip_fills_the_environment(tree, no_ensure
     wm = load(tree)
     monkeypatch.setattr(wm.sys, "executable", no_ensurepip)
     monkeypatch.delenv("WM_VENV", raising=False)
-    python = wm.prepare("core")
+    python = wm.prepare_environment("core")
     assert wm.is_ready(tree / ".venv", "core")
-    assert wm.pip_command(tree / ".venv")[0] == no_ensurepip
+    assert wm.find_pip(tree / ".venv")[0] == no_ensurepip
     assert not list((tree / ".venv").glob("lib/python*/site-packages/pip"))
     assert (
         subprocess.run(
@@ -365,7 +356,7 @@ def test_without_any_way_one_line_says_what_to_install(tree, tmp_path, monkeypat
 def test_cuda_warning_only_without_gpu_and_index(tree, monkeypatch, capsys, settings, gpu, warned):
     wm = load(tree)
     monkeypatch.setattr(
-        wm, "output", lambda command: gpu if command[0] == "nvidia-smi" else settings
+        wm, "read_output", lambda command: gpu if command[0] == "nvidia-smi" else settings
     )
     monkeypatch.setattr(wm.sys, "platform", "linux")
     if Path("/proc/driver/nvidia").exists():
