@@ -18,6 +18,7 @@ from envs.parallel.vector import make_vector
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.replay.buffer import Replay
+from worldmodel.replay.samplers.uniform import Uniform
 from worldmodel.rollout.collector import Rollout, episode_seeds, spaces_of
 from worldmodel.rollout.player import Player
 from worldmodel.spaces import Batch
@@ -53,6 +54,7 @@ class Collector:
             directory=None,
             num_streams=count,
             seed=0,
+            sampler=Uniform(),
         )
 
     def collecting(self, steps: int) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 
 import envs
 from worldmodel.replay.buffer import Replay, bytes_per_row
+from worldmodel.replay.samplers.uniform import Uniform
 
 BATCH, LENGTH = 16, 32
 
@@ -35,7 +36,13 @@ def filled(
     """Fill a buffer, and a plain list of the same rows, with random frames."""
     shape = spec(size)
     replay = Replay(
-        shape, capacity_bytes=4 * 10**9, store=store, directory=directory, num_streams=1, seed=0
+        shape,
+        capacity_bytes=4 * 10**9,
+        store=store,
+        directory=directory,
+        num_streams=1,
+        seed=0,
+        sampler=Uniform(),
     )
     pixels = np.random.default_rng(0).integers(256, size=(64, size, size, 3), dtype=np.uint8)
     kept = []
@@ -69,6 +76,7 @@ def filmed(task: str, rows: int, codec: str) -> Replay:
         directory=None,
         num_streams=1,
         seed=0,
+        sampler=Uniform(),
     )
     picture, first = env.reset(seed=0)[0], True
     for i in range(rows):

@@ -71,6 +71,11 @@ MAY_IMPORT = {
         "worldmodel.config.schema",
     },
     "worldmodel/replay/shards.py": set(),
+    "worldmodel/replay/samplers/*": {
+        "numpy",
+        "worldmodel.config.ranges",
+        "worldmodel.replay.segments",
+    },
 }
 # Who may never import what.
 MAY_NOT_IMPORT = {
@@ -91,6 +96,7 @@ SEAMS = (
     "worldmodel.policy.planners",
     "worldmodel.policy.plan_scores",
     "worldmodel.policy.behaviors",
+    "worldmodel.replay.samplers",
 )
 SHARED = {"worldmodel.policy.planners.proposals"}
 

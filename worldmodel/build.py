@@ -35,6 +35,7 @@ from worldmodel.policy.behaviors import BehaviorParts, Planning
 from worldmodel.policy.goals import Goal, load_goal
 from worldmodel.policy.plan_scores import PlanScore, ScoreInputs
 from worldmodel.policy.planners.proposals import make_proposal
+from worldmodel.replay.samplers import Sampler
 from worldmodel.replay.start_states import BurnInStart, StoredStart, ZeroStart
 from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.system.runtime import pick_precision
@@ -205,6 +206,10 @@ def make_agent(
     return Agent(
         model, behavior, space, device=device, precision=pick_precision(c.run.precision, device)
     )
+
+
+def make_sampler(r: ReplayConfig) -> Sampler:
+    return registry.import_class(registry.SAMPLERS, r.sampler)(r)
 
 
 def replay_spec(

@@ -50,7 +50,13 @@ BEHAVIORS = {
     "random": "worldmodel.policy.behaviors.random:Random",
 }
 
-TABLES = (DYNAMICS, LATENTS, OBJECTIVES, PLANNERS, PLAN_SCORES, BEHAVIORS)
+SAMPLERS = {
+    "uniform": "worldmodel.replay.samplers.uniform:Uniform",
+    "recent": "worldmodel.replay.samplers.recent:Recent",
+    "prioritized": "worldmodel.replay.samplers.prioritized:Prioritized",
+}
+
+TABLES = (DYNAMICS, LATENTS, OBJECTIVES, PLANNERS, PLAN_SCORES, BEHAVIORS, SAMPLERS)
 
 
 def import_class(table: Mapping[str, str], name: str) -> Any:

@@ -65,11 +65,15 @@ KINDS = {
         "categorical",
         "--loss.objective",
         "{contrastive: 1.0, barlow: 1.0, forward_contrastive: 1.0}",
+        "--replay.sampler",
+        "recent",
     ),
     "actor, two environments": (
         *ACTOR,
         "--env.num",
         "2",
+        "--replay.sampler",
+        "prioritized",
         "--replay.start",
         "stored",
         "--loss.objective",
@@ -92,6 +96,8 @@ KINDS = {
         "{bootstrap: 1.0, prototypes: 1.0}",
         "--replay.store",
         "disk",
+        "--replay.sampler",
+        "prioritized",
         "--optim.name",
         "laprop",
     ),
@@ -110,10 +116,11 @@ KINDS = {
 }
 
 
-def test_every_behaviour_and_objective_is_among_them():
+def test_every_behaviour_objective_and_sampler_is_among_them():
     configs = [loading.parse(["debug", *BUSY, *more]) for more in KINDS.values()]
     assert {c.behavior.name for c in configs} == set(registry.BEHAVIORS)
     assert {name for c in configs for name in c.loss.objective} == set(registry.OBJECTIVES)
+    assert {c.replay.sampler for c in configs} == set(registry.SAMPLERS)
 
 
 def drawn(rng, looks):

@@ -24,6 +24,7 @@ from worldmodel.errors import RunError
 from worldmodel.replay.buffer import Replay
 from worldmodel.replay.chunk import Layout, ReplayError
 from worldmodel.replay.compressed_chunk import CompressedChunk
+from worldmodel.replay.samplers.uniform import Uniform
 from worldmodel.run_directory import RunDir
 from worldmodel.saved_run import spaces_from
 from worldmodel.training.logger import Means
@@ -154,6 +155,7 @@ def replay(folder):
         directory=folder,
         num_streams=2,
         seed=0,
+        sampler=Uniform(),
         chunk_rows=20,
     )
 

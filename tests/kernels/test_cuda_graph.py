@@ -92,7 +92,16 @@ def learner_of(recorder, *overrides):
     model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
     policy = build.make_policy(c, model, SPACE)
     starts = build.STARTS[c.replay.start](c.replay)
-    return Learner(model, c.optim, torch.device("cpu"), "fp32", policy, starts, recorder=recorder)
+    return Learner(
+        model,
+        c.optim,
+        torch.device("cpu"),
+        "fp32",
+        policy,
+        starts,
+        recorder=recorder,
+        by_row=build.make_sampler(c.replay).needs_losses,
+    )
 
 
 def trained(recorder, *overrides, updates=14, spoil=(), spare=()):
@@ -112,6 +121,8 @@ def trained(recorder, *overrides, updates=14, spoil=(), spare=()):
         if i in spare:
             learner.model.probe.decoder.image.project.weight.data.fill_(float("inf"))
         shown.append({k: float(v) for k, v in learner.update(batch).items()})
+        if learner.row_losses is not None:
+            shown[-1] |= {f"row {i}": float(v) for i, v in enumerate(learner.row_losses.flatten())}
     held = {
         **learner.model.state_dict(),
         **learner.policy.state_dict(),
@@ -128,6 +139,7 @@ FORMS = {
     "dreamer2": ["dreamer2", "imag.every=2", "critic.every=3"],
     "dreamer3": ["dreamer3", "loss.pictures=0.5"],
     "burnin": ["replay.start=burnin", "replay.burnin=3"],
+    "losses by row": ["replay.sampler=prioritized"],
 }
 
 

@@ -23,6 +23,7 @@ from worldmodel.policy.goals import Goal, load_goal
 from worldmodel.policy.plan_scores import ScoreInputs
 from worldmodel.policy.plan_scores.goal_distance import GoalDistance
 from worldmodel.replay.buffer import Replay, ReplayError
+from worldmodel.replay.samplers.uniform import Uniform
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.spaces import ObservationSpace, map_state
 
@@ -228,6 +229,7 @@ def saved_run(path, lengths, codec="none", after=0, spec=SPEC):
         "codec": codec,
         "num_streams": 2,
         "seed": 0,
+        "sampler": Uniform(),
         "chunk_rows": 8,
     }
     replay = Replay(spec, directory=path / "replay", **settings)

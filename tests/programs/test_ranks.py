@@ -26,6 +26,8 @@ ACTOR = (
     "3",
     "--replay.start",
     "stored",
+    "--replay.sampler",
+    "prioritized",
 )
 
 

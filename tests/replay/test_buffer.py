@@ -25,6 +25,7 @@ from worldmodel.replay.buffer import (
     check_capacity,
     describe_capacity,
 )
+from worldmodel.replay.samplers.uniform import Uniform
 from worldmodel.system.available_memory import available_memory
 
 FLAGS = ("is_first", "is_last", "is_terminal")
@@ -55,7 +56,16 @@ def row(stream, index):
 STORES = ("ram", "disk", "ram zstd", "disk zstd")
 
 
-def make(directory=None, store="ram", streams=2, rows=10_000, seed=3, chunk_rows=8, spec=SPEC):
+def make(
+    directory=None,
+    store="ram",
+    streams=2,
+    rows=10_000,
+    seed=3,
+    chunk_rows=8,
+    spec=SPEC,
+    sampler=None,
+):
     """Make a buffer; its store may name a codec as well."""
     size = bytes_per_row(spec)
     store, _, codec = store.partition(" ")
@@ -67,6 +77,7 @@ def make(directory=None, store="ram", streams=2, rows=10_000, seed=3, chunk_rows
         directory=directory,
         num_streams=streams,
         seed=seed,
+        sampler=sampler or Uniform(),
         chunk_rows=chunk_rows,
     )
 

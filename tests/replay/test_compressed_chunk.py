@@ -23,6 +23,7 @@ from test_buffer import (
 from worldmodel.replay.buffer import Replay, ReplayError
 from worldmodel.replay.chunk import Layout
 from worldmodel.replay.compressed_chunk import BLOCK, HEADER, CompressedChunk, bound_file_size
+from worldmodel.replay.samplers.uniform import Uniform
 
 GROUND = np.random.default_rng(0).integers(0, 60, (64, 64, 3)).astype(np.uint8)
 PICTURES = {**SPEC, "image": ((64, 64, 3), "uint8")}
@@ -122,7 +123,7 @@ def test_the_cap_counts_packed_bytes(tmp_path):
     """What packs well stays longer, and the cap holds all the same."""
 
     def still(codec):
-        size = dict(capacity_bytes=100 * 12_400, chunk_rows=16, num_streams=1)
+        size = dict(capacity_bytes=100 * 12_400, chunk_rows=16, num_streams=1, sampler=Uniform())
         replay = Replay(PICTURES, **size, store="ram", codec=codec, directory=None, seed=0)
         for index in range(400):
             replay.add(0, {**row(0, index), "image": filmed(0)})

@@ -9,12 +9,13 @@ from test_buffer import ROW, SPEC, aside, assert_true, fill, row
 from worldmodel.replay.buffer import Replay, ReplayMissing
 from worldmodel.replay.chunk import Layout
 from worldmodel.replay.manifest import Manifest
+from worldmodel.replay.samplers.uniform import Uniform
 from worldmodel.replay.shards import reshard
 
 SIZE = 8  # rows of a chunk
 
 
-def shard(directory, rank=0, ranks=1, streams=1, rows=10_000, store="ram"):
+def shard(directory, rank=0, ranks=1, streams=1, rows=10_000, store="ram", sampler=None):
     """Make one rank's shard of a replay that may hold so many rows."""
     return Replay(
         SPEC,
@@ -23,6 +24,7 @@ def shard(directory, rank=0, ranks=1, streams=1, rows=10_000, store="ram"):
         directory=directory,
         num_streams=streams,
         seed=rank,
+        sampler=sampler or Uniform(),
         chunk_rows=SIZE,
         first_stream=rank * streams,
         last=rank == ranks - 1,

@@ -57,6 +57,8 @@ class DistractConfig:
 
 @dataclass(frozen=True)
 class ReplayConfig:
+    """The replay itself. The keys of the samplers are added to this section."""
+
     store: Literal["ram", "disk"]
     codec: Literal["none", "zstd"]
     capacity_gb: Positive
@@ -65,6 +67,7 @@ class ReplayConfig:
     start: Literal["cold", "burnin", "stored"]
     burnin: Count
     max_stale: Natural
+    sampler: Annotated[str, OneOf(registry.SAMPLERS)]
     lost: Literal["refuse", "accept"]
 
 

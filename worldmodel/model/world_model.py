@@ -29,6 +29,8 @@ from worldmodel.spaces import (
     select_prefix,
 )
 
+BY_ROW = "loss/by_row"
+
 
 class WorldModel(nn.Module):
     """Encoder, dynamics, representation objectives and heads.
@@ -164,9 +166,9 @@ class WorldModel(nn.Module):
         parts = Parts(self.dynamics, self.reward, self.cont)
         return Context(batch, embed, post, prior, feat, self.backdrop, parts, slow)
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Metrics, State, Tensor]:
+    def loss(self, batch: Batch, by_row: bool = False) -> tuple[Tensor, Metrics, State, Tensor]:
         """The scaled sum of all losses; metrics with every part before its scale; posterior states
-        and features.
+        and features. With `by_row` the metrics have that sum of each row too, as BY_ROW (B,T).
         """
         losses, metrics, post, feat = self.losses(batch)
         assert losses.keys() == self.scales.keys(), (
@@ -178,6 +180,9 @@ class WorldModel(nn.Module):
         }
         total = torch.stack([v.mean() * self.scales[k] for k, v in losses.items()]).sum()
         shown = {f"loss/{k}": v.mean() for k, v in losses.items()}
+        if by_row:
+            scaled = [v.detach() * self.scales[k] for k, v in losses.items()]
+            shown[BY_ROW] = torch.stack(scaled).sum(0)
         return total, {**metrics, **shown, "loss/total": total}, post, feat
 
     def _kl_losses(self, batch: Batch, post: State, prior: State) -> Losses:

@@ -26,6 +26,7 @@ from worldmodel.replay.chunk import (
 )
 from worldmodel.replay.compressed_chunk import CompressedChunk
 from worldmodel.replay.manifest import Manifest
+from worldmodel.replay.samplers import Sampler
 from worldmodel.replay.segments import Segments
 from worldmodel.system.files import fsync_directory, quarantine
 
@@ -42,12 +43,12 @@ log = logging.getLogger(__name__)
 
 
 class Replay:
-    """Rows of several streams (one per environment), sampled as sequences uniformly over their
-    start steps.
+    """Rows of several streams (one per environment), sampled as sequences; a sampler chooses where
+    they start.
 
     The rows of a stream are numbered from 0, and row r lies in chunk r // chunk_rows. So a row's
-    position is arithmetic, and the cost of sampling does not depend on the number of rows. A
-    missing chunk leaves a hole in the numbers; the contiguous runs between holes are segments,
+    position is arithmetic, and the cost of reading a batch does not depend on the number of rows.
+    A missing chunk leaves a hole in the numbers; the contiguous runs between holes are segments,
     and a sequence never crosses the end of its segment. Not thread-safe.
 
     Several processes may share a directory: each writes its own streams, from `first_stream` on,
@@ -64,6 +65,7 @@ class Replay:
         directory: Path | None,
         num_streams: int,
         seed: int,
+        sampler: Sampler,
         codec: str = "none",
         chunk_rows: int = 512,
         first_stream: int = 0,
@@ -91,6 +93,7 @@ class Replay:
         self.chunk_rows = max(1, min(chunk_rows, self.capacity_rows // (4 * num_streams)))
         self._max_chunk_rows = chunk_rows
         self._rng = np.random.Generator(np.random.PCG64(seed))
+        self.sampler = sampler
         self._owned = False  # whether files of other runs have been moved aside
         self._created = False  # whether a file was created since the last fsync of the directory
         self._write_failed = False
@@ -104,6 +107,8 @@ class Replay:
         self._segments = Segments()
         self._evicted: set[str] = set()  # files no longer sampled that a checkpoint may still need
         self._rows = self._episodes = self._bytes = 0
+        self._sampled = np.zeros((2, 0), np.int64)  # streams and rows where a batch's rows end
+        self.sampler.clear(self.chunk_rows)
 
     def __len__(self) -> int:
         """Return the number of rows that can be sampled."""
@@ -164,6 +169,7 @@ class Replay:
         if not isinstance(chunk, Chunk):
             chunk = Chunk(stream, number, data=np.empty(self.chunk_rows, self.layout.dtype))
             self._chunks[stream, number] = chunk
+            self.sampler.add_chunk(stream, number)
         return chunk
 
     def _extend(self, chunk: Chunk | CompressedChunk, rows: int, episodes: int, size: int) -> None:
@@ -179,6 +185,7 @@ class Replay:
         """Evict the oldest chunks until `size` more bytes fit into the capacity."""
         while self._chunks and self._bytes + size > self.capacity_bytes:
             key, chunk = self._chunks.popitem(last=False)
+            self.sampler.drop_chunk(*key)
             self._unsaved.pop(key, None)
             self._segments.drop(chunk.stream, chunk.rows)
             self._rows -= chunk.rows
@@ -189,28 +196,27 @@ class Replay:
 
     def can_sample(self, batch: int, length: int) -> bool:
         """Say whether any sequence of this length is held (a batch draws with replacement)."""
-        return batch > 0 and length > 0 and bool(self._segments.starts(length)[2].sum())
+        return batch > 0 and len(self._segments.index_starts(length)) > 0
 
     def sample(self, batch: int, length: int) -> dict[str, np.ndarray]:
-        """Draw sequences whose starts are uniform over all steps that allow one: {key:
-        (B,T,...)}.
-        """
-        streams, firsts, counts = self._segments.starts(length)
-        ends = np.cumsum(counts)
-        if length < 1 or not len(ends) or not ends[-1]:
+        """Draw sequences, which start where the sampler says: {key: (B,T,...)}."""
+        index = self._segments.index_starts(length)
+        if not len(index):
             raise ValueError(
                 f"replay holds {self._rows} rows but no sequence of {length} to sample; collect "
                 f"more first"
             )
-        picks = self._rng.integers(ends[-1], size=batch)
-        which = np.searchsorted(ends, picks, side="right")
-        rows = firsts[which] + picks - (ends - counts)[which]
+        streams, rows = index.locate(self.sampler(index, batch, self._rng))
+        self._sampled = np.stack([streams, rows + length])
         out = self.layout.allocate_batch(batch, length)
-        for b, (stream, row) in enumerate(
-            zip(streams[which].tolist(), rows.tolist(), strict=True)
-        ):
-            self._read(out, b, stream, row, length)
+        for b, (stream, row) in enumerate(self._sampled.T.tolist()):
+            self._read(out, b, stream, row - length, length)
         return self.layout.unpack_flags(out)
+
+    def record_losses(self, losses: np.ndarray) -> None:
+        """Tell the sampler how badly the last rows of the newest batch were predicted (B,T)."""
+        streams, ends = self._sampled
+        self.sampler.record_losses(streams, ends - losses.shape[1], losses)
 
     def _read(
         self, out: dict[str, np.ndarray], b: int, stream: int, row: int, length: int
@@ -307,8 +313,8 @@ class Replay:
             and (manifest.names or (manifest.nonempty and not other_files))
         ):
             raise ReplayMissing(f"the replay is missing from {self.directory}")
-        self._reset()
         self.chunk_rows, self._rng = manifest.chunk_rows, manifest.generator
+        self._reset()
         self._next.update(manifest.next)
         self._owned = not discard
         if self.directory is None or discard:
@@ -342,6 +348,7 @@ class Replay:
             self._evicted.add(chunk.name)
             return
         self._chunks[chunk.stream, chunk.number] = chunk
+        self.sampler.add_chunk(chunk.stream, chunk.number)
         self._extend(chunk, chunk.rows, chunk.episodes, size)
         if self.store == "disk" and not (opened and chunk.rows < self.chunk_rows):
             chunk.release()

@@ -14,7 +14,7 @@ from worldmodel.config.schema import OptimConfig
 from worldmodel.distributed import ALONE, World
 from worldmodel.errors import Diverged
 from worldmodel.kernels.cuda_graph import Captured, CudaRecorder, Recorder
-from worldmodel.model.world_model import WorldModel
+from worldmodel.model.world_model import BY_ROW, WorldModel
 from worldmodel.policy.actor_critic import ActorCritic
 from worldmodel.replay.start_states import ZeroStart
 from worldmodel.spaces import Batch, Metrics
@@ -44,11 +44,14 @@ class Learner:
         starts: ZeroStart | None = None,
         world: World = ALONE,
         recorder: Recorder | None = None,
+        by_row: bool = False,
     ):
         self.model, self.policy, self.starts = model, policy, starts or ZeroStart()
         self.config, self.device, self.precision, self.world = config, device, precision, world
         if device.type == "cuda" and world.size == 1:
             recorder = recorder or CudaRecorder(device)
+        self.by_row = by_row  # whether the losses of single rows are kept
+        self.row_losses: Tensor | None = None  # (B,T) of the last update, as good as its metrics
         # Whether a tensor's answer is too far away to wait for.
         self.masked = device.type != "cpu" or recorder is not None
         self.optimizers = Optimizers(_parts(model, policy, config), config, self.masked)
@@ -77,6 +80,9 @@ class Learner:
         self.optimizers.warm_up(self.updates)
         self.count.fill_(self.updates)
         metrics = self.step(kind, batch)
+        if self.by_row:
+            self.row_losses = metrics[BY_ROW]
+            metrics = {k: v for k, v in metrics.items() if k != BY_ROW}
         self.updates += 1
         if self.updates % (self.look_every if self.masked else 1) == 0:
             self._check()
@@ -141,7 +147,7 @@ class Learner:
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """The sum of everyone's losses, with its graph."""
         with autocast(self.device, self.precision):
-            total, metrics, post, feat = self.model.loss(batch)
+            total, metrics, post, feat = self.model.loss(batch, self.by_row)
         policy = self._dreamer()
         if policy is None:
             return total, metrics

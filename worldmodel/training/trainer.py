@@ -81,9 +81,17 @@ class Training:
         build.check_goal(c, self.model)
         self.agent = build.make_agent(c, self.model, self.action_space, device, self.actor_critic)
         self.starts = build.STARTS[c.replay.start](c.replay)
+        self.sampler = build.make_sampler(c.replay)
         precision = pick_precision(c.run.precision, device)
         self.learner = Learner(
-            self.model, c.optim, device, precision, self.actor_critic, self.starts, world
+            self.model,
+            c.optim,
+            device,
+            precision,
+            self.actor_critic,
+            self.starts,
+            world,
+            by_row=self.sampler.needs_losses,
         )
         # Environments are numbered over all ranks; so are the replay's streams.
         self.first = world.rank * envs.num_envs
@@ -137,6 +145,7 @@ class Training:
             directory=self.run.replay,
             num_streams=count,
             seed=int(seed.generate_state(1)[0]),
+            sampler=self.sampler,
             first_stream=self.first,
             last=world.rank == world.size - 1,
         )
@@ -226,6 +235,8 @@ class Training:
         except Diverged as error:
             roll_back(self, batch, error)
             return
+        if self.learner.row_losses is not None:
+            self.replay.record_losses(self.learner.row_losses.float().cpu().numpy())
         if self.world.main:
             self.means.add(metrics)
 

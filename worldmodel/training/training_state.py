@@ -49,7 +49,9 @@ class Share:
         if torch.cuda.is_available():
             generators["cuda"] = torch.cuda.get_rng_state()
         state = {"rollout": t.rollout.state(), "replay": t.replay.state()}
-        return cls(state, {"player": t.player.tensors(), "generators": generators})
+        groups = {"player": t.player.tensors(), "generators": generators}
+        kept = {k: torch.from_numpy(v) for k, v in t.sampler.state_dict().items()}
+        return cls(state, groups | ({"sampler": kept} if kept else {}))
 
     def restore(self, t: Training) -> None:
         """Go on from here; the replay is restored apart, since its chunks may change hands."""
@@ -158,11 +160,12 @@ def _manifests(state: dict[str, Any]) -> list[dict[str, Any]]:
 def _shares(saved: store.LoadedCheckpoint) -> list[Share]:
     """What each of the ranks knew that a checkpoint was made by."""
     states = [saved.state, *saved.state.get("others", [])]
-    names = ("player", "generators")
-    groups = [
-        {n: saved.groups[f"{n}-{rank}" if rank else n] for n in names}
-        for rank in range(len(states))
-    ]
+    groups = []
+    for rank in range(len(states)):
+        held = {n: f"{n}-{rank}" if rank else n for n in ("player", "generators", "sampler")}
+        groups.append({n: saved.groups[place] for n, place in held.items() if n != "sampler"})
+        if held["sampler"] in saved.groups:  # not before there were samplers that keep anything
+            groups[-1]["sampler"] = saved.groups[held["sampler"]]
     return [Share(state, group) for state, group in zip(states, groups, strict=True)]
 
 
@@ -257,3 +260,6 @@ def _resume_share(t: Training, shares: list[Share]) -> None:
             raise
         log.warning("%s; it goes on without, as replay.lost accept says", str(error).split(":")[0])
         t.replay.load(own, discard=True)
+    for share in shares:  # what was kept of a chunk follows it to the rank that now holds it
+        if "sampler" in share.groups:
+            t.sampler.load_state_dict({k: v.numpy() for k, v in share.groups["sampler"].items()})
