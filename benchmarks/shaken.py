@@ -18,7 +18,7 @@ import torch
 
 import envs
 from worldmodel.evaluation.plotting.style import load_pyplot, save_figure
-from worldmodel.evaluation.quality.state_probe import held_out_r2
+from worldmodel.evaluation.quality.state_probe import measure_held_out_r2
 from worldmodel.saved_run import Run
 from worldmodel.spaces import select_prefix
 
@@ -42,7 +42,7 @@ def read_out(path: Path) -> list[float | None]:
             ]
             feats.append(torch.cat([feat for feat, _ in seen]).double().numpy())
             states.append(np.stack([obs["vector"] for _, obs in seen]).astype(np.float64))
-        r2 = [None if x != x else x for x in held_out_r2(feats, states).tolist()]
+        r2 = [None if x != x else x for x in measure_held_out_r2(feats, states).tolist()]
         kept.parent.mkdir(exist_ok=True)
         kept.write_text(json.dumps({**about, "r2": r2}) + "\n")
     env.close()

@@ -18,15 +18,16 @@ from tiny_world import SPACE, Frozen, Grid, Perfect, Shuffled, wander
 from worldmodel.evaluation.imagination import (
     futures,
     latent_traversal,
-    scene,
+    observed_episode,
     uncertainty,
     useful_horizon,
 )
-from worldmodel.evaluation.imagination.scene import Scene
+from worldmodel.evaluation.imagination.observed_episode import ObservedEpisode
 from worldmodel.evaluation.plotting import grids, media
-from worldmodel.evaluation.quality.evaluated_model import OpenedRun
-from worldmodel.evaluation.quality.held_out_episodes import collect, from_replay
-from worldmodel.evaluation.quality.open_loop_error import Usual
+from worldmodel.evaluation.quality import run_policies
+from worldmodel.evaluation.quality.evaluated_model import EvaluatedRun
+from worldmodel.evaluation.quality.held_out_episodes import collect_episodes, load_replay_episodes
+from worldmodel.evaluation.quality.open_loop_error import MeanBaseline
 from worldmodel.rollout.collector import Rollout, episode_seeds
 from worldmodel.spaces import ActionSpace
 
@@ -42,24 +43,24 @@ def seen_by(model):
     )
     with SerialEnv(Grid, 1) as envs:
         rollout = Rollout(envs, SPACE, episode_seeds(1))
-        episodes = collect(rollout, wander(), 6, lambda done: None)
+        episodes = collect_episodes(rollout, wander(), 6, lambda done: None)
     episode = max(episodes, key=len)
-    belief, _ = model.observe(episode.columns)
-    return Scene(
+    posterior, _ = model.observe(episode.columns)
+    return ObservedEpisode(
         SimpleNamespace(config=config),
         model,
         episode,
-        belief,
+        posterior,
         "fresh",
         CONTEXT,
-        Usual.of(episodes).picture,
+        MeanBaseline.fit(episodes).picture,
         "",
     )
 
 
 def test_a_perfect_models_dreams_never_break_and_never_part():
-    view = seen_by(Perfect())
-    found = useful_horizon.until_broken(view, 8, 2)
+    observed = seen_by(Perfect())
+    found = useful_horizon.measure_long_rollouts(observed, 8, 2)
     assert (
         (found["mse"]["model"] == 0).all()
         and (found["kl"]["model"] == 0).all()
@@ -68,8 +69,8 @@ def test_a_perfect_models_dreams_never_break_and_never_part():
     assert (
         found["behind_copy"] is None and (found["mse"]["mean"] > 0).all() and found["length"] == 8
     )
-    assert "do not break in 8 steps" in useful_horizon.described(found)
-    parts = uncertainty.parted(view, 6, 4)
+    assert "do not break in 8 steps" in useful_horizon.describe_rollouts(found)
+    parts = uncertainty.measure_disagreement(observed, 6, 4)
     assert (
         (parts["std"] == 0).all()
         and (parts["error"] == 0).all()
@@ -78,15 +79,15 @@ def test_a_perfect_models_dreams_never_break_and_never_part():
 
 
 def test_a_frozen_models_dreams_are_the_last_frame_and_lose_to_it_at_once():
-    found = useful_horizon.until_broken(seen_by(Frozen()), 8, 2)
+    found = useful_horizon.measure_long_rollouts(seen_by(Frozen()), 8, 2)
     np.testing.assert_array_equal(found["mse"]["model"], found["mse"]["copy"])
     np.testing.assert_array_equal(found["mse"]["model"], found["mse"]["single"])
     assert found["behind_copy"] == 1 == found["kl_behind_copy"]
 
 
 def test_dreams_of_other_actions_part_where_they_are_wrong():
-    parts = uncertainty.parted(seen_by(Shuffled()), 6, 16)
-    found = uncertainty.numbers(parts)
+    parts = uncertainty.measure_disagreement(seen_by(Shuffled()), 6, 16)
+    found = uncertainty.summarize_disagreement(parts)
     assert (
         (found["std"] > 0).all()
         and found["std"][5] > found["std"][0]
@@ -95,27 +96,31 @@ def test_dreams_of_other_actions_part_where_they_are_wrong():
 
 
 def test_losing_takes_several_steps_in_a_row():
-    assert useful_horizon.loses([1, 3, 1, 3, 3, 3, 1], [2] * 7) == 4
-    assert useful_horizon.loses([1, 3, 3], [2] * 3) is None
-    assert useful_horizon.loses([2, 2, 2], [2] * 3) == 1
+    assert useful_horizon.find_useful_horizon([1, 3, 1, 3, 3, 3, 1], [2] * 7) == 4
+    assert useful_horizon.find_useful_horizon([1, 3, 3], [2] * 3) is None
+    assert useful_horizon.find_useful_horizon([2, 2, 2], [2] * 3) == 1
 
 
 def test_the_longest_dreams_leave_room_for_others():
-    view = SimpleNamespace(episode=range(30), context=10)
-    assert [useful_horizon.longest(view, wanted) for wanted in (None, 7, 99)] == [10, 7, 20]
+    observed = SimpleNamespace(episode=range(30), context=10)
+    assert [useful_horizon.choose_length(observed, wanted) for wanted in (None, 7, 99)] == [
+        10,
+        7,
+        20,
+    ]
 
 
 def test_actions_to_keep_to():
-    names, actions = zip(*futures.held(ActionSpace(2)), strict=True)
+    names, actions = zip(*run_policies.list_constant_actions(ActionSpace(2)), strict=True)
     assert names[:3] == ("nothing", "dimension 0 at -1", "dimension 0 at +1") and len(names) == 5
     assert np.array_equal(actions[4], [0, 1])
-    names, actions = zip(*futures.held(ActionSpace(5, (3, 2))), strict=True)
+    names, actions = zip(*run_policies.list_constant_actions(ActionSpace(5, (3, 2))), strict=True)
     assert (
         len(names) == 5
         and np.array_equal(actions[1], [0, 1, 0, 1, 0])
         and np.array_equal(actions[4], [1, 0, 0, 0, 1])
     )
-    assert len(futures.held(ActionSpace(20))) == futures.MOST_ACTIONS
+    assert len(run_policies.list_constant_actions(ActionSpace(20))) == run_policies.MAX_ACTIONS
 
 
 def test_grids_hold_every_picture_where_it_belongs():
@@ -199,23 +204,25 @@ def test_every_side_of_a_dream_of_a_model_without_a_decoder(blind_dir):
 
 def test_luck_tells_dreams_apart_and_a_traversal_moves_one_group(blind_dir):
     run = worldmodel.load(blind_dir)
-    [episode] = from_replay(run.path, 1)
-    model = OpenedRun(run, 0)
-    picture = Usual.of([episode]).picture
-    view = Scene(run, model, episode, model.observe(episode.columns)[0], "replay", 4, picture, "")
-    one, two, again = (futures.futures(view, 5, 2)[0][i].pictures for i in (0, 1, 0))
+    [episode] = load_replay_episodes(run.path, 1)
+    model = EvaluatedRun(run, 0)
+    picture = MeanBaseline.fit([episode]).picture
+    observed = ObservedEpisode(
+        run, model, episode, model.observe(episode.columns)[0], "replay", 4, picture, ""
+    )
+    one, two, again = (futures.imagine_futures(observed, 5, 2)[0][i].pictures for i in (0, 1, 0))
     assert np.array_equal(one, again) and not np.array_equal(one, two)
-    here = {k: v[3:4] for k, v in view.belief.items()}
-    stoch, _ = latent_traversal._vary_classes(here, view.belief)
+    here = {k: v[3:4] for k, v in observed.posteriors.items()}
+    stoch, _ = latent_traversal._vary_classes(here, observed.posteriors)
     best = stoch.mode(0).values.mode(0).values
     assert stoch.shape == (6, 5, 6, 5) and (stoch.sum(-1) == 1).all()
     for g in range(6):
         others = [i for i in range(6) if i != g]
         assert torch.equal(stoch[g][:, others], best[others].expand(5, 5, 5))
         assert torch.equal(stoch[g, :, g].sum(0), torch.ones(5))  # every class once
-    pictures = latent_traversal.interpolation(view)[0][1]
+    pictures = latent_traversal.interpolate_states(observed)[0][1]
     assert len(pictures) == latent_traversal.BETWEEN + 2 and np.array_equal(
-        pictures[0], view.truth(3)
+        pictures[0], observed.true_pictures(3)
     )
 
 
@@ -256,6 +263,8 @@ def test_a_run_of_an_older_format(moved, monkeypatch):
 
 
 def test_a_model_that_cannot_draw_says_so(monkeypatch):
-    monkeypatch.setattr(scene, "OpenedRun", lambda run, seed: SimpleNamespace(draws=False))
+    monkeypatch.setattr(
+        observed_episode, "OpenedRun", lambda run, seed: SimpleNamespace(can_draw=False)
+    )
     with pytest.raises(ValueError, match="this model cannot draw: train it on pictures"):
-        scene.opened(None, None, "fresh", 0, 5)
+        observed_episode.observe_episode(None, None, "fresh", 0, 5)

@@ -17,18 +17,18 @@ from tiny_world import (
     Shuffled,
     quality_of,
 )
-from worldmodel.evaluation.quality.action_sensitivity import sensitivity
-from worldmodel.evaluation.quality.agreement import (
-    brier,
-    calibration_error,
+from worldmodel.evaluation.quality.action_sensitivity import measure_sensitivity
+from worldmodel.evaluation.quality.held_out_episodes import Simulator, collect_episodes
+from worldmodel.evaluation.quality.image_metrics import psnr, squared_error, ssim
+from worldmodel.evaluation.quality.prediction_metrics import (
+    brier_score,
+    compute_calibration_error,
+    compute_reliability,
     pearson,
-    ranks,
-    reliability,
+    rank_values,
     spearman,
 )
-from worldmodel.evaluation.quality.held_out_episodes import Simulator, collect
-from worldmodel.evaluation.quality.image_metrics import psnr, squared_error, ssim
-from worldmodel.evaluation.quality.state_probe import by_horizon
+from worldmodel.evaluation.quality.state_probe import measure_by_horizon
 from worldmodel.evaluation.results import to_plain
 from worldmodel.rollout.collector import Rollout, episode_seeds
 
@@ -81,7 +81,7 @@ def test_psnr_by_hand_and_its_ceiling():
 
 
 def test_correlations_by_hand():
-    assert ranks(np.array([3, 1, 3, 9])).tolist() == [2.5, 1, 2.5, 4]
+    assert rank_values(np.array([3, 1, 3, 9])).tolist() == [2.5, 1, 2.5, 4]
     assert spearman([1, 2, 3, 4], [1, 10, 100, 1000]) == pytest.approx(1)
     assert spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
     assert pearson([1, 2, 3], [1, 1, 4]) == pytest.approx(0.8660254)
@@ -91,16 +91,16 @@ def test_correlations_by_hand():
 
 def test_calibration_by_hand():
     said, was = np.array([0.95, 0.95, 0.95, 0.95, 0.3, 0.3]), np.array([1, 1, 1, 0, 0, 0])
-    table = reliability(said, was)
+    table = compute_reliability(said, was)
     assert table["count"] == [0, 0, 0, 2, 0, 0, 0, 0, 0, 4]
     assert (
         table["predicted"][9] == pytest.approx(0.95)
         and table["happened"][9] == 0.75
         and table["happened"][0] is None
     )
-    assert calibration_error(table) == pytest.approx((4 * 0.2 + 2 * 0.3) / 6)
-    assert brier(said, was) == pytest.approx((3 * 0.05**2 + 0.95**2 + 2 * 0.3**2) / 6)
-    assert sum(reliability(np.array([0.0, 1.0]), np.array([0, 1]))["count"]) == 2
+    assert compute_calibration_error(table) == pytest.approx((4 * 0.2 + 2 * 0.3) / 6)
+    assert brier_score(said, was) == pytest.approx((3 * 0.05**2 + 0.95**2 + 2 * 0.3**2) / 6)
+    assert sum(compute_reliability(np.array([0.0, 1.0]), np.array([0, 1]))["count"]) == 2
 
 
 @pytest.fixture(scope="module")
@@ -240,14 +240,14 @@ def test_a_branch_ends_for_good_or_at_a_limit():
     with SerialEnv(Grid, 1) as envs:
         rollout = Rollout(envs, SPACE, episode_seeds(1))
         simulator = Simulator(envs, rollout.to_env)
-        [ended] = collect(rollout, lambda rows: towards, 1, lambda done: None)
-        [limited] = collect(rollout, lambda rows: stay, 1, lambda done: None)
+        [ended] = collect_episodes(rollout, lambda rows: towards, 1, lambda done: None)
+        [limited] = collect_episodes(rollout, lambda rows: stay, 1, lambda done: None)
         assert (
             ended.columns["is_terminal"][-1]
             and len(limited) == 31
             and not limited.columns["is_terminal"].any()
         )
-        last = simulator.branch(ended, len(ended) - 3, np.repeat(towards, 4, 0))
+        last = simulator.simulate_plan(ended, len(ended) - 3, np.repeat(towards, 4, 0))
         assert (
             last.seen.tolist() == [True, True, False, False]
             and last.counted.all()
@@ -255,9 +255,9 @@ def test_a_branch_ends_for_good_or_at_a_limit():
         )
         assert np.array_equal(last.pictures[:2], ended.columns["image"][-2:])
         assert np.array_equal(last.reward[:2], ended.columns["reward"][-2:])
-        last = simulator.branch(limited, 28, np.repeat(stay, 4, 0))
+        last = simulator.simulate_plan(limited, 28, np.repeat(stay, 4, 0))
         assert last.seen.tolist() == [True, True, False, False] == last.counted.tolist()
-        assert simulator.branch(limited, 30, stay) is None  # over already
+        assert simulator.simulate_plan(limited, 30, stay) is None  # over already
 
 
 def test_a_read_out_is_tested_on_episodes_that_it_was_not_fitted_to():
@@ -268,7 +268,7 @@ def test_a_read_out_is_tested_on_episodes_that_it_was_not_fitted_to():
         {"feat": f[None, 1:], "feat_copy": f[None, :1], "state": s[None, 1:]}
         for f, s in zip(feats, states, strict=True)
     ]
-    found = by_horizon(feats, states, tables)
+    found = measure_by_horizon(feats, states, tables)
     assert (found["posterior"] < 0.3).all() and found["open_loop"].mean() < 0.3
     assert found["open_loop"].shape == (11, 2) == found["copy"].shape
 
@@ -277,12 +277,12 @@ def test_sensitivity_needs_two_pairs_and_leaves_out_what_was_not_reached():
     rng = np.random.default_rng(0)
     truth, seen = rng.random((2, 4, 3, 2, 2, 3)), np.ones((2, 4, 3), bool)
     with pytest.raises(ValueError, match="at least 2"):
-        sensitivity(truth[:, :3], truth[:, :3], seen[:, :3])
+        measure_sensitivity(truth[:, :3], truth[:, :3], seen[:, :3])
     wrong = truth.copy()
     wrong[0, 1, 2] = 9.0  # there the simulator had ended
     seen[0, 1, 2] = False
-    assert sensitivity(wrong, truth, seen)["agreement"] == pytest.approx([1, 1, 1])
-    assert sensitivity(1 - truth, truth, seen)["agreement"] == pytest.approx([-1, -1, -1])
+    assert measure_sensitivity(wrong, truth, seen)["agreement"] == pytest.approx([1, 1, 1])
+    assert measure_sensitivity(1 - truth, truth, seen)["agreement"] == pytest.approx([-1, -1, -1])
 
 
 @pytest.mark.parametrize("plans", [4, 8])
@@ -294,7 +294,7 @@ def test_what_is_left_to_chance_of_shuffled_plans(plans):
     for _ in range(400):
         truth = rng.choice([-1.0, 1.0], (6, plans, 1, 1)) * np.array([1.0, -1.0])
         truth[:, ::2] = 0  # so that pairs differ by as much
-        result = sensitivity(truth, truth, seen)
+        result = measure_sensitivity(truth, truth, seen)
         found.append(result["shuffled"][0])
     assert result["chance"][0] == pytest.approx((6 if plans == 4 else 24) ** -0.5)
     assert (

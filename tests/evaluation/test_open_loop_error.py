@@ -10,8 +10,8 @@ import torch
 
 from tiny_world import Perfect, quality_of
 from worldmodel import registry
-from worldmodel.evaluation.quality.held_out_episodes import Recorded
-from worldmodel.evaluation.quality.open_loop_error import beside_centre, starts_of
+from worldmodel.evaluation.quality.held_out_episodes import RecordedEpisode
+from worldmodel.evaluation.quality.open_loop_error import add_centre_kl, choose_starts
 from worldmodel.model.latents.categorical import Categorical
 from worldmodel.model.latents.deterministic import Deterministic
 from worldmodel.model.latents.gaussian import Gaussian
@@ -59,15 +59,15 @@ def test_the_centre_of_beliefs_by_hand_is_the_best_of_all_constants(kind):
 def test_kl_from_the_centre_is_that_of_the_row_that_was_reached():
     cells = [np.arange(n, dtype=np.float32)[:, None] + np.zeros(2, np.float32) for n in (8, 6)]
     episodes = [
-        Recorded({"reward": np.zeros(len(c)), "is_terminal": np.zeros(len(c), bool)})
+        RecordedEpisode({"reward": np.zeros(len(c)), "is_terminal": np.zeros(len(c), bool)})
         for c in cells
     ]
-    beliefs = [{"vector": torch.from_numpy(c)} for c in cells]
+    posteriors = [{"vector": torch.from_numpy(c)} for c in cells]
     tables = []
     for episode in episodes:
-        steps = starts_of(episode, 2, 3)[:, None] + 1 + np.arange(3)
+        steps = choose_starts(episode, 2, 3)[:, None] + 1 + np.arange(3)
         tables.append({"reward": np.where(steps < len(episode), 0.0, np.nan), "at": steps})
-    beside_centre(Perfect(), episodes, beliefs, tables, 2)
+    add_centre_kl(Perfect(), episodes, posteriors, tables, 2)
     mean = (28 + 15) / 14
     for table in tables:
         wanted = np.where(np.isnan(table["reward"]), np.nan, 2 * (table["at"] - mean) ** 2)

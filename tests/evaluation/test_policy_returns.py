@@ -19,11 +19,15 @@ from tiny_world import (
     quality_of,
     to_column,
 )
-from worldmodel.evaluation.quality.evaluated_model import OpenedRun
-from worldmodel.evaluation.quality.held_out_episodes import Simulator, collect, from_replay
-from worldmodel.evaluation.quality.plan_returns import Amounts, starts_from
-from worldmodel.evaluation.quality.policy_returns import follow, ranked
-from worldmodel.evaluation.quality.run_policies import own_policies
+from worldmodel.evaluation.quality.evaluated_model import EvaluatedRun
+from worldmodel.evaluation.quality.held_out_episodes import (
+    Simulator,
+    collect_episodes,
+    load_replay_episodes,
+)
+from worldmodel.evaluation.quality.plan_returns import TrialCounts, choose_trial_starts
+from worldmodel.evaluation.quality.policy_returns import measure_policy_returns, rank_policies
+from worldmodel.evaluation.quality.run_policies import make_policies
 from worldmodel.rollout.collector import Rollout, episode_seeds
 
 
@@ -32,11 +36,13 @@ def followed(model, policies, count=6, seed=0):
     stay = np.zeros((1, 2), np.float32)
     with SerialEnv(Grid, 1) as envs:
         rollout = Rollout(envs, SPACE, episode_seeds(1))
-        episodes = collect(rollout, lambda rows: stay, 3, lambda done: None)
+        episodes = collect_episodes(rollout, lambda rows: stay, 3, lambda done: None)
         simulator = Simulator(envs, rollout.to_env)
-        beliefs = [model.observe(e.columns)[0] for e in episodes]
-        starts = starts_from(episodes, beliefs, Amounts(count, 4, 4, FOLLOW), 2, seed)
-        found = follow(model, simulator, starts, policies, FOLLOW, seed)
+        posteriors = [model.observe(e.columns)[0] for e in episodes]
+        starts = choose_trial_starts(
+            episodes, posteriors, TrialCounts(count, 4, 4, FOLLOW), 2, seed
+        )
+        found = measure_policy_returns(model, simulator, starts, policies, FOLLOW, seed)
     return found, torch.cat([start.state["vector"] for start in starts]).numpy()
 
 
@@ -54,7 +60,7 @@ def test_a_perfect_model_ranks_policies_and_earns_what_it_dreams():
 
 
 def test_rewards_of_the_opposite_sign_turn_the_ranking_round():
-    found = ranked(followed(Contrary(), POLICIES)[0], FOLLOW)
+    found = rank_policies(followed(Contrary(), POLICIES)[0], FOLLOW)
     assert found["rank"] == pytest.approx(-1)
     for x in found["by_policy"].values():
         assert x["imagined"] == -x["real"]
@@ -79,7 +85,7 @@ def test_a_gap_is_what_rewards_are_inflated_by_where_a_policy_goes():
     for name, column in reached.items():
         wanted = [sum(0.5 for k in range(1, FOLLOW + 1) if column(x, k) >= 10) for x, _ in cells]
         assert gaps[:, list(policies).index(name)].tolist() == wanted
-    total = ranked(found, FOLLOW)
+    total = rank_policies(found, FOLLOW)
     assert total["by_policy"]["right"]["gap"] > total["by_policy"]["up"]["gap"]
     assert total["gap"] == pytest.approx(gaps.mean()) and total["gap"] > 0
 
@@ -101,7 +107,7 @@ def test_the_same_dice_fall_in_both_worlds_and_others_with_another_seed():
 
 
 def test_one_start_has_no_interval():
-    found = ranked(followed(Perfect(), POLICIES, count=1)[0], FOLLOW)
+    found = rank_policies(followed(Perfect(), POLICIES, count=1)[0], FOLLOW)
     assert (
         np.isnan(found["gap_low"])
         and np.isnan(found["by_policy"]["left"]["real_high"])
@@ -118,7 +124,7 @@ def test_the_policies_of_a_run(tmp_path, args):
     """
     train(tmp_path, *args, "--run.frames", "40")
     run = worldmodel.load(next(tmp_path.glob("*/*/seed0")))
-    policies = own_policies(run, 0)
+    policies = make_policies(run, 0)
     guide = "actor" if run.policy is not None else "planner"
     assert {
         "planner",
@@ -128,13 +134,13 @@ def test_the_policies_of_a_run(tmp_path, args):
         "random",
     } < policies.keys()
     assert len(policies) >= 6 and any(name.startswith("always ") for name in policies)
-    model = OpenedRun(run, 0)
-    [episode] = from_replay(run.path, 1)
+    model = EvaluatedRun(run, 0)
+    [episode] = load_replay_episodes(run.path, 1)
     state = {k: v[3:4] for k, v in model.observe(episode.columns)[0].items()}
     row = {k: v[4] for k, v in episode.columns.items()}
     for begin in policies.values():
         act = begin(1)
-        for seen in (state, model.see(state, row)):
+        for seen in (state, model.observe_step(state, row)):
             action = act({k: v.expand(3, *v.shape[1:]) for k, v in seen.items()})
             assert action.shape == (3, run.action_space.size) and action.abs().max() <= 1
 
@@ -151,11 +157,11 @@ def test_what_is_seen_changes_a_belief_as_in_play(tmp_path):
         "40",
     )
     run = worldmodel.load(seed_dir(tmp_path))
-    [episode] = from_replay(run.path, 1)
-    model = OpenedRun(run, 0)
+    [episode] = load_replay_episodes(run.path, 1)
+    model = EvaluatedRun(run, 0)
     whole, _ = model.observe(episode.columns)
     state = {k: v[2:3] for k, v in whole.items()}
     for t in range(3, 8):
-        state = model.see(state, {k: v[t] for k, v in episode.columns.items()})
+        state = model.observe_step(state, {k: v[t] for k, v in episode.columns.items()})
         for key in state:
             torch.testing.assert_close(state[key], whole[key][t : t + 1], atol=1e-4, rtol=0)

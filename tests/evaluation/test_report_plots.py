@@ -10,7 +10,7 @@ from reported import SEEDS, make_results, score, write_run
 from test_report import Reader, check
 from worldmodel.evaluation.plotting import media
 from worldmodel.evaluation.plotting import style as plots
-from worldmodel.evaluation.quality import page as quality_page
+from worldmodel.evaluation.quality import quality_plots
 from worldmodel.evaluation.report import glossary, learning_section, panels, reference, svg
 from worldmodel.evaluation.report.page import STYLESHEET, render_page
 from worldmodel.evaluation.report.reported_run import read_run
@@ -147,9 +147,9 @@ def test_without_terminations_a_note_replaces_three_plots():
 
 
 def test_kinds_of_plans_look_as_in_model_png():
-    assert panels.PLAN_STYLES.keys() == quality_page.KINDS.keys()
+    assert panels.PLAN_STYLES.keys() == quality_plots.PLAN_STYLES.keys()
     shapes = {"o": 0, "s": 1, "D": 3}  # circle, square and diamond among MARK_SHAPES
-    for name, (colour, marker) in quality_page.KINDS.items():
+    for name, (colour, marker) in quality_plots.PLAN_STYLES.items():
         style, mark = panels.PLAN_STYLES[name]
         assert mark == shapes[marker]
         assert colour == (plots.COLORS[style] if isinstance(style, int) else "#999999")
@@ -231,7 +231,7 @@ def test_published_scores_far_beyond_a_run_are_left_out(tmp_path):
     assert "Dreamer (first)" not in table[: table.index("</table>")] and "DreamerV3" in table
 
 
-def test_imagine_is_not_advised_for_models_that_cannot_draw(tmp_path):
+def test_rollouts_are_not_advised_for_models_that_cannot_draw(tmp_path):
     path = write_run(tmp_path / "seed0", "--env.obs", "state")
     blind = write_run(
         tmp_path / "seed1", "--loss.probe", "false", "--loss.objective", "{contrastive: 1.0}"

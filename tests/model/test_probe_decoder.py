@@ -14,7 +14,7 @@ from blocks import batch_of, draw, learner_of, taught
 from runs import evaluate, seed_dir, train
 from worldmodel import build, registry
 from worldmodel.config import loading
-from worldmodel.evaluation.quality.state_probe import held_out_r2, state_r2
+from worldmodel.evaluation.quality.state_probe import measure_held_out_r2, state_r2
 from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.training.learner import Learner
 
@@ -189,7 +189,7 @@ def test_r2_by_hand():
         [feat[i : i + 40] for i in range(0, 400, 40)],
         [state[i : i + 40] for i in range(0, 400, 40)],
     )
-    assert held_out_r2(*episodes)[0] == pytest.approx(1, abs=1e-3)
+    assert measure_held_out_r2(*episodes)[0] == pytest.approx(1, abs=1e-3)
 
 
 def test_a_read_out_that_only_memorises_is_found_out():
@@ -209,7 +209,7 @@ def test_the_penalty_that_is_best_on_episodes_left_out_is_taken():
     rng = np.random.default_rng(0)
     feats = [rng.normal(size=(20, 50)) for _ in range(9)]
     states = [np.stack([f[:, 0] - f[:, 3], rng.normal(size=20)], 1) for f in feats]
-    known, unknown = held_out_r2(feats, states)
+    known, unknown = measure_held_out_r2(feats, states)
     assert known > 0.95 and -0.1 < unknown < 0.3
     weak = state_r2(
         *(np.concatenate(part) for part in (feats[:6], states[:6], feats[6:], states[6:]))

@@ -10,11 +10,11 @@ from PIL import Image
 
 import worldmodel
 from runs import ROOT, evaluate, mistaken, seed_dir, train
-from worldmodel.evaluation.imagination.open_loop import dream
+from worldmodel.evaluation.imagination.open_loop import imagine_open_loop
 from worldmodel.evaluation.quality import held_out_episodes
-from worldmodel.evaluation.quality.evaluated_model import OpenedRun
-from worldmodel.evaluation.quality.held_out_episodes import from_replay
-from worldmodel.evaluation.quality.plan_returns import dream_plans
+from worldmodel.evaluation.quality.evaluated_model import EvaluatedRun
+from worldmodel.evaluation.quality.held_out_episodes import load_replay_episodes
+from worldmodel.evaluation.quality.plan_returns import imagine_plans
 
 QUICK = ("--episodes", "3", "--starts", "2", "--plans", "4", "--follow", "5")
 
@@ -64,9 +64,7 @@ def test_it_leaves_numbers_a_page_and_words(run_dir):
     assert found["policies"]["steps"] == 5 and found["policies"]["starts"] == 2
     assert {"planner", "random", "always nothing"} < found["policies"]["by_policy"].keys()
     assert "of 8 policies over 5 steps: rank correlation" in out
-    assert (
-        "policies were followed from 2 starts" in out and "plans were tried from 2 starts" in out
-    )
+    assert "policies were run from 2 starts" in out and "plans were tried from 2 starts" in out
     assert "measuring" in err and "playing" in err
 
 
@@ -155,7 +153,7 @@ def test_one_start_gives_no_interval(run_dir):
         "plans were tried from one start (--starts): no intervals" in out
         and " to " not in out.split("minus real")[1]
     )
-    assert "policies were followed from one start" in out
+    assert "policies were run from one start" in out
     quick = (*QUICK, "--starts", "1", "--follow", "0", "--length", "3")
     assert "policies are not followed" in evaluate(run_dir, "model", *quick)[
         0
@@ -242,10 +240,10 @@ def test_an_opened_run_dreams_as_the_agent_does(tmp_path):
         "40",
     )
     run = worldmodel.load(seed_dir(tmp_path))
-    [episode] = from_replay(run.path, 1)
+    [episode] = load_replay_episodes(run.path, 1)
     rows = [{k: v[t] for k, v in episode.columns.items()} for t in range(len(episode))]
-    wanted = dream(run.agent, rows, 4, torch.Generator())
-    model = OpenedRun(run, 0)
+    wanted = imagine_open_loop(run.agent, rows, 4, torch.Generator())
+    model = EvaluatedRun(run, 0)
     post, prior = model.observe(episode.columns)
     ahead = torch.from_numpy(episode.columns["prev_action"][4:])[None]
     found = model.imagine({k: v[3:4] for k, v in post.items()}, ahead)
@@ -258,11 +256,11 @@ def test_an_opened_run_dreams_as_the_agent_does(tmp_path):
 def test_plans_are_dreamt_with_the_same_luck(run_dir):
     """So that the same plan twice is the same dream, though the latent is drawn."""
     run = worldmodel.load(run_dir)
-    [episode] = from_replay(run.path, 1)
-    model = OpenedRun(run, 0)
+    [episode] = load_replay_episodes(run.path, 1)
+    model = EvaluatedRun(run, 0)
     state = {k: v[5:6] for k, v in model.observe(episode.columns)[0].items()}
     plan = torch.full((1, 4, 2), 0.5)
-    returns, pictures = dream_plans(
+    returns, pictures = imagine_plans(
         model, state, torch.cat([plan, plan, -plan]), np.ones((3, 4), bool)
     )
     assert (

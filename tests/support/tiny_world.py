@@ -8,10 +8,10 @@ import torch
 from gymnasium import spaces
 
 from envs.parallel.vector import SerialEnv
-from worldmodel.evaluation.quality.held_out_episodes import Simulator, collect
-from worldmodel.evaluation.quality.model_quality import Real, measure
-from worldmodel.evaluation.quality.plan_returns import Amounts
-from worldmodel.evaluation.quality.policy_returns import always, mixed
+from worldmodel.evaluation.quality.held_out_episodes import Simulator, collect_episodes
+from worldmodel.evaluation.quality.model_quality import SimulatorTrials, measure_quality
+from worldmodel.evaluation.quality.plan_returns import TrialCounts
+from worldmodel.evaluation.quality.policy_returns import make_constant_policy, make_noisy_policy
 from worldmodel.rollout.collector import Rollout, episode_seeds
 from worldmodel.spaces import ActionSpace
 
@@ -89,7 +89,7 @@ def draw(where):
 class Perfect:
     """The simulator itself."""
 
-    draws = True
+    can_draw = True
 
     def observe(self, episode):
         state = {
@@ -100,7 +100,7 @@ class Perfect:
     def reseed(self, number):
         """Nothing is drawn."""
 
-    def see(self, state, row):
+    def observe_step(self, state, row):
         return {
             k: torch.as_tensor(np.float32(row[k]))[None]
             for k in ("vector", "reward", "is_terminal")
@@ -172,7 +172,7 @@ class Contrary(Perfect):
 
 
 class Blind(Perfect):
-    draws = False
+    can_draw = False
 
 
 def planner_of(model):
@@ -190,18 +190,18 @@ def planner_of(model):
 
 def to_column(goal):
     """A policy that looks where it is, goes to a column and stays there."""
-    return lambda dice: (
+    return lambda policy_seed: (
         lambda state: (goal - state["vector"]).clamp(-1, 1) * torch.tensor([1.0, 0.0])
     )
 
 
 POLICIES = {
-    "left": always(torch.tensor([-1.0, 0.0])),
-    "right": always(torch.tensor([1.0, 0.0])),
-    "up": always(torch.tensor([0.0, 1.0])),
+    "left": make_constant_policy(torch.tensor([-1.0, 0.0])),
+    "right": make_constant_policy(torch.tensor([1.0, 0.0])),
+    "up": make_constant_policy(torch.tensor([0.0, 1.0])),
     "to column 6": to_column(6),
-    "half right": mixed(always(torch.tensor([1.0, 0.0])), 0.5, SPACE),
-    "random": mixed(always(torch.zeros(2)), 1, SPACE),
+    "half right": make_noisy_policy(make_constant_policy(torch.tensor([1.0, 0.0])), 0.5, SPACE),
+    "random": make_noisy_policy(make_constant_policy(torch.zeros(2)), 1, SPACE),
 }
 
 
@@ -215,12 +215,12 @@ def quality_of(model, kind=Grid, episodes=6, own=True, keep=("image", "vector"),
     """`measure` on a few of the grid's episodes."""
     with SerialEnv(kind, 1) as envs:
         rollout = Rollout(envs, SPACE, episode_seeds(1))
-        recorded = collect(rollout, wander(), episodes, lambda done: None)
+        recorded = collect_episodes(rollout, wander(), episodes, lambda done: None)
         for episode in recorded:
             for key in {"image", "vector"} - set(keep):
                 del episode.columns[key]
         simulator = Simulator(envs, rollout.to_env)
         plans = {"planner": planner_of(model)} if own else {}
-        amounts = Amounts(starts=5, plans=8, length=PLAN, follow=FOLLOW)
-        tried = Real(simulator, plans, POLICIES, SPACE, amounts) if real else None
-        return measure(model, recorded, context=2, length=8, real=tried)
+        amounts = TrialCounts(starts=5, plans=8, length=PLAN, policy_steps=FOLLOW)
+        tried = SimulatorTrials(simulator, plans, POLICIES, SPACE, amounts) if real else None
+        return measure_quality(model, recorded, context=2, length=8, real=tried)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from worldmodel.evaluation.imagination.open_loop import dream
+from worldmodel.evaluation.imagination.open_loop import imagine_open_loop
 from worldmodel.evaluation.plotting import media
 from worldmodel.evaluation.plotting.tensorboard import CONTEXT, LENGTH
 from worldmodel.evaluation.returns.evaluation_rollout import (
@@ -67,12 +67,12 @@ def finish(t, envs, stop) -> bool:
     rollout, player = make_evaluation_rollout(t, envs, t.c.run.seed)
     rows = record_episode(rollout, player, CONTEXT + LENGTH)
     if t.model.can_draw and result.video and len(rows) > CONTEXT:
-        pictures = dream(t.agent, rows, CONTEXT, player.generator)
+        pictures = imagine_open_loop(t.agent, rows, CONTEXT, player.generator)
         drawn(
             "imagined",
-            lambda: media.save_gif(t.run.videos / "imagined.gif", pictures.video(), fps=10),
+            lambda: media.save_gif(t.run.videos / "imagined.gif", pictures.make_video(), fps=10),
         )
-        drawn("", lambda: media.save_png(t.run.videos / "imagined.png", pictures.strip()))
+        drawn("", lambda: media.save_png(t.run.videos / "imagined.png", pictures.make_strip()))
     say("try next:")
     say(f"  ./wm eval {t.run.path} --episodes 50  # returns over more episodes, with videos")
     if t.model.can_draw and result.video:

@@ -16,8 +16,8 @@ from worldmodel.evaluation.imagination import (
     uncertainty,
     useful_horizon,
 )
-from worldmodel.evaluation.imagination.open_loop import dream
-from worldmodel.evaluation.imagination.scene import Scene, opened
+from worldmodel.evaluation.imagination.observed_episode import ObservedEpisode, observe_episode
+from worldmodel.evaluation.imagination.open_loop import imagine_open_loop
 from worldmodel.evaluation.plotting import grids, media
 from worldmodel.evaluation.results import write_result
 from worldmodel.saved_run import Run
@@ -42,14 +42,14 @@ class Wanted:
 
 
 # A line on what came out, and what was made
-Part = Callable[[Scene, Wanted, Path], tuple[str, list[Path]]]
+Part = Callable[[ObservedEpisode, Wanted, Path], tuple[str, list[Path]]]
 
 
 def imagined(run: Run, make: Callable[..., Any], wanted: Wanted) -> None:
     """All parts, one after the other; each writes its own files."""
     build.check_goal(run.config, run.model)
     target = run.path / "eval"
-    scene = opened(run, make, wanted.source, wanted.seed, wanted.context)
+    observed = observe_episode(run, make, wanted.source, wanted.seed, wanted.context)
     parts: dict[str, Part] = {
         "beside the truth": beside,
         "many futures": many,
@@ -61,7 +61,7 @@ def imagined(run: Run, make: Callable[..., Any], wanted: Wanted) -> None:
     made: list[Path] = []
     for number, (name, work) in enumerate(parts.items()):
         bar.update(number, name)
-        line, files = work(scene, wanted, target)
+        line, files = work(observed, wanted, target)
         lines.append(line)
         made += files
     bar.update(len(parts))
@@ -71,38 +71,43 @@ def imagined(run: Run, make: Callable[..., Any], wanted: Wanted) -> None:
         say(media.NO_MP4)
 
 
-def written(target: Path, scene: Scene, values: dict[str, Any]) -> Path:
+def written(target: Path, observed: ObservedEpisode, values: dict[str, Any]) -> Path:
     """A file of numbers, with what they were measured on."""
     about = {
-        "run": str(scene.run.path),
-        "frames": scene.run.frames,
-        "source": scene.source,
-        "context": scene.context,
+        "run": str(observed.run.path),
+        "frames": observed.run.frames,
+        "source": observed.source,
+        "context": observed.context,
     }
     return write_result(target, {**about, **values})
 
 
-def reach(scene: Scene, wanted: Wanted) -> int:
-    return min(wanted.length, len(scene.episode) - scene.context)
+def reach(observed: ObservedEpisode, wanted: Wanted) -> int:
+    return min(wanted.length, len(observed.episode) - observed.context)
 
 
-def beside(scene: Scene, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
+def beside(observed: ObservedEpisode, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
     """Context frames, then the model's open-loop future beside the truth and the error."""
-    context = scene.context
-    result = dream(
-        scene.run.agent, scene.rows(context + reach(scene, wanted)), context, scene.run.generator
+    context = observed.context
+    result = imagine_open_loop(
+        observed.run.agent,
+        observed.rows(context + reach(observed, wanted)),
+        context,
+        observed.run.generator,
     )
     still = result.truth[context - 1 : context]
-    own, frozen = result.mse()[context:], result.mse(still)[context:]
+    own, frozen = result.measure_mse()[context:], result.measure_mse(still)[context:]
     values = {
         "image_mse": own,
         "image_mse_copy_last": frozen,
         "reward": result.reward,
         "predicted_reward": result.predicted_reward,
     }
-    made = [written(target / "imagine.json", scene, values)]
-    made += media.save_video(target / "imagine", result.video(), FPS)
-    made.append(media.save_png(target / "imagine.png", media.enlarge(result.strip(STILLS), 384)))
+    made = [written(target / "imagine.json", observed, values)]
+    made += media.save_video(target / "imagine", result.make_video(), FPS)
+    made.append(
+        media.save_png(target / "imagine.png", media.enlarge(result.make_strip(STILLS), 384))
+    )
     line = (
         f"open loop over {len(own)} steps: picture MSE {own.mean():.5f}, copying the last seen "
         f"frame gives "
@@ -111,17 +116,17 @@ def beside(scene: Scene, wanted: Wanted, target: Path) -> tuple[str, list[Path]]
     return line, made
 
 
-def many(scene: Scene, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
+def many(observed: ObservedEpisode, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
     """From one state: other luck, other actions, other drivers."""
-    length = reach(scene, wanted)
-    found, left_out = futures.futures(scene, length, wanted.samples)
-    real = scene.truth(slice(scene.context, scene.context + length))
+    length = reach(observed, wanted)
+    found, left_out = futures.imagine_futures(observed, length, wanted.samples)
+    real = observed.true_pictures(slice(observed.context, observed.context + length))
     shown = [("what happened", real), *((f.label, f.pictures) for f in found)]
     named = [("what happened", real), *((f.name, f.pictures) for f in found)]
     rows = [
         {"kind": f.kind, "name": f.name, "reward": f.reward, "continuation": f.cont} for f in found
     ]
-    made = [written(target / "futures.json", scene, {"left_out": left_out, "futures": rows})]
+    made = [written(target / "futures.json", observed, {"left_out": left_out, "futures": rows})]
     made += media.save_video(target / "futures", grids.tile_videos(named, 6), FPS)
     made.append(media.save_png(target / "futures.png", grids.stack_strips(shown, STILLS, 48)))
     counts = (
@@ -130,29 +135,29 @@ def many(scene: Scene, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
     return "\n".join([f"futures from one state: {', '.join(counts)}", *left_out]), made
 
 
-def long(scene: Scene, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
+def long(observed: ObservedEpisode, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
     """Until they break."""
-    found = useful_horizon.until_broken(
-        scene, useful_horizon.longest(scene, wanted.long), wanted.samples
+    found = useful_horizon.measure_long_rollouts(
+        observed, useful_horizon.choose_length(observed, wanted.long), wanted.samples
     )
     title = (
-        f"{scene.run.config.env.task}: dreams of up to {found['length']} steps, from "
+        f"{observed.run.config.env.task}: dreams of up to {found['length']} steps, from "
         f"{found['dreams']} moments"
     )
     made = [
-        written(target / "long.json", scene, found),
-        useful_horizon.drawn(scene, found, target / "long.png", title),
+        written(target / "long.json", observed, found),
+        useful_horizon.plot_long_rollouts(observed, found, target / "long.png", title),
     ]
-    return useful_horizon.described(found), made
+    return useful_horizon.describe_rollouts(found), made
 
 
-def latents(scene: Scene, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
+def latents(observed: ObservedEpisode, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
     """What groups draw, and a line between two beliefs."""
-    line, ends = latent_traversal.interpolation(scene)
-    videos, found = latent_traversal.traversal(scene)
+    line, ends = latent_traversal.interpolate_states(observed)
+    videos, found = latent_traversal.traverse_groups(observed)
     picture = grids.stack_strips([line, *videos], latent_traversal.BETWEEN + 2, 64)
     made = [
-        written(target / "latents.json", scene, {"interpolation": ends, "traversal": found}),
+        written(target / "latents.json", observed, {"interpolation": ends, "traversal": found}),
         media.save_png(target / "latents.png", picture),
     ]
     effect = found["effect"]
@@ -163,20 +168,20 @@ def latents(scene: Scene, wanted: Wanted, target: Path) -> tuple[str, list[Path]
     return f"{words} (RMS), the median one by {sorted(effect)[len(effect) // 2]:.3f}", made
 
 
-def part(scene: Scene, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
+def part(observed: ObservedEpisode, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
     """Uncertainty over draws of luck."""
-    found = uncertainty.parted(scene, reach(scene, wanted), wanted.samples)
-    values = uncertainty.numbers(found)
+    found = uncertainty.measure_disagreement(observed, reach(observed, wanted), wanted.samples)
+    values = uncertainty.summarize_disagreement(found)
     title = (
         f"{wanted.samples} dreams of the same actions: bright where they part; good is bright "
         f"where they err"
     )
     made = [
-        written(target / "uncertainty.json", scene, {"samples": wanted.samples, **values}),
-        uncertainty.drawn(found, target / "uncertainty.png", title),
+        written(target / "uncertainty.json", observed, {"samples": wanted.samples, **values}),
+        uncertainty.plot_disagreement(found, target / "uncertainty.png", title),
     ]
     made += media.save_video(
-        target / "uncertainty", grids.tile_videos(uncertainty.video(found), 3), FPS
+        target / "uncertainty", grids.tile_videos(uncertainty.make_tiles(found), 3), FPS
     )
     pooled = values["correlation_pooled"]
     ends = f"{values['std'][0]:.4f} at step 1, {values['std'][-1]:.4f} at the last"

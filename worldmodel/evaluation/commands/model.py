@@ -9,19 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worldmodel.evaluation.quality.evaluated_model import OpenedRun, own_plans
+from worldmodel.evaluation.quality.evaluated_model import EvaluatedRun, make_planners
 from worldmodel.evaluation.quality.held_out_episodes import (
-    Recorded,
+    RecordedEpisode,
     Simulator,
-    collect,
-    from_replay,
-    given,
+    collect_episodes,
+    load_other_episodes,
+    load_replay_episodes,
 )
-from worldmodel.evaluation.quality.model_quality import Quality, Real, measure
-from worldmodel.evaluation.quality.page import page
-from worldmodel.evaluation.quality.plan_returns import Amounts
-from worldmodel.evaluation.quality.run_policies import own_policies
-from worldmodel.evaluation.quality.summary_text import report
+from worldmodel.evaluation.quality.model_quality import (
+    QualityResults,
+    SimulatorTrials,
+    measure_quality,
+)
+from worldmodel.evaluation.quality.plan_returns import TrialCounts
+from worldmodel.evaluation.quality.quality_plots import plot_quality
+from worldmodel.evaluation.quality.run_policies import make_policies
+from worldmodel.evaluation.quality.summary_text import format_summary
 from worldmodel.evaluation.results import to_plain, write_result
 from worldmodel.evaluation.returns.evaluation_rollout import (
     make_evaluation_rollout,
@@ -68,16 +72,20 @@ def write(run: Run, make: Make, wanted: Wanted) -> None:
     lines = {**about, "context": wanted.context, "left_out": quality.left_out, **found}
     write_result(target / "model.json", lines)
     title = f"{run.config.env.task}, {run.frames} frames: {len(episodes)} episodes, {source}"
-    say(report(found, quality.left_out))
-    say(f"  {target / 'model.json'}\n  {page(found, target / 'model.png', title)}")
+    say(format_summary(found, quality.left_out))
+    say(f"  {target / 'model.json'}\n  {plot_quality(found, target / 'model.png', title)}")
     say("what each number is: docs/evaluation.md")
 
 
-def measured(run: Run, make: Make, wanted: Wanted) -> tuple[str, list[Recorded], Quality]:
+def measured(
+    run: Run, make: Make, wanted: Wanted
+) -> tuple[str, list[RecordedEpisode], QualityResults]:
     """Where the episodes came from, the episodes, and all there is to say."""
     if wanted.source not in OWN:
         path = Path(wanted.source)
-        episodes = given(path, run.observation_space, run.action_space, wanted.episodes)
+        episodes = load_other_episodes(
+            path, run.observation_space, run.action_space, wanted.episodes
+        )
         say(
             f"{len(episodes)} episodes of the replay of {path}, trained on "
             f"{RunDir(path).load_config().env.task}"
@@ -85,7 +93,7 @@ def measured(run: Run, make: Make, wanted: Wanted) -> tuple[str, list[Recorded],
         return wanted.source, episodes, _measure(run, episodes, wanted, None)
     vector = None if wanted.source == "replay" else _opened(run, make)
     if vector is None:
-        episodes = from_replay(run.path, wanted.episodes)
+        episodes = load_replay_episodes(run.path, wanted.episodes)
         say(
             f"{len(episodes)} episodes of the run's replay, which it was trained on: no word on "
             f"what it never saw"
@@ -94,12 +102,14 @@ def measured(run: Run, make: Make, wanted: Wanted) -> tuple[str, list[Recorded],
     with vector:
         rollout, player = make_evaluation_rollout(run, vector, wanted.seed)
         bar = Progress(wanted.episodes, "playing")
-        episodes = collect(rollout, player, wanted.episodes, bar.update)
+        episodes = collect_episodes(rollout, player, wanted.episodes, bar.update)
         bar.close()
-        own, length, left_out = own_plans(run, wanted.seed)
-        policies = own_policies(run, wanted.seed) if wanted.follow else {}
-        amounts = Amounts(wanted.starts, wanted.plans, length, wanted.follow)
-        real = Real(Simulator(vector, rollout.to_env), own, policies, run.action_space, amounts)
+        own, length, left_out = make_planners(run, wanted.seed)
+        policies = make_policies(run, wanted.seed) if wanted.follow else {}
+        counts = TrialCounts(wanted.starts, wanted.plans, length, wanted.follow)
+        real = SimulatorTrials(
+            Simulator(vector, rollout.to_env), own, policies, run.action_space, counts
+        )
         quality = _measure(run, episodes, wanted, real)
         quality.left_out += left_out
         return "fresh", episodes, quality
@@ -116,10 +126,12 @@ def _opened(run: Run, make: Make) -> Any | None:
     return found
 
 
-def _measure(run: Run, episodes: list[Recorded], wanted: Wanted, real: Real | None) -> Quality:
+def _measure(
+    run: Run, episodes: list[RecordedEpisode], wanted: Wanted, real: SimulatorTrials | None
+) -> QualityResults:
     bar = Progress(len(episodes) + (real.work if real else 0), "measuring")
-    quality = measure(
-        OpenedRun(run, wanted.seed),
+    quality = measure_quality(
+        EvaluatedRun(run, wanted.seed),
         episodes,
         wanted.context,
         wanted.length,

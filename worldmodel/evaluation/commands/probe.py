@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from worldmodel.errors import UsageError
-from worldmodel.evaluation.quality.state_probe import gather, held_out_r2
+from worldmodel.evaluation.quality.state_probe import collect_features, measure_held_out_r2
 from worldmodel.evaluation.results import write_result
 from worldmodel.evaluation.returns.evaluation_rollout import (
     make_evaluation_rollout,
@@ -25,8 +25,8 @@ def probed(run: Run, make: Callable[..., Any], episodes: int, seed: int) -> None
     obs = run.config.env.obs
     bar = Progress(episodes, "episodes")
     with require_environment(make)("both" if obs == "pixels" else obs) as envs:
-        found = held_out_r2(
-            *gather(*make_evaluation_rollout(run, envs, seed), episodes, bar.update)
+        found = measure_held_out_r2(
+            *collect_features(*make_evaluation_rollout(run, envs, seed), episodes, bar.update)
         ).tolist()
     bar.close()
     r2 = [None if x != x else x for x in found]

@@ -8,15 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.evaluation.imagination.scene import Scene
-from worldmodel.evaluation.quality.open_loop_error import pick
+from worldmodel.evaluation.imagination.observed_episode import ObservedEpisode
+from worldmodel.evaluation.quality.open_loop_error import select_states
 from worldmodel.spaces import State, map_state
 
-SHOWN, VALUES, BETWEEN = 8, 7, 9
-REACH = 3.0  # standard deviations over the episode, to either side
+MAX_GROUPS, VALUES, BETWEEN = 8, 7, 9
+MAX_DEVIATION = 3.0  # standard deviations over the episode, to either side
 
 
-def traversal(scene: Scene) -> tuple[list[tuple[str, np.ndarray]], dict[str, Any]]:
+def traverse_groups(
+    observed: ObservedEpisode,
+) -> tuple[list[tuple[str, np.ndarray]], dict[str, Any]]:
     """The groups that change the picture most, as videos over their values, and how much each
     group changes it.
 
@@ -24,17 +26,17 @@ def traversal(scene: Scene) -> tuple[list[tuple[str, np.ndarray]], dict[str, Any
     what is believed; a categorical group takes its classes, the commonest of the episode first.
     All else stays as it is believed.
     """
-    dynamics = scene.run.model.dynamics
-    here = pick(scene.belief, np.array([scene.context - 1]))
-    latent, episode = dynamics.distribution(here), dynamics.distribution(scene.belief)
+    dynamics = observed.run.model.dynamics
+    here = select_states(observed.posteriors, np.array([observed.context - 1]))
+    latent, episode = dynamics.distribution(here), dynamics.distribution(observed.posteriors)
     vary = _vary_classes if "logits" in latent else _vary_numbers
     stoch, values = vary(latent, episode)
     groups, count = stoch.shape[:2]
     many = map_state(here, lambda v: v.expand(groups * count, *v.shape[1:]))
     states = dynamics.replace_latent(many, stoch.flatten(0, 1))
-    drawn = scene.model.decode(states).unflatten(0, (groups, count))
+    drawn = observed.model.decode(states).unflatten(0, (groups, count))
     effect = (drawn - drawn.mean(1, keepdim=True)).square().mean((1, 2, 3, 4)).sqrt().numpy()
-    order = np.argsort(-effect)[:SHOWN]
+    order = np.argsort(-effect)[:MAX_GROUPS]
     videos = []
     for g in order:
         pictures = drawn[g].mul(255).round().byte().numpy()
@@ -46,11 +48,11 @@ def _vary_numbers(here: State, episode: State) -> tuple[Tensor, str]:
     """(S,V,S): each number in turn moved, the others at their mean."""
     mean = episode["mean"]
     size = mean.shape[-1]
-    moves = torch.linspace(-REACH, REACH, VALUES, device=mean.device)
+    moves = torch.linspace(-MAX_DEVIATION, MAX_DEVIATION, VALUES, device=mean.device)
     stoch = here["mean"].expand(size, VALUES, size).clone()
     each = torch.arange(size, device=mean.device)
     stoch[each, :, each] += moves * mean.std(0, correction=0)[:, None]
-    return stoch, f"-{REACH:g} to +{REACH:g} std"
+    return stoch, f"-{MAX_DEVIATION:g} to +{MAX_DEVIATION:g} std"
 
 
 def _vary_classes(here: State, episode: State) -> tuple[Tensor, str]:
@@ -66,17 +68,17 @@ def _vary_classes(here: State, episode: State) -> tuple[Tensor, str]:
     return stoch, f"its {count} commonest classes"
 
 
-def interpolation(scene: Scene) -> tuple[tuple[str, np.ndarray], dict[str, Any]]:
+def interpolate_states(observed: ObservedEpisode) -> tuple[tuple[str, np.ndarray], dict[str, Any]]:
     """A straight line in the latent from the belief after the context to the later one that is
     farthest from it.
     """
-    feat = scene.model.feat(scene.belief)
-    begin = scene.context - 1
+    feat = observed.model.feat(observed.posteriors)
+    begin = observed.context - 1
     end = begin + int((feat[begin:] - feat[begin]).square().sum(-1).argmax())
-    two = pick(scene.belief, np.array([begin, end]))
+    two = select_states(observed.posteriors, np.array([begin, end]))
     line = map_state(two, _interpolate)
-    ends = scene.truth([begin]), scene.truth([end])
-    pictures = np.concatenate([ends[0], scene.pictures(line), ends[1]])
+    ends = observed.true_pictures([begin]), observed.true_pictures([end])
+    pictures = np.concatenate([ends[0], observed.decode_pictures(line), ends[1]])
     label = (
         f"from step {begin} to step {end}: real, {BETWEEN} on a straight line in the latent, real"
     )

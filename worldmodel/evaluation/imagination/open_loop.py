@@ -14,7 +14,7 @@ from worldmodel.system.runtime import autocast
 
 
 @dataclass
-class Dream:
+class OpenLoopRollout:
     """Pictures (T,H,W,3) uint8 and rewards (T,) of the truth and of the model; the first `context`
     were seen.
     """
@@ -31,14 +31,14 @@ class Dream:
         signed = self.model.astype(np.int16) - self.truth.astype(np.int16)
         return (128 + signed // 2).clip(0, 255).astype(np.uint8)
 
-    def video(self) -> np.ndarray:
+    def make_video(self) -> np.ndarray:
         """Truth, model and error side by side (T,H,3W,3); a bar on top marks the context."""
         frames = np.concatenate([self.truth, self.model, self.error], 2).copy()
         frames[: self.context, :2] = (90, 200, 120)
         frames[self.context :, :2] = (230, 120, 60)
         return frames
 
-    def strip(self, columns: int = 12) -> np.ndarray:
+    def make_strip(self, columns: int = 12) -> np.ndarray:
         """Rows truth, model, error over time (3H, columns*W, 3)."""
         picks = (
             np.linspace(0, len(self.truth) - 1, min(columns, len(self.truth))).round().astype(int)
@@ -50,7 +50,7 @@ class Dream:
             [np.concatenate(list(x[picks]), 1) for x in (self.truth, marked, self.error)], 0
         )
 
-    def mse(self, instead: np.ndarray | None = None) -> np.ndarray:
+    def measure_mse(self, instead: np.ndarray | None = None) -> np.ndarray:
         """Squared error of each predicted picture, or of pictures given instead, pixels in [0,1]:
         (T,).
         """
@@ -60,7 +60,9 @@ class Dream:
 
 
 @torch.no_grad()
-def dream(agent: Agent, rows: list[Row], context: int, generator: torch.Generator) -> Dream:
+def imagine_open_loop(
+    agent: Agent, rows: list[Row], context: int, generator: torch.Generator
+) -> OpenLoopRollout:
     """Filter `context` rows of one episode, then predict the rest from their actions alone."""
     model = agent.model
     carry = agent.init(1)
@@ -82,7 +84,9 @@ def dream(agent: Agent, rows: list[Row], context: int, generator: torch.Generato
         reward, _ = model.predict(feat)
     truth = np.stack([r["image"] for r in rows])
     real = np.array([r["reward"] for r in rows], np.float32)
-    return Dream(truth, pictures.cpu().numpy(), real, reward[0].float().cpu().numpy(), context)
+    return OpenLoopRollout(
+        truth, pictures.cpu().numpy(), real, reward[0].float().cpu().numpy(), context
+    )
 
 
 OBSERVED = ("image", "vector", "prev_action", "is_first")

@@ -9,37 +9,39 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.evaluation.imagination.scene import Scene, as_pixels
+from worldmodel.evaluation.imagination.observed_episode import ObservedEpisode, to_uint8
 from worldmodel.evaluation.plotting.style import load_pyplot, save_figure
-from worldmodel.evaluation.quality.agreement import pearson
+from worldmodel.evaluation.quality.prediction_metrics import pearson
 
-SHOWN = 10
+MAX_COLUMNS = 10
 HEAT = "inferno"  # ever brighter: it reads without colours too
 # of pixels in [0, 1]: equal dreams in rows of one batch may part by this much, by the processor
 ROUNDING = 1e-6
 
 
-def parted(scene: Scene, length: int, samples: int) -> dict[str, np.ndarray]:
+def measure_disagreement(
+    observed: ObservedEpisode, length: int, samples: int
+) -> dict[str, np.ndarray]:
     """By step: pixels' standard deviation over dreams and the error of their mean (L,H,W), and
     truth and mean uint8.
     """
-    scene.model.reseed(0)
-    start = {k: v.expand(samples, *v.shape[1:]) for k, v in scene.start.items()}
-    actions = scene.actions(scene.context, length).expand(samples, -1, -1)
-    drawn = scene.model.decode(scene.model.imagine(start, actions))
-    mean = drawn.mean(0)
-    truth = scene.truth(slice(scene.context, scene.context + length))
+    observed.model.reseed(0)
+    start = {k: v.expand(samples, *v.shape[1:]) for k, v in observed.start.items()}
+    actions = observed.actions(observed.context, length).expand(samples, -1, -1)
+    plot_disagreement = observed.model.decode(observed.model.imagine(start, actions))
+    mean = plot_disagreement.mean(0)
+    truth = observed.true_pictures(slice(observed.context, observed.context + length))
     error = np.abs(mean.numpy() - truth / 255.0).mean(-1)
-    std = drawn.std(0, correction=0).mean(-1).numpy()
+    std = plot_disagreement.std(0, correction=0).mean(-1).numpy()
     return {
         "std": np.where(std > ROUNDING, std, 0),
         "error": error,
         "truth": truth,
-        "mean": as_pixels(mean),
+        "mean": to_uint8(mean),
     }
 
 
-def numbers(found: dict[str, np.ndarray]) -> dict[str, Any]:
+def summarize_disagreement(found: dict[str, np.ndarray]) -> dict[str, Any]:
     """By step, and how well the one announces the other over all pixels: 1 is uncertain just where
     it is wrong.
     """
@@ -51,10 +53,10 @@ def numbers(found: dict[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-def drawn(found: dict[str, np.ndarray], target: Path, title: str) -> Path:
+def plot_disagreement(found: dict[str, np.ndarray], target: Path, title: str) -> Path:
     """Truth, mean dream, spread and error at some steps; both maps have one scale."""
     length = len(found["truth"])
-    steps = np.unique(np.linspace(0, length - 1, min(SHOWN, length)).round().astype(int))
+    steps = np.unique(np.linspace(0, length - 1, min(MAX_COLUMNS, length)).round().astype(int))
     figure, grid = load_pyplot().subplots(
         4,
         len(steps),
@@ -83,7 +85,7 @@ def drawn(found: dict[str, np.ndarray], target: Path, title: str) -> Path:
     return save_figure(figure, target, title)
 
 
-def video(found: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
+def make_tiles(found: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
     """Tiles over time: truth, mean dream, spread."""
     from matplotlib import colormaps
 

@@ -17,16 +17,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldmodel.evaluation.imagination.scene import Scene
+from worldmodel.evaluation.imagination.observed_episode import ObservedEpisode
 from worldmodel.evaluation.plotting.style import COLORS, load_pyplot, save_figure
 from worldmodel.evaluation.quality.image_metrics import squared_error
-from worldmodel.evaluation.quality.open_loop_error import pick, starts_of
+from worldmodel.evaluation.quality.open_loop_error import choose_starts, select_states
 
 PATIENCE = 3
 Curve = np.ndarray
 
 
-def loses(own: Sequence[float] | Curve, guess: Sequence[float] | Curve) -> int | None:
+def find_useful_horizon(
+    own: Sequence[float] | Curve, guess: Sequence[float] | Curve
+) -> int | None:
     """The step, from 1, that begins the first `PATIENCE` in a row at which `own` is no less; None
     if there is none.
     """
@@ -37,31 +39,31 @@ def loses(own: Sequence[float] | Curve, guess: Sequence[float] | Curve) -> int |
     return None
 
 
-def longest(scene: Scene, wanted: int | None) -> int:
+def choose_length(observed: ObservedEpisode, wanted: int | None) -> int:
     """Steps of the longest dreams: as asked for, as far as the episode goes; else half of what
     follows the context.
     """
-    most = len(scene.episode) - scene.context
+    most = len(observed.episode) - observed.context
     return min(wanted, most) if wanted else max(1, most // 2)
 
 
-def until_broken(scene: Scene, length: int, samples: int) -> dict[str, Any]:
+def measure_long_rollouts(observed: ObservedEpisode, length: int, samples: int) -> dict[str, Any]:
     """Errors by horizon (H,) over dreams from all over the episode, and where they lose."""
-    starts = starts_of(scene.episode, scene.context, length)
-    rows = [_errors_from(scene, int(start), length, samples) for start in starts]
+    starts = choose_starts(observed.episode, observed.context, length)
+    rows = [_measure_errors(observed, int(start), length, samples) for start in starts]
     reach = max(len(row["mean"]) for row in rows)
     padded = {
         k: [np.pad(row[k], (0, reach - len(row[k])), constant_values=np.nan) for row in rows]
         for k in rows[0]
     }
     curves = {k: np.nanmean(np.stack(v), 0) for k, v in padded.items()}
-    c = scene.run.config
+    c = observed.run.config
     return {
         "length": reach,
         "dreams": len(starts),
         "samples": samples,
         "patience": PATIENCE,
-        "mean_of": scene.usual_of,
+        "mean_of": observed.mean_source,
         "trained": {
             "sequence": c.replay.length,
             "overshooting": c.loss.overshooting,
@@ -69,39 +71,46 @@ def until_broken(scene: Scene, length: int, samples: int) -> dict[str, Any]:
         },
         "mse": {k: curves[k] for k in ("model", "single", "copy", "mean")},
         "kl": {"model": curves["kl"], "copy": curves["kl_copy"]},
-        "breaks": loses(curves["model"], curves["mean"]),
-        "behind_copy": loses(curves["model"], curves["copy"]),
-        "kl_behind_copy": loses(curves["kl"], curves["kl_copy"]),
+        "breaks": find_useful_horizon(curves["model"], curves["mean"]),
+        "behind_copy": find_useful_horizon(curves["model"], curves["copy"]),
+        "kl_behind_copy": find_useful_horizon(curves["kl"], curves["kl_copy"]),
     }
 
 
-def _errors_from(scene: Scene, start: int, length: int, samples: int) -> dict[str, Curve]:
+def _measure_errors(
+    observed: ObservedEpisode, start: int, length: int, samples: int
+) -> dict[str, Curve]:
     """By horizon, as far as the episode goes, of dreams from one of its steps."""
-    reach = min(length, len(scene.episode) - 1 - start)
-    begin, after = pick(scene.belief, np.array([start])), slice(start + 1, start + 1 + reach)
-    truth, last = (torch.from_numpy(scene.truth(x)).float() / 255 for x in (after, start))
-    real = {k: v[after][None] for k, v in scene.belief.items()}
+    reach = min(length, len(observed.episode) - 1 - start)
+    begin, after = (
+        select_states(observed.posteriors, np.array([start])),
+        slice(start + 1, start + 1 + reach),
+    )
+    truth, last = (
+        torch.from_numpy(observed.true_pictures(x)).float() / 255 for x in (after, start)
+    )
+    real = {k: v[after][None] for k, v in observed.posteriors.items()}
     single, kl, total = None, torch.zeros(reach), torch.zeros_like(truth)
     for k in range(samples):
-        scene.model.reseed(k)
-        dream = scene.model.imagine(begin, scene.actions(start + 1, reach))
-        picture = scene.model.decode(dream)[0]
+        observed.model.reseed(k)
+        dream = observed.model.imagine(begin, observed.actions(start + 1, reach))
+        picture = observed.model.decode(dream)[0]
         single = picture if single is None else single
         total += picture / samples
-        kl += scene.model.kl(real, dream)[0] / samples
+        kl += observed.model.kl(real, dream)[0] / samples
     assert single is not None
     still = {k: v.unsqueeze(1) for k, v in begin.items()}
     guesses = {
         "model": total,
         "single": single,
         "copy": last.expand_as(truth),
-        "mean": scene.usual.expand_as(truth),
+        "mean": observed.mean_picture.expand_as(truth),
     }
     errors = {name: squared_error(guess, truth).numpy() for name, guess in guesses.items()}
-    return {**errors, "kl": kl.numpy(), "kl_copy": scene.model.kl(real, still)[0].numpy()}
+    return {**errors, "kl": kl.numpy(), "kl_copy": observed.model.kl(real, still)[0].numpy()}
 
 
-def described(found: dict[str, Any]) -> str:
+def describe_rollouts(found: dict[str, Any]) -> str:
     """What became of the dreams, and by what rule."""
     reach, trained = found["length"], found["trained"]["sequence"]
     broke = found["breaks"]
@@ -116,35 +125,40 @@ def described(found: dict[str, Any]) -> str:
     )
 
 
-def drawn(scene: Scene, found: dict[str, Any], target: Path, title: str) -> Path:
+def plot_long_rollouts(
+    observed: ObservedEpisode, found: dict[str, Any], target: Path, title: str
+) -> Path:
     """Both errors by horizon, and truth and dream at doubling horizons."""
     steps = np.unique(np.geomspace(1, found["length"], 10).round().astype(int))
     figure = load_pyplot().figure(figsize=(13, 6.6), dpi=90, layout="constrained")
     grid = figure.add_gridspec(3, len(steps), height_ratios=[2.4, 1, 1])
     half = len(steps) // 2
-    _errors(
+    _plot_errors(
         figure.add_subplot(grid[0, :half]),
         "picture MSE, lower is better",
         found["mse"],
         found,
         found["breaks"],
     )
-    _errors(
+    _plot_errors(
         figure.add_subplot(grid[0, half:]),
         "latent KL in nats, lower is better",
         found["kl"],
         found,
         found["kl_behind_copy"],
     )
-    scene.model.reseed(0)
-    start = int(starts_of(scene.episode, scene.context, found["length"])[0])
-    states = scene.model.imagine(
-        pick(scene.belief, np.array([start])), scene.actions(start + 1, int(steps[-1]))
+    observed.model.reseed(0)
+    start = int(choose_starts(observed.episode, observed.context, found["length"])[0])
+    states = observed.model.imagine(
+        select_states(observed.posteriors, np.array([start])),
+        observed.actions(start + 1, int(steps[-1])),
     )
-    dreamt = scene.pictures({k: v[0, steps[steps <= v.shape[1]] - 1] for k, v in states.items()})
+    dreamt = observed.decode_pictures(
+        {k: v[0, steps[steps <= v.shape[1]] - 1] for k, v in states.items()}
+    )
     for column, (h, picture) in enumerate(zip(steps, dreamt, strict=False)):
         for row, (name, shown) in enumerate(
-            (("truth", scene.truth(start + h)), ("dream", picture))
+            (("truth", observed.true_pictures(start + h)), ("dream", picture))
         ):
             axes = figure.add_subplot(grid[1 + row, column])
             axes.imshow(shown)
@@ -157,7 +171,7 @@ def drawn(scene: Scene, found: dict[str, Any], target: Path, title: str) -> Path
     return save_figure(figure, target, title)
 
 
-def _errors(
+def _plot_errors(
     axes: Any, title: str, curves: dict[str, Curve], found: dict[str, Any], lost: int | None
 ) -> None:
     from matplotlib.ticker import MaxNLocator

@@ -5,22 +5,20 @@ is.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from worldmodel.config.loading import ConfigError
 from worldmodel.dream_env import watched
-from worldmodel.errors import RunError, UsageError
+from worldmodel.errors import UsageError
 from worldmodel.evaluation.quality.evaluated_model import Columns
+from worldmodel.evaluation.quality.run_policies import BEHAVIOR_LABELS, make_behaviors
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.saved_run import Run
 from worldmodel.spaces import State, map_state
 from worldmodel.system.runtime import autocast, make_generator
 
 DREAMS = 8
-BEHAVIORS = {"actor_critic": "the actor", "mpc": "the planner", "random": "random actions"}
 
 
 @dataclass
@@ -47,7 +45,7 @@ class Dreams:
         self.run, self.model, self.agent, self.count = run, run.model, run.agent, count
         self.seen = [k for k in ("image", "vector") if getattr(run.observation_space, k)]
         self.draws = run.model.can_draw and "image" in self.seen
-        self.drivers, self.left_out = drivers(run)
+        self.drivers, self.left_out = make_behaviors(run)
 
     def watch(self, rows: Columns, seed: int) -> State:
         """States (K,...) after rows (T,...), the first of which counts as an episode's."""
@@ -98,26 +96,9 @@ class Dreams:
         vector = action[0].float().cpu().numpy()
         if not np.isfinite(vector).all():
             raise UsageError(
-                f"{BEHAVIORS[name]} chose an action that is no number; nothing was done"
+                f"{BEHAVIOR_LABELS[name]} chose an action that is no number; nothing was done"
             )
         return vector, kept
 
     def _generator(self, seed: int) -> torch.Generator:
         return make_generator(seed, device=self.agent.device.type)
-
-
-def drivers(run: Run) -> tuple[dict[str, Any], list[str]]:
-    """What can drive a run besides a hand, by the name of the behaviour, its own first; and a line
-    on what cannot.
-    """
-    own = run.config.behavior.name
-    found: dict[str, Any] = {own: run.agent.behavior}
-    left_out = []
-    for name in (n for n in BEHAVIORS if n != own):
-        try:
-            found[name] = run.driven([("behavior.name", name)]).agent.behavior
-        except (RunError, ConfigError):
-            left_out.append(
-                f"{BEHAVIORS[name]} cannot drive: this run trained no actor and no critic"
-            )
-    return found, left_out

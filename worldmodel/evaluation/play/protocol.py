@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from worldmodel.errors import UsageError
-from worldmodel.evaluation.play.parallel_rollouts import BEHAVIORS
 from worldmodel.evaluation.play.session import HAND, MOST_STEPS, Moment, Session
+from worldmodel.evaluation.quality.run_policies import BEHAVIOR_LABELS
 
 Asked = dict[str, Any]
 MOST_DIGITS = 10**9
@@ -27,7 +27,7 @@ class Answers:
         """All that a page needs to begin, or to go on after it was closed."""
         only(asked)
         s, run = self.session, self.session.dreams.run
-        drivers = [{"name": n, "label": BEHAVIORS[n]} for n in s.dreams.drivers]
+        drivers = [{"name": n, "label": BEHAVIOR_LABELS[n]} for n in s.dreams.drivers]
         return {
             "about": self.about,
             "notes": self.notes,

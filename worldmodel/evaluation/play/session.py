@@ -247,7 +247,7 @@ class Session:
         return True
 
     def _simulated(self, seed: int, actions: Sequence[np.ndarray] | np.ndarray) -> Any | None:
-        return self._guarded(lambda simulator: simulator.back(seed, actions))
+        return self._guarded(lambda simulator: simulator.restore(seed, actions))
 
     def _guarded(self, ask: Any) -> Any | None:
         """What the simulator answers; one that has failed for good is done without, with

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from worldmodel.evaluation.imagination.open_loop import dream
+from worldmodel.evaluation.imagination.open_loop import imagine_open_loop
 from worldmodel.evaluation.plotting.media import encode_gif
 from worldmodel.policy.agent import Agent
 from worldmodel.rollout.episodes import Evaluation
@@ -29,5 +29,7 @@ def log_evaluation(
         logger.image(
             frames,
             "imagined",
-            dream(agent, result.first[: CONTEXT + LENGTH], CONTEXT, generator).strip(),
+            imagine_open_loop(
+                agent, result.first[: CONTEXT + LENGTH], CONTEXT, generator
+            ).make_strip(),
         )

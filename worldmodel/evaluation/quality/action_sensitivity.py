@@ -7,10 +7,12 @@ from __future__ import annotations
 import numpy as np
 
 from worldmodel.errors import UsageError
-from worldmodel.evaluation.quality.agreement import pearson
+from worldmodel.evaluation.quality.prediction_metrics import pearson
 
 
-def sensitivity(found: np.ndarray, truth: np.ndarray, seen: np.ndarray) -> dict[str, np.ndarray]:
+def measure_sensitivity(
+    found: np.ndarray, truth: np.ndarray, seen: np.ndarray
+) -> dict[str, np.ndarray]:
     """By horizon (P,), from pictures (S,M,P,...) of M plans from S states, of which `seen` (S,M,P)
     were reached.
 

@@ -21,12 +21,12 @@ Columns = dict[str, np.ndarray]  # an episode's rows, key by key (T,...)
 Planner = Callable[[State], Tensor]  # states (N,...) -> plans (N,P,A)
 
 
-class Opened(Protocol):
+class EvaluatedModel(Protocol):
     """States have leaves (...,X) and whatever else `kl` compares; all answers are on the CPU in
     fp32.
     """
 
-    draws: bool  # whether `decode` can be asked
+    can_draw: bool  # whether `decode` can be asked
 
     def observe(self, episode: Columns) -> tuple[State, State]:
         """What is believed once each row (T,...) is seen, and what was expected just before."""
@@ -36,7 +36,7 @@ class Opened(Protocol):
         """Draw from here on what was drawn after this number was given before."""
         ...
 
-    def see(self, state: State, row: dict[str, Any]) -> State:
+    def observe_step(self, state: State, row: dict[str, Any]) -> State:
         """What is believed once the next row is seen too: states (1,...)."""
         ...
 
@@ -71,13 +71,13 @@ class Opened(Protocol):
         ...
 
 
-class OpenedRun:
+class EvaluatedRun:
     """A saved run as an `Opened`; the same seed gives the same answers to the same questions."""
 
     def __init__(self, run: Run, seed: int):
         self.model, self.agent = run.model, run.agent
         self.seen = [k for k in ("image", "vector") if getattr(run.observation_space, k)]
-        self.draws = self.model.can_draw and "image" in self.seen
+        self.can_draw = self.model.can_draw and "image" in self.seen
         self.seed, self.generator = seed, make_generator(seed, 11, device=run.agent.device.type)
 
     def reseed(self, number: int) -> None:
@@ -99,7 +99,7 @@ class OpenedRun:
         return map_state(post, lambda v: v[0].float()), map_state(prior, lambda v: v[0].float())
 
     @torch.no_grad()
-    def see(self, state: State, row: dict[str, Any]) -> State:
+    def observe_step(self, state: State, row: dict[str, Any]) -> State:
         obs = {k: torch.as_tensor(row[k])[None] for k in [*self.seen, "prev_action", "is_first"]}
         carry = add_prefix(state, "state/")
         carry["prev_action"] = obs["prev_action"]
@@ -144,7 +144,7 @@ class OpenedRun:
         return self.model.dynamics.centre(posts)
 
 
-def own_plans(run: Run, seed: int) -> tuple[dict[str, Planner], int, list[str]]:
+def make_planners(run: Run, seed: int) -> tuple[dict[str, Planner], int, list[str]]:
     """The actor's and the planner's ways to make plans, how long those are, and what is missing, a
     line each.
     """
@@ -153,7 +153,7 @@ def own_plans(run: Run, seed: int) -> tuple[dict[str, Planner], int, list[str]]:
     found: dict[str, Planner] = {}
     if run.policy is not None:
         policy = run.policy
-        found["actor"] = _wrapped(
+        found["actor"] = _wrap_planner(
             run, lambda state: policy.plans(run.model, state, 1, length, generator)[:, 0]
         )
     if plans_to_goal(run.config):
@@ -173,11 +173,11 @@ def own_plans(run: Run, seed: int) -> tuple[dict[str, Planner], int, list[str]]:
         fresh = torch.ones(count, dtype=torch.bool, device=run.agent.device)
         return behavior.plan(state, behavior.init(count), fresh, generator)
 
-    found["planner"] = _wrapped(run, search)
+    found["planner"] = _wrap_planner(run, search)
     return found, length, left_out
 
 
-def _wrapped(run: Run, plan: Planner) -> Planner:
+def _wrap_planner(run: Run, plan: Planner) -> Planner:
     """In the precision the run acts in, without gradients."""
 
     @torch.no_grad()

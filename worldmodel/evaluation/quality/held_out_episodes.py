@@ -24,7 +24,7 @@ from worldmodel.spaces import ActionSpace, ObservationSpace
 
 
 @dataclass
-class Recorded:
+class RecordedEpisode:
     """An episode; `vector` among its columns is the simulator's state. The seed, where known,
     simulates it again.
     """
@@ -51,28 +51,30 @@ class Branch:
     pictures: np.ndarray | None
 
 
-def collect(
+def collect_episodes(
     rollout: Rollout, player: Player, count: int, on_step: Callable[[int], None]
-) -> list[Recorded]:
+) -> list[RecordedEpisode]:
     """Whole episodes of the first environment; `on_step` hears how many are done."""
-    found: list[Recorded] = []
+    found: list[RecordedEpisode] = []
     rows: list[dict[str, Any]] = []
     while len(found) < count:
         seed = rollout.episodes[0].seed
         rows.append(rollout.step(player)[0])
         if rows[-1]["is_last"]:
-            found.append(Recorded({k: np.stack([row[k] for row in rows]) for k in rows[0]}, seed))
+            found.append(
+                RecordedEpisode({k: np.stack([row[k] for row in rows]) for k in rows[0]}, seed)
+            )
             rows = []
         on_step(len(found))
     return found
 
 
-def from_replay(run: Path, count: int) -> list[Recorded]:
+def load_replay_episodes(run: Path, count: int) -> list[RecordedEpisode]:
     """The last episodes of a run's replay; RunError in one line where they can't be read."""
     try:
         saved = SavedEpisodes(run)
         numbers = range(max(0, saved.count - count), saved.count)
-        found = [Recorded(saved.read_episode(number)) for number in numbers]
+        found = [RecordedEpisode(saved.read_episode(number)) for number in numbers]
     except (UsageError, ReplayError, OSError) as error:
         raise RunError(f"the replay of this run cannot be read: {error}", 4) from None
     if not found:
@@ -80,9 +82,9 @@ def from_replay(run: Path, count: int) -> list[Recorded]:
     return found
 
 
-def given(
+def load_other_episodes(
     path: Path, observation: ObservationSpace, action: ActionSpace, count: int
-) -> list[Recorded]:
+) -> list[RecordedEpisode]:
     """The last episodes of another run's replay; RunError in one line where its spaces are others
     than these.
     """
@@ -105,14 +107,14 @@ def given(
             )
     if done != action:
         raise RunError(
-            f"--from {path}: its actions are {_words(done)}, this run does {_words(action)}; "
-            "give a run of the same task",
+            f"--from {path}: its actions are {_describe_actions(done)}, this run does "
+            f"{_describe_actions(action)}; give a run of the same task",
             2,
         )
-    return from_replay(path, count)
+    return load_replay_episodes(path, count)
 
 
-def _words(space: ActionSpace) -> str:
+def _describe_actions(space: ActionSpace) -> str:
     if not space.discrete:
         return f"{space.size} numbers"
     return f"{' and '.join(map(str, space.groups))} choices"
@@ -124,7 +126,7 @@ class Simulator:
     def __init__(self, envs: VectorEnv, to_env: Callable[[np.ndarray], Any]):
         self.envs, self.to_env = envs, to_env
 
-    def back(self, seed: int, actions: Iterable[np.ndarray]) -> Any | None:
+    def restore(self, seed: int, actions: Iterable[np.ndarray]) -> Any | None:
         """Where an episode is after these actions (A,); None where it ended before."""
         result = self.envs.reset(0, seed)
         for action in actions:
@@ -137,16 +139,18 @@ class Simulator:
         """The answer to one action (A,) of an open episode."""
         return self.envs.step(0, self.to_env(action))
 
-    def branch(self, episode: Recorded, step: int, plan: np.ndarray) -> Branch | None:
+    def simulate_plan(
+        self, episode: RecordedEpisode, step: int, plan: np.ndarray
+    ) -> Branch | None:
         """Simulate an episode again up to a step, then act by a plan (P,A); None where it came out
         elsewhere.
         """
         actions = iter(plan)
-        return self.drive(episode, step, len(plan), lambda row: next(actions))
+        return self.simulate_policy(episode, step, len(plan), lambda row: next(actions))
 
-    def drive(
+    def simulate_policy(
         self,
-        episode: Recorded,
+        episode: RecordedEpisode,
         step: int,
         length: int,
         choose: Callable[[dict[str, Any] | None], np.ndarray],
@@ -158,7 +162,7 @@ class Simulator:
             "the simulator comes back to episodes that were played here"
         )
         columns = episode.columns
-        result = self.back(episode.seed, columns["prev_action"][1 : step + 1])
+        result = self.restore(episode.seed, columns["prev_action"][1 : step + 1])
         if result is None or result.is_last:
             return None
         if any(not np.array_equal(v, columns[k][step]) for k, v in result.obs.items()):

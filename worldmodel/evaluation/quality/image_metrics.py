@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # What rounding to 8 bits costs by itself: no picture is known better, so that PSNR stays finite.
-FINEST = (1 / 255) ** 2 / 12
+MIN_ERROR = (1 / 255) ** 2 / 12
 WINDOW, SIGMA = 11, 1.5
-STEADY = (0.01**2, 0.03**2)  # keep the two ratios of SSIM finite in flat regions
+STABILIZERS = (0.01**2, 0.03**2)  # keep the two ratios of SSIM finite in flat regions
 
 
 def squared_error(found: Tensor, truth: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def squared_error(found: Tensor, truth: Tensor) -> Tensor:
 
 def psnr(error: Tensor) -> Tensor:
     """Decibels of a squared error; at most 58.9, for a picture without any."""
-    return -10 * error.clamp(min=FINEST).log10()
+    return -10 * error.clamp(min=MIN_ERROR).log10()
 
 
 def ssim(found: Tensor, truth: Tensor) -> Tensor:
@@ -35,15 +35,17 @@ def ssim(found: Tensor, truth: Tensor) -> Tensor:
     weight = torch.exp(-0.5 * (offset / SIGMA).square())
     weight = weight / weight.sum()
 
-    def blurred(x: Tensor) -> Tensor:
+    def blur(x: Tensor) -> Tensor:
         return F.conv2d(F.conv2d(x, weight.view(1, 1, -1, 1)), weight.view(1, 1, 1, -1))
 
     x, y = (
         p.movedim(-1, -3).reshape(-1, 1, height, width) for p in (found, truth.expand_as(found))
     )
-    mean_x, mean_y = blurred(x), blurred(y)
-    var_x, var_y = blurred(x * x) - mean_x * mean_x, blurred(y * y) - mean_y * mean_y
-    both = blurred(x * y) - mean_x * mean_y
-    light = (2 * mean_x * mean_y + STEADY[0]) / (mean_x * mean_x + mean_y * mean_y + STEADY[0])
-    form = (2 * both + STEADY[1]) / (var_x + var_y + STEADY[1])
+    mean_x, mean_y = blur(x), blur(y)
+    var_x, var_y = blur(x * x) - mean_x * mean_x, blur(y * y) - mean_y * mean_y
+    both = blur(x * y) - mean_x * mean_y
+    light = (2 * mean_x * mean_y + STABILIZERS[0]) / (
+        mean_x * mean_x + mean_y * mean_y + STABILIZERS[0]
+    )
+    form = (2 * both + STABILIZERS[1]) / (var_x + var_y + STABILIZERS[1])
     return (light * form).mean((-3, -2, -1)).view(*shape, channels).mean(-1)

@@ -12,63 +12,67 @@ import numpy as np
 import torch
 
 from worldmodel.errors import UsageError
-from worldmodel.evaluation.quality.evaluated_model import Opened, Planner
-from worldmodel.evaluation.quality.held_out_episodes import Recorded, Simulator
+from worldmodel.evaluation.quality.evaluated_model import EvaluatedModel, Planner
+from worldmodel.evaluation.quality.held_out_episodes import RecordedEpisode, Simulator
 from worldmodel.evaluation.quality.open_loop_error import (
+    MeanBaseline,
     Table,
-    Usual,
-    beside_centre,
-    curves,
-    dream_on,
-    joined,
+    add_centre_kl,
+    compute_curves,
+    join_tables,
+    measure_windows,
 )
 from worldmodel.evaluation.quality.plan_returns import (
-    Amounts,
-    Start,
-    Trials,
-    compared,
-    sensitive,
-    starts_from,
+    PlanTrials,
+    TrialCounts,
+    TrialStart,
+    choose_trial_starts,
+    compare_returns,
+    measure_plan_sensitivity,
     try_plans,
 )
-from worldmodel.evaluation.quality.policy_returns import Policies, follow, ranked
-from worldmodel.evaluation.quality.state_probe import by_horizon
+from worldmodel.evaluation.quality.policy_returns import (
+    Policies,
+    measure_policy_returns,
+    rank_policies,
+)
+from worldmodel.evaluation.quality.state_probe import measure_by_horizon
 from worldmodel.model.representation_metrics import spread
 from worldmodel.spaces import ActionSpace, State
 
 
 @dataclass(frozen=True)
-class Real:
+class SimulatorTrials:
     """The simulator, whose plans are tried in it, and which policies are followed."""
 
     simulator: Simulator
     own: dict[str, Planner]
     policies: Policies
     space: ActionSpace
-    amounts: Amounts
+    counts: TrialCounts
 
     @property
     def work(self) -> int:
-        return self.amounts.starts * (self.amounts.plans + len(self.own) + len(self.policies))
+        return self.counts.starts * (self.counts.plans + len(self.own) + len(self.policies))
 
 
 @dataclass
-class Quality:
+class QualityResults:
     """Results by name, and a line for each part that is left out."""
 
     results: dict[str, Any]
     left_out: list[str]
 
 
-def measure(
-    model: Opened,
-    episodes: Sequence[Recorded],
+def measure_quality(
+    model: EvaluatedModel,
+    episodes: Sequence[RecordedEpisode],
     context: int,
     length: int,
     seed: int = 0,
-    real: Real | None = None,
+    real: SimulatorTrials | None = None,
     on_step: Callable[[int], None] = lambda done: None,
-) -> Quality:
+) -> QualityResults:
     """All there is to know; UsageError where no episode is longer than the context."""
     longest = max(len(e) for e in episodes)
     if longest <= context + 1:
@@ -76,24 +80,24 @@ def measure(
             f"--context: the longest episode has {longest} rows; give fewer than {longest - 1}"
         )
     length = min(length, longest - context)
-    usual = Usual.of(episodes)
-    beliefs: list[State] = []
+    baseline = MeanBaseline.fit(episodes)
+    posteriors: list[State] = []
     tables: list[Table | None] = []
     closed: list[float] = []
     for n, episode in enumerate(episodes):
         post, prior = model.observe(episode.columns)
-        beliefs.append(post)
+        posteriors.append(post)
         closed.append(
             float(model.kl(post, prior)[context:].mean())
             if len(episode) > context
             else float("nan")
         )
-        tables.append(dream_on(model, episode, post, context, length, usual))
+        tables.append(measure_windows(model, episode, post, context, length, baseline))
         on_step(n + 1)
-    beside_centre(model, episodes, beliefs, tables, context)
-    whole = joined([t for t in tables if t is not None])
-    quality = Quality(curves(whole, usual, float(np.nanmean(closed))), [])
-    if not model.draws:
+    add_centre_kl(model, episodes, posteriors, tables, context)
+    whole = join_tables([t for t in tables if t is not None])
+    quality = QualityResults(compute_curves(whole, baseline, float(np.nanmean(closed))), [])
+    if not model.can_draw:
         quality.left_out.append(
             "this model cannot draw: no numbers of pictures, no action sensitivity"
         )
@@ -101,66 +105,68 @@ def measure(
         quality.left_out.append(
             "no measured episode ended for good: Brier scores only say that no end was expected"
         )
-    quality.results["features"] = _features(model, beliefs, whole)
-    _probe(quality, model, episodes, beliefs, tables)
+    quality.results["features"] = _measure_features(model, posteriors, whole)
+    _measure_probe(quality, model, episodes, posteriors, tables)
     if real is None:
         quality.left_out.append(
             "no simulator at hand: plans were not tried, policies not followed, action "
             "sensitivity not seen"
         )
     else:
-        starts = starts_from(episodes, beliefs, real.amounts, context, seed)
-        _tried(quality, model, real, starts, seed, lambda n: on_step(len(episodes) + n))
+        starts = choose_trial_starts(episodes, posteriors, real.counts, context, seed)
+        _measure_trials(quality, model, real, starts, seed, lambda n: on_step(len(episodes) + n))
     return quality
 
 
-def _tried(
-    quality: Quality,
-    model: Opened,
-    real: Real,
-    starts: Sequence[Start],
+def _measure_trials(
+    quality: QualityResults,
+    model: EvaluatedModel,
+    real: SimulatorTrials,
+    starts: Sequence[TrialStart],
     seed: int,
     on_step: Callable[[int], None],
 ) -> None:
     """Plans and policies, in the dream and in the simulator."""
     trials = try_plans(
-        model, real.simulator, starts, real.own, real.space, real.amounts, seed, on_step
+        model, real.simulator, starts, real.own, real.space, real.counts, seed, on_step
     )
-    _plans(quality, trials, seed)
-    if not real.amounts.follow:
+    _summarize_plans(quality, trials, seed)
+    if not real.counts.policy_steps:
         quality.left_out.append("policies are not followed (--follow 0)")
         return
-    before, length = len(starts) * (real.amounts.plans + len(real.own)), real.amounts.follow
-    found = follow(
+    before, length = len(starts) * (real.counts.plans + len(real.own)), real.counts.policy_steps
+    found = measure_policy_returns(
         model, real.simulator, starts, real.policies, length, seed, lambda n: on_step(before + n)
     )
     if found.real:
-        quality.results["policies"] = ranked(found, length, seed)
+        quality.results["policies"] = rank_policies(found, length, seed)
     else:
         quality.left_out.append("no policy could be followed: no ranking of policies")
 
 
-def _features(model: Opened, beliefs: Sequence[State], whole: Table) -> dict[str, float]:
+def _measure_features(
+    model: EvaluatedModel, posteriors: Sequence[State], whole: Table
+) -> dict[str, float]:
     """Spread of what is believed and of what is dreamt at the last horizon, and how many numbers a
     feature has.
     """
-    seen = torch.cat([model.feat(b) for b in beliefs])
+    seen = torch.cat([model.feat(b) for b in posteriors])
     last = whole["feat"][:, -1]
     dreamt = torch.from_numpy(last[np.isfinite(last).all(-1)]).float()
     found = spread("posterior", seen[None]) | spread("open_loop", dreamt[None])
     return {"size": seen.shape[-1], **{k: float(v) for k, v in found.items()}}
 
 
-def _probe(
-    quality: Quality,
-    model: Opened,
-    episodes: Sequence[Recorded],
-    beliefs: Sequence[State],
+def _measure_probe(
+    quality: QualityResults,
+    model: EvaluatedModel,
+    episodes: Sequence[RecordedEpisode],
+    posteriors: Sequence[State],
     tables: Sequence[Table | None],
 ) -> None:
     """The simulator's state, read linearly off beliefs and off dreams."""
     usable = [
-        (e, b, t) for e, b, t in zip(episodes, beliefs, tables, strict=True) if t is not None
+        (e, b, t) for e, b, t in zip(episodes, posteriors, tables, strict=True) if t is not None
     ]
     if any("vector" not in e.columns for e in episodes):
         quality.left_out.append("the simulator's state is not known: no linear probes")
@@ -171,13 +177,13 @@ def _probe(
     else:
         feats = [model.feat(b).double().numpy() for _, b, _ in usable]
         states = [e.columns["vector"].astype(np.float64) for e, _, _ in usable]
-        quality.results["probe"] = by_horizon(feats, states, [t for _, _, t in usable])
+        quality.results["probe"] = measure_by_horizon(feats, states, [t for _, _, t in usable])
 
 
-def _plans(quality: Quality, trials: Trials, seed: int) -> None:
-    if trials.strays:
+def _summarize_plans(quality: QualityResults, trials: PlanTrials, seed: int) -> None:
+    if trials.failed_starts:
         quality.left_out.append(
-            f"{trials.strays} starts of plans: simulated again by seed and actions, the "
+            f"{trials.failed_starts} starts of plans: simulated again by seed and actions, the "
             f"environment came out elsewhere"
         )
     if not trials.kind:
@@ -185,11 +191,11 @@ def _plans(quality: Quality, trials: Trials, seed: int) -> None:
             "no plan could be tried: no exploitation and no action sensitivity"
         )
         return
-    quality.results["plans"] = compared(trials, seed)
+    quality.results["plans"] = compare_returns(trials, seed)
     if "planner" not in trials.kind:
         quality.left_out.append("no planner: no exploitation")
-    if trials.dreamt:
-        found = sensitive(trials)
+    if trials.imagined_pictures:
+        found = measure_plan_sensitivity(trials)
         if np.isfinite(found["agreement"]).any():
             quality.results["sensitivity"] = found
         else:

@@ -15,20 +15,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.evaluation.quality.agreement import brier, calibration_error, pearson, reliability
-from worldmodel.evaluation.quality.evaluated_model import Opened
-from worldmodel.evaluation.quality.held_out_episodes import Recorded
+from worldmodel.evaluation.quality.evaluated_model import EvaluatedModel
+from worldmodel.evaluation.quality.held_out_episodes import RecordedEpisode
 from worldmodel.evaluation.quality.image_metrics import psnr, squared_error, ssim
+from worldmodel.evaluation.quality.prediction_metrics import (
+    brier_score,
+    compute_calibration_error,
+    compute_reliability,
+    pearson,
+)
 from worldmodel.spaces import State
 
 WINDOWS = 8  # dreams from an episode
-MEASURED = ("image", "vector", "prev_action", "reward", "is_terminal")
+MEASURED_KEYS = ("image", "vector", "prev_action", "reward", "is_terminal")
 # (N,H) by name, NaN after an episode's end; features, states (N,H,...); feat_copy (N,1,F)
 Table = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Usual:
+class MeanBaseline:
     """What is the case on average: the best of all guesses that never change."""
 
     picture: Tensor | None
@@ -36,7 +41,7 @@ class Usual:
     cont: float
 
     @classmethod
-    def of(cls, episodes: Sequence[Recorded]) -> Usual:
+    def fit(cls, episodes: Sequence[RecordedEpisode]) -> MeanBaseline:
         columns = {k: [e.columns[k][1:] for e in episodes] for k in ("reward", "is_terminal")}
         pictures = [e.columns["image"] for e in episodes if "image" in e.columns]
         sums = [p.sum(0, dtype=np.float64) for p in pictures]
@@ -48,7 +53,7 @@ class Usual:
         return cls(mean, float(rewards.mean()), float(1 - ends.mean()))
 
 
-def starts_of(episode: Recorded, context: int, length: int) -> np.ndarray:
+def choose_starts(episode: RecordedEpisode, context: int, length: int) -> np.ndarray:
     """Steps to dream on from, spread evenly: up to the end where one may come, else with whole
     windows after them.
 
@@ -64,24 +69,29 @@ def starts_of(episode: Recorded, context: int, length: int) -> np.ndarray:
     )
 
 
-def pick(state: State, index: np.ndarray) -> State:
+def select_states(state: State, index: np.ndarray) -> State:
     """States (T,...) at indices of any shape."""
     return {k: v[torch.as_tensor(index, device=v.device)] for k, v in state.items()}
 
 
-def dream_on(
-    model: Opened, episode: Recorded, post: State, context: int, length: int, usual: Usual
+def measure_windows(
+    model: EvaluatedModel,
+    episode: RecordedEpisode,
+    post: State,
+    context: int,
+    length: int,
+    baseline: MeanBaseline,
 ) -> Table | None:
     """Every number of one episode's windows, by window and horizon; None for an episode without
     one.
     """
-    starts = starts_of(episode, context, length)
+    starts = choose_starts(episode, context, length)
     if not len(starts):
         return None
     steps = starts[:, None] + 1 + np.arange(length)
     there, at = steps < len(episode), np.minimum(steps, len(episode) - 1)
-    rows = {k: v[at] for k, v in episode.columns.items() if k in MEASURED}
-    begin, real = pick(post, starts), pick(post, at)
+    rows = {k: v[at] for k, v in episode.columns.items() if k in MEASURED_KEYS}
+    begin, real = select_states(post, starts), select_states(post, at)
     still = {k: v.unsqueeze(1) for k, v in begin.items()}
     dream = model.imagine(begin, torch.from_numpy(rows["prev_action"]))
     found: dict[str, Any] = {
@@ -95,40 +105,40 @@ def dream_on(
     }
     if "vector" in rows:
         found["state"] = rows["vector"]
-    if model.draws:
-        assert usual.picture is not None
-        last = _floats(episode.columns["image"][starts])[:, None]
-        guesses = {"model": model.decode(dream), "copy": last, "mean": usual.picture}
-        found |= _picture_errors(guesses, _floats(rows["image"]))
-    table = {k: _masked(np.asarray(v, np.float64), there) for k, v in found.items()}
+    if model.can_draw:
+        assert baseline.picture is not None
+        last = _to_floats(episode.columns["image"][starts])[:, None]
+        guesses = {"model": model.decode(dream), "copy": last, "mean": baseline.picture}
+        found |= _picture_errors(guesses, _to_floats(rows["image"]))
+    table = {k: _mask_missing(np.asarray(v, np.float64), there) for k, v in found.items()}
     # Many numbers: in half the bytes, and what stays the same once only.
     return table | {
-        "feat": _masked(model.feat(dream).numpy(), there),
+        "feat": _mask_missing(model.feat(dream).numpy(), there),
         "feat_copy": model.feat(still).numpy(),
     }
 
 
-def beside_centre(
-    model: Opened,
-    episodes: Sequence[Recorded],
-    beliefs: Sequence[State],
+def add_centre_kl(
+    model: EvaluatedModel,
+    episodes: Sequence[RecordedEpisode],
+    posteriors: Sequence[State],
     tables: Sequence[Table | None],
     context: int,
 ) -> None:
     """Into every table: the KL from what was believed to the centre of all beliefs, by window and
     horizon.
     """
-    centre = model.centre({k: torch.cat([b[k] for b in beliefs]) for k in beliefs[0]})
-    for episode, belief, table in zip(episodes, beliefs, tables, strict=True):
+    centre = model.centre({k: torch.cat([b[k] for b in posteriors]) for k in posteriors[0]})
+    for episode, posterior, table in zip(episodes, posteriors, tables, strict=True):
         if table is not None:
             there = np.isfinite(table["reward"])
             length = there.shape[1]
-            steps = starts_of(episode, context, length)[:, None] + 1 + np.arange(length)
-            far = np.asarray(model.kl(belief, centre), np.float64)
-            table["kl_mean"] = _masked(far[np.minimum(steps, len(episode) - 1)], there)
+            steps = choose_starts(episode, context, length)[:, None] + 1 + np.arange(length)
+            far = np.asarray(model.kl(posterior, centre), np.float64)
+            table["kl_mean"] = _mask_missing(far[np.minimum(steps, len(episode) - 1)], there)
 
 
-def _floats(pixels: np.ndarray) -> Tensor:
+def _to_floats(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels).float() / 255
 
 
@@ -143,20 +153,20 @@ def _picture_errors(guesses: dict[str, Tensor], truth: Tensor) -> dict[str, Tens
     return found
 
 
-def _masked(values: np.ndarray, there: np.ndarray) -> np.ndarray:
+def _mask_missing(values: np.ndarray, there: np.ndarray) -> np.ndarray:
     """(N,H or 1,...) to (N,H,...) with NaN where nothing was."""
     values = np.broadcast_to(values, (*there.shape, *values.shape[2:]))
     return np.where(there.reshape(*there.shape, *[1] * (values.ndim - 2)), values, np.nan)
 
 
-def joined(tables: Sequence[Table]) -> Table:
+def join_tables(tables: Sequence[Table]) -> Table:
     """The windows of several episodes together, as far as any of them reaches."""
     whole = {k: np.concatenate([t[k] for t in tables]) for k in tables[0]}
     reach = int(np.isfinite(whole["reward"]).any(0).sum())
     return {k: v[:, :reach] for k, v in whole.items()}
 
 
-def curves(table: Table, usual: Usual, closed: float) -> dict[str, Any]:
+def compute_curves(table: Table, baseline: MeanBaseline, closed: float) -> dict[str, Any]:
     """The results by horizon (H,); `closed` is the mean KL where every frame is seen."""
     by_mean = {
         k: np.nanmean(v, 0) for k, v in table.items() if k.startswith(("mse/", "ssim/", "kl"))
@@ -172,45 +182,51 @@ def curves(table: Table, usual: Usual, closed: float) -> dict[str, Any]:
         }
     kl = {"model": by_mean["kl"], "copy": by_mean["kl_copy"], "mean": by_mean["kl_mean"]}
     found["kl"] = {**kl, "closed_loop": closed}
-    guesses = {"model": table["said_reward"], "copy": table["copied_reward"], "mean": usual.reward}
+    guesses = {
+        "model": table["said_reward"],
+        "copy": table["copied_reward"],
+        "mean": baseline.reward,
+    }
     errors = {
         k: np.sqrt(np.nanmean(np.square(v - table["reward"]), 0)) for k, v in guesses.items()
     }
     said = {"model": table["said_reward"], "copy": table["copied_reward"]}
     alike = {
-        k: np.array([pearson(*pair) for pair in _by_horizon(v, table["reward"])])
+        k: np.array([pearson(*pair) for pair in _split_by_horizon(v, table["reward"])])
         for k, v in said.items()
     }
     found["reward"] = {"rmse": errors, "correlation": alike}
-    return found | {"continuation": _continuation(table, usual)}
+    return found | {"continuation": _score_continuation(table, baseline)}
 
 
-def _continuation(table: Table, usual: Usual) -> dict[str, Any]:
-    pairs = _by_horizon(table["said_cont"], table["cont"])
-    constants = {"copy": 1.0, "mean": usual.cont}  # what is dreamt on from had not ended
+def _score_continuation(table: Table, baseline: MeanBaseline) -> dict[str, Any]:
+    pairs = _split_by_horizon(table["said_cont"], table["cont"])
+    constants = {"copy": 1.0, "mean": baseline.cont}  # what is dreamt on from had not ended
     scores = {
-        k: np.array([brier(np.full(len(was), c), was) for _, was in pairs])
+        k: np.array([brier_score(np.full(len(was), c), was) for _, was in pairs])
         for k, c in constants.items()
     }
     whole, each = (
-        reliability(*_both(table["said_cont"], table["cont"])),
-        [reliability(*pair) for pair in pairs],
+        compute_reliability(*_drop_missing(table["said_cont"], table["cont"])),
+        [compute_reliability(*pair) for pair in pairs],
     )
     return {
         "ends_seen": int((table["cont"] == 0).sum()),
-        "brier": {"model": np.array([brier(*pair) for pair in pairs]), **scores},
-        "calibration_error": calibration_error(whole),
+        "brier": {"model": np.array([brier_score(*pair) for pair in pairs]), **scores},
+        "calibration_error": compute_calibration_error(whole),
         "reliability": whole,
-        "calibration_error_by_horizon": np.array([calibration_error(bins) for bins in each]),
+        "calibration_error_by_horizon": np.array(
+            [compute_calibration_error(bins) for bins in each]
+        ),
         "reliability_by_horizon": each,
     }
 
 
-def _by_horizon(said: np.ndarray, was: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [_both(*columns) for columns in zip(said.T, was.T, strict=True)]
+def _split_by_horizon(said: np.ndarray, was: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [_drop_missing(*columns) for columns in zip(said.T, was.T, strict=True)]
 
 
-def _both(said: np.ndarray, was: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _drop_missing(said: np.ndarray, was: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Only where something was."""
     there = np.isfinite(was)
     return said[there], was[there]

@@ -16,19 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.evaluation.quality.action_sensitivity import sensitivity
-from worldmodel.evaluation.quality.agreement import spearman
-from worldmodel.evaluation.quality.evaluated_model import Opened, Planner
-from worldmodel.evaluation.quality.held_out_episodes import Branch, Recorded, Simulator
-from worldmodel.evaluation.quality.open_loop_error import pick
+from worldmodel.evaluation.quality.action_sensitivity import measure_sensitivity
+from worldmodel.evaluation.quality.evaluated_model import EvaluatedModel, Planner
+from worldmodel.evaluation.quality.held_out_episodes import Branch, RecordedEpisode, Simulator
+from worldmodel.evaluation.quality.open_loop_error import select_states
+from worldmodel.evaluation.quality.prediction_metrics import spearman
 from worldmodel.rollout.episodes import interval
 from worldmodel.spaces import ActionSpace, State
 
-DRAWS = 8  # dreams of one plan, which are averaged
+SAMPLES = 8  # dreams of one plan, which are averaged
 
 
 @dataclass(frozen=True)
-class Amounts:
+class TrialCounts:
     """How many states to start from, how many random plans from each, how long plans are and
     policies are followed.
     """
@@ -36,20 +36,20 @@ class Amounts:
     starts: int
     plans: int
     length: int
-    follow: int
+    policy_steps: int
 
 
 @dataclass(frozen=True)
-class Start:
+class TrialStart:
     """A step of an episode, and what is believed there (1,...)."""
 
-    episode: Recorded
+    episode: RecordedEpisode
     step: int
     state: State
 
 
 @dataclass
-class Trials:
+class PlanTrials:
     """One entry per plan; pictures (M,P,H,W,3) of the random ones, one entry per start,
     in [0, 1].
     """
@@ -58,10 +58,10 @@ class Trials:
     kind: list[str] = field(default_factory=list)
     imagined: list[float] = field(default_factory=list)
     real: list[float] = field(default_factory=list)
-    dreamt: list[np.ndarray] = field(default_factory=list)
-    drawn: list[np.ndarray] = field(default_factory=list)
+    imagined_pictures: list[np.ndarray] = field(default_factory=list)
+    real_pictures: list[np.ndarray] = field(default_factory=list)
     seen: list[np.ndarray] = field(default_factory=list)
-    strays: int = 0  # starts that the simulator did not come back to
+    failed_starts: int = 0  # starts that the simulator did not come back to
 
     def add(
         self,
@@ -78,16 +78,16 @@ class Trials:
         self.real += [float(b.reward.sum()) for b in branches]
         if pictures is not None:
             random = [i for i, kind in enumerate(kinds) if kind == "random"]
-            self.dreamt.append(pictures[random].numpy())
+            self.imagined_pictures.append(pictures[random].numpy())
             real = [branches[i].pictures for i in random]
-            self.drawn.append(
+            self.real_pictures.append(
                 np.stack([p for p in real if p is not None]).astype(np.float32) / 255
             )
             self.seen.append(np.stack([branches[i].seen for i in random]))
 
 
-def dream_plans(
-    model: Opened, state: State, plans: Tensor, counted: np.ndarray
+def imagine_plans(
+    model: EvaluatedModel, state: State, plans: Tensor, counted: np.ndarray
 ) -> tuple[np.ndarray, Tensor | None]:
     """Returns (N,) and mean pictures (N,P,H,W,3) of plans (N,P,A) from one state (1,...).
 
@@ -95,7 +95,7 @@ def dream_plans(
     (N,P). All plans are dreamt with the same luck, so that only actions tell them apart.
     """
     total, pictures = torch.zeros(len(plans), dtype=torch.float64), None
-    for draw in range(DRAWS):
+    for draw in range(SAMPLES):
         dreams = []
         for plan in plans:
             model.reseed(draw)
@@ -104,73 +104,77 @@ def dream_plans(
         cont = model.cont(dream).double()
         alive = torch.cat([torch.ones_like(cont[:, :1]), cont[:, :-1]], 1).cumprod(1)
         total += (alive * model.reward(dream) * torch.from_numpy(counted)).sum(1)
-        if model.draws:
-            drawn = model.decode(dream) / DRAWS
+        if model.can_draw:
+            drawn = model.decode(dream) / SAMPLES
             pictures = drawn if pictures is None else pictures + drawn
-    return (total / DRAWS).numpy(), pictures
+    return (total / SAMPLES).numpy(), pictures
 
 
-def starts_from(
-    episodes: Sequence[Recorded],
-    beliefs: Sequence[State],
-    amounts: Amounts,
+def choose_trial_starts(
+    episodes: Sequence[RecordedEpisode],
+    posteriors: Sequence[State],
+    counts: TrialCounts,
     context: int,
     seed: int,
-) -> list[Start]:
+) -> list[TrialStart]:
     """Steps all over the episodes; with room for plans and policies after them, where the episode
     is that long.
     """
     rng, found = np.random.default_rng(seed), []
     long = [i for i, e in enumerate(episodes) if len(e) > context]
-    for n in range(amounts.starts):
-        episode, belief = episodes[long[n % len(long)]], beliefs[long[n % len(long)]]
-        last = max(context - 1, len(episode) - 1 - max(amounts.length, amounts.follow))
+    for n in range(counts.starts):
+        episode, posterior = episodes[long[n % len(long)]], posteriors[long[n % len(long)]]
+        last = max(context - 1, len(episode) - 1 - max(counts.length, counts.policy_steps))
         step = int(rng.integers(context - 1, last + 1))
-        found.append(Start(episode, step, pick(belief, np.array([step]))))
+        found.append(TrialStart(episode, step, select_states(posterior, np.array([step]))))
     return found
 
 
 def try_plans(
-    model: Opened,
+    model: EvaluatedModel,
     simulator: Simulator,
-    starts: Sequence[Start],
+    starts: Sequence[TrialStart],
     own: dict[str, Planner],
     space: ActionSpace,
-    amounts: Amounts,
+    counts: TrialCounts,
     seed: int,
     on_plan: Callable[[int], None],
-) -> Trials:
+) -> PlanTrials:
     """From every start, random plans and the run's own, dreamt and done."""
     generator = torch.Generator().manual_seed(seed)
-    trials, done = Trials(), 0
-    kinds = ["random"] * amounts.plans + list(own)
+    trials, done = PlanTrials(), 0
+    kinds = ["random"] * counts.plans + list(own)
     for start in starts:
         state = start.state
-        random = space.random(amounts.plans * amounts.length, generator).unflatten(
-            0, (amounts.plans, amounts.length)
+        random = space.random(counts.plans * counts.length, generator).unflatten(
+            0, (counts.plans, counts.length)
         )
         plans = torch.cat([random, *(make(state) for make in own.values())])
         branches: list[Branch] = []
         for plan in plans:
-            branch = simulator.branch(start.episode, start.step, plan.numpy())
+            branch = simulator.simulate_plan(start.episode, start.step, plan.numpy())
             if branch is None:
                 break
             branches.append(branch)
             on_plan(done + len(branches))
         done += len(plans)
         if len(branches) < len(plans):
-            trials.strays += 1
+            trials.failed_starts += 1
             continue
-        trials.add(kinds, *_dreamt(model, state, plans, branches))
+        trials.add(kinds, *_imagine_branches(model, state, plans, branches))
     return trials
 
 
-def _dreamt(model: Opened, state: State, plans: Tensor, branches: list[Branch]) -> tuple:
-    imagined, pictures = dream_plans(model, state, plans, np.stack([b.counted for b in branches]))
+def _imagine_branches(
+    model: EvaluatedModel, state: State, plans: Tensor, branches: list[Branch]
+) -> tuple:
+    imagined, pictures = imagine_plans(
+        model, state, plans, np.stack([b.counted for b in branches])
+    )
     return imagined, branches, pictures
 
 
-def compared(trials: Trials, seed: int = 0) -> dict[str, Any]:
+def compare_returns(trials: PlanTrials, seed: int = 0) -> dict[str, Any]:
     """Rank correlations of imagined with real returns, and both by kind of plan with the gap
     between them.
     """
@@ -204,6 +208,8 @@ def compared(trials: Trials, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def sensitive(trials: Trials) -> dict[str, np.ndarray]:
+def measure_plan_sensitivity(trials: PlanTrials) -> dict[str, np.ndarray]:
     """Action sensitivity of the random plans."""
-    return sensitivity(np.stack(trials.dreamt), np.stack(trials.drawn), np.stack(trials.seen))
+    return measure_sensitivity(
+        np.stack(trials.imagined_pictures), np.stack(trials.real_pictures), np.stack(trials.seen)
+    )

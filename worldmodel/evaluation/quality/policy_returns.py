@@ -16,22 +16,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.evaluation.quality.agreement import spearman
-from worldmodel.evaluation.quality.evaluated_model import Opened
+from worldmodel.evaluation.quality.evaluated_model import EvaluatedModel
 from worldmodel.evaluation.quality.held_out_episodes import Branch, Simulator
-from worldmodel.evaluation.quality.plan_returns import Start
+from worldmodel.evaluation.quality.plan_returns import TrialStart
+from worldmodel.evaluation.quality.prediction_metrics import spearman
 from worldmodel.rollout.episodes import interval
 from worldmodel.spaces import ActionSpace, State
 from worldmodel.system.runtime import mix_seeds
 
-DREAMS = 8  # of one policy from one state, which are averaged
+SAMPLES = 8  # of one policy from one state, which are averaged
 Act = Callable[[State], Tensor]  # states (N,...) -> actions (N,A)
 # By name: a policy that begins anew, with dice that a number names
 Policies = dict[str, Callable[[int], Act]]
 
 
 @dataclass
-class Followed:
+class PolicyReturns:
     """Returns by start and policy (S,K), policies in the order of their names."""
 
     names: list[str]
@@ -39,28 +39,30 @@ class Followed:
     real: list[list[float]] = field(default_factory=list)
 
 
-def follow(
-    model: Opened,
+def measure_policy_returns(
+    model: EvaluatedModel,
     simulator: Simulator,
-    starts: Sequence[Start],
+    starts: Sequence[TrialStart],
     policies: Policies,
     length: int,
     seed: int,
     on_policy: Callable[[int], None] = lambda done: None,
-) -> Followed:
+) -> PolicyReturns:
     """Every policy for so many steps from every start; a start that the simulator does not come
     back to is dropped.
     """
-    found = Followed(list(policies))
+    found = PolicyReturns(list(policies))
     for number, start in enumerate(starts):
-        imagined, real, dice = [], [], mix_seeds(seed, 16, number)
+        imagined, real, policy_seed = [], [], mix_seeds(seed, 16, number)
         for place, begin in enumerate(policies.values()):
             model.reseed(number)
-            branch = in_simulator(model, simulator, start, begin(dice), length)
+            branch = run_in_simulator(model, simulator, start, begin(policy_seed), length)
             if branch is None:
                 break
             model.reseed(number)
-            imagined.append(in_dream(model, start.state, begin(dice), branch.counted))
+            imagined.append(
+                run_in_imagination(model, start.state, begin(policy_seed), branch.counted)
+            )
             real.append(float(branch.reward.sum()))
             on_policy(number * len(policies) + place + 1)
         else:
@@ -69,8 +71,8 @@ def follow(
     return found
 
 
-def in_simulator(
-    model: Opened, simulator: Simulator, start: Start, act: Act, length: int
+def run_in_simulator(
+    model: EvaluatedModel, simulator: Simulator, start: TrialStart, act: Act, length: int
 ) -> Branch | None:
     """What the simulator answers to a policy that acts on what the model believes; None as
     `Simulator.drive`.
@@ -79,20 +81,22 @@ def in_simulator(
 
     def choose(row: dict[str, Any] | None) -> np.ndarray:
         nonlocal state
-        state = state if row is None else model.see(state, row)
+        state = state if row is None else model.observe_step(state, row)
         return act(state)[0].numpy()
 
-    return simulator.drive(start.episode, start.step, length, choose)
+    return simulator.simulate_policy(start.episode, start.step, length, choose)
 
 
-def in_dream(model: Opened, state: State, act: Act, counted: np.ndarray) -> float:
+def run_in_imagination(
+    model: EvaluatedModel, state: State, act: Act, counted: np.ndarray
+) -> float:
     """The mean return of some dreams that a policy drives, as `plans.dream_plans` counts
     rewards.
     """
-    state = {k: v.expand(DREAMS, *v.shape[1:]) for k, v in state.items()}
+    state = {k: v.expand(SAMPLES, *v.shape[1:]) for k, v in state.items()}
     alive, total = (
-        torch.ones(DREAMS, dtype=torch.float64),
-        torch.zeros(DREAMS, dtype=torch.float64),
+        torch.ones(SAMPLES, dtype=torch.float64),
+        torch.zeros(SAMPLES, dtype=torch.float64),
     )
     for counts in counted:
         state = {k: v[:, 0] for k, v in model.imagine(state, act(state)[:, None]).items()}
@@ -101,16 +105,16 @@ def in_dream(model: Opened, state: State, act: Act, counted: np.ndarray) -> floa
     return float(total.mean())
 
 
-def ranked(found: Followed, length: int, seed: int = 0) -> dict[str, Any]:
+def rank_policies(found: PolicyReturns, length: int, seed: int = 0) -> dict[str, Any]:
     """Whether policies are ranked right, each one's returns with intervals over starts, and the
     gap over all.
     """
     imagined, real = np.array(found.imagined), np.array(found.real)
     gap = imagined - real
     by_policy = {
-        name: measured("imagined", imagined[:, k], seed)
-        | measured("real", real[:, k], seed)
-        | measured("gap", gap[:, k], seed)
+        name: average_with_interval("imagined", imagined[:, k], seed)
+        | average_with_interval("real", real[:, k], seed)
+        | average_with_interval("gap", gap[:, k], seed)
         for k, name in enumerate(found.names)
     }
     about = {
@@ -118,21 +122,23 @@ def ranked(found: Followed, length: int, seed: int = 0) -> dict[str, Any]:
         "starts": len(real),
         "rank": spearman(imagined.mean(0), real.mean(0)),
     }
-    return {**about, **measured("gap", gap.mean(1), seed), "by_policy": by_policy}
+    return {**about, **average_with_interval("gap", gap.mean(1), seed), "by_policy": by_policy}
 
 
-def measured(name: str, values: np.ndarray, seed: int) -> dict[str, float]:
+def average_with_interval(name: str, values: np.ndarray, seed: int) -> dict[str, float]:
     """The mean over starts, and its interval."""
     low, high = interval(values, seed)
     return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
 
 
-def always(action: Tensor) -> Callable[[int], Act]:
+def make_constant_policy(action: Tensor) -> Callable[[int], Act]:
     """One action (A,), whatever comes."""
-    return lambda dice: lambda state: action.expand(_count(state), -1)
+    return lambda policy_seed: lambda state: action.expand(_count(state), -1)
 
 
-def mixed(begin: Callable[[int], Act], share: float, space: ActionSpace) -> Callable[[int], Act]:
+def make_noisy_policy(
+    begin: Callable[[int], Act], share: float, space: ActionSpace
+) -> Callable[[int], Act]:
     """A policy that does a random action instead with this probability.
 
     All dreams have the same dice, and the simulator has them too: what differs is owed to the
@@ -140,8 +146,8 @@ def mixed(begin: Callable[[int], Act], share: float, space: ActionSpace) -> Call
     plan.
     """
 
-    def fresh(dice: int) -> Act:
-        act, generator = begin(dice), torch.Generator().manual_seed(dice)
+    def fresh(policy_seed: int) -> Act:
+        act, generator = begin(policy_seed), torch.Generator().manual_seed(policy_seed)
 
         def choose(state: State) -> Tensor:
             action, other = act(state), space.random(1, generator)

@@ -6,55 +6,64 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodel.config.loading import ConfigError
 from worldmodel.config.schema import plans_to_goal
 from worldmodel.errors import RunError
-from worldmodel.evaluation.imagination.futures import held
-from worldmodel.evaluation.quality.policy_returns import Act, Policies, always, mixed
+from worldmodel.evaluation.quality.policy_returns import (
+    Act,
+    Policies,
+    make_constant_policy,
+    make_noisy_policy,
+)
 from worldmodel.saved_run import Run
-from worldmodel.spaces import State, count_states
+from worldmodel.spaces import ActionSpace, State, count_states
 from worldmodel.system.runtime import autocast, make_generator
 
-QUICK = 0.25  # of the planner's candidates: it plans anew at every step of every dream
+CANDIDATE_SHARE = 0.25  # of the planner's candidates: it plans anew at every step of every dream
 NOISE = {"1/3 random": 1 / 3, "2/3 random": 2 / 3}
-HELD = 4  # actions
+MAX_CONSTANT = 4  # actions
+
+MAX_ACTIONS = 8
+BEHAVIOR_LABELS = {"actor_critic": "the actor", "mpc": "the planner", "random": "random actions"}
 
 
-def own_policies(run: Run, seed: int) -> Policies:
+def make_policies(run: Run, seed: int) -> Policies:
     """At least five: actor, planner, one of them mixed with random actions, these alone, and held
     actions.
     """
     found: Policies = {}
     if run.policy is not None:
-        found["actor"] = _driven(run.driven([("behavior.name", "actor_critic")]), seed)
-    planning = _quick(run)
+        found["actor"] = _make_policy(run.driven([("behavior.name", "actor_critic")]), seed)
+    planning = _shrink_planner(run)
     if planning is not None:
-        found["planner"] = _driven(planning, seed)
+        found["planner"] = _make_policy(planning, seed)
     kept = {
-        f"always {name}": always(torch.from_numpy(action))
-        for name, action in held(run.action_space)[:HELD]
+        f"always {name}": make_constant_policy(torch.from_numpy(action))
+        for name, action in list_constant_actions(run.action_space)[:MAX_CONSTANT]
     }
     guide, begin = list(found.items())[0] if found else list(kept.items())[-1]
     for name, share in NOISE.items():
-        found[f"{guide}, {name}"] = mixed(begin, share, run.action_space)
-    found["random"] = mixed(next(iter(kept.values())), 1, run.action_space)
+        found[f"{guide}, {name}"] = make_noisy_policy(begin, share, run.action_space)
+    found["random"] = make_noisy_policy(next(iter(kept.values())), 1, run.action_space)
     return found | kept
 
 
-def _quick(run: Run) -> Run | None:
+def _shrink_planner(run: Run) -> Run | None:
     """Driven by its planner with fewer candidates; None where there is none that plans
     for reward.
     """
     p = run.config.planner
     if plans_to_goal(run.config):
         return None
-    count = max(4, round(p.candidates * QUICK))
+    count = max(4, round(p.candidates * CANDIDATE_SHARE))
     keys = {
         "candidates": count,
-        "elites": min(max(2, round(p.elites * QUICK)), count // 2),
-        "proposals": min(p.proposals, max(1, round(p.proposals * QUICK))),
+        "elites": min(max(2, round(p.elites * CANDIDATE_SHARE)), count // 2),
+        "proposals": min(p.proposals, max(1, round(p.proposals * CANDIDATE_SHARE))),
     }
     try:
         return run.driven(
@@ -64,12 +73,12 @@ def _quick(run: Run) -> Run | None:
         return None
 
 
-def _driven(run: Run, seed: int) -> Any:
+def _make_policy(run: Run, seed: int) -> Any:
     """A run's behaviour, greedy, in the precision it acts in."""
     behavior, device = run.agent.behavior, run.agent.device
 
-    def begin(dice: int) -> Act:
-        generator, kept = make_generator(seed, 15, dice, device=device.type), None
+    def begin(policy_seed: int) -> Act:
+        generator, kept = make_generator(seed, 15, policy_seed, device=device.type), None
 
         @torch.no_grad()
         def act(state: State) -> Tensor:
@@ -89,3 +98,44 @@ def _driven(run: Run, seed: int) -> Any:
         return act
 
     return begin
+
+
+def list_constant_actions(space: ActionSpace) -> list[tuple[str, np.ndarray]]:
+    """Actions to keep to: every choice of every group, or nothing and both ends of every
+    dimension; the first few.
+    """
+    found: list[tuple[str, np.ndarray]] = []
+    if not space.discrete:
+        found.append(("nothing", np.zeros(space.size, np.float32)))
+        names = (
+            ["the action"] if space.size == 1 else [f"dimension {i}" for i in range(space.size)]
+        )
+        for i in range(space.size):
+            for end in (-1.0, 1.0):
+                action = np.zeros(space.size, np.float32)
+                action[i] = end
+                found.append((f"{names[i]} at {end:+.0f}", action))
+        return found[:MAX_ACTIONS]
+    for i, count in enumerate(space.groups):
+        for choice in range(count):
+            picks = [torch.tensor(choice if i == j else 0) for j in range(len(space.groups))]
+            name = f"choice {choice}" if len(space.groups) == 1 else f"group {i}: choice {choice}"
+            found.append((name, space.one_hot(picks).numpy()))
+    return found[:MAX_ACTIONS]
+
+
+def make_behaviors(run: Run) -> tuple[dict[str, Any], list[str]]:
+    """What can drive a run besides a hand, by the name of the behaviour, its own first; and a line
+    on what cannot.
+    """
+    own = run.config.behavior.name
+    found: dict[str, Any] = {own: run.agent.behavior}
+    left_out = []
+    for name in (n for n in BEHAVIOR_LABELS if n != own):
+        try:
+            found[name] = run.driven([("behavior.name", name)]).agent.behavior
+        except (RunError, ConfigError):
+            left_out.append(
+                f"{BEHAVIOR_LABELS[name]} cannot drive: this run trained no actor and no critic"
+            )
+    return found, left_out

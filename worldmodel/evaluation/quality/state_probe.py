@@ -21,7 +21,7 @@ FOLDS = 4  # lots of episodes, each left out once to choose among RIDGES
 
 
 @dataclass(frozen=True)
-class Readout:
+class LinearProbe:
     """The closed-form linear fit of states (N,n) to features (N,F)."""
 
     middle: np.ndarray
@@ -32,14 +32,14 @@ class Readout:
     @classmethod
     def fit(
         cls, feat: np.ndarray, state: np.ndarray, ridge: float | np.ndarray = RIDGE
-    ) -> Readout:
+    ) -> LinearProbe:
         """With one penalty, or with one for each coordinate (n,)."""
-        return cls.fits(feat, state, [ridge])[0]
+        return cls.fit_penalties(feat, state, [ridge])[0]
 
     @classmethod
-    def fits(
+    def fit_penalties(
         cls, feat: np.ndarray, state: np.ndarray, ridges: Sequence[float | np.ndarray]
-    ) -> list[Readout]:
+    ) -> list[LinearProbe]:
         """One for each penalty, of a single decomposition."""
         middle, scale, mean = feat.mean(0), feat.std(0) + 1e-8, state.mean(0)
         x = (feat - middle) / scale
@@ -49,7 +49,9 @@ class Readout:
         return [cls(middle, scale, axes @ weights, mean) for weights in shrunk]
 
     @classmethod
-    def chosen(cls, feats: Sequence[np.ndarray], states: Sequence[np.ndarray]) -> Readout:
+    def fit_cross_validated(
+        cls, feats: Sequence[np.ndarray], states: Sequence[np.ndarray]
+    ) -> LinearProbe:
         """Of whole episodes, by the penalty that is best for each coordinate on episodes left out
         of the fit.
 
@@ -66,12 +68,12 @@ class Readout:
                     for p in (feats, states)
                 )
                 held, true = (np.concatenate(part[fold::folds]) for part in (feats, states))
-                for row, readout in zip(errors, cls.fits(x, y, RIDGES), strict=True):
-                    row += np.square(true - readout.read(held)).sum(0)
+                for row, probe in zip(errors, cls.fit_penalties(x, y, RIDGES), strict=True):
+                    row += np.square(true - probe.predict(held)).sum(0)
             ridge = np.array(RIDGES)[errors.argmin(0)]
         return cls.fit(np.concatenate(feats), np.concatenate(states), ridge)
 
-    def read(self, feat: np.ndarray) -> np.ndarray:
+    def predict(self, feat: np.ndarray) -> np.ndarray:
         """States (N,n) as the fit takes them to be."""
         return self.mean + (feat - self.middle) / self.scale @ self.weights
 
@@ -85,7 +87,7 @@ class Readout:
         change.
         """
         spread = (state if among is None else among).var(0)
-        error = np.square(state - self.read(feat)).mean(0)
+        error = np.square(state - self.predict(feat)).mean(0)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(spread > 1e-12, 1 - error / spread, np.nan)
 
@@ -98,10 +100,10 @@ def state_r2(
     ridge: float = RIDGE,
 ) -> np.ndarray:
     """R^2 by coordinate (n,) on held-out steps, of the fit to others."""
-    return Readout.fit(feat, state, ridge).r2(held_feat, held_state)
+    return LinearProbe.fit(feat, state, ridge).r2(held_feat, held_state)
 
 
-def gather(
+def collect_features(
     rollout: Rollout,
     player: Player,
     episodes: int,
@@ -128,19 +130,19 @@ def gather(
             states.append([])
 
 
-def held_out_r2(feats: Sequence[np.ndarray], states: Sequence[np.ndarray]) -> np.ndarray:
+def measure_held_out_r2(feats: Sequence[np.ndarray], states: Sequence[np.ndarray]) -> np.ndarray:
     """R^2 (n,) on every third episode, fitted on the others."""
-    (x, held_x), (y, held_y) = split(feats), split(states)
-    return Readout.chosen(x, y).r2(np.concatenate(held_x), np.concatenate(held_y))
+    (x, held_x), (y, held_y) = split_episodes(feats), split_episodes(states)
+    return LinearProbe.fit_cross_validated(x, y).r2(np.concatenate(held_x), np.concatenate(held_y))
 
 
-def split(episodes: Sequence[T]) -> tuple[list[T], list[T]]:
+def split_episodes(episodes: Sequence[T]) -> tuple[list[T], list[T]]:
     """Those to fit on, and every third, which is held out."""
     held = [e for i, e in enumerate(episodes) if i % 3 == 2]
     return [e for i, e in enumerate(episodes) if i % 3 != 2], held
 
 
-def by_horizon(
+def measure_by_horizon(
     feats: Sequence[np.ndarray],
     states: Sequence[np.ndarray],
     tables: Sequence[dict[str, np.ndarray]],
@@ -152,18 +154,16 @@ def by_horizon(
     last seen posterior instead of the dream. All errors are in units of the states' variance over
     whole held-out episodes.
     """
-    fit, held = split(list(zip(feats, states, tables, strict=True)))
-    readout = Readout.chosen([f for f, _, _ in fit], [s for _, s, _ in fit])
+    fit, held = split_episodes(list(zip(feats, states, tables, strict=True)))
+    probe = LinearProbe.fit_cross_validated([f for f, _, _ in fit], [s for _, s, _ in fit])
     among = np.concatenate([s for _, s, _ in held])
-    found = {"posterior": readout.r2(np.concatenate([f for f, _, _ in held]), among)}
+    found = {"posterior": probe.r2(np.concatenate([f for f, _, _ in held]), among)}
     state = np.concatenate([t["state"] for _, _, t in held])
     there = np.isfinite(state).all(-1)
     reach = int(there.any(0).sum())
     for name, key in (("open_loop", "feat"), ("copy", "feat_copy")):
         feat = np.concatenate([t[key] for _, _, t in held]).astype(np.float64)
         feat = np.broadcast_to(feat, (*there.shape, feat.shape[-1]))
-        rows = [
-            readout.r2(feat[there[:, h], h], state[there[:, h], h], among) for h in range(reach)
-        ]
+        rows = [probe.r2(feat[there[:, h], h], state[there[:, h], h], among) for h in range(reach)]
         found[name] = np.stack(rows)
     return found

@@ -233,15 +233,20 @@ def render_quality(runs: Sequence[ReportedRun], missing: list[str]) -> str:
             f"{x['episodes']} {x['source']} episodes, {x['steps']} steps, after {x['frames']:,} "
             f"frames. {EQUATIONS_NOTE}"
         )
-        head = ("", *(f"step {h}" for h in text.horizons(x)), "better")
+        head = ("", *(f"step {h}" for h in text.choose_horizons(x)), "better")
         numbers = render_table(
-            f"by steps after the last seen frame ({text.BESIDE})", head, text.rows(x)
+            f"by steps after the last seen frame ({text.BASELINES_NOTE})",
+            head,
+            text.format_rows(x),
         )
-        lines = [*text.singles(x), *text.omitted([str(line) for line in x["left_out"]])]
+        lines = [
+            *text.format_scalars(x),
+            *text.format_omissions([str(line) for line in x["left_out"]]),
+        ]
         names = ("policy", "imagined return", "real return", "imagined minus real")
         followed = (
             render_table("imagined and real returns of policies, 95 % intervals", names, rows)
-            if (rows := text.policies(x))
+            if (rows := text.format_policies(x))
             else ""
         )
         glossary = render_terms(GLOSSARY_TITLE, QUALITY_TERMS)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
-from worldmodel.evaluation.quality.summary_text import reaches
+from worldmodel.evaluation.quality.summary_text import describe_useful_horizons
 from worldmodel.evaluation.report.html import render_details
 from worldmodel.evaluation.report.reported_run import DAMAGE_ERRORS, ReportedRun, require_number
 
@@ -33,7 +33,7 @@ def list_findings(run: ReportedRun) -> list[Finding]:
     found = [(said, "scores.jsonl", "scores") for said in _describe_training_score(run)]
     makers: tuple[tuple[str, str, Callable[[dict[str, Any]], list[str]]], ...] = (
         ("returns.json", "returns", _describe_returns),
-        ("model.json", "model", reaches),
+        ("model.json", "model", describe_useful_horizons),
         ("model.json", "model", _describe_plans),
         ("compare.json", "planners", _describe_drivers),
     )

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from worldmodel.evaluation.plotting.style import describe_markers, scale_markers
-from worldmodel.evaluation.quality.page import LOWEST
-from worldmodel.evaluation.quality.summary_text import mean_known
+from worldmodel.evaluation.quality.quality_plots import MIN_SHOWN
+from worldmodel.evaluation.quality.summary_text import average_known
 from worldmodel.evaluation.report.glossary import NO_ENDINGS_NOTE, PLOT_NOTES
 from worldmodel.evaluation.report.html import render_paragraph
 from worldmodel.evaluation.report.reported_run import require_number
@@ -52,7 +52,7 @@ def render_quality_plots(x: dict[str, Any]) -> str:
     panels += [
         _plot_curves(latent, "latent KL in nats, lower is better", log=True),
         _plot_predictors(reward["rmse"], "reward error (RMSE), lower is better"),
-        _plot_curves(correlations, "reward correlation, 1 is best", floor=LOWEST),
+        _plot_curves(correlations, "reward correlation, 1 is best", floor=MIN_SHOWN),
         *_plot_continuation(ends),
         *_plot_plan_returns(x.get("plans")),
         *_plot_policy_returns(x.get("policies")),
@@ -64,14 +64,14 @@ def render_quality_plots(x: dict[str, Any]) -> str:
             "size of differences": "gain",
         }
         found = {name: x["sensitivity"][key] for name, key in names.items()}
-        panels.append(_plot_curves(found, "action sensitivity, 1 is right", floor=LOWEST))
+        panels.append(_plot_curves(found, "action sensitivity, 1 is right", floor=MIN_SHOWN))
     if "probe" in x:
         read = {
-            name: [mean_known(row) for row in x["probe"][key]]
+            name: [average_known(row) for row in x["probe"][key]]
             for name, key in (("model", "open_loop"), ("copy", "copy"))
         }
-        read["closed loop"] = [mean_known(x["probe"]["posterior"])] * len(read["model"])
-        panels.append(_plot_curves(read, "simulator state, R², 1 is best", floor=LOWEST))
+        read["closed loop"] = [average_known(x["probe"]["posterior"])] * len(read["model"])
+        panels.append(_plot_curves(read, "simulator state, R², 1 is best", floor=MIN_SHOWN))
     unended = render_paragraph(NO_ENDINGS_NOTE, "soft") if ends.get("ends_seen") == 0 else ""
     return f'<div class="plots">{"".join(panels)}</div>{unended}'
 

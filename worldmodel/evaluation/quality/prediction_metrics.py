@@ -24,24 +24,24 @@ def pearson(found: np.ndarray, truth: np.ndarray) -> float:
 
 def spearman(found: np.ndarray, truth: np.ndarray) -> float:
     """Correlation of the ranks; equal values share theirs."""
-    return pearson(ranks(found), ranks(truth))
+    return pearson(rank_values(found), rank_values(truth))
 
 
-def ranks(x: np.ndarray) -> np.ndarray:
+def rank_values(x: np.ndarray) -> np.ndarray:
     """1 for the least; the mean rank for equal values."""
     _, group, count = np.unique(np.asarray(x).ravel(), return_inverse=True, return_counts=True)
     last = count.cumsum()
     return (last - (count - 1) / 2)[group]
 
 
-def brier(probability: np.ndarray, happened: np.ndarray) -> float:
+def brier_score(probability: np.ndarray, happened: np.ndarray) -> float:
     """Mean squared error of a probability: 0 is certain and right, 1 certain and wrong, 0.25 a
     shrug.
     """
     return float(np.square(np.asarray(probability, np.float64) - happened).mean())
 
 
-def reliability(
+def compute_reliability(
     probability: np.ndarray, happened: np.ndarray, bins: int = BINS
 ) -> dict[str, list]:
     """By bin of predicted probability: how many predictions, their mean, and how often it happened
@@ -60,7 +60,7 @@ def reliability(
     return {"count": count.tolist(), "predicted": said, "happened": was}
 
 
-def calibration_error(table: dict[str, list]) -> float:
+def compute_calibration_error(table: dict[str, list]) -> float:
     """Mean distance of predicted from happened over the bins of `reliability`, weighted by their
     counts.
     """

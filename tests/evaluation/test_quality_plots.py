@@ -1,5 +1,5 @@
-"""The page and words of a model's quality: nothing cut off unsaid, steps in whole numbers, no
-interval of one start.
+"""Plots and text of a model's quality: clipped curves are noted, ticks are whole numbers, one start
+has no interval.
 """
 
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 
 from worldmodel.evaluation.imagination import useful_horizon
 from worldmodel.evaluation.plotting.style import load_pyplot
-from worldmodel.evaluation.quality import page, summary_text
+from worldmodel.evaluation.quality import quality_plots, summary_text
 
 
 @pytest.fixture
@@ -22,21 +22,21 @@ def whole(axes):
 
 
 @pytest.mark.parametrize("lowest", [-0.1, -0.775, -1.4])
-def test_what_is_low_is_shown_and_what_is_lower_is_said(axes, lowest):
-    page._curves(axes, "sensitivity", {"model": [lowest, 0.2, None, 0.4]}, low=-0.3)
+def test_low_values_are_shown_and_clipped_values_are_noted(axes, lowest):
+    quality_plots._plot_curves(axes, "sensitivity", {"model": [lowest, 0.2, None, 0.4]}, low=-0.3)
     bottom = axes.get_ylim()[0]
-    assert bottom == page.LOWEST if lowest < -1 else bottom < min(lowest, -0.29)
+    assert bottom == quality_plots.MIN_SHOWN if lowest < -1 else bottom < min(lowest, -0.29)
     said = [text.get_text() for text in axes.texts]
     assert said == (["goes down to -1.4"] if lowest < -1 else [])
 
 
 @pytest.mark.parametrize("steps", [2, 5, 8, 50])
-def test_steps_are_whole_numbers(axes, steps):
-    page._curves(axes, "mse", {"model": np.linspace(0, 1, steps)})
+def test_ticks_are_whole_steps(axes, steps):
+    quality_plots._plot_curves(axes, "mse", {"model": np.linspace(0, 1, steps)})
     assert whole(axes)
     axes.clear()
     curves = {"model": np.linspace(1, 2, steps), "copy": np.linspace(2, 3, steps)}
-    useful_horizon._errors(axes, "latent KL", curves, {"trained": {"sequence": 3}}, None)
+    useful_horizon._plot_errors(axes, "latent KL", curves, {"trained": {"sequence": 3}}, None)
     assert whole(axes) and axes.get_legend().get_texts()[0].get_text() == "dreams, on average"
 
 
@@ -55,9 +55,10 @@ def gap(count, low, high):
     }
 
 
-def test_no_interval_of_one_start_and_a_warning_of_few(axes):
+def test_one_start_has_no_interval_and_few_starts_have_a_warning(axes):
     one, few, many = (
-        summary_text._policies(x) for x in (gap(1, None, None), gap(4, 0.5, 1.5), gap(5, 0.5, 1.5))
+        summary_text._describe_policies(x)
+        for x in (gap(1, None, None), gap(4, 0.5, 1.5), gap(5, 0.5, 1.5))
     )
     assert "from one start (--starts): no intervals" in one[-1] and not any(
         " to " in line for line in one
@@ -67,14 +68,19 @@ def test_no_interval_of_one_start_and_a_warning_of_few(axes):
         and len(many) == len(few) - 1
     )
     assert "imagined minus real 1 (0.5 to 1.5)" in many[0]
-    assert summary_text.policies({"policies": gap(5, 0.5, 1.5)})[0] == (
+    assert summary_text.format_policies({"policies": gap(5, 0.5, 1.5)})[0] == (
         "actor",
         *["1 (0.5 to 1.5)"] * 3,
     )
-    assert summary_text.policies({"policies": gap(1, None, None)})[1] == ("random", "1", "1", "1")
-    assert summary_text.policies({}) == []
+    assert summary_text.format_policies({"policies": gap(1, None, None)})[1] == (
+        "random",
+        "1",
+        "1",
+        "1",
+    )
+    assert summary_text.format_policies({}) == []
     other = load_pyplot().figure().add_subplot()
-    page._policies(axes, other, gap(1, None, None))
+    quality_plots._plot_policy_returns(axes, other, gap(1, None, None))
     assert len(other.containers) == 2 and all(bar.errorbar is None for bar in other.containers)
     load_pyplot().close(other.figure)
 
@@ -89,7 +95,9 @@ def test_no_interval_of_one_start_and_a_warning_of_few(axes):
         ([1, 2, 2, None, 5], 5),
     ],
 )
-def test_how_far_dreams_are_ahead_of_both_guessers(own, steps):
+def test_the_horizon_up_to_which_a_model_beats_both_baselines(own, steps):
     curve = {"model": own, "copy": [2.0] * 5, "mean": [3.0, 3.0, 3.0, None, 3.0]}
-    assert summary_text.ahead(curve) == steps
-    assert ("from the first step" in summary_text._reach("x", steps, 5)) == (steps == 0)
+    assert summary_text.count_useful_steps(curve) == steps
+    assert ("from the first step" in summary_text._describe_useful_horizon("x", steps, 5)) == (
+        steps == 0
+    )

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from worldmodel.evaluation.plotting.style import COLORS, MARKERS, load_pyplot, save_figure
-from worldmodel.evaluation.quality.summary_text import mean_known
+from worldmodel.evaluation.quality.summary_text import average_known
 
 # A line style each beside the colour, so that neither alone has to tell them apart.
-STYLES: dict[str, dict[str, Any]] = {
+CURVE_STYLES: dict[str, dict[str, Any]] = {
     "model": {"color": COLORS[0], "ls": "-", "lw": 2},
     "nothing changes": {"color": COLORS[1], "ls": "--", "lw": 1.5},
     "the mean": {"color": COLORS[6], "ls": ":", "lw": 1.5},
@@ -20,25 +20,25 @@ STYLES: dict[str, dict[str, Any]] = {
     "shuffled actions": {"color": COLORS[3], "ls": "--", "lw": 1.5},
     "size of differences": {"color": COLORS[4], "ls": "-.", "lw": 1.5},
 }
-KINDS = {"random": ("#999999", "o"), "actor": (COLORS[4], "s"), "planner": (COLORS[0], "D")}
+PLAN_STYLES = {"random": ("#999999", "o"), "actor": (COLORS[4], "s"), "planner": (COLORS[0], "D")}
 
 
-GUESSES = (("model", "model"), ("nothing changes", "copy"), ("the mean", "mean"))
-LOWEST = -1.05  # of correlations and R², below which a panel says how far down it would go
+PREDICTORS = (("model", "model"), ("nothing changes", "copy"), ("the mean", "mean"))
+MIN_SHOWN = -1.05  # of correlations and R², below which a panel says how far down it would go
 
 
-def page(found: dict[str, Any], target: Path, title: str) -> Path:
+def plot_quality(found: dict[str, Any], target: Path, title: str) -> Path:
     """Sixteen panels; one whose numbers were left out says so. `found` is what the JSON file
     holds.
     """
     figure, grid = load_pyplot().subplots(4, 4, figsize=(16, 14), dpi=100)
-    _pictures(grid[0], found)
-    _predictions(grid[1], found)
+    _plot_pictures(grid[0], found)
+    _plot_predictions(grid[1], found)
     ends, plans, s = found["continuation"], found.get("plans"), found.get("sensitivity", {})
-    _reliability(grid[2][0], ends["reliability"])
-    _returns(grid[2][1], grid[2][2], plans)
+    _plot_reliability(grid[2][0], ends["reliability"])
+    _plot_plan_returns(grid[2][1], grid[2][2], plans)
     names = {"model": "agreement", "shuffled actions": "shuffled", "size of differences": "gain"}
-    _curves(
+    _plot_curves(
         grid[2][3],
         "action sensitivity, 1 is right",
         {n: s[k] for n, k in names.items()} if s else {},
@@ -47,58 +47,60 @@ def page(found: dict[str, Any], target: Path, title: str) -> Path:
     if s:
         h, chance = np.arange(1, len(s["chance"]) + 1), np.array([x or 0 for x in s["chance"]])
         grid[2][3].fill_between(
-            h, -chance, chance, color=STYLES["shuffled actions"]["color"], alpha=0.15, lw=0
+            h, -chance, chance, color=CURVE_STYLES["shuffled actions"]["color"], alpha=0.15, lw=0
         )
     p = found.get("probe", {})
     read = {
-        n: [mean_known(row) for row in p[k]]
+        n: [average_known(row) for row in p[k]]
         for n, k in (("model", "open_loop"), ("nothing changes", "copy"))
         if p
     }
     if p:
-        read["every frame seen"] = [mean_known(p["posterior"])] * len(read["model"])
-    _curves(grid[3][0], "true state read off, R² (1 is all of it)", read, low=-0.5)
-    _policies(grid[3][1], grid[3][2], found.get("policies"))
-    _curves(grid[3][3], "dreams measured, more is surer", {"model": found["windows"]}, low=0)
+        read["every frame seen"] = [average_known(p["posterior"])] * len(read["model"])
+    _plot_curves(grid[3][0], "true state read off, R² (1 is all of it)", read, low=-0.5)
+    _plot_policy_returns(grid[3][1], grid[3][2], found.get("policies"))
+    _plot_curves(grid[3][3], "dreams measured, more is surer", {"model": found["windows"]}, low=0)
     return save_figure(figure, target, title)
 
 
-def _pictures(row: Any, found: dict[str, Any]) -> None:
+def _plot_pictures(row: Any, found: dict[str, Any]) -> None:
     kinds = (
         ("mse", "picture MSE, lower"),
         ("psnr", "PSNR of that MSE in dB, higher"),
         ("ssim", "SSIM, higher"),
     )
     for axes, (key, name) in zip(row, kinds, strict=False):
-        _curves(
+        _plot_curves(
             axes,
             f"{name} is better",
-            {n: found[key][k] for n, k in GUESSES} if key in found else {},
+            {n: found[key][k] for n, k in PREDICTORS} if key in found else {},
         )
     kl = found["kl"]
-    lines = {n: kl[k] for n, k in GUESSES} | {
+    lines = {n: kl[k] for n, k in PREDICTORS} | {
         "every frame seen": [kl["closed_loop"]] * len(kl["model"])
     }
-    _curves(row[3], "latent KL in nats, lower is better", lines, log=True)
+    _plot_curves(row[3], "latent KL in nats, lower is better", lines, log=True)
 
 
-def _predictions(row: Any, found: dict[str, Any]) -> None:
+def _plot_predictions(row: Any, found: dict[str, Any]) -> None:
     reward, ends = found["reward"], found["continuation"]
-    _curves(
-        row[0], "reward error (RMSE), lower is better", {n: reward["rmse"][k] for n, k in GUESSES}
+    _plot_curves(
+        row[0],
+        "reward error (RMSE), lower is better",
+        {n: reward["rmse"][k] for n, k in PREDICTORS},
     )
-    alike = {n: reward["correlation"][k] for n, k in GUESSES[:2]}
-    _curves(row[1], "reward correlation, 1 is best", alike, low=-0.05)
-    _curves(
+    alike = {n: reward["correlation"][k] for n, k in PREDICTORS[:2]}
+    _plot_curves(row[1], "reward correlation, 1 is best", alike, low=-0.05)
+    _plot_curves(
         row[2],
         "continuation (Brier score), lower is better",
-        {n: ends["brier"][k] for n, k in GUESSES},
+        {n: ends["brier"][k] for n, k in PREDICTORS},
     )
     off = {"model": ends["calibration_error_by_horizon"]}
-    _curves(row[3], "calibration error of continuation, 0 is honest", off)
+    _plot_curves(row[3], "calibration error of continuation, 0 is honest", off)
 
 
-def _curves(
+def _plot_curves(
     axes, title: str, lines: Mapping[str, Sequence], log: bool = False, low: float | None = None
 ) -> None:
     """Numbers over the steps since the last seen frame; a panel with a `low` goes at least from
@@ -111,11 +113,13 @@ def _curves(
     }
     axes.set_title(title, fontsize=10)
     if not any(np.isfinite(line).any() for line in known.values()):
-        _empty(axes)
+        _mark_empty(axes)
         return
     for name, line in known.items():
         marker = "." if len(line) < 4 else None
-        axes.plot(np.arange(1, len(line) + 1), line, label=name, marker=marker, **STYLES[name])
+        axes.plot(
+            np.arange(1, len(line) + 1), line, label=name, marker=marker, **CURVE_STYLES[name]
+        )
     every = np.concatenate(list(known.values()))
     least, most = np.nanmin(every), np.nanmax(every)
     if log and least > 0:
@@ -123,8 +127,8 @@ def _curves(
         axes.yaxis.set_major_formatter(LogFormatter())
         axes.yaxis.set_minor_formatter(LogFormatter())
     if low is not None:
-        axes.set_ylim(max(LOWEST, min(low, least - 0.05 * (low < 0))), max(1.05, 1.05 * most))
-        if least < LOWEST:
+        axes.set_ylim(max(MIN_SHOWN, min(low, least - 0.05 * (low < 0))), max(1.05, 1.05 * most))
+        if least < MIN_SHOWN:
             axes.text(
                 0.02,
                 0.02,
@@ -139,20 +143,20 @@ def _curves(
     axes.legend(fontsize=7)
 
 
-def _empty(axes) -> None:
+def _mark_empty(axes) -> None:
     axes.text(
         0.5, 0.5, "left out", ha="center", va="center", color="#555555", transform=axes.transAxes
     )
     axes.set(xticks=[], yticks=[])
 
 
-def _reliability(axes, table: dict[str, list]) -> None:
+def _plot_reliability(axes, table: dict[str, list]) -> None:
     """How often episodes went on, by how probable that was said to be; large dots are many
     predictions.
     """
     rows = [row for row in zip(*table.values(), strict=True) if row[0]]
     counts, said, was = (np.array(column, float) for column in zip(*rows, strict=True))
-    axes.plot([0, 1], [0, 1], **STYLES["the mean"], label="honest")
+    axes.plot([0, 1], [0, 1], **CURVE_STYLES["the mean"], label="honest")
     axes.scatter(
         said, was, s=15 + 120 * counts / counts.max(), color="#0072B2", label="model", zorder=3
     )
@@ -164,19 +168,19 @@ def _reliability(axes, table: dict[str, list]) -> None:
     axes.legend(fontsize=7)
 
 
-def _begin(titles: dict[Any, str], found: dict[str, Any] | None) -> None:
+def _set_titles(titles: dict[Any, str], found: dict[str, Any] | None) -> None:
     """Titles of panels and a grid in each, or a word where there is nothing to show."""
     for axes, title in titles.items():
         axes.set_title(title, fontsize=10)
         if found is None:
-            _empty(axes)
+            _mark_empty(axes)
         else:
             axes.grid(alpha=0.3)
 
 
-def _returns(scatter, bars, plans: dict[str, Any] | None) -> None:
+def _plot_plan_returns(scatter, bars, plans: dict[str, Any] | None) -> None:
     """Imagined against real returns of plans, and the gap by kind."""
-    _begin(
+    _set_titles(
         {
             scatter: "returns of plans, on the line is right",
             bars: "imagined minus real return, 0 is best",
@@ -187,9 +191,9 @@ def _returns(scatter, bars, plans: dict[str, Any] | None) -> None:
         return
     kind, said, was = (np.array(plans[k]) for k in ("kind", "imagined", "real"))
     low, high = min(said.min(), was.min()), max(said.max(), was.max())
-    scatter.plot([low, high], [low, high], **STYLES["the mean"])
+    scatter.plot([low, high], [low, high], **CURVE_STYLES["the mean"])
     for place, (name, x) in enumerate(plans["by_kind"].items()):
-        color, marker = KINDS[name]
+        color, marker = PLAN_STYLES[name]
         scatter.scatter(
             was[kind == name],
             said[kind == name],
@@ -199,7 +203,14 @@ def _returns(scatter, bars, plans: dict[str, Any] | None) -> None:
             label=name,
             alpha=0.8,
         )
-        bars.bar(place, x["gap"], color=color, yerr=_reach(x, "gap"), capsize=6, ecolor="#222222")
+        bars.bar(
+            place,
+            x["gap"],
+            color=color,
+            yerr=_measure_error_bars(x, "gap"),
+            capsize=6,
+            ecolor="#222222",
+        )
     scatter.set_xlabel("real return", fontsize=8)
     scatter.set_ylabel("imagined return", fontsize=8)
     names = {"planner": "planner\n(exploitation)"}
@@ -208,11 +219,11 @@ def _returns(scatter, bars, plans: dict[str, Any] | None) -> None:
     scatter.legend(fontsize=7)
 
 
-def _policies(scatter, bars, found: dict[str, Any] | None) -> None:
+def _plot_policy_returns(scatter, bars, found: dict[str, Any] | None) -> None:
     """Imagined against real returns of policies, and each one's gap; 95 % intervals over starts
     where there are any.
     """
-    _begin(
+    _set_titles(
         {
             scatter: "returns of policies, on the line is right",
             bars: "policies: imagined minus real return, 0 is best",
@@ -222,14 +233,14 @@ def _policies(scatter, bars, found: dict[str, Any] | None) -> None:
     if found is None:
         return
     every = [x[k] for x in found["by_policy"].values() for k in ("imagined", "real")]
-    scatter.plot([min(every), max(every)], [min(every), max(every)], **STYLES["the mean"])
+    scatter.plot([min(every), max(every)], [min(every), max(every)], **CURVE_STYLES["the mean"])
     for place, (name, x) in enumerate(found["by_policy"].items()):
         color, marker = COLORS[place % len(COLORS)], MARKERS[place % len(MARKERS)]
         scatter.errorbar(
             x["real"],
             x["imagined"],
-            _reach(x, "imagined"),
-            _reach(x, "real"),
+            _measure_error_bars(x, "imagined"),
+            _measure_error_bars(x, "real"),
             color=color,
             marker=marker,
             ls="",
@@ -237,7 +248,14 @@ def _policies(scatter, bars, found: dict[str, Any] | None) -> None:
             elinewidth=0.7,
             label=name,
         )
-        bars.barh(place, x["gap"], color=color, xerr=_reach(x, "gap"), capsize=3, ecolor="#222222")
+        bars.barh(
+            place,
+            x["gap"],
+            color=color,
+            xerr=_measure_error_bars(x, "gap"),
+            capsize=3,
+            ecolor="#222222",
+        )
     scatter.set_xlabel(f"real return over {found['steps']} steps", fontsize=8)
     scatter.set_ylabel("imagined return", fontsize=8)
     bars.set_yticks(range(len(found["by_policy"])), list(found["by_policy"]), fontsize=7)
@@ -246,7 +264,7 @@ def _policies(scatter, bars, found: dict[str, Any] | None) -> None:
     scatter.legend(fontsize=6)
 
 
-def _reach(x: dict[str, Any], key: str) -> list[list[float]] | None:
+def _measure_error_bars(x: dict[str, Any], key: str) -> list[list[float]] | None:
     """How far an interval goes below and above its mean; None where there is none."""
     low, high = x[f"{key}_low"], x[f"{key}_high"]
     return None if low is None else [[max(0.0, x[key] - low)], [max(0.0, high - x[key])]]

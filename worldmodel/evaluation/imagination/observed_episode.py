@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from worldmodel.errors import RunError, UsageError
-from worldmodel.evaluation.quality.evaluated_model import OpenedRun
-from worldmodel.evaluation.quality.held_out_episodes import Recorded, from_replay
-from worldmodel.evaluation.quality.open_loop_error import Usual, pick
+from worldmodel.evaluation.quality.evaluated_model import EvaluatedRun
+from worldmodel.evaluation.quality.held_out_episodes import RecordedEpisode, load_replay_episodes
+from worldmodel.evaluation.quality.open_loop_error import MeanBaseline, select_states
 from worldmodel.evaluation.returns.evaluation_rollout import (
     make_evaluation_rollout,
     make_first_available,
@@ -25,12 +25,12 @@ from worldmodel.saved_run import Run
 from worldmodel.spaces import Row, State
 from worldmodel.system.console import Progress, say
 
-MOST_ROWS = 2000  # of an episode: all of its pictures are decoded at once
-USUAL = 20  # episodes of the replay whose mean picture is taken
+MAX_ROWS = 2000  # of an episode: all of its pictures are decoded at once
+MEAN_EPISODES = 20  # episodes of the replay whose mean picture is taken
 
 
 @dataclass
-class Scene:
+class ObservedEpisode:
     """`belief` (T,...) is the posterior at each row of the episode; dreams begin at the last of
     `context` rows.
 
@@ -39,20 +39,20 @@ class Scene:
     """
 
     run: Run
-    model: OpenedRun
-    episode: Recorded
-    belief: State
+    model: EvaluatedRun
+    episode: RecordedEpisode
+    posteriors: State
     source: str
     context: int
-    usual: Tensor
-    usual_of: str
+    mean_picture: Tensor
+    mean_source: str
 
     @property
     def start(self) -> State:
         """What is believed once the context was seen (1,...)."""
-        return pick(self.belief, np.array([self.context - 1]))
+        return select_states(self.posteriors, np.array([self.context - 1]))
 
-    def truth(self, steps: Any) -> np.ndarray:
+    def true_pictures(self, steps: Any) -> np.ndarray:
         """Pictures at these rows (...,H,W,3) uint8."""
         return self.episode.columns["image"][steps]
 
@@ -63,27 +63,27 @@ class Scene:
     def rows(self, count: int) -> list[Row]:
         return [{k: v[t] for k, v in self.episode.columns.items()} for t in range(count)]
 
-    def pictures(self, states: State) -> np.ndarray:
+    def decode_pictures(self, states: State) -> np.ndarray:
         """What states (...,) look like, (...,H,W,3) uint8."""
-        return as_pixels(self.model.decode(states))
+        return to_uint8(self.model.decode(states))
 
 
-def as_pixels(pictures: Tensor) -> np.ndarray:
+def to_uint8(pictures: Tensor) -> np.ndarray:
     return pictures.mul(255).round().byte().numpy()
 
 
-def opened(
+def observe_episode(
     run: Run,
     make: Callable[..., Any],
     source: str,
     seed: int,
     context: int,
-) -> Scene:
+) -> ObservedEpisode:
     """The first episode on seeds of its own; the replay's last one where asked for, or where
     nothing can be played.
     """
-    model = OpenedRun(run, seed)
-    if not model.draws:
+    model = EvaluatedRun(run, seed)
+    if not model.can_draw:
         raise UsageError(
             "this model cannot draw: train it on pictures (env.obs), with loss.probe or the "
             "objective "
@@ -98,36 +98,36 @@ def opened(
             if why
             else "from the run's replay"
         )
-        [episode] = from_replay(run.path, 1)
+        [episode] = load_replay_episodes(run.path, 1)
         source = "replay"
     else:
         with envs:
             rollout, player = make_evaluation_rollout(run, envs, seed)
-            bar = Progress(MOST_ROWS, "playing, at most")
-            rows = record_episode(rollout, player, MOST_ROWS, bar.update)
-            bar.update(MOST_ROWS, f"an episode of {len(rows)} rows")
+            bar = Progress(MAX_ROWS, "playing, at most")
+            rows = record_episode(rollout, player, MAX_ROWS, bar.update)
+            bar.update(MAX_ROWS, f"an episode of {len(rows)} rows")
             bar.close()
-        episode = Recorded({k: np.stack([row[k] for row in rows]) for k in rows[0]})
+        episode = RecordedEpisode({k: np.stack([row[k] for row in rows]) for k in rows[0]})
     if len(episode) < context + 2:
         raise UsageError(
             f"--context: the episode ended after {len(episode)} rows; give fewer than "
             f"{len(episode) - 1}"
         )
-    usual, usual_of = _usual(run, episode)
-    return Scene(
+    usual, usual_of = _load_mean_picture(run, episode)
+    return ObservedEpisode(
         run, model, episode, model.observe(episode.columns)[0], source, context, usual, usual_of
     )
 
 
-def _usual(run: Run, episode: Recorded) -> tuple[Tensor, str]:
+def _load_mean_picture(run: Run, episode: RecordedEpisode) -> tuple[Tensor, str]:
     """The mean picture of the replay's last episodes, or of the one at hand where the replay is
     gone.
     """
     try:
-        episodes = from_replay(run.path, USUAL)
+        episodes = load_replay_episodes(run.path, MEAN_EPISODES)
         name = f"the replay's last {len(episodes)} episodes"
     except RunError:
         episodes, name = [episode], "the episode itself"
-    picture = Usual.of(episodes).picture
+    picture = MeanBaseline.fit(episodes).picture
     assert picture is not None
     return picture, name
