@@ -107,7 +107,7 @@ def exact_double_integrator(horizon):
     return double_integrator(force).item()
 
 
-@pytest.mark.parametrize("name", ["cem", "icem", "mppi"])
+@pytest.mark.parametrize("name", [name for name in PLANNERS if name != "shooting"])
 def test_solves_a_bounded_double_integrator(name):
     horizon = 8
     best = exact_double_integrator(horizon)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel import registry
 from worldmodel.config.loading import preset_files, read_yaml
 from worldmodel.config.schema import PlannerConfig
 from worldmodel.evaluation.plotting.style import (
@@ -91,6 +92,8 @@ PLANNER_VARIANTS = {
     "cem, actor and critic": PlannerVariant("cem", "reward+value", True),
     "mppi, actor and critic": PlannerVariant("mppi", "reward+value", True),
 }
+for _planner in registry.PLANNERS:
+    PLANNER_VARIANTS.setdefault(_planner, PlannerVariant(_planner))
 
 
 def list_drivers(
