@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import envs
 from envs.names import DISTRACT
-from eval import natural, positive, split_dotted
 from worldmodel.config.loading import split_arguments
+from worldmodel.programs.eval_options import parse_natural, parse_positive, split_dotted
 from worldmodel.system.console import Progress, say
 
 COLUMNS = 9  # pictures of an episode in the strip, before the goal
@@ -276,11 +276,15 @@ def png(text: str) -> str:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks/reach.py", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories, all of one task")
-    parser.add_argument("--episodes", type=positive, default=20, help="episodes of each (20)")
     parser.add_argument(
-        "--steps", type=positive, default=40, help="agent steps of an episode (40)"
+        "--episodes", type=parse_positive, default=20, help="episodes of each (20)"
     )
-    parser.add_argument("--seed", type=natural, default=0, help="seed of episodes and goals (0)")
+    parser.add_argument(
+        "--steps", type=parse_positive, default=40, help="agent steps of an episode (40)"
+    )
+    parser.add_argument(
+        "--seed", type=parse_natural, default=0, help="seed of episodes and goals (0)"
+    )
     parser.add_argument(
         "--out", type=png, default="reach.png", help="pictures of the first episode (reach.png)"
     )

@@ -30,7 +30,7 @@ def measure(presets: list[str], rows: int, pixels: int) -> dict:
     from envs.parallel.vector import make_vector
     from worldmodel.config import loading
     from worldmodel.run_directory import RunDir
-    from worldmodel.training.trainer import Training
+    from worldmodel.training.trainer import Trainer
 
     with tempfile.TemporaryDirectory() as root:
         frames = [
@@ -45,14 +45,14 @@ def measure(presets: list[str], rows: int, pixels: int) -> dict:
         run = RunDir.for_config(c)
         run.path.mkdir(parents=True)
         with make_vector(partial(envs.make, c.env.task, size=tuple(c.env.size)), 1) as vector:
-            t = Training(c, vector, run, torch.device("cpu"))
+            t = Trainer(c, vector, run, torch.device("cpu"))
             taken = [dict(t.rollout.step(t.policy)[0]) for _ in range(256)]
             fill(t, taken, rows)
             first, pauses, written = timed(t), [], []
             for _ in range(SAVES):
                 fill(t, taken, c.log.checkpoint // c.env.repeat)
                 t.rollout.steps += 1  # a checkpoint of another number
-                t._take_stock()
+                t._count_steps()
                 before = size(run.replay)
                 pauses.append(timed(t))
                 written.append(size(run.replay) - before + size(max(run.checkpoints.iterdir())))
@@ -75,10 +75,8 @@ def fill(t, taken: list[dict], rows: int) -> None:
 
 
 def timed(t) -> float:
-    from worldmodel.training import training_state
-
     began = time.perf_counter()
-    training_state.save(t)
+    t.save()
     return time.perf_counter() - began
 
 

@@ -6,7 +6,7 @@ worldmodel.
 
 from .errors import EnvError, EnvSettingsError
 from .names import FORMS, NAMES, SUITE, TASKS, check_name
-from .registry import configured, expert, make, renderer
+from .registry import configured, expert, make, make_vector, renderer
 
 __all__ = [
     "FORMS",
@@ -19,5 +19,6 @@ __all__ = [
     "configured",
     "expert",
     "make",
+    "make_vector",
     "renderer",
 ]

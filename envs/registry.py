@@ -14,6 +14,8 @@ from .names import DISTRACT, NAMES, check_name
 if TYPE_CHECKING:
     import gymnasium
 
+    from .parallel.vector import SupervisedEnvs
+
 _CLASSES = {
     "pointmass": "PointMass",
     "pendulum": "Pendulum",
@@ -199,3 +201,14 @@ def _checked(
         hint = f", did you mean {near[0]!r}?" if near else ""
         raise EnvSettingsError(f"obs must be one of {', '.join(_OBS)}, not {obs!r}{hint}")
     return pair[0], pair[1]
+
+
+def make_vector(
+    make_fn: Callable[[], gymnasium.Env], num_envs: int, *, timeout_s: float, restart_budget: int
+) -> SupervisedEnvs:
+    """Return environments side by side: one in this process, more in a process each."""
+    from .parallel import vector
+
+    return vector.make_vector(
+        make_fn, num_envs, timeout_s=timeout_s, restart_budget=restart_budget
+    )

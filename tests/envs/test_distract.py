@@ -196,11 +196,11 @@ def test_parallel_environments_and_simulating_again_show_the_same_pictures():
             rollout = Rollout(vector, ActionSpace(2), episode_seeds(3))
             rows = [rollout.step(lambda rows: np.full((2, 2), 0.3, np.float32)) for _ in range(20)]
             steps.append(np.stack([[row["image"] for row in each] for each in rows]))
-            state = json.loads(json.dumps(rollout.state()))
+            state = json.loads(json.dumps(rollout.state_dict()))
     np.testing.assert_array_equal(*steps)
     with SerialEnv(make, 2) as vector:
         again = Rollout(vector, ActionSpace(2), episode_seeds(3))
-        again.restore(state)
+        again.load_state_dict(state)
         assert [e.number for e in again.episodes] == [e["number"] for e in state["episodes"]], (
             "none was given up"
         )

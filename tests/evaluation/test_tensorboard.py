@@ -72,6 +72,7 @@ def test_every_objective_leaves_a_dream(name, tmp_path):
     agent = build.make_agent(c, model.eval(), ActionSpace(A), torch.device("cpu"), None)
     rows = [{k: v.numpy() for k, v in row.items()} for row in rows_of(random_batch(length=12))]
     logger = Logger(tmp_path, tensorboard=True)
+    logger.open(0)
     tensorboard.log_evaluation(
         logger, 30, agent, Evaluation([1.0], [11], rows), torch.Generator().manual_seed(0)
     )

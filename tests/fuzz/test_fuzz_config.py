@@ -302,7 +302,7 @@ def test_every_right_configuration_trains(tmp_path, capfd, monkeypatch, record_p
     monkeypatch.setattr(
         closing,
         "finish",
-        lambda t, *rest: zlib.crc32(repr(t.c.model).encode()) % 4 or usual(t, *rest),
+        lambda t, *rest: zlib.crc32(repr(t.config.model).encode()) % 4 or usual(t, *rest),
     )
 
     @settings(max_examples=count, **QUIET)

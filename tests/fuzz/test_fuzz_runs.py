@@ -28,8 +28,7 @@ from worldmodel.replay.chunk import ReplayError
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.run_directory import RunDir
 from worldmodel.saved_run import Run
-from worldmodel.training import training_state
-from worldmodel.training.trainer import Training
+from worldmodel.training.trainer import Trainer
 
 REFUSED = (CheckpointError, ReplayError)
 BIG, SUMS = (
@@ -60,7 +59,7 @@ def test_whole_states(tmp_path, record_property):
     }
     state, gone_on = json.loads(files[folder / "state.json"]), 0
     with training(argv) as t:
-        assert training_state.resume(t)
+        assert t.resume()
         go_on(t)
         forget()
         before = peak()
@@ -79,7 +78,7 @@ def test_whole_states(tmp_path, record_property):
                 saved = SavedEpisodes(seed_dir(root))
                 saved.read_episode(-1)
             with refused_well():
-                assert training_state.resume(t)
+                assert t.resume()
                 go_on(t)
                 gone_on += 1
         assert peak() - before < MEMORY * 1024
@@ -151,12 +150,14 @@ def go_on(t):
     if t.rollout.begun:  # the next directory is resumed with these environments
         t.envs.finish()
         t.rollout.begun = False
-    if t.replay.can_sample(t.c.replay.batch, t.sampled):
+    if t.replay.can_sample(t.config.replay.batch, t.sequence_length):
         t.means.add(
-            t.learner.update(build.to_tensors(t.replay.sample(t.c.replay.batch, t.sampled)))
+            t.learner.update(
+                build.to_tensors(t.replay.sample(t.config.replay.batch, t.sequence_length))
+            )
         )
     t.log()
-    training_state.save(t)
+    t.save()
     # Its size may have been a lie: then what it was cut to is a torn line, and this one hangs on
     # it.
     assert (
@@ -170,7 +171,7 @@ def training(argv):
     c = loading.parse(argv)
     make = partial(envs.make, c.env.task, size=tuple(c.env.size))
     with make_vector(make, 1, restart_budget=10**9) as vector:
-        yield Training(c, vector, RunDir.for_config(c), torch.device("cpu"))
+        yield Trainer(c, vector, RunDir.for_config(c), torch.device("cpu"))
 
 
 @pytest.mark.fault(
@@ -208,6 +209,6 @@ def test_whole_tensors(tmp_path, record_property):
             path.write_bytes(safetensors.torch.save(tensors))
             reseal(folder)
             with pytest.raises(REFUSED) as error:
-                training_state.resume(t)
+                t.resume()
             assert error.value.exit_code == 4 and "\n" not in str(error.value)
             path.write_bytes(good[path])

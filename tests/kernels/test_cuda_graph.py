@@ -126,7 +126,7 @@ def trained(recorder, *overrides, updates=14, spoil=(), spare=()):
     held = {
         **learner.model.state_dict(),
         **learner.policy.state_dict(),
-        **learner.optimizers.tensors(),
+        **learner.optimizers.state_dict(),
     }
     return held, shown, learner
 

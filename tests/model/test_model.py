@@ -372,7 +372,7 @@ def test_a_non_finite_batch_is_skipped_and_counted_and_a_row_of_them_ends_the_ru
         torch.equal(v, before[k]) for k, v in model.state_dict().items()
     )
     learner.update(random_batch())
-    assert learner.counters()["skipped_in_a_row"] == 0
+    assert learner.state_dict()["skipped_in_a_row"] == 0
     with pytest.raises(Diverged):
         for _ in range(30):
             learner.update(bad)

@@ -53,7 +53,7 @@ def trained(probe, *overrides, updates=5, spoil=None):
     }
     moments = {
         k: v
-        for k, v in learner.optimizers.tensors().items()
+        for k, v in learner.optimizers.state_dict().items()
         if int(k.split("/")[0]) < len(learner.optimizers.parameters) - apart(model)
     }
     shown = {k: v for k, v in metrics.items() if "probe" not in k}

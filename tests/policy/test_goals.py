@@ -253,7 +253,7 @@ def saved_run(path, lengths, codec="none", after=0, spec=SPEC):
         "observation": {"image": [H, W, 3], "vector": 2 if "vector" in spec else None},
         "action": {"size": 1, "groups": [], "scalar": False},
     }
-    store.save(path / "checkpoints", 1, {}, {"replay": replay.state(), **spaces})
+    store.save(path / "checkpoints", 1, {}, {"replay": replay.state_dict(), **spaces})
     fill(1, [after], 200)
     replay.flush(strict=True)
     return path

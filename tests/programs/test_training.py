@@ -19,6 +19,7 @@ from worldmodel.errors import Diverged
 from worldmodel.rollout.collector import Rollout, episode_seeds
 from worldmodel.spaces import ActionSpace
 from worldmodel.training.logger import JsonLines, Means
+from worldmodel.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +53,16 @@ def test_the_time_that_is_left_is_that_of_updates(frames, steps, updates, over, 
         run=SimpleNamespace(frames=10000),
     )
     t = SimpleNamespace(
-        c=config,
+        config=config,
         frames=frames,
         steps=steps,
         learner=SimpleNamespace(updates=updates),
         prefill=SimpleNamespace(over=over),
-        updates_owed=lambda: owed,
+        count_pending_updates=lambda: owed,
     )
-    assert train_py.worked(t) == expected
+    assert Trainer.estimate_progress(t) == expected
     config.train.updates_per_step = 0.0
-    assert train_py.worked(t) == (frames, 10000)
+    assert Trainer.estimate_progress(t) == (frames, 10000)
 
 
 def test_a_finished_run_leaves_all_it_promises(unbroken):
@@ -472,9 +473,9 @@ def test_an_environment_that_comes_out_elsewhere_starts_a_new_episode(maker, cap
         rollout = Rollout(vector, ActionSpace(1), episode_seeds(1))
         for _ in range(1 if maker is Drifting else 9):
             rollout.step(lambda rows: rng.uniform(-1, 1, (1, 1)))
-        state = json.loads(json.dumps(rollout.state()))
+        state = json.loads(json.dumps(rollout.state_dict()))
         again = Rollout(vector, ActionSpace(1), episode_seeds(1))
-        again.restore(state)
+        again.load_state_dict(state)
         assert again.fresh == [maker is Drifting] and again.episodes[0].number == (
             maker is Drifting
         )
@@ -490,7 +491,7 @@ def test_means_survive_a_save_exactly():
         a.add(row)
     for row in rows[:4]:
         b.add(row)
-    b.restore(json.loads(json.dumps(b.state())), torch.device("cpu"))
+    b.load_state_dict(json.loads(json.dumps(b.state_dict())))
     for row in rows[4:]:
         b.add(row)
     found = a.pop()

@@ -125,7 +125,7 @@ def aside(directory):
 def reload(state, directory, **kwargs):
     """Restore into a new buffer, by way of JSON."""
     replay = make(directory, seed=99, **kwargs)
-    replay.load(json.loads(json.dumps(state)))
+    replay.load_state_dict(json.loads(json.dumps(state)))
     return replay
 
 
@@ -297,13 +297,13 @@ def test_a_restart_is_not_noticed(tmp_path, store, rows):
     replay = fill(make(tmp_path, store, rows=rows), 77)
     replay.sample(4, 9)
     replay.flush(strict=True)
-    state = json.loads(json.dumps(replay.state()))
+    state = json.loads(json.dumps(replay.state_dict()))
     fill(replay, 21, start=77)  # rows after the checkpoint, some of them flushed
     replay.flush()
     fill(replay, 2, start=98)
     expected = replay.sample(7, 13), replay.stats()
     again = reload(state, tmp_path, store=store, rows=rows)
-    assert again.state() == state
+    assert again.state_dict() == state
     # The same history without a stop
     unbroken = make(None, store.replace("disk", "ram"), rows=rows)
     fill(unbroken, 77).sample(4, 9)
@@ -318,10 +318,10 @@ def test_a_restart_is_not_noticed(tmp_path, store, rows):
 def test_rolling_back_in_place(tmp_path):
     replay = fill(make(tmp_path), 30)
     replay.flush()
-    state = replay.state()
+    state = replay.state_dict()
     fill(replay, 30, start=30)
     replay.flush()
-    replay.load(state)
+    replay.load_state_dict(state)
     assert clocks(replay) == {s * 10**6 + i for s in (0, 1) for i in range(30)}
     fill(replay, 10, start=30)
     assert_true(replay.sample(5, 40), 40)
@@ -334,7 +334,7 @@ def test_rolling_back_in_place(tmp_path):
 def test_files_after_the_checkpoint_are_dropped(tmp_path, caplog):
     replay = fill(make(tmp_path), 12)
     replay.flush()
-    state = replay.state()
+    state = replay.state_dict()
     fill(replay, 9, start=12)
     replay.flush()
     again = reload(state, tmp_path)
@@ -351,11 +351,11 @@ def test_a_torn_tail_is_cut(tmp_path):
     replay.flush()
     with open(tmp_path / "0001-00000001.rows", "ab") as file:
         file.write(b"\xff" * (ROW // 2))
-    again = reload(replay.state(), tmp_path)
+    again = reload(replay.state_dict(), tmp_path)
     assert (tmp_path / "0001-00000001.rows").stat().st_size == 4 * ROW
     fill(again, 8, start=12)
     again.flush()
-    assert_true(reload(again.state(), tmp_path).sample(6, 20), 20)
+    assert_true(reload(again.state_dict(), tmp_path).sample(6, 20), 20)
 
 
 def flip_byte(path):
@@ -389,7 +389,7 @@ def test_damage_in_the_middle_leaves_a_hole(tmp_path, caplog, why, store):
     replay.flush()
     DAMAGES[why](tmp_path / "0000-00000002.rows")  # rows 16 to 23 of stream 0
     with caplog.at_level(logging.WARNING):
-        again = reload(replay.state(), tmp_path, store=store)
+        again = reload(replay.state_dict(), tmp_path, store=store)
     assert len(caplog.records) == 1 and why in caplog.text
     assert aside(tmp_path) == ([] if why == "missing" else [f"0000-00000002.rows-{why}"])
     hole = set(range(16, 24))
@@ -402,7 +402,7 @@ def test_damage_in_the_middle_leaves_a_hole(tmp_path, caplog, why, store):
     fill(again, 3, start=40)
     again.flush()
     assert_true(again.sample(4, 19), 19)
-    assert_same(reload(again.state(), tmp_path, store=store).sample(5, 7), again.sample(5, 7))
+    assert_same(reload(again.state_dict(), tmp_path, store=store).sample(5, 7), again.sample(5, 7))
 
 
 @pytest.mark.parametrize("why", DAMAGES)
@@ -410,10 +410,10 @@ def test_damage_of_the_open_chunk(tmp_path, why):
     replay = fill(make(tmp_path), 21)
     replay.flush()
     DAMAGES[why](tmp_path / "0001-00000002.rows")
-    again = reload(replay.state(), tmp_path)
+    again = reload(replay.state_dict(), tmp_path)
     fill(again, 9, start=21)
     again.flush()
-    third = reload(again.state(), tmp_path)
+    third = reload(again.state_dict(), tmp_path)
     assert_true(third.sample(8, 9), 9)
     assert clocks(third) == {*range(30), *range(10**6, 10**6 + 16), *range(10**6 + 21, 10**6 + 30)}
 
@@ -423,7 +423,7 @@ def test_rows_that_were_never_flushed_leave_a_hole(tmp_path, lost):
     replay = fill(make(tmp_path), 10)
     replay.flush()
     fill(replay, lost, start=10)
-    again = reload(replay.state(), tmp_path)
+    again = reload(replay.state_dict(), tmp_path)
     fill(again, 11, start=10 + lost)
     assert clocks(again) == {
         s * 10**6 + i for s in (0, 1) for i in [*range(10), *range(10 + lost, 21 + lost)]
@@ -435,7 +435,7 @@ def test_rows_that_were_never_flushed_leave_a_hole(tmp_path, lost):
 def test_missing_is_refused(tmp_path):
     replay = fill(make(tmp_path / "a"), 20)
     replay.flush()
-    state = replay.state()
+    state = replay.state_dict()
     with pytest.raises(ReplayMissing, match="missing from .*--run.fresh true"):
         reload(state, tmp_path / "b")
     with pytest.raises(ReplayMissing):
@@ -445,7 +445,7 @@ def test_missing_is_refused(tmp_path):
     with pytest.raises(ReplayMissing, match="every replay chunk"):
         reload(state, tmp_path / "a")
     assert issubclass(ReplayMissing, ReplayError) and issubclass(ReplayError, DataError)
-    reload(make(tmp_path / "c").state(), tmp_path / "c")  # nothing was there to lose
+    reload(make(tmp_path / "c").state_dict(), tmp_path / "c")  # nothing was there to lose
 
 
 def test_garbage_is_kept_while_a_checkpoint_needs_it(tmp_path):
@@ -454,7 +454,7 @@ def test_garbage_is_kept_while_a_checkpoint_needs_it(tmp_path):
     for start in range(0, 240, 40):
         fill(replay, 40, start)
         replay.flush()
-        states.append(replay.state())
+        states.append(replay.state_dict())
     replay.collect_garbage(states[-3:])
     for state in states[-3:]:
         assert {entry["file"] for entry in state["chunks"]} <= set(chunk_names(tmp_path))
@@ -472,7 +472,9 @@ def test_garbage_is_kept_while_a_checkpoint_needs_it(tmp_path):
 def test_rows_evicted_before_a_flush_are_never_written(tmp_path):
     replay = fill(make(tmp_path, rows=100), 300)
     replay.flush()
-    assert chunk_names(tmp_path) == sorted(entry["file"] for entry in replay.state()["chunks"])
+    assert chunk_names(tmp_path) == sorted(
+        entry["file"] for entry in replay.state_dict()["chunks"]
+    )
 
 
 def test_another_runs_files_are_moved_aside(tmp_path):
@@ -483,7 +485,7 @@ def test_another_runs_files_are_moved_aside(tmp_path):
     assert {
         name: (tmp_path / "quarantine" / f"{name}-other-run").read_bytes() for name in old
     } == old
-    assert clocks(reload(fresh.state(), tmp_path)) == {
+    assert clocks(reload(fresh.state_dict(), tmp_path)) == {
         100,
         101,
         102,
@@ -539,14 +541,14 @@ def test_forged_manifests_are_refused(tmp_path, change):
     replay.flush()
     before = chunk_names(tmp_path)
     with pytest.raises(ReplayError):
-        reload(edit(replay.state(), **change), tmp_path)
+        reload(edit(replay.state_dict(), **change), tmp_path)
     assert chunk_names(tmp_path) == before and aside(tmp_path) == []
 
 
 def test_a_manifest_that_lists_a_chunk_twice_is_refused(tmp_path):
     replay = fill(make(tmp_path), 20)
     replay.flush()
-    state = replay.state()
+    state = replay.state_dict()
     with pytest.raises(ReplayError, match="twice or out of order"):
         reload(edit(state, chunks=[*state["chunks"], state["chunks"][0]]), tmp_path)
 
@@ -555,7 +557,7 @@ def test_a_manifest_that_lists_a_chunk_twice_is_refused(tmp_path):
 def test_a_lower_cap_on_resume_keeps_the_newest(tmp_path, store):
     replay = fill(make(tmp_path, store), 100)
     replay.flush()
-    again = reload(replay.state(), tmp_path, store=store, rows=64)
+    again = reload(replay.state_dict(), tmp_path, store=store, rows=64)
     assert 64 - 16 <= len(again) <= 64
     assert {99, 10**6 + 99} <= clocks(again) and min(clocks(again)) > 50
 
@@ -563,10 +565,10 @@ def test_a_lower_cap_on_resume_keeps_the_newest(tmp_path, store):
 def test_more_or_fewer_streams_on_resume(tmp_path):
     replay = fill(make(tmp_path), 10)
     replay.flush()
-    wide = reload(replay.state(), tmp_path, streams=5)
+    wide = reload(replay.state_dict(), tmp_path, streams=5)
     fill(wide, 9, streams=(4,))
     assert_true(wide.sample(5, 9), 9)
-    narrow = reload(replay.state(), tmp_path, streams=1)
+    narrow = reload(replay.state_dict(), tmp_path, streams=1)
     assert len(narrow) == 20 and 10**6 + 9 in clocks(narrow)
 
 
@@ -589,10 +591,10 @@ def without_space(directory, store):
     except OSError:
         pass
     assert_true(replay.sample(5, 36), 36)
-    assert_true(reload(replay.state(), directory, store=store).sample(3, 6), 6)
+    assert_true(reload(replay.state_dict(), directory, store=store).sample(3, 6), 6)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert replay.flush() and replay.flush(strict=True)
-    again = reload(replay.state(), directory, store=store)
+    again = reload(replay.state_dict(), directory, store=store)
     assert len(again) == 72
     assert_true(again.sample(5, 36), 36)
 
@@ -619,7 +621,7 @@ def test_a_file_that_lost_or_gained_bytes_under_a_run_is_mended(tmp_path, left):
     os.truncate(tmp_path / "0000-00000001.rows", left)
     fill(replay, 2, start=12)
     replay.flush(strict=True)
-    again = reload(replay.state(), tmp_path)
+    again = reload(replay.state_dict(), tmp_path)
     assert len(again) == 28 and aside(tmp_path) == []
     assert_true(again.sample(5, 14), 14)
 
@@ -655,7 +657,7 @@ def test_any_history_gives_the_same_batches(steps, rows):
                 assert all(buffer.flush() for buffer in buffers)
             elif what == "restart":
                 buffers[2].flush(strict=True)
-                buffers[2] = reload(buffers[2].state(), Path(second), streams=3, rows=rows)
+                buffers[2] = reload(buffers[2].state_dict(), Path(second), streams=3, rows=rows)
             elif buffers[0].can_sample(a, b):
                 batches = [buffer.sample(a, b) for buffer in buffers]
                 assert_true(batches[0], b)

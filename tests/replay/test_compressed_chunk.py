@@ -79,11 +79,11 @@ def test_any_slice_of_a_chunk(tmp_path, rows):
 def test_a_packed_chunk_replaces_its_open_file_once_no_checkpoint_needs_it(tmp_path):
     replay = fill(make(tmp_path, "ram zstd"), 5)
     replay.flush()
-    old = replay.state()
+    old = replay.state_dict()
     assert chunk_names(tmp_path) == ["0000-00000000.rows", "0001-00000000.rows"]
     fill(replay, 6, start=5)
     replay.flush()
-    new = replay.state()
+    new = replay.state_dict()
     names = {entry["file"] for entry in new["chunks"]}
     assert names == {f"{s:04d}-0000000{n}" for s in (0, 1) for n in ("0.zrows", "1.rows")}
     replay.collect_garbage([old, new])
@@ -94,10 +94,10 @@ def test_a_packed_chunk_replaces_its_open_file_once_no_checkpoint_needs_it(tmp_p
 def test_the_newest_checkpoint_leaves_the_older_ones_files_alone(tmp_path):
     replay = fill(make(tmp_path, "ram zstd"), 5)
     replay.flush()
-    old = replay.state()
+    old = replay.state_dict()
     fill(replay, 6, start=5)
     replay.flush()
-    new = replay.state()
+    new = replay.state_dict()
     again = reload(new, tmp_path, store="ram zstd")
     assert aside(tmp_path) == []
     again.collect_garbage([old, new])
@@ -112,9 +112,9 @@ def test_the_newest_checkpoint_leaves_the_older_ones_files_alone(tmp_path):
 def test_a_run_may_change_its_codec(tmp_path):
     replay = fill(make(tmp_path, "ram"), 20)
     replay.flush()
-    packed = fill(reload(replay.state(), tmp_path, store="ram zstd"), 20, start=20)
+    packed = fill(reload(replay.state_dict(), tmp_path, store="ram zstd"), 20, start=20)
     packed.flush()
-    plain = reload(packed.state(), tmp_path, store="disk")
+    plain = reload(packed.state_dict(), tmp_path, store="disk")
     assert clocks(plain) == {s * 10**6 + i for s in (0, 1) for i in range(40)}
     assert_true(plain.sample(6, 40), 40)
 
@@ -149,7 +149,7 @@ def test_damage_leaves_a_hole(tmp_path, why):
     replay = fill(make(tmp_path, "disk zstd"), 40)
     replay.flush()
     damaged(tmp_path / "0000-00000002.zrows", why)
-    again = reload(replay.state(), tmp_path, store="disk zstd")
+    again = reload(replay.state_dict(), tmp_path, store="disk zstd")
     moved = "bad-crc" if why == "short" else why
     assert aside(tmp_path) == [f"0000-00000002.zrows-{moved}"]
     assert clocks(again) == {s * 10**6 + i for s in (0, 1) for i in range(40)} - set(range(16, 24))
@@ -174,7 +174,7 @@ def forged(path, **changes):
 def test_a_forged_header_is_refused_though_its_checksum_fits(tmp_path, change):
     replay = fill(make(tmp_path, "ram zstd"), 20)
     replay.flush()
-    state = replay.state()
+    state = replay.state_dict()
     entry = next(e for e in state["chunks"] if e["file"] == "0000-00000001.zrows")
     entry["crc32"] = forged(tmp_path / entry["file"], **change)
     reload(state, tmp_path, store="ram zstd")

@@ -41,10 +41,10 @@ def learn(replay, updates, batch=5, lead=2):
 
 def reload(replay, directory, name, changes=(), **kwargs):
     """A new buffer with what a checkpoint would hold of this one."""
-    state = json.loads(json.dumps(replay.state()))
+    state = json.loads(json.dumps(replay.state_dict()))
     kept = {k: v.copy() for k, v in replay.sampler.state_dict().items()}
     again = make(directory, seed=99, sampler=sampler_of(name, **dict(changes)), **kwargs)
-    again.load(state)
+    again.load_state_dict(state)
     if kept:
         again.sampler.load_state_dict(kept)
     return again
@@ -125,7 +125,7 @@ def test_a_restart_is_not_noticed(tmp_path, name, store, rows):
             strict=True,
         ):
             assert_same(a, b)
-    assert again.state()["generator"] == unbroken.state()["generator"]
+    assert again.state_dict()["generator"] == unbroken.state_dict()["generator"]
     assert_same(again.sampler.state_dict(), unbroken.sampler.state_dict())
 
 
@@ -141,9 +141,9 @@ def test_what_is_kept_follows_the_chunks_to_other_ranks(tmp_path, name):
         manifests, again = reshard(states, size, 1), []
         for rank, manifest in enumerate(manifests):
             again.append(shard(tmp_path, rank, size, sampler=sampler_of(name)))
-            manifest.setdefault("generator", again[-1].state()["generator"])
+            manifest.setdefault("generator", again[-1].state_dict()["generator"])
             elsewhere = {c["file"] for m in manifests if m is not manifest for c in m["chunks"]}
-            again[-1].load(manifest, elsewhere)
+            again[-1].load_state_dict(manifest, elsewhere)
             for state in filter(None, kept):
                 again[-1].sampler.load_state_dict(state)
         assert rows_of(again) == before

@@ -33,7 +33,7 @@ def shard(directory, rank=0, ranks=1, streams=1, rows=10_000, store="ram", sampl
 
 def save_state(replay):
     replay.flush(strict=True)
-    return replay.state()
+    return replay.state_dict()
 
 
 def reload_as(directory, states, ranks, streams=1, **kwargs):
@@ -42,9 +42,9 @@ def reload_as(directory, states, ranks, streams=1, **kwargs):
     shards = []
     for rank, manifest in enumerate(manifests):
         shards.append(shard(directory, rank, ranks, streams, **kwargs))
-        manifest.setdefault("generator", shards[-1].state()["generator"])
+        manifest.setdefault("generator", shards[-1].state_dict()["generator"])
         others = {c["file"] for i, m in enumerate(manifests) if i != rank for c in m["chunks"]}
-        shards[-1].load(manifest, others)
+        shards[-1].load_state_dict(manifest, others)
     return shards
 
 

@@ -149,9 +149,9 @@ def _struck_at(place, name, note, point):
 def _watch(tell):
     """Call `tell` with the place the program is at whenever it looks whether it is to stop."""
     from worldmodel.training import stop_request
-    from worldmodel.training.trainer import Training
+    from worldmodel.training.trainer import Trainer
 
-    run, seen, began, evaluate = [], Counter(), Training.__init__, Training.evaluate
+    run, seen, began, evaluate = [], Counter(), Trainer.__init__, Trainer.evaluate
     evaluating = False
 
     def begin(self, *args, **options):
@@ -173,7 +173,7 @@ def _watch(tell):
             tell([*place, seen[place]])
             return super().__bool__()
 
-    Training.__init__, Training.evaluate, stop_request.Stop = begin, noticed, Watched
+    Trainer.__init__, Trainer.evaluate, stop_request.Stop = begin, noticed, Watched
 
 
 def limited(**limits):

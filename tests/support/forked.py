@@ -16,8 +16,8 @@ PRELOAD = (
     "eval",
     "envs.parallel.vector",
     "envs.tasks.counter",
-    "worldmodel.training.trainer",
-    "worldmodel.evaluation.commands.closing",
+    "worldmodel.programs.training",
+    "worldmodel.programs.evaluation",
     "matplotlib.pyplot",
     "pytest",
 )

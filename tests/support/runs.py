@@ -1,7 +1,6 @@
 """Running the real train.py in a directory of a test's own, and reading what it left."""
 
 import hashlib
-import importlib
 import json
 import os
 import subprocess
@@ -10,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import envs
 import forked
-from worldmodel.config.loading import split_arguments
 from worldmodel.errors import WorldModelError
+from worldmodel.programs.eval_options import parse_eval_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,10 +70,9 @@ def mistaken(*args):
     """The exit code of an eval.py that ends by a user's mistake, and its line, without a process
     of its own.
     """
-    program = importlib.import_module("eval")
+    from worldmodel.programs.evaluation import evaluate as evaluate_run
+
     with pytest.raises((SystemExit, WorldModelError)) as mistake:
-        args, _, dotted = program.parsed([str(arg) for arg in args])
-        args.changes = split_arguments(dotted)[1]
-        program.evaluate(args)
+        evaluate_run(parse_eval_arguments([str(arg) for arg in args]), envs)
     error = mistake.value
     return error.code if isinstance(error, SystemExit) else error.exit_code, str(error)

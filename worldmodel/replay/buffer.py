@@ -71,7 +71,7 @@ class Replay:
         first_stream: int = 0,
         last: bool = True,
     ):
-        """Make an empty buffer; `load` fills it from a manifest and the directory."""
+        """Make an empty buffer; `load_state_dict` fills it from a manifest and the directory."""
         if store not in ("ram", "disk"):
             raise ValueError(f"replay.store is {store!r}; it must be 'ram' or 'disk'")
         if store == "disk" and directory is None:
@@ -271,7 +271,7 @@ class Replay:
             quarantine(directory / name, "other-run")
         self._owned = True
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the manifest of the flushed rows and the generator's state.
 
         Call `flush(strict=True)` first.
@@ -297,10 +297,10 @@ class Replay:
             "generator": self._rng.bit_generator.state,
         }
 
-    def load(
+    def load_state_dict(
         self, state: dict[str, Any], other_files: Collection[str] = (), discard: bool = False
     ) -> None:
-        """Restore what `state()` described; damaged chunks are quarantined and leave a hole.
+        """Restore what `state_dict()` described; damaged chunks are quarantined and leave a hole.
 
         `other_files` names the chunk files that other processes hold. With `discard` only the
         generator and the row numbers are restored, and the buffer is empty.

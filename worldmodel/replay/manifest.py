@@ -19,7 +19,7 @@ ADVICE = (
 
 
 class Manifest:
-    """The checked contents of `Replay.state()`."""
+    """The checked contents of `Replay.state_dict()`."""
 
     def __init__(self, state: dict[str, Any], layout: Layout, max_chunk_rows: int):
         """Check the whole manifest; ReplayError says what is wrong."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-Manifest = dict[str, Any]  # the result of Replay.state()
+Manifest = dict[str, Any]  # the result of Replay.state_dict()
 Entry = dict[str, Any]  # a manifest's entry of one chunk
 
 

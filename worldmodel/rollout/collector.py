@@ -46,13 +46,13 @@ def episode_seeds(*entropy: int) -> Callable[[int, int], int]:
 
 
 class Episode:
-    """An open episode: all that is needed to simulate it again."""
+    """An open episode: all that is needed to simulate it again, and its score."""
 
     def __init__(self, number: int, seed: int):
         self.number, self.seed = number, seed
         self.actions: list[np.ndarray] = []
         self.score = 0.0
-        self.success: bool | None = None  # whether any step was one, where the task says so
+        self.success: bool | None = None  # whether any step was one, if the task says so
 
 
 class VectorEnv(Protocol):
@@ -81,9 +81,9 @@ class VectorEnv(Protocol):
 
 
 class Rollout:
-    """Steps environments; every call returns one row of experience per environment.
+    """Steps environments by a policy; each step returns one row of experience per environment.
 
-    `seeds(env, episode)` names every episode's seed.
+    `seeds(env, episode)` is the seed of an episode.
     """
 
     def __init__(self, envs: VectorEnv, space: ActionSpace, seeds: Callable[[int, int], int]):
@@ -96,14 +96,14 @@ class Rollout:
         self.frames = 0
         self.faults = 0
         self.finished: list[Episode] = []
-        self.begun = False  # whether the environments are at work on the next step
+        self.begun = False  # whether the environments work on the next step already
 
-    def begin_at(self, number: int) -> None:
-        """Fresh episodes from this number on, for environments that join a run late."""
+    def start_at_episode(self, number: int) -> None:
+        """Number episodes from here on, for environments that join a run late."""
         self.episodes = [Episode(number, self.seeds(i, number)) for i in range(self.envs.num_envs)]
 
     def begin(self) -> None:
-        """Let the environments start on the next step; nothing else may use them until then."""
+        """Start the next step without waiting; only `step` may use the environments then."""
         for i in range(self.envs.num_envs):
             if self.fresh[i]:
                 self.envs.begin_reset(i, self.episodes[i].seed)
@@ -112,27 +112,24 @@ class Rollout:
         self.begun = True
 
     def step(self, policy: Policy) -> list[Row]:
-        """Act once everywhere: the previous call's actions go in, rows come out, the policy
-        chooses anew.
-        """
+        """Send the last actions, return the rows that come back, and choose the next actions."""
         if not self.begun:
             self.begin()
         results, self.begun = self.envs.finish(), False
-        rows = [self._take(i, results[i]) for i in range(self.envs.num_envs)]
+        rows = [self._make_row(i, results[i]) for i in range(self.envs.num_envs)]
         actions = np.asarray(policy(rows), np.float32)
         if not np.isfinite(actions).all():
             raise Diverged(
                 f"the policy chose an action that is not finite, at agent step {self.steps}; "
-                f"the environment never "
-                "saw it. The last checkpoint is kept: the same command goes on from there. If "
-                "this comes back, give a "
-                "lower optim.lr, or --run.precision fp32, together with a new --run.name"
+                "the environment never saw it. The last checkpoint is kept: the same command "
+                "goes on from there. If this comes back, give a lower optim.lr, or "
+                "--run.precision fp32, together with a new --run.name"
             )
         self.actions = actions
         return rows
 
     def to_env(self, action: np.ndarray) -> Any:
-        """The model's action vector as the environment wants it."""
+        """Convert the model's action vector (A,) to an action of the environment."""
         if not self.space.discrete:
             return action
         picks = [
@@ -140,8 +137,8 @@ class Rollout:
         ]
         return picks[0] if self.space.scalar else np.array(picks)
 
-    def _take(self, i: int, result) -> Row:
-        """One environment's answer as a row; keeps the episode's books."""
+    def _make_row(self, i: int, result) -> Row:
+        """Turn the step of environment i into a row, and count it."""
         episode = self.episodes[i]
         action = (
             np.zeros(self.space.size, np.float32) if result.is_first else self.actions[i].copy()
@@ -167,11 +164,12 @@ class Rollout:
         return {**result.obs, "prev_action": action, "reward": np.float32(result.reward), **flags}
 
     def pop_finished(self) -> list[Episode]:
+        """Return the episodes that have ended since the last call."""
         done, self.finished = self.finished, []
         return done
 
-    def state(self) -> dict:
-        """JSON-able: counters and every open episode's seed and actions."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain values: the counters, and seed and actions of each open episode."""
         episodes = [
             {
                 "number": e.number,
@@ -185,53 +183,52 @@ class Rollout:
         counters = {"steps": self.steps, "frames": self.frames, "faults": self.faults}
         return {**counters, "episodes": episodes, "next_actions": self.actions.tolist()}
 
-    def restore(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Simulate the open episodes again from their seeds and actions."""
         if len(state["episodes"]) != self.envs.num_envs:
             raise ValueError(
                 f"env.num: the run was collecting with {len(state['episodes'])} environments; "
-                f"keep that"
+                "keep that"
             )
         actions = np.array(state["next_actions"], np.float32).reshape(self.actions.shape)
         if not np.isfinite(actions).all():
             raise ValueError("the next actions are not finite")
         for i, saved in enumerate(state["episodes"]):
-            self.episodes[i] = Episode(_natural(saved["number"]), _natural(saved["seed"], 2**32))
+            number, seed = check_natural(saved["number"]), check_natural(saved["seed"], 2**32)
+            self.episodes[i] = Episode(number, seed)
             self.fresh[i] = bool(saved["fresh"])
             if not self.fresh[i]:
-                self._replay(i, saved)
+                self._simulate_again(i, saved)
         self.actions = actions
         self.steps, self.frames, self.faults = (
-            _natural(state[key]) for key in ("steps", "frames", "faults")
+            check_natural(state[key]) for key in ("steps", "frames", "faults")
         )
         self.finished = []
 
-    def _replay(self, i: int, saved: dict) -> None:
-        """Bring one environment back to where it was; one that comes out elsewhere starts a new
+    def _simulate_again(self, i: int, saved: dict[str, Any]) -> None:
+        """Bring environment i back to where it was; if it comes out elsewhere, start a new
         episode.
         """
-
-        self._take(i, self.envs.reset(i, saved["seed"]))
+        self._make_row(i, self.envs.reset(i, saved["seed"]))
         for action in saved["actions"]:
             if self.fresh[i]:
                 break
             self.actions[i] = np.array(action, np.float32)
             if not np.isfinite(self.actions[i]).all():
                 raise ValueError("an action of an open episode is not finite")
-            self._take(i, self.envs.step(i, self.to_env(self.actions[i])))
+            self._make_row(i, self.envs.step(i, self.to_env(self.actions[i])))
         if self.fresh[i] or checksum(self.seen[i]) != saved["seen"]:
             log.warning(
                 "environment %d, simulated again from seed and actions, came out elsewhere: it "
-                "is not deterministic, "
-                "or something about it has changed; its open episode is given up and a new one "
-                "starts",
+                "is not deterministic, or something about it has changed; its open episode is "
+                "given up and a new one starts",
                 i,
             )
             number = saved["number"] + 1
             self.episodes[i], self.fresh[i] = Episode(number, self.seeds(i, number)), True
 
 
-def _natural(value: Any, below: int = 2**53) -> int:
+def check_natural(value: Any, below: int = 2**53) -> int:
     if type(value) is not int or not 0 <= value < below:
         raise ValueError(f"{value!r} is not a whole number below {below}")
     return value

@@ -1,8 +1,9 @@
-"""An agent that plays: carries its own state from row to row and speaks numpy."""
+"""An agent as a policy for a rollout: it carries its state from row to row, in numpy."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Player:
-    """A policy for `Rollout`: rows in, actions (B,A) out."""
+    """A policy for `Rollout`: rows of B environments in, actions (B,A) out."""
 
     def __init__(self, agent: Agent, batch: int, mode: str, generator: torch.Generator):
         self.agent, self.mode, self.generator = agent, mode, generator
@@ -29,15 +30,15 @@ class Player:
         action, self.carry = self.agent.act(obs, self.carry, self.mode, self.generator)
         return action.numpy()
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         return {**self.carry, "generator": self.generator.get_state()}
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue exactly; on another kind of device the generator keeps its own fresh state."""
-        tensors = dict(tensors)
-        state = tensors.pop("generator")
-        if state.shape == self.generator.get_state().shape:
-            self.generator.set_state(state)
+        tensors = dict(state)
+        generator = tensors.pop("generator")
+        if generator.shape == self.generator.get_state().shape:
+            self.generator.set_state(generator)
         else:
             log.warning(
                 "resumed on another kind of device: exploration continues with other random "

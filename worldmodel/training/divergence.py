@@ -1,82 +1,78 @@
-"""What becomes of a run whose updates are no longer finite: back to the last good weights, a few
-times, then an end.
-"""
+"""Recovery from updates that are not finite: back to the last good weights, a few times."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import safetensors.torch
 
 from worldmodel.checkpoint import store
 from worldmodel.errors import Diverged
 from worldmodel.spaces import Batch
-from worldmodel.training import training_state
-
-if TYPE_CHECKING:
-    from worldmodel.training.trainer import Training
+from worldmodel.training.learner import Learner
+from worldmodel.training.training_state import TrainingState
 
 log = logging.getLogger(__name__)
 
-MOST = 3  # rollbacks of a run, after which it ends
+MAX_ROLLBACKS = 3  # of a run, after which it ends
 
 
-def roll_back(t: Training, batch: Batch, error: Diverged) -> None:
-    """Take weights and optimiser from the last good checkpoint; Diverged, with the batch kept,
-    where that is no help.
+@dataclass
+class Recovery:
+    """Rolls weights and optimizers back to the last good checkpoint when updates diverge."""
 
-    Experience, counters and generators stay: the updates that follow draw other batches than those
-    that led here.
-    """
-    done = t.learner.rollbacks
-    good = training_state.last_good(t) if done < MOST else None
-    if good is None:
-        tried = (
-            f"{done} times the run went back to earlier weights, in vain"
-            if done
-            else "there is no good checkpoint"
-        )
-        raise Diverged(
-            f"{error}, and {tried}. Ended at {t.frames} frames; {_kept(t, batch)}. To go on: "
-            f"give a lower optim.lr or "
-            "optim.clip, or --run.precision fp32, together with a new --run.name"
-        ) from error
-    training_state.restore_weights(t, good)
-    t.learner.rolled_back()
-    if t.world.main:
-        log.warning(
-            "%s: weights and optimiser are those of checkpoint %d again (rollback %d of at most "
-            "%d); nothing "
-            "that was collected is lost",
-            error,
-            good.step,
-            done + 1,
-            MOST,
-        )
+    learner: Learner
+    state: TrainingState
+    run_dir: Path
 
+    def roll_back(self, error: Diverged, batch: Batch, frames: int) -> None:
+        """Restore the last good weights; if that is not possible, keep the batch and end the run.
 
-def _kept(t: Training, batch: Batch) -> str:
-    """Write the batch for a post-mortem; a few words on where it and the checkpoints are."""
-    path: Path = (
-        t.run.path
-        / "diverged"
-        / f"batch-{t.learner.updates}{f'-{t.world.rank}' * (t.world.size > 1)}"
-    )
-    path = path.with_suffix(".safetensors")
-    try:
-        path.parent.mkdir(exist_ok=True)
-        tensors = {k: v.cpu().contiguous() for k, v in batch.items()}
-        path.write_bytes(
-            safetensors.torch.save(
-                tensors, {"updates": str(t.learner.updates), "frames": str(t.frames)}
+        Experience, counters and generators stay: the next updates draw other batches than those
+        that diverged.
+        """
+        done = self.learner.rollbacks
+        good = self.state.load_last_good() if done < MAX_ROLLBACKS else None
+        if good is None:
+            tried = (
+                f"{done} times the run went back to earlier weights, in vain"
+                if done
+                else "there is no good checkpoint"
             )
-        )
-    except OSError as error:
-        return (
-            f"the batch could not be written to {path} ({error.strerror}), the checkpoints are "
-            f"untouched"
-        )
-    found = store.list_checkpoints(t.run.checkpoints)
-    return f"the batch is in {path}, the newest checkpoint is {found[-1] if found else 'missing'}"
+            raise Diverged(
+                f"{error}, and {tried}. Ended at {frames} frames; {self._keep(batch, frames)}. "
+                "To go on: give a lower optim.lr or optim.clip, or --run.precision fp32, together "
+                "with a new --run.name"
+            ) from error
+        self.state.restore_weights(good)
+        self.learner.count_rollback()
+        if self.learner.world.main:
+            log.warning(
+                "%s: weights and optimiser are those of checkpoint %d again (rollback %d of at "
+                "most %d); nothing that was collected is lost",
+                error,
+                good.step,
+                done + 1,
+                MAX_ROLLBACKS,
+            )
+
+    def _keep(self, batch: Batch, frames: int) -> str:
+        """Write the batch for a post-mortem; say where it and the checkpoints are."""
+        updates, world = self.learner.updates, self.learner.world
+        suffix = f"-{world.rank}" if world.size > 1 else ""
+        path = self.run_dir / "diverged" / f"batch-{updates}{suffix}.safetensors"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            tensors = {k: v.cpu().contiguous() for k, v in batch.items()}
+            facts = {"updates": str(updates), "frames": str(frames)}
+            path.write_bytes(safetensors.torch.save(tensors, facts))
+        except OSError as error:
+            return (
+                f"the batch could not be written to {path} ({error.strerror}), the checkpoints "
+                "are untouched"
+            )
+        found = store.list_checkpoints(self.state.checkpoints)
+        newest = found[-1] if found else "missing"
+        return f"the batch is in {path}, the newest checkpoint is {newest}"

@@ -1,11 +1,11 @@
-"""One gradient step on everything that learns: precision, clipping, warm-up, the guard against
-non-finite numbers.
+"""One gradient step on everything that learns: precision, clipping, warm-up, and no step where a
+number is not finite.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -23,16 +23,14 @@ from worldmodel.training.optimizers import CLIPS, Optimizers
 
 
 class Learner:
-    """World model and, where one is trained, actor and critic: one backward pass, gradients
-    clipped part by part.
+    """Trains the world model and, if there are any, actor and critic by one backward pass.
 
-    Of several ranks each has its own batch; gradients become their means before anything is
-    decided by them.
+    Gradients are clipped part by part. Each rank has a batch of its own; gradients are averaged
+    across ranks before clipping.
     """
 
-    max_skipped = 25
-    # updates between looks at the counters of a device that is not to be waited for
-    look_every = 25
+    max_skipped = 25  # updates in a row
+    check_every = 25  # updates, where reading a counter would wait for the device
 
     def __init__(
         self,
@@ -52,31 +50,35 @@ class Learner:
             recorder = recorder or CudaRecorder(device)
         self.by_row = by_row  # whether the losses of single rows are kept
         self.row_losses: Tensor | None = None  # (B,T) of the last update, as good as its metrics
-        # Whether a tensor's answer is too far away to wait for.
+        # Masked steps are skipped on the device: nobody waits to learn whether numbers are finite.
         self.masked = device.type != "cpu" or recorder is not None
-        self.optimizers = Optimizers(_parts(model, policy, config), config, self.masked)
+        parts = select_parameters(model, policy, config)
+        self.optimizers = Optimizers(parts, config, self.masked)
         trained = set(self.optimizers.parameters) - set(model.by_hand())
         modules = [model, *([policy] if policy is not None else [])]
+        # Tensors that follow the trained ones without gradients, such as moving averages.
         self.followers = [
             t for m in modules for t in (*m.parameters(), *m.buffers()) if t not in trained
         ]
         self.updates = self.rollbacks = 0
-        # The update, for what runs on the device
+        # The number of the update, on the device
         self.count = torch.zeros((), dtype=torch.int64, device=device)
-        self.skips = torch.zeros(2, dtype=torch.int64, device=device)  # in all, in a row
+        # Skipped updates: in all, and in a row up to now
+        self.skips = torch.zeros(2, dtype=torch.int64, device=device)
         self.step = Captured(self._step, recorder)
 
     @property
     def skipped(self) -> int:
-        """Updates left out because of non-finite numbers."""
+        """The number of updates skipped because of non-finite numbers."""
         return int(self.skips[0])
 
     def update(self, batch: Batch) -> Metrics:
-        """One step on a batch (B,T,...); returns scalar metrics, still on the device and good
-        until the next step.
+        """Take one step on a batch (B,T,...); return scalar metrics.
+
+        The metrics are on the device, and valid until the next update.
         """
-        batch = to_device(batch, self.device)
-        kind = self.model.watch(batch, self.updates), self._dreamer() is not None
+        batch = move_to_device(batch, self.device)
+        kind = self.model.watch(batch, self.updates), self._trains_policy()
         self.optimizers.warm_up(self.updates)
         self.count.fill_(self.updates)
         metrics = self.step(kind, batch)
@@ -84,145 +86,136 @@ class Learner:
             self.row_losses = metrics[BY_ROW]
             metrics = {k: v for k, v in metrics.items() if k != BY_ROW}
         self.updates += 1
-        if self.updates % (self.look_every if self.masked else 1) == 0:
-            self._check()
+        if self.updates % (self.check_every if self.masked else 1) == 0:
+            self._check_skips()
         return metrics
 
     def _step(self, batch: Batch) -> Metrics:
-        """All that happens on the device; nothing in here waits for it."""
-        batch, found = self._prepare(batch)
+        """Do all that happens on the device; nothing in here waits for it."""
+        batch, metrics = self._prepare(batch)
         self.optimizers.zero_grad()
-        total, metrics = self.loss(batch)
-        torch.autograd.backward([total, *(v for k, v in metrics.items() if k == "loss/probe")])
-        policy = self._dreamer()
-        taught = {
-            k: p
-            for k, p in self.optimizers.parts.items()
-            if k in ("model", "probe") or policy is not None
-        }
-        total = self._over_ranks(total.detach(), taught)
-        norms = {k: CLIPS[self.config.clip_by](p, self.config.clip) for k, p in taught.items()}
+        loss, shown = self.loss(batch)
+        torch.autograd.backward([loss, *(v for k, v in shown.items() if k == "loss/probe")])
+        names = self.optimizers.parts if self._trains_policy() else ("model", "probe")
+        parts = {k: part for k, part in self.optimizers.parts.items() if k in names}
+        loss = self._average_over_ranks(loss.detach(), parts)
+        norms = {k: CLIPS[self.config.clip_by](p, self.config.clip) for k, p in parts.items()}
         joint = torch.stack([v for k, v in norms.items() if k != "probe"]).norm()
-        self._move(torch.isfinite(total) & torch.isfinite(joint), norms, policy)
-        found |= {k: v.detach() for k, v in metrics.items()}
-        found |= {f"grad_norm/{k}": v for k, v in norms.items()}
-        return {**found, "skipped": self.skips[0].clone()}
+        self._apply(torch.isfinite(loss) & torch.isfinite(joint), norms)
+        metrics |= {k: v.detach() for k, v in shown.items()}
+        metrics |= {f"grad_norm/{k}": v for k, v in norms.items()}
+        return {**metrics, "skipped": self.skips[0].clone()}
 
-    def _move(self, finite: Tensor, norms: dict[str, Tensor], policy: ActorCritic | None) -> None:
-        """Step the parts that were taught, unless a number was not finite; the probe's own stops
-        nobody but itself.
+    def _apply(self, finite: Tensor, norms: dict[str, Tensor]) -> None:
+        """Step the optimizers of the parts with gradients, unless a number is not finite.
+
+        A probe that is not finite stops only itself.
         """
         bad = (~finite).long()
         self.skips.add_(bad).mul_(torch.stack([torch.ones_like(bad), bad]))
         for name, norm in norms.items():
-            good = finite & torch.isfinite(norm)
-            self.optimizers.step(name, good)
+            self.optimizers.step(name, finite & torch.isfinite(norm))
         if self.masked or finite:
-            with kept_unless(finite if self.masked else None, self.followers):
+            with undo_unless(finite if self.masked else None, self.followers):
                 self.model.after_update()
-                if policy is not None:
-                    policy.after_update()
+                if self.policy is not None and self._trains_policy():
+                    self.policy.after_update()
 
-    def _over_ranks(self, total: Tensor, taught: dict[str, list[Tensor]]) -> Tensor:
-        """Gradients become their means over all ranks; so does the loss, which rides along.
+    def _average_over_ranks(self, loss: Tensor, parts: dict[str, list[Tensor]]) -> Tensor:
+        """Average the gradients and the loss over all ranks; return the loss.
 
-        All ranks then hold the very same numbers, so that they clip alike and skip the same steps.
+        All ranks then hold the same numbers, so they clip alike and skip the same steps.
         """
         if self.world.size > 1:
-            total = total.clone()
-            grads = [p.grad for part in taught.values() for p in part if p.grad is not None]
-            self.world.mean_([total, *grads])
-        return total
+            loss = loss.clone()
+            grads = [p.grad for part in parts.values() for p in part if p.grad is not None]
+            self.world.mean_([loss, *grads])
+        return loss
 
     def _prepare(self, batch: Batch) -> tuple[Batch, Metrics]:
-        """With the states the sequences start from."""
+        """Augment the pictures and add the states that the sequences start from."""
         with autocast(self.device, self.precision):
             return self.starts.prepare(self.model, self.model.augment(batch), self.count)
 
-    def _dreamer(self) -> ActorCritic | None:
-        """Actor and critic, where this update trains them as well."""
-        due = self.policy is not None and self.updates % self.policy.imag.every == 0
-        return self.policy if due else None
+    def _trains_policy(self) -> bool:
+        """Say whether this update trains actor and critic too."""
+        return self.policy is not None and self.updates % self.policy.imag.every == 0
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """The sum of everyone's losses, with its graph."""
+        """Return the sum of all losses, with its graph, and the metrics."""
         with autocast(self.device, self.precision):
             total, metrics, post, feat = self.model.loss(batch, self.by_row)
-        policy = self._dreamer()
-        if policy is None:
+        if self.policy is None or not self._trains_policy():
             return total, metrics
-        # A context of its own: autocast keeps low-precision copies of weights together with their
-        # graph, and the dream, which must not reach the model's weights, would find and use them.
+        # A context of its own: autocast caches low-precision copies of weights together with
+        # their graph. Imagination must not reach the model's weights, and would use those copies.
         with autocast(self.device, self.precision):
-            losses, extra = policy.losses(self.model, batch, post, feat)
+            losses, extra = self.policy.losses(self.model, batch, post, feat)
         shown = {f"loss/{k}": v for k, v in losses.items()}
         return total + torch.stack(list(losses.values())).sum(), {**metrics, **extra, **shown}
 
-    def _check(self) -> None:
-        """A long row of skipped steps is more than bad luck."""
+    def _check_skips(self) -> None:
         if int(self.skips[1]) >= self.max_skipped:
             raise Diverged(
                 f"{self.max_skipped} updates in a row had a loss or gradient that is not finite"
             )
 
-    def rolled_back(self) -> None:
-        """Weights and optimiser have been replaced by earlier ones."""
+    def count_rollback(self) -> None:
+        """Note that weights and optimizers have been replaced by earlier ones."""
         self.rollbacks += 1
         self.skips[1] = 0
         self.step.forget()
 
-    def counters(self) -> dict[str, int]:
-        skipped, row = self.skips.tolist()
+    def state_dict(self) -> dict[str, int]:
+        """Return the counters; weights and optimizers are saved apart."""
+        skipped, in_a_row = self.skips.tolist()
         return {
             "updates": self.updates,
             "skipped": skipped,
-            "skipped_in_a_row": row,
+            "skipped_in_a_row": in_a_row,
             "rollbacks": self.rollbacks,
         }
 
-    def restore(self, counters: dict[str, int]) -> None:
-        """Count on from where `counters()` were taken; weights and optimiser are restored
-        apart.
-        """
-        self.updates, self.rollbacks = int(counters["updates"]), int(counters.get("rollbacks", 0))
-        self.skips.copy_(torch.tensor([counters["skipped"], counters["skipped_in_a_row"]]))
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        self.updates, self.rollbacks = int(state["updates"]), int(state.get("rollbacks", 0))
+        self.skips.copy_(torch.tensor([state["skipped"], state["skipped_in_a_row"]]))
 
 
-def _parts(
+def select_parameters(
     model: WorldModel, policy: ActorCritic | None, config: OptimConfig
 ) -> dict[str, tuple[list[Tensor], float]]:
-    """What learns, by name, with its learning rate; the probe is in the model, but on its own."""
+    """Return the parts that learn: {name: (parameters, learning rate)}.
+
+    The probe lies inside the model but is a part of its own.
+    """
     modules: dict[str, tuple[nn.Module, float]] = {"model": (model, config.lr)}
     if policy is not None:
         modules["actor"] = (policy.actor, config.actor_lr or config.lr)
         modules["critic"] = (policy.critic, config.critic_lr or config.lr)
+    probe: set[Tensor] = set()
     if model.probe is not None:
         modules["probe"] = (model.probe, config.lr)
-    apart = set(model.probe.parameters()) if model.probe is not None else set()
-    found: dict[str, tuple[list[Tensor], float]] = {}
+        probe = set(model.probe.parameters())
+    parts: dict[str, tuple[list[Tensor], float]] = {}
     for name, (module, rate) in modules.items():
         own = [p for p in module.parameters() if p.requires_grad]
-        found[name] = [p for p in own if name != "model" or p not in apart], rate
-    return found
+        parts[name] = [p for p in own if name != "model" or p not in probe], rate
+    return parts
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """A batch where it is needed; from locked pages, a GPU fetches it while the program
-    goes on.
-    """
+def move_to_device(batch: Batch, device: torch.device) -> Batch:
+    """Copy a batch to the device; a GPU reads pinned memory while the program goes on."""
     if device.type == "cuda":
         batch = {k: v.pin_memory() for k, v in batch.items()}
     return {k: v.to(device, non_blocking=True) for k, v in batch.items()}
 
 
 @contextlib.contextmanager
-def kept_unless(fine: Tensor | None, tensors: list[Tensor]) -> Iterator[None]:
-    """What happens to these tensors is undone where `fine` turns out false; None needs no
-    asking.
-    """
-    before = [t.clone() for t in tensors] if fine is not None else []
+def undo_unless(finite: Tensor | None, tensors: list[Tensor]) -> Iterator[None]:
+    """Undo what happens to the tensors inside, unless `finite` is true; None keeps it."""
+    before = [t.clone() for t in tensors] if finite is not None else []
     yield
-    if fine is not None:
+    if finite is not None:
         with torch.no_grad():
             for t, old in zip(tensors, before, strict=True):
-                t.copy_(torch.where(fine, t, old))
+                t.copy_(torch.where(finite, t, old))

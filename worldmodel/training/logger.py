@@ -1,4 +1,4 @@
-"""Numbers of a run: JSON lines that can be cut back to a checkpoint, and TensorBoard."""
+"""Logs the metrics of a run to JSON lines, which a resume cuts back, and to TensorBoard."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import logging
 import math
 import os
 import threading
+import time
 from collections.abc import Mapping
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class JsonLines:
-    """An append-only file of JSON lines whose length can be remembered and gone back to."""
+    """An append-only file of JSON lines that can be cut back to an earlier length."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -59,7 +61,7 @@ class JsonLines:
                 with self.path.open("r+b") as file:
                     file.truncate(size)
         except OSError as error:
-            reason = "training goes on, and writes them a second time"
+            reason = "training goes on, and writes them again"
             log.warning(
                 "%s keeps lines from after the checkpoint (%s); %s",
                 self.path.name,
@@ -69,13 +71,13 @@ class JsonLines:
 
 
 class Means:
-    """Running means of scalar metrics between two log lines; the tensors are only read when asked
-    for.
+    """Running means of scalar metrics between two log lines.
 
-    Metrics that come together are added together, as one tensor.
+    Metrics that come together are added as one tensor; nothing waits for the device before `pop`.
     """
 
-    def __init__(self):
+    def __init__(self, device: torch.device | None = None):
+        self.device = device
         self.sums: dict[tuple[str, ...], Tensor] = {}
         self.counts: dict[tuple[str, ...], int] = {}
 
@@ -86,6 +88,7 @@ class Means:
         self.counts[names] = self.counts.get(names, 0) + 1
 
     def pop(self) -> dict[str, float]:
+        """Return the means and start again."""
         sums, counts = dict[str, float](), dict[str, int]()
         for names, values in self.sums.items():
             for name, value in zip(names, values.tolist(), strict=True):
@@ -94,7 +97,7 @@ class Means:
         self.sums, self.counts = {}, {}
         return {name: value / counts[name] for name, value in sums.items()}
 
-    def state(self) -> list[dict]:
+    def state_dict(self) -> list[dict]:
         return [
             {
                 "sums": {k: v.hex() for k, v in zip(names, values.tolist(), strict=True)},
@@ -103,8 +106,8 @@ class Means:
             for names, values in self.sums.items()
         ]
 
-    def restore(self, state: list[dict] | dict, device: torch.device) -> None:
-        if isinstance(state, dict):  # as runs kept it before metrics were added together
+    def load_state_dict(self, state: list[dict] | dict) -> None:
+        if isinstance(state, dict):  # the form that earlier versions saved
             state = [
                 {"sums": {k: v}, "count": state["counts"][k]} for k, v in state["sums"].items()
             ]
@@ -112,37 +115,65 @@ class Means:
         for group in state:
             names = tuple(group["sums"])
             values = [float.fromhex(v) for v in group["sums"].values()]
-            self.sums[names] = torch.tensor(values, dtype=torch.float64, device=device)
+            self.sums[names] = torch.tensor(values, dtype=torch.float64, device=self.device)
             self.counts[names] = max(1, int(group["count"]))
 
 
 class Logger:
-    """metrics.jsonl, scores.jsonl and TensorBoard, all keyed by environment frames."""
+    """Writes metrics.jsonl, scores.jsonl and TensorBoard, all keyed by environment frames.
 
-    kept = {"metrics": int, "scores": int, "minutes": float}  # what a checkpoint remembers
+    Nothing is written before `open`: only rank 0 opens its logger, and not for a finished run.
+    """
 
-    def __init__(self, run_dir: Path, tensorboard: bool, purge_frame: int | None = None):
+    def __init__(self, run_dir: Path, tensorboard: bool):
+        self.run_dir, self.tensorboard = run_dir, tensorboard
         self.metrics = JsonLines(run_dir / "metrics.jsonl")
         self.scores = JsonLines(run_dir / "scores.jsonl")
-        self.board = _tensorboard(run_dir, purge_frame) if tensorboard else None
+        self.board: Any = None
+        self.is_open = False
+        self.began, self.minutes_before = time.monotonic(), 0.0
+        self._resumed: dict[str, Any] | None = None
 
-    def line(self, frames: int, values: Mapping[str, float], scores: bool = False) -> None:
-        (self.scores if scores else self.metrics).write({"frames": frames, **values})
+    def open(self, frames: int) -> None:
+        """Start writing at this frame; lines from after the checkpoint are cut away."""
+        saved = self._resumed or {"metrics": 0, "scores": 0, "minutes": 0.0}
+        self.metrics.cut(int(saved["metrics"]))
+        self.scores.cut(int(saved["scores"]))
+        self.minutes_before = float(saved["minutes"])
+        if self.tensorboard:
+            self.board = _open_tensorboard(self.run_dir, frames if self._resumed else None)
+        self.is_open = True
+
+    @property
+    def minutes(self) -> float:
+        """Wall-clock minutes spent on this run so far, earlier commands included."""
+        return self.minutes_before + (time.monotonic() - self.began) / 60
+
+    def write_metrics(self, frames: int, values: Mapping[str, float]) -> None:
+        self._write(self.metrics, frames, values)
+
+    def write_scores(self, frames: int, values: Mapping[str, float]) -> None:
+        self._write(self.scores, frames, values)
+
+    def _write(self, lines: JsonLines, frames: int, values: Mapping[str, float]) -> None:
+        if not self.is_open:
+            return
+        lines.write({"frames": frames, **values})
         for key, value in values.items():
             if isinstance(value, int | float):
-                self._draw("add_scalar", key, value, frames)
+                self._call_board("add_scalar", key, value, frames)
 
-    def image(self, frames: int, name: str, picture) -> None:
-        """A picture (H,W,3) uint8 into TensorBoard."""
-        self._draw("add_image", name, picture, frames, dataformats="HWC")
+    def add_image(self, frames: int, name: str, picture) -> None:
+        """Add a picture (H,W,3) uint8 to TensorBoard."""
+        self._call_board("add_image", name, picture, frames, dataformats="HWC")
 
-    def video(self, frames: int, name: str, gif: bytes, size: tuple[int, int]) -> None:
-        """An animated GIF of a size (H,W) into TensorBoard, which plays it among the pictures."""
+    def add_video(self, frames: int, name: str, gif: bytes, size: tuple[int, int]) -> None:
+        """Add an animated GIF of a size (H,W) to TensorBoard, which plays it as a picture."""
         if self.board is not None:
-            self._draw("file_writer.add_summary", _moving(name, gif, size), frames)
+            self._call_board("file_writer.add_summary", _make_gif_summary(name, gif, size), frames)
 
-    def _draw(self, what: str, *args, **options) -> None:
-        """Have TensorBoard do something; a disk that refuses costs the board, never the run."""
+    def _call_board(self, what: str, *args, **options) -> None:
+        """Call a method of TensorBoard's writer; a full disk costs the board, never the run."""
         if self.board is None:
             return
         try:
@@ -155,29 +186,32 @@ class Logger:
             self.board = None
 
     def close(self) -> None:
-        self._draw("close")
+        self._call_board("close")
 
-    def state(self) -> dict:
-        return {"metrics": self.metrics.size(), "scores": self.scores.size()}
+    def state_dict(self) -> dict[str, Any] | None:
+        if not self.is_open:
+            return None
+        sizes = {"metrics": self.metrics.size(), "scores": self.scores.size()}
+        return {**sizes, "minutes": self.minutes}
 
-    def restore(self, state: dict) -> None:
-        self.metrics.cut(state["metrics"])
-        self.scores.cut(state["scores"])
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Remember how long the files were; `open` cuts them."""
+        self._resumed = state
 
 
-def _tensorboard(run_dir: Path, purge_frame: int | None):
+def _open_tensorboard(run_dir: Path, purge_frame: int | None):
     from torch.utils.tensorboard import SummaryWriter
 
     usual = threading.excepthook
 
-    def calm(args: threading.ExceptHookArgs) -> None:
-        """Its thread ends on a full disk, which `_draw` is told of in time: no traceback of it."""
+    def report_thread_error(args: threading.ExceptHookArgs) -> None:
+        """Hide the traceback of its thread on a full disk: `_call_board` reports that."""
         if not (
             isinstance(args.exc_value, OSError) and "AsyncWriter" in type(args.thread).__name__
         ):
             usual(args)
 
-    threading.excepthook = calm
+    threading.excepthook = report_thread_error
     try:
         return SummaryWriter(
             str(run_dir), purge_step=None if purge_frame is None else purge_frame + 1
@@ -191,8 +225,8 @@ def _tensorboard(run_dir: Path, purge_frame: int | None):
         return None
 
 
-def _moving(name: str, gif: bytes, size: tuple[int, int]):
-    """A summary that holds an animated picture; torch's own add_video would want moviepy."""
+def _make_gif_summary(name: str, gif: bytes, size: tuple[int, int]):
+    """Return a summary with an animated picture; torch's own add_video needs moviepy."""
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     picture = Summary.Image(height=size[0], width=size[1], colorspace=3, encoded_image_string=gif)

@@ -220,7 +220,7 @@ class Optimizers:
                 yield i, self.each[name].state, p
                 i += 1
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """All states as flat named tensors."""
         return {
             f"{i}/{k}": v
@@ -229,10 +229,10 @@ class Optimizers:
             for k, v in states[p].items()
         }
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Continue exactly where `tensors()` was taken."""
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue exactly from what `state_dict()` returned."""
         found: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
+        for name, value in state.items():
             place, key = name.split("/")
             found.setdefault(int(place), {})[key] = value
         for i, _, p in self._placed():

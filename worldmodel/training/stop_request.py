@@ -1,4 +1,4 @@
-"""How a run is asked to stop."""
+"""A request to stop a run: by a signal, or when its minutes are used up."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ SAME_REQUEST_S = 2.0
 
 
 class Stop:
-    """SIGTERM, SIGINT and SIGUSR1 ask for a stop after the step; a second request ends the process
-    at once.
+    """True once the run is asked to stop: by SIGTERM, SIGINT or SIGUSR1, or by its minutes.
 
-    One request may come as several signals: a scheduler signals every process of a job, and
-    whatever started this one (docs/slurm.sh, torchrun) hands on what it got itself. So another
-    signal within a moment is none of its own. The same one twice is, since Ctrl-C twice is meant;
-    among ranks that too only after a moment, for torchrun hands on the very signal.
+    A second request ends the process at once. One request may arrive as several signals: a
+    scheduler signals every process of a job, and whatever started this one (docs/slurm.sh,
+    torchrun) passes on what it got itself. So signals within two seconds count as one request.
+    The same signal twice counts as two, since Ctrl-C twice is meant; with several ranks only
+    after two seconds, since torchrun passes on the same signal.
 
-    A budget of wall-clock minutes stops in the same way. All ranks stop where one is asked to.
-    They must look together, and do at every step and every update.
+    All ranks stop if one is asked to. They exchange their answers, so all must ask at the same
+    places: at every step and every update.
     """
 
     def __init__(self, world: World = ALONE, minutes: float | None = None):

@@ -1,10 +1,12 @@
-"""Everything a training run is made of, and how it is saved and continued exactly."""
+"""The trainer: the parts of a training, and its verbs collect, learn, log, evaluate and save.
+
+train.py holds the loop that calls them.
+"""
 
 from __future__ import annotations
 
-import logging
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -13,37 +15,28 @@ from worldmodel import build, memory_estimate
 from worldmodel.config.schema import Config
 from worldmodel.distributed import ALONE, World
 from worldmodel.errors import Diverged, UsageError
-from worldmodel.evaluation.plotting import tensorboard
 from worldmodel.replay.buffer import Replay, bytes_per_row, check_capacity, describe_capacity
 from worldmodel.replay.start_states import NO_STATE
-from worldmodel.rollout.collector import Rollout, episode_seeds, spaces_of
-from worldmodel.rollout.episodes import Evaluation, run_episodes
+from worldmodel.rollout.collector import Rollout, VectorEnv, episode_seeds, spaces_of
+from worldmodel.rollout.episodes import Evaluation
 from worldmodel.rollout.player import Player
 from worldmodel.run_directory import RunDir
 from worldmodel.spaces import Row, select_prefix
 from worldmodel.system.runtime import has_spare_cores, make_generator, mix_seeds, pick_precision
-from worldmodel.training.divergence import roll_back
+from worldmodel.training.divergence import Recovery
+from worldmodel.training.evaluator import Evaluator
 from worldmodel.training.learner import Learner
 from worldmodel.training.logger import Logger, Means
 from worldmodel.training.stop_request import Stop
+from worldmodel.training.training_state import Components, Flags, Generators, TrainingState
 
-log = logging.getLogger(__name__)
-
+# The part of a seed that separates its uses
 STREAMS = {"collect": 1, "act": 2, "prefill": 3, "replay": 4, "evaluate": 5}
 
 
-@dataclass(frozen=True)
-class Clock:
-    """Where the speed was last measured."""
-
-    time: float
-    frames: int
-    updates: int
-
-
 @dataclass
-class Due:
-    """What the loop still owes; a stop leaves it to the next command, at the very same place."""
+class Due(Flags):
+    """Pending actions of the loop. A stop leaves them to the next command, at the same place."""
 
     log: bool = False
     eval: bool = False
@@ -51,306 +44,316 @@ class Due:
 
 
 @dataclass
-class Prefill:
-    """Whether the random policy is done, and at which agent step it was."""
+class Prefill(Flags):
+    """Whether the random policy is done, and after how many agent steps it was."""
 
     over: bool = False
     steps: int = 0
 
 
-class Training:
-    """Parts of a run, wired; `train.py` holds the loop."""
+@dataclass(frozen=True)
+class SpeedMark:
+    """Where the speed was measured last."""
+
+    time: float
+    frames: int
+    updates: int
+
+
+class Trainer:
+    """Collects experience with the environments and learns from it."""
 
     def __init__(
         self,
-        c: Config,
-        envs,
+        config: Config,
+        envs: VectorEnv,
         run: RunDir,
         device: torch.device,
         world: World = ALONE,
     ):
-        self.c, self.run, self.envs, self.world = c, run, envs, world
-        seed = c.run.seed
-        torch.manual_seed(seed)
+        self.config, self.envs, self.run, self.world = config, envs, run, world
+        torch.manual_seed(config.run.seed)
         self.obs_space, self.action_space = spaces_of(envs)
-        memory_estimate.check_memory(c, self.obs_space, self.action_space, device, world)
-        self.model = build.make_model(c, self.obs_space, self.action_space, world).to(device)
-        self.actor_critic = build.make_policy(c, self.model, self.action_space, world)
+        memory_estimate.check_memory(config, self.obs_space, self.action_space, device, world)
+        self._make_learner(device)
+        self._make_collection(device)
+        self.due, self.prefill = Due(), Prefill()
+        self.means = Means(device)
+        self.logger = Logger(run.path, config.log.tensorboard)
+        entropy = (config.run.seed, STREAMS["evaluate"])
+        self.evaluator = Evaluator(self.agent, self.logger, world, entropy)
+        self.state = self._make_state()
+        self.recovery = Recovery(self.learner, self.state, run.path)
+        self.frames = self.steps = self.faults = 0  # of all ranks
+        self.awaits_rows = False  # of a rank that joined late and has too few to sample
+        self.mark = SpeedMark(time.monotonic(), 0, 0)
+        self.last_score: float | None = None
+        self.last_eval: float | None = None
+
+    def _make_learner(self, device: torch.device) -> None:
+        """Make the networks, the agent that acts by them, and what trains them."""
+        config, world = self.config, self.world
+        self.model = build.make_model(config, self.obs_space, self.action_space, world).to(device)
+        self.actor_critic = build.make_policy(config, self.model, self.action_space, world)
         if self.actor_critic is not None:
             self.actor_critic.to(device)
-        build.check_goal(c, self.model)
-        self.agent = build.make_agent(c, self.model, self.action_space, device, self.actor_critic)
-        self.starts = build.STARTS[c.replay.start](c.replay)
-        self.sampler = build.make_sampler(c.replay)
-        precision = pick_precision(c.run.precision, device)
+        build.check_goal(config, self.model)
+        self.agent = build.make_agent(
+            config, self.model, self.action_space, device, self.actor_critic
+        )
+        self.starts = build.STARTS[config.replay.start](config.replay)
+        self.sampler = build.make_sampler(config.replay)
         self.learner = Learner(
             self.model,
-            c.optim,
+            config.optim,
             device,
-            precision,
+            pick_precision(config.run.precision, device),
             self.actor_critic,
             self.starts,
             world,
             by_row=self.sampler.needs_losses,
         )
+
+    def _make_collection(self, device: torch.device) -> None:
+        """Make what collects experience: rollout, player, random policy and replay."""
+        seed, rank, count = self.config.run.seed, self.world.rank, self.envs.num_envs
         # Environments are numbered over all ranks; so are the replay's streams.
-        self.first = world.rank * envs.num_envs
+        self.first_env = rank * count
         seeds = episode_seeds(seed, STREAMS["collect"])
         self.rollout = Rollout(
-            envs, self.action_space, lambda env, episode: seeds(self.first + env, episode)
+            self.envs, self.action_space, lambda i, episode: seeds(self.first_env + i, episode)
         )
-        # From here on each rank draws on its own; rank 0 as a run alone does.
-        own = (world.rank,) if world.rank else ()
+        # From here on each rank draws its own numbers, and rank 0 those of a single process.
+        own = (rank,) if rank else ()
         if own:
             torch.manual_seed(mix_seeds(seed, *own))
-        self.player = Player(
-            self.agent,
-            envs.num_envs,
-            "train",
-            make_generator(seed, STREAMS["act"], *own, device=device.type),
-        )
+        generator = make_generator(seed, STREAMS["act"], *own, device=device.type)
+        self.player = Player(self.agent, count, "train", generator)
         self.random = make_generator(seed, STREAMS["prefill"], *own)
         self.replay = self._make_replay(np.random.SeedSequence([seed, STREAMS["replay"], *own]))
-        self._check_capacity()
-        self.means = Means()
-        self.due, self.prefill = Due(), Prefill()
-        self.frames = self.steps = self.faults = 0  # of all ranks
-        self.waiting = False  # for a rank that has joined late and has too little to sample from
-        self.logger: Logger | None = None
-        self.clock = Clock(time.monotonic(), 0, 0)
-        self.began, self.minutes_before = time.monotonic(), 0.0
-        self.last_score: float | None = None
-        self.last_eval: float | None = None
-        self._logger_state: dict | None = None
 
     def _make_replay(self, seed: np.random.SeedSequence) -> Replay:
-        """This rank's share of the ring; nothing is made that would not fit."""
-        c, world, count = self.c, self.world, self.envs.num_envs
+        """Make this rank's share of the replay; UsageError if it is too large or too small."""
+        config, world, count = self.config, self.world, self.envs.num_envs
         spec = build.replay_spec(self.obs_space, self.action_space) | self.starts.spec(
             self.model.dynamics.initial(1)
         )
-        capacity = int(c.replay.capacity_gb * 1e9)
-        expected = min(
-            capacity, memory_estimate.estimate_rows(c, count * world.size) * bytes_per_row(spec)
-        )
-        check_capacity(
-            spec, expected * world.local_size // world.size, c.replay.store, self.run.replay
-        )
-        self.size_line = describe_capacity(spec, expected, c.replay.store)
-        return Replay(
+        capacity = int(config.replay.capacity_gb * 1e9)
+        rows = memory_estimate.estimate_rows(config, count * world.size)
+        expected = min(capacity, rows * bytes_per_row(spec))
+        local = expected * world.local_size // world.size
+        check_capacity(spec, local, config.replay.store, self.run.replay)
+        self.replay_size = describe_capacity(spec, expected, config.replay.store)
+        replay = Replay(
             spec,
             capacity_bytes=capacity // world.size,
-            store=c.replay.store,
-            codec=c.replay.codec,
+            store=config.replay.store,
+            codec=config.replay.codec,
             directory=self.run.replay,
             num_streams=count,
             seed=int(seed.generate_state(1)[0]),
             sampler=self.sampler,
-            first_stream=self.first,
+            first_stream=self.first_env,
             last=world.rank == world.size - 1,
+        )
+        needed = count * (self.sequence_length + replay.chunk_rows)
+        if replay.capacity_rows < needed:
+            share = f" for each of {world.size} ranks" if world.size > 1 else ""
+            raise UsageError(
+                f"replay.capacity_gb: {config.replay.capacity_gb} holds {replay.capacity_rows} "
+                f"steps{share}, but {count} environments with sequences of "
+                f"{self.sequence_length} need {needed}; raise it"
+            )
+        return replay
+
+    def _make_state(self) -> TrainingState:
+        """List what survives a stop."""
+        policy = {} if self.actor_critic is None else {"policy": self.actor_critic}
+        components = Components(
+            networks={"model": self.model, **policy},
+            optimizer=self.learner.optimizers,
+            shared={
+                "learner": self.learner,
+                "due": self.due,
+                "prefill": self.prefill,
+                "means": self.means,
+                "logger": self.logger,
+            },
+            player=self.player,
+            rollout=self.rollout,
+            replay=self.replay,
+            sampler=self.sampler,
+            generators=Generators(prefill=self.random),
+        )
+        return TrainingState(
+            self.run.checkpoints,
+            components,
+            self.world,
+            keep=self.config.log.keep,
+            accept_lost_replay=self.config.replay.lost != "refuse",
         )
 
     @property
-    def sampled(self) -> int:
-        """Steps of a sequence as it comes from the replay."""
-        return self.c.replay.length + self.starts.lead
-
-    def _check_capacity(self) -> None:
-        """A ring too small for one sequence per environment would never be sampled."""
-        needed = self.envs.num_envs * (self.sampled + self.replay.chunk_rows)
-        if self.replay.capacity_rows < needed:
-            share = f" for each of {self.world.size} ranks" if self.world.size > 1 else ""
-            raise UsageError(
-                f"replay.capacity_gb: {self.c.replay.capacity_gb} holds "
-                f"{self.replay.capacity_rows} steps{share}, but "
-                f"{self.envs.num_envs} environments with sequences of {self.sampled} need "
-                f"{needed}; raise it"
-            )
+    def sequence_length(self) -> int:
+        """Steps of a sequence as the replay returns it."""
+        return self.config.replay.length + self.starts.lead
 
     def policy(self, rows: list[Row]) -> np.ndarray:
-        """Random until the prefill is over, the agent from then on; rows get the states from
-        before them.
-        """
-        over = self.prefill.over
-        self.starts.add_state(
-            rows,
-            select_prefix(self.player.carry, "state/"),
-            self.learner.updates if over else NO_STATE,
-        )
-        if over:
+        """Act at random until the prefill is over, then as the agent; add start states to rows."""
+        update = self.learner.updates if self.prefill.over else NO_STATE
+        self.starts.add_state(rows, select_prefix(self.player.carry, "state/"), update)
+        if self.prefill.over:
             return self.player(rows)
         return self.action_space.random(len(rows), self.random).numpy()
 
     def collect(self) -> None:
-        """One step of every environment, remembered; notes what has fallen due."""
-        before = self.frames
+        """Step every environment once, store the rows, and note what is due."""
+        frames = self.frames
         rows = self.rollout.step(self.policy)
         if has_spare_cores(self.learner.device, self.world.local_size):
-            self.rollout.begin()  # environments work while the model learns
-        for stream, row in enumerate(rows, self.first):
+            self.rollout.begin()  # environments step while the model learns
+        for stream, row in enumerate(rows, self.first_env):
             self.replay.add(stream, row)
-        for score, length in self._take_stock():
-            self._log_episode(score, length)
-        if not self.prefill.over and self._prefill_is_over():
-            self.prefill = Prefill(True, self.steps)
-        self.waiting = self.waiting and self.world.any(not self._can_sample())
-        self.due.log |= self._crossed(before, self.c.log.every)
-        self.due.eval |= self._crossed(before, self.c.log.eval)
-        self.due.save |= self._crossed(before, self.c.log.checkpoint)
+        for score, length in self._count_steps():
+            self.logger.write_metrics(
+                self.frames, {"episode/score": score, "episode/length": length}
+            )
+            self.last_score = score
+        if not self.prefill.over and self._is_prefill_over():
+            self.prefill.over, self.prefill.steps = True, self.steps
+        self.awaits_rows = self.awaits_rows and self.world.any(not self._can_sample())
+        self.due.log |= self._has_passed(self.config.log.every, frames)
+        self.due.eval |= self._has_passed(self.config.log.eval, frames)
+        self.due.save |= self._has_passed(self.config.log.checkpoint, frames)
 
-    def _crossed(self, before: int, every: int) -> bool:
-        """Has the run just passed a multiple of `every` frames?"""
+    def _has_passed(self, every: int, before: int) -> bool:
+        """Say whether the frames have passed a multiple of `every` since `before`."""
         return bool(every) and self.frames // every > before // every
 
-    def _take_stock(self) -> list[tuple[float, int]]:
-        """Count steps over all ranks; scores and lengths of the episodes that have just ended on
-        any.
-        """
-        r = self.rollout
-        ended = [(e.score, len(e.actions)) for e in r.pop_finished()]
-        self.frames, self.steps, self.faults, count = self.world.sum(
-            [r.frames, r.steps, r.faults, len(ended)]
-        )
+    def _count_steps(self) -> list[tuple[float, int]]:
+        """Count steps over all ranks; return (score, length) of the episodes that just ended."""
+        ended = [(e.score, len(e.actions)) for e in self.rollout.pop_finished()]
+        own = [self.rollout.frames, self.rollout.steps, self.rollout.faults, len(ended)]
+        self.frames, self.steps, self.faults, count = self.world.sum(own)
         return [episode for part in self.world.gather(ended) for episode in part] if count else []
 
     def _can_sample(self) -> bool:
-        return self.replay.can_sample(self.c.replay.batch, self.sampled)
+        return self.replay.can_sample(self.config.replay.batch, self.sequence_length)
 
-    def _prefill_is_over(self) -> bool:
-        """Enough frames, enough to sample on every rank."""
-        return self.frames >= self.c.train.prefill and not self.world.any(not self._can_sample())
+    def _is_prefill_over(self) -> bool:
+        """Say whether there are enough frames, and every rank has enough rows to sample."""
+        enough = self.frames >= self.config.train.prefill
+        return enough and not self.world.any(not self._can_sample())
 
-    def updates_owed(self) -> int:
-        """Updates owed by now: the pretraining, then `train.updates_per_step` per agent step."""
-        if not self.prefill.over or self.waiting or not self.c.train.updates_per_step:
+    def count_pending_updates(self) -> int:
+        """Count the updates to make now: the pretraining, then updates_per_step per agent step."""
+        train = self.config.train
+        if not self.prefill.over or self.awaits_rows or not train.updates_per_step:
             return 0
-        train, steps = self.c.train, self.steps - self.prefill.steps
+        steps = self.steps - self.prefill.steps
         return train.pretrain + int(steps * train.updates_per_step) - self.learner.updates
 
     def learn(self) -> None:
-        """One update, or back to before it where it diverges."""
-        batch = build.to_tensors(self.replay.sample(self.c.replay.batch, self.sampled))
+        """Make one update on a batch of sequences; roll back if updates diverge."""
+        batch = build.to_tensors(
+            self.replay.sample(self.config.replay.batch, self.sequence_length)
+        )
         try:
             metrics = self.learner.update(batch)
         except Diverged as error:
-            roll_back(self, batch, error)
+            self.recovery.roll_back(error, batch, self.frames)
             return
         if self.learner.row_losses is not None:
             self.replay.record_losses(self.learner.row_losses.float().cpu().numpy())
         if self.world.main:
             self.means.add(metrics)
 
-    def resumed_as(self, state: dict) -> None:
-        """Take over what a checkpoint says of all ranks; each has its share by now."""
-        self.due, self.prefill = Due(**state["due"]), Prefill(**state["prefill"])
-        self.means.restore(state["means"], self.learner.device)
-        sizes = state["logger"]
-        self._logger_state = sizes and {k: kind(sizes[k]) for k, kind in Logger.kept.items()}
-        self._take_stock()
-        self.waiting = self.prefill.over and self.world.any(not self._can_sample())
-
-    def _log_episode(self, score: float, length: int) -> None:
-        if self.logger:
-            self.logger.line(self.frames, {"episode/score": score, "episode/length": length})
-        self.last_score = score
+    def open_logger(self) -> None:
+        """Start to write logs, which cuts away lines from after the checkpoint."""
+        self.mark = SpeedMark(time.monotonic(), self.frames, self.learner.updates)
+        self.logger.open(self.frames)
 
     def log(self) -> None:
-        """The means since the last line, counters, sizes and speeds."""
+        """Write a line: the means since the last one, counters, sizes and speeds."""
         self.due.log = False
-        if not self.logger:
+        if not self.logger.is_open:
             return
-        last, self.clock = self.clock, Clock(time.monotonic(), self.frames, self.learner.updates)
-        seconds = max(1e-9, self.clock.time - last.time)
-        speed = {
-            "fps/frames": (self.frames - last.frames) / seconds,
-            "fps/updates": (self.learner.updates - last.updates) / seconds,
-            "time/minutes": self.minutes(),
-        }
-        counts = {
+        updates = self.learner.updates
+        last, self.mark = self.mark, SpeedMark(time.monotonic(), self.frames, updates)
+        seconds = max(1e-9, self.mark.time - last.time)
+        line: dict[str, float] = {
             "steps": self.steps,
-            "updates": self.learner.updates,
+            "updates": updates,
             "rollbacks": self.learner.rollbacks,
         }
-        sizes = {f"replay/{k}": v for k, v in self.replay.stats().items()}
-        means = {f"train/{k}": v for k, v in self.means.pop().items()}
-        self.logger.line(
-            self.frames, {**counts, **means, **sizes, "env/faults": self.faults, **speed}
-        )
+        line |= {f"train/{k}": v for k, v in self.means.pop().items()}
+        line |= {f"replay/{k}": v for k, v in self.replay.stats().items()}
+        line |= {
+            "env/faults": self.faults,
+            "fps/frames": (self.frames - last.frames) / seconds,
+            "fps/updates": (updates - last.updates) / seconds,
+            "time/minutes": self.logger.minutes,
+        }
+        self.logger.write_metrics(self.frames, line)
 
-    def minutes(self) -> float:
-        """Wall-clock spent on this run so far, earlier commands included."""
-        return self.minutes_before + (time.monotonic() - self.began) / 60
-
-    def evaluate(self, envs, stop: Stop, episodes: int | None = None) -> Evaluation | None:
-        """Greedy episodes on other seeds; abandoned, and due again, when a stop is asked for.
-
-        Rank 0 plays; the others follow step by step, so that a stop is seen by all and nobody
-        waits for long.
-        """
-        if not self.world.main:
-            return self._follow_evaluation(stop)
-        assert self.logger
-        count = episodes or self.c.log.episodes
-        numbers = (self.c.run.seed, STREAMS["evaluate"], self.frames)
-        player = Player(
-            self.agent,
-            envs.num_envs,
-            "eval",
-            make_generator(*numbers, device=self.agent.device.type),
-        )
-        rollout = Rollout(envs, self.action_space, episode_seeds(*numbers))
-
-        def after_step(done: int) -> bool:
-            self.world.any(done == count)  # tells the others
-            return bool(stop)
-
-        result = run_episodes(rollout, player, count, after_step)
+    def evaluate(
+        self, envs: VectorEnv, stop: Stop, episodes: int | None = None
+    ) -> Evaluation | None:
+        """Play greedy test episodes; None, and due again, if a stop is asked for."""
+        count = episodes or self.config.log.episodes
+        result = self.evaluator.evaluate(envs, stop, self.frames, count)
         if result is None:
             return None
         self.due.eval = False
-        self.logger.line(
-            self.frames, {**result.summary(), "time/minutes": self.minutes()}, scores=True
-        )
-        self.last_eval = result.summary()["eval/score"]
-        tensorboard.log_evaluation(
-            self.logger,
-            self.frames,
-            self.agent,
-            result,
-            make_generator(*numbers, 1, device=self.agent.device.type),
-        )
+        if self.world.main:
+            self.last_eval = result.summary()["eval/score"]
         return result
 
-    def _follow_evaluation(self, stop: Stop) -> Evaluation | None:
-        over = False
-        while not over:
-            over = self.world.any(False)
-            if stop:
-                return None
-        self.due.eval = False
-        return Evaluation([], [], [])
+    def save(self) -> None:
+        """Write a checkpoint, and note in the run's status that there is one."""
+        self.due.save = False
+        facts = {
+            "frames": self.frames,
+            "observation": asdict(self.obs_space),
+            "action": asdict(self.action_space),
+        }
+        # By frames alone, two checkpoints would have one number if a stop comes between updates.
+        self.state.save(self.steps + self.learner.updates, facts)
+        if self.world.main:
+            self.run.record_checkpoint(self.frames)
+
+    def resume(self) -> bool:
+        """Resume from the newest good checkpoint; False if there is none."""
+        if not self.state.resume():
+            return False
+        self._count_steps()
+        self.awaits_rows = self.prefill.over and self.world.any(not self._can_sample())
+        return True
+
+    def estimate_progress(self) -> tuple[float, float]:
+        """Estimate the work that is done and the whole work, in updates, which take the time.
+
+        Without updates it is in frames.
+        """
+        train, frames = self.config.train, self.config.run.frames
+        if not train.updates_per_step:
+            return self.frames, frames
+        done = self.learner.updates
+        if self.prefill.over:
+            pending, begun = max(0, self.count_pending_updates()), self.frames
+        else:
+            pending, begun = train.pretrain, train.prefill
+        steps = max(0, frames - max(self.frames, begun)) * self.steps / max(1, self.frames)
+        return done, done + pending + steps * train.updates_per_step
 
     def describe(self) -> str:
-        """Sizes, for the start-up line."""
+        """Describe the sizes, for the first line of output."""
         weights = sum(p.numel() for p in self.learner.optimizers.parameters) / 1e6
         ranks = f", {self.world.size} ranks" * (self.world.size > 1)
-        return f"{weights:.1f}M weights, {self.learner.precision}{ranks}; {self.size_line}"
+        return f"{weights:.1f}M weights, {self.learner.precision}{ranks}; {self.replay_size}"
 
-    def summary(self) -> str:
-        """The live line's tail."""
+    def format_progress(self) -> str:
+        """Format the tail of the progress line."""
         score = f"score {self.last_score:.0f}" if self.last_score is not None else "no episode yet"
         tested = f", eval {self.last_eval:.0f}" if self.last_eval is not None else ""
         return f"{self.frames} frames, {self.learner.updates} updates, {score}{tested}"
-
-    def open_logger(self) -> None:
-        """On rank 0: start logging, cutting away lines written after the checkpoint."""
-        if not self.world.main:
-            return
-        resumed = self._logger_state
-        self.clock = Clock(time.monotonic(), self.frames, self.learner.updates)
-        self.logger = Logger(
-            self.run.path, self.c.log.tensorboard, self.frames if resumed else None
-        )
-        resumed = resumed or {"metrics": 0, "scores": 0, "minutes": 0.0}
-        self.logger.restore(resumed)
-        self.minutes_before = resumed["minutes"]

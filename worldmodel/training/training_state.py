@@ -1,8 +1,8 @@
-"""What a checkpoint holds of a run, and how any number of ranks goes on from it.
+"""Saves the components of a training in checkpoints, and resumes them on any number of ranks.
 
-Weights, optimiser and counters are the same on all ranks: rank 0 writes them. What a rank alone
-knows is its `Share`; rank 0's lies in the checkpoint as that of a run by itself would, the others'
-beside it.
+Networks, optimizers and counters are the same on all ranks: rank 0 writes them. The rest is one
+rank's own: its place in its episodes, its replay, what its agent remembers, its random numbers.
+Rank 0's own lies in the checkpoint as that of a single process would, the other ranks' beside it.
 """
 
 from __future__ import annotations
@@ -11,255 +11,310 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Protocol
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from worldmodel.checkpoint import store, validate
+from worldmodel.distributed import World
 from worldmodel.errors import Diverged
-from worldmodel.replay.buffer import ReplayMissing
+from worldmodel.replay.buffer import Replay, ReplayMissing
+from worldmodel.replay.samplers import Sampler
 from worldmodel.replay.shards import reshard
+from worldmodel.rollout.collector import Rollout
+from worldmodel.rollout.player import Player
 from worldmodel.system import fault_injection
 from worldmodel.system.files import write_with_retries
 
-if TYPE_CHECKING:
-    from worldmodel.training.trainer import Training
-
 log = logging.getLogger(__name__)
 
-STATE = "state"  # a share's plain values, among its tensors while it travels
+PLAIN = "state"  # the key of the plain values among the tensors of packed states
+
+
+class Component(Protocol):
+    """Something that survives a stop; its state is a table of tensors, or a plain JSON value."""
+
+    def state_dict(self) -> Any:
+        """Return the state."""
+
+    def load_state_dict(self, state: Any) -> Any:
+        """Continue exactly from a state."""
+
+
+class Flags:
+    """A dataclass of plain values that is a component."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload]
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for entry in fields(self):  # type: ignore[arg-type]
+            setattr(self, entry.name, state[entry.name])
+
+
+class Generators:
+    """Torch's global generators and others, by name."""
+
+    def __init__(self, **own: torch.Generator):
+        self.own = own
+
+    def state_dict(self) -> dict[str, Tensor]:
+        states = {"torch": torch.get_rng_state()}
+        states |= {name: generator.get_state() for name, generator in self.own.items()}
+        if torch.cuda.is_available():
+            states["cuda"] = torch.cuda.get_rng_state()
+        return states
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        for name, generator in self.own.items():
+            generator.set_state(state[name])
+        torch.set_rng_state(state["torch"])
+        if "cuda" in state and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda"])
 
 
 @dataclass
-class Share:
-    """A rank's place in its episodes, its replay's manifest, what its agent remembers and its
-    generators.
+class Components:
+    """What a checkpoint holds, by name.
+
+    A divergence restores networks and optimizers alone. `shared` is the same on all ranks, the
+    rest is this rank's own.
     """
 
-    state: dict[str, Any]
-    groups: dict[str, dict[str, Tensor]]
+    networks: Mapping[str, nn.Module]
+    optimizer: Component
+    shared: Mapping[str, Component]
+    rollout: Rollout
+    replay: Replay
+    sampler: Sampler
+    player: Player
+    generators: Generators
 
-    @classmethod
-    def of(cls, t: Training) -> Share:
-        """What this rank alone knows, now."""
-        generators = {"torch": torch.get_rng_state(), "prefill": t.random.get_state()}
-        if torch.cuda.is_available():
-            generators["cuda"] = torch.cuda.get_rng_state()
-        state = {"rollout": t.rollout.state(), "replay": t.replay.state()}
-        groups = {"player": t.player.tensors(), "generators": generators}
-        kept = {k: torch.from_numpy(v) for k, v in t.sampler.state_dict().items()}
-        return cls(state, groups | ({"sampler": kept} if kept else {}))
+    @property
+    def own(self) -> dict[str, Component]:
+        return {"player": self.player, "rollout": self.rollout, "generators": self.generators}
 
-    def restore(self, t: Training) -> None:
-        """Go on from here; the replay is restored apart, since its chunks may change hands."""
-        store.check_fit(t.player.tensors(), self.groups["player"], "player", any_shape="generator")
-        t.player.restore(self.groups["player"])
-        t.rollout.restore(self.state["rollout"])
-        generators = self.groups["generators"]
-        t.random.set_state(generators["prefill"])
-        torch.set_rng_state(generators["torch"])
-        if "cuda" in generators and torch.cuda.is_available():
-            torch.cuda.set_rng_state(generators["cuda"])
 
-    def packed(self) -> bytes:
-        plain = torch.frombuffer(bytearray(json.dumps(self.state).encode()), dtype=torch.uint8)
+@dataclass
+class States:
+    """The states of components by name: tables of tensors, and plain JSON values."""
+
+    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    plain: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, name: str, state: Any) -> None:
+        """File the state of one component by its kind."""
+        if isinstance(state, Mapping) and all(isinstance(v, Tensor) for v in state.values()):
+            self.tensors[name] = dict(state)
+        else:
+            self.plain[name] = state
+
+    def get(self, name: str) -> Any:
+        return self.tensors[name] if name in self.tensors else self.plain[name]
+
+    def pack(self) -> bytes:
+        text = torch.frombuffer(bytearray(json.dumps(self.plain).encode()), dtype=torch.uint8)
         tensors = {
-            f"{name}/{k}": v.cpu().contiguous()
-            for name, group in self.groups.items()
-            for k, v in group.items()
+            f"{name}/{key}": value.cpu().contiguous()
+            for name, table in self.tensors.items()
+            for key, value in table.items()
         }
-        return safetensors.torch.save({**tensors, STATE: plain})
+        return safetensors.torch.save({**tensors, PLAIN: text})
 
     @classmethod
-    def unpacked(cls, data: bytes) -> Share:
+    def unpack(cls, data: bytes) -> States:
         tensors = safetensors.torch.load(data)
-        state = json.loads(tensors.pop(STATE).numpy().tobytes())
-        groups: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            group, _, key = name.partition("/")
-            groups.setdefault(group, {})[key] = tensor
-        return cls(state, groups)
+        states = cls(plain=json.loads(tensors.pop(PLAIN).numpy().tobytes()))
+        for path, tensor in tensors.items():
+            name, _, key = path.partition("/")
+            states.tensors.setdefault(name, {})[key] = tensor
+        return states
 
 
-def save(t: Training) -> None:
-    """A checkpoint of everything, whole or not at all; raises OSError when the disk refuses for
-    good.
-    """
-    t.due.save = False
-    if not finite(t, t.model.state_dict()):
-        raise Diverged(
-            f"the weights are no longer finite at {t.frames} frames, so nothing was saved over "
-            f"the last checkpoint, "
-            "which is good: the same command goes on from there. If this comes back, give a "
-            "lower optim.lr, or "
-            "--run.precision fp32, together with a new --run.name"
+class TrainingState:
+    """Writes checkpoints of a training's components into a directory, and reads them back."""
+
+    def __init__(
+        self,
+        checkpoints: Path,
+        components: Components,
+        world: World,
+        *,
+        keep: int,
+        accept_lost_replay: bool,
+    ):
+        self.checkpoints, self.components, self.world = checkpoints, components, world
+        self.keep, self.accept_lost_replay = keep, accept_lost_replay
+
+    def save(self, number: int, facts: Mapping[str, Any]) -> None:
+        """Write checkpoint `number`, whole or not at all; OSError if the disk refuses for good.
+
+        `facts` are plain values that stand beside the states of the components.
+        """
+        parts = self.components
+        if not self._are_finite({n: net.state_dict() for n, net in parts.networks.items()}):
+            raise Diverged(
+                f"the weights are no longer finite at {facts['frames']} frames, so nothing was "
+                "saved over the last checkpoint, which is good: the same command goes on from "
+                "there. If this comes back, give a lower optim.lr, or --run.precision fp32, "
+                "together with a new --run.name"
+            )
+        place = parts.replay.directory
+        what = f"the replay cannot be written to {place}; the last checkpoint is intact"
+        write_with_retries(lambda: parts.replay.flush(strict=True), what)
+        fault_injection.reach("replay-flushed")
+        own = States()
+        for name, part in {**parts.own, "replay": parts.replay}.items():
+            own.add(name, part.state_dict())
+        kept = {k: torch.from_numpy(v) for k, v in parts.sampler.state_dict().items()}
+        own.tensors |= {"sampler": kept} if kept else {}
+        gathered = self.world.gather_bytes(own.pack()) if self.world.size > 1 else []
+        if self.world.main:
+            self._write(number, facts, own, [States.unpack(data) for data in gathered[1:]])
+        # Replay files may be deleted only when no rank needs the checkpoint that was just pruned.
+        self.world.wait_for_all()
+        fault_injection.reach("saved")
+        states = store.read_all_states(self.checkpoints)
+        parts.replay.collect_garbage(
+            manifest for state in states for manifest in list_manifests(state)
         )
-    what = f"the replay cannot be written to {t.run.replay}; the last checkpoint is intact"
-    write_with_retries(lambda: t.replay.flush(strict=True), what)
-    fault_injection.reach("replay-flushed")
-    own = Share.of(t)
-    others = (
-        [Share.unpacked(x) for x in t.world.gather_bytes(own.packed())][1:]
-        if t.world.size > 1
-        else []
-    )
-    if t.world.main:
-        _write(t, own, others)
-    # Replay files may be deleted only when no rank needs the checkpoint that was just pruned.
-    t.world.wait_for_all()
-    fault_injection.reach("saved")
-    states = store.read_all_states(t.run.checkpoints)
-    t.replay.collect_garbage(manifest for state in states for manifest in _manifests(state))
-    fault_injection.reach("collected")
+        fault_injection.reach("collected")
+
+    def _write(
+        self, number: int, facts: Mapping[str, Any], own: States, others: list[States]
+    ) -> None:
+        parts = self.components
+        states = States(dict(own.tensors), dict(own.plain))
+        for name, part in {**parts.networks, "optimizer": parts.optimizer}.items():
+            states.tensors[name] = dict(part.state_dict())
+        for name, part in parts.shared.items():
+            states.add(name, part.state_dict())
+        for rank, other in enumerate(others, 1):
+            states.tensors |= {f"{name}-{rank}": table for name, table in other.tensors.items()}
+        if others:
+            states.plain["others"] = [other.plain for other in others]
+        store.save(
+            self.checkpoints, number, states.tensors, {**facts, **states.plain}, keep=self.keep
+        )
+
+    def resume(self) -> bool:
+        """Resume from the newest good checkpoint; False if there is none."""
+        saved = self._read_on_all(lambda: store.load_latest(self.checkpoints))
+        if saved is None:
+            return False
+        with store.report_incompatible(saved.path):
+            validate.check_state(saved.state, saved.step)
+            self.restore_weights(saved)
+            for name, part in self.components.shared.items():
+                part.load_state_dict(saved.state[name])
+            self._resume_own(split_by_rank(saved))
+        return True
+
+    def restore_weights(self, saved: store.LoadedCheckpoint) -> None:
+        """Restore networks and optimizers alone."""
+        with store.report_incompatible(saved.path):
+            for name, network in self.components.networks.items():
+                store.load_into(network, saved.groups[name], name)
+            self.components.optimizer.load_state_dict(saved.groups["optimizer"])
+
+    def load_last_good(self) -> store.LoadedCheckpoint | None:
+        """Load the newest checkpoint with finite weights whose last update was not skipped."""
+
+        def find() -> store.LoadedCheckpoint | None:
+            for path in reversed(store.list_checkpoints(self.checkpoints)):
+                with contextlib.suppress(store.CheckpointError):
+                    saved = store.load(path)
+                    with store.report_incompatible(path):
+                        good = self._are_finite(saved.groups)
+                        if good and saved.state["learner"]["skipped_in_a_row"] == 0:
+                            return saved
+            return None
+
+        return self._read_on_all(find)
+
+    def _are_finite(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> bool:
+        """Say whether all weights of the networks, by network and name, are finite."""
+        return all(
+            bool(tensors[name][key].isfinite().all())
+            for name, network in self.components.networks.items()
+            for key, _ in network.named_parameters()
+        )
+
+    def _read_on_all(
+        self, find: Callable[[], store.LoadedCheckpoint | None]
+    ) -> store.LoadedCheckpoint | None:
+        """Let rank 0 choose, so that damage is set aside once and all ranks read the same."""
+        found = self.world.run_on_main(find)
+        number = self.world.sum([found.step + 1 if found else 0])[0] - 1
+        if found or number < 0:
+            return found
+        return store.load(store.locate(self.checkpoints, number))
+
+    def _resume_own(self, ranks: list[States]) -> None:
+        """Resume this rank's own components.
+
+        With another number of ranks, the replay's chunks are distributed anew, and the
+        environments of new ranks begin new episodes.
+        """
+        parts, rank, size = self.components, self.world.rank, self.world.size
+        manifests = [states.plain["replay"] for states in ranks]
+        if size != len(ranks):
+            manifests = reshard(manifests, size, parts.rollout.envs.num_envs)
+            rollouts = [states.plain["rollout"] for states in ranks]
+            totals = {k: sum(r[k] for r in rollouts) for k in ("steps", "frames", "faults")}
+            for i, rollout in enumerate(rollouts):
+                rollout |= totals if i == 0 else dict.fromkeys(totals, 0)
+            # An episode takes a step at least: none with this number has been played.
+            parts.rollout.start_at_episode(totals["steps"])
+        if rank < len(ranks):
+            player = ranks[rank].tensors["player"]
+            # The generator of another kind of device has another shape.
+            expected = parts.player.state_dict()
+            store.check_fit(expected, player, "player", any_shape="generator")
+            for name, part in parts.own.items():
+                part.load_state_dict(ranks[rank].get(name))
+        self._resume_replay(manifests[rank], manifests[:rank] + manifests[rank + 1 :])
+        for states in ranks:  # what a sampler keeps of a chunk follows it to its new rank
+            kept = states.tensors.get("sampler", {})
+            if kept:
+                parts.sampler.load_state_dict({k: v.numpy() for k, v in kept.items()})
+
+    def _resume_replay(self, own: dict[str, Any], others: list[dict[str, Any]]) -> None:
+        replay = self.components.replay
+        own.setdefault("generator", replay.state_dict()["generator"])
+        try:
+            files = {chunk["file"] for manifest in others for chunk in manifest["chunks"]}
+            replay.load_state_dict(own, files)
+        except ReplayMissing as error:
+            if not self.accept_lost_replay:
+                raise
+            reason = str(error).split(":")[0]
+            log.warning("%s; it goes on without, as replay.lost accept says", reason)
+            replay.load_state_dict(own, discard=True)
 
 
-def _write(t: Training, own: Share, others: list[Share]) -> None:
-    groups = {
-        "model": dict(t.model.state_dict()),
-        "optimizer": t.learner.optimizers.tensors(),
-        **own.groups,
-    }
-    if t.actor_critic is not None:
-        groups["policy"] = dict(t.actor_critic.state_dict())
-    state = {
-        "frames": t.frames,
-        "observation": asdict(t.obs_space),
-        "action": asdict(t.action_space),
-        "learner": t.learner.counters(),
-        "due": asdict(t.due),
-        "prefill": asdict(t.prefill),
-        "means": t.means.state(),
-        "logger": {**t.logger.state(), "minutes": t.minutes()} if t.logger else None,
-        **own.state,
-    }
-    for rank, share in enumerate(others, 1):
-        groups |= {f"{name}-{rank}": group for name, group in share.groups.items()}
-    if others:
-        state["others"] = [share.state for share in others]
-    # Frames alone would name two checkpoints alike when a stop falls between two updates.
-    store.save(t.run.checkpoints, t.steps + t.learner.updates, groups, state, keep=t.c.log.keep)
+def split_by_rank(saved: store.LoadedCheckpoint) -> list[States]:
+    """Return the states of each rank's own components."""
+    ranks = []
+    for rank, values in enumerate([saved.state, *saved.state.get("others", [])]):
+        keys = {n: f"{n}-{rank}" if rank else n for n in ("player", "generators", "sampler")}
+        if keys["sampler"] not in saved.groups:  # most samplers keep nothing
+            del keys["sampler"]
+        ranks.append(States({name: saved.groups[key] for name, key in keys.items()}, values))
+    return ranks
 
 
-def _manifests(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """The replay manifests of all ranks that a checkpoint was made by; none of one that nobody
-    could go on from.
-    """
+def list_manifests(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the replay manifests of all ranks in a checkpoint's state; none if malformed."""
     try:
-        shares = [state, *state.get("others", [])]
+        ranks = [state, *state.get("others", [])]
         return [
-            {"chunks": [{"file": str(c["file"])} for c in share["replay"]["chunks"]]}
-            for share in shares
+            {"chunks": [{"file": str(c["file"])} for c in values["replay"]["chunks"]]}
+            for values in ranks
         ]
     except (KeyError, TypeError, AttributeError):
         return []
-
-
-def _shares(saved: store.LoadedCheckpoint) -> list[Share]:
-    """What each of the ranks knew that a checkpoint was made by."""
-    states = [saved.state, *saved.state.get("others", [])]
-    groups = []
-    for rank in range(len(states)):
-        held = {n: f"{n}-{rank}" if rank else n for n in ("player", "generators", "sampler")}
-        groups.append({n: saved.groups[place] for n, place in held.items() if n != "sampler"})
-        if held["sampler"] in saved.groups:  # not before there were samplers that keep anything
-            groups[-1]["sampler"] = saved.groups[held["sampler"]]
-    return [Share(state, group) for state, group in zip(states, groups, strict=True)]
-
-
-def resume(t: Training) -> bool:
-    """Continue from the newest good checkpoint; False where there is none."""
-    saved = _chosen(t, lambda: store.load_latest(t.run.checkpoints))
-    if saved is None:
-        return False
-    with store.report_incompatible(saved.path):
-        validate.check_state(saved.state, saved.step)
-        restore_weights(t, saved)
-        t.learner.restore(saved.state["learner"])
-        _resume_share(t, _shares(saved))
-        t.resumed_as(saved.state)
-    return True
-
-
-def finite(
-    t: Training, model: Mapping[str, Tensor], policy: Mapping[str, Tensor] | None = None
-) -> bool:
-    """Whether no weight of the model, and of actor and critic, has been lost."""
-    parts: list[tuple[nn.Module, Mapping[str, Tensor]]] = [(t.model, model)]
-    if t.actor_critic is not None:
-        parts.append((t.actor_critic, t.actor_critic.state_dict() if policy is None else policy))
-    return all(
-        bool(held[name].isfinite().all())
-        for part, held in parts
-        for name, _ in part.named_parameters()
-    )
-
-
-def restore_weights(t: Training, saved: store.LoadedCheckpoint) -> None:
-    """Everything that learns, and its optimiser, as they were saved."""
-    with store.report_incompatible(saved.path):
-        store.load_into(t.model, saved.groups["model"], "model")
-        if t.actor_critic is not None:
-            store.load_into(t.actor_critic, saved.groups["policy"], "policy")
-        t.learner.optimizers.restore(saved.groups["optimizer"])
-
-
-def last_good(t: Training) -> store.LoadedCheckpoint | None:
-    """The newest checkpoint whose weights are finite and whose last update was one."""
-
-    def find() -> store.LoadedCheckpoint | None:
-        for path in reversed(store.list_checkpoints(t.run.checkpoints)):
-            with contextlib.suppress(store.CheckpointError):
-                saved = store.load(path)
-                with store.report_incompatible(path):
-                    sound = finite(t, saved.groups["model"], saved.groups.get("policy", {}))
-                    if sound and saved.state["learner"]["skipped_in_a_row"] == 0:
-                        return saved
-        return None
-
-    return _chosen(t, find)
-
-
-def _chosen(
-    t: Training, find: Callable[[], store.LoadedCheckpoint | None]
-) -> store.LoadedCheckpoint | None:
-    """Rank 0 chooses, so that damage is set aside once and all ranks read the same."""
-    found = t.world.run_on_main(find)
-    number = t.world.sum([found.step + 1 if found else 0])[0] - 1
-    return found if found or number < 0 else store.load(store.locate(t.run.checkpoints, number))
-
-
-def _resume_share(t: Training, shares: list[Share]) -> None:
-    """Take up this rank's share; where their number has changed, chunks are dealt anew and late
-    ranks begin afresh.
-    """
-    rank, size = t.world.rank, t.world.size
-    manifests = [share.state["replay"] for share in shares]
-    if size != len(shares):
-        manifests = reshard(manifests, size, t.envs.num_envs)
-        counts = {
-            k: sum(share.state["rollout"][k] for share in shares)
-            for k in ("steps", "frames", "faults")
-        }
-        for i, share in enumerate(shares):
-            share.state["rollout"] |= counts if i == 0 else dict.fromkeys(counts, 0)
-        # Episodes take a step at least: with this number none has been played.
-        t.rollout.begin_at(counts["steps"])
-    if rank < len(shares):
-        shares[rank].restore(t)
-    own = manifests[rank]
-    own.setdefault("generator", t.replay.state()["generator"])
-    try:
-        t.replay.load(
-            own, {c["file"] for i, m in enumerate(manifests) if i != rank for c in m["chunks"]}
-        )
-    except ReplayMissing as error:
-        if t.c.replay.lost == "refuse":
-            raise
-        log.warning("%s; it goes on without, as replay.lost accept says", str(error).split(":")[0])
-        t.replay.load(own, discard=True)
-    for share in shares:  # what was kept of a chunk follows it to the rank that now holds it
-        if "sampler" in share.groups:
-            t.sampler.load_state_dict({k: v.numpy() for k, v in share.groups["sampler"].items()})

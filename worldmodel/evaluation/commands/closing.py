@@ -42,7 +42,7 @@ def finish(t, envs, stop) -> bool:
     """
     if t.due.log:
         t.log()
-    result = t.evaluate(envs, stop, t.c.log.final_episodes)
+    result = t.evaluate(envs, stop, t.config.log.final_episodes)
     if result is None:
         return False
     if not t.world.main:
@@ -55,16 +55,16 @@ def finish(t, envs, stop) -> bool:
         f"it has not seen"
     )
     say(f"  {'checkpoint':<11}{t.run.checkpoints}")
-    title = f"{t.c.env.task}, {t.c.run.name}"
+    title = f"{t.config.env.task}, {t.config.run.name}"
     drawn(
         "curve",
         lambda: media.plot_learning_curve(
-            t.run.path, t.run.path / "curve.png", title, bool(t.c.env.patience)
+            t.run.path, t.run.path / "curve.png", title, bool(t.config.env.patience)
         ),
     )
     if result.video:
         drawn("agent", lambda: media.save_gif(t.run.videos / "agent.gif", result.video))
-    rollout, player = make_evaluation_rollout(t, envs, t.c.run.seed)
+    rollout, player = make_evaluation_rollout(t, envs, t.config.run.seed)
     rows = record_episode(rollout, player, CONTEXT + LENGTH)
     if t.model.can_draw and result.video and len(rows) > CONTEXT:
         pictures = imagine_open_loop(t.agent, rows, CONTEXT, player.generator)
@@ -87,6 +87,6 @@ def finish(t, envs, stop) -> bool:
         f"beside it"
     )
     say(f"  ./wm eval {t.run.path} report         # everything about this run on one page")
-    if t.c.env.task != "pendulum":
+    if t.config.env.task != "pendulum":
         say("  ./wm train pendulum                   # another task: swing up and balance")
     return True

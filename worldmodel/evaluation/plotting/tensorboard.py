@@ -24,9 +24,9 @@ def log_evaluation(
         return
     stride = -(-len(pictures) // MAX_FRAMES)
     shown = np.stack(pictures[::stride])
-    logger.video(frames, "agent", encode_gif(shown, FPS), shown.shape[1:3])
+    logger.add_video(frames, "agent", encode_gif(shown, FPS), shown.shape[1:3])
     if agent.model.can_draw and len(result.first) > CONTEXT + 1:
-        logger.image(
+        logger.add_image(
             frames,
             "imagined",
             imagine_open_loop(

@@ -1,0 +1,152 @@
+"""What each command of eval.py does, assembled: it opens runs, makes environments, and measures.
+
+Modules of a command are imported when it is called: play needs no plots, returns no web server.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from worldmodel.errors import UsageError
+from worldmodel.programs.environments import Environments
+from worldmodel.saved_run import Run
+from worldmodel.system import runtime
+from worldmodel.system.console import say
+from worldmodel.system.cpu_cores import count_cores
+
+
+def open_run(
+    args: Namespace, path: Path, environments: Environments
+) -> tuple[Run, Callable[..., Any]]:
+    """Open a run; return it and a function (obs, num) that makes its environments."""
+    run = Run.open(path, args.device).driven(args.changes)
+    runtime.configure_torch(min(run.config.run.threads, count_cores()))
+    env, distract = run.config.env, run.config.distract
+    configured = environments.configured(env, distract)
+
+    def make(obs: str = env.obs, num: int = 1):
+        one = partial(configured, obs=obs, render=args.render or env.render, held_out=True)
+        return environments.make_vector(
+            one, num, timeout_s=env.timeout, restart_budget=env.restarts
+        )
+
+    (run.path / "eval").mkdir(exist_ok=True)
+    say(f"{env.task}, {run.path}, trained on {run.frames} frames")
+    return run, make
+
+
+def evaluate_returns(args: Namespace, environments: Environments) -> None:
+    """Scores with intervals and videos; of several runs, their seeds together."""
+    from worldmodel.evaluation.commands import returns
+    from worldmodel.evaluation.returns import seed_statistics
+    from worldmodel.evaluation.returns.evaluation_rollout import require_environment
+
+    options = returns.ReturnsOptions(args.episodes, args.seed, args.envs)
+    seed_statistics.check_distinct_runs(args.runs)
+    results = []
+    for path in args.runs:
+        if args.source == "saved":
+            results.append(returns.load_returns(path))
+            say(f"{path}, after {results[-1]['frames']} frames")
+            say(returns.format_returns(results[-1]))
+            continue
+        run, make = open_run(args, path, environments)
+        make_many = require_environment(lambda num, make=make: make(num=num))
+        results.append(returns.evaluate_returns(run, make_many, options))
+    if len(results) > 1:
+        seed_statistics.write_aggregate(results, args.runs[0] / "eval", args.seed)
+
+
+def imagine(args: Namespace, environments: Environments) -> None:
+    """Imagined rollouts beside the truth, many futures, the longest rollouts, and the latent."""
+    from worldmodel.evaluation.commands.imagine import Wanted, imagined
+
+    run, make = open_run(args, args.runs[0], environments)
+    wanted = Wanted(args.source, args.seed, args.context, args.length, args.long, args.samples)
+    imagined(run, make, wanted)
+
+
+def compare_drivers(args: Namespace, environments: Environments) -> None:
+    """One model driven by its actor, by planners and by both: returns and time per action."""
+    from worldmodel.evaluation.commands.compare import CompareOptions, compare_drivers
+
+    run, make = open_run(args, args.runs[0], environments)
+    options = CompareOptions(args.episodes, args.seed, args.budgets, args.drivers)
+    compare_drivers(run, make, options)
+
+
+def probe_state(args: Namespace, environments: Environments) -> None:
+    """How well a linear map reads the simulator's true state off the latent."""
+    from worldmodel.evaluation.commands.probe import probed
+
+    run, make = open_run(args, args.runs[0], environments)
+    probed(run, make, args.episodes, args.seed)
+
+
+def measure_model(args: Namespace, environments: Environments) -> None:
+    """Every number of the world model's quality on held-out episodes, and a page of plots."""
+    from worldmodel.evaluation.commands.model import Wanted, write
+
+    if args.plans < 4:
+        raise UsageError(
+            "--plans: two pairs of random plans are compared from every state; give at least 4"
+        )
+    run, make = open_run(args, args.runs[0], environments)
+    wanted = Wanted(
+        args.source,
+        args.episodes,
+        args.seed,
+        args.context,
+        args.length,
+        args.starts,
+        args.plans,
+        args.follow,
+    )
+    write(run, make, wanted)
+
+
+def play(args: Namespace, environments: Environments) -> None:
+    """A page on this machine that drives the model's imagination, the simulator beside it."""
+    from worldmodel.evaluation.commands.play import play as serve
+
+    run, make = open_run(args, args.runs[0], environments)
+    serve(
+        run,
+        make,
+        run.path / "eval",
+        seed=args.seed,
+        context=args.context,
+        port=args.port,
+        browse=not args.no_browser,
+    )
+
+
+def write_report(args: Namespace, environments: Environments) -> None:
+    """Everything there is to see of one or more seeds of a run, on one page."""
+    from worldmodel.evaluation.report.page import write_report
+
+    made, missing = write_report(args.runs, args.runs[0] / "eval" / "report.html")
+    say(f"  {made}")
+    for line in missing:
+        say(line)
+
+
+COMMANDS: dict[str, Callable[[Namespace, Environments], None]] = {
+    "returns": evaluate_returns,
+    "imagine": imagine,
+    "compare": compare_drivers,
+    "probe": probe_state,
+    "model": measure_model,
+    "play": play,
+    "report": write_report,
+}
+
+
+def evaluate(args: Namespace, environments: Environments) -> int:
+    """Carry out the command of `args`."""
+    COMMANDS[args.command](args, environments)
+    return 0
