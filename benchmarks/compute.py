@@ -57,14 +57,14 @@ def parts(preset: list[str], action: ActionSpace = ACTION):
     """Model, configuration and a random batch of a preset."""
     c = loading.parse(preset)
     torch.manual_seed(0)
-    observation = ObservationSpace((*c.env.size, 3))
+    observation = ObservationSpace({"image": (*c.env.size, 3)})
     model = build.make_model(c, observation, action)
     b, t = c.replay.batch, c.replay.length
     flags = {
         k: torch.zeros(b, t, dtype=torch.bool) for k in ("is_first", "is_last", "is_terminal")
     }
     batch = {
-        "image": torch.randint(0, 256, (b, t, *observation.image), dtype=torch.uint8),
+        "image": torch.randint(0, 256, (b, t, *observation["image"]), dtype=torch.uint8),
         "prev_action": torch.rand(b, t, action.size) * 2 - 1,
         "reward": torch.rand(b, t),
         **flags,

@@ -15,6 +15,7 @@ import numpy as np
 
 from .errors import EnvDataError, EnvSettingsError
 from .tasks.canvas import Canvas
+from .wrappers import place_side_by_side
 
 KINDS = ("noise", "blobs", "both")
 MIDDLE, CONTRAST = 118.0, 52.0  # mean and standard deviation of the noise, in grey levels
@@ -132,8 +133,9 @@ class Distract(gymnasium.Wrapper):
     """Replace the picture's background by moving pictures.
 
     The innermost environment's `mask()` returns (H, W) in [0, 1], the share of each pixel of the
-    last picture that belongs to the task and is kept. `strength` is the share of the background
-    that is replaced: at 0 none, at 1 all of it.
+    last picture that belongs to the task and is kept; of several pictures by name, each of which
+    has a background of its own. `strength` is the share of the background that is replaced: at 0
+    none, at 1 all of it.
     """
 
     def __init__(
@@ -148,24 +150,33 @@ class Distract(gymnasium.Wrapper):
         self.name, self.strength, self.kind, self.held_out = name, strength, kind, held_out
         self.mask = find_mask(env, name)
         space = env.observation_space
-        self.key = "image" if isinstance(space, gymnasium.spaces.Dict) else ""
-        shape = (space["image"] if isinstance(space, gymnasium.spaces.Dict) else space).shape
-        if shape is None or len(shape) != 3:
+        self.by_name = isinstance(space, gymnasium.spaces.Dict)
+        parts = space.spaces if isinstance(space, gymnasium.spaces.Dict) else {"": space}
+        shapes = {key: part.shape or () for key, part in sorted(parts.items())}
+        shapes = {key: shape for key, shape in shapes.items() if len(shape) == 3}
+        if not shapes:
             raise EnvSettingsError(
                 f"{name}: distract: changes pictures, and with obs=state there are none"
             )
-        self.board = Canvas(shape[:2], (0, 0, 0), (0, 0, 0))
+        grey = [key for key, shape in shapes.items() if shape[2] != 3]
+        if grey:
+            raise EnvSettingsError(
+                f"{name}: distract: picture {grey[0]!r} has no 3 channels to colour"
+            )
+        self.boards = {k: Canvas((v[0], v[1]), (0, 0, 0), (0, 0, 0)) for k, v in shapes.items()}
         self.generator = np.random.default_rng()
-        self.background: Background | None = None
+        self.backgrounds: dict[str, Background] = {}
+        self.seen: dict[str, np.ndarray] = {}  # the pictures observed last
         self.count = 0
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
         if seed is not None:
             self.generator = np.random.default_rng([int(self.held_out), seed])
         self.count = 0
-        self.background = (
-            Background(self.generator, self.board, self.kind) if self.strength else None
-        )
+        self.backgrounds = {}
+        if self.strength:
+            for key, board in self.boards.items():
+                self.backgrounds[key] = Background(self.generator, board, self.kind)
         obs, info = self.env.reset(seed=seed, options=options)
         return self._distract_observation(obs), info
 
@@ -175,33 +186,41 @@ class Distract(gymnasium.Wrapper):
         return self._distract_observation(obs), reward, terminated, truncated, info
 
     def render(self) -> Any:
-        """Return the picture of the current state with the current background."""
-        return self._blend_background(np.asarray(self.env.render()))
+        """Return the picture of the current state with the current background; several pictures
+        side by side.
+        """
+        if len(self.boards) > 1:
+            return place_side_by_side(list(self.seen.values()))
+        picture = np.asarray(self.env.render())
+        return self._blend_backgrounds({next(iter(self.boards)): picture}).popitem()[1]
 
     def _distract_observation(self, obs: Any) -> Any:
-        return (
-            {**obs, self.key: self._blend_background(obs[self.key])}
-            if self.key
-            else self._blend_background(obs)
-        )
+        pictures = {key: obs[key] for key in self.boards} if self.by_name else {"": obs}
+        self.seen = self._blend_backgrounds(pictures)
+        return {**obs, **self.seen} if self.by_name else self.seen[""]
 
-    def _blend_background(self, image: np.ndarray) -> np.ndarray:
-        """Blend the episode's background into a picture."""
-        if self.background is None:
-            return image
-        mask = self.mask()
+    def _blend_backgrounds(self, pictures: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Blend the episode's backgrounds into pictures by name."""
+        if not self.backgrounds:
+            return pictures
+        masks = self.mask()
+        masks = masks if isinstance(masks, dict) else dict.fromkeys(pictures, masks)
+        return {k: self._blend_background(k, image, masks[k]) for k, image in pictures.items()}
+
+    def _blend_background(self, key: str, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Blend the episode's background into a picture where its mask allows."""
         if mask.shape != image.shape[:2]:
             raise EnvDataError(
                 f"{self.name}: its mask has shape {mask.shape}, its picture {image.shape[:2]}"
             )
-        behind = self.background.draw(self.count)
+        behind = self.backgrounds[key].draw(self.count)
         behind -= image
         behind *= np.repeat(self.strength * (1.0 - mask), 3).reshape(behind.shape)
         behind += image
         return np.rint(behind, out=behind).astype(np.uint8)
 
 
-def find_mask(env: gymnasium.Env, name: str) -> Callable[[], np.ndarray]:
+def find_mask(env: gymnasium.Env, name: str) -> Callable[[], Any]:
     """Return the innermost environment's `mask`; EnvSettingsError if it has none."""
     mask = getattr(env.unwrapped, "mask", None)
     if not callable(mask):

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import inspect
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -13,7 +14,15 @@ import numpy as np
 from gymnasium import error, spaces
 
 from .errors import EnvSettingsError
-from .wrappers import ActionRepeat, NormalizeAction, Resize, TimeLimit, as_declared, resize
+from .wrappers import (
+    ActionRepeat,
+    NormalizeAction,
+    Resize,
+    TimeLimit,
+    as_declared,
+    pick_sizes,
+    resize,
+)
 
 # Packages that register their ids, under a namespace, only when they are imported.
 _NAMESPACES = {"ALE": ("ale_py", "pip install ale-py")}
@@ -104,13 +113,14 @@ def adapt(
     repeat: int,
     time_limit: int | None,
     obs: str,
+    sizes: Mapping[str, tuple[int, int]] | None = None,
 ) -> gymnasium.Env:
     """Wrap `env` with normalised actions, a time limit, an action repeat and observations."""
     try:
         env = adapt_action(env, name)
         if time_limit is not None:
             env = TimeLimit(env, time_limit)
-        return adapt_obs(ActionRepeat(env, repeat), name, size, obs)
+        return adapt_obs(ActionRepeat(env, repeat), name, size, obs, sizes)
     except BaseException:
         env.close()
         raise
@@ -177,20 +187,28 @@ class _Observe(gymnasium.ObservationWrapper):
         return resize(np.asarray(self.env.render(), np.uint8), self.size)
 
 
-def adapt_obs(env: gymnasium.Env, name: str, size: tuple[int, int], obs: str) -> gymnasium.Env:
+def adapt_obs(
+    env: gymnasium.Env,
+    name: str,
+    size: tuple[int, int],
+    obs: str,
+    sizes: Mapping[str, tuple[int, int]] | None = None,
+) -> gymnasium.Env:
     """Adapt observations to this package's form.
 
-    The picture is the observation if that is an image, else the result of render().
+    A picture, or a Dict of pictures and vectors, keeps what it shows; anything else is flattened
+    into a vector, and the picture is the result of render().
     """
     space = env.observation_space
+    if _holds_pictures(space):
+        return _FromDict(env, name, size, obs, sizes)
+    pick_sizes(name, [], size, sizes)  # a single picture has env.size
     if _is_image(space):
         if obs != "pixels":
             raise EnvSettingsError(
                 f"{name} observes an image and has no vector: use obs=pixels, not {obs}"
             )
         return Resize(env, size)
-    if _is_dict_of_both(space):
-        return _FromDict(env, size, obs)
     if obs != "pixels" and not space.is_np_flattenable:
         raise EnvSettingsError(f"{name}: observations cannot be flattened into a vector: {space}")
     if obs != "state":
@@ -199,41 +217,71 @@ def adapt_obs(env: gymnasium.Env, name: str, size: tuple[int, int], obs: str) ->
 
 
 class _FromDict(gymnasium.ObservationWrapper):
-    """Select from observations that are a dict of image and vector."""
+    """Keep the pictures and vectors of a Dict by name, or only one of the two kinds."""
 
-    def __init__(self, env: gymnasium.Env, size: tuple[int, int], obs: str):
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        name: str,
+        size: tuple[int, int],
+        obs: str,
+        sizes: Mapping[str, tuple[int, int]] | None,
+    ):
         super().__init__(env)
-        self.size, self.obs = size, obs
         source = env.observation_space
         assert isinstance(source, spaces.Dict)
-        num = int(np.prod(source["vector"].shape or (1,)))
-        parts: dict[str, spaces.Space] = {
-            "image": spaces.Box(0, 255, (*size, 3), np.uint8),
-            "vector": spaces.Box(-np.inf, np.inf, (num,), np.float32),
-        }
-        only = {"pixels": "image", "state": "vector"}.get(obs)
-        self.observation_space = parts[only] if only else spaces.Dict(parts)
-        self.pictures = source["image"]
+        pictures = {k: v for k, v in source.items() if _is_image(v)}
+        if obs != "pixels" and len(pictures) == len(source):
+            raise EnvSettingsError(
+                f"{name} observes pictures and no vector: use obs=pixels, not {obs}"
+            )
+        self.sizes = pick_sizes(name, list(pictures), size, sizes)
+        # A lone picture in grey always came as RGB.
+        self.channels = {k: _count_channels(v) for k, v in pictures.items()}
+        if len(pictures) == 1 and self.channels.get("image") == 1:
+            self.channels["image"] = 3
+        self.source = source
+        parts: dict[str, spaces.Space] = {}
+        for key, part in source.items():
+            if key in pictures and obs != "state":
+                shape = (*self.sizes[key], self.channels[key])
+                parts[key] = spaces.Box(0, 255, shape, np.uint8)
+            elif key not in pictures and obs != "pixels":
+                parts[key] = spaces.Box(-np.inf, np.inf, (spaces.flatdim(part),), np.float32)
+        self.parts = parts
+        kind = {"pixels": "image", "state": "vector"}.get(obs)
+        self.only = kind if kind is not None and list(parts) == [kind] else ""
+        self.observation_space = parts[self.only] if self.only else spaces.Dict(parts)
 
     def observation(self, observation: Any) -> Any:
-        if self.obs == "state":
-            return np.asarray(observation["vector"], np.float32).ravel()
-        image = resize(as_declared(observation["image"], self.pictures), self.size)
-        if self.obs == "pixels":
-            return image
-        return {"image": image, "vector": np.asarray(observation["vector"], np.float32).ravel()}
+        found = {key: self._convert(key, observation[key]) for key in self.parts}
+        return found[self.only] if self.only else found
+
+    def _convert(self, key: str, value: Any) -> np.ndarray:
+        """One entry as a picture of its size, or as a flat vector."""
+        space = self.source[key]
+        if key in self.sizes:
+            return resize(as_declared(value, space), self.sizes[key], self.channels[key])
+        return np.asarray(spaces.flatten(space, value), np.float32)
+
+
+def _count_channels(space: spaces.Space) -> int:
+    assert space.shape is not None
+    return space.shape[2] if len(space.shape) == 3 else 1
 
 
 def _is_image(space: spaces.Space) -> bool:
     if not isinstance(space, spaces.Box) or space.dtype != np.uint8:
         return False
-    return len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[2] in (1, 3))
+    return len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[2] in (1, 2, 3, 4))
 
 
-def _is_dict_of_both(space: spaces.Space) -> bool:
-    if not isinstance(space, spaces.Dict) or set(space.keys()) != {"image", "vector"}:
+def _holds_pictures(space: spaces.Space) -> bool:
+    """Whether it is a Dict of pictures, one at least, and of what can be made a vector."""
+    if not isinstance(space, spaces.Dict):
         return False
-    return _is_image(space["image"]) and isinstance(space["vector"], spaces.Box)
+    others = [part for part in space.values() if not _is_image(part)]
+    return len(others) < len(space) and all(part.is_np_flattenable for part in others)
 
 
 def _probe_render(env: gymnasium.Env, name: str) -> None:

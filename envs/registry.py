@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ def configured(env: Any, distract: Any) -> partial[gymnasium.Env]:
         obs=env.obs,
         render=env.render,
         camera=env.camera,
+        sizes={name: (height, width) for name, (height, width) in env.sizes.items()},
         strength=distract.strength,
         kind=distract.kind,
     )
@@ -73,7 +74,8 @@ def make(
     time_limit: int | None = None,
     obs: str = "pixels",
     render: str = "auto",
-    camera: int | str | None = None,
+    camera: int | str | Sequence[int | str] | None = None,
+    sizes: Mapping[str, tuple[int, int]] | None = None,
     patience: int | None = None,
     floor: float = 0.0,
     strength: float = 1.0,
@@ -83,13 +85,14 @@ def make(
     """Return the environment called `name`.
 
     Observations are Box (H, W, 3) uint8, with obs=state Box (n,) float32, with obs=both a Dict of
-    image and vector; actions are Box(-1, 1, (A,)), Discrete or MultiDiscrete. `time_limit` counts
-    control steps; None keeps the task's. `patience` ends an episode after so many steps in a row
-    with a reward of at most `floor` per control step. `strength` and `kind` are those of distract:
-    backgrounds; `held_out` ones are never seen where it is false. From the inside out: task,
-    normalised actions, time limit, repeat, picture, background, boundary checks. The limit lies
-    inside the repeat so that no episode runs over it, the picture outside so that only what is
-    seen is drawn.
+    image and vector; several cameras, or a Dict of several pictures, give a Dict by name, in which
+    `sizes` has the pictures that differ from `size`. Actions are Box(-1, 1, (A,)), Discrete or
+    MultiDiscrete. `time_limit` counts control steps; None keeps the task's. `patience` ends an
+    episode after so many steps in a row with a reward of at most `floor` per control step.
+    `strength` and `kind` are those of distract: backgrounds; `held_out` ones are never seen
+    where it is false. From the inside out: task, normalised actions, time limit, repeat,
+    picture, background, boundary checks. The limit lies inside the repeat so that no episode
+    runs over it, the picture outside so that only what is seen is drawn.
     """
     check_name(name)
     size = _checked(size, repeat, time_limit, obs)
@@ -98,7 +101,7 @@ def make(
         raise EnvSettingsError(f"{name} has one camera only: leave camera empty (got {camera!r})")
     from .wrappers import Check, Patience
 
-    env = _plain(plain, size, repeat, time_limit, obs, render, camera)
+    env = _plain(plain, size, repeat, time_limit, obs, render, camera, sizes)
     if name != plain:
         env = _distracted(env, plain, strength, kind, held_out)
     env = Check(env, name)
@@ -123,10 +126,15 @@ def _plain(
     time_limit: int | None,
     obs: str,
     render: str,
-    camera: int | str | None,
+    camera: int | str | Sequence[int | str] | None,
+    sizes: Mapping[str, tuple[int, int]] | None,
 ) -> gymnasium.Env:
     """Return an environment without distractors or checks."""
     if name in NAMES:
+        if sizes:
+            raise EnvSettingsError(
+                f"{name} has one picture, of size: leave sizes empty (got {sizes})"
+            )
         return _builtin(name, size, repeat, time_limit, obs)
     if name.startswith("dmc:"):
         from .dmc.suite import DMC
@@ -140,6 +148,7 @@ def _plain(
             camera=camera,
             obs=obs,
             time_limit=time_limit,
+            sizes=sizes,
         )
     from . import gymnasium_adapter
 
@@ -149,7 +158,7 @@ def _plain(
         else gymnasium_adapter.make_custom(name, size)
     )
     return gymnasium_adapter.adapt(
-        inner, name, size=size, repeat=repeat, time_limit=time_limit, obs=obs
+        inner, name, size=size, repeat=repeat, time_limit=time_limit, obs=obs, sizes=sizes
     )
 
 

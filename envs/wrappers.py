@@ -4,6 +4,7 @@ boundary.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -72,33 +73,66 @@ class Patience(gymnasium.Wrapper):
         return obs, reward, terminated, truncated or self.poor >= self.steps, info
 
 
-def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return an (H, W), (H, W, 1) or (H, W, 3) uint8 image as (*size, 3), averaging where it
-    shrinks.
+def resize(image: np.ndarray, size: tuple[int, int], channels: int = 3) -> np.ndarray:
+    """Return an (H, W) or (H, W, C) uint8 image as (*size, channels), averaging where it shrinks;
+    one channel becomes as many as are wanted.
     """
     image = np.asarray(image)
     if image.ndim == 2:
         image = image[:, :, None]
     if image.shape[2] == 1:
-        image = np.repeat(image, 3, axis=2)
+        image = np.repeat(image, channels, axis=2)
     if image.shape[:2] == tuple(size):
         return np.ascontiguousarray(image)
     from PIL import Image
 
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    return np.array(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    def scale(part: np.ndarray) -> np.ndarray:
+        picture = Image.fromarray(np.ascontiguousarray(part))
+        return np.array(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+    if channels == 3:
+        return scale(image)
+    # A fourth channel is no transparency here: no channel may weigh the others.
+    return np.stack([scale(image[:, :, i]) for i in range(channels)], axis=2)
+
+
+def place_side_by_side(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Return pictures (H, W, 3) as one, black below those that are not as high as the highest."""
+    if len(pictures) == 1:
+        return pictures[0]
+    height = max(len(picture) for picture in pictures)
+    rooms = [((0, height - len(picture)), (0, 0), (0, 0)) for picture in pictures]
+    return np.concatenate([np.pad(p, room) for p, room in zip(pictures, rooms, strict=True)], 1)
+
+
+def pick_sizes(
+    name: str,
+    pictures: Sequence[str],
+    size: tuple[int, int],
+    sizes: Mapping[str, tuple[int, int]] | None,
+) -> dict[str, tuple[int, int]]:
+    """Return the size of every picture: its own in `sizes`, else `size`."""
+    unknown = [picture for picture in sizes or {} if picture not in pictures]
+    if unknown:
+        raise EnvSettingsError(
+            f"sizes: {name} has no picture {unknown[0]!r}, only {', '.join(pictures) or 'vectors'}"
+        )
+    return {picture: (sizes or {}).get(picture, size) for picture in pictures}
 
 
 class Resize(gymnasium.ObservationWrapper):
-    """Bring image observations to one size and three channels."""
+    """Bring image observations to one size, and grey ones to three channels."""
 
     def __init__(self, env: gymnasium.Env, size: tuple[int, int]):
         super().__init__(env)
+        shape = env.observation_space.shape or ()
         self.size = size
-        self.observation_space = spaces.Box(0, 255, (*size, 3), np.uint8)
+        self.channels = shape[2] if len(shape) == 3 and shape[2] > 1 else 3
+        self.observation_space = spaces.Box(0, 255, (*size, self.channels), np.uint8)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
-        return resize(as_declared(observation, self.env.observation_space), self.size)
+        picture = as_declared(observation, self.env.observation_space)
+        return resize(picture, self.size, self.channels)
 
 
 def as_declared(picture: Any, space: gymnasium.Space) -> Any:

@@ -24,7 +24,6 @@ from worldmodel.config.schema import (
 from worldmodel.distributed import ALONE, World
 from worldmodel.model.dynamics import Dynamics
 from worldmodel.model.heads import ContinueHead, GaussianHead, ScalarHead, TwoHotHead
-from worldmodel.model.mean_image import Backdrop
 from worldmodel.model.networks import Encoder
 from worldmodel.model.objectives import ModelSpec, Objective
 from worldmodel.model.probe_decoder import Probe
@@ -70,7 +69,7 @@ def make_model(
 ) -> WorldModel:
     """A world model from a configuration and the environment's spaces."""
     m = c.model
-    encoder = Encoder(obs.image, obs.vector, m.cnn, m.patch, m.units)
+    encoder = Encoder(obs, m.cnn, m.patch, m.units)
     dynamics = make_dynamics(c, space.size, encoder.size)
     feat = dynamics.feature_size
     spec = ModelSpec(obs, space, feat, encoder.size, m.cnn, m.patch, m.units, c.ema.rate)
@@ -83,7 +82,6 @@ def make_model(
     replaced = {n for module, _ in objectives.values() for n in module.replaces}
     return WorldModel(
         obs,
-        Backdrop(obs.image, m.backdrop) if obs.image else None,
         encoder,
         dynamics,
         objectives,
@@ -95,6 +93,7 @@ def make_model(
         overshooting=c.loss.overshooting,
         world=world,
         shift=c.augment.shift,
+        mean_image_updates=m.backdrop,
         ema=c.ema.rate,
         probe=make_probe(c, spec, [module for module, _ in objectives.values()]),
     )
@@ -109,16 +108,16 @@ def make_probe(c: Config, spec: ModelSpec, objectives: list[Objective]) -> Probe
     """A decoder to look at the model by, where nothing else draws; random numbers stay as they
     were.
     """
-    if not c.loss.probe or spec.obs.image is None or any(o.draws for o in objectives):
+    if not c.loss.probe or not spec.obs.pictures or any(o.draws for o in objectives):
         return None
-    pictures = replace(spec, obs=ObservationSpace(spec.obs.image))
+    pictures = replace(spec, obs=ObservationSpace(spec.obs.pictures))
     with torch.random.fork_rng(devices=[]):
         return Probe(make_objective(c, "reconstruction", pictures, even=True))
 
 
 def loss_scales(c: Config, names: list[str]) -> dict[str, float]:
     """The weight of every loss the model has, by name: an objective's own losses have that of the
-    objective alone.
+    objective alone, and image/NAME that of image.
     """
     table = {
         "image": c.loss.image,
@@ -131,7 +130,7 @@ def loss_scales(c: Config, names: list[str]) -> dict[str, float]:
         "dreamt_reward": c.loss.reward,
         "dreamt_cont": c.loss.cont,
     }
-    return {name: table.get(name, 1.0) for name in names}
+    return {name: table.get(name.partition("/")[0], 1.0) for name in names}
 
 
 def make_policy(
@@ -216,11 +215,10 @@ def replay_spec(
     obs: ObservationSpace, space: ActionSpace
 ) -> dict[str, tuple[tuple[int, ...], str]]:
     """Keys, shapes and types of one row of experience."""
-    spec: dict[str, tuple[tuple[int, ...], str]] = {}
-    if obs.image:
-        spec["image"] = (obs.image, "uint8")
-    if obs.vector:
-        spec["vector"] = ((obs.vector,), "float32")
+    spec: dict[str, tuple[tuple[int, ...], str]] = {
+        name: (shape, "uint8" if name in obs.pictures else "float32")
+        for name, shape in obs.items()
+    }
     spec.update({"prev_action": ((space.size,), "float32"), "reward": ((), "float32")})
     return spec | {k: ((), "bool") for k in ("is_first", "is_last", "is_terminal")}
 

@@ -17,7 +17,8 @@ from worldmodel.model.mean_image import to_pixels
 from worldmodel.policy.agent import Agent
 from worldmodel.replay.buffer import ReplayError
 from worldmodel.replay.saved_episodes import SavedEpisodes
-from worldmodel.saved_run import Run
+from worldmodel.rollout.montage import join_arrays
+from worldmodel.saved_run import Run, check_seen
 from worldmodel.spaces import State, add_prefix, map_state
 from worldmodel.system.runtime import autocast
 
@@ -30,10 +31,11 @@ class DreamEnv(gymnasium.Env):
     `context` rows of it.
 
     `reset(options={"obs": picture})` starts instead from the first observation of an episode: a
-    picture, or a dict of image and/or vector. Observations are decoded `pixels` or the latent's
-    `features`; rewards are expected ones. An episode terminates by a draw from the continuation
-    head, or once it thinks the end is likelier than not (`threshold`), and is truncated after
-    `horizon` steps. All is a function of seed and actions.
+    picture or vector, or a dict of all by name. Observations are decoded `pixels`, a dict where
+    the run sees several pictures, or the latent's `features`; rewards are expected ones. An
+    episode terminates by a draw from the continuation head, or once it thinks the end is likelier
+    than not (`threshold`), and is truncated after `horizon` steps. All is a function of seed and
+    actions.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}
@@ -61,7 +63,7 @@ class DreamEnv(gymnasium.Env):
         self.run = run if isinstance(run, Run) else Run.open(run, device)
         self.model, self.agent = self.run.model, self.run.agent
         if (obs == "pixels" or render_mode) and not (
-            self.model.can_draw and self.run.observation_space.image
+            self.model.can_draw and self.run.observation_space.pictures
         ):
             raise UsageError(
                 "DreamEnv: this model cannot draw; use obs='features' and no render_mode"
@@ -78,8 +80,11 @@ class DreamEnv(gymnasium.Env):
 
     def _observations(self) -> spaces.Space:
         if self.obs == "pixels":
-            assert self.run.observation_space.image is not None
-            return spaces.Box(0, 255, self.run.observation_space.image, np.uint8)
+            shapes = self.run.observation_space.pictures
+            boxes: dict[str, spaces.Space] = {
+                name: spaces.Box(0, 255, shape, np.uint8) for name, shape in shapes.items()
+            }
+            return spaces.Dict(boxes) if len(boxes) > 1 else next(iter(boxes.values()))
         return spaces.Box(-np.inf, np.inf, (self.model.dynamics.feature_size,), np.float32)
 
     def _actions(self) -> spaces.Space:
@@ -94,7 +99,7 @@ class DreamEnv(gymnasium.Env):
 
     def reset(
         self, *, seed: int | None = None, options: dict | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         seed, self._first = self._first if seed is None else seed, None
         super().reset(seed=seed)
         self.generator.manual_seed(int(self.np_random.integers(2**62)))
@@ -106,7 +111,7 @@ class DreamEnv(gymnasium.Env):
         self.state, self.steps = watched(self.agent, rows, self.generator), 0
         return self._observation(), info
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         if self.state is None:
             raise gymnasium.error.ResetNeeded("DreamEnv: call reset before step")
         vector = torch.from_numpy(self._vector(action))[None].to(self.agent.device)
@@ -126,22 +131,20 @@ class DreamEnv(gymnasium.Env):
             return None
         if self.state is None:
             raise gymnasium.error.ResetNeeded("DreamEnv: call reset before render")
-        return self._picture(self.state)
+        return join_arrays(self._pictures(self.state))
 
-    def _observation(self) -> np.ndarray:
+    def _observation(self) -> Any:
         assert self.state is not None
         if self.obs == "pixels":
-            return self._picture(self.state)
+            pictures = self._pictures(self.state)
+            return pictures if len(pictures) > 1 else next(iter(pictures.values()))
         return self.model.dynamics.features(self.state)[0].float().cpu().numpy()
 
     @torch.no_grad()
-    def _picture(self, state: State) -> np.ndarray:
+    def _pictures(self, state: State) -> dict[str, np.ndarray]:
         with autocast(self.agent.device, self.agent.precision):
-            return (
-                to_pixels(self.model.decode(self.model.dynamics.features(state)[None]))[0, 0]
-                .cpu()
-                .numpy()
-            )
+            decoded = self.model.decode(self.model.dynamics.features(state)[None])
+            return {k: to_pixels(v)[0, 0].cpu().numpy() for k, v in decoded.items()}
 
     def _vector(self, action: Any) -> np.ndarray:
         """The action as the model's vector (A,)."""
@@ -159,20 +162,8 @@ class DreamEnv(gymnasium.Env):
 
     def _given(self, obs: Any) -> dict[str, np.ndarray]:
         """One row, the first of an episode."""
-        obs = obs if isinstance(obs, dict) else {"image" if np.ndim(obs) == 3 else "vector": obs}
-        wanted = self.run.observation_space
-        for key, shape in (
-            ("image", wanted.image),
-            ("vector", wanted.vector and (wanted.vector,)),
-        ):
-            if shape and np.shape(obs.get(key)) != shape:
-                raise UsageError(
-                    f"DreamEnv: this run sees {key} of shape {shape}, not {np.shape(obs.get(key))}"
-                )
-        return {
-            **{k: np.asarray(v)[None] for k, v in obs.items()},
-            "prev_action": self._no_action(),
-        }
+        seen = check_seen(self.run.observation_space, obs)
+        return {**{k: v[None] for k, v in seen.items()}, "prev_action": self._no_action()}
 
     def _replayed(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The rows up to a random step of a random episode of the replay, and which those are."""
@@ -206,7 +197,7 @@ def watched(
     draws of it (K,...).
     """
     carry = agent.init(dreams)
-    keys = [k for k in ("image", "vector", "prev_action") if k in rows]
+    keys = [*agent.model.observation, "prev_action"]
     state: State = {}
     for t in range(len(rows["prev_action"])):
         obs: dict[str, torch.Tensor] = {

@@ -92,8 +92,9 @@ def find_widest_layer(c: Config, obs: ObservationSpace) -> int:
     """Return the width of the widest layer; its square roughly bounds any weight matrix."""
     m = c.model
     dynamics = (min(p.shape) for p in _lay_out_dynamics(c).parameters() if p.dim() > 1)
-    height, width = shrunk(obs.image[:2], len(m.cnn), m.patch) if obs.image else (0, 0)
-    return max(count_features(c), *dynamics, m.units, m.bins, *m.cnn, height * width * m.cnn[-1])
+    sides = [shrunk(shape[:2], len(m.cnn), m.patch) for shape in obs.pictures.values()]
+    flat = sum(height * width * m.cnn[-1] for height, width in sides)
+    return max(count_features(c), *dynamics, m.units, m.bins, *m.cnn, flat)
 
 
 def count_weights(c: Config, obs: ObservationSpace, space: ActionSpace) -> int:
@@ -109,8 +110,7 @@ def estimate_update(c: Config, obs: ObservationSpace) -> int:
     """Estimate the bytes of a batch, its activations in encoder and decoder, and imagination."""
     m, total = c.model, 0
     states = c.replay.batch * c.replay.length
-    if obs.image:
-        height, width, colours = obs.image
+    for height, width, colours in obs.pictures.values():
         sides = [shrunk((height, width), i + 1, m.patch) for i in range(len(m.cnn))]
         inner = sum(h * w * channels for (h, w), channels in zip(sides, m.cnn, strict=True))
         total += states * (

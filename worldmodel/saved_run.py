@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from worldmodel import build, memory_estimate
 from worldmodel.checkpoint import store, validate
@@ -17,6 +18,7 @@ from worldmodel.errors import RunError, UsageError
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.policy.actor_critic import ActorCritic
 from worldmodel.policy.agent import Agent, Carry
+from worldmodel.rollout.montage import join_pictures
 from worldmodel.run_directory import RunDir
 from worldmodel.spaces import ActionSpace, ObservationSpace, select_prefix
 from worldmodel.system import runtime
@@ -93,39 +95,29 @@ class Run:
     def act(
         self, obs: Any, carry: Carry | None = None, mode: str = "eval"
     ) -> tuple[np.ndarray, Carry]:
-        """A picture, or a dict of image and/or vector, to an action (A,); carry None starts an
-        episode.
+        """What is seen by name, or the one picture or vector itself, to an action (A,); carry None
+        starts an episode.
         """
-        obs = obs if isinstance(obs, dict) else {"image" if np.ndim(obs) == 3 else "vector": obs}
-        wanted = {"image": self.observation_space.image, "vector": self.observation_space.vector}
-        for key, shape in wanted.items():
-            if shape and (key not in obs or np.shape(obs[key]) != tuple(np.atleast_1d(shape))):
-                raise UsageError(
-                    f"this run sees {key} of shape {shape}, not {np.shape(obs.get(key))}"
-                )
-        if self.observation_space.image and np.asarray(obs["image"]).dtype != np.uint8:
-            raise UsageError(
-                f"pictures are uint8, 0 to 255, and this one is {np.asarray(obs['image']).dtype}"
-            )
-        batch = {
-            k: torch.from_numpy(np.asarray(v)[None])
-            for k, v in obs.items()
-            if k in ("image", "vector")
-        }
+        seen = check_seen(self.observation_space, obs)
+        batch = {k: torch.from_numpy(v[None]) for k, v in seen.items()}
         batch["is_first"] = torch.tensor([carry is None])
         action, carry = self.agent.act(batch, carry or self.agent.init(1), mode, self.generator)
         return action[0].numpy(), carry
 
     @torch.no_grad()
-    def draw(self, carry: Carry) -> np.ndarray:
-        """What the model takes the present to look like: a picture (H,W,3) uint8."""
+    def draw(self, carry: Carry, name: str | None = None) -> np.ndarray:
+        """What the model takes the present to look like: a picture (H,W,3) uint8, all that the run
+        sees side by side; or the one of that name (H,W,C).
+        """
         with autocast(self.agent.device, self.agent.precision):
             feat = self.model.dynamics.features(select_prefix(carry, "state/")).unsqueeze(1)
-            return to_pixels(self.model.decode(feat))[0, 0].cpu().numpy()
+            return self._pixels(feat, name)[0]
 
     @torch.no_grad()
-    def imagine(self, carry: Carry, actions: np.ndarray) -> np.ndarray:
-        """Dream on from a carry: actions (H,A), choices one-hot -> pictures (H,H,W,3) uint8."""
+    def imagine(self, carry: Carry, actions: np.ndarray, name: str | None = None) -> np.ndarray:
+        """Dream on from a carry: actions (H,A), choices one-hot -> pictures (H,H,W,3) uint8, all
+        side by side; or the one of that name.
+        """
         actions = np.asarray(actions, np.float32)
         if actions.ndim != 2 or actions.shape[1] != self.action_space.size:
             raise UsageError(
@@ -137,15 +129,38 @@ class Run:
             states = self.model.dynamics.imagine(
                 select_prefix(carry, "state/"), plan, self.generator
             )
-            return (
-                to_pixels(self.model.decode(self.model.dynamics.features(states)))[0].cpu().numpy()
-            )
+            return self._pixels(self.model.dynamics.features(states), name)
+
+    def _pixels(self, feat: Tensor, name: str | None) -> np.ndarray:
+        """Pictures (T,H,W,C) of features (1,T,F)."""
+        pictures = self.model.decode(feat)
+        if name is not None and name not in pictures:
+            raise UsageError(f"this run sees no picture {name!r}, only {', '.join(pictures)}")
+        shown = join_pictures(pictures) if name is None else pictures[name]
+        return to_pixels(shown)[0].cpu().numpy()
+
+
+def check_seen(observation: ObservationSpace, obs: Any) -> dict[str, np.ndarray]:
+    """What is seen by name, or the one picture or vector itself, as arrays of the right shapes;
+    UsageError where they are not. Whatever else a dict holds is left out.
+    """
+    if not isinstance(obs, dict):
+        kind = observation.pictures if np.ndim(obs) == 3 else observation.vectors
+        obs = {next(iter(kind), "image" if np.ndim(obs) == 3 else "vector"): obs}
+    seen = {}
+    for name, shape in observation.items():
+        if np.shape(obs.get(name)) != shape:
+            found = np.shape(obs[name]) if name in obs else None
+            raise UsageError(f"this run sees {name} of shape {shape}, not {found}")
+        seen[name] = np.asarray(obs[name])
+        if name in observation.pictures and seen[name].dtype != np.uint8:
+            raise UsageError(f"pictures are uint8, 0 to 255, and this one is {seen[name].dtype}")
+    return seen
 
 
 def spaces_from(state: dict[str, Any]) -> tuple[ObservationSpace, ActionSpace]:
     """The spaces a checkpoint was trained with."""
     validate.check_spaces(state)
-    o, a = state["observation"], state["action"]
-    height, width, channels = o["image"] or (0, 0, 0)
-    observation = ObservationSpace((height, width, channels) if o["image"] else None, o["vector"])
+    a = state["action"]
+    observation = ObservationSpace(validate.check_observation(state))
     return observation, ActionSpace(a["size"], tuple(a["groups"]), a["scalar"])

@@ -7,16 +7,22 @@ One row of experience is the observation, the action that led to it and the rewa
 
     image (B,T,H,W,3) uint8   vector (B,T,n)   prev_action (B,T,A)
     reward, is_first, is_last, is_terminal (B,T)
+
+Observations have names: `image` and `vector` where there is one of a kind, else any others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from worldmodel.errors import UsageError
 
 Row = dict[str, Any]  # one row of experience of one environment
 Batch = dict[str, Tensor]
@@ -24,6 +30,10 @@ Batch = dict[str, Tensor]
 State = dict[str, Tensor]
 Losses = dict[str, Tensor]  # every entry (B,T)
 Metrics = dict[str, Tensor]
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")  # of an observation
+ROW = ("prev_action", "reward", "is_first", "is_last", "is_terminal")  # a row's other entries
+CHANNELS = range(1, 5)  # of a picture
 
 
 @dataclass(frozen=True)
@@ -58,12 +68,72 @@ class ActionSpace:
         return torch.cat(parts, -1).float()
 
 
-@dataclass(frozen=True)
-class ObservationSpace:
-    """Shapes of what the agent sees; None where it doesn't."""
+class ObservationSpace(Mapping[str, tuple[int, ...]]):
+    """What the agent sees: shapes by name, (H,W,C) of pictures (uint8) and (n,) of vectors.
 
-    image: tuple[int, int, int] | None = None
-    vector: int | None = None
+    Pictures come first, both kinds in the order of their names, however they were given.
+    """
+
+    def __init__(self, shapes: Mapping[str, int | Sequence[int]]):
+        given = {k: (v,) if isinstance(v, int) else tuple(map(int, v)) for k, v in shapes.items()}
+        for name, shape in given.items():
+            _check_spec(name, shape)
+        self._shapes = {k: given[k] for k in sorted(given, key=lambda k: (len(given[k]) == 1, k))}
+
+    def __getitem__(self, name: str) -> tuple[int, ...]:
+        return self._shapes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def __repr__(self) -> str:
+        return f"ObservationSpace({self._shapes})"
+
+    @property
+    def pictures(self) -> dict[str, tuple[int, int, int]]:
+        """Height, width and channels of every picture."""
+        return {k: (v[0], v[1], v[2]) for k, v in self._shapes.items() if len(v) == 3}
+
+    @property
+    def vectors(self) -> dict[str, int]:
+        """The size of every vector."""
+        return {k: v[0] for k, v in self._shapes.items() if len(v) == 1}
+
+    def describe(self) -> dict[str, list[int] | int]:
+        """JSON values that make it again: three sizes of each picture, one of each vector."""
+        return {k: list(v) if len(v) == 3 else v[0] for k, v in self._shapes.items()}
+
+
+def _check_spec(name: str, shape: tuple[int, ...]) -> None:
+    """Raise UsageError for an observation that has no place in a row or in a model."""
+    taken = name in ROW or name.startswith(("start_", "before_")) or hasattr(nn.ModuleDict, name)
+    if taken or not NAME.fullmatch(name):
+        raise UsageError(
+            f"an observation cannot be called {name!r}: take another name, of letters, digits, "
+            f"_ and -"
+        )
+    picture = len(shape) == 3 and shape[2] in CHANNELS
+    if not (picture or len(shape) == 1) or min(shape) < 1:
+        raise UsageError(
+            f"observation {name!r} has shape {shape}: pictures are (height, width, 1 to "
+            f"{CHANNELS[-1]} channels), vectors (n,)"
+        )
+
+
+def find_pictures(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The pictures of a row, or of rows (T,...), by name: what else they hold is no uint8."""
+    return {k: row[k] for k in sorted(row) if getattr(row[k], "dtype", None) == np.uint8}
+
+
+def find_vectors(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The vectors (T,n) of an episode's rows by name: the one called `vector`, else all."""
+    if "vector" in columns:
+        return {"vector": columns["vector"]}
+    names = [k for k in sorted(columns) if k not in ROW and not k.startswith("before_")]
+    return {k: columns[k] for k in names if columns[k].dtype == np.float32}
 
 
 def map_state(state: State, change: Callable[[Tensor], Tensor]) -> State:

@@ -16,9 +16,16 @@ class GLRenderer:
 
     name = "gl"
 
-    def __init__(self, size: tuple[int, int] = (64, 64), camera: int = 0) -> None:
+    def __init__(
+        self,
+        size: tuple[int, int] = (64, 64),
+        camera: int = 0,
+        buffer: tuple[int, int] | None = None,
+    ) -> None:
+        """Draw pictures of a size; renderers that share a physics share a `buffer` for all."""
         self.size = size
         self.camera = camera
+        self.buffer = buffer or size
         self._physics: Any = None
 
     def _bind(self, physics: Any) -> None:
@@ -34,8 +41,8 @@ class GLRenderer:
         """Set the model's options that a new GL context reads; return whether any changed."""
         buffer = model.vis.global_
         before = buffer.offheight, buffer.offwidth
-        buffer.offheight = max(buffer.offheight, self.size[0])
-        buffer.offwidth = max(buffer.offwidth, self.size[1])
+        buffer.offheight = max(buffer.offheight, self.buffer[0])
+        buffer.offwidth = max(buffer.offwidth, self.buffer[1])
         return before != (buffer.offheight, buffer.offwidth)
 
     def render(self, physics: Any) -> np.ndarray:
@@ -88,7 +95,7 @@ class FastRenderer(GLRenderer):
     def _prepare(self, model: Any) -> bool:
         model.vis.quality.shadowsize = 512
         model.vis.quality.offsamples = 0
-        model.vis.global_.offheight, model.vis.global_.offwidth = self.size
+        model.vis.global_.offheight, model.vis.global_.offwidth = self.buffer
         return True
 
     def render(self, physics: Any) -> np.ndarray:

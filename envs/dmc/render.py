@@ -161,15 +161,20 @@ def _log_once(name: str, reason: str, loud: bool) -> None:
     _log.log(logging.WARNING if loud else logging.INFO, "drawing with %s: %s", name, reason)
 
 
-def make_renderer(name: str, size: tuple[int, int], camera: int) -> Any:
-    """Make the renderer gl, fast or ray, which has `render(physics)` and `segment(physics)`."""
+def make_renderer(
+    name: str, size: tuple[int, int], camera: int, buffer: tuple[int, int] | None = None
+) -> Any:
+    """Make the renderer gl, fast or ray, which has `render(physics)` and `segment(physics)`.
+
+    `buffer` is the largest height and width of all that draw this physics.
+    """
     if name == "ray":
         from .raycast.renderer import RayRenderer
 
         return RayRenderer(size, camera)
     from .opengl import FastRenderer, GLRenderer
 
-    return {"gl": GLRenderer, "fast": FastRenderer}[name](size, camera)
+    return {"gl": GLRenderer, "fast": FastRenderer}[name](size, camera, buffer)
 
 
 def load_simulator(name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -12,8 +13,11 @@ from gymnasium import spaces
 
 from ..errors import EnvDataError, EnvSettingsError
 from ..names import ALIASES
+from ..wrappers import pick_sizes, place_side_by_side
 from . import render as rendering
 from .segmentation import mask_foreground
+
+Cameras = int | str | Sequence[int | str] | None  # by number or name; None: the usual one
 
 _CAMERAS = {"quadruped": 2}  # domains whose usual camera is not camera 0
 _OBS = ("pixels", "state", "both")
@@ -50,15 +54,20 @@ class DMC(gymnasium.Env):
         size: tuple[int, int] = (64, 64),
         repeat: int = 1,
         render: str = "auto",
-        camera: int | str | None = None,
+        camera: Cameras = None,
         obs: str = "pixels",
         time_limit: int | None = None,
+        sizes: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:
-        """Build the task; `time_limit` is in control steps, None keeps the suite's."""
+        """Build the task; `time_limit` is in control steps, None keeps the suite's.
+
+        One camera draws the picture `image`; of several, number 2 draws `camera2`. `sizes` has the
+        pictures that differ from `size`, by name.
+        """
         self.size, self._pixels, self._vector = _check_arguments(size, repeat, obs, time_limit)
         self._repeat, self._time_limit, self._asked = repeat, time_limit, render
         self.renderer_name = ""
-        self._renderer: Any = None
+        self._renderers: dict[str, Any] = {}
         if self._pixels:
             self._choose_renderer()
         else:
@@ -66,7 +75,8 @@ class DMC(gymnasium.Env):
             rendering.load_simulator("ray")
         self.domain, self.task = split_task(task)
         self._env = self._load(0)
-        self._camera = self._find_camera(camera)
+        self._cameras = self._find_cameras(camera)
+        self._sizes = pick_sizes(f"dmc:{task}", list(self._cameras), self.size, sizes)
         self._set_spaces()
         self._running = False
         self._last: Any = None
@@ -90,6 +100,16 @@ class DMC(gymnasium.Env):
             kind = type(env.physics)
             env.physics.__class__ = type(kind.__name__, (kind,), {"contexts": None})
         return env
+
+    def _find_cameras(self, camera: Cameras) -> dict[str, int]:
+        """Return the number of the camera of each picture."""
+        if camera is None or isinstance(camera, int | str):
+            return {"image": self._find_camera(camera)}
+        numbers = [self._find_camera(each) for each in camera]
+        if not numbers or len(set(numbers)) < len(numbers):
+            raise EnvSettingsError(f"camera must be one camera, or different ones, not {camera!r}")
+        names = [f"camera{number}" for number in numbers] if len(numbers) > 1 else ["image"]
+        return dict(zip(names, numbers, strict=True))
 
     def _find_camera(self, camera: int | str | None) -> int:
         """Return a camera's number; None is the domain's usual camera."""
@@ -116,12 +136,14 @@ class DMC(gymnasium.Env):
         self._span = np.where(bounded, (high - low) / 2, 1.0)
         self.action_space = spaces.Box(-1, 1, spec.shape, np.float32)
         count = sum(int(np.prod(each.shape)) for each in self._env.observation_spec().values())
-        image = spaces.Box(0, 255, (*self.size, 3), np.uint8)
-        vector = spaces.Box(-np.inf, np.inf, (count,), np.float32)
-        both = spaces.Dict(image=image, vector=vector)
-        self.observation_space = (
-            both if self._pixels and self._vector else image if self._pixels else vector
-        )
+        parts: dict[str, spaces.Space] = {}
+        if self._pixels:
+            for name, size in self._sizes.items():
+                parts[name] = spaces.Box(0, 255, (*size, 3), np.uint8)
+        if self._vector:
+            parts["vector"] = spaces.Box(-np.inf, np.inf, (count,), np.float32)
+        self._only = next(iter(parts)) if len(parts) == 1 else ""
+        self.observation_space = parts[self._only] if self._only else spaces.Dict(parts)
 
     def _choose_renderer(self) -> None:
         """Choose the renderer and load dm_control for it."""
@@ -198,10 +220,11 @@ class DMC(gymnasium.Env):
         return self._middle + self._span * np.clip(action, -1, 1)
 
     def _observe(self) -> Any:
-        """Return the observation in the configured form."""
-        if not self._vector:
-            return self.render()
-        return {"image": self.render(), "vector": self.state()} if self._pixels else self.state()
+        """Return the observation in the form that was asked for."""
+        parts = self.pictures() if self._pixels else {}
+        if self._vector:
+            parts["vector"] = self.state()
+        return parts[self._only] if self._only else parts
 
     def state(self) -> np.ndarray:
         """Return the task's own observations as one float32 vector (n,)."""
@@ -210,26 +233,40 @@ class DMC(gymnasium.Env):
         parts = [np.ravel(each) for each in self._last.observation.values()]
         return np.concatenate(parts).astype(np.float32)
 
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Return what every camera sees now, (height, width, 3) uint8 by picture."""
+        return {name: self._get_renderer(name).render(self.physics) for name in self._cameras}
+
     def render(self) -> np.ndarray:
-        """Return the current picture (height, width, 3) uint8."""
-        return self._get_renderer().render(self.physics)
+        """Return the current picture (height, width, 3) uint8, of several side by side."""
+        return place_side_by_side(list(self.pictures().values()))
 
     def segment(self) -> np.ndarray:
-        """Return the current mask (height, width) of what is neither sky nor ground."""
-        return mask_foreground(self.physics, self._get_renderer().segment(self.physics))
+        """Return the first camera's mask (height, width) of what is neither sky nor ground."""
+        drawer = self._get_renderer(next(iter(self._cameras)))
+        return mask_foreground(self.physics, drawer.segment(self.physics))
 
-    def mask(self) -> np.ndarray:
-        """Return each pixel's share (height, width) of foreground in the last picture."""
-        return self._get_renderer().mask(self.physics)
+    def mask(self) -> Any:
+        """Return how far (height, width) in [0, 1] each pixel of the last picture shows neither
+        sky nor ground; of several pictures by name.
+        """
+        masks = {name: self._get_renderer(name).mask(self.physics) for name in self._cameras}
+        return masks if len(masks) > 1 else masks["image"]
 
-    def _get_renderer(self) -> Any:
-        """Return the renderer, made on first use."""
-        if self._renderer is None:
+    def _get_renderer(self, name: str) -> Any:
+        """Return a picture's renderer, made when it is first needed."""
+        if name not in self._renderers:
             if not self.renderer_name:
                 self._choose_renderer()
                 self._restore_gl_class()
-            self._renderer = rendering.make_renderer(self.renderer_name, self.size, self._camera)
-        return self._renderer
+            heights, widths = zip(*self._sizes.values(), strict=True)
+            self._renderers[name] = rendering.make_renderer(
+                self.renderer_name,
+                self._sizes[name],
+                self._cameras[name],
+                (max(heights), max(widths)),
+            )
+        return self._renderers[name]
 
     def _restore_gl_class(self) -> None:
         """Undo `_load`'s removal of the GL contexts if GL draws after all."""
@@ -237,16 +274,16 @@ class DMC(gymnasium.Env):
             self.physics.__class__ = type(self.physics).__mro__[1]
 
     def _free_simulation(self) -> None:
-        """Free the current simulation and its renderer."""
-        if self._renderer is not None:
-            self._renderer.close()
+        """Free the current simulation and its renderers."""
+        for renderer in self._renderers.values():
+            renderer.close()
         self._env.close()
 
     def close(self) -> None:
         """Free the simulation and any GL context."""
         if self._env is not None:
             self._free_simulation()
-        self._env = self._renderer = None
+        self._env, self._renderers = None, {}
         self._running = False
 
 

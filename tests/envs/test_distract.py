@@ -19,6 +19,7 @@ from gymnasium.utils.env_checker import check_env
 import envs
 from envs.distract import FALLOFF, KINDS, Background, make_fractal_noise
 from envs.dmc import render
+from envs.errors import EnvDataError
 from envs.names import DISTRACT
 from envs.parallel.vector import SerialEnv, make_vector
 from envs.tasks.canvas import Canvas
@@ -246,7 +247,9 @@ def test_an_environment_without_a_mask_is_refused_and_ones_own_mask_counts(own_m
     assert "\n" not in str(caught.value)
     picture = envs.make("distract:own_masks:Seeing", size=(16, 16)).reset(seed=0)[0]
     assert (picture[:4] == 9).all() and (picture[4:] != 9).mean() > 0.9
-    with pytest.raises(ValueError, match="mask has shape \\(16, 16\\), its picture \\(24, 24\\)"):
+    with pytest.raises(
+        EnvDataError, match="mask has shape \\(16, 16\\), its picture \\(24, 24\\)"
+    ):
         envs.make("distract:own_masks:Seeing", size=(24, 24)).reset(seed=0)
     _, err = train(tmp_path, "--env.task", "distract:own_masks:Blind", expect=2)
     assert len(err.strip().splitlines()) == 1 and "no mask" in err

@@ -140,9 +140,9 @@ def test_mask_is_the_body_and_not_the_ground():
 
 def test_alias_and_cameras():
     assert DMC("cup_catch", obs="state").domain == "ball_in_cup"
-    assert DMC("quadruped_walk", obs="state")._camera == 2
+    assert DMC("quadruped_walk", obs="state")._cameras == {"image": 2}
     side, back = (DMC("walker_walk", render="ray", camera=camera) for camera in ("side", 1))
-    assert (side._camera, back._camera) == (0, 1)
+    assert (side._cameras, back._cameras) == ({"image": 0}, {"image": 1})
     assert not np.array_equal(side.reset(seed=0)[0], back.reset(seed=0)[0])
 
 

@@ -60,8 +60,12 @@ def test_every_ray_meets_what_a_single_ray_meets(task):
     env = DMC(task, size=(height, width), render="ray", repeat=20)
     env.reset(seed=3)
     env.step(np.full(env.action_space.shape, 0.7))
-    ids = env._get_renderer().segment(env.physics).ravel()
-    model, data, rays = env.physics.model.ptr, env.physics.data.ptr, env._renderer._rays.directions
+    ids = env._get_renderer("image").segment(env.physics).ravel()
+    model, data, rays = (
+        env.physics.model.ptr,
+        env.physics.data.ptr,
+        env._renderers["image"]._rays.directions,
+    )
     seen, groups = np.zeros(1, np.int32), np.array([1, 1, 1, 0, 0, 0], np.uint8)
     for pixel in np.flatnonzero(ids < model.ngeom):
         mujoco.mj_ray(model, data, data.cam_xpos[0], rays[pixel], groups, True, -1, seen)
@@ -85,13 +89,13 @@ def test_a_picture_depends_on_the_state_and_not_on_what_was_drawn_before(task):
     env.reset(seed=0)
     for _ in range(3):
         env.step(np.full(env.action_space.shape, 0.5))
-    fresh = make_renderer("ray", env.size, env._camera).render(env.physics)
+    fresh = make_renderer("ray", env.size, env._cameras["image"]).render(env.physics)
     np.testing.assert_array_equal(env.render(), fresh)
     env.physics.model.geom_rgba[0] = (1, 0, 0, 1)  # as a task may recolour what it shows
     repainted = env.render()
     assert repainted.astype(int)[..., 2].sum() < 0.9 * fresh.astype(int)[..., 2].sum()
     np.testing.assert_array_equal(
-        repainted, make_renderer("ray", env.size, env._camera).render(env.physics)
+        repainted, make_renderer("ray", env.size, env._cameras["image"]).render(env.physics)
     )
 
 
@@ -176,12 +180,12 @@ def test_sites_and_strings_are_seen():
     env = DMC("cup_catch", size=(96, 96), render="ray")
     env.reset(seed=0)
     model = env.physics.model
-    ids = env._get_renderer().segment(env.physics)
+    ids = env._get_renderer("image").segment(env.physics)
     assert (ids == model.ngeom + model.nsite).any()  # the string
     finger = DMC("finger_turn_easy", render="ray")
     finger.reset(seed=0)
     assert (
-        finger._get_renderer().segment(finger.physics) == finger.physics.model.ngeom
+        finger._get_renderer("image").segment(finger.physics) == finger.physics.model.ngeom
     ).sum() > 20  # the target
     assert mask_foreground(finger.physics, np.array([-1, 0, 2, model.ngeom + 3])).tolist() == [
         False,
@@ -212,7 +216,7 @@ def test_a_wider_picture_shows_more_at_the_sides_only():
 @pytest.mark.parametrize("task", TEN)
 def test_silhouettes_agree_with_gl_over_random_states(task):
     env = DMC(task, size=(64, 64), render="fast", repeat=10)
-    ray = make_renderer("ray", env.size, env._camera)
+    ray = make_renderer("ray", env.size, env._cameras["image"])
     generator = np.random.default_rng(0)
     both = either = 0
     differences = []

@@ -255,7 +255,7 @@ def test_the_spread_is_that_of_the_dreams(run_dir):
     model = session.dreams.model
     feat = model.dynamics.features(moment.state)
     assert len(feat) == session.dreams.count == 8
-    pictures = model.decode(feat[None])[0].clamp(0, 1).numpy()
+    pictures = model.decode(feat[None])["image"][0].clamp(0, 1).numpy()
     assert (
         moment.look.spread == pytest.approx(pictures.std(0).mean(), rel=0.05)
         and moment.look.spread > 0

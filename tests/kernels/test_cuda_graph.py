@@ -89,7 +89,7 @@ def learner_of(recorder, *overrides):
         ]
     )
     torch.manual_seed(0)
-    model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
+    model = build.make_model(c, ObservationSpace({"image": (32, 32, 3)}), SPACE)
     policy = build.make_policy(c, model, SPACE)
     starts = build.STARTS[c.replay.start](c.replay)
     return Learner(
@@ -119,7 +119,7 @@ def trained(recorder, *overrides, updates=14, spoil=(), spare=()):
         if i in spoil:
             batch["reward"][0, 3] = float("nan")
         if i in spare:
-            learner.model.probe.decoder.image.project.weight.data.fill_(float("inf"))
+            learner.model.probe.decoder.decoders.image.project.weight.data.fill_(float("inf"))
         shown.append({k: float(v) for k, v in learner.update(batch).items()})
         if learner.row_losses is not None:
             shown[-1] |= {f"row {i}": float(v) for i, v in enumerate(learner.row_losses.flatten())}

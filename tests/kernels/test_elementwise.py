@@ -204,7 +204,7 @@ def test_a_whole_update_is_the_same_with_and_without(monkeypatch):
     """Losses and gradients of model, actor and critic in bf16, by the library and by torch, beside
     fp32.
     """
-    space, observation = ActionSpace(3), ObservationSpace((64, 64, 3))
+    space, observation = ActionSpace(3), ObservationSpace({"image": (64, 64, 3)})
     settings = [
         "debug",
         "behavior.name=actor_critic",

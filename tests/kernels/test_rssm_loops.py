@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 def rssm_of(latent):
     c = loading.parse(["debug", f"model.latent={latent}", "model.deter=40", "model.hidden=24"])
     torch.manual_seed(0)
-    rssm = build.make_model(c, ObservationSpace((32, 32, 3)), ActionSpace(A)).dynamics
+    rssm = build.make_model(c, ObservationSpace({"image": (32, 32, 3)}), ActionSpace(A)).dynamics
     for name, p in rssm.named_parameters():
         if "norm" in name:
             p.data.uniform_(0.5, 1.5)
@@ -156,7 +156,7 @@ def test_not_even_a_nan_is_carried_over_a_start():
 @pytest.mark.parametrize("change", ["model.transition=ssm", "model.blocks=2"])
 def test_other_transitions_stay_with_autograd(change):
     c = loading.parse(["debug", change])
-    rssm = build.make_model(c, ObservationSpace((32, 32, 3)), ActionSpace(A)).dynamics
+    rssm = build.make_model(c, ObservationSpace({"image": (32, 32, 3)}), ActionSpace(A)).dynamics
     with torch.autocast("cpu", torch.bfloat16):
         assert isinstance(rssm.start_rollout(rssm.initial(2), 1), Rollout)
 

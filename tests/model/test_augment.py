@@ -50,9 +50,9 @@ def test_only_the_encoder_sees_them_and_only_while_learning(objective):
     assert torch.equal(model.encode(batch), plain.encode(batch))  # an agent at work
     torch.manual_seed(0)
     moved = model.augment(batch)
-    assert moved["image"] is batch["image"] and moved["shift"].shape == (3, T, 2)
+    assert moved["image"] is batch["image"] and moved["shift/image"].shape == (3, T, 2)
     assert not torch.equal(model.encode(moved), model.encode(batch))
-    assert "shift" not in plain.augment(batch)
+    assert "shift/image" not in plain.augment(batch)
 
 
 def test_the_slow_encoder_has_a_view_of_its_own():
@@ -64,7 +64,7 @@ def test_the_slow_encoder_has_a_view_of_its_own():
     embed, post, prior = model.observe(moved)
     ctx = model._context(moved, embed, post, prior, model.dynamics.features(post))
     model.objectives["prototypes"](ctx)
-    own = shifted(model.backdrop.take_out(batch["image"]), moved["shift"])
+    own = shifted(model.mean_images.image.take_out(batch["image"]), moved["shift/image"])
     assert seen[0].shape == own.shape and not torch.equal(seen[0], own)
 
 
@@ -74,7 +74,7 @@ def test_a_burnt_in_start_has_the_same_shift():
     )
     learner.starts = BurnInStart(3)
     batch, _ = learner._prepare(batch_of(0)[0])
-    assert batch["shift"].shape[1] == batch["image"].shape[1] == 5
+    assert batch["shift/image"].shape[1] == batch["image"].shape[1] == 5
     assert torch.isfinite(learner.update(batch_of(1)[0])["loss/total"])
 
 
@@ -92,8 +92,8 @@ def test_the_decoder_still_draws_pictures_where_they_are():
     embed, post, _ = learner.model.observe(moved)
     drawn = learner.model.objectives["reconstruction"].decode(
         learner.model.dynamics.features(post)
-    )
-    want = learner.model.backdrop.error(drawn.flatten(0, 1), batch["image"].flatten(0, 1)).view(
-        16, 8
-    )
+    )["image"]
+    want = learner.model.mean_images.image.error(
+        drawn.flatten(0, 1), batch["image"].flatten(0, 1)
+    ).view(16, 8)
     torch.testing.assert_close(losses["image"], want)

@@ -7,7 +7,7 @@ import torch
 
 from worldmodel import build
 from worldmodel.config import loading
-from worldmodel.model.mean_image import Backdrop, to_pixels
+from worldmodel.model.mean_image import MeanImage, to_pixels
 from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.training.learner import Learner
 
@@ -36,25 +36,25 @@ def pictures(*shape, seed=0):
 
 def test_it_is_the_mean_of_the_watched_updates_and_then_stays():
     batches = [pictures(2, 3, 4, 6, 3, seed=i) for i in range(5)]
-    backdrop = Backdrop((4, 6, 3), watched=3)
+    mean_image = MeanImage((4, 6, 3), watched=3)
     for update, batch in enumerate(batches):
-        backdrop.watch(batch, update)
+        mean_image.watch(batch, update)
     want = torch.stack(batches[:3]).float().mean((0, 1, 2))
-    torch.testing.assert_close(backdrop.picture, want)
+    torch.testing.assert_close(mean_image.picture, want)
 
 
 def test_without_it_pictures_are_centred_around_grey_and_checkpoints_hold_nothing():
-    backdrop, image = Backdrop((4, 6, 3), watched=0), pictures(2, 3, 4, 6, 3)
-    backdrop.watch(image, 0)
-    torch.testing.assert_close(backdrop.take_out(image), image / 255 - 0.5)
-    assert not backdrop.state_dict()
+    mean_image, image = MeanImage((4, 6, 3), watched=0), pictures(2, 3, 4, 6, 3)
+    mean_image.watch(image, 0)
+    torch.testing.assert_close(mean_image.take_out(image), image / 255 - 0.5)
+    assert not mean_image.state_dict()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_taken_out_can_be_put_back(dtype):
-    backdrop, image = Backdrop((4, 6, 3), watched=1), pictures(2, 3, 4, 6, 3)
-    backdrop.watch(image, 0)
-    back = to_pixels(backdrop.put_back(backdrop.take_out(image, dtype)))
+    mean_image, image = MeanImage((4, 6, 3), watched=1), pictures(2, 3, 4, 6, 3)
+    mean_image.watch(image, 0)
+    back = to_pixels(mean_image.put_back(mean_image.take_out(image, dtype)))
     assert (back.int() - image.int()).abs().max() <= (0 if dtype == torch.float32 else 1)
 
 
@@ -86,14 +86,14 @@ def explained(watched, updates=120):
     """Share of what moves, in new scenes, that comes back in reconstructions."""
     torch.manual_seed(0)
     c = loading.parse([*SMALL, f"model.backdrop={watched}"])
-    model = build.make_model(c, ObservationSpace((32, 32, 3)), ActionSpace(2))
+    model = build.make_model(c, ObservationSpace({"image": (32, 32, 3)}), ActionSpace(2))
     learner = Learner(model, c.optim, torch.device("cpu"), "fp32")
     for i in range(updates):
         learner.update(scenes(i))
     new = scenes(1000)
     truth = new["image"] / 255
     with torch.no_grad():
-        found = model.decode(model.dynamics.features(model.observe(new)[1]))
+        found = model.decode(model.dynamics.features(model.observe(new)[1]))["image"]
     return float(
         1 - (found - truth).square().mean() / (truth.mean((0, 1)) - truth).square().mean()
     )

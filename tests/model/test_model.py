@@ -57,7 +57,9 @@ KINDS = [kind for kind in itertools.product(TRANSITIONS, registry.LATENTS) if po
 def make(*overrides, image=(H, W, 3), vector=None, space=None):
     torch.manual_seed(0)
     c = loading.parse([*TINY, *overrides])
-    return c, build.make_model(c, ObservationSpace(image, vector), space or ActionSpace(A))
+    observation = {"image": image, "vector": vector}
+    observation = ObservationSpace({k: v for k, v in observation.items() if v})
+    return c, build.make_model(c, observation, space or ActionSpace(A))
 
 
 def kind(transition, latent):
@@ -230,7 +232,7 @@ def test_vectors_beside_or_instead_of_pixels(image, vector):
 @pytest.mark.parametrize("size", [(16, 16), (32, 64), (48, 80)])
 def test_any_divisible_picture_comes_back_in_its_own_size(size):
     _, model = make(f"env.size=[{size[0]}, {size[1]}]", image=(*size, 3))
-    picture = model.decode(torch.randn(2, 4, model.dynamics.feature_size))
+    picture = model.decode(torch.randn(2, 4, model.dynamics.feature_size))["image"]
     assert picture.shape == (2, 4, *size, 3) and to_pixels(picture).dtype == torch.uint8
 
 
@@ -403,7 +405,7 @@ def test_pictures_go_in_and_come_out_in_patches_of_any_size(patch):
     learner = Learner(model, c.optim, torch.device("cpu"), "fp32")
     first, *_, last = [float(learner.update(batch)["loss/image"]) for _ in range(60)]
     _, post, _ = model.observe(batch)
-    assert model.decode(model.dynamics.features(post)).shape == batch["image"].shape
+    assert model.decode(model.dynamics.features(post))["image"].shape == batch["image"].shape
     assert last < 0.7 * first
 
 
@@ -431,7 +433,7 @@ def test_some_of_the_pictures_stand_for_all_of_them():
     torch.manual_seed(1)
     feat = whole.dynamics.features(whole.observe(batch)[1])
     contexts = [
-        Context(batch, feat, {}, {}, feat, m.backdrop, Parts(m.dynamics, m.reward, m.cont))
+        Context(batch, feat, {}, {}, feat, m.mean_images, Parts(m.dynamics, m.reward, m.cont))
         for m in (whole, part)
     ]
     want = whole.objectives["reconstruction"](contexts[0])[0]["image"]

@@ -162,7 +162,7 @@ def test_a_target_learns_only_where_it_is_told_to(name, target):
         embed,
         *({k: v.detach() for k, v in s.items()} for s in (ctx.post, ctx.prior)),
         ctx.feat.detach(),
-        ctx.backdrop,
+        ctx.mean_images,
         ctx.parts,
         ctx.slow,
     )
@@ -176,9 +176,9 @@ def test_the_inverse_models_forward_part_aims_as_it_is_told(target):
     _, model = model_of("inverse", f"inverse.target={target}")
     ctx = context(model, batch_for())
     objective, embed = model.objectives["inverse"], ctx.embed.detach().requires_grad_()
-    objective(Context(ctx.batch, embed, ctx.post, ctx.prior, ctx.feat, ctx.backdrop, ctx.parts))[
-        0
-    ]["inverse_forward"].sum().backward()
+    objective(
+        Context(ctx.batch, embed, ctx.post, ctx.prior, ctx.feat, ctx.mean_images, ctx.parts)
+    )[0]["inverse_forward"].sum().backward()
     assert (embed.grad is not None and bool(embed.grad.abs().sum() > 0)) == (target == "grad")
 
 
@@ -187,7 +187,7 @@ def test_bootstrap_aims_at_the_slow_encoder_alone():
     ctx = context(model, batch_for())
     embed = ctx.embed.detach().requires_grad_()
     seen = Context(
-        ctx.batch, embed, ctx.post, ctx.prior, ctx.feat, ctx.backdrop, ctx.parts, ctx.slow
+        ctx.batch, embed, ctx.post, ctx.prior, ctx.feat, ctx.mean_images, ctx.parts, ctx.slow
     )
     (loss,) = model.objectives["bootstrap"](seen)[0].values()
     loss.sum().backward()
@@ -219,7 +219,7 @@ def test_collapse_by_hand():
 def test_a_collapse_shows():
     """An encoder that has gone flat: the numbers say so."""
     learner = learner_of("{contrastive: 1.0}", "optim.lr=1e-2")
-    flat = learner.model.encoder.image.convs[-1]
+    flat = learner.model.encoder.parts.image.convs[-1]
     before = learner.update(batch_of(0)[0])
     torch.nn.init.zeros_(flat.weight)
     learner.updates = learner.model.measure_every

@@ -40,12 +40,12 @@ def trained(probe, *overrides, updates=5, spoil=None):
         ]
     )
     torch.manual_seed(0)
-    model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
+    model = build.make_model(c, ObservationSpace({"image": (32, 32, 3)}), SPACE)
     policy = build.make_policy(c, model, SPACE)
     learner = Learner(model, c.optim, torch.device("cpu"), c.run.precision, policy)
     for i in range(updates):
         if spoil == i:
-            model.probe.decoder.image.project.weight.data.fill_(float("inf"))
+            model.probe.decoder.decoders.image.project.weight.data.fill_(float("inf"))
         metrics = learner.update(batch_of(i, SPACE)[0])
     weights = {
         **{k: v for k, v in model.state_dict().items() if not k.startswith("probe.")},
@@ -129,7 +129,7 @@ def test_the_probe_draws_what_the_latent_knows():
     batch, state = batch_of(999, cut=False)
     with torch.no_grad():
         model = learner.model
-        found = model.decode(model.dynamics.features(model.observe(batch)[1]))
+        found = model.decode(model.dynamics.features(model.observe(batch)[1]))["image"]
     where = found[:, 3:, 6:12, :, 0].mean(2).argmax(-1)  # the reddest column
     there = (state[:, 3:, 0] * 4).round()
     assert ((where >= there) & (where < there + 4)).float().mean() > 0.7

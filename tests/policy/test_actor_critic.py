@@ -335,7 +335,7 @@ def whole(*overrides, space=None):
     torch.manual_seed(0)
     c = loading.parse([*TINY, *overrides])
     space = space or ActionSpace(2)
-    model = build.make_model(c, ObservationSpace((16, 16, 3)), space)
+    model = build.make_model(c, ObservationSpace({"image": (16, 16, 3)}), space)
     policy = build.make_policy(c, model, space)
     # A fresh critic is zero everywhere and passes no gradient on; a fresh actor ignores what it
     # sees.

@@ -167,7 +167,7 @@ def test_every_behaviour_acts_legally_for_a_batch_and_repeats_itself(name, space
         ]
     )
     torch.manual_seed(0)
-    model = build.make_model(c, ObservationSpace((32, 32, 3)), space)
+    model = build.make_model(c, ObservationSpace({"image": (32, 32, 3)}), space)
     behavior = build.make_behavior(c, model, space, build.make_policy(c, model, space))
     answers = []
     for _ in range(2):
@@ -190,7 +190,7 @@ def test_every_behaviour_acts_legally_for_a_batch_and_repeats_itself(name, space
 
 def test_a_state_that_went_mad_is_forgotten_when_an_episode_starts():
     c = loading.parse(["tiny", "env.size=[32, 32]", "model.cnn=[4, 4]"])
-    model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
+    model = build.make_model(c, ObservationSpace({"image": (32, 32, 3)}), SPACE)
     mad = {k: torch.full_like(v, float("nan")) for k, v in model.dynamics.initial(2).items()}
     embed = torch.zeros(2, model.encoder.size)
     state = model.dynamics.observe_step(
@@ -207,7 +207,7 @@ def test_warm_up_raises_the_learning_rate_and_resuming_keeps_it():
     c = loading.parse(
         ["tiny", "env.size=[32, 32]", "model.cnn=[4, 4]", "optim.warmup=4", "optim.lr=0.01"]
     )
-    model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
+    model = build.make_model(c, ObservationSpace({"image": (32, 32, 3)}), SPACE)
     learner = Learner(model, c.optim, torch.device("cpu"), "fp32")
     flags = {k: torch.zeros(2, 3, dtype=torch.bool) for k in ("is_first", "is_terminal")}
     batch = {
@@ -267,7 +267,7 @@ def test_an_actor_evaluates_by_its_mode_or_by_a_draw_never_with_noise(greedy):
         ]
     )
     torch.manual_seed(0)
-    model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
+    model = build.make_model(c, ObservationSpace({"image": (32, 32, 3)}), SPACE)
     policy = build.make_policy(c, model, SPACE)
     behavior = build.make_behavior(c, model, SPACE, policy)
     state = {k: v.expand(500, *v.shape[1:]) for k, v in model.dynamics.initial(1).items()}
@@ -286,7 +286,7 @@ def test_an_actor_evaluates_by_its_mode_or_by_a_draw_never_with_noise(greedy):
 
 def test_a_model_that_saw_no_end_expects_none():
     c = loading.parse(["debug"])
-    model = build.make_model(c, ObservationSpace((32, 32, 3)), ActionSpace(2))
+    model = build.make_model(c, ObservationSpace({"image": (32, 32, 3)}), ActionSpace(2))
     feat = torch.randn(3, 4, model.dynamics.feature_size)
     batch = {
         "is_terminal": torch.zeros(2, 5, dtype=torch.bool),
@@ -313,7 +313,7 @@ def test_a_lone_environment_without_plans_is_answered_in_fp32(
     behavior, count, wanted, monkeypatch
 ):
     c = loading.parse(["debug", f"behavior.name={behavior}", "run.precision=bf16"])
-    model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
+    model = build.make_model(c, ObservationSpace({"image": (32, 32, 3)}), SPACE)
     policy = build.make_policy(c, model, SPACE) if behavior == "actor_critic" else None
     agent, rough = build.make_agent(c, model, SPACE, torch.device("cpu"), policy), []
     encode = model.encode

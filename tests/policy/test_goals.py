@@ -27,7 +27,7 @@ from worldmodel.replay.samplers.uniform import Uniform
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.spaces import ObservationSpace, map_state
 
-SEEN = ObservationSpace((H, W, 3))
+SEEN = ObservationSpace({"image": (H, W, 3)})
 
 
 class Line(LineWorld):
@@ -203,8 +203,12 @@ def test_pictures_that_cannot_be_a_goal(tmp_path):
         (tmp_path / "text.png", SEEN, "cannot be read as a picture"),
         (tmp_path, SEEN, "cannot be read as a picture"),
         (picture(tmp_path / "y.png", W, H), SEEN, f"is {W}x{H} pixels, this run sees {H}x{W}"),
-        (tmp_path / "x.png", ObservationSpace(None, 5), "this run sees no pictures"),
-        (tmp_path / "x.png", ObservationSpace((H, W, 3), 5), "sees a vector as well"),
+        (tmp_path / "x.png", ObservationSpace({"vector": 5}), "this run sees no pictures"),
+        (
+            tmp_path / "x.png",
+            ObservationSpace({"image": (H, W, 3), "vector": 5}),
+            "sees a vector as well",
+        ),
     ):
         with pytest.raises(ValueError, match=wanted):
             load_goal(goal(image=str(path)), observation)
@@ -286,7 +290,9 @@ def test_episodes_of_a_replay_come_whole_and_nothing_is_touched(tmp_path, codec)
 
 def test_a_step_of_an_episode_is_a_goal(tmp_path):
     run = saved_run(tmp_path, [3, 20])
-    found = load_goal(goal(run=str(run), episode=1, step=7), ObservationSpace((H, W, 3), 2))
+    found = load_goal(
+        goal(run=str(run), episode=1, step=7), ObservationSpace({"image": (H, W, 3), "vector": 2})
+    )
     assert found.seen["vector"].tolist() == [[[7.0, 0.0]]] and (found.seen["image"] == 1).all()
     assert load_goal(goal(run=str(run)), SEEN).seen.keys() == {"image"}
     assert (load_goal(goal(run=str(run)), SEEN).seen["image"] == 101).all()
@@ -303,8 +309,12 @@ def test_replays_that_hold_no_such_goal(tmp_path):
             SEEN,
             "goal.step: 3 is not in episode 0, which has 3 steps",
         ),
-        ({"run": str(run)}, ObservationSpace((W, H, 3)), "has image of shape"),
-        ({"run": str(plain)}, ObservationSpace((H, W, 3), 2), "has no vector"),
+        ({"run": str(run)}, ObservationSpace({"image": (W, H, 3)}), "has image of shape"),
+        (
+            {"run": str(plain)},
+            ObservationSpace({"image": (H, W, 3), "vector": 2}),
+            "has no vector",
+        ),
     ):
         with pytest.raises(ValueError, match=wanted):
             load_goal(goal(**changes), observation)

@@ -20,7 +20,7 @@ def score_of(name, *overrides):
         ["debug", "model.latent=deterministic", f"planner.score={name}", *goal, *overrides]
     )
     torch.manual_seed(0)
-    model = build.make_model(c, ObservationSpace((32, 32, 3)), SPACE)
+    model = build.make_model(c, ObservationSpace({"image": (32, 32, 3)}), SPACE)
     policy = build.make_policy(c, model, SPACE)
     state = map_state(model.dynamics.initial(BATCH), lambda v: v + torch.randn_like(v))
     there = Goal(

@@ -91,7 +91,7 @@ def draw(column, distractor):
 def learner_of(objective, *overrides, space=CODES, seed=0):
     c = loading.parse([*SMALL, f"loss.objective={objective}", *overrides])
     torch.manual_seed(seed)
-    model = build.make_model(c, ObservationSpace((SIDE, SIDE, 3)), space)
+    model = build.make_model(c, ObservationSpace({"image": (SIDE, SIDE, 3)}), space)
     return Learner(model, c.optim, torch.device("cpu"), c.run.precision)
 
 

@@ -127,7 +127,7 @@ def learn(world, overrides, updates, spoilt=None, deaf=()):
     c = loading.parse([*TINY, *overrides])
     torch.manual_seed(0)
     space = ActionSpace(2)
-    model = build.make_model(c, ObservationSpace(IMAGE), space, world)
+    model = build.make_model(c, ObservationSpace({"image": IMAGE}), space, world)
     policy = build.make_policy(c, model, space, world)
     starts = build.STARTS[c.replay.start](c.replay)
     learner = Learner(model, c.optim, torch.device("cpu"), "fp32", policy, starts, world)

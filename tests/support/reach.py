@@ -90,7 +90,7 @@ def reach(objective, distance, overrides=(), updates=400, goals=8, seed=0):
         [*SETTINGS, f"loss.objective={objective}", f"goal.distance={distance}", *overrides]
     )
     torch.manual_seed(seed)
-    model = build.make_model(c, ObservationSpace((SIZE, SIZE, 3)), SPACE)
+    model = build.make_model(c, ObservationSpace({"image": (SIZE, SIZE, 3)}), SPACE)
     learner = Learner(model, c.optim, torch.device("cpu"), "fp32")
     rng, episodes = np.random.default_rng(seed), collected(60, seed)
     for _ in range(updates):

@@ -60,7 +60,19 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 # Modules renamed since a checkpoint was written: {group: {old beginning: new beginning}}.
-RENAMED = {"model": {"rssm.": "dynamics."}}
+RENAMED = {
+    "model": {
+        "rssm.": "dynamics.",
+        "backdrop.picture": "mean_images.image.picture",
+        "encoder.image.": "encoder.parts.image.",
+        "encoder.vector.": "encoder.parts.vector.",
+        "slow.copy.image.": "slow.copy.parts.image.",
+        "slow.copy.vector.": "slow.copy.parts.vector.",
+        "objectives.reconstruction.image.": "objectives.reconstruction.decoders.image.",
+        "objectives.reconstruction.vector.": "objectives.reconstruction.decoders.vector.",
+        "probe.decoder.image.": "probe.decoder.decoders.image.",
+    }
+}
 STAGING = re.compile(r"\.tmp-\d+-(\d+)")
 
 

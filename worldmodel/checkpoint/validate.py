@@ -13,6 +13,7 @@ from worldmodel.system.files import open_regular
 
 MAX_COUNT = 2**53  # the largest value of a counter
 MAX_NAME_LENGTH = 200  # characters of a metric's name
+MAX_OBSERVATIONS = 100  # pictures and vectors of an environment
 
 
 def check_integer(value: Any, what: str, low: int = 0, high: int = MAX_COUNT) -> int:
@@ -80,16 +81,8 @@ def check_state(state: dict[str, Any], place: int) -> None:
 
 def check_spaces(state: dict[str, Any]) -> None:
     """Check the shapes of observations and actions."""
-    seen, done = check_table(state, "observation"), check_table(state, "action")
-    if seen["image"] is None and seen["vector"] is None:
-        raise ValueError("observation holds neither image nor vector")
-    if seen["image"] is not None:
-        if not isinstance(seen["image"], list) or len(seen["image"]) != 3:
-            raise ValueError(f"observation.image is {_shorten(seen['image'])}, not three sizes")
-        for size in seen["image"]:
-            check_integer(size, "observation.image", 1, 1 << 14)
-    if seen["vector"] is not None:
-        check_integer(seen["vector"], "observation.vector", 1, 1 << 24)
+    check_observation(state)
+    done = check_table(state, "action")
     size = check_integer(done["size"], "action.size", 1, 1 << 20)
     check_bool(done["scalar"], "action.scalar")
     groups = done["groups"]
@@ -97,6 +90,24 @@ def check_spaces(state: dict[str, Any]) -> None:
         raise ValueError(f"action.groups is {_shorten(groups)}, not a list")
     if groups and sum(check_integer(n, "action.groups", 1, 1 << 20) for n in groups) != size:
         raise ValueError(f"action.groups do not add up to action.size {size}")
+
+
+def check_observation(state: dict[str, Any]) -> dict[str, list[int] | int]:
+    """Return the observations by name: three sizes of each picture, one of each vector."""
+    # Earlier versions named both image and vector, null where the run had none.
+    seen = {k: v for k, v in check_table(state, "observation").items() if v is not None}
+    if not 0 < len(seen) <= MAX_OBSERVATIONS:
+        raise ValueError(f"observation holds {len(seen)} pictures and vectors")
+    for name, sizes in seen.items():
+        what = f"observation.{_shorten(name)}"
+        if isinstance(sizes, list):
+            if len(sizes) != 3:
+                raise ValueError(f"{what} is {_shorten(sizes)}, not three sizes")
+            for size in sizes:
+                check_integer(size, what, 1, 1 << 14)
+        else:
+            check_integer(sizes, what, 1, 1 << 24)
+    return seen
 
 
 def check_table(state: Any, name: str, length: int | None = None) -> dict[str, Any]:

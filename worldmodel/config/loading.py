@@ -276,7 +276,7 @@ def _convert(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
     if origin in (Union, types.UnionType):
         if value is None:
             return None
-        return _convert(value, next(a for a in args if a is not type(None)), where, problems)
+        return _convert(value, _pick_kind(value, args), where, problems)
     if origin is Literal:
         return _check_name(value, args, where, problems)
     if origin in (list, tuple):
@@ -292,6 +292,14 @@ def _convert(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
             for k, v in value.items()
         }
     return _convert_scalar(value, kind, where, problems)
+
+
+def _pick_kind(value: Any, kinds: Sequence[Any]) -> Any:
+    """Of several types: the one for lists or tables if the value is one, else the first."""
+    for kind in kinds:
+        if isinstance(value, list | dict) and isinstance(value, get_origin(kind) or ()):
+            return kind
+    return next(kind for kind in kinds if kind is not type(None))
 
 
 def _convert_table(value: Any, kind: Any, where: str, problems: list[str]) -> Any:

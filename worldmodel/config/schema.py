@@ -33,14 +33,18 @@ class RunConfig:
     fresh: bool
 
 
+Side = Annotated[int, Range(8, 1024)]
+
+
 @dataclass(frozen=True)
 class EnvConfig:
     task: str
-    size: tuple[Annotated[int, Range(8, 1024)], Annotated[int, Range(8, 1024)]]
+    size: tuple[Side, Side]
+    sizes: dict[str, tuple[Side, Side]]
     repeat: Annotated[int, Range(1, 1000)]
     obs: Literal["pixels", "state", "both"]
     render: Literal["auto", "gl", "fast", "ray"]
-    camera: int | None
+    camera: int | list[int] | None
     time_limit: Count | None
     patience: Count | None
     patience_floor: float
@@ -212,7 +216,7 @@ class EmaConfig:
 
 @dataclass(frozen=True)
 class GoalConfig:
-    image: str | None
+    image: str | dict[str, str] | None
     run: str | None
     episode: int
     step: int
@@ -286,10 +290,11 @@ def contradictions(c: Config) -> list[str]:
     if c.env.task.startswith("distract:") and c.env.obs == "state":
         found.append("env.task: distract: changes pictures; env.obs is state")
     factor = m.patch * 2 ** (len(m.cnn) - 1)
-    if c.env.obs != "state" and any(side % factor for side in c.env.size):
-        h, w = c.env.size
-        why = "model.patch, and a halving for each further layer of model.cnn"
-        found.append(f"env.size: {h}x{w} must be divisible by {factor} ({why})")
+    sizes = {"env.size": c.env.size} | {f"env.sizes.{k}": v for k, v in c.env.sizes.items()}
+    for key, (h, w) in sizes.items():
+        if c.env.obs != "state" and (h % factor or w % factor):
+            why = "model.patch, and a halving for each further layer of model.cnn"
+            found.append(f"{key}: {h}x{w} must be divisible by {factor} ({why})")
     if c.loss.overshooting >= c.replay.length:
         found.append(
             f"loss.overshooting: {c.loss.overshooting} must be shorter than replay.length "

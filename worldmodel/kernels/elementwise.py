@@ -60,7 +60,7 @@ def twohot_loss(read: Tensor, low: Tensor, share: Tensor) -> Tensor:
 
 
 def centred(image: Tensor, backdrop: Tensor, dtype: torch.dtype) -> Tensor:
-    """uint8 pixels (...,H,W,3) to floats around zero, against a backdrop (H,W,3)."""
+    """uint8 pixels (...,H,W,C) to floats around zero, against a backdrop (H,W,C)."""
     if dtype == torch.bfloat16 and _here(image):
         y, image = torch.empty_like(image, dtype=dtype), image.contiguous()
         call(
@@ -77,7 +77,7 @@ def centred(image: Tensor, backdrop: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def picture_error(mean: Tensor, image: Tensor, backdrop: Tensor) -> Tensor:
-    """Half the summed squared difference (N,) of drawn pictures (N,H,W,3) and centred pixels of
+    """Half the summed squared difference (N,) of drawn pictures (N,H,W,C) and centred pixels of
     the same shape.
     """
     if takes(mean):

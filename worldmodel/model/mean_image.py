@@ -17,12 +17,12 @@ from worldmodel.kernels import elementwise
 GREY = 127.5
 
 
-class Backdrop(nn.Module):
+class MeanImage(nn.Module):
     """Mean of the pictures of the first `watched` updates, mid-grey before that and where nothing
     is watched.
     """
 
-    picture: Tensor  # (H,W,3) in [0, 255]
+    picture: Tensor  # (H,W,C) in [0, 255]
 
     def __init__(self, shape: tuple[int, int, int], watched: int):
         super().__init__()
@@ -33,7 +33,7 @@ class Backdrop(nn.Module):
     def watch(
         self, image: Tensor, update: int, over_ranks: Callable[[Tensor], Tensor] | None = None
     ) -> None:
-        """Take the pictures (B,T,H,W,3) of update number `update`, counted from 0, into the mean.
+        """Take the pictures (B,T,H,W,C) of update number `update`, counted from 0, into the mean.
 
         `over_ranks` makes one process's mean picture that of all.
         """
@@ -42,17 +42,17 @@ class Backdrop(nn.Module):
             self.picture.lerp_(over_ranks(mean) if over_ranks else mean, 1 / (update + 1))
 
     def take_out(self, image: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """uint8 pixels (...,H,W,3) to floats around zero."""
+        """uint8 pixels (...,H,W,C) to floats around zero."""
         return elementwise.centred(image, self.picture, dtype)
 
     def error(self, mean: Tensor, image: Tensor) -> Tensor:
         """Half the summed squared difference (N,) of what was drawn and uint8 pixels, both
-        (N,H,W,3).
+        (N,H,W,C).
         """
         return elementwise.picture_error(mean, image, self.picture)
 
     def put_back(self, mean: Tensor) -> Tensor:
-        """What was drawn against the backdrop (...,H,W,3) to floats in about [0, 1]."""
+        """What was drawn against the backdrop (...,H,W,C) to floats in about [0, 1]."""
         return mean.float() + self.picture / 255
 
 

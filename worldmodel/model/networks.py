@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.kernels import elementwise, planning_step
+from worldmodel.spaces import ObservationSpace
 
 
 class Norm(nn.RMSNorm):
@@ -141,20 +142,17 @@ def lay_out(module: nn.Module) -> None:
 
 
 class ImageEncoder(nn.Module):
-    """Strided convolutions, a halving each: (N,H,W,3) -> (N,E); a `patch` above 2 is one
+    """Strided convolutions, a halving each: (N,H,W,C) -> (N,E); a `patch` above 2 is one
     projection at first.
     """
 
-    def __init__(self, size: tuple[int, int], channels: Sequence[int], patch: int):
+    def __init__(self, shape: tuple[int, int, int], channels: Sequence[int], patch: int):
         super().__init__()
-        first = (
-            nn.Conv2d(3, channels[0], patch, patch)
-            if patch > 2
-            else nn.Conv2d(3, channels[0], 4, 2, 1)
-        )
+        kernel = (patch, patch) if patch > 2 else (4, 2, 1)  # its size, stride and padding
+        first = nn.Conv2d(shape[2], channels[0], *kernel)
         halving = (nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(channels, channels[1:], strict=False))
         self.convs = nn.ModuleList([first, *halving])
-        height, width = shrunk(size, len(channels), patch)
+        height, width = shrunk(shape[:2], len(channels), patch)
         self.size = height * width * channels[-1]
         lay_out(self)
 
@@ -201,17 +199,20 @@ class Unpatch(nn.Module):
 
 
 class ImageDecoder(nn.Module):
-    """The encoder's mirror image: features (N,F) -> mean picture (N,H,W,3) without its
-    backdrop.
+    """The encoder's mirror image: features (N,F) -> mean picture (N,H,W,C), less the
+    mean image.
     """
 
-    def __init__(self, inputs: int, size: tuple[int, int], channels: Sequence[int], patch: int):
+    def __init__(
+        self, inputs: int, shape: tuple[int, int, int], channels: Sequence[int], patch: int
+    ):
         super().__init__()
-        self.start = (*shrunk(size, len(channels), patch), channels[-1])
+        self.start = (*shrunk(shape[:2], len(channels), patch), channels[-1])
         self.project = nn.Linear(inputs, math.prod(self.start))
         back = list(reversed(channels))
         doubling = (Doubling(a, b) for a, b in zip(back, back[1:], strict=False))
-        last = Unpatch(back[-1], 3, patch) if patch > 2 else Doubling(back[-1], 3)
+        colours = shape[2]
+        last = Unpatch(back[-1], colours, patch) if patch > 2 else Doubling(back[-1], colours)
         self.convs = nn.ModuleList([*doubling, last])
         lay_out(self)
 
@@ -237,33 +238,30 @@ class VectorDecoder(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pictures, their backdrop taken out, and/or a vector to one embedding: (B,T,...) ->
-    (B,T,E).
-    """
+    """Pictures, less their mean images, and vectors to one embedding: (B,T,...) -> (B,T,E)."""
 
     def __init__(
-        self,
-        image: tuple[int, int, int] | None,
-        vector: int | None,
-        channels: Sequence[int],
-        patch: int,
-        units: int,
+        self, observation: ObservationSpace, channels: Sequence[int], patch: int, units: int
     ):
         super().__init__()
-        self.image = ImageEncoder(image[:2], channels, patch) if image else None
-        self.vector = MLP(vector, units, 1, units) if vector else None
-        self.size = (self.image.size if self.image else 0) + (units if vector else 0)
+        self.parts = nn.ModuleDict()
+        for name, shape in observation.pictures.items():
+            self.parts[name] = ImageEncoder(shape, channels, patch)
+        for name, size in observation.vectors.items():
+            self.parts[name] = MLP(size, units, 1, units)
+        self.pictures, self.vectors = list(observation.pictures), list(observation.vectors)
+        sizes = [cast(ImageEncoder, self.parts[name]).size for name in self.pictures]
+        self.size = sum(sizes) + units * len(self.vectors)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        parts = []
-        if self.image:
-            flat = self.image(rearrange(batch["image"], "b t h w c -> (b t) h w c"))
-            parts.append(flat.unflatten(0, batch["image"].shape[:2]))
-        if self.vector:
-            parts.append(
-                self.vector(symlog(batch["vector"])).to(parts[0].dtype if parts else None)
-            )
-        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+        seen = []
+        for name in self.pictures:
+            flat = self.parts[name](rearrange(batch[name], "b t h w c -> (b t) h w c"))
+            seen.append(flat.unflatten(0, batch[name].shape[:2]))
+        for name in self.vectors:
+            vector = self.parts[name](symlog(batch[name]))
+            seen.append(vector.to(seen[0].dtype) if seen else vector)
+        return torch.cat(seen, -1) if len(seen) > 1 else seen[0]
 
 
 def symlog(x: Tensor) -> Tensor:

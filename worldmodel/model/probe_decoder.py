@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -21,11 +23,9 @@ class Probe(nn.Module):
 
     def loss(self, ctx: Context) -> Tensor:
         """Mean loss of the pictures, apart from everything else's graph."""
-        seen = Context(
-            ctx.batch, ctx.embed, ctx.post, ctx.prior, ctx.feat.detach(), ctx.backdrop, ctx.parts
-        )
+        seen = replace(ctx, feat=ctx.feat.detach(), slow=None)
         losses, _ = self.decoder(seen)
         return torch.stack([loss.mean() for loss in losses.values()]).sum()
 
-    def decode(self, feat: Tensor) -> Tensor:
+    def decode(self, feat: Tensor) -> dict[str, Tensor]:
         return self.decoder.decode(feat)

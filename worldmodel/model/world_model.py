@@ -14,7 +14,7 @@ from worldmodel.model.dynamics import Dynamics
 from worldmodel.model.ema import Slow
 from worldmodel.model.heads import ContinueHead, ScalarHead, means
 from worldmodel.model.kl import free_nats, overshooting
-from worldmodel.model.mean_image import Backdrop
+from worldmodel.model.mean_image import MeanImage
 from worldmodel.model.networks import Encoder
 from worldmodel.model.objectives import Comparing, Context, Objective, Parts
 from worldmodel.model.probe_decoder import Probe
@@ -37,6 +37,7 @@ class WorldModel(nn.Module):
 
     `scales` holds the weight of every loss by name; the losses' names must equal its keys. `ema`
     is the rate at which a slow encoder follows, where an objective aims at one.
+    `mean_image_updates` updates estimate the mean images.
     """
 
     measure_every = 10  # updates between looks at how far the representation spreads
@@ -44,7 +45,6 @@ class WorldModel(nn.Module):
     def __init__(
         self,
         observation: ObservationSpace,
-        backdrop: Backdrop | None,
         encoder: Encoder,
         dynamics: Dynamics,
         objectives: Mapping[str, tuple[Objective, float]],
@@ -56,13 +56,17 @@ class WorldModel(nn.Module):
         free_on: str,
         overshooting: int,
         shift: int,
+        mean_image_updates: int,
         ema: float,
         probe: Probe | None,
         world: World = ALONE,
     ):
         super().__init__()
         self.observation = observation
-        self.backdrop, self.encoder, self.dynamics = backdrop, encoder, dynamics
+        self.encoder, self.dynamics = encoder, dynamics
+        self.mean_images = nn.ModuleDict()
+        for name, shape in observation.pictures.items():
+            self.mean_images[name] = MeanImage(shape, mean_image_updates)
         self.reward: ScalarHead = reward
         self.cont = cont
         self.objectives = nn.ModuleDict({name: module for name, (module, _) in objectives.items()})
@@ -87,16 +91,18 @@ class WorldModel(nn.Module):
         """
         self.measuring = update % self.measure_every == 0
         self.ends |= self.world.mean(batch["is_terminal"].any().float()) > 0
-        if self.backdrop is not None:
-            self.backdrop.watch(batch["image"], update, self.world.mean)
+        for name, mean_image in self._mean_images().items():
+            mean_image.watch(batch[name], update, self.world.mean)
         return self.measuring, *(o.phase(update) for o in self._objectives())
 
     def augment(self, batch: Batch) -> Batch:
         """The batch, with a draw of how its pictures are to be moved where that is asked for."""
-        if not self.shift or "image" not in batch:
+        if not self.shift:
             return batch
-        size, length = batch["image"].shape[:2]
-        return {**batch, "shift": draw_shifts(size, length, self.shift, batch["image"].device)}
+        (size, length), device = batch["is_first"].shape, batch["is_first"].device
+        names = self.observation.pictures
+        shifts = {f"shift/{k}": draw_shifts(size, length, self.shift, device) for k in names}
+        return {**batch, **shifts}
 
     def after_update(self) -> None:
         """Once the weights have moved: what follows them does."""
@@ -115,15 +121,17 @@ class WorldModel(nn.Module):
     def encode(self, batch: Batch, encoder: nn.Module | None = None) -> Tensor:
         """Embeddings (B,T,E) of what was seen, by the model's encoder or another."""
         encoder = self.encoder if encoder is None else encoder
-        if self.backdrop is None:
-            return encoder(batch)
-        rough = torch.is_autocast_enabled(batch["image"].device.type)
-        picture = self.backdrop.take_out(
-            batch["image"], torch.bfloat16 if rough else torch.float32
-        )
-        if "shift" in batch:
-            picture = shifted(picture, batch["shift"])
-        return encoder({**batch, "image": picture})
+        seen = dict(batch)
+        for name, mean_image in self._mean_images().items():
+            rough = torch.is_autocast_enabled(batch[name].device.type)
+            dtype = torch.bfloat16 if rough else torch.float32
+            seen[name] = mean_image.take_out(batch[name], dtype)
+            if f"shift/{name}" in batch:
+                seen[name] = shifted(seen[name], batch[f"shift/{name}"])
+        return encoder(seen)
+
+    def _mean_images(self) -> dict[str, MeanImage]:
+        return {k: v for k, v in self.mean_images.items() if isinstance(v, MeanImage)}
 
     def observe(self, batch: Batch) -> tuple[Tensor, State, State]:
         """Embeddings, posteriors and priors of sequences; their first step counts as a start
@@ -164,7 +172,7 @@ class WorldModel(nn.Module):
         """What objectives are given; the slow encoder looks at a view of its own."""
         slow = self.encode(self.augment(batch), self.slow) if self.slow is not None else None
         parts = Parts(self.dynamics, self.reward, self.cont)
-        return Context(batch, embed, post, prior, feat, self.backdrop, parts, slow)
+        return Context(batch, embed, post, prior, feat, self._mean_images(), parts, slow)
 
     def loss(self, batch: Batch, by_row: bool = False) -> tuple[Tensor, Metrics, State, Tensor]:
         """The scaled sum of all losses; metrics with every part before its scale; posterior states
@@ -242,12 +250,13 @@ class WorldModel(nn.Module):
         """Whether features can be made into pictures."""
         return self._artist() is not None
 
-    def decode(self, feat: Tensor) -> Tensor:
-        """Mean pictures (B,T,H,W,3) of features (B,T,F), in about [0, 1]."""
+    def decode(self, feat: Tensor) -> dict[str, Tensor]:
+        """Mean pictures (B,T,H,W,C) of features (B,T,F) by name, in about [0, 1]."""
         artist = self._artist()
-        if artist is None or self.backdrop is None:
+        if artist is None:
             raise UsageError(
                 "this model cannot draw: give it pictures (env.obs), and loss.probe or "
                 "loss.objective.reconstruction"
             )
-        return self.backdrop.put_back(artist.decode(feat))
+        means = self._mean_images()
+        return {name: means[name].put_back(x) for name, x in artist.decode(feat).items()}

@@ -42,7 +42,7 @@ class Agent:
     def act(
         self, obs: dict[str, Tensor], carry: Carry, mode: str, generator: torch.Generator
     ) -> tuple[Tensor, Carry]:
-        """obs: image (B,H,W,3) and/or vector (B,n), is_first (B,) -> action (B,A), carry."""
+        """obs: what is seen (B,...) by name, is_first (B,) -> action (B,A), carry."""
         # One picture is read sooner in fp32: converting the weights would take longer than
         # multiplying by them.
         single = (
@@ -61,9 +61,7 @@ class Agent:
     ) -> tuple[State, Tensor]:
         """Take an observation in: the posterior state, and is_first on the device."""
         is_first = obs["is_first"].to(self.device)
-        seen = {
-            k: v.unsqueeze(1).to(self.device) for k, v in obs.items() if k in ("image", "vector")
-        }
+        seen = {k: obs[k].unsqueeze(1).to(self.device) for k in self.model.observation}
         embed = self.model.encode(seen).squeeze(1)
         previous = obs.get("prev_action", carry["prev_action"]).to(self.device)
         state = self.model.dynamics.observe_step(

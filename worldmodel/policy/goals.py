@@ -16,6 +16,8 @@ from worldmodel.errors import UsageError
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.spaces import Batch, ObservationSpace
 
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # of picture files, by number of channels
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -33,25 +35,40 @@ def load_goal(g: GoalConfig, observation: ObservationSpace) -> Goal:
     that fits.
     """
     if g.image is not None:
-        found = {"image": read_picture(Path(g.image), observation)}
+        found = read_pictures(g.image, observation)
     else:
         assert g.run is not None, "the configuration is checked before"
         found = read_step(Path(g.run), g.episode, g.step, observation)
     return Goal({k: torch.from_numpy(v)[None, None] for k, v in found.items()}, g.distance, g.at)
 
 
-def read_picture(path: Path, observation: ObservationSpace) -> np.ndarray:
-    """A picture file as pixels (H,W,3) uint8 of just the size that the run sees."""
-    if observation.image is None:
+def read_pictures(
+    image: str | dict[str, str], observation: ObservationSpace
+) -> dict[str, np.ndarray]:
+    """The file of every picture that the run sees, by name."""
+    pictures = observation.pictures
+    if not pictures:
         raise UsageError(
             "goal.image: this run sees no pictures (env.obs is state); take the goal from goal.run"
         )
-    if observation.vector is not None:
+    if observation.vectors:
         raise UsageError(
             "goal.image: this run sees a vector as well (env.obs is both); take the goal from "
             "goal.run"
         )
-    height, width, _ = observation.image
+    files = image if isinstance(image, dict) else {next(iter(pictures)): image}
+    if files.keys() != pictures.keys():
+        wanted = ", ".join(f"{name}: FILE" for name in pictures)
+        raise ValueError(
+            f"goal.image: this run sees {len(pictures)} pictures; give a file for each of them, "
+            f"{{{wanted}}}"
+        )
+    return {name: read_picture(Path(files[name]), shape) for name, shape in pictures.items()}
+
+
+def read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """A picture file as pixels (H,W,C) uint8 of just the size that the run sees."""
+    height, width, channels = shape
     try:
         with Image.open(path) as picture:
             if picture.size != (width, height):
@@ -60,7 +77,7 @@ def read_picture(path: Path, observation: ObservationSpace) -> np.ndarray:
                     f"goal.image: {path} is {h}x{w} pixels, this run sees {height}x{width}; "
                     f"resize it"
                 )
-            return np.array(picture.convert("RGB"))
+            return np.array(picture.convert(MODES[channels])).reshape(shape)
     except FileNotFoundError:
         raise UsageError(f"goal.image: there is no file {path}") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
@@ -84,10 +101,9 @@ def read_step(
         raise UsageError(
             f"goal.step: {step} is not in episode {episode}, which has {length} steps"
         )
-    wanted = {"image": observation.image, "vector": observation.vector and (observation.vector,)}
-    for key, shape in wanted.items():
+    for key, shape in observation.items():
         there = rows[key].shape[1:] if key in rows else None
-        if shape and there != shape:
+        if there != shape:
             held = f"{key} of shape {there}" if there else f"no {key}"
             raise UsageError(f"goal.run: {run} has {held}, this run sees {key} of shape {shape}")
-    return {key: rows[key][step] for key, shape in wanted.items() if shape}
+    return {key: rows[key][step] for key in observation}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.checkpoint import store
-from worldmodel.checkpoint.validate import check_integer, check_spaces
+from worldmodel.checkpoint.validate import check_integer, check_observation, check_spaces
 from worldmodel.errors import UsageError
 from worldmodel.replay.chunk import Chunk, Layout, ReplayError
 from worldmodel.replay.compressed_chunk import CompressedChunk
@@ -59,14 +59,14 @@ class SavedEpisodes:
     def _check_spec(self, state: dict[str, Any]) -> None:
         """ReplayError unless the rows match the checkpoint's observations and actions."""
         check_spaces(state)
-        seen, size = state["observation"], state["action"]["size"]
+        size = state["action"]["size"]
         wanted: dict[str, tuple[tuple[int, ...], str]] = {
             "prev_action": ((size,), "f"),
             "reward": ((), "f"),
         }
         wanted |= {key: ((), "b") for key in ("is_first", "is_last", "is_terminal")}
-        wanted |= {"image": (tuple(seen["image"]), "u")} if seen["image"] else {}
-        wanted |= {"vector": ((seen["vector"],), "f")} if seen["vector"] else {}
+        for key, sizes in check_observation(state).items():
+            wanted[key] = (tuple(sizes), "u") if isinstance(sizes, list) else ((sizes,), "f")
         for key, (shape, kind) in wanted.items():
             there = self.layout.spec.get(key)
             if there is None or (there[0], there[1].kind) != (shape, kind):

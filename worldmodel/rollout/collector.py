@@ -26,9 +26,7 @@ def spaces_of(envs) -> tuple[ObservationSpace, ActionSpace]:
         parts: dict[str, Any] = dict(observation.spaces)
     else:
         parts = {"image" if len(observation.shape) == 3 else "vector": observation}
-    image = parts["image"].shape if "image" in parts else None
-    vector = parts["vector"].shape[0] if "vector" in parts else None
-    seen = ObservationSpace((image[0], image[1], image[2]) if image else None, vector)
+    seen = ObservationSpace({name: part.shape for name, part in parts.items()})
     if isinstance(action, gymnasium.spaces.Box):
         return seen, ActionSpace(int(np.prod(action.shape)))
     scalar = isinstance(action, gymnasium.spaces.Discrete)

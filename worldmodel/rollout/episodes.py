@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from worldmodel.rollout.collector import Policy, Rollout
+from worldmodel.rollout.montage import join_row
 from worldmodel.rollout.statistics import PERCENTILES, estimate_aggregates
 from worldmodel.spaces import Row
 
@@ -25,13 +26,19 @@ class Film:
     @classmethod
     def of(cls, rows: list[Row]) -> Film | None:
         """None where there are no pictures."""
-        if not rows or "image" not in rows[0]:
+        shown = _shown(rows)
+        if not shown:
             return None
-        pictures = np.stack([row["image"] for row in rows])
+        pictures = np.stack(shown)
         return cls(zlib.compress(pictures.tobytes(), 1), pictures.shape)
 
     def pictures(self) -> np.ndarray:
         return np.frombuffer(zlib.decompress(self.packed), np.uint8).reshape(self.shape)
+
+
+def _shown(rows: list[Row]) -> list[np.ndarray]:
+    """The pictures (H,W,3) of rows, several of one row side by side."""
+    return [picture for row in rows if (picture := join_row(row)) is not None]
 
 
 @dataclass
@@ -51,7 +58,7 @@ class Evaluation:
     @property
     def video(self) -> list[np.ndarray]:
         """The pictures of the first episode."""
-        return [row["image"] for row in self.first if "image" in row]
+        return _shown(self.first)
 
     def summary(self, seed: int = 0) -> dict[str, float]:
         """Mean, spread and a 95 % bootstrap interval of the mean; the share of successes where it

@@ -314,7 +314,7 @@ class Trainer:
         self.due.save = False
         facts = {
             "frames": self.frames,
-            "observation": asdict(self.obs_space),
+            "observation": self.obs_space.describe(),
             "action": asdict(self.action_space),
         }
         # By frames alone, two checkpoints would have one number if a stop comes between updates.

@@ -54,7 +54,8 @@ class ObservedEpisode:
 
     def true_pictures(self, steps: Any) -> np.ndarray:
         """Pictures at these rows (...,H,W,3) uint8."""
-        return self.episode.columns["image"][steps]
+        assert self.episode.pictures is not None
+        return self.episode.pictures[steps]
 
     def actions(self, begin: int, length: int) -> Tensor:
         """What was done after row `begin - 1`: (1,length,A)."""

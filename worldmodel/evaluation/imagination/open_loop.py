@@ -9,6 +9,7 @@ import torch
 
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.policy.agent import Agent
+from worldmodel.rollout.montage import join_pictures, join_row
 from worldmodel.spaces import Row, add_prefix, join_states
 from worldmodel.system.runtime import autocast
 
@@ -65,11 +66,12 @@ def imagine_open_loop(
 ) -> OpenLoopRollout:
     """Filter `context` rows of one episode, then predict the rest from their actions alone."""
     model = agent.model
+    keys = [*model.observation, "prev_action", "is_first"]
     carry = agent.init(1)
     seen = []
     with autocast(agent.device, agent.precision):
         for row in rows[:context]:
-            obs = {k: torch.from_numpy(np.asarray(row[k])[None]) for k in row if k in OBSERVED}
+            obs = {k: torch.from_numpy(np.asarray(row[k])[None]) for k in keys}
             state, _ = agent.filter(obs, carry, generator)
             carry = {**carry, **add_prefix(state, "state/")}
             seen.append(state)
@@ -80,13 +82,11 @@ def imagine_open_loop(
         past = join_states(seen, lambda leaves: torch.stack(leaves, 1))
         states = join_states([past, future], lambda leaves: torch.cat(leaves, 1))
         feat = model.dynamics.features(states)
-        pictures = to_pixels(model.decode(feat))[0]
+        pictures = to_pixels(join_pictures(model.decode(feat)))[0]
         reward, _ = model.predict(feat)
-    truth = np.stack([r["image"] for r in rows])
+    truth = join_row({k: np.stack([r[k] for r in rows]) for k in model.observation.pictures})
+    assert truth is not None
     real = np.array([r["reward"] for r in rows], np.float32)
     return OpenLoopRollout(
         truth, pictures.cpu().numpy(), real, reward[0].float().cpu().numpy(), context
     )
-
-
-OBSERVED = ("image", "vector", "prev_action", "is_first")

@@ -14,6 +14,7 @@ from worldmodel.errors import UsageError
 from worldmodel.evaluation.quality.evaluated_model import Columns
 from worldmodel.evaluation.quality.run_policies import BEHAVIOR_LABELS, make_behaviors
 from worldmodel.model.mean_image import to_pixels
+from worldmodel.rollout.montage import join_pictures
 from worldmodel.saved_run import Run
 from worldmodel.spaces import State, map_state
 from worldmodel.system.runtime import autocast, make_generator
@@ -23,7 +24,8 @@ DREAMS = 8
 
 @dataclass
 class Look:
-    """What a moment of a dream shows (a picture (H,W,3) uint8 where the model draws) and expects.
+    """What a moment of a dream shows (a picture (H,W,3) uint8 where the model draws, several side
+    by side) and expects.
 
     `spread` is the standard deviation over the dreams, of decoded pixels in [0, 1], else of
     features, on average.
@@ -43,8 +45,8 @@ class Dreams:
 
     def __init__(self, run: Run, count: int = DREAMS):
         self.run, self.model, self.agent, self.count = run, run.model, run.agent, count
-        self.seen = [k for k in ("image", "vector") if getattr(run.observation_space, k)]
-        self.draws = run.model.can_draw and "image" in self.seen
+        self.seen = list(run.observation_space)
+        self.draws = run.model.can_draw
         self.drivers, self.left_out = make_behaviors(run)
 
     def watch(self, rows: Columns, seed: int) -> State:
@@ -67,7 +69,9 @@ class Dreams:
             reward, cont = (float(x) for x in self.model.outlook(feat[:1]))
             policy = self.run.policy
             value = float(policy.value(feat[:1])) if policy is not None else None
-            pictures = self.model.decode(feat[None])[0].float().clamp(0, 1) if self.draws else None
+            pictures = None
+            if self.draws:
+                pictures = join_pictures(self.model.decode(feat[None]))[0].float().clamp(0, 1)
         spread = float(
             (feat.float() if pictures is None else pictures).std(0, unbiased=False).mean()
         )

@@ -19,6 +19,7 @@ from worldmodel.evaluation.plotting import media
 from worldmodel.evaluation.quality.held_out_episodes import Simulator
 from worldmodel.evaluation.returns.evaluation_rollout import SEED_STREAM
 from worldmodel.rollout.collector import episode_seeds
+from worldmodel.rollout.montage import join_row
 from worldmodel.spaces import State
 from worldmodel.system.runtime import mix_seeds
 
@@ -236,9 +237,11 @@ class Session:
         assert self.start is not None and self.start.seed is not None
         done = [m.action for m in self.history[1 : self.at + 1] if m.action is not None]
         found = self._simulated(self.start.seed, [*self.start.actions, *done])
-        if found is None or (
-            here.picture is not None and not np.array_equal(found.obs["image"], here.picture)
-        ):
+        shown = None if found is None else join_row(found.obs)
+        moved = here.picture is not None and (
+            shown is None or not np.array_equal(shown, here.picture)
+        )
+        if found is None or moved:
             self.note = (
                 self.note
                 or "the simulator did not come back to this step: the dream goes on alone"
@@ -276,4 +279,4 @@ class Session:
             else "at its time limit"
         )
         reward = None if step.is_first else float(step.reward)
-        return Real(step.obs.get("image"), reward, over if step.is_last else "", True)
+        return Real(join_row(step.obs), reward, over if step.is_last else "", True)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from worldmodel.config.schema import plans_to_goal
 from worldmodel.errors import RunError
+from worldmodel.rollout.montage import join_pictures
 from worldmodel.saved_run import Run
 from worldmodel.spaces import State, add_prefix, count_states, map_state
 from worldmodel.system.runtime import autocast, make_generator, mix_seeds
@@ -45,7 +46,7 @@ class EvaluatedModel(Protocol):
         ...
 
     def decode(self, state: State) -> Tensor:
-        """Mean pictures (...,H,W,3) in [0, 1]."""
+        """Mean pictures (...,H,W,3) in [0, 1], side by side where the model sees several."""
         ...
 
     def reward(self, state: State) -> Tensor:
@@ -76,8 +77,8 @@ class EvaluatedRun:
 
     def __init__(self, run: Run, seed: int):
         self.model, self.agent = run.model, run.agent
-        self.seen = [k for k in ("image", "vector") if getattr(run.observation_space, k)]
-        self.can_draw = self.model.can_draw and "image" in self.seen
+        self.seen = list(run.observation_space)
+        self.can_draw = self.model.can_draw
         self.seed, self.generator = seed, make_generator(seed, 11, device=run.agent.device.type)
 
     def reseed(self, number: int) -> None:
@@ -118,7 +119,7 @@ class EvaluatedRun:
     def decode(self, state: State) -> Tensor:
         with autocast(self.agent.device, self.agent.precision):
             feat = self.model.dynamics.features(state)
-            pictures = self.model.decode(feat.reshape(1, -1, feat.shape[-1]))[0]
+            pictures = join_pictures(self.model.decode(feat.reshape(1, -1, feat.shape[-1])))[0]
         return pictures.float().clamp(0, 1).unflatten(0, feat.shape[:-1]).cpu()
 
     def reward(self, state: State) -> Tensor:

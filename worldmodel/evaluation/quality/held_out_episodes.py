@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,32 @@ from worldmodel.evaluation.quality.evaluated_model import Columns
 from worldmodel.replay.buffer import ReplayError
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.rollout.collector import Rollout, VectorEnv
+from worldmodel.rollout.montage import join_row
 from worldmodel.rollout.player import Player
 from worldmodel.run_directory import RunDir
 from worldmodel.saved_run import spaces_from
-from worldmodel.spaces import ActionSpace, ObservationSpace
+from worldmodel.spaces import ActionSpace, ObservationSpace, find_vectors
 
 
 @dataclass
 class RecordedEpisode:
-    """An episode; `vector` among its columns is the simulator's state. The seed, where known,
+    """An episode; the vectors among its columns are the simulator's state. The seed, where known,
     simulates it again.
     """
 
     columns: Columns
     seed: int | None = None
+
+    @cached_property
+    def pictures(self) -> np.ndarray | None:
+        """What was seen (T,H,W,3) uint8, all pictures side by side."""
+        return join_row(self.columns)
+
+    @cached_property
+    def state(self) -> np.ndarray | None:
+        """The simulator's state (T,n): the vector of that name, else all there are."""
+        vectors = find_vectors(self.columns)
+        return np.concatenate(list(vectors.values()), 1) if vectors else None
 
     def __len__(self) -> int:
         return len(self.columns["reward"])
@@ -97,9 +110,9 @@ def load_other_episodes(
         )
     with store.report_incompatible(run.checkpoints):
         seen, done = spaces_from(states[-1])
-    for key in ("image", "vector"):
-        wanted, found = getattr(observation, key), getattr(seen, key)
-        if wanted and found != wanted:
+    for key, wanted in observation.items():
+        found = seen.get(key)
+        if found != wanted:
             raise RunError(
                 f"--from {path}: its {key} has shape {found}, this run sees {wanted}; "
                 "give a run of the same env.size, env.obs and task",
@@ -167,7 +180,7 @@ class Simulator:
             return None
         if any(not np.array_equal(v, columns[k][step]) for k, v in result.obs.items()):
             return None
-        picture = result.obs.get("image")
+        picture = join_row(result.obs)
         pictures = np.zeros((length, *picture.shape), np.uint8) if picture is not None else None
         found = Branch(np.zeros(length), np.zeros(length, bool), np.zeros(length, bool), pictures)
         row = None
@@ -178,7 +191,7 @@ class Simulator:
                 break
             found.reward[t], found.seen[t], found.counted[t] = result.reward, True, True
             if found.pictures is not None:
-                found.pictures[t] = result.obs["image"]
+                found.pictures[t] = join_row(result.obs)
             if result.is_last:
                 found.counted[t + 1 :] = result.is_terminal
                 break

@@ -168,7 +168,7 @@ def _measure_probe(
     usable = [
         (e, b, t) for e, b, t in zip(episodes, posteriors, tables, strict=True) if t is not None
     ]
-    if any("vector" not in e.columns for e in episodes):
+    if any(e.state is None for e in episodes):
         quality.left_out.append("the simulator's state is not known: no linear probes")
     elif len(usable) < 3:
         quality.left_out.append(
@@ -176,7 +176,7 @@ def _measure_probe(
         )
     else:
         feats = [model.feat(b).double().numpy() for _, b, _ in usable]
-        states = [e.columns["vector"].astype(np.float64) for e, _, _ in usable]
+        states = [e.state.astype(np.float64) for e, _, _ in usable if e.state is not None]
         quality.results["probe"] = measure_by_horizon(feats, states, [t for _, _, t in usable])
 
 

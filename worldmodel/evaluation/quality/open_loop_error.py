@@ -27,7 +27,7 @@ from worldmodel.evaluation.quality.prediction_metrics import (
 from worldmodel.spaces import State
 
 WINDOWS = 8  # dreams from an episode
-MEASURED_KEYS = ("image", "vector", "prev_action", "reward", "is_terminal")
+MEASURED_KEYS = ("prev_action", "reward", "is_terminal")
 # (N,H) by name, NaN after an episode's end; features, states (N,H,...); feat_copy (N,1,F)
 Table = dict[str, np.ndarray]
 
@@ -43,7 +43,7 @@ class MeanBaseline:
     @classmethod
     def fit(cls, episodes: Sequence[RecordedEpisode]) -> MeanBaseline:
         columns = {k: [e.columns[k][1:] for e in episodes] for k in ("reward", "is_terminal")}
-        pictures = [e.columns["image"] for e in episodes if "image" in e.columns]
+        pictures = [e.pictures for e in episodes if e.pictures is not None]
         sums = [p.sum(0, dtype=np.float64) for p in pictures]
         count = sum(len(p) for p in pictures)
         mean = torch.from_numpy(sum(sums) / count / 255).float() if count else None
@@ -103,13 +103,13 @@ def measure_windows(
         "cont": ~rows["is_terminal"],
         "copied_reward": episode.columns["reward"][starts][:, None],
     }
-    if "vector" in rows:
-        found["state"] = rows["vector"]
+    if episode.state is not None:
+        found["state"] = episode.state[at]
     if model.can_draw:
-        assert baseline.picture is not None
-        last = _to_floats(episode.columns["image"][starts])[:, None]
+        assert baseline.picture is not None and episode.pictures is not None
+        last = _to_floats(episode.pictures[starts])[:, None]
         guesses = {"model": model.decode(dream), "copy": last, "mean": baseline.picture}
-        found |= _picture_errors(guesses, _to_floats(rows["image"]))
+        found |= _picture_errors(guesses, _to_floats(episode.pictures[at]))
     table = {k: _mask_missing(np.asarray(v, np.float64), there) for k, v in found.items()}
     # Many numbers: in half the bytes, and what stays the same once only.
     return table | {

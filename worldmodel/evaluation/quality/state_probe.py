@@ -12,7 +12,7 @@ import numpy as np
 
 from worldmodel.rollout.collector import Rollout
 from worldmodel.rollout.player import Player
-from worldmodel.spaces import select_prefix
+from worldmodel.spaces import find_vectors, select_prefix
 
 T = TypeVar("T")
 RIDGE = 1e-3  # penalty per row, on features of unit variance
@@ -119,7 +119,8 @@ def collect_features(
         row = rollout.step(player)[0]
         feat = dynamics.features(select_prefix(player.carry, "state/"))[0]
         feats[-1].append(feat.float().cpu().numpy())
-        states[-1].append(row["vector"])
+        vectors = find_vectors({k: v for k, v in row.items() if isinstance(v, np.ndarray)})
+        states[-1].append(np.concatenate(list(vectors.values())))
         if row["is_last"]:
             on_episode(len(feats))
             if len(feats) == episodes:

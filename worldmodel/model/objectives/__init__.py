@@ -4,7 +4,7 @@ metrics)`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from worldmodel.model.dynamics import Dynamics
 from worldmodel.model.heads import ContinueHead, ScalarHead
-from worldmodel.model.mean_image import Backdrop
+from worldmodel.model.mean_image import MeanImage
 from worldmodel.model.multi_step import dreams
 from worldmodel.spaces import ActionSpace, Batch, Losses, Metrics, ObservationSpace, State
 
@@ -53,7 +53,7 @@ class Context:
     post: State
     prior: State
     feat: Tensor
-    backdrop: Backdrop | None  # None where there are no pictures
+    mean_images: Mapping[str, MeanImage]  # of every picture
     parts: Parts
     slow: Tensor | None = None  # the slow encoder's embeddings, where an objective aims at them
 
@@ -107,8 +107,8 @@ class Objective(nn.Module):
         """Whether `decode` makes pictures of features."""
         return False
 
-    def decode(self, feat: Tensor) -> Tensor:
-        """Mean pictures (B,T,H,W,3) of features (B,T,F), without their backdrop."""
+    def decode(self, feat: Tensor) -> dict[str, Tensor]:
+        """Mean pictures (B,T,H,W,C) of features (B,T,F) by name, less their mean images."""
         raise NotImplementedError
 
     def phase(self, update: int) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldmodel.config.ranges import Range
 from worldmodel.model.networks import ImageDecoder, VectorDecoder
@@ -26,42 +26,52 @@ class Reconstruction(Objective):
     """Unit-variance Gaussian log-likelihood of pixels and vector, up to a constant; losses (B,T).
 
     Pictures are the dear part: `share` of the T steps stand for all of them, drawn anew each time,
-    or `even`ly spaced.
+    or `even`ly spaced; the same steps of every picture.
     """
 
     def __init__(self, settings: Settings, spec: ModelSpec, even: bool = False):
         super().__init__()
         self.share, self.even = settings.pictures, even
-        image, vector = spec.obs.image, spec.obs.vector
-        self.image = ImageDecoder(spec.feat, image[:2], spec.cnn, spec.patch) if image else None
-        self.vector = VectorDecoder(spec.feat, vector, spec.units) if vector else None
-        self.loss_names = [name for name in ("image", "vector") if getattr(self, name) is not None]
+        self.decoders = nn.ModuleDict()
+        for name, shape in spec.obs.pictures.items():
+            self.decoders[name] = ImageDecoder(spec.feat, shape, spec.cnn, spec.patch)
+        for name, size in spec.obs.vectors.items():
+            self.decoders[name] = VectorDecoder(spec.feat, size, spec.units)
+        self.pictures = {name: name_loss("image", name) for name in spec.obs.pictures}
+        self.vectors = {name: name_loss("vector", name) for name in spec.obs.vectors}
+        self.loss_names = [*self.pictures.values(), *self.vectors.values()]
 
     @property
     def draws(self) -> bool:
-        return self.image is not None
+        return bool(self.pictures)
 
     def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
-        losses = {}
-        if self.image:
-            losses["image"] = self._image_loss(ctx)
-        if self.vector:
-            losses["vector"] = self.vector.loss(ctx.feat, ctx.batch["vector"])
+        losses = self._picture_losses(ctx) if self.pictures else {}
+        for name, loss in self.vectors.items():
+            decoder = cast(VectorDecoder, self.decoders[name])
+            losses[loss] = decoder.loss(ctx.feat, ctx.batch[name])
         return losses, {}
 
-    def _image_loss(self, ctx: Context) -> Tensor:
-        assert self.image is not None and ctx.backdrop is not None
-        feat, image = ctx.feat, ctx.batch["image"]
-        batch, length = feat.shape[:2]
+    def _picture_losses(self, ctx: Context) -> Losses:
+        batch, length = ctx.feat.shape[:2]
         count = max(1, round(length * self.share))
-        if count < length:
-            picks = self._picks(count, length, feat.device)
-            feat, image = feat[:, picks], image[:, picks]
-        error = ctx.backdrop.error(self.image(feat.flatten(0, 1)), image.flatten(0, 1))
-        error = error.unflatten(0, (batch, count))
         if count == length:
-            return error
-        return error.new_zeros(batch, length).index_copy(1, picks, error * (length / count))
+            return {loss: self._error(ctx, name) for name, loss in self.pictures.items()}
+        picks = self._picks(count, length, ctx.feat.device)
+        losses = {}
+        for name, loss in self.pictures.items():
+            error = self._error(ctx, name, picks) * (length / count)
+            losses[loss] = error.new_zeros(batch, length).index_copy(1, picks, error)
+        return losses
+
+    def _error(self, ctx: Context, name: str, picks: Tensor | None = None) -> Tensor:
+        """Half the squared error (B,T) of one picture, at some steps only where they are given."""
+        feat, picture = ctx.feat, ctx.batch[name]
+        if picks is not None:
+            feat, picture = feat[:, picks], picture[:, picks]
+        drawn = self.decoders[name](feat.flatten(0, 1))
+        error = ctx.mean_images[name].error(drawn, picture.flatten(0, 1))
+        return error.unflatten(0, feat.shape[:2])
 
     def _picks(self, count: int, length: int, device: torch.device) -> Tensor:
         """Which of the steps are drawn."""
@@ -69,6 +79,11 @@ class Reconstruction(Objective):
             return torch.arange(count, device=device) * length // count
         return torch.randperm(length, device=device)[:count]
 
-    def decode(self, feat: Tensor) -> Tensor:
-        assert self.image is not None
-        return self.image(rearrange(feat, "b t f -> (b t) f")).unflatten(0, feat.shape[:2])
+    def decode(self, feat: Tensor) -> dict[str, Tensor]:
+        flat = rearrange(feat, "b t f -> (b t) f")
+        return {k: self.decoders[k](flat).unflatten(0, feat.shape[:2]) for k in self.pictures}
+
+
+def name_loss(kind: str, name: str) -> str:
+    """`image` and `vector` by themselves, any other observation below its kind."""
+    return kind if name == kind else f"{kind}/{name}"

@@ -1,0 +1,55 @@
+"""Several pictures of one step as a single one, side by side: what people are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodel.spaces import find_pictures
+
+
+def join_pictures(pictures: Mapping[str, Tensor]) -> Tensor:
+    """Pictures (...,H,W,C) by name to one (...,H,W,3), in the order of their names.
+
+    All get the height of the tallest. A fourth channel, or one of two, is a grey picture of its
+    own.
+    """
+    tiles = [tile for name in sorted(pictures) for tile in _split_channels(pictures[name])]
+    height = max(tile.shape[-3] for tile in tiles)
+    return torch.cat([_scale(tile, height) for tile in tiles], -2) if len(tiles) > 1 else tiles[0]
+
+
+def join_arrays(pictures: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The same for arrays."""
+    return join_pictures({k: torch.from_numpy(v) for k, v in pictures.items()}).numpy()
+
+
+def join_row(row: Mapping[str, Any]) -> np.ndarray | None:
+    """All pictures of a row or of rows (T,...) as one; None where there are none."""
+    pictures = find_pictures(row)
+    return join_arrays(pictures) if pictures else None
+
+
+def _split_channels(picture: Tensor) -> list[Tensor]:
+    """The first three channels as they are, and each of the others in grey: (...,H,W,3) each."""
+    count = picture.shape[-1]
+    colours = 3 if count >= 3 else 0
+    grey = [picture[..., i : i + 1].expand(*picture.shape[:-1], 3) for i in range(colours, count)]
+    return [picture[..., :3], *grey] if colours else grey
+
+
+def _scale(picture: Tensor, height: int) -> Tensor:
+    """Nearest pixels of (...,h,w,3) at another height, its proportions kept."""
+    old_height, old_width = picture.shape[-3:-1]
+    if old_height == height:
+        return picture
+    width = max(1, round(old_width * height / old_height))
+    rows, columns = (
+        torch.arange(new, device=picture.device) * old // new
+        for new, old in ((height, old_height), (width, old_width))
+    )
+    return picture.index_select(-3, rows).index_select(-2, columns)
