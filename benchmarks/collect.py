@@ -1,6 +1,4 @@
-"""Agent steps per second with one environment: simulate and draw alone, then filter, act and
-remember as well.
-"""
+"""Agent steps per second: of the environment alone, and with model, policy and replay."""
 
 from __future__ import annotations
 
@@ -12,8 +10,8 @@ import numpy as np
 import torch
 
 import envs
-from benchmarks.compute import parts
-from benchmarks.render import usable
+from benchmarks.compute import make_model_and_batch
+from benchmarks.render import list_usable_renderers
 from envs.parallel.vector import make_vector
 from worldmodel import build
 from worldmodel.config import loading
@@ -31,7 +29,7 @@ Entry = dict[str, float | str | None]
 
 
 class Collector:
-    """A run's collecting half with an actor that was never trained."""
+    """The collecting half of a run, with an untrained actor."""
 
     def __init__(self, presets: list[str], render: str, count: int = 1):
         c = loading.parse([*presets, "behavior.name=actor_critic", "replay.codec=zstd"])
@@ -57,23 +55,26 @@ class Collector:
             sampler=Uniform(),
         )
 
-    def collecting(self, steps: int) -> float:
-        """Steps per second of the whole loop."""
+    def measure_collection(self, steps: int) -> float:
+        """Measure the steps per second of the whole loop."""
         began = time.perf_counter()
         for _ in range(steps):
             self.replay.add(0, self.rollout.step(self.player)[0])
         return steps / (time.perf_counter() - began)
 
-    def stepping(self, steps: int) -> float:
-        """Steps per second where actions are random and nothing is kept."""
+    def measure_stepping(self, steps: int) -> float:
+        """Measure the steps per second with random actions and without replay."""
         began = time.perf_counter()
         for _ in range(steps):
             self.rollout.step(self.random)
         return steps / (time.perf_counter() - began)
 
-    def learning(self, learner: Learner, batch: Batch, updates: int, overlapped: bool) -> float:
-        """Updates per second with a step of every environment between two, taken while learning or
-        after it.
+    def measure_learning(
+        self, learner: Learner, batch: Batch, updates: int, overlapped: bool
+    ) -> float:
+        """Measure updates per second with a step of every environment after each update.
+
+        With `overlapped` the environments work while the model learns.
         """
         began = time.perf_counter()
         for _ in range(updates):
@@ -85,17 +86,15 @@ class Collector:
         return updates / (time.perf_counter() - began)
 
 
-def overlap(rounds: int = 5, updates: int = 10) -> dict[str, Entry]:
-    """Four environments in processes of their own beside a learner; the baseline makes them wait
-    for it.
-    """
+def measure_overlap(rounds: int = 5, updates: int = 10) -> dict[str, Entry]:
+    """Measure updates with four environment processes; the baseline does not overlap them."""
     found: dict[str, Entry] = {}
-    _, _, batch = parts(AGENTS["laptop"])
-    for name in usable():
+    _, _, batch = make_model_and_batch(AGENTS["laptop"])
+    for name in list_usable_renderers():
         c = Collector(AGENTS["laptop"], name, 4)
         learner = Learner(c.model, c.config.optim, torch.device("cpu"), "bf16", c.policy)
         rates = [
-            [c.learning(learner, batch, updates, together) for together in (True, False)]
+            [c.measure_learning(learner, batch, updates, together) for together in (True, False)]
             for _ in range(rounds + 1)
         ]
         c.envs.close()
@@ -104,26 +103,26 @@ def overlap(rounds: int = 5, updates: int = 10) -> dict[str, Entry]:
     return found
 
 
-def bench(rounds: int = 5, steps: int = 100) -> dict[str, Entry]:
-    """Medians of interleaved rounds; the baseline is the same agent with the standard picture
-    (`gl`).
-    """
+def measure(rounds: int = 5, steps: int = 100) -> dict[str, Entry]:
+    """Measure medians of interleaved rounds; the baseline is the same agent with renderer `gl`."""
     made = {
         (agent, name): Collector(presets, name)
         for agent, presets in AGENTS.items()
-        for name in usable()
+        for name in list_usable_renderers()
     }
     rates: dict[str, list[float]] = {}
     for _ in range(rounds + 1):
         for (agent, name), collector in made.items():
-            rates.setdefault(f"collect.{agent}.{name}", []).append(collector.collecting(steps))
-            if agent == "small":  # the environment is the same whoever acts
+            rates.setdefault(f"collect.{agent}.{name}", []).append(
+                collector.measure_collection(steps)
+            )
+            if agent == "small":  # the environment does not depend on the agent
                 rates.setdefault(f"collect.environment.{name}", []).append(
-                    collector.stepping(steps)
+                    collector.measure_stepping(steps)
                 )
     for collector in made.values():
         collector.envs.close()
-    # The first round warms up
+    # The first round is a warm-up.
     medians = {name: statistics.median(each[1:]) for name, each in rates.items()}
     task = TASK.removeprefix("dmc:")
     return {

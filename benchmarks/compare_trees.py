@@ -48,7 +48,7 @@ class Tree:
         )
 
     def measure(self, group: str) -> dict[str, dict[str, Any]]:
-        """The figures of one group of benchmarks."""
+        """Measure the figures of one group of benchmarks."""
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(group + "\n")
         self.process.stdin.flush()
@@ -63,8 +63,8 @@ class Tree:
         self.process.wait()
 
 
-def interval_of_median(ratios: list[float], draws: int = 2000) -> tuple[float, float, float]:
-    """The median ratio and the bounds of its 95 % bootstrap interval."""
+def compute_median_interval(ratios: list[float], draws: int = 2000) -> tuple[float, float, float]:
+    """Return the median ratio and the bounds of its 95 % bootstrap interval."""
     values = np.array(ratios)
     generator = np.random.default_rng(0)
     picks = generator.integers(0, len(values), (draws, len(values)))
@@ -73,7 +73,7 @@ def interval_of_median(ratios: list[float], draws: int = 2000) -> tuple[float, f
 
 
 def compare(before: Tree, after: Tree, groups: list[str], pairs: int) -> dict[str, list[float]]:
-    """Ratios of each figure, one per pair."""
+    """Measure both trees in pairs; return the ratios of each figure, one per pair."""
     ratios: dict[str, list[float]] = {}
     for pair in range(pairs):
         for group in groups:
@@ -101,7 +101,7 @@ def main(argv: list[str]) -> int:
     finally:
         for tree in trees:
             tree.close()
-    rows = {name: interval_of_median(values) for name, values in sorted(ratios.items())}
+    rows = {name: compute_median_interval(values) for name, values in sorted(ratios.items())}
     sys.stdout.write(f"{'figure':<40}{'ratio':>8}{'low':>8}{'high':>8}{'pairs':>7}\n")
     for name, (median, low, high) in rows.items():
         pairs = len(ratios[name])

@@ -1,4 +1,4 @@
-"""Updates, planning and policy steps against this machine's own matrix-product speed."""
+"""The time of updates, plans and policy steps, and this machine's matrix-product speed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ ACTION = ActionSpace(6)
 Entry = dict[str, float | str | None]
 
 
-def median_seconds(function: Callable[[], object], repeats: int, warm: int = 2) -> float:
-    """Median wall-clock of several calls after a few unmeasured ones."""
+def measure_seconds(function: Callable[[], object], repeats: int, warm: int = 2) -> float:
+    """Measure the median wall-clock time of several calls, after a few unmeasured ones."""
     for _ in range(warm):
         function()
     times = []
@@ -34,17 +34,17 @@ def median_seconds(function: Callable[[], object], repeats: int, warm: int = 2) 
     return float(np.median(times))
 
 
-def best_precision() -> str:
-    """bf16 where the processor multiplies it, else fp32: emulated bf16 says nothing."""
+def pick_best_precision() -> str:
+    """Return bf16 if the processor multiplies it natively, else fp32."""
     return runtime.pick_precision("auto", torch.device("cpu"))
 
 
-def roofline() -> dict[str, Entry]:
-    """Square matrix products: the most this machine does per second."""
+def measure_roofline() -> dict[str, Entry]:
+    """Measure the speed of large square matrix products, the most this machine can do."""
     found: dict[str, Entry] = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         a, b = torch.randn(2048, 2048, dtype=dtype), torch.randn(2048, 2048, dtype=dtype)
-        seconds = median_seconds(lambda a=a, b=b: a @ b, 7)
+        seconds = measure_seconds(lambda a=a, b=b: a @ b, 7)
         found[f"roofline.matmul.{name}"] = {
             "value": 2 * 2048**3 / seconds / 1e9,
             "unit": "GFLOP/s",
@@ -53,8 +53,8 @@ def roofline() -> dict[str, Entry]:
     return found
 
 
-def parts(preset: list[str], action: ActionSpace = ACTION):
-    """Model, configuration and a random batch of a preset."""
+def make_model_and_batch(preset: list[str], action: ActionSpace = ACTION):
+    """Make the configuration, the model and a random batch of a preset."""
     c = loading.parse(preset)
     torch.manual_seed(0)
     observation = ObservationSpace({"image": (*c.env.size, 3)})
@@ -72,9 +72,10 @@ def parts(preset: list[str], action: ActionSpace = ACTION):
     return c, model, batch
 
 
-def update(preset: str = "small", repeats: int = 7) -> dict[str, Entry]:
-    """Seconds per update beside fp32, whole and of the world model alone; FLOP/s beside the bf16
-    roofline.
+def measure_update(preset: str = "small", repeats: int = 7) -> dict[str, Entry]:
+    """Measure seconds per update, whole and of the world model alone, against fp32.
+
+    The speed in FLOP/s is compared with the roofline.
     """
     found: dict[str, Entry] = {}
     for name, behavior in (
@@ -82,49 +83,49 @@ def update(preset: str = "small", repeats: int = 7) -> dict[str, Entry]:
         (f"update.{preset}.model", "random"),
     ):
         seconds = {}
-        for precision in sorted({best_precision(), "fp32"}):
-            learner, batch = learning(preset, behavior, precision)
-            seconds[precision] = median_seconds(
+        for precision in sorted({pick_best_precision(), "fp32"}):
+            learner, batch = make_learner(preset, behavior, precision)
+            seconds[precision] = measure_seconds(
                 lambda learner=learner, batch=batch: learner.update(batch), repeats
             )
         found[name] = {
-            "value": seconds[best_precision()],
+            "value": seconds[pick_best_precision()],
             "unit": "s",
             "baseline": seconds["fp32"],
         }
-    learner, batch = learning(preset, "actor_critic", "fp32")
+    learner, batch = make_learner(preset, "actor_critic", "fp32")
     with FlopCounterMode(display=False) as counter:
         learner.loss(batch)[0].backward()
     work = counter.get_total_flops() / 1e9
     speed = work / float(found[f"update.{preset}"]["value"] or 1)
-    roof = roofline()[f"roofline.matmul.{best_precision()}"]["value"]
+    roof = measure_roofline()[f"roofline.matmul.{pick_best_precision()}"]["value"]
     return {
         **found,
         f"update.{preset}.speed": {"value": speed, "unit": "GFLOP/s", "baseline": roof},
     }
 
 
-def learning(
+def make_learner(
     preset: str, behavior: str, precision: str
 ) -> tuple[Learner, dict[str, torch.Tensor]]:
-    """A learner with a batch to learn from; no overshooting, as in the published forms."""
+    """Make a learner and a batch; without overshooting, as in the published algorithms."""
     changes = [f"run.precision={precision}", f"behavior.name={behavior}", "loss.overshooting=1"]
-    c, model, batch = parts([preset, *changes])
+    c, model, batch = make_model_and_batch([preset, *changes])
     policy = build.make_policy(c, model, ACTION)
     return Learner(model, c.optim, torch.device("cpu"), precision, policy), batch
 
 
-def objectives(preset: str = "laptop", repeats: int = 9) -> dict[str, Entry]:
-    """CPU seconds, all threads together, of one update of the world model by each objective; the
-    baseline decodes.
+def measure_objectives(preset: str = "laptop", repeats: int = 9) -> dict[str, Entry]:
+    """Measure CPU seconds per world-model update with each objective; reconstruction is the
+    baseline.
     """
     found: dict[str, float] = {}
-    wanted = {name: (name, "false") for name in registry.OBJECTIVES} | {
+    cases = {name: (name, "false") for name in registry.OBJECTIVES} | {
         "barlow with a probe": ("barlow", "true")
     }
-    for label, (name, probe) in wanted.items():
-        chosen = [f"loss.objective={{{name}: 1.0}}", f"loss.probe={probe}"]
-        found[label] = model_seconds([preset, *chosen], ACTION, repeats)
+    for label, (name, probe) in cases.items():
+        overrides = [f"loss.objective={{{name}: 1.0}}", f"loss.probe={probe}"]
+        found[label] = measure_model_seconds([preset, *overrides], ACTION, repeats)
     whole = found["reconstruction"]
     return {
         f"objectives.{name}": {"value": s, "unit": "CPU s", "baseline": whole}
@@ -132,10 +133,10 @@ def objectives(preset: str = "laptop", repeats: int = 9) -> dict[str, Entry]:
     }
 
 
-def model_seconds(preset: list[str], action: ActionSpace, repeats: int) -> float:
-    """CPU seconds, all threads together, of one update of the world model: the median."""
-    c, model, batch = parts([*preset, "behavior.name=random"], action)
-    learner = Learner(model, c.optim, torch.device("cpu"), best_precision())
+def measure_model_seconds(preset: list[str], action: ActionSpace, repeats: int) -> float:
+    """Measure the median CPU seconds, summed over threads, of one world-model update."""
+    c, model, batch = make_model_and_batch([*preset, "behavior.name=random"], action)
+    learner = Learner(model, c.optim, torch.device("cpu"), pick_best_precision())
     times = []
     for _ in range(repeats + 2):
         began = time.process_time()
@@ -144,9 +145,9 @@ def model_seconds(preset: list[str], action: ActionSpace, repeats: int) -> float
     return float(np.median(times[2:]))
 
 
-def plan() -> dict[str, Entry]:
-    """One PlaNet plan (1000 x 10 x 12, heads of 2 x 200) at batch 1, the quick planner's, and the
-    default one's.
+def measure_plan() -> dict[str, Entry]:
+    """Measure a plan of PlaNet's size (1000 x 10 x 12, heads of 2 x 200), of iCEM and of the
+    defaults.
     """
     found: dict[str, Entry] = {}
     small = ["model.layers=2", "model.units=200"]
@@ -156,8 +157,8 @@ def plan() -> dict[str, Entry]:
         ("default", []),
     ):
         times = {}
-        for precision in sorted({best_precision(), "fp32"}):
-            c, model, _ = parts([*preset, f"run.precision={precision}"])
+        for precision in sorted({pick_best_precision(), "fp32"}):
+            c, model, _ = make_model_and_batch([*preset, f"run.precision={precision}"])
             p = c.planner
             planner, proposal = (
                 build.make_planner(p),
@@ -187,20 +188,20 @@ def plan() -> dict[str, Entry]:
                         generator,
                     )
 
-            times[precision] = median_seconds(once, 5) * 1e3
+            times[precision] = measure_seconds(once, 5) * 1e3
         found[f"plan.cem.{name}"] = {
-            "value": times[best_precision()],
+            "value": times[pick_best_precision()],
             "unit": "ms",
             "baseline": times["fp32"],
         }
     return found
 
 
-def policy() -> dict[str, Entry]:
-    """One step of the online filter and the actor with one environment; the baseline is one of 16
-    with as many.
+def measure_policy() -> dict[str, Entry]:
+    """Measure a step of filter and actor with one environment; the baseline is 1/16 of a step
+    with 16.
     """
-    c, model, batch = parts(["small", "behavior.name=actor_critic"])
+    c, model, batch = make_model_and_batch(["small", "behavior.name=actor_critic"])
     agent = build.make_agent(
         c, model, ACTION, torch.device("cpu"), build.make_policy(c, model, ACTION)
     )
@@ -210,6 +211,6 @@ def policy() -> dict[str, Entry]:
         player = Player(agent, count, "train", runtime.make_generator(0))
         rows = [row] * count
         times[count] = (
-            median_seconds(lambda player=player, rows=rows: player(rows), 200, warm=20) * 1e3
+            measure_seconds(lambda player=player, rows=rows: player(rows), 200, warm=20) * 1e3
         )
     return {"policy.small": {"value": times[1], "unit": "ms", "baseline": times[16] / 16}}

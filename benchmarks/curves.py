@@ -1,8 +1,8 @@
-"""curves.py TARGET SOURCE [SOURCE ...] [LABEL=LEVEL ...]: seeds of some runs as one small JSONL
-and one PNG.
+"""Collect the scores of several runs and seeds into one small JSONL file and one PNG.
 
-A source is a run's directory, RUN@NAME to call it something else, or the scores.jsonl of an
-earlier target.
+curves.py TARGET SOURCE [SOURCE ...] [LABEL=LEVEL ...]
+
+A source is a run directory, RUN@NAME to rename it, or the scores.jsonl of an earlier target.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from worldmodel.config import loading
 from worldmodel.evaluation.plotting.style import COLORS, load_pyplot, save_figure
 
 
-def collect(sources: list[str]) -> list[dict]:
-    """One line per evaluation of each seed, with the wall-clock where the run noted it."""
+def collect_scores(sources: list[str]) -> list[dict]:
+    """Collect one line per evaluation of each seed, with the wall-clock time if it was logged."""
     lines = []
     for source in sources:
         path, _, name = source.partition("@")
@@ -38,10 +38,8 @@ def collect(sources: list[str]) -> list[dict]:
     return lines
 
 
-def draw(lines: list[dict], target: Path, levels: dict[str, float]) -> None:
-    """One colour for each run's name: every seed thin, their mean thick; reference levels
-    dashed.
-    """
+def draw_curves(lines: list[dict], target: Path, levels: dict[str, float]) -> None:
+    """Draw each run in a colour: seeds thin, their mean thick; reference levels are dashed."""
     figure, axes = load_pyplot().subplots(figsize=(6.4, 4), dpi=110)
     for name, color in zip(dict.fromkeys(x["name"] for x in lines), COLORS, strict=False):
         draw_seeds(axes, [x for x in lines if x["name"] == name], name, color)
@@ -89,10 +87,10 @@ def draw_seeds(axes, lines: list[dict], name: str, color: str) -> None:
 def main(argv: list[str]) -> int:
     levels = {k: float(v) for k, v in (a.split("=") for a in argv if "=" in a)}
     target, *sources = (a for a in argv if "=" not in a)
-    lines, folder = collect(sources), Path(target)
+    lines, folder = collect_scores(sources), Path(target)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "scores.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
-    draw(lines, folder / "curve.png", levels)
+    draw_curves(lines, folder / "curve.png", levels)
     return 0
 
 

@@ -1,10 +1,10 @@
-"""python benchmarks/gpu.py [PRESET ...] [--device cuda|cpu] [--updates N] [--out FILE]: whole
-updates on a GPU.
+"""Measure whole updates on a GPU.
 
-For each preset, on random batches: updates a second with a CUDA graph and without, kernels an
-update, the share of the time in which one runs, memory, and the arithmetic beside this card's own
-matrix products. On a CPU the same lines come from the same code without a graph, which is how it
-is tested.
+python benchmarks/gpu.py [PRESET ...] [--device cuda|cpu] [--updates N] [--out FILE]
+
+For each preset, on random batches: updates per second with and without a CUDA graph, kernels per
+update, the time in which kernels run, memory, and the speed against this GPU's own matrix
+products. On a CPU the same code runs without a graph, which is how it is tested.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.compute import ACTION, Entry, parts
+from benchmarks.compute import ACTION, Entry, make_model_and_batch
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.system import runtime
 from worldmodel.training.learner import Learner
 
 PRESETS = ("12m", "25m", "50m")
-SHAPE = ["replay.batch=16", "replay.length=64"]  # as the peers' figures are given
+SHAPE = ["replay.batch=16", "replay.length=64"]  # the shape of published figures
 
 
-def learner_of(
+def make_learner(
     preset: str, device: torch.device, precision: str, graphs: bool
 ) -> tuple[Learner, dict]:
-    """A Dreamer 3 of this size, and a batch that waits in main memory as the replay's do."""
-    c, model, batch = parts(
+    """Make a DreamerV3 learner of this size, and a batch in main memory as replay gives it."""
+    c, model, batch = make_model_and_batch(
         [preset, "dreamer3", *SHAPE, "replay.start=cold", f"run.precision={precision}"]
     )
     policy = build.make_policy(c, model, ACTION)
@@ -46,74 +46,74 @@ def learner_of(
     return learner, batch
 
 
-def seconds(learner: Learner, batch: dict, updates: int) -> float:
-    """Wall-clock of one update among many, the queue of the device emptied before and after."""
+def time_update(learner: Learner, batch: dict, updates: int) -> float:
+    """Measure the wall-clock time per update, synchronised before and after many."""
     for _ in range(
         2 * learner.model.measure_every
     ):  # every kind of update was seen and captured by then
         learner.update(batch)
-    wait(learner.device)
+    synchronize(learner.device)
     began = time.perf_counter()
     for _ in range(updates):
         learner.update(batch)
-    wait(learner.device)
+    synchronize(learner.device)
     return (time.perf_counter() - began) / updates
 
 
-def wait(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def kernels(learner: Learner, batch: dict, updates: int = 5) -> tuple[float, float]:
-    """Kernels an update, and milliseconds an update in which one runs; zeros on a CPU."""
+def measure_kernels(learner: Learner, batch: dict, updates: int = 5) -> tuple[float, float]:
+    """Measure kernels per update and their milliseconds per update; zeros on a CPU."""
     if learner.device.type == "cpu":
         return 0.0, 0.0
     with profile(activities=[ProfilerActivity.CUDA]) as found:
         for _ in range(updates):
             learner.update(batch)
-        wait(learner.device)
+        synchronize(learner.device)
     events = [e for e in found.events() if e.device_type == torch.autograd.DeviceType.CUDA]
     return len(events) / updates, sum(e.device_time_total for e in events) / updates / 1e3
 
 
-def roof(device: torch.device) -> float:
-    """TFLOP/s of a large bf16 product, the most this device does."""
+def measure_peak(device: torch.device) -> float:
+    """Measure the TFLOP/s of a large bf16 product, the most this device can do."""
     side = 8192 if device.type == "cuda" else 256
     a, b = (torch.randn(side, side, dtype=torch.bfloat16, device=device) for _ in range(2))
     times = []
     for _ in range(7):
-        wait(device)
+        synchronize(device)
         began = time.perf_counter()
         a @ b
-        wait(device)
+        synchronize(device)
         times.append(time.perf_counter() - began)
     return 2 * side**3 / sorted(times)[3] / 1e12
 
 
-def work(preset: str) -> float:
-    """TFLOP of one update, counted on a CPU."""
-    learner, batch = learner_of(preset, torch.device("cpu"), "fp32", graphs=False)
+def count_tflop(preset: str) -> float:
+    """Count the TFLOP of one update, on a CPU."""
+    learner, batch = make_learner(preset, torch.device("cpu"), "fp32", graphs=False)
     with FlopCounterMode(display=False) as counter:
         learner.loss(batch)[0].backward()
     return counter.get_total_flops() / 1e12
 
 
-def bench(preset: str, device: torch.device, updates: int) -> dict[str, Entry]:
-    """All figures of one preset; without a graph as the baseline of with one."""
-    plain = seconds(*learner_of(preset, device, "bf16", graphs=False), max(2, updates // 4))
+def measure(preset: str, device: torch.device, updates: int) -> dict[str, Entry]:
+    """Measure all figures of one preset; updates without a graph are the baseline."""
+    plain = time_update(*make_learner(preset, device, "bf16", graphs=False), max(2, updates // 4))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    learner, batch = learner_of(preset, device, "bf16", graphs=True)
-    each = seconds(learner, batch, updates)
-    launches, busy = kernels(learner, batch)
+    learner, batch = make_learner(preset, device, "bf16", graphs=True)
+    each = time_update(learner, batch, updates)
+    launches, busy = measure_kernels(learner, batch)
     memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
     figures = {
         "updates": (1 / each, "1/s", 1 / plain),
         "kernels": (launches, "", None),
         "kernel time": (busy, "ms", each * 1e3),
         "memory": (memory, "GiB", None),
-        "speed": (work(preset) / each, "TFLOP/s", roof(device)),
+        "speed": (count_tflop(preset) / each, "TFLOP/s", measure_peak(device)),
     }
     return {
         f"gpu.{preset}.{k}": {"value": v, "unit": u, "baseline": b}
@@ -137,13 +137,13 @@ def main(argv: list[str]) -> int:
     if args.device == "cuda" and not torch.cuda.is_available():
         sys.stderr.write("this torch sees no GPU; --device cpu runs the same code without one\n")
         return 2
-    from benchmarks.run import table
+    from benchmarks.run import format_table
 
     runtime.configure_torch(0)
     results: dict[str, Entry] = {}
     for preset in args.presets:
-        results |= bench(preset, torch.device(args.device), args.updates)
-    print(table(results))
+        results |= measure(preset, torch.device(args.device), args.updates)
+    print(format_table(results))
     if args.out:
         args.out.write_text(json.dumps(results, indent=1) + "\n")
     return 0

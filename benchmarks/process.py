@@ -1,4 +1,4 @@
-"""What a process costs: seconds until it answers, and the memory of a training."""
+"""The start-up time of the programs, and the memory of a training."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ Entry = dict[str, float | str | None]
 MIB = 1024.0
 
 
-def seconds_of(*arguments: str) -> float:
-    """Wall-clock of a command; RuntimeError with its words where it answers with more than a
-    config error.
-    """
+def time_command(*arguments: str) -> float:
+    """Measure a command's wall-clock time; RuntimeError if it fails other than by its settings."""
     began = time.perf_counter()
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
     took = time.perf_counter() - began
@@ -26,12 +24,12 @@ def seconds_of(*arguments: str) -> float:
     return took
 
 
-def startup(repeats: int = 5) -> dict[str, Entry]:
-    """Medians; the baseline of wm, help and errors is Python's own start, that of a short run
-    importing torch.
+def measure_startup(repeats: int = 5) -> dict[str, Entry]:
+    """Measure medians of starts; the baselines are Python's own start and, for a run, torch's
+    import.
     """
-    bare = sorted(seconds_of("-c", "pass") for _ in range(repeats))[repeats // 2]
-    torch = sorted(seconds_of("-c", "import torch") for _ in range(repeats))[repeats // 2]
+    bare = sorted(time_command("-c", "pass") for _ in range(repeats))[repeats // 2]
+    torch = sorted(time_command("-c", "import torch") for _ in range(repeats))[repeats // 2]
     found: dict[str, Entry] = {}
     asked = {
         "wm": ["wm"],
@@ -39,16 +37,14 @@ def startup(repeats: int = 5) -> dict[str, Entry]:
         "error": ["train.py", "--optim.lr", "fast"],
     }
     for name, arguments in asked.items():
-        times = sorted(seconds_of(*arguments) for _ in range(repeats))
+        times = sorted(time_command(*arguments) for _ in range(repeats))
         found[f"startup.{name}"] = {"value": times[repeats // 2], "unit": "s", "baseline": bare}
-    times = sorted(short_run() for _ in range(3))
+    times = sorted(time_short_run() for _ in range(3))
     return {**found, "startup.short_run": {"value": times[1], "unit": "s", "baseline": torch}}
 
 
-def short_run() -> float:
-    """Seconds of a whole training that takes 64 frames of `walker_walk` and learns nothing: first
-    steps are in it.
-    """
+def time_short_run() -> float:
+    """Measure a training of 64 frames of walker_walk without updates, start-up included."""
     with tempfile.TemporaryDirectory() as folder:
         task = [
             "--env.task",
@@ -72,18 +68,18 @@ def short_run() -> float:
             "--log.final_episodes",
             "1",
         ]
-        return seconds_of("train.py", "laptop", *task, *little)
+        return time_command("train.py", "laptop", *task, *little)
 
 
 TRAINING = """
 import json, sys
-from benchmarks.compute import learning
-from worldmodel import runtime
+from benchmarks.compute import make_learner
+from worldmodel.system import runtime
 def high():
     status = open("/proc/self/status").read()
     return {k: int(status.split(k + ":")[1].split()[0]) for k in ("VmHWM", "VmRSS")}
 runtime.configure_torch(0)
-learner, batch = learning("small", "actor_critic", "bf16")
+learner, batch = make_learner("small", "actor_critic", "bf16")
 seen = []
 for _ in range(3):
     for _ in range(int(sys.argv[1])):
@@ -93,10 +89,8 @@ print(json.dumps(seen))
 """
 
 
-def memory(updates: int = 8) -> dict[str, Entry]:
-    """Peak resident memory of `small` updates, the replay not counted; growth from the first third
-    to the last.
-    """
+def measure_memory(updates: int = 8) -> dict[str, Entry]:
+    """Measure the peak memory of `small` updates without replay, and its growth over time."""
     done = subprocess.run(
         [sys.executable, "-c", TRAINING, str(updates)],
         cwd=ROOT,

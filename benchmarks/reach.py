@@ -1,9 +1,10 @@
-"""python benchmarks/reach.py RUN [RUN ...] [--episodes N]: how often saved runs reach what a
-picture shows.
+"""Measure how often saved runs reach the goal that a picture shows.
 
-Every run plays the same episodes to the same goal pictures, taken out of other episodes; so do
-random actions. Whether it got there is read off the simulator's state, after the last step. The
-runs may have been trained in any way.
+python benchmarks/reach.py RUN [RUN ...] [--episodes N]
+
+All runs, and random actions, play the same episodes towards the same goal pictures, which come
+from other episodes. The simulator's state after the last step decides whether the goal was
+reached. The runs may have been trained in any way.
 """
 
 from __future__ import annotations
@@ -28,36 +29,37 @@ from worldmodel.programs.eval_options import parse_natural, parse_positive, spli
 from worldmodel.system.console import Progress, say
 
 COLUMNS = 9  # pictures of an episode in the strip, before the goal
-WANDER = 20  # most random steps before the picture of a goal is taken
+WANDER = 20  # random steps, at most, before the goal's picture is taken
 BLUE, GREEN, BAR = (70, 140, 255), (90, 220, 120), 2
-FREE = ("goal.distance", "goal.at")  # of a goal, what can be chosen here
+CHANGEABLE = ("goal.distance", "goal.at")  # goal keys that the command line may set
 
 Policy = Callable[[np.ndarray, Any], tuple[np.ndarray, Any]]
 
 
-def apart(state: np.ndarray, goal: np.ndarray, points: int) -> float:
-    """Mean distance between the first `points` points (x, y) of two states."""
+def measure_distance(state: np.ndarray, goal: np.ndarray, points: int) -> float:
+    """Return the mean distance between the first `points` points (x, y) of two states."""
     return float(np.linalg.norm((state - goal)[: 2 * points].reshape(points, 2), axis=1).mean())
 
 
-# The gap between two states of a task, and the gap within which one has reached the other: about
-# the mass's radius, a link of the rope.
-TASKS = {"pointmass": (partial(apart, points=1), 0.15), "rope": (partial(apart, points=12), 0.12)}
+# Each task's distance between two states, and the distance within which a goal counts as reached:
+# about the mass's radius, or a link of the rope.
+TASKS = {
+    "pointmass": (partial(measure_distance, points=1), 0.15),
+    "rope": (partial(measure_distance, points=12), 0.12),
+}
 
 
 @dataclass
-class Played:
-    """Gaps to the goal (T+1,) and pictures (T+1,H,W,3) along one episode."""
+class Episode:
+    """Distances to the goal (T+1,) and pictures (T+1,H,W,3) of one episode."""
 
     gaps: list[float]
     pictures: list[np.ndarray]
 
 
 @dataclass
-class Course:
-    """Episodes to play: an environment, another to take goals from, and what counts as having got
-    there.
-    """
+class GoalTask:
+    """An environment to play in, another to take goals from, and when a goal is reached."""
 
     env: Any
     other: Any
@@ -65,7 +67,7 @@ class Course:
     within: float
     seed: int
 
-    def begin(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def start_episode(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Start episode `number`; return its first picture, and picture and state of its goal.
 
         The goal's episode shows this one's marker, if the task draws one.
@@ -82,15 +84,13 @@ class Course:
                 self.other.unwrapped.goal = self.env.unwrapped.goal
                 return first, self.other.render(), there
 
-    def play(
+    def play_episode(
         self, number: int, steps: int, policy_to: Callable[[np.ndarray], Policy]
-    ) -> tuple[Played, np.ndarray]:
-        """One episode by the policy that is to reach the goal picture, which is returned
-        as well.
-        """
-        picture, shown, there = self.begin(number)
+    ) -> tuple[Episode, np.ndarray]:
+        """Play one episode with the policy made for its goal picture; return that picture too."""
+        picture, shown, there = self.start_episode(number)
         policy, carry = policy_to(shown), None
-        played = Played([self.gap(self.env.unwrapped.state(), there)], [picture])
+        played = Episode([self.gap(self.env.unwrapped.state(), there)], [picture])
         for _ in range(steps):
             action, carry = policy(picture, carry)
             picture, _, terminated, truncated, _ = self.env.step(action)
@@ -101,22 +101,20 @@ class Course:
         return played, shown
 
 
-def opened(paths: list[str], changes: list[tuple[str, str]]) -> dict[str, Any]:
-    """Runs by path, each to be driven towards a picture; ValueError where they do not play the
-    same task.
-    """
+def open_runs(paths: list[str], changes: list[tuple[str, str]]) -> dict[str, Any]:
+    """Open runs and let each plan towards a goal picture; ValueError if their tasks differ."""
     from worldmodel.config.schema import COMPARING
     from worldmodel.saved_run import Run
 
     fixed = [
         key
         for key, _ in changes
-        if key == "planner.score" or not (key in FREE or key.startswith("planner."))
+        if key == "planner.score" or not (key in CHANGEABLE or key.startswith("planner."))
     ]
     if fixed:
         raise ValueError(
-            f"{fixed[0]}: what is planned for here is the goal picture of each episode; "
-            f"{' and '.join(FREE)} and the planner's other keys can be given"
+            f"{fixed[0]} cannot be set here: plans aim at the goal picture of each episode; "
+            f"{' and '.join(CHANGEABLE)} and the planner's other keys can be set"
         )
     runs = {}
     for path in paths:
@@ -129,24 +127,24 @@ def opened(paths: list[str], changes: list[tuple[str, str]]) -> dict[str, Any]:
         ]
         planner = [("planner.score", "goal_distance"), ("planner.proposals", "0")]
         runs[path] = run.driven([("behavior.name", "mpc"), *planner, *goal, *changes])
-    scenes = {path: scene(run.config) for path, run in runs.items()}
-    if any(found != scene(run.config) for found in scenes.values()):
+    scenes = {path: describe_scene(run.config) for path, run in runs.items()}
+    if any(found != describe_scene(run.config) for found in scenes.values()):
         raise ValueError(
             f"these runs play different tasks, sizes, repeats, limits or backgrounds: {scenes}"
         )
     task, plain = run.config.env.task, run.config.env.task.removeprefix(DISTRACT)
     if plain not in TASKS:
         raise ValueError(
-            f"{task}: when a goal is reached is known for {', '.join(TASKS)} only, distract: or "
-            f"not"
+            f"{task}: reaching a goal is defined for {', '.join(TASKS)} only, with or without "
+            f"distract:"
         )
     if any(run.config.env.obs != "pixels" for run in runs.values()):
         raise ValueError("goals are pictures: each run's env.obs must be pixels")
     return runs
 
 
-def scene(c: Any) -> dict[str, Any]:
-    """What of a configuration makes the episodes that are played."""
+def describe_scene(c: Any) -> dict[str, Any]:
+    """Return the settings that determine the episodes."""
     e, d = c.env, c.distract
     found = {"task": e.task, "size": e.size, "repeat": e.repeat, "time_limit": e.time_limit}
     return (
@@ -154,14 +152,14 @@ def scene(c: Any) -> dict[str, Any]:
     )
 
 
-def course_of(run: Any, seed: int) -> Course:
+def make_goal_task(run: Any, seed: int) -> GoalTask:
     e, d = run.config.env, run.config.distract
     make = partial(envs.configured(e, d), obs="pixels", held_out=True)
-    return Course(make(), make(), *TASKS[e.task.removeprefix(DISTRACT)], seed)
+    return GoalTask(make(), make(), *TASKS[e.task.removeprefix(DISTRACT)], seed)
 
 
-def drive(run: Any, shown: np.ndarray) -> Policy:
-    """The run's planner, told of a goal picture (H,W,3)."""
+def make_planner_policy(run: Any, shown: np.ndarray) -> Policy:
+    """Make a policy that plans towards a goal picture (H,W,3)."""
     import torch
 
     from worldmodel import build
@@ -176,14 +174,17 @@ def drive(run: Any, shown: np.ndarray) -> Policy:
     return run.act
 
 
-def at_random(course: Course, generator: np.random.Generator, shown: np.ndarray) -> Policy:
-    shape = course.env.action_space.shape
+def make_random_policy(
+    goal_task: GoalTask, generator: np.random.Generator, shown: np.ndarray
+) -> Policy:
+    shape = goal_task.env.action_space.shape
     return lambda picture, carry: (generator.uniform(-1, 1, shape).astype(np.float32), carry)
 
 
-def row_of(played: Played, shown: np.ndarray) -> np.ndarray:
-    """Start, every few steps, end, all under a blue bar, and the goal under a green one: (H+BAR,
-    columns*W, 3).
+def make_strip(played: Episode, shown: np.ndarray) -> np.ndarray:
+    """Make a strip of an episode's pictures under a blue bar and the goal under a green one.
+
+    Returns (H+BAR, columns*W, 3).
     """
     picks = np.linspace(0, len(played.pictures) - 1, COLUMNS).round().astype(int)
     row = np.concatenate([*(played.pictures[i] for i in picks), shown], 1)
@@ -192,9 +193,9 @@ def row_of(played: Played, shown: np.ndarray) -> np.ndarray:
     return np.concatenate([bar, row])
 
 
-def summary(episodes: list[Played], within: float) -> dict[str, Any]:
+def summarise(episodes: list[Episode], within: float) -> dict[str, Any]:
     reached = sum(played.gaps[-1] <= within for played in episodes)
-    low, high = share_interval(reached, len(episodes))
+    low, high = compute_share_interval(reached, len(episodes))
     ends, starts = [p.gaps[-1] for p in episodes], [p.gaps[0] for p in episodes]
     return {
         "reached": reached / len(episodes),
@@ -207,15 +208,15 @@ def summary(episodes: list[Played], within: float) -> dict[str, Any]:
     }
 
 
-def share_interval(hits: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share, which none or all of a few does not make certain."""
+def compute_share_interval(hits: int, count: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share."""
     z, share = 1.96, hits / count
     middle, scale = share + z * z / (2 * count), 1 + z * z / count
     half = z * (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
     return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
 
 
-def table(results: dict[str, dict[str, Any]]) -> str:
+def format_table(results: dict[str, dict[str, Any]]) -> str:
     lines = [f"{'reached':>8}{'95 % interval':>16}{'gap at end':>12}{'at start':>10}  by"]
     for name, r in results.items():
         interval = f"{r['low']:.2f} to {r['high']:.2f}"
@@ -230,46 +231,47 @@ def measure(args: argparse.Namespace) -> int:
     from worldmodel.evaluation.plotting import media
     from worldmodel.system import runtime
 
-    runs = opened(args.runs, args.changes)
+    runs = open_runs(args.runs, args.changes)
     run = next(iter(runs.values()))
     runtime.configure_torch(run.config.run.threads)
-    course = course_of(run, args.seed)
+    goal_task = make_goal_task(run, args.seed)
     players = {
-        f"{path} ({run.config.goal.distance})": partial(drive, run) for path, run in runs.items()
+        f"{path} ({run.config.goal.distance})": partial(make_planner_policy, run)
+        for path, run in runs.items()
     }
-    players["random actions"] = partial(at_random, course, np.random.default_rng(args.seed))
+    players["random actions"] = partial(
+        make_random_policy, goal_task, np.random.default_rng(args.seed)
+    )
     results, rows = {}, []
     bar = Progress(len(players) * args.episodes, "episodes")
     for name, policy_to in players.items():
         episodes = []
         for number in range(args.episodes):
-            played, shown = course.play(number, args.steps, policy_to)
+            played, shown = goal_task.play_episode(number, args.steps, policy_to)
             episodes.append(played)
-            rows += [row_of(played, shown)] if number == 0 else []
+            rows += [make_strip(played, shown)] if number == 0 else []
             bar.update(len(results) * args.episodes + number + 1, name)
-        results[name] = summary(episodes, course.within)
+        results[name] = summarise(episodes, goal_task.within)
     bar.close()
     out = Path(args.out)
     media.save_png(out, media.enlarge(np.concatenate(rows), 128 * len(rows)))
     about = {
         "task": run.config.env.task,
         "steps": args.steps,
-        "within": course.within,
+        "within": goal_task.within,
         "seed": args.seed,
     }
     out.with_suffix(".json").write_text(json.dumps({**about, "players": results}, indent=1) + "\n")
     played = next(iter(results.values()))["steps"]
-    say(f"{run.config.env.task}: within {course.within} of the goal after {played:.0f} steps")
-    say(table(results))
+    say(f"{run.config.env.task}: within {goal_task.within} of the goal after {played:.0f} steps")
+    say(format_table(results))
     say(f"  {out}\n  {out.with_suffix('.json')}")
     return 0
 
 
-def png(text: str) -> str:
+def parse_png_path(text: str) -> str:
     if not text.endswith(".png"):
-        raise argparse.ArgumentTypeError(
-            f"{text} is no name of a picture: give one that ends in .png"
-        )
+        raise argparse.ArgumentTypeError(f"{text} must end in .png")
     return text
 
 
@@ -286,7 +288,10 @@ def main(argv: list[str]) -> int:
         "--seed", type=parse_natural, default=0, help="seed of episodes and goals (0)"
     )
     parser.add_argument(
-        "--out", type=png, default="reach.png", help="pictures of the first episode (reach.png)"
+        "--out",
+        type=parse_png_path,
+        default="reach.png",
+        help="pictures of the first episode (reach.png)",
     )
     own, dotted = split_dotted(argv)
     args = parser.parse_args(own)

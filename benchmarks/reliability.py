@@ -1,8 +1,11 @@
-"""python benchmarks/reliability.py [--run] [FILE]: make docs/reliability.md from the results of the fault tests.
+"""Make docs/reliability.md from the results of the fault tests.
 
---run first runs every test marked `fault` and rewrites FILE (docs/results/reliability.jsonl): a line for each that
-passed, with its row, the fault, how often, the outcome and the steps lost. A test that did not run or
-did not pass is not in the table. --soak and --saves add the figures of benchmarks/soak.py and benchmarks/saves.py.
+python benchmarks/reliability.py [--run] [FILE]
+
+--run first runs every test marked `fault` and rewrites FILE (docs/results/reliability.jsonl) with
+a line for each test that passed: its row, the fault, how often, the outcome and the steps lost. A
+test that did not run or did not pass is not in the table. --soak and --saves add the figures of
+benchmarks/soak.py and benchmarks/saves.py.
 """
 
 from __future__ import annotations
@@ -62,8 +65,11 @@ WM_SOAK=60 pytest tests/faults/test_soak.py
 """
 
 
-def run(record: Path) -> int:
-    """Every test of a fault, noted as it passes; pytest's own exit code. Figures of soak and saves stay."""
+def run_fault_tests(record: Path) -> int:
+    """Run the fault tests, which record their results; return pytest's exit code.
+
+    The figures of soak and saves stay in the record.
+    """
     record.parent.mkdir(parents=True, exist_ok=True)
     kept = (
         [x for x in record.read_text().splitlines() if "kind" in json.loads(x)]
@@ -77,12 +83,11 @@ def run(record: Path) -> int:
     ).returncode
 
 
-def table(lines: list[dict]) -> str:
-    """One row for each fault a test puts in; the runs of a parametrised test are counted together."""
+def format_table(lines: list[dict]) -> str:
+    """Format one row per injected fault; the cases of a parametrised test are added up."""
     groups: dict[tuple, list[dict]] = {}
-    for line in {
-        (line["row"], line["test"], line["case"]): line for line in lines
-    }.values():  # the last of each
+    latest = {(line["row"], line["test"], line["case"]): line for line in lines}
+    for line in latest.values():
         groups.setdefault(
             (line["row"], line["injected"], line["outcome"], line["test"]), []
         ).append(line)
@@ -93,13 +98,14 @@ def table(lines: list[dict]) -> str:
         times = sum(line.get("times", 1) for line in found)
         lost = {line["lost"] for line in found if "lost" in line}
         rows.append(
-            f"| {row} | {injected} | {times:,} | {outcome} | {max(lost) if lost else ''} | `{test}` |"
+            f"| {row} | {injected} | {times:,} | {outcome} | {max(lost) if lost else ''} "
+            f"| `{test}` |"
         )
     return "\n".join(rows) + "\n"
 
 
-def soaked(line: dict) -> str:
-    """The soak's paragraph and table."""
+def format_soak(line: dict) -> str:
+    """Format the soak's paragraph and table."""
     shown = {
         k.replace("_", " "): [v[x] for x in ("first", "last", "most", "per_hour")]
         for k, v in line["growth"].items()
@@ -108,38 +114,46 @@ def soaked(line: dict) -> str:
         f"| {k} | {' | '.join(f'{x:g}' for x in values)} |\n" for k, values in shown.items()
     )
     return (
-        f"\n`python benchmarks/soak.py`, {line['on']}: {line['minutes']:g} minutes, {line['frames']:,} "
-        f"frames, {line['updates']:,} updates, {line['killed']} workers killed. Over the last two thirds:\n\n"
+        f"\n`python benchmarks/soak.py`, {line['on']}: {line['minutes']:g} minutes, "
+        f"{line['frames']:,} frames, {line['updates']:,} updates, {line['killed']} workers "
+        f"killed. Over the last two thirds:\n\n"
         f"| | first | last | most | growth an hour |\n|---|---|---|---|---|\n{kinds}"
     )
 
 
-def saved(line: dict) -> str:
-    """What a save costs."""
+def format_saves(line: dict) -> str:
+    """Format the paragraph on the cost of a save."""
     rows, pauses, pixels = line["replay_rows"], line["seconds"], line["pixels"]
     return (
-        f"\n`python benchmarks/saves.py {' '.join(line['presets'])} --size {pixels}`, {line['on']}. With {rows:,} rows "
-        f"of {pixels}x{pixels} images in the replay ({line['megabytes_replay']:g} MB on disk), "
-        f"{line['rows_between_saves']:,} of them new since the last save, a training paused for {min(pauses):g} to "
-        f"{max(pauses):g} seconds ({len(pauses)} saves) and wrote {max(line['megabytes_written']):g} MB at most.\n"
+        f"\n`python benchmarks/saves.py {' '.join(line['presets'])} --size {pixels}`, "
+        f"{line['on']}. With {rows:,} rows of {pixels}x{pixels} images in the replay "
+        f"({line['megabytes_replay']:g} MB on disk), {line['rows_between_saves']:,} of them new "
+        f"since the last save, a training paused for {min(pauses):g} to {max(pauses):g} seconds "
+        f"({len(pauses)} saves) and wrote {max(line['megabytes_written']):g} MB at most.\n"
     )
 
 
-def page(lines: list[dict]) -> str:
-    """The whole document."""
+def make_page(lines: list[dict]) -> str:
+    """Make the whole document."""
     tests = [line for line in lines if "row" in line]
     seen = {line["row"] for line in tests}
     missing = [str(row) for row in range(1, 27) if row not in seen]
-    text = HEAD + table(tests)
+    text = HEAD + format_table(tests)
     fuzzed = sum(
         line.get("times", 0)
         for line in tests
         if line["test"].startswith(("test_fuzz_directories", "test_fuzz_runs"))
     )
-    text += f"\nThe fuzz (`tests/fuzz/test_fuzz_directories.py`, `tests/fuzz/test_fuzz_runs.py`) tried {fuzzed:,} mutated inputs in all.\n"
+    text += (
+        "\nThe fuzz (`tests/fuzz/test_fuzz_directories.py`, `tests/fuzz/test_fuzz_runs.py`) "
+        f"tried {fuzzed:,} mutated inputs in all.\n"
+    )
     if missing:
-        text += f"\nNot in the table, since no test of them has run for it: rows {', '.join(missing)}.\n"
-    for kind, heading, write in (("soak", "Soak", soaked), ("saves", "Saves", saved)):
+        text += (
+            "\nNot in the table, since no test of them has run for it: "
+            f"rows {', '.join(missing)}.\n"
+        )
+    for kind, heading, write in (("soak", "Soak", format_soak), ("saves", "Saves", format_saves)):
         found = {
             str(line.get("pixels")): write(line) for line in lines if line.get("kind") == kind
         }
@@ -154,10 +168,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("record", nargs="?", type=Path, default=RECORD)
     parser.add_argument("--run", action="store_true")
     for kind in ("soak", "saves"):
-        parser.add_argument(f"--{kind}", type=Path, help=f"what benchmarks/{kind}.py has printed")
-    parser.add_argument("--on", default="", help="the machine of --soak and --saves")
+        parser.add_argument(f"--{kind}", type=Path, help=f"the output of benchmarks/{kind}.py")
+    parser.add_argument("--on", default="", help="the machine on which --soak and --saves ran")
     args = parser.parse_args(argv)
-    code = run(args.record) if args.run else 0
+    code = run_fault_tests(args.record) if args.run else 0
     with args.record.open("a") as file:
         for kind in ("soak", "saves"):
             if path := getattr(args, kind):
@@ -165,7 +179,7 @@ def main(argv: list[str]) -> int:
                     json.dumps({"kind": kind, "on": args.on, **json.loads(path.read_text())})
                     + "\n"
                 )
-    PAGE.write_text(page([json.loads(x) for x in args.record.read_text().splitlines()]))
+    PAGE.write_text(make_page([json.loads(x) for x in args.record.read_text().splitlines()]))
     return code
 
 

@@ -1,4 +1,4 @@
-"""Frames per second of the three renderers, in interleaved runs over the same moving scenes."""
+"""Frames per second of the three renderers, in interleaved runs over the same scenes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ TASKS = ("walker_walk",)
 RENDERERS = ("gl", "fast", "ray")
 
 
-def bench(tasks: tuple[str, ...] = TASKS, seconds: float = 6.0) -> dict[str, dict[str, Any]]:
-    """Return {"render.<renderer>.<task>": value, unit, baseline} with gl as baseline, None where
-    there is no GL.
-    """
+def measure(tasks: tuple[str, ...] = TASKS, seconds: float = 6.0) -> dict[str, dict[str, Any]]:
+    """Measure {"render.<renderer>.<task>": entry}; the baseline is gl, if it works."""
     results = {}
     for task in tasks:
-        rates = _rates(task, seconds / len(tasks))
+        rates = _measure_renderers(task, seconds / len(tasks))
         baseline = rates.get("gl")
         for name, rate in rates.items():
             results[f"render.{name}.{task}"] = {
@@ -33,8 +31,8 @@ def bench(tasks: tuple[str, ...] = TASKS, seconds: float = 6.0) -> dict[str, dic
     return results
 
 
-def distract(rounds: int = 50) -> dict[str, dict[str, Any]]:
-    """Milliseconds of a step before a moving background; the baseline is the same step without."""
+def measure_distract(rounds: int = 50) -> dict[str, dict[str, Any]]:
+    """Measure a step with a moving background; the baseline is the same step without."""
     made = {name: envs.make(name) for name in ("distract:pointmass", "pointmass")}
     times: dict[str, list[float]] = {name: [] for name in made}
     for env in made.values():
@@ -55,10 +53,8 @@ def distract(rounds: int = 50) -> dict[str, dict[str, Any]]:
     }
 
 
-def builtin(rounds: int = 15, steps: int = 60) -> dict[str, dict[str, Any]]:
-    """Steps a second of the built-in tasks, picture and all; the baseline is `counter`, which has
-    nothing to move.
-    """
+def measure_builtin_tasks(rounds: int = 15, steps: int = 60) -> dict[str, dict[str, Any]]:
+    """Measure steps per second of the built-in tasks with pictures; the baseline is `counter`."""
     made = {name: envs.make(name) for name in ("counter", *envs.TASKS)}
     rates: dict[str, list[float]] = {name: [] for name in made}
     for i in range(rounds):
@@ -75,9 +71,9 @@ def builtin(rounds: int = 15, steps: int = 60) -> dict[str, dict[str, Any]]:
     return {f"builtin.{name}": {"value": medians[name], **entry} for name in envs.TASKS}
 
 
-def _rates(task: str, seconds: float) -> dict[str, float]:
-    """Return the median rate of each renderer that works here."""
-    drawn = {name: DMC(task, render=name) for name in usable()}
+def _measure_renderers(task: str, seconds: float) -> dict[str, float]:
+    """Measure the median rate of each renderer that works here."""
+    drawn = {name: DMC(task, render=name) for name in list_usable_renderers()}
     for env in drawn.values():
         env.reset(seed=0)
         env.render()
@@ -86,14 +82,14 @@ def _rates(task: str, seconds: float) -> dict[str, float]:
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(rates["ray"]) < 3:
         for name, env in drawn.items():
-            rates[name].append(_round(env, generators[name]))
+            rates[name].append(_measure_round(env, generators[name]))
     for env in drawn.values():
         env.close()
     return {name: statistics.median(each) for name, each in rates.items()}
 
 
-def usable() -> list[str]:
-    """Return the renderers that this machine can run."""
+def list_usable_renderers() -> list[str]:
+    """List the renderers that this machine can run."""
     try:
         choose_renderer("gl")
     except RendererError:
@@ -101,8 +97,8 @@ def usable() -> list[str]:
     return list(RENDERERS)
 
 
-def _round(env: DMC, generator: np.random.Generator, frames: int = 10) -> float:
-    """Return frames/s over a few frames, counting the drawing and not the simulation."""
+def _measure_round(env: DMC, generator: np.random.Generator, frames: int = 10) -> float:
+    """Measure frames/s over a few frames, of the drawing without the simulation."""
     spent = 0.0
     for _ in range(frames):
         action = generator.uniform(-1, 1, env.action_space.shape)

@@ -1,4 +1,4 @@
-"""Time to draw a batch from the replay buffer, and the bytes a stored frame takes."""
+"""The time to sample a batch from the replay buffer, and the bytes per stored frame."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from worldmodel.replay.samplers.uniform import Uniform
 BATCH, LENGTH = 16, 32
 
 
-def spec(size: int) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Return the spec of a task with one action and `size`-pixel images."""
+def make_spec(size: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Make the spec of a task with one action and `size`-pixel images."""
     flags = {key: ((), "bool") for key in ("is_first", "is_last", "is_terminal")}
     return {
         "image": ((size, size, 3), "uint8"),
@@ -30,11 +30,11 @@ def spec(size: int) -> dict[str, tuple[tuple[int, ...], str]]:
     }
 
 
-def filled(
+def fill_buffer(
     size: int, rows: int, store: str, directory: Path | None
 ) -> tuple[Replay, list[dict[str, Any]]]:
     """Fill a buffer, and a plain list of the same rows, with random frames."""
-    shape = spec(size)
+    shape = make_spec(size)
     replay = Replay(
         shape,
         capacity_bytes=4 * 10**9,
@@ -62,12 +62,12 @@ def filled(
     return replay, kept
 
 
-def filmed(task: str, rows: int, codec: str) -> Replay:
-    """Fill a buffer with what a random policy sees of a DeepMind Control task, ray-drawn."""
+def record_task(task: str, rows: int, codec: str) -> Replay:
+    """Fill a buffer with a random policy's experience of a DeepMind Control task."""
     env = envs.make(task, repeat=2, render="ray")
     env.action_space.seed(0)
     size = env.action_space.shape[0]
-    layout = {**spec(64), "prev_action": ((size,), "float32")}
+    layout = {**make_spec(64), "prev_action": ((size,), "float32")}
     replay = Replay(
         layout,
         capacity_bytes=10**9,
@@ -96,25 +96,25 @@ def filmed(task: str, rows: int, codec: str) -> Replay:
     return replay
 
 
-def packing() -> dict[str, dict[str, Any]]:
-    """Measure packed bytes a frame against bare pixels, and sampling against the same rows
-    unpacked.
+def measure_compression() -> dict[str, dict[str, Any]]:
+    """Measure compressed bytes per frame against raw pixels, and sampling against uncompressed
+    rows.
     """
     found = {}
     for task in ("dmc:cartpole_swingup", "dmc:walker_walk", "dmc:ball_in_cup_catch"):
-        packed, plain = filmed(task, 4096, "zstd"), filmed(task, 4096, "none")
+        packed, plain = record_task(task, 4096, "zstd"), record_task(task, 4096, "none")
         name, kept = task.removeprefix("dmc:"), packed.stats()["bytes_per_row"]
-        found[f"replay.packed.bytes_per_frame.{name}"] = entry(kept, "B", 64 * 64 * 3)
+        found[f"replay.packed.bytes_per_frame.{name}"] = make_entry(kept, "B", 64 * 64 * 3)
         times = [
-            milliseconds(lambda replay=replay: replay.sample(BATCH, LENGTH))
+            measure_milliseconds(lambda replay=replay: replay.sample(BATCH, LENGTH))
             for replay in (packed, plain)
         ]
-        found[f"replay.packed.sample.16x32.{name}"] = entry(times[0], "ms", times[1])
+        found[f"replay.packed.sample.16x32.{name}"] = make_entry(times[0], "ms", times[1])
     return found
 
 
-def naive(rows: list[dict[str, Any]], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Draw the same batch from a list of rows with np.stack."""
+def sample_naively(rows: list[dict[str, Any]], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Sample the same batch from a list of rows with np.stack."""
     starts = rng.integers(len(rows) - LENGTH + 1, size=BATCH)
     return {
         key: np.stack([np.stack([rows[s + t][key] for t in range(LENGTH)]) for s in starts])
@@ -122,8 +122,8 @@ def naive(rows: list[dict[str, Any]], rng: np.random.Generator) -> dict[str, np.
     }
 
 
-def milliseconds(call: Callable[[], object], repeats: int = 40) -> float:
-    """Return the median time of a call."""
+def measure_milliseconds(call: Callable[[], object], repeats: int = 40) -> float:
+    """Measure the median time of a call."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -132,47 +132,43 @@ def milliseconds(call: Callable[[], object], repeats: int = 40) -> float:
     return 1000 * float(np.median(times))
 
 
-def sampling(size: int, rows: int, store: str) -> tuple[float, float]:
-    """Return milliseconds per 16x32 batch: the buffer's, and that of a list of (up to 10,000)
-    rows.
-    """
+def measure_sampling(size: int, rows: int, store: str) -> tuple[float, float]:
+    """Measure milliseconds per 16x32 batch: of the buffer, and of a list of up to 10,000 rows."""
     with tempfile.TemporaryDirectory() as folder:
-        replay, kept = filled(size, rows, store, Path(folder) if store == "disk" else None)
+        replay, kept = fill_buffer(size, rows, store, Path(folder) if store == "disk" else None)
         rng = np.random.default_rng(0)
-        return milliseconds(lambda: replay.sample(BATCH, LENGTH)), milliseconds(
-            lambda: naive(kept, rng), 20
+        return measure_milliseconds(lambda: replay.sample(BATCH, LENGTH)), measure_milliseconds(
+            lambda: sample_naively(kept, rng), 20
         )
 
 
-def entry(value: float, unit: str, baseline: float) -> dict[str, Any]:
-    """Return one figure beside its baseline."""
+def make_entry(value: float, unit: str, baseline: float) -> dict[str, Any]:
+    """Make the entry of one figure and its baseline."""
     return {"value": round(value, 4), "unit": unit, "baseline": round(baseline, 4)}
 
 
-def bench() -> dict[str, dict[str, Any]]:
-    """Measure sampling (against np.stack over a list of rows) and storage (against the bare
-    pixels).
-    """
-    ram, ram_naive = sampling(64, 10_000, "ram")
-    disk, _ = sampling(64, 10_000, "disk")
-    # A million rows cost a million rows' bookkeeping whatever a row weighs, so 8x8 images stand in
-    # for 64x64 ones; the baseline is the same buffer type with 10,000 rows: equal figures mean
-    # that the size does not matter.
-    small, _ = sampling(8, 10_000, "ram")
-    million, _ = sampling(8, 1_000_000, "ram")
+def measure() -> dict[str, dict[str, Any]]:
+    """Measure sampling (against np.stack over a list of rows) and storage (against raw pixels)."""
+    ram, ram_naive = measure_sampling(64, 10_000, "ram")
+    disk, _ = measure_sampling(64, 10_000, "disk")
+    # The bookkeeping of a million rows does not depend on the size of a row, so 8x8 images stand
+    # in for 64x64. The baseline is the same buffer with 10,000 rows: equal figures mean that the
+    # number of rows does not matter.
+    small, _ = measure_sampling(8, 10_000, "ram")
+    million, _ = measure_sampling(8, 1_000_000, "ram")
     return {
-        "replay.sample.16x32": entry(ram, "ms", ram_naive),
-        "replay.sample.16x32.disk": entry(disk, "ms", ram_naive),
-        "replay.sample.16x32.1M": entry(million, "ms", small),
-        "replay.bytes_per_frame": entry(bytes_per_row(spec(64)), "B", 64 * 64 * 3),
-        **packing(),
+        "replay.sample.16x32": make_entry(ram, "ms", ram_naive),
+        "replay.sample.16x32.disk": make_entry(disk, "ms", ram_naive),
+        "replay.sample.16x32.1M": make_entry(million, "ms", small),
+        "replay.bytes_per_frame": make_entry(bytes_per_row(make_spec(64)), "B", 64 * 64 * 3),
+        **measure_compression(),
     }
 
 
 def main() -> None:
     """Print the figures as one JSON object."""
     argparse.ArgumentParser(description=main.__doc__).parse_args()
-    print(json.dumps(bench(), indent=2))
+    print(json.dumps(measure(), indent=2))
 
 
 if __name__ == "__main__":

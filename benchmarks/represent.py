@@ -1,14 +1,14 @@
-"""What each representation objective is worth, clean and before moving backgrounds: one table,
-three pictures.
+"""Compare the representation objectives, with and without moving backgrounds.
 
 represent.py [pendulum|cartpole] [--seeds N] [--only NAME ...] [--where clean distracted] [--out
 DIR] [--summary]
 
-Every cell is a training of its own (`train.py`, resumed if it was stopped, left alone if it is
-done, left out with a line if it diverges) and a linear read-out of the simulator's state on shaken
-episodes (`shaken.py`). --summary trains nothing and shows what there is. The rank is that of the
-features in training's last batches. Seconds per update are CPU time of the world model alone, all
-threads together, without the probe that draws for those who can't.
+Writes one table and three pictures. Every cell is a training of its own and a linear readout of
+the simulator's state on random episodes (`state_readout.py`). A training is resumed if it was
+stopped, skipped if it is done, and left out with a message if it diverges. --summary trains
+nothing and shows the finished cells. The rank is that of the features in training's last batches.
+Seconds per update are CPU time of the world model alone, summed over threads, without the probe
+decoder.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.compute import model_seconds
-from benchmarks.shaken import draw_seen, read_out
+from benchmarks.compute import measure_model_seconds
+from benchmarks.state_readout import draw_pictures, measure_readout
 from worldmodel import registry
 from worldmodel.checkpoint.validate import read_json_lines
 from worldmodel.config import loading
@@ -46,13 +46,13 @@ OBJECTIVES = {
     name: ["--loss.objective", MIXES.get(name, f"{{{name}: 1.0}}")]
     for name in [*registry.OBJECTIVES, *MIXES]
 }
-# The published 2,500 prototypes, frozen for 10,000 updates, would outnumber a batch's steps and
-# never move.
+# The published 2,500 prototypes would outnumber a batch's steps, and their freeze of 10,000
+# updates would outlast the training.
 OBJECTIVES["prototypes"] += ["--prototypes.count", "128", "--prototypes.freeze", "150"]
-# Rewards weigh a hundred times as much as elsewhere (fifty are as much where eight are added up):
-# at ten their squared errors are nothing beside the KL where no picture has to be drawn. Many
-# frames for few updates: each episode has a background of its own. Plans are a quarter of the
-# preset's (models trained with those are driven as well by these), so that a cell takes minutes.
+# The reward loss weighs a hundred times as much as elsewhere (50 where eight rewards are summed):
+# at ten it would vanish beside the KL of objectives without reconstruction. There are many frames
+# for few updates because each episode has its own background. Plans have a quarter of the preset's
+# size, with equal returns, so that a cell takes minutes.
 JOBS: dict[str, tuple[str, ActionSpace, list[str]]] = {
     "pendulum": (
         "pendulum",
@@ -125,79 +125,77 @@ JOBS: dict[str, tuple[str, ActionSpace, list[str]]] = {
 }
 
 
-def train(job: str, name: str, where: str, seed: int) -> None:
-    """Train one cell if it is not done; what train.py says goes to the terminal, and if it is
-    stopped so is all.
-    """
-    if finished(job, name, where, seed):
+def train_cell(job: str, name: str, where: str, seed: int) -> None:
+    """Train one cell unless it is done; exit if train.py is stopped."""
+    if is_finished(job, name, where, seed):
         return
     code = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *words(job, name, where, seed)], cwd=ROOT
+        [sys.executable, str(ROOT / "train.py"), *make_arguments(job, name, where, seed)], cwd=ROOT
     ).returncode
     if code and code != DIVERGED:
         sys.exit(code)
     if code:
-        sys.stderr.write(f"{place(job, name, where, seed)} diverged and is left out\n")
+        sys.stderr.write(
+            f"{find_run_directory(job, name, where, seed)} diverged and is left out\n"
+        )
 
 
-def words(job: str, name: str, where: str, seed: int) -> list[str]:
-    """What train.py is told."""
+def make_arguments(job: str, name: str, where: str, seed: int) -> list[str]:
+    """Make train.py's arguments for a cell."""
     return [
         *JOBS[job][2],
         "--env.task",
-        task_of(job, where),
+        name_task(job, where),
         *OBJECTIVES[name],
         "--run.name",
-        label(name, where),
+        name_run(name, where),
         "--run.seed",
         str(seed),
     ]
 
 
-def place(job: str, name: str, where: str, seed: int) -> Path:
-    """Where a cell's run lies."""
-    return ROOT / "runs" / make_slug(task_of(job, where)) / label(name, where) / f"seed{seed}"
+def find_run_directory(job: str, name: str, where: str, seed: int) -> Path:
+    """Return the run directory of a cell."""
+    return ROOT / "runs" / make_slug(name_task(job, where)) / name_run(name, where) / f"seed{seed}"
 
 
-def task_of(job: str, where: str) -> str:
+def name_task(job: str, where: str) -> str:
     return JOBS[job][0] if where == "clean" else f"distract:{JOBS[job][0]}"
 
 
-def label(name: str, where: str) -> str:
+def name_run(name: str, where: str) -> str:
     return f"represent_{name.replace('+', '_')}_{where}"
 
 
-def finished(job: str, name: str, where: str, seed: int) -> bool:
-    """Whether a cell's training has closed; SystemExit where that was one of other settings."""
-    run = RunDir(place(job, name, where, seed))
+def is_finished(job: str, name: str, where: str, seed: int) -> bool:
+    """Say whether a cell's training is done; SystemExit if it had other settings."""
+    run = RunDir(find_run_directory(job, name, where, seed))
     if not run.is_done(0, 0):
         return False
     try:
         found = run.load_config()
     except RunError as error:
         sys.exit(str(error))
-    if found != _wanted(tuple(words(job, name, where, seed))):
+    if found != _parse_arguments(tuple(make_arguments(job, name, where, seed))):
         sys.exit(f"{run.path} was trained with other settings than this table's: move it away")
     return True
 
 
 @cache
-def _wanted(told: tuple[str, ...]) -> Config:
-    return loading.parse(list(told))
+def _parse_arguments(arguments: tuple[str, ...]) -> Config:
+    return loading.parse(list(arguments))
 
 
-def gather(job: str, seeds: int) -> list[dict]:
-    """One line for each cell that is done: its evaluations' frames and returns, the state's mean
-    R^2, the rank.
-    """
+def gather_results(job: str, seeds: int) -> list[dict]:
+    """Collect one line per finished cell: evaluations, mean R^2 of the state, and rank."""
     lines = []
     for name in OBJECTIVES:
         for where in WHERE:
             for seed in range(seeds):
-                run = place(job, name, where, seed)
-                if not finished(job, name, where, seed):
+                run = find_run_directory(job, name, where, seed)
+                if not is_finished(job, name, where, seed):
                     continue
-                known = [x for x in read_out(run) if x is not None]
+                known = [x for x in measure_readout(run) if x is not None]
                 scores, losses = (
                     read_json_lines(run / "scores.jsonl"),
                     read_json_lines(run / "metrics.jsonl"),
@@ -220,8 +218,8 @@ def gather(job: str, seeds: int) -> list[dict]:
     return lines
 
 
-def mean_of(lines: list[dict], name: str, where: str, key: str) -> str:
-    """Mean and every seed of one cell, as text."""
+def format_mean(lines: list[dict], name: str, where: str, key: str) -> str:
+    """Format the mean and every seed of one cell."""
     own = [x[key] for x in lines if x["objective"] == name and x["where"] == where]
     digits = {"r2": 2, "rank": 1}.get(key, 0)
     return (
@@ -229,9 +227,10 @@ def mean_of(lines: list[dict], name: str, where: str, key: str) -> str:
     )
 
 
-def kept(lines: list[dict], name: str) -> str:
-    """The share of the clean return that is left before moving backgrounds, by the seeds that have
-    both.
+def format_kept_share(lines: list[dict], name: str) -> str:
+    """Format the share of the clean return that is kept with moving backgrounds.
+
+    Only seeds with both trainings count.
     """
     clean, distracted = (
         {x["seed"]: x["return"] for x in lines if x["objective"] == name and x["where"] == where}
@@ -241,18 +240,19 @@ def kept(lines: list[dict], name: str) -> str:
     return f"{sum(distracted[s] for s in both) / sum(clean[s] for s in both):.0%}" if both else "-"
 
 
-def seconds(job: str, names: list[str]) -> dict[str, float]:
-    """CPU seconds of an update of the world model by each of some objectives: medians, taken in
-    turns.
-    """
+def measure_cpu_seconds(job: str, names: list[str]) -> dict[str, float]:
+    """Measure median CPU seconds of a world-model update with each objective, interleaved."""
     _, action, preset = JOBS[job]
-    told = {n: [*preset, *OBJECTIVES[n], "--loss.probe", "false"] for n in names}
-    turns = [{n: model_seconds(words, action, 7) for n, words in told.items()} for _ in range(5)]
+    arguments = {n: [*preset, *OBJECTIVES[n], "--loss.probe", "false"] for n in names}
+    turns = [
+        {n: measure_model_seconds(words, action, 7) for n, words in arguments.items()}
+        for _ in range(5)
+    ]
     return {n: float(np.median([turn[n] for turn in turns])) for n in names}
 
 
-def table(lines: list[dict], speed: dict[str, float]) -> str:
-    """All of it in Markdown."""
+def format_table(lines: list[dict], speed: dict[str, float]) -> str:
+    """Format the whole table in Markdown."""
     rows = [
         "| objective | return, clean | distracted | kept | state R^2, clean | distracted | "
         "rank, clean | distracted "
@@ -260,19 +260,19 @@ def table(lines: list[dict], speed: dict[str, float]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, took in speed.items():
-        cells = [mean_of(lines, name, where, "return") for where in WHERE]
-        known = [mean_of(lines, name, where, key) for key in ("r2", "rank") for where in WHERE]
+        cells = [format_mean(lines, name, where, "return") for where in WHERE]
+        known = [format_mean(lines, name, where, key) for key in ("r2", "rank") for where in WHERE]
         share = f"{took / speed['reconstruction']:.0%}" if "reconstruction" in speed else "-"
         rows.append(
             f"| `{name}` | "
-            + " | ".join([*cells, kept(lines, name), *known, f"{took:.3f}", share])
+            + " | ".join([*cells, format_kept_share(lines, name), *known, f"{took:.3f}", share])
             + " |"
         )
     return "\n".join(rows) + "\n"
 
 
-def draw(lines: list[dict], target: Path) -> None:
-    """Closing returns and read-outs as bars, a dot for each seed; an R^2 below 0 is drawn as 0."""
+def draw_bars(lines: list[dict], target: Path) -> None:
+    """Draw final returns and R^2 (at least 0) as bars, with a dot for each seed."""
     figure, axes = load_pyplot().subplots(
         1, 2, figsize=(10, 4.2), dpi=110, sharey=True, layout="constrained"
     )
@@ -299,9 +299,7 @@ def draw(lines: list[dict], target: Path) -> None:
 
 
 def draw_curves(lines: list[dict], target: Path) -> None:
-    """Evaluations along training: every seed thin, their mean thick, a style for each
-    objective.
-    """
+    """Draw evaluations along training: seeds thin, their mean thick, a style per objective."""
     figure, axes = load_pyplot().subplots(
         1, 2, figsize=(11, 4.2), dpi=110, sharey=True, layout="constrained"
     )
@@ -347,21 +345,21 @@ def main(argv: list[str]) -> int:
         for where in args.where
     ]
     for seed, name, where in [] if args.summary else cells:
-        train(args.job, name, where, seed)
-    lines = gather(args.job, args.seeds)
+        train_cell(args.job, name, where, seed)
+    lines = gather_results(args.job, args.seeds)
     if not lines:
         sys.exit("no training of this table is done: nothing was written")
     names = list(dict.fromkeys(x["objective"] for x in lines))
     target = args.out / args.job
     target.mkdir(parents=True, exist_ok=True)
     (target / "scores.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
-    made = table(lines, seconds(args.job, names))
+    made = format_table(lines, measure_cpu_seconds(args.job, names))
     (target / "table.md").write_text(made)
-    draw(lines, target / "objectives.png")
+    draw_bars(lines, target / "objectives.png")
     draw_curves(lines, target / "curves.png")
     first = {x["objective"]: x["seed"] for x in reversed(lines) if x["where"] == "distracted"}
-    draw_seen(
-        {n: place(args.job, n, "distracted", first[n]) for n in names if n in first},
+    draw_pictures(
+        {n: find_run_directory(args.job, n, "distracted", first[n]) for n in names if n in first},
         target / "seen.png",
     )
     sys.stdout.write(made)

@@ -1,8 +1,9 @@
-"""python benchmarks/run.py [NAME ...] [--json]: what this machine does, each figure beside a
-baseline of its run.
+"""Run benchmarks on this machine and print each figure beside its baseline.
 
-NAME picks groups by prefix (roofline update objectives plan policy replay render collect overlap
-distract builtin play startup memory) or is a full name.
+python benchmarks/run.py [NAME ...] [--json]
+
+NAME is a full name or selects groups by prefix (roofline update objectives plan policy replay
+render collect overlap distract builtin play startup memory).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ RENDER_TASKS = ("cartpole_balance", "walker_walk", "cheetah_run", "ball_in_cup_c
 
 
 def groups():
-    """Benchmarks by prefix; nothing is imported before it is asked for."""
+    """Return the benchmarks by prefix; each imports what it needs when it is called."""
 
     def compute(name, *args):
         from benchmarks import compute
@@ -28,12 +29,12 @@ def groups():
     def replay():
         from benchmarks import replay
 
-        return replay.bench()
+        return replay.measure()
 
     def render():
         from benchmarks import render
 
-        return render.bench(RENDER_TASKS)
+        return render.measure(RENDER_TASKS)
 
     def process(name):
         from benchmarks import process
@@ -48,38 +49,38 @@ def groups():
     def play():
         from benchmarks import play
 
-        return play.bench()
+        return play.measure()
 
     def distract():
         from benchmarks import render
 
-        return render.distract()
+        return render.measure_distract()
 
     def builtin():
         from benchmarks import render
 
-        return render.builtin()
+        return render.measure_builtin_tasks()
 
     return {
-        "roofline": lambda: compute("roofline"),
-        "update.small": lambda: compute("update", "small"),
-        "update.12m": lambda: compute("update", "12m", 3),
-        "objectives": lambda: compute("objectives"),
-        "plan": lambda: compute("plan"),
-        "policy": lambda: compute("policy"),
+        "roofline": lambda: compute("measure_roofline"),
+        "update.small": lambda: compute("measure_update", "small"),
+        "update.12m": lambda: compute("measure_update", "12m", 3),
+        "objectives": lambda: compute("measure_objectives"),
+        "plan": lambda: compute("measure_plan"),
+        "policy": lambda: compute("measure_policy"),
         "replay": replay,
         "render": render,
-        "collect": lambda: collect("bench"),
-        "overlap": lambda: collect("overlap"),
-        "startup": lambda: process("startup"),
-        "memory": lambda: process("memory"),
+        "collect": lambda: collect("measure"),
+        "overlap": lambda: collect("measure_overlap"),
+        "startup": lambda: process("measure_startup"),
+        "memory": lambda: process("measure_memory"),
         "distract": distract,
         "builtin": builtin,
         "play": play,
     }
 
 
-def table(results: dict) -> str:
+def format_table(results: dict) -> str:
     lines = [f"{'name':<34}{'value':>12} {'unit':<9}{'baseline':>12}{'ratio':>8}"]
     for name, r in results.items():
         base = r["baseline"]
@@ -116,7 +117,7 @@ def main(argv: list[str]) -> int:
             for k, r in results.items()
             if any(k.startswith(n) or n.startswith(k) for n in args.names)
         }
-    print(json.dumps(results, indent=1) if args.json else table(results))
+    print(json.dumps(results, indent=1) if args.json else format_table(results))
     return 0
 
 

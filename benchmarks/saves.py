@@ -1,7 +1,8 @@
-"""python benchmarks/saves.py [PRESET ...] [--rows N] [--size PIXELS]: how long a save takes, and
-what it writes.
+"""Measure how long a save pauses training, and how much it writes.
 
-The replay first takes N rows; then every save has the rows of `log.checkpoint` frames to add, as
+python benchmarks/saves.py [PRESET ...] [--rows N] [--size PIXELS]
+
+The replay is first filled with N rows. Then each save adds the rows of `log.checkpoint` frames, as
 in a run.
 """
 
@@ -23,7 +24,7 @@ SAVES = 5
 
 
 def measure(presets: list[str], rows: int, pixels: int) -> dict:
-    """Seconds of each save, and bytes on disk before and after."""
+    """Measure the seconds and megabytes of several saves."""
     import torch
 
     import envs
@@ -47,15 +48,19 @@ def measure(presets: list[str], rows: int, pixels: int) -> dict:
         with make_vector(partial(envs.make, c.env.task, size=tuple(c.env.size)), 1) as vector:
             t = Trainer(c, vector, run, torch.device("cpu"))
             taken = [dict(t.rollout.step(t.policy)[0]) for _ in range(256)]
-            fill(t, taken, rows)
-            first, pauses, written = timed(t), [], []
+            add_rows(t, taken, rows)
+            first, pauses, written = time_save(t), [], []
             for _ in range(SAVES):
-                fill(t, taken, c.log.checkpoint // c.env.repeat)
-                t.rollout.steps += 1  # a checkpoint of another number
+                add_rows(t, taken, c.log.checkpoint // c.env.repeat)
+                t.rollout.steps += 1  # so that the checkpoint gets a new number
                 t._count_steps()
-                before = size(run.replay)
-                pauses.append(timed(t))
-                written.append(size(run.replay) - before + size(max(run.checkpoints.iterdir())))
+                before = measure_folder(run.replay)
+                pauses.append(time_save(t))
+                written.append(
+                    measure_folder(run.replay)
+                    - before
+                    + measure_folder(max(run.checkpoints.iterdir()))
+                )
             return {
                 "presets": presets,
                 "pixels": pixels,
@@ -64,23 +69,24 @@ def measure(presets: list[str], rows: int, pixels: int) -> dict:
                 "seconds_first_save": round(first, 3),
                 "seconds": [round(x, 3) for x in pauses],
                 "megabytes_written": [round(x / 1e6, 1) for x in written],
-                "megabytes_replay": round(size(run.replay) / 1e6, 1),
+                "megabytes_replay": round(measure_folder(run.replay) / 1e6, 1),
             }
 
 
-def fill(t, taken: list[dict], rows: int) -> None:
-    """Rows of a real environment, over and over."""
+def add_rows(t, taken: list[dict], rows: int) -> None:
+    """Add rows to the replay by repeating those of a real environment."""
     for i in range(rows):
         t.replay.add(0, {**taken[i % len(taken)], "reward": np.float32(i)})
 
 
-def timed(t) -> float:
+def time_save(t) -> float:
+
     began = time.perf_counter()
     t.save()
     return time.perf_counter() - began
 
 
-def size(folder: Path) -> int:
+def measure_folder(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 

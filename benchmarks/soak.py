@@ -1,8 +1,9 @@
-"""python benchmarks/soak.py [--minutes M] [--kills S]: a training of M minutes, a worker killed
-every S seconds.
+"""Train for a long time, killing environment workers, and measure leaks.
 
-Prints by how much its memory, descriptors, threads, children and shared memory grow an hour, once
-its replay is full.
+python benchmarks/soak.py [--minutes M] [--kills S]
+
+A worker is killed every S seconds. Prints the growth per hour of memory, descriptors, threads,
+children and shared memory, once the replay is full.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ KINDS = (
 SHARED = ("/memfd:", "/dev/shm/")
 
 
-def status(pid: int) -> dict[str, str]:
-    """The lines of /proc/PID/status; empty where the process is gone."""
+def read_status(pid: int) -> dict[str, str]:
+    """Read /proc/PID/status; empty if the process has ended."""
     try:
         text = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -64,11 +65,11 @@ def status(pid: int) -> dict[str, str]:
     return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
 
 
-def megabytes(found: dict[str, str]) -> float:
+def read_megabytes(found: dict[str, str]) -> float:
     return int(found.get("VmRSS", "0 kB").split()[0]) / 1024
 
 
-def children(pid: int) -> list[int]:
+def list_children(pid: int) -> list[int]:
     try:
         return [
             int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -77,13 +78,11 @@ def children(pid: int) -> list[int]:
         return []
 
 
-def shared(pid: int) -> dict[int, int]:
-    """Shared memory that a process holds, by descriptor or by map, named or not: bytes by
-    inode.
-    """
+def list_shared_memory(pid: int) -> dict[int, int]:
+    """List the shared memory that a process holds by descriptor or map, as {inode: bytes}."""
     found: dict[int, int] = {}
     for entry in os.scandir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(OSError):  # it has been closed since
+        with contextlib.suppress(OSError):  # it may have been closed meanwhile
             if os.readlink(entry.path).startswith(SHARED):
                 there = os.stat(entry.path)
                 found[there.st_ino] = there.st_size
@@ -95,19 +94,20 @@ def shared(pid: int) -> dict[int, int]:
     return found
 
 
-def look(pid: int, dead: set[int]) -> dict[str, float]:
-    """What a training holds now; `dead` are the zombies of the last look, of which one that is
-    still there counts.
+def measure_process(pid: int, dead: set[int]) -> dict[str, float]:
+    """Measure what a training holds now.
+
+    `dead` are the zombies of the last call; only those that are still there are counted.
     """
-    below = {child: status(child) for child in children(pid)}
-    own, blocks = status(pid), shared(pid)
+    below = {child: read_status(child) for child in list_children(pid)}
+    own, blocks = read_status(pid), list_shared_memory(pid)
     now = {child for child, found in below.items() if found.get("State", "").startswith("Z")}
     left = len(now & dead)
     dead.clear()
     dead.update(now)
     return {
-        "rss_mb": megabytes(own),
-        "workers_rss_mb": sum(map(megabytes, below.values())),
+        "rss_mb": read_megabytes(own),
+        "workers_rss_mb": sum(map(read_megabytes, below.values())),
         "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
         "threads": int(own["Threads"]),
         "children": len(below),
@@ -117,10 +117,8 @@ def look(pid: int, dead: set[int]) -> dict[str, float]:
     }
 
 
-def soak(minutes: float, kills: float, folder: Path) -> dict:
-    """Train for so long after the first line of metrics; slopes over the last two thirds of the
-    time, an hour each.
-    """
+def run_soak(minutes: float, kills: float, folder: Path) -> dict:
+    """Train for `minutes` after the first metrics; return the growth over the last two thirds."""
     command = [sys.executable, str(ROOT / "train.py"), *ARGS, "--run.root", str(folder)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     samples, times, killed = [], [], 0
@@ -133,11 +131,11 @@ def soak(minutes: float, kills: float, folder: Path) -> dict:
             if not any(folder.glob("*/*/*/metrics.jsonl")):
                 continue  # it is still starting up
             try:
-                samples.append(look(training.pid, dead))
+                samples.append(measure_process(training.pid, dead))
             except (OSError, KeyError):
-                break  # it is gone; below it is said how
+                break  # the training has ended; the check below reports how
             times.append(time.monotonic())
-            workers = children(training.pid)[:2]
+            workers = list_children(training.pid)[:2]
             if kills and workers and times[-1] > due:
                 os.kill(workers[killed % len(workers)], signal.SIGKILL)
                 killed, due = killed + 1, times[-1] + kills
@@ -150,17 +148,17 @@ def soak(minutes: float, kills: float, folder: Path) -> dict:
             f"samples\n{said[-2000:]}"
         )
     return {
-        **slopes(samples, times),
+        **compute_growth(samples, times),
         "exit": training.returncode,
         "killed": killed,
         "restarts": said.count("env worker"),
         "samples": len(samples),
-        **newest(folder),
+        **read_progress(folder),
     }
 
 
-def newest(folder: Path) -> dict:
-    """How far it came."""
+def read_progress(folder: Path) -> dict:
+    """Read how far the training came."""
     (metrics,) = folder.glob("*/*/*/metrics.jsonl")
     last = [x for x in map(json.loads, metrics.read_text().splitlines()) if "updates" in x][-1]
     return {
@@ -170,8 +168,8 @@ def newest(folder: Path) -> dict:
     }
 
 
-def slopes(samples: list[dict[str, float]], times: list[float]) -> dict:
-    """Growth an hour, and the most that was seen, of each kind."""
+def compute_growth(samples: list[dict[str, float]], times: list[float]) -> dict:
+    """Compute the growth per hour and the maximum of each kind."""
     late = len(samples) // 3
     hours = (np.array(times[late:]) - times[late]) / 3600
     found = {}
@@ -195,7 +193,9 @@ def main() -> None:
     )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        sys.stdout.write(json.dumps(soak(args.minutes, args.kills, Path(folder)), indent=1) + "\n")
+        sys.stdout.write(
+            json.dumps(run_soak(args.minutes, args.kills, Path(folder)), indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

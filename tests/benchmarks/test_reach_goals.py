@@ -1,6 +1,4 @@
-"""How often saved runs reach what a picture shows: the command, its measure, and what it cannot be
-asked.
-"""
+"""Tests of benchmarks/reach.py: the measure, the command, and the settings that it refuses."""
 
 import json
 import shutil
@@ -13,33 +11,45 @@ import pytest
 from PIL import Image
 
 import envs
-from benchmarks.reach import BAR, COLUMNS, TASKS, Course, at_random, opened, scene, share_interval
+from benchmarks.reach import (
+    BAR,
+    COLUMNS,
+    TASKS,
+    GoalTask,
+    compute_share_interval,
+    describe_scene,
+    make_random_policy,
+    open_runs,
+)
 from runs import ROOT, seed_dir, train
 from worldmodel.config import loading
 
 
-def course(task, seed=0):
+def make_goal_task(task, seed=0):
     make = partial(envs.make, task, size=(24, 24))
-    return Course(make(), make(), *TASKS[task.removeprefix("distract:")], seed)
+    return GoalTask(make(), make(), *TASKS[task.removeprefix("distract:")], seed)
 
 
-def knowing(course, shown):
-    """The task's expert, told the goal's state instead of its picture."""
-    task = course.env.unwrapped
-    there = course.other.unwrapped.state()
+def make_expert_policy(goal_task, shown):
+    """Make a policy of the task's expert, which knows the goal's state instead of its picture."""
+    task = goal_task.env.unwrapped
+    there = goal_task.other.unwrapped.state()
     if "points" in vars(task):
-        task.goal = course.other.unwrapped.points
+        task.goal = goal_task.other.unwrapped.points
     else:
         task.goal = there[:2]
     expert = envs.expert(type(task).__name__.lower())
-    return lambda picture, carry: (expert(course.env), carry)
+    return lambda picture, carry: (expert(goal_task.env), carry)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_who_knows_the_goal_reaches_it_and_chance_does_not(task):
-    c = course(task)
-    known = [c.play(n, 40, partial(knowing, c))[0] for n in range(10)]
-    chance = [c.play(n, 40, partial(at_random, c, np.random.default_rng(0)))[0] for n in range(10)]
+    c = make_goal_task(task)
+    known = [c.play_episode(n, 40, partial(make_expert_policy, c))[0] for n in range(10)]
+    chance = [
+        c.play_episode(n, 40, partial(make_random_policy, c, np.random.default_rng(0)))[0]
+        for n in range(10)
+    ]
     assert [a.gaps[0] for a in known] == [b.gaps[0] for b in chance], (
         "the same episodes to the same goals"
     )
@@ -55,8 +65,8 @@ def test_the_goal_picture_is_what_would_be_seen_there(task):
     """Put the episode into the goal's state: its picture, but for the background, is the goal
     picture.
     """
-    c = course(task)
-    first, shown, there = c.begin(3)
+    c = make_goal_task(task)
+    first, shown, there = c.start_episode(3)
     here, other = c.env.unwrapped, c.other.unwrapped
     assert not np.array_equal(first, shown)
     if "points" in vars(here):
@@ -79,9 +89,7 @@ def reach(*args, cwd=ROOT, expect=0):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Run directories: one that compares, one that draws, and one that says it plays
-    another task.
-    """
+    """Make run directories: contrastive, reconstruction, and one that claims another task."""
     root = tmp_path_factory.mktemp("reach")
     small = ("--env.task", "rope", "--env.size", "[16,16]", "--run.frames", "30")
     train(root, *small, "--loss.objective", "{forward_contrastive: 1.0}")
@@ -109,9 +117,9 @@ def test_one_command_compares_runs(trained, tmp_path):
 
 
 def test_a_share_of_a_few_is_not_certain():
-    assert share_interval(0, 20) == pytest.approx((0, 0.161), abs=1e-3)
-    assert share_interval(10, 20) == pytest.approx((0.299, 0.701), abs=1e-3)
-    assert share_interval(20, 20) == pytest.approx((0.839, 1), abs=1e-3)
+    assert compute_share_interval(0, 20) == pytest.approx((0, 0.161), abs=1e-3)
+    assert compute_share_interval(10, 20) == pytest.approx((0.299, 0.701), abs=1e-3)
+    assert compute_share_interval(20, 20) == pytest.approx((0.839, 1), abs=1e-3)
 
 
 def test_backgrounds_and_limits_make_another_scene():
@@ -119,29 +127,31 @@ def test_backgrounds_and_limits_make_another_scene():
         loading.parse(["env.task=rope"]),
         loading.parse(["env.task=rope", "distract.strength=0.5"]),
     )
-    assert scene(plain) == scene(strong), "a task without backgrounds has none to differ in"
+    assert describe_scene(plain) == describe_scene(strong), (
+        "a task without backgrounds has none to differ in"
+    )
     tasks = [
         loading.parse(["env.task=distract:rope", f"distract.strength={s}"]) for s in (0.5, 1.0)
     ]
     assert (
-        scene(tasks[0])
-        != scene(tasks[1])
-        != scene(loading.parse(["env.task=rope", "env.time_limit=9"]))
+        describe_scene(tasks[0])
+        != describe_scene(tasks[1])
+        != describe_scene(loading.parse(["env.task=rope", "env.time_limit=9"]))
     )
 
 
 def test_what_it_cannot_be_asked_is_one_line(trained):
     contrast, _, swings = map(str, trained)
     for paths, changes, wanted in (
-        ([swings], [], "is known for pointmass, rope only"),
+        ([swings], [], "is defined for pointmass, rope only"),
         ([contrast, swings], [], "play different tasks"),
         ([contrast], [("planner.horizn", "3")], "did you mean planner.horizon?"),
         ([contrast], [("goal.distance", "learned")], "did you mean learnt?"),
-        ([contrast], [("goal.image", "x.png")], "goal.image: what is planned for here"),
-        ([contrast], [("behavior.name", "random")], "behavior.name: what is planned for here"),
-        ([contrast], [("planner.score", "reward")], "planner.score: what is planned for here"),
+        ([contrast], [("goal.image", "x.png")], "goal.image cannot be set here"),
+        ([contrast], [("behavior.name", "random")], "behavior.name cannot be set here"),
+        ([contrast], [("planner.score", "reward")], "planner.score cannot be set here"),
     ):
         with pytest.raises(ValueError) as caught:
-            opened(paths, changes)
+            open_runs(paths, changes)
         assert wanted in str(caught.value) and "\n" not in str(caught.value)
     assert "is not a run directory" in reach(contrast + "/nowhere", expect=4)[1]

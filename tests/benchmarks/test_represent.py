@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import runs
-from benchmarks import represent, shaken
+from benchmarks import represent, state_readout
 from worldmodel.config import loading
 
 
@@ -14,13 +14,13 @@ from worldmodel.config import loading
 def made(tmp_path, monkeypatch):
     monkeypatch.setattr(represent, "ROOT", tmp_path)
     monkeypatch.setattr(
-        represent, "read_out", lambda path: json.loads((path / "r2.json").read_text())
+        represent, "measure_readout", lambda path: json.loads((path / "r2.json").read_text())
     )
 
     def make(name, where, seed, returned, r2, state="done", extra=()):
-        run = represent.place("pendulum", name, where, seed)
+        run = represent.find_run_directory("pendulum", name, where, seed)
         run.mkdir(parents=True)
-        told = represent.words("pendulum", name, where, seed)
+        told = represent.make_arguments("pendulum", name, where, seed)
         (run / "config.yaml").write_text(loading.to_yaml(loading.parse([*told, *extra])))
         (run / "status.json").write_text(json.dumps({"state": state, "frames": 20}))
         scores = [
@@ -37,7 +37,7 @@ def made(tmp_path, monkeypatch):
 
 
 def test_a_cell_lies_where_a_training_of_that_name_writes(made):
-    run = represent.place("cartpole", "inverse+contrastive", "distracted", 2)
+    run = represent.find_run_directory("cartpole", "inverse+contrastive", "distracted", 2)
     assert run.parts[-3:] == (
         "distract_dmc_cartpole_swingup",
         "represent_inverse_contrastive_distracted",
@@ -51,14 +51,14 @@ def test_closing_returns_and_known_states_are_averaged_over_seeds(made, tmp_path
     made("barlow", "distracted", 0, 60.0, [-0.25])
     made("bootstrap", "clean", 0, 50.0, [0.1])
     made("bootstrap", "clean", 1, 50.0, [0.1], state="stopped")  # not closed: left out
-    lines = represent.gather("pendulum", 3)
+    lines = represent.gather_results("pendulum", 3)
     assert [(x["objective"], x["where"], x["seed"]) for x in lines] == [
         ("barlow", "clean", 0),
         ("barlow", "clean", 1),
         ("barlow", "distracted", 0),
         ("bootstrap", "clean", 0),
     ]
-    made_of = represent.table(
+    made_of = represent.format_table(
         lines, {"reconstruction": 0.25, "barlow": 0.125, "bootstrap": 0.125}
     ).splitlines()
     numbers = (
@@ -70,7 +70,7 @@ def test_closing_returns_and_known_states_are_averaged_over_seeds(made, tmp_path
         "| `bootstrap` | 50 (50) | - | - | 0.10 (0.10) | - | 2.5 (2.5) | - | 0.125 | 50% |"
         in made_of
     )
-    represent.draw(lines, tmp_path / "bars.png")
+    represent.draw_bars(lines, tmp_path / "bars.png")
     represent.draw_curves(lines, tmp_path / "curves.png")
     assert min((tmp_path / name).stat().st_size for name in ("bars.png", "curves.png")) > 1000
 
@@ -78,7 +78,7 @@ def test_closing_returns_and_known_states_are_averaged_over_seeds(made, tmp_path
 def test_a_training_of_other_settings_is_not_counted(made):
     run = made("barlow", "clean", 0, 100.0, [0.5], extra=["--run.frames", "6000"])
     with pytest.raises(SystemExit, match=f"{run} was trained with other settings"):
-        represent.gather("pendulum", 1)
+        represent.gather_results("pendulum", 1)
 
 
 def test_nothing_is_written_where_nothing_was_trained(made, tmp_path):
@@ -122,18 +122,23 @@ def test_all_are_read_out_on_the_same_episodes_whatever_they_would_do_themselves
     paths = [runs.seed_dir(tmp_path, "distract_pendulum", seed=seed) for seed in (0, 1)]
     seen = []
     for path in paths:
-        run, env = shaken.opened(path)
-        seen.append([(obs["image"], obs["vector"]) for obs, _ in shaken.shaken(run, env, 3)])
+        run, env = state_readout.open_run(path)
+        seen.append(
+            [
+                (obs["image"], obs["vector"])
+                for obs, _ in state_readout.play_random_episode(run, env, 3)
+            ]
+        )
     assert len(seen[0]) == 20
     for first, second in zip(*seen, strict=True):
         assert np.array_equal(first[0], second[0]) and np.array_equal(first[1], second[1])
-    r2 = shaken.read_out(paths[0])
+    r2 = state_readout.measure_readout(paths[0])
     assert len(r2) == 3 and all(x is None or x <= 1 for x in r2)
     kept = paths[0] / "eval" / "shaken.json"
     assert json.loads(kept.read_text())["r2"] == r2
     kept.write_text(json.dumps({**json.loads(kept.read_text()), "r2": [9.0]}))
-    assert shaken.read_out(paths[0]) == [9.0]  # kept
+    assert state_readout.measure_readout(paths[0]) == [9.0]  # kept
     kept.write_text(json.dumps({**json.loads(kept.read_text()), "frames": 1}))
-    assert shaken.read_out(paths[0]) == r2  # of other weights: read anew
-    shaken.draw_seen({"a": paths[0], "b": paths[1]}, tmp_path / "seen.png")
+    assert state_readout.measure_readout(paths[0]) == r2  # of other weights: read anew
+    state_readout.draw_pictures({"a": paths[0], "b": paths[1]}, tmp_path / "seen.png")
     assert (tmp_path / "seen.png").stat().st_size > 1000

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import envs
-from benchmarks.render import bench
+from benchmarks.render import measure
 from envs.dmc import render
 from envs.dmc.raycast.renderer import RayRenderer
 from envs.dmc.render import RendererError, choose_renderer, make_renderer
@@ -254,7 +254,7 @@ def test_gl_after_ray_in_one_process_and_sizes_beyond_the_frame_buffer():
 
 @needs_gl
 def test_benchmark_names_units_and_order():
-    results = bench(seconds=2.0)
+    results = measure(seconds=2.0)
     assert set(results) == {f"render.{name}.walker_walk" for name in ("gl", "fast", "ray")}
     rates = {name: entry["value"] for name, entry in results.items()}
     assert {entry["baseline"] for entry in results.values()} == {rates["render.gl.walker_walk"]}

@@ -17,7 +17,7 @@ import pytest
 from gymnasium import spaces
 
 import envs
-from benchmarks.soak import children, look, status
+from benchmarks.soak import list_children, measure_process, read_status
 from envs.parallel.vector import EnvFailure, SerialEnv, Step, VectorEnv, make_vector
 from faulty import DO, Broken, Faulty, Noting
 
@@ -381,9 +381,10 @@ def test_two_hundred_restarts_leave_nothing_behind(monkeypatch, record_property)
     monkeypatch.setenv("WM_READY", ready.hex())
 
     def held() -> dict[str, float]:
-        seen = look(os.getpid(), set())
+        seen = measure_process(os.getpid(), set())
         zombies = sum(
-            status(child).get("State", "").startswith("Z") for child in children(os.getpid())
+            read_status(child).get("State", "").startswith("Z")
+            for child in list_children(os.getpid())
         )
         return {k: seen[k] for k in ("descriptors", "threads", "children", "shared_memory")} | {
             "zombies": zombies

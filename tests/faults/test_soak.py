@@ -10,7 +10,7 @@ import os
 
 import pytest
 
-from benchmarks.soak import shared, soak
+from benchmarks.soak import list_shared_memory, run_soak
 
 SECONDS = float(os.environ.get("WM_SOAK") or (60 if os.environ.get("CI") else 10))
 GROWN_MB = 3.0  # over the last two thirds, by the fitted slope
@@ -22,7 +22,7 @@ GROWN_MB = 3.0  # over the last two thirds, by the fitted slope
     "memory, descriptors, threads, children and shared memory stay level; no zombies",
 )
 def test_what_a_long_run_holds_stays_level(tmp_path, record_property):
-    found = soak(SECONDS / 60, 0.7, tmp_path)
+    found = run_soak(SECONDS / 60, 0.7, tmp_path)
     growth = found["growth"]
     assert (
         found["exit"] == 75 and found["killed"] >= 3 and found["restarts"] >= found["killed"] - 1
@@ -47,16 +47,16 @@ def test_what_a_long_run_holds_stays_level(tmp_path, record_property):
 
 @pytest.mark.parametrize("mapped", [True, False])
 def test_a_block_that_is_kept_is_seen(mapped):
-    before = shared(os.getpid())
+    before = list_shared_memory(os.getpid())
     block = os.memfd_create("frames")
     os.ftruncate(block, 3 << 20)
     view = mmap.mmap(block, 3 << 20) if mapped else None
     if mapped:
         os.close(block)  # a map alone keeps it
-    more = shared(os.getpid())
+    more = list_shared_memory(os.getpid())
     assert len(more) == len(before) + 1 and sum(more.values()) - sum(before.values()) == 3 << 20
     if view is None:
         os.close(block)
     else:
         view.close()
-    assert shared(os.getpid()) == before
+    assert list_shared_memory(os.getpid()) == before

@@ -1,8 +1,7 @@
-"""Saved runs on the same episodes of shaking: what a linear map reads off their latents, and what
-they draw.
+"""A linear readout of the simulator's state from a saved run's latents, on random episodes.
 
-Actions are kept to for some steps each, whatever a run would do itself: an agent that balances
-hardly moves the state.
+Each action is random and held for some steps, and all runs see the same actions: an agent that
+balances would hardly move the state.
 """
 
 from __future__ import annotations
@@ -22,23 +21,21 @@ from worldmodel.evaluation.quality.state_probe import measure_held_out_r2
 from worldmodel.saved_run import Run
 from worldmodel.spaces import select_prefix
 
-EPISODES = 12  # of the read-out
-CHANGE = 1 / 6  # how often an action is drawn anew: a pendulum comes over its upper half that way
+EPISODES = 12  # of the readout
+CHANGE = 1 / 6  # probability of a new action per step; enough to swing a pendulum over the top
 
 
-def read_out(path: Path) -> list[float | None]:
-    """R^2 by coordinate of the simulator's state, kept beside the run for as long as it is trained
-    no further.
-    """
+def measure_readout(path: Path) -> list[float | None]:
+    """Measure the R^2 of each coordinate of the simulator's state, cached in the run directory."""
     kept = path / "eval" / "shaken.json"
-    run, env = opened(path)
+    run, env = open_run(path)
     about = {"frames": run.frames, "episodes": EPISODES, "change": CHANGE}
     if not kept.is_file() or not about.items() <= json.loads(kept.read_text()).items():
         feats, states = [], []
         for seed in range(EPISODES):
             seen = [
                 (run.agent.model.dynamics.features(select_prefix(carry, "state/")), obs)
-                for obs, carry in shaken(run, env, seed)
+                for obs, carry in play_random_episode(run, env, seed)
             ]
             feats.append(torch.cat([feat for feat, _ in seen]).double().numpy())
             states.append(np.stack([obs["vector"] for _, obs in seen]).astype(np.float64))
@@ -49,19 +46,15 @@ def read_out(path: Path) -> list[float | None]:
     return json.loads(kept.read_text())["r2"]
 
 
-def opened(path: Path) -> tuple[Run, Any]:
-    """A run that does not think about what to do, and its environment before backgrounds that
-    training never had.
-    """
+def open_run(path: Path) -> tuple[Run, Any]:
+    """Open a run with random behaviour, and its environment with held-out backgrounds."""
     run = Run.open(path).driven([("behavior.name", "random")])
     return run, envs.configured(run.config.env, run.config.distract)(obs="both", held_out=True)
 
 
 @torch.no_grad()
-def shaken(run: Run, env: Any, seed: int) -> Iterator[tuple[dict, dict]]:
-    """What is seen in an episode of actions that are kept to for some steps each, and what the
-    model makes of it.
-    """
+def play_random_episode(run: Run, env: Any, seed: int) -> Iterator[tuple[dict, dict]]:
+    """Play an episode of held random actions; yield each observation and the model's state."""
     generator, carry, over = np.random.default_rng(seed), None, False
     action = generator.uniform(-1, 1, env.action_space.shape).astype(np.float32)
     obs, _ = env.reset(seed=12345 + seed)
@@ -75,14 +68,14 @@ def shaken(run: Run, env: Any, seed: int) -> Iterator[tuple[dict, dict]]:
         over = terminated or truncated
 
 
-def draw_seen(runs: dict[str, Path], target: Path, pictures: int = 10) -> None:
-    """What each run's decoder or probe draws of the same pictures, a row each, the truth above."""
+def draw_pictures(runs: dict[str, Path], target: Path, pictures: int = 10) -> None:
+    """Draw the same pictures as each run's decoder or probe reconstructs them, below the truth."""
     rows: dict[str, np.ndarray] = {}
     for name, path in runs.items():
-        run, env = opened(path)
+        run, env = open_run(path)
         seen = [
             (obs["image"], run.draw(carry))
-            for obs, carry in islice(shaken(run, env, 0), 2, 3 * pictures, 3)
+            for obs, carry in islice(play_random_episode(run, env, 0), 2, 3 * pictures, 3)
         ]
         env.close()
         truth, drawn = (np.concatenate(row, 1) for row in zip(*seen, strict=True))
