@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,11 +23,12 @@ RECORD, PAGE = ROOT / "docs" / "results" / "reliability.jsonl", ROOT / "docs" / 
 
 HEAD = """# Reliability
 
-Faults injected into the real program, and their outcome. `python benchmarks/reliability.py` makes
-this page from `docs/results/reliability.jsonl`, where every test marked `fault` adds a line when
-it passes; `--run` runs those tests again. "Lost" counts environment steps that the final result
-lacks. It is 0 where weights, optimiser, generators, replay and metrics are hash-equal to those of
-an undisturbed run, and empty where that is not the question.
+Tests inject these faults into the real program; the table gives the outcome.
+`python benchmarks/reliability.py` makes this page from `docs/results/reliability.jsonl`, to which
+every test marked `fault` adds a line when it passes; `--run` runs those tests again. "Lost" is the
+number of environment steps that the final result lacks. It is 0 if weights, optimiser,
+generators, replay and metrics are hash-equal to those of an undisturbed run, and empty if the
+test does not measure it.
 
 | row | fault injected | times | outcome | lost | test |
 |---|---|---|---|---|---|
@@ -36,26 +38,27 @@ TAIL = """
 
 - The rows of `benchmarks/saves.py` repeat the same 256 frames, so they compress better than those
   of a run.
-- The soak lasted as long as it says, no longer.
-- Python 3.11 itself writes half a file of byte code when the disk fills while a module is
-  imported for the first time, and reads it again at each start:
-  `EOFError: marshal data too short`. `./wm` compiles what it installs at once. For files of this
-  project that a `git pull` has changed, delete `worldmodel/__pycache__` and `envs/__pycache__`.
+- The soak lasted only as long as stated above.
+- If the disk fills while Python 3.11 imports a module for the first time, Python writes half a
+  byte-code file and reads it again at each start: `EOFError: marshal data too short`. `./wm`
+  avoids this by compiling what it installs at once. For this project's own files, after a
+  `git pull`, delete the `__pycache__` folders in `worldmodel/` and `envs/`.
 - The same seed and number of threads give the same hashes on a CPU, across restarts and with
   parallel environments. On a GPU reductions may add in another order from run to run; equality
   there is neither promised nor measured.
-- With `env.num 1`, and in evaluation always, the environment runs in the training's own process.
-  Its exceptions are caught, but an environment that hangs there hangs the run, and one that
-  crashes ends it. `env.num 2` runs every collecting environment in a supervised process of its
-  own; evaluation has no such switch (`log.eval 0` leaves only the closing one). `kill -9` ends a
-  run that hangs, and the same command resumes it from the last checkpoint.
+- With `env.num 1`, and always in evaluation, the environment runs in the training process. Its
+  exceptions are caught, but a hanging environment hangs the run, and a crash ends it. With
+  `env.num 2` or more every collecting environment runs in its own supervised process. Evaluation
+  has no such option (`log.eval 0` leaves only the closing evaluation). `kill -9` ends a hanging
+  run, and the same command resumes it from the last checkpoint.
 - Exit codes: 0 done, 2 configuration, 3 environment, 4 bad data, 5 diverged, 74 disk, memory,
-  busy directory or lost rank, 75 stopped and resumable. After any of them the contents of the
-  last checkpoint are kept.
-- Where faults are injected: `worldmodel/system/fault_injection.py` names every sub-step of a save.
+  busy directory or lost rank, 75 stopped and resumable, 130 or 143 ended at once by a signal. The
+  last checkpoint is kept in every case.
+- `worldmodel/system/fault_injection.py` names every sub-step of a save at which a fault can be
+  injected.
 
-Twenty times as many fuzz inputs, twenty times as many sets of stops, and a soak of a minute as in
-CI:
+For twenty times as many fuzz inputs, twenty times as many sets of stops, and a soak of one minute
+as in CI:
 
 ```
 WM_FUZZ=20 pytest tests/fuzz
@@ -113,10 +116,13 @@ def format_soak(line: dict) -> str:
     kinds = "".join(
         f"| {k} | {' | '.join(f'{x:g}' for x in values)} |\n" for k, values in shown.items()
     )
-    return (
-        f"\n`python benchmarks/soak.py`, {line['on']}: {line['minutes']:g} minutes, "
+    text = (
+        f"`python benchmarks/soak.py`, {line['on']}: {line['minutes']:g} minutes, "
         f"{line['frames']:,} frames, {line['updates']:,} updates, {line['killed']} workers "
-        f"killed. Over the last two thirds:\n\n"
+        f"killed. The table covers the last two thirds:"
+    )
+    return (
+        f"\n{textwrap.fill(text, 98, break_on_hyphens=False)}\n\n"
         f"| | first | last | most | growth an hour |\n|---|---|---|---|---|\n{kinds}"
     )
 
@@ -124,13 +130,14 @@ def format_soak(line: dict) -> str:
 def format_saves(line: dict) -> str:
     """Format the paragraph on the cost of a save."""
     rows, pauses, pixels = line["replay_rows"], line["seconds"], line["pixels"]
-    return (
-        f"\n`python benchmarks/saves.py {' '.join(line['presets'])} --size {pixels}`, "
-        f"{line['on']}. With {rows:,} rows of {pixels}x{pixels} images in the replay "
+    text = (
+        f"`python benchmarks/saves.py {' '.join(line['presets'])} --size {pixels}`, {line['on']}. "
+        f"The replay held {rows:,} rows of {pixels}x{pixels} images "
         f"({line['megabytes_replay']:g} MB on disk), {line['rows_between_saves']:,} of them new "
-        f"since the last save, a training paused for {min(pauses):g} to {max(pauses):g} seconds "
-        f"({len(pauses)} saves) and wrote {max(line['megabytes_written']):g} MB at most.\n"
+        f"since the last save. A save paused training for {min(pauses):g} to {max(pauses):g} "
+        f"seconds ({len(pauses)} saves) and wrote at most {max(line['megabytes_written']):g} MB."
     )
+    return f"\n{textwrap.fill(text, 98, break_on_hyphens=False)}\n"
 
 
 def make_page(lines: list[dict]) -> str:
@@ -145,7 +152,7 @@ def make_page(lines: list[dict]) -> str:
         if line["test"].startswith(("test_fuzz_directories", "test_fuzz_runs"))
     )
     text += (
-        "\nThe fuzz (`tests/fuzz/test_fuzz_directories.py`, `tests/fuzz/test_fuzz_runs.py`) "
+        "\nThe fuzz tests (`tests/fuzz/test_fuzz_directories.py`, `tests/fuzz/test_fuzz_runs.py`)\n"
         f"tried {fuzzed:,} mutated inputs in all.\n"
     )
     if missing:

@@ -136,7 +136,9 @@ def test_a_number_is_never_overwritten(tmp_path):
 
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.fault(
-    1, "os._exit at each sub-step of a checkpoint, the library alone", "the newest whole one loads"
+    1,
+    "os._exit at each sub-step of a checkpoint, the library alone",
+    "the newest complete checkpoint loads",
 )
 def test_killed_at_every_sub_step(tmp_path, monkeypatch, point):
     for step in (1, 2, 3):
@@ -215,8 +217,8 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.fault(
     2,
-    "each file cut, flipped, longer or gone, the library alone",
-    "set aside with one warning; the one before loads",
+    "each file truncated, with a flipped bit, extended or deleted, the library alone",
+    "set aside with one warning; the previous one loads",
 )
 def test_damage_falls_back_one(tmp_path, caplog, name, damage):
     save_step(tmp_path, 1)
@@ -272,7 +274,7 @@ def forge(path, *, files=None, fmt=FORMAT, data=None):
 @pytest.mark.parametrize(
     "name", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "x.pkl", ".."]
 )
-@pytest.mark.fault(15, "paths in a checkpoint's manifest, sealed", "refused")
+@pytest.mark.fault(15, "paths in a checkpoint's manifest, with valid checksums", "refused")
 def test_manifest_names_that_are_paths_are_refused(tmp_path, name):
     secret = tmp_path / "secret.safetensors"
     secret.write_bytes(b"x" * 9)

@@ -103,7 +103,7 @@ def test_yaml_round_trip(tmp_path):
 
 
 @pytest.mark.fault(
-    17, "six mistakes on one command line", "exit 2, a line each, with what was meant"
+    17, "six mistakes on one command line", "exit 2, one line each, with suggestions"
 )
 def test_all_problems_are_reported_at_once_with_hints():
     result = train(

@@ -227,7 +227,9 @@ def test_an_env_that_raises_or_hands_over_bad_data_costs_one_episode(kind, fault
     "fault, words", [("exit", "exited with code 7"), ("die", "SIGKILL"), ("hang", "no answer")]
 )
 @pytest.mark.fault(
-    10, "a worker that exits, is killed or hangs, the library alone", "replaced; the others go on"
+    10,
+    "a worker that exits, is killed or hangs, the library alone",
+    "replaced; the others continue",
 )
 def test_a_worker_that_dies_or_hangs_in_a_step_is_replaced(fault, words):
     with VectorEnv(Faulty, 3, timeout_s=1.5) as env:
@@ -369,9 +371,8 @@ os.kill(os.getpid(), 9)
 
 @pytest.mark.fault(
     22,
-    "two hundred workers, two side by side, that are killed by SIGKILL at their first command; "
-    "only "
-    "what they run is a stand-in, to start quickly",
+    "two hundred workers, two in parallel, killed by SIGKILL at their first command; they run "
+    "a fake environment, to start quickly",
     "after each one descriptors, children, shared "
     "memory and threads as before, no zombie; at the end nothing is left",
 )

@@ -52,8 +52,8 @@ class Payload:
 
 @pytest.mark.fault(
     14,
-    "a .pt and an object array with a payload in the place of every tensor file of all "
-    "checkpoints, sealed, and beside",
+    "a .pt file and an object array with a payload, instead of every tensor file of all "
+    "checkpoints (with valid checksums) and beside them",
     "nothing is unpickled: every checkpoint is set aside, exit 4",
 )
 def test_nothing_in_a_run_directory_is_ever_unpickled(run, tmp_path, record_property):
@@ -90,7 +90,9 @@ def test_nothing_in_a_run_directory_is_ever_unpickled(run, tmp_path, record_prop
 
 
 @pytest.mark.fault(
-    14, "YAML tags that would run a command, in config.yaml", "refused in one line, nothing runs"
+    14,
+    "YAML tags that would run a command, in config.yaml",
+    "refused in one line, nothing is executed",
 )
 def test_a_configuration_runs_nothing(run, tmp_path):
     marker = tmp_path / "touched"
@@ -119,7 +121,7 @@ def test_a_configuration_runs_nothing(run, tmp_path):
 )
 @pytest.mark.fault(
     15,
-    "a symbolic link out of the run directory in the place of what is written",
+    "a symbolic link out of the run directory instead of an output file",
     "exit 4, nothing written through it",
 )
 def test_nothing_is_written_through_a_link(run, tmp_path, name):
@@ -141,7 +143,7 @@ def test_nothing_is_written_through_a_link(run, tmp_path, name):
 
 @pytest.mark.fault(
     15,
-    "a configuration of nested references that stand for 9^10 words, in a saved run",
+    "a configuration of nested references that expand to 9^10 words, in a saved run",
     "one line, exit 4",
 )
 def test_a_bomb_of_references_is_one_line(run, tmp_path):
@@ -155,8 +157,8 @@ def test_a_bomb_of_references_is_one_line(run, tmp_path):
 
 @pytest.mark.fault(
     25,
-    "a checkpoint of a later format; a sound one that lacks what this version wants",
-    "exit 4: which version is needed, or what is lacking; nothing is moved",
+    "a checkpoint of a later format; an intact one without something that this version needs",
+    "exit 4: names the required version or the missing part; nothing is moved",
 )
 def test_another_version_s_checkpoint_is_refused_and_left_alone(run, tmp_path, record_property):
     path = newest(run)
@@ -180,9 +182,8 @@ def test_another_version_s_checkpoint_is_refused_and_left_alone(run, tmp_path, r
 
 @pytest.mark.fault(
     25,
-    "a run directory that an earlier version has written, kept as it was; of format 1, as "
-    "today's: there was no other",
-    "resumed; younger keys take their defaults",
+    "a run directory written by an earlier version (format 1, the only format so far)",
+    "resumed; newer keys take their defaults",
 )
 def test_a_run_of_an_earlier_version_goes_on(tmp_path):
     with tarfile.open(OLD) as archive:
@@ -208,7 +209,9 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path):
 
 
 @pytest.mark.fault(
-    16, "another width than that of the saved weights", "exit 4, the first tensor and both shapes"
+    16,
+    "a width that differs from that of the saved weights",
+    "exit 4: names the first tensor and both shapes",
 )
 def test_weights_that_do_not_fit_are_named(run, tmp_path):
     text = (run / "config.yaml").read_text()

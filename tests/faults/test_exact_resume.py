@@ -162,10 +162,9 @@ def drawn(rng, looks):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.fault(
     8,
-    "SIGKILL, and SIGTERM, SIGINT or SIGUSR1, at places drawn from those of a calm run, four to "
-    "seven times a run: early, later between updates, inside an evaluation, inside a save and "
-    "anywhere; "
-    "each kind at least three times after it has learnt",
+    "SIGKILL, and SIGTERM, SIGINT or SIGUSR1, at random points of an undisturbed run, four to "
+    "seven times per run: early, later between updates, during an evaluation, during a save "
+    "and anywhere; each kind at least three times after the first update",
     "weights, optimiser, generators, replay, metrics hash-equal",
 )
 def test_stopped_and_killed_anywhere_it_ends_the_same(tmp_path, kind, record_property):
@@ -200,8 +199,8 @@ def test_stopped_and_killed_anywhere_it_ends_the_same(tmp_path, kind, record_pro
 
 @pytest.mark.fault(
     23,
-    "the same seed twice, 210 steps of three environments side by side, on all cores and on one, "
-    "where nothing overlaps",
+    "the same seed twice, 210 steps of three environments in parallel, on all cores and on "
+    "one (without overlap)",
     "equal hashes",
 )
 def test_the_same_seed_gives_the_same_run_with_parallel_environments(tmp_path):

@@ -40,8 +40,8 @@ def moods(folder, *names):
 
 @pytest.mark.fault(
     10,
-    "workers that raise, kill themselves (SIGKILL) and stop themselves (SIGSTOP), two side by side",
-    "each costs its own episode; the run goes to its end, and counts them",
+    "workers that raise, kill themselves (SIGKILL) and stop themselves (SIGSTOP), two in parallel",
+    "each costs its own episode; the run finishes and counts them",
 )
 @pytest.mark.fault(
     11, "workers that give a NaN reward, a wrong shape and a wrong dtype", "as for row 10"
@@ -66,7 +66,7 @@ def test_environments_that_fail_in_every_way_cost_an_episode_each(tmp_path, reco
 
 
 @pytest.mark.fault(
-    10, "more faults than env.restarts", "exit 3: worker, step, action, what was kept"
+    10, "more faults than env.restarts", "exit 3: names worker, step, action and what was kept"
 )
 def test_too_many_faults_end_the_run_with_what_is_kept(tmp_path):
     env = moods(tmp_path / "moods", "3-raise", "4-raise")
@@ -84,7 +84,7 @@ FEW = ("--log.checkpoint", "10", "--train.pretrain", "60", "--behavior.name", "r
 @pytest.mark.fault(
     12,
     "all weights become NaN in memory",
-    "25 updates skipped, then the weights of the last good checkpoint; the run ends well",
+    "25 updates skipped, then the weights of the last good checkpoint; the run finishes",
 )
 def test_lost_weights_come_back_from_the_last_good_checkpoint(tmp_path):
     said = go(tmp_path, *EARLY, *FEW, before=weights_lost(20))
@@ -138,7 +138,7 @@ def test_a_run_that_cannot_be_helped_ends_with_the_batch_kept(tmp_path):
 @pytest.mark.fault(
     13,
     "an actor whose weights become NaN",
-    "its action reaches no environment, its weights no checkpoint; exit 5",
+    "its actions reach no environment and its weights no checkpoint; exit 5",
 )
 def test_an_actor_gone_mad_moves_nothing_and_is_not_saved(tmp_path, every, words):
     args = (
@@ -173,7 +173,7 @@ def test_an_actor_gone_mad_moves_nothing_and_is_not_saved(tmp_path, every, words
 @pytest.mark.fault(
     21,
     "a plan, a model, a batch or a replay larger than memory",
-    "exit 2 before the start, with the key to lower",
+    "exit 2 before the start, names the key to lower",
 )
 def test_what_memory_cannot_hold_is_refused_with_the_key_to_lower(tmp_path, key, value, lower):
     more = ("--run.frames", "1000000000000") if "replay.c" in key else ()
@@ -203,8 +203,8 @@ def test_a_tight_limit_on_memory_counts(tmp_path):
 @pytest.mark.parametrize("value", ["osmesa", "disable"])
 @pytest.mark.fault(
     20,
-    "MUJOCO_GL set to what is not there",
-    "a line says what draws instead; asked for GL, exit 2 or 3",
+    "MUJOCO_GL set to a backend that is not installed",
+    "a message names the renderer used instead; with --env.render gl, exit 2 or 3",
 )
 def test_without_gl_a_line_says_what_draws_instead(tmp_path, value):
     task = (

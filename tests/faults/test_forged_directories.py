@@ -164,9 +164,9 @@ def files_of(run):
 
 @pytest.mark.fault(
     15,
-    "each value of state.json a lie of its own, the manifest agreeing: words, negative, 10^400, "
-    "NaN",
-    "exit 4 and one line that names the value; no checkpoint and no chunk is touched",
+    "each value of state.json replaced by an invalid one, with a matching manifest: words, "
+    "negative, 10^400, NaN",
+    "exit 4 and one line that names the value; no checkpoint or chunk is changed",
 )
 def test_lies_in_a_sealed_state_are_refused_by_name(made, tmp_path, record_property):
     found = in_one(tmp_path, _lied, made, tmp_path / "root")
@@ -234,10 +234,9 @@ def _poisoned(call, made, root, evil):
 
 @pytest.mark.fault(
     14,
-    "a payload (.pt or object array) in the place of every other file in turn, checkpoints sound",
-    "read by train, returns --from saved, model --from replay and report: nothing is unpickled; "
-    "each "
-    "goes on without it or exits 4",
+    "a payload (.pt or object array) instead of every other file in turn, checkpoints intact",
+    "read by train, returns --from saved, model --from replay and report: nothing is "
+    "unpickled; each continues without it or exits with 4",
 )
 def test_with_sound_checkpoints_no_other_file_is_unpickled_either(made, tmp_path, record_property):
     marker = tmp_path / "touched"
@@ -337,8 +336,8 @@ def _crafted(call, made, root):
 
 @pytest.mark.fault(
     15,
-    "in all checkpoints a path out of them, a safetensors header of 2^40 bytes; zstd bombs for "
-    "replay chunks; every checksum right",
+    "in all checkpoints a path that leaves them, or a safetensors header of 2^40 bytes; zstd "
+    "bombs for replay chunks; all checksums valid",
     "train.py and eval.py: exit 4",
 )
 def test_paths_headers_and_bombs_end_the_whole_programs_with_a_line(
@@ -366,9 +365,9 @@ def _giant(call, made, root, name):
 @pytest.mark.parametrize("name", ["model.safetensors", "player.safetensors"])
 @pytest.mark.fault(
     15,
-    "a sparse file of 20 GiB among a checkpoint's tensors, its manifest agreeing, ulimit -v of "
-    "6 GB",
-    "exit 4 before anything is allocated: how much it would take, how much is free",
+    "a sparse file of 20 GiB among a checkpoint's tensors, with a matching manifest and "
+    "ulimit -v of 6 GB",
+    "exit 4 before any allocation: says how much memory it needs and how much is free",
 )
 def test_a_sparse_giant_that_the_manifest_agrees_with_is_refused(made, tmp_path, name):
     found = in_one(

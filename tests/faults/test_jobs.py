@@ -23,7 +23,7 @@ exit {code}
 @pytest.mark.fault(
     9,
     "a wall-clock budget (run.max_minutes), before the first step and in the middle",
-    "saved, exit 75; the same command goes on",
+    "saved, exit 75; the same command resumes",
 )
 def test_a_budget_of_minutes_stops_as_a_signal_does(tmp_path, record_property):
     said = go(tmp_path, *SHORT, "--run.max_minutes", "1e-9", expect=75)
@@ -82,9 +82,8 @@ LONG = ("--run.frames", "1000000")
 @pytest.mark.fault(
     9,
     "a Slurm job with a fake scontrol: its warning to the script, then SIGTERM to the whole "
-    "process "
-    "group with a scontrol that fails, then a requeue with --run.fresh true",
-    "saved and requeued; saved, exit 75 and a line; gone on with to its end",
+    "process group and a scontrol that fails, then a requeue with --run.fresh true",
+    "saved and requeued; saved, exit 75 and a message; resumed and finished",
 )
 def test_a_slurm_job_requeues_itself_until_it_is_done(tmp_path, record_property):
     cluster = Cluster(tmp_path)

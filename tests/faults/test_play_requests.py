@@ -154,8 +154,9 @@ def bad_frames(rng, port, token):
 
 @pytest.mark.fault(
     26,
-    "a thousand bad and torn requests to the real eval.py play: bytes, wrong values, tokens, hosts",
-    "each is answered, always by 4xx; no traceback; then a good step works",
+    "a thousand invalid and truncated requests to the real eval.py play: bytes, wrong values, "
+    "tokens, hosts",
+    "each is answered with 4xx; no traceback; then a valid step works",
 )
 def test_a_thousand_bad_frames_to_the_real_page(run_dir, record_property):
     with served(run_dir) as (process, url):
@@ -174,8 +175,9 @@ def test_a_thousand_bad_frames_to_the_real_page(run_dir, record_property):
 
 @pytest.mark.fault(
     26,
-    "bodies of 65,537 bytes, 1 GB and 10^30 as they are announced, to the real eval.py play",
-    "413, read no further; then a good step works",
+    "requests that announce bodies of 65,537 bytes, 1 GB and 10^30 bytes, to the real eval.py "
+    "play",
+    "413, not read; then a valid step works",
 )
 def test_a_huge_body_is_not_read(run_dir, record_property):
     with served(run_dir) as (process, url):

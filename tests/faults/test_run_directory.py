@@ -40,8 +40,8 @@ def status(root):
 
 @pytest.mark.fault(
     3,
-    "the folder of checkpoints deleted, or emptied, after a run that was killed, stopped or done",
-    "exit 4, nothing touched; only --run.fresh true starts over, and keeps what was there",
+    "the checkpoint directory deleted or emptied after a run that was killed, stopped or done",
+    "exit 4, nothing changed; only --run.fresh true starts over, and keeps the old directory",
 )
 def test_without_its_checkpoints_a_run_is_not_started_over_unasked(
     calm, tmp_path, record_property
@@ -75,7 +75,7 @@ def test_without_its_checkpoints_a_run_is_not_started_over_unasked(
 @pytest.mark.fault(
     3,
     "SIGKILL before the first checkpoint",
-    "the same command starts again, its logs too, and says so",
+    "the same command starts over, with new logs, and says so",
 )
 def test_killed_before_its_first_checkpoint_it_starts_again(calm, tmp_path, record_property):
     go(tmp_path, *TALKING, before=signalled_at(18, "SIGKILL"), expect=-9)
@@ -91,9 +91,10 @@ def test_killed_before_its_first_checkpoint_it_starts_again(calm, tmp_path, reco
 
 @pytest.mark.fault(
     4,
-    "RLIMIT_FSIZE (ulimit -f) below the size of config.yaml, at a new start and at a resumed one; "
-    "status.json refused at the very end",
-    "exit 74: which file, what is kept, what to do; the end equals an undisturbed run",
+    "RLIMIT_FSIZE (ulimit -f) below the size of config.yaml, at a new start and on resume; "
+    "status.json refused at the end",
+    "exit 74: names the file, what is kept and what to do; the final state equals that of an "
+    "undisturbed run",
 )
 def test_a_disk_full_outside_a_save_says_what_is_kept(calm, tmp_path, record_property):
     run = seed_dir(tmp_path)

@@ -37,8 +37,9 @@ def whole(root):
 
 @pytest.mark.fault(
     1,
-    "SIGKILL's like (os._exit) at each sub-step of a save, one after the other in a single run",
-    "the newest whole checkpoint loads; the end equals an undisturbed run",
+    "os._exit (as abrupt as SIGKILL) at each sub-step of a save, one after the other in a "
+    "single run",
+    "the newest complete checkpoint loads; the final state equals that of an undisturbed run",
 )
 def test_killed_at_every_sub_step_of_a_save(calm, tmp_path, record_property):
     go(tmp_path, *SHORT, before=signalled_at(25, "SIGTERM"), expect=75)
@@ -61,8 +62,8 @@ def test_killed_at_every_sub_step_of_a_save(calm, tmp_path, record_property):
     "SIGTERM, SIGINT, SIGUSR1, one of them twice, or SIGTERM and SIGUSR1 together, in turn at "
     "every "
     "sub-step of a save",
-    "saved, exit 75 (the same one twice: ended at once); no torn file; the end "
-    "equals an undisturbed run",
+    "saved, exit 75 (the same signal twice: ended at once); no partial file; the final state "
+    "equals that of an undisturbed run",
 )
 def test_signalled_at_sub_steps_of_a_save(calm, tmp_path, record_property):
     often = (*SHORT, "--log.checkpoint", "3")
@@ -99,7 +100,8 @@ def test_signalled_at_sub_steps_of_a_save(calm, tmp_path, record_property):
 @pytest.mark.fault(
     4,
     "RLIMIT_FSIZE below the size of the optimiser's file, then of a replay chunk",
-    "tried again, exit 74, what to do; with room the end equals an undisturbed run",
+    "retried, then exit 74 with advice; with free space the final state equals that of an "
+    "undisturbed run",
 )
 def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(calm, tmp_path, record_property):
     go(tmp_path, *SHORT, before=signalled_at(25, "SIGTERM"), expect=75)
@@ -140,8 +142,8 @@ SMALL = (
 
 @pytest.mark.fault(
     5,
-    "RLIMIT_FSIZE that metrics.jsonl and TensorBoard's file reach",
-    "a warning each; training goes on to its end with the same weights",
+    "RLIMIT_FSIZE below the size of metrics.jsonl and TensorBoard's file",
+    "one warning each; training finishes with the same weights",
 )
 def test_a_full_disk_for_the_logs_does_not_end_a_run(tmp_path, record_property):
     args = (*SHORT, *SMALL, "--log.every", "1", "--train.updates_per_step", "1")
@@ -167,8 +169,8 @@ def test_a_full_disk_for_the_logs_does_not_end_a_run(tmp_path, record_property):
 
 @pytest.mark.fault(
     3,
-    "the manifests of all checkpoints damaged, train.py and eval.py started again and again",
-    "exit 4 each time; only --run.fresh true starts over, and keeps what was there",
+    "the manifests of all checkpoints damaged, then train.py and eval.py started several times",
+    "exit 4 each time; only --run.fresh true starts over, and keeps the old directory",
 )
 def test_nothing_but_fresh_starts_over(calm, tmp_path):
     shutil.copytree(calm, tmp_path, dirs_exist_ok=True)
@@ -189,7 +191,7 @@ def test_nothing_but_fresh_starts_over(calm, tmp_path):
 @pytest.mark.fault(
     7,
     "the replay's folder deleted",
-    "refused with exit 4; --replay.lost accept goes on without it",
+    "refused with exit 4; --replay.lost accept continues without it",
 )
 def test_a_lost_replay_is_gone_on_without_where_that_is_accepted(calm, tmp_path):
     shutil.copytree(calm, tmp_path, dirs_exist_ok=True)
@@ -208,8 +210,8 @@ def test_a_lost_replay_is_gone_on_without_where_that_is_accepted(calm, tmp_path)
 
 @pytest.mark.fault(
     6,
-    "a bit flipped in the middle of a packed replay chunk",
-    "set aside; the run goes on with a hole",
+    "a flipped bit in the middle of a compressed replay chunk",
+    "set aside; the run continues with a gap",
 )
 def test_a_damaged_chunk_costs_itself_alone(calm, tmp_path):
     shutil.copytree(calm, tmp_path, dirs_exist_ok=True)
@@ -226,8 +228,9 @@ def test_a_damaged_chunk_costs_itself_alone(calm, tmp_path):
 
 @pytest.mark.fault(
     2,
-    "each file of the newest checkpoint cut to 0, 50 and 99 %, or with a bit flipped",
-    "set aside with one warning; the one before serves; the end equals an undisturbed run",
+    "each file of the newest checkpoint truncated to 0, 50 and 99 %, or with a flipped bit",
+    "set aside with one warning; the previous one is used; the final state equals that of an "
+    "undisturbed run",
 )
 def test_damage_to_any_file_costs_one_checkpoint(calm, tmp_path, record_property):
     shutil.copytree(calm, tmp_path, dirs_exist_ok=True)

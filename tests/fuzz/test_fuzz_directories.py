@@ -92,7 +92,7 @@ def saved(folder):
 
 @pytest.mark.fault(
     15,
-    "manifests of checkpoints mutated as bytes, and as JSON under a valid seal",
+    "manifests of checkpoints mutated as bytes, and as JSON with a valid checksum",
     "read or refused",
 )
 def test_manifests(tmp_path, record_property):
@@ -118,7 +118,9 @@ def test_manifests(tmp_path, record_property):
 
 
 @pytest.mark.fault(
-    15, "safetensors files mutated, headers as JSON among them, checksums right", "read or refused"
+    15,
+    "safetensors files mutated, headers as JSON included, with valid checksums",
+    "read or refused",
 )
 def test_tensors(tmp_path, record_property):
     path = saved(tmp_path / "run") / "model.safetensors"
@@ -197,7 +199,7 @@ def test_replay_manifests(tmp_path, record_property):
 
 @pytest.mark.fault(
     15,
-    "packed replay chunks mutated, their checksums made right",
+    "compressed replay chunks mutated, with valid checksums",
     "read or refused; nothing unpacks to more than its rows",
 )
 def test_packed_chunks(tmp_path, record_property):
@@ -219,7 +221,7 @@ def test_packed_chunks(tmp_path, record_property):
 
 @pytest.mark.fault(
     17,
-    "saved configurations mutated as YAML: tags, bombs of references, endless numbers",
+    "saved configurations mutated as YAML: tags, reference bombs, huge numbers",
     "read or refused",
 )
 def test_configurations(tmp_path, record_property):
@@ -236,8 +238,8 @@ def test_configurations(tmp_path, record_property):
 
 @pytest.mark.fault(
     15,
-    "state.json mutated, as read",
-    "all that training and eval take from it is taken, or refused",
+    "state.json mutated after reading",
+    "every value that training and eval use is accepted or refused",
 )
 def test_states(tmp_path, record_property):
     state = json.loads(STATE)

@@ -47,7 +47,7 @@ def trained(tmp_path):
 
 @pytest.mark.fault(
     15,
-    "state.json of a whole run mutated, every checksum right",
+    "state.json of a whole run mutated, with valid checksums",
     "resumed, then a step, an update, a log line and a save; or exit 4, as in eval",
 )
 def test_whole_states(tmp_path, record_property):
@@ -176,8 +176,9 @@ def training(argv):
 
 @pytest.mark.fault(
     15,
-    "optimiser, player and generators of a whole run of other shapes, kinds and names, sealed",
-    "exit 4: nothing is begun with them",
+    "optimiser, player and generators of a whole run with other shapes, dtypes and names, "
+    "with valid checksums",
+    "exit 4: nothing uses them",
 )
 def test_whole_tensors(tmp_path, record_property):
     import safetensors.torch

@@ -115,7 +115,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_place(calm, tmp_path, during
 @pytest.mark.fault(
     24,
     "one of two ranks killed",
-    "the other ends with a line; the same command ends as an undisturbed run",
+    "the other ends with a message; the same command then ends as an undisturbed run",
 )
 def test_where_one_is_killed_the_other_ends_with_a_line_and_the_same_command_goes_on(
     calm, tmp_path, victim
@@ -139,7 +139,7 @@ def test_where_one_is_killed_the_other_ends_with_a_line_and_the_same_command_goe
 @pytest.mark.fault(
     24,
     "one of two ranks killed under torchrun",
-    "all start anew from the last checkpoint; the end equals an undisturbed run",
+    "all restart from the last checkpoint; the final state equals that of an undisturbed run",
 )
 def test_torchrun_starts_all_anew_from_the_last_checkpoint(calm, tmp_path):
     """`--run.fresh true` counts for the first start alone, or the restart would throw the run

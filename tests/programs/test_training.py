@@ -96,7 +96,7 @@ def test_a_finished_run_leaves_all_it_promises(unbroken):
 
 
 @pytest.mark.fault(
-    23, "the same seed in another process; another seed", "equal hashes; other ones"
+    23, "the same seed in another process; another seed", "equal hashes; different hashes"
 )
 def test_a_second_run_of_the_same_seed_is_equal_and_another_seed_differs(unbroken, tmp_path):
     process = start(tmp_path)  # a Python of its own, where `unbroken` was forked
@@ -290,7 +290,7 @@ def test_every_published_form_trains_an_actor_that_acts(tmp_path, form):
 @pytest.mark.fault(
     7,
     "SIGKILL between saves: a replay newer than the checkpoint",
-    "rows after it dropped; the end equals an undisturbed run",
+    "newer rows dropped; the final state equals that of an undisturbed run",
 )
 def test_killed_outright_it_goes_on_from_the_last_checkpoint(unbroken, tmp_path, record_property):
     process = start(tmp_path)
@@ -356,7 +356,7 @@ def test_weights_that_do_not_fit_the_configuration(unbroken, tmp_path):
 @pytest.mark.fault(
     19,
     "resumed with another optim.lr and log.every",
-    "exit 2; the difference that counts is shown",
+    "exit 2; shows the difference that matters",
 )
 def test_another_configuration_shows_the_difference_and_refuses(unbroken, tmp_path):
     copy_of(unbroken, tmp_path)

@@ -382,7 +382,7 @@ DAMAGES = {
 @pytest.mark.fault(
     6,
     "a replay chunk in the middle damaged in every way",
-    "set aside; no sequence reaches across the hole",
+    "set aside; no sampled sequence crosses the gap",
 )
 def test_damage_in_the_middle_leaves_a_hole(tmp_path, caplog, why, store):
     replay = fill(make(tmp_path, store), 40)
