@@ -1,6 +1,6 @@
 """A new component is one file, one line in a registry and its keys in defaults.yaml: copies of the
-tree get an objective, a planner and a plan score that way, train with them, and pass the contract
-tests, which nobody told of them.
+tree get an objective, a planner, a plan score and a replay sampler that way, train with them, and
+pass the contract tests, which nobody told of them.
 """
 
 import json
@@ -142,7 +142,44 @@ class Thrift(Reward):
     "thrift",
     "  price: 0.5                # of a squared action",
 )
-ADDED = [OBJECTIVE, PLANNER, SCORE]
+SAMPLER = Component(
+    "SAMPLERS",
+    "window",
+    "worldmodel.replay.samplers.window:Window",
+    '''"""The newest rows only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from worldmodel.config.ranges import Count
+from worldmodel.replay.samplers import Sampler
+from worldmodel.replay.segments import StartIndex
+
+
+@dataclass(frozen=True)
+class Settings:
+    section = "replay"
+
+    window: Count
+
+
+class Window(Sampler):
+    """Uniform over the starts of the last steps."""
+
+    def __call__(
+        self, index: StartIndex, batch: int, generator: np.random.Generator
+    ) -> np.ndarray:
+        rows = index.rows()
+        newest = np.flatnonzero(rows > rows.max() - self.settings.window)
+        return generator.choice(newest, batch)
+''',
+    "replay",
+    "  window: 50                # window: steps that may be drawn",
+)
+ADDED = [OBJECTIVE, PLANNER, SCORE, SAMPLER]
 
 
 def add(tree, component):
@@ -214,6 +251,7 @@ def test_what_is_wrong_with_new_keys_is_said_as_with_old_ones(tree):
         "train.py",
         "debug",
         *("--brightness.powr", "2", "--planner.ascents", "0", "--planner.name", "ascend"),
+        *("--replay.window", "0", "--replay.sampler", "windo"),
         *("--planner.score", "thrif", "--loss.objective", "{brightnes: 1}", "--thrift.price=-1"),
         expect=2,
     )
@@ -223,6 +261,8 @@ def test_what_is_wrong_with_new_keys_is_said_as_with_old_ones(tree):
         "(did you mean ascent?)",
         "(did you mean thrift?)",
         "(did you mean brightness?)",
+        "(did you mean window?)",
+        "replay.window: 0 is out of range, it must be at least 1",
         "thrift.price: -1.0 is out of range",
     ):
         assert done.stderr.count(wanted) == 1, (wanted, done.stderr)
@@ -234,6 +274,7 @@ def test_what_is_wrong_with_new_keys_is_said_as_with_old_ones(tree):
 def test_a_run_trains_plans_and_resumes_with_them(tree, tmp_path):
     words = ["train.py", "debug", "--run.root", tmp_path, "--loss.objective", "{brightness: 1.0}"]
     words += ["--planner.name", "ascent", "--planner.score", "thrift"]
+    words += ["--replay.sampler", "window"]
     words += ["--env.task", "pendulum", "--log.every", "4", "--run.frames"]
     python(tree, *words, "36")
     run = seed_dir(tmp_path, "pendulum")
@@ -247,6 +288,7 @@ def test_a_run_trains_plans_and_resumes_with_them(tree, tmp_path):
 @pytest.mark.slow
 def test_the_contract_tests_enrol_them(tree):
     files = ["model/test_objectives.py", "policy/test_planners.py", "policy/test_plan_scores.py"]
+    files += ["replay/test_samplers.py"]
     rules = ["test_style.py", "config/test_loading.py"]
     named = " or ".join(component.name for component in ADDED)
     done = python(

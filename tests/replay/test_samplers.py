@@ -356,32 +356,3 @@ def test_losses_by_row_are_those_that_train_and_cost_the_others_nothing():
     assert rows.shape == random_batch()["reward"].shape and not rows.requires_grad
     assert float(rows.mean()) == pytest.approx(float(shown["prioritized"]["loss/total"]), rel=1e-4)
     assert learner_of("uniform")[0].row_losses is None
-
-
-# ---- another sampler
-
-
-ADDED = '''
-"""A sampler of one file."""
-
-from worldmodel.replay.samplers import Sampler
-
-
-class Oldest(Sampler):
-    def __call__(self, index, batch, generator):
-        return generator.integers(min(3, len(index)), size=batch)
-'''
-
-
-def test_a_new_sampler_is_one_file_and_one_line(tmp_path, monkeypatch):
-    (tmp_path / "oldest.py").write_text(ADDED)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setitem(registry.SAMPLERS, "oldest", "oldest:Oldest")
-    assert loading.parse(["--replay.sampler", "oldest"]).replay.sampler == "oldest"
-    replay = fill(make(sampler=sampler_of("oldest")), 40)
-    assert set(replay.sample(32, LENGTH)["clock"][:, 0].tolist()) == {0, 1, 2}
-    for check in (
-        test_the_same_generator_gives_the_same_batches,
-        lambda name: test_a_restart_is_not_noticed(tmp_path / "runs", name, "ram", 100),
-    ):
-        check("oldest")
