@@ -95,6 +95,15 @@ def test_a_key_of_an_earlier_version_is_read_by_its_new_name_and_says_so(
         loading.parse(["mine"])
 
 
+def test_defaults_are_the_same_without_their_comments(tmp_path):
+    path = loading.CONFIG_DIR / "defaults.yaml"
+    assert loading.read_yaml(path, one_line_strings=True) == loading.read_yaml(path)
+    tricky = tmp_path / "tricky.yaml"
+    tricky.write_text("a: {b: 'x # y', c: z#z}  # it's\n# d: 1\ne: \"q #\" # f\n  # g\nh: 1 # i\n")
+    found = loading.read_yaml(tricky, one_line_strings=True)
+    assert found == {"a": {"b": "x # y", "c": "z#z"}, "e": "q #", "h": 1}
+
+
 def test_yaml_round_trip(tmp_path):
     c = loading.parse(["planet", "--env.camera", "1"])
     (tmp_path / "c.yaml").write_text(loading.to_yaml(c))

@@ -10,7 +10,7 @@ Importing that file would import torch, which takes longer than a wrong configur
 to wait. So this module compiles only the class `Settings` of it, after the file's imports from
 the modules in VISIBLE. A plain attribute of `Settings` (without an annotation) states a fact about
 the component; a method may check the configuration. Both see nothing but those imports. A
-component with facts and no keys declares `Settings` as a class that is no dataclass.
+component with facts and no keys declares `Settings` as a plain class.
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass, make_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-VISIBLE = ("dataclasses", "typing", "worldmodel.config.ranges")
+VISIBLE = ("typing", "worldmodel.config.ranges")
 DECLARED = re.compile(r"^class Settings\b.*\n(?:[ \t].*\n|\n)*", re.MULTILINE)
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @cache
 def read_settings(place: str) -> type | None:
-    """The class `Settings` of a component at `module:Class`, or None where it has none."""
+    """The class `Settings` of a component at `module:Class`, or None where it has none.
+
+    Its keys are its annotations; `join_settings` makes a dataclass of them.
+    """
     module = place.partition(":")[0]
     path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
     text = path.read_text(encoding="utf-8")
@@ -38,7 +41,8 @@ def read_settings(place: str) -> type | None:
     if declared is None:
         return None
     tree = ast.parse(text[: declared.end()], str(path))  # the rest would cost ten times as long
-    settings = tree.body[-1]
+    settings = cast(ast.ClassDef, tree.body[-1])
+    settings.decorator_list = []
     for method in ast.walk(settings):  # their annotations may name what is not visible
         if isinstance(method, ast.FunctionDef):
             method.returns = None
@@ -64,13 +68,17 @@ def settings_by_section(components: Mapping[str, str]) -> dict[str, list[type]]:
     found: dict[str, list[type]] = {}
     for name, place in components.items():
         settings = read_settings(place)
-        if settings is not None and is_dataclass(settings):
+        if settings is not None and settings.__annotations__:
             found.setdefault(getattr(settings, "section", name), []).append(settings)
     return found
 
 
 def join_settings(name: str, parts: Sequence[type]) -> type:
-    """One dataclass with the keys of all parts, the first part's first."""
-    if len(parts) == 1:
+    """One dataclass with the keys of all parts: a section of the program, which is a dataclass
+    already, or settings as they were read.
+    """
+    if len(parts) == 1 and is_dataclass(parts[0]):
         return parts[0]
-    return make_dataclass(name, [], bases=tuple(reversed(parts)), frozen=True)
+    read = [part for part in parts if not is_dataclass(part)]
+    keys = {key: kind for part in read for key, kind in part.__annotations__.items()}
+    return make_dataclass(name, list(keys.items()), bases=tuple(parts), frozen=True)

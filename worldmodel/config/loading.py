@@ -53,7 +53,7 @@ def presets() -> list[str]:
 
 @functools.cache
 def _defaults() -> dict[str, Any]:
-    return read_yaml(CONFIG_DIR / "defaults.yaml")
+    return read_yaml(CONFIG_DIR / "defaults.yaml", one_line_strings=True)
 
 
 def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) -> Config:

@@ -7,7 +7,7 @@ components' own files. Nothing here imports torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass, make_dataclass
+from dataclasses import dataclass, make_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from worldmodel import registry
@@ -388,7 +388,7 @@ def _goal_contradictions(c: Config) -> list[str]:
 def settings_of(c: Config, table: Mapping[str, str], name: str) -> Any:
     """The section that holds the settings of a registry's component; None where it has none."""
     kind = read_settings(table[name])
-    return getattr(c, getattr(kind, "section", name)) if is_dataclass(kind) else None
+    return getattr(c, getattr(kind, "section", name)) if kind and kind.__annotations__ else None
 
 
 def used_objectives(c: Config) -> list[str]:

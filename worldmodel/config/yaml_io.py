@@ -4,6 +4,7 @@ it has become.
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from worldmodel.errors import UsageError
 
 MAX_BYTES = 1 << 20
 MAX_BITS = 63
+# A comment that cannot be the end of a quoted string.
+COMMENT = re.compile(r"""(?:^|[ ]+)#[^"'\n]*$""", re.MULTILINE)
 # YAML's own errors, and what its constructors of numbers, dates and tables let through.
 UNREADABLE = (
     YAMLError,
@@ -38,16 +41,20 @@ class ConfigError(UsageError):
         super().__init__("\n".join(self.problems))
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, one_line_strings: bool = False) -> dict[str, Any]:
     """Plain data from a YAML file; no tags, no objects, nothing larger than a configuration can
     be.
+
+    In a file whose strings never go on in a next line, comments are cut out first: the scanner
+    reads them letter by letter, which takes half the time of defaults.yaml.
     """
     with path.open("rb") as file:
         text = file.read(MAX_BYTES + 1)
     if len(text) > MAX_BYTES:
         raise ConfigError([f"{path.name}: more than {MAX_BYTES:,} bytes are no configuration"])
     try:
-        data = parsed(text.decode())
+        decoded = text.decode()
+        data = parsed(COMMENT.sub("", decoded) if one_line_strings else decoded)
     except UNREADABLE as error:
         raise ConfigError(
             [f"{path.name}: not valid YAML ({' '.join(str(error).split())[:160]})"]
