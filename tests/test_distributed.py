@@ -11,7 +11,7 @@ from worldmodel.errors import RunError
 from worldmodel.model.kl import free_nats
 from worldmodel.run_directory import RunDir
 from worldmodel.system import runtime
-from worldmodel.training.stop_request import Stop
+from worldmodel.system.stop_request import Stop
 
 ACTOR = ["behavior.name=actor_critic", "imag.horizon=4", "loss.overshooting=1"]
 FORMS = {

@@ -221,7 +221,7 @@ def test_stopped_anywhere_and_often_it_ends_the_same(tmp_path, monkeypatch, extr
     task = "catcher" if "catcher" in extra else "counter"
     here = [*["debug", "--run.root"], str(tmp_path / "calm"), *BUSY, *extra]
     assert train_py.main(here) == 0
-    monkeypatch.setattr("worldmodel.training.stop_request.Stop", StopAfter)
+    monkeypatch.setattr("worldmodel.system.stop_request.Stop", StopAfter)
     rng = random.Random(0)
     here[2] = str(tmp_path / "stopped")
     stops = 0

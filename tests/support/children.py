@@ -148,7 +148,7 @@ def _struck_at(place, name, note, point):
 
 def _watch(tell):
     """Call `tell` with the place the program is at whenever it looks whether it is to stop."""
-    from worldmodel.training import stop_request
+    from worldmodel.system import stop_request
     from worldmodel.training.trainer import Trainer
 
     run, seen, began, evaluate = [], Counter(), Trainer.__init__, Trainer.evaluate

@@ -15,11 +15,10 @@ from worldmodel.distributed import World
 from worldmodel.evaluation.commands import closing
 from worldmodel.programs.environments import Environments
 from worldmodel.run_directory import RunDir
-from worldmodel.system import provenance, runtime
+from worldmodel.system import provenance, runtime, stop_request
 from worldmodel.system.console import Progress, say, say_nothing
 from worldmodel.system.cpu_cores import LoadMeter
-from worldmodel.training import stop_request
-from worldmodel.training.stop_request import Stop
+from worldmodel.system.stop_request import Stop
 from worldmodel.training.trainer import Trainer
 
 

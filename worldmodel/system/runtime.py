@@ -122,6 +122,10 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+# What a run draws random numbers for, each from a seed of its own.
+STREAMS = {"collect": 1, "act": 2, "prefill": 3, "replay": 4, "evaluate": 5}
+
+
 def make_generator(*numbers: int, device: str = "cpu") -> torch.Generator:
     """Make a generator seeded from several numbers, mixed so that neighbours do not correlate."""
     return torch.Generator(device).manual_seed(mix_seeds(*numbers))

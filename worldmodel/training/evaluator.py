@@ -11,8 +11,8 @@ from worldmodel.rollout.collector import Rollout, VectorEnv, episode_seeds
 from worldmodel.rollout.episodes import Evaluation, run_episodes
 from worldmodel.rollout.player import Player
 from worldmodel.system.runtime import make_generator
+from worldmodel.system.stop_request import Stop
 from worldmodel.training.logger import Logger
-from worldmodel.training.stop_request import Stop
 
 
 @dataclass

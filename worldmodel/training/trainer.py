@@ -22,16 +22,19 @@ from worldmodel.rollout.episodes import Evaluation
 from worldmodel.rollout.player import Player
 from worldmodel.run_directory import RunDir
 from worldmodel.spaces import Row, select_prefix
-from worldmodel.system.runtime import has_spare_cores, make_generator, mix_seeds, pick_precision
+from worldmodel.system.runtime import (
+    STREAMS,
+    has_spare_cores,
+    make_generator,
+    mix_seeds,
+    pick_precision,
+)
+from worldmodel.system.stop_request import Stop
 from worldmodel.training.divergence import Recovery
 from worldmodel.training.evaluator import Evaluator
 from worldmodel.training.learner import Learner
 from worldmodel.training.logger import Logger, Means
-from worldmodel.training.stop_request import Stop
 from worldmodel.training.training_state import Components, Flags, Generators, TrainingState
-
-# The part of a seed that separates its uses
-STREAMS = {"collect": 1, "act": 2, "prefill": 3, "replay": 4, "evaluate": 5}
 
 
 @dataclass

@@ -25,7 +25,7 @@ from worldmodel.evaluation.returns.evaluation_rollout import (
 )
 from worldmodel.saved_run import Run
 from worldmodel.system.console import say
-from worldmodel.training.stop_request import Stop
+from worldmodel.system.stop_request import Stop
 
 PAGE = Path(__file__).parents[1] / "play" / "page.html"
 

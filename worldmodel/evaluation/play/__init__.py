@@ -1,3 +1,4 @@
-"""Driving a dream by hand, beside the simulator: a session, its server on this machine alone, and
-the page.
+"""The page on which a model is driven by hand: a session, its server and the page.
+
+Only the command `play` uses it. The server answers this machine alone.
 """

@@ -11,7 +11,7 @@ from worldmodel.evaluation.quality.evaluated_model import Columns
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.rollout.collector import episode_seeds
 from worldmodel.saved_run import Run
-from worldmodel.training.trainer import STREAMS
+from worldmodel.system.runtime import STREAMS
 
 
 @dataclass(frozen=True)

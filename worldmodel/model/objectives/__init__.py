@@ -1,5 +1,6 @@
-"""Representation objectives: what a latent should remember. Each is `objective(ctx) -> (losses,
-metrics)`.
+"""Representation objectives: what a latent should remember; `objective(ctx) -> (losses, metrics)`.
+
+One file each; registry.py names them, build.py imports them, the world model calls them.
 """
 
 from __future__ import annotations

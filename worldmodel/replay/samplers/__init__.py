@@ -1,5 +1,6 @@
-"""Replay samplers: which sequences an update is made of. Each is
-`sampler(index, batch, generator) -> starts`, the numbers of starts in the index.
+"""Replay samplers choose an update's sequences: `sampler(index, batch, generator) -> starts`.
+
+One file each; registry.py names them, build.py imports them, the trainer calls them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,151 @@
+"""The plan of the house: who imports whom, no circles, and what each room says of itself."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# From the ground up: a room imports only rooms that stand before it in this list.
+FLOORS = (
+    "errors",
+    "registry",
+    "config",
+    "distributed",
+    "system",
+    "spaces",
+    "kernels",
+    "checkpoint",
+    "model",
+    "replay",
+    "policy",
+    "rollout",
+    "run_directory",
+    "build",
+    "memory_estimate",
+    "saved_run",
+    "dream_env",
+    "evaluation",
+    "training",
+    "programs",
+)
+MOST_MODULES = 12  # beside the rooms
+
+
+def read_modules(root, packages):
+    """Every module of some packages by its dotted name."""
+    files = (f for package in packages for f in (root / package).rglob("*.py"))
+    names = {f: ".".join(f.relative_to(root).with_suffix("").parts) for f in files}
+    return {name.removesuffix(".__init__"): f for f, name in names.items()}
+
+
+def read_imports(modules, root):
+    """For each module the modules of this project that it imports, wherever in it."""
+    return {
+        name: set(
+            find_imports(ast.parse(f.read_text()), f.relative_to(root).parent.parts, modules)
+        )
+        - {name}
+        for name, f in modules.items()
+    }
+
+
+def find_imports(tree, package, modules):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in modules)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join((*above, *([node.module] if node.module else [])))
+            for alias in node.names:
+                deeper = f"{base}.{alias.name}"
+                if deeper in modules or base in modules:
+                    yield deeper if deeper in modules else base
+
+
+def find_circle(imports):
+    """One circle of imports as a list of modules, or None."""
+    done, path = set(), []
+
+    def visit(name):
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return None
+        path.append(name)
+        for other in sorted(imports[name]):
+            if circle := visit(other):
+                return circle
+        done.add(path.pop())
+        return None
+
+    return next((circle for name in sorted(imports) if (circle := visit(name))), None)
+
+
+def room_of(module):
+    return module.split(".")[1] if module.startswith("worldmodel.") else module
+
+
+def find_climbs(imports):
+    """Imports that run from a lower floor to a higher one."""
+    floor = {room: i for i, room in enumerate(FLOORS)}
+    for name, others in sorted(imports.items()):
+        for other in sorted(others):
+            one, two = room_of(name), room_of(other)
+            if one != two and name != "worldmodel" and floor[two] > floor[one]:
+                yield f"{name} -> {other}"
+
+
+MODULES = read_modules(ROOT, ["worldmodel", "envs"])
+IMPORTS = read_imports(MODULES, ROOT)
+
+
+def test_no_import_circle_is_left():
+    assert find_circle(IMPORTS) is None
+
+
+def test_a_circle_is_found():
+    assert find_circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["b", "c", "b"]
+    assert find_circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) is None
+
+
+def test_rooms_import_only_what_stands_below_them():
+    own = {name: others for name, others in IMPORTS.items() if name.startswith("worldmodel.")}
+    assert list(find_climbs(own)) == []
+
+
+def test_an_import_upwards_is_found():
+    found = {"worldmodel.model.heads": {"worldmodel.policy.agent", "worldmodel.spaces"}}
+    assert list(find_climbs(found)) == ["worldmodel.model.heads -> worldmodel.policy.agent"]
+
+
+def test_environments_and_worldmodel_do_not_import_each_other():
+    for name, others in IMPORTS.items():
+        package = name.split(".")[0]
+        assert {other.split(".")[0] for other in others} <= {package}, name
+
+
+def test_every_room_and_module_has_a_floor():
+    found = {p.stem for p in (ROOT / "worldmodel").iterdir() if p.stem[0] not in "_."}
+    assert found == set(FLOORS)
+
+
+def test_few_modules_lie_beside_the_rooms():
+    beside = sorted(f.name for f in (ROOT / "worldmodel").glob("*.py") if f.name[0] != "_")
+    assert len(beside) <= MOST_MODULES, beside
+
+
+ROOMS = sorted(
+    f
+    for package in ("worldmodel", "envs")
+    for f in (ROOT / package).rglob("__init__.py")
+    if f.parent != ROOT / "worldmodel"
+)
+
+
+@pytest.mark.parametrize("path", ROOMS, ids=lambda f: str(f.parent.relative_to(ROOT)))
+def test_each_room_says_what_it_is_for_and_who_may_use_it(path):
+    said = ast.get_docstring(ast.parse(path.read_text()))
+    assert said, "no docstring"
+    assert len(said.split("\n\n")) >= 2, "what it is for, an empty line, who may use it"
