@@ -1,6 +1,6 @@
 """Replay samplers choose an update's sequences: `sampler(index, batch, generator) -> starts`.
 
-One file each; registry.py names them, build.py imports them, the trainer calls them.
+One file each; registry.py names them, build.py imports them, the buffer calls them.
 """
 
 from __future__ import annotations
