@@ -12,6 +12,7 @@ from typing import Any
 
 DYNAMICS = {
     "rssm": "worldmodel.model.dynamics.rssm:RSSM",
+    "transformer": "worldmodel.model.dynamics.transformer:Transformer",
 }
 
 LATENTS = {

@@ -114,6 +114,8 @@ KINDS = {
         "ssm",
     ),
 }
+for name in set(registry.DYNAMICS) - {"rssm"}:  # a new dynamics is enrolled by existing
+    KINDS[f"planner over a {name}"] = ("--model.dynamics", name, "--replay.start", "stored")
 OTHERS = {
     name: 1.0
     for name in registry.OBJECTIVES
@@ -124,9 +126,10 @@ if OTHERS:  # a new objective is enrolled by existing
     KINDS["objectives that no other kind has"] = ("--loss.objective", json.dumps(OTHERS))
 
 
-def test_every_behaviour_objective_and_sampler_is_among_them():
+def test_every_behaviour_dynamics_objective_and_sampler_is_among_them():
     configs = [loading.parse(["debug", *BUSY, *more]) for more in KINDS.values()]
     assert {c.behavior.name for c in configs} == set(registry.BEHAVIORS)
+    assert {c.model.dynamics for c in configs} == set(registry.DYNAMICS)
     assert {name for c in configs for name in c.loss.objective} == set(registry.OBJECTIVES)
     assert {c.replay.sampler for c in configs} == set(registry.SAMPLERS)
 

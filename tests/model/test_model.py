@@ -17,7 +17,7 @@ from worldmodel.model.kl import free_nats, overshooting
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.model.networks import Unpatch
 from worldmodel.model.objectives import Context, Parts
-from worldmodel.spaces import ActionSpace, ObservationSpace
+from worldmodel.spaces import ActionSpace, ObservationSpace, count_states, map_state
 from worldmodel.training.learner import Learner
 
 B, T, A, H, W, VECTOR = 3, 7, 2, 32, 48, 5
@@ -26,6 +26,9 @@ TINY = [
     "model.stoch=5",
     "model.classes=4",
     "model.hidden=14",
+    "transformer.width=12",
+    "transformer.heads=3",
+    "transformer.context=4",
     "model.cnn=[4, 6]",
     "model.layers=1",
     "model.units=9",
@@ -41,17 +44,29 @@ TINY = [
 TRANSITIONS = get_args(get_type_hints(read_settings(registry.DYNAMICS["rssm"]))["transition"])
 
 
-def possible(transition, latent):
+# What a dynamics' own settings choose among besides its latent.
+VARIANTS = {"rssm": [f"model.transition={name}" for name in TRANSITIONS]}
+
+
+def possible(kind):
     try:
-        return bool(
-            loading.parse([*TINY, f"model.transition={transition}", f"model.latent={latent}"])
-        )
+        return bool(loading.parse([*TINY, *kind]))
     except loading.ConfigError:
         return False
 
 
-# Every transition with every latent it can have: a new one is enrolled by being registered.
-KINDS = [kind for kind in itertools.product(TRANSITIONS, registry.LATENTS) if possible(*kind)]
+# Every dynamics with every latent it can have: a new one is enrolled by being registered.
+KINDS = [
+    kind
+    for name in registry.DYNAMICS
+    for variant in VARIANTS.get(name, [f"model.dynamics={name}"])
+    for latent in registry.LATENTS
+    if possible(kind := (f"model.dynamics={name}", variant, f"model.latent={latent}"))
+]
+
+
+def name_kind(kind):
+    return "-".join(part.split("=")[1] for part in kind)
 
 
 def make(*overrides, image=(H, W, 3), vector=None, space=None):
@@ -60,10 +75,6 @@ def make(*overrides, image=(H, W, 3), vector=None, space=None):
     observation = {"image": image, "vector": vector}
     observation = ObservationSpace({k: v for k, v in observation.items() if v})
     return c, build.make_model(c, observation, space or ActionSpace(A))
-
-
-def kind(transition, latent):
-    return [f"model.transition={transition}", f"model.latent={latent}"]
 
 
 def random_batch(image=True, vector=False, seed=0, length=T):
@@ -87,9 +98,9 @@ def random_batch(image=True, vector=False, seed=0, length=T):
     return batch
 
 
-@pytest.fixture(params=KINDS, ids=lambda k: "-".join(k))
+@pytest.fixture(params=KINDS, ids=name_kind)
 def model(request):
-    return make(*kind(*request.param))[1].eval()
+    return make(*request.param)[1].eval()
 
 
 def without_noise(model, monkeypatch):
@@ -109,6 +120,14 @@ def test_losses_are_one_number_per_step_and_named_as_the_scales(model):
     assert (losses["dyn"] >= 0).all()
 
 
+def same_states(model, *states):
+    """States are opaque: the same ones look the same, and so does all that follows from them."""
+    actions = torch.linspace(-1, 1, 6 * A).view(1, 6, A).expand(count_states(states[0]), -1, -1)
+    dynamics = model.dynamics
+    torch.testing.assert_close(*(dynamics.features(state) for state in states))
+    torch.testing.assert_close(*(dynamics.features(dynamics.imagine(s, actions)) for s in states))
+
+
 def test_a_sequence_equals_the_online_filter_step_by_step(model, monkeypatch):
     without_noise(model, monkeypatch)
     batch = random_batch()
@@ -118,8 +137,7 @@ def test_a_sequence_equals_the_online_filter_step_by_step(model, monkeypatch):
         state = model.dynamics.observe_step(
             state, embed[:, t], batch["prev_action"][:, t], batch["is_first"][:, t], None
         )
-        for key in state:
-            torch.testing.assert_close(state[key], post[key][:, t])
+        same_states(model, state, map_state(post, lambda v, t=t: v[:, t]))
 
 
 def test_is_first_equals_a_fresh_start(model, monkeypatch):
@@ -130,9 +148,13 @@ def test_is_first_equals_a_fresh_start(model, monkeypatch):
     tail["prev_action"] = tail["prev_action"].clone()
     tail["prev_action"][:, 0] = 9.0  # whatever led to a first observation does not count
     _, fresh_post, fresh_prior = model.observe(tail)
-    for whole, fresh in ((post, fresh_post), (prior, fresh_prior)):
-        for key in fresh:
-            torch.testing.assert_close(whole[key][1:2, 4:], fresh[key])
+    for key in fresh_prior:
+        torch.testing.assert_close(prior[key][1:2, 4:], fresh_prior[key])
+    whole = map_state(post, lambda v: v[1:2, 4:])
+    for key in model.dynamics.distribution(whole):
+        torch.testing.assert_close(whole[key], fresh_post[key])
+    for t in range(T - 4):
+        same_states(model, *({k: v[:, t] for k, v in x.items()} for x in (whole, fresh_post)))
 
 
 def test_imagining_equals_single_steps_and_uses_the_actions(model):
@@ -153,10 +175,8 @@ def test_imagining_equals_single_steps_and_uses_the_actions(model):
 def test_dyn_trains_the_prior_and_rep_the_posterior(model):
     losses, *_ = model.losses({**random_batch(), "is_first": torch.ones(B, T, dtype=torch.bool)})
     model.free = 0.0
-    prior, posterior = (
-        list(model.dynamics.prior_net.parameters()),
-        [model.dynamics.post_out.weight],
-    )
+    prior = list(model.dynamics.prior_net.parameters())
+    posterior = [p for n, p in model.dynamics.named_parameters() if n.startswith("post_")]
     for name, trained, still in (("dyn", prior, posterior), ("rep", posterior, prior)):
         model.free = 0.0
         raw = model._kl_losses(random_batch(), *model.observe(random_batch())[1:])[name].sum()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from test_model import KINDS, T, kind, make, random_batch
+from test_model import KINDS, T, make, name_kind, random_batch
 from worldmodel.replay.start_states import NO_STATE, BurnInStart, StoredStart, ZeroStart
 from worldmodel.spaces import add_prefix, count_states, map_state
 from worldmodel.training.learner import Learner
@@ -22,9 +22,9 @@ def tail(batch):
     return {k: v[:, FIRST:] for k, v in batch.items()}
 
 
-@pytest.mark.parametrize(("transition", "latent"), KINDS)
-def test_a_stored_state_starts_a_sequence_where_the_whole_one_would_be(transition, latent):
-    _, model = make(*kind(transition, latent), "loss.overshooting=1")
+@pytest.mark.parametrize("kind", KINDS, ids=name_kind)
+def test_a_stored_state_starts_a_sequence_where_the_whole_one_would_be(kind):
+    _, model = make(*kind, "loss.overshooting=1")
     batch = without_starts(random_batch())
     torch.manual_seed(1)
     with torch.no_grad():

@@ -87,6 +87,13 @@ class Dynamics(nn.Module):
         """States (...,) whose latent's sample is another."""
         raise NotImplementedError
 
+    def join_features(self, *parts: Tensor) -> Tensor:
+        """Concatenate parts of a state, in the precision that the heads multiply in."""
+        device = parts[0].device.type
+        if torch.is_autocast_enabled(device):
+            parts = tuple(p.to(torch.get_autocast_dtype(device)) for p in parts)
+        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+
     @property
     def noisy(self) -> bool:
         """Whether the latent has noise, so that free nats apply to its KL."""

@@ -110,13 +110,10 @@ class RSSM(Dynamics):
         }
 
     def features(self, state: State) -> Tensor:
-        """[deter, stoch] (...,F), in the precision that the heads multiply in."""
+        """[deter, stoch], or stoch alone where that is all that is carried."""
         flat = self.latent.flat(state["stoch"])
-        parts = [state["deter"], flat] if self.transition == "rssm" else [flat]
-        if torch.is_autocast_enabled(flat.device.type):
-            rough = torch.get_autocast_dtype(flat.device.type)
-            parts = [p.to(rough) for p in parts]
-        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+        parts = (state["deter"], flat) if self.transition == "rssm" else (flat,)
+        return self.join_features(*parts)
 
     def expected_features(self, state: State) -> Tensor:
         mean = self.latent.expected(state)
