@@ -221,11 +221,11 @@ def refused_at_the_end(path):
 def _refused_at_the_end(path):
     from worldmodel.evaluation.commands import closing
 
-    usual = closing.finish
+    usual = closing.evaluate_finished_run
 
     def struck(*args):
         done = usual(*args)
         path.mkdir()
         return done
 
-    closing.finish = struck
+    closing.evaluate_finished_run = struck

@@ -43,7 +43,7 @@ def parse_eval_arguments(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_intermixed_args(own)
     split_command(args, parser)
     check_source(args, parser)
-    _, args.changes, problems = split_arguments(dotted)
+    _, args.overrides, problems = split_arguments(dotted)
     if problems:
         parser.error(problems[0])
     return args

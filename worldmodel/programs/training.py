@@ -53,7 +53,7 @@ class Session:
         """Evaluate for the last time, unless stopped, and return the exit code."""
         trainer = self.trainer
         self.bar.close()
-        done = not self.stop and closing.finish(trainer, self.test_env, self.stop)
+        done = not self.stop and closing.evaluate_finished_run(trainer, self.test_env, self.stop)
         if self.is_main:
             trainer.run.write_status("done" if done else "stopped", trainer.frames)
             trainer.logger.close()
