@@ -8,13 +8,13 @@ from pathlib import Path
 
 from worldmodel.evaluation.imagination.open_loop import imagine_open_loop
 from worldmodel.evaluation.plotting import media
-from worldmodel.evaluation.plotting.tensorboard import CONTEXT, LENGTH
 from worldmodel.evaluation.returns.evaluation_rollout import (
     make_evaluation_rollout,
     record_episode,
 )
 from worldmodel.rollout.episodes import spoken
 from worldmodel.system.console import say
+from worldmodel.training.evaluation_media import CONTEXT, LENGTH
 
 log = logging.getLogger(__name__)
 
