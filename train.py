@@ -45,7 +45,7 @@ def train(config, words, load) -> int:
                 trainer.save()
             trainer.collect()
         trainer.save()
-        return session.finish()
+        return session.evaluate_finished_run()
 
 
 def main(argv: list[str]) -> int:

@@ -126,7 +126,7 @@ def open_runs(paths: list[str], changes: list[tuple[str, str]]) -> dict[str, Any
             ("goal.distance", "learnt" if learnt else "belief"),
         ]
         planner = [("planner.score", "goal_distance"), ("planner.proposals", "0")]
-        runs[path] = run.driven([("behavior.name", "mpc"), *planner, *goal, *changes])
+        runs[path] = run.apply_overrides([("behavior.name", "mpc"), *planner, *goal, *changes])
     scenes = {path: describe_scene(run.config) for path, run in runs.items()}
     if any(found != describe_scene(run.config) for found in scenes.values()):
         raise ValueError(

@@ -52,9 +52,9 @@ class DreamEnv(gymnasium.Env):
         device: str = "cpu",
         render_mode: str | None = None,
     ):
-        _one_of("obs", obs, OBSERVED)
-        _one_of("ends", ends, ENDS)
-        _one_of("render_mode", render_mode, (None, "rgb_array"))
+        _check_choice("obs", obs, OBSERVED)
+        _check_choice("ends", ends, ENDS)
+        _check_choice("render_mode", render_mode, (None, "rgb_array"))
         for name, value in (("horizon", horizon), ("context", context)):
             if not isinstance(value, int) or value < 1:
                 raise UsageError(
@@ -70,15 +70,15 @@ class DreamEnv(gymnasium.Env):
             )
         self.obs, self.horizon, self.context, self.ends = obs, horizon, context, ends
         self.render_mode = render_mode
-        self.observation_space = self._observations()
-        self.action_space = self._actions()
+        self.observation_space = self._make_observation_space()
+        self.action_space = self._make_action_space()
         self.generator = torch.Generator(self.agent.device)
         self.state: State | None = None
         self.steps = 0
         self._first: int | None = seed  # of the first reset that names none
         self._saved: SavedEpisodes | None = None
 
-    def _observations(self) -> spaces.Space:
+    def _make_observation_space(self) -> spaces.Space:
         if self.obs == "pixels":
             shapes = self.run.observation_space.pictures
             boxes: dict[str, spaces.Space] = {
@@ -87,7 +87,7 @@ class DreamEnv(gymnasium.Env):
             return spaces.Dict(boxes) if len(boxes) > 1 else next(iter(boxes.values()))
         return spaces.Box(-np.inf, np.inf, (self.model.dynamics.feature_size,), np.float32)
 
-    def _actions(self) -> spaces.Space:
+    def _make_action_space(self) -> spaces.Space:
         space = self.run.action_space
         if not space.discrete:
             return spaces.Box(-1.0, 1.0, (space.size,), np.float32)
@@ -105,16 +105,16 @@ class DreamEnv(gymnasium.Env):
         self.generator.manual_seed(int(self.np_random.integers(2**62)))
         info: dict[str, Any] = {}
         if options and "obs" in options:
-            rows = self._given(options["obs"])
+            rows = self._make_first_row(options["obs"])
         else:
-            rows, info = self._replayed()
-        self.state, self.steps = watched(self.agent, rows, self.generator), 0
-        return self._observation(), info
+            rows, info = self._sample_replay()
+        self.state, self.steps = observe_rows(self.agent, rows, self.generator), 0
+        return self._observe(), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         if self.state is None:
             raise gymnasium.error.ResetNeeded("DreamEnv: call reset before step")
-        vector = torch.from_numpy(self._vector(action))[None].to(self.agent.device)
+        vector = torch.from_numpy(self._encode_action(action))[None].to(self.agent.device)
         with torch.no_grad(), autocast(self.agent.device, self.agent.precision):
             found = self.model.dynamics.imagine_step(self.state, vector, self.generator)
             self.state = map_state(found, torch.Tensor.float)
@@ -123,7 +123,7 @@ class DreamEnv(gymnasium.Env):
             )
         self.steps += 1
         bar = self.np_random.random() if self.ends == "drawn" else 0.5
-        return self._observation(), reward, cont <= bar, self.steps >= self.horizon, {"cont": cont}
+        return self._observe(), reward, cont <= bar, self.steps >= self.horizon, {"cont": cont}
 
     def render(self) -> np.ndarray | None:
         """The dreamt picture, where `render_mode` is rgb_array."""
@@ -131,22 +131,22 @@ class DreamEnv(gymnasium.Env):
             return None
         if self.state is None:
             raise gymnasium.error.ResetNeeded("DreamEnv: call reset before render")
-        return join_arrays(self._pictures(self.state))
+        return join_arrays(self._decode(self.state))
 
-    def _observation(self) -> Any:
+    def _observe(self) -> Any:
         assert self.state is not None
         if self.obs == "pixels":
-            pictures = self._pictures(self.state)
+            pictures = self._decode(self.state)
             return pictures if len(pictures) > 1 else next(iter(pictures.values()))
         return self.model.dynamics.features(self.state)[0].float().cpu().numpy()
 
     @torch.no_grad()
-    def _pictures(self, state: State) -> dict[str, np.ndarray]:
+    def _decode(self, state: State) -> dict[str, np.ndarray]:
         with autocast(self.agent.device, self.agent.precision):
             decoded = self.model.decode(self.model.dynamics.features(state)[None])
             return {k: to_pixels(v)[0, 0].cpu().numpy() for k, v in decoded.items()}
 
-    def _vector(self, action: Any) -> np.ndarray:
+    def _encode_action(self, action: Any) -> np.ndarray:
         """The action as the model's vector (A,)."""
         space = self.run.action_space
         if not space.discrete:
@@ -160,12 +160,12 @@ class DreamEnv(gymnasium.Env):
             raise UsageError(f"DreamEnv: {action!r} is not in {self.action_space}")
         return space.one_hot([torch.tensor(int(pick)) for pick in np.atleast_1d(action)]).numpy()
 
-    def _given(self, obs: Any) -> dict[str, np.ndarray]:
+    def _make_first_row(self, obs: Any) -> dict[str, np.ndarray]:
         """One row, the first of an episode."""
         seen = check_seen(self.run.observation_space, obs)
         return {**{k: v[None] for k, v in seen.items()}, "prev_action": self._no_action()}
 
-    def _replayed(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def _sample_replay(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The rows up to a random step of a random episode of the replay, and which those are."""
         try:
             self._saved = self._saved or SavedEpisodes(self.run.path)
@@ -190,7 +190,7 @@ class DreamEnv(gymnasium.Env):
 
 
 @torch.no_grad()
-def watched(
+def observe_rows(
     agent: Agent, rows: dict[str, np.ndarray], generator: torch.Generator, dreams: int = 1
 ) -> State:
     """What is believed after rows (T,...), of which the first counts as an episode's: so many
@@ -211,7 +211,7 @@ def watched(
     return map_state(state, torch.Tensor.float)
 
 
-def _one_of(name: str, value: Any, allowed: tuple) -> None:
+def _check_choice(name: str, value: Any, allowed: tuple) -> None:
     if value not in allowed:
         raise UsageError(
             f"DreamEnv: {name} must be {' or '.join(map(repr, allowed))}, not {value!r}"

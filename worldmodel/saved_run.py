@@ -24,7 +24,7 @@ from worldmodel.spaces import ActionSpace, ObservationSpace, select_prefix
 from worldmodel.system import runtime
 from worldmodel.system.runtime import autocast, make_generator
 
-DRIVING = ("behavior", "planner", "goal")  # what can be changed on a saved run
+OVERRIDABLE = ("behavior", "planner", "goal")  # what can be changed on a saved run
 
 
 class Run:
@@ -50,11 +50,11 @@ class Run:
         self.model, self.action_space = agent.model, agent.space
         self.generator = make_generator(c.run.seed, 8, device=agent.device.type)
 
-    def driven(self, changes: Sequence[tuple[str, str]]) -> Run:
+    def apply_overrides(self, changes: Sequence[tuple[str, str]]) -> Run:
         """The same model driven in another way: changed keys of behavior, planner and goal, as
         (key, text).
         """
-        c = loading.change(self.config, changes, DRIVING)
+        c = loading.change(self.config, changes, OVERRIDABLE)
         if learns_policy(c) and self.policy is None:
             raise RunError(
                 "this run trained no actor and no critic: behavior.name can be random or mpc, "
@@ -76,7 +76,7 @@ class Run:
         if saved is None:
             raise RunError(f"{path} holds no checkpoint yet; train it first", 4)
         with store.report_incompatible(saved.path):
-            observation, space = spaces_from(saved.state)
+            observation, space = read_spaces(saved.state)
             frames = validate.check_integer(saved.state["frames"], "frames")
             groups = {"model": saved.groups["model"], "policy": saved.groups.get("policy", {})}
         target = runtime.pick_device(device)
@@ -158,7 +158,7 @@ def check_seen(observation: ObservationSpace, obs: Any) -> dict[str, np.ndarray]
     return seen
 
 
-def spaces_from(state: dict[str, Any]) -> tuple[ObservationSpace, ActionSpace]:
+def read_spaces(state: dict[str, Any]) -> tuple[ObservationSpace, ActionSpace]:
     """The spaces a checkpoint was trained with."""
     validate.check_spaces(state)
     a = state["action"]

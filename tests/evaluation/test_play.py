@@ -14,8 +14,8 @@ from envs.errors import EnvFailure
 from envs.parallel.vector import SerialEnv
 from runs import seed_dir, train
 from worldmodel.errors import RunError
-from worldmodel.evaluation.commands.play import opened
-from worldmodel.evaluation.play.session import MOST_STEPS
+from worldmodel.evaluation.commands.play import start_session
+from worldmodel.evaluation.play.session import MAX_STEPS
 from worldmodel.replay.saved_episodes import SavedEpisodes
 
 LENGTH = 15
@@ -58,12 +58,12 @@ def session_of(path, seed=0, simulated=True, directory=None):
     run = worldmodel.load(path)
     vector = simulators(run) if simulated else None
     notes = [] if simulated else ["no simulator"]
-    return opened(run, vector, directory or path / "eval", seed, 5, notes).session
+    return start_session(run, vector, directory or path / "eval", seed, 5, notes).session
 
 
 def shown(moment):
     """All that is seen of a step, as something that can be compared."""
-    look, real = moment.look, moment.real
+    look, real = moment.prediction, moment.real
     pictures = {"dream": look.picture, "real": real.picture}
     return {k: None if p is None else p.tobytes() for k, p in pictures.items()} | {
         "reward": look.reward,
@@ -132,7 +132,7 @@ def test_simulator_and_dream_get_the_same_actions(run_dir):
     given = np.stack(done[last + 1 :])
     dreamt = np.stack([m.action for m in session.history[1:]])
     assert np.array_equal(given, dreamt) and len(given) == 5
-    with simulators(session.dreams.run) as alone:
+    with simulators(session.rollouts.run) as alone:
         steps = [alone.reset(0, session.start.seed)]
         steps += [alone.step(0, action) for action in dreamt]
     for moment, step in zip(session.history, steps, strict=True):
@@ -159,7 +159,7 @@ def test_a_replay_step_is_where_the_simulator_comes_to_as_well(run_dir):
     for number in range(saved.count):
         rows = saved.read_episode(number)
         step = len(rows["reward"]) // 2
-        moment = session.from_replay(number, step)
+        moment = session.start_from_replay(number, step)
         assert moment.real.takes_part and session.note == ""
         assert np.array_equal(moment.real.picture, rows["image"][step])
         found = session.step("hand", rows["prev_action"][step + 1].tolist())
@@ -177,7 +177,7 @@ def test_episodes_of_the_replay_are_placed_in_their_streams(tmp_path):
         places, key=lambda p: (p[0], -p[1])
     )
     for number in range(saved.count):
-        assert session.from_replay(number, 3).real.takes_part
+        assert session.start_from_replay(number, 3).real.takes_part
     with pytest.raises(ValueError, match="there is no episode"):
         saved.locate_episode(saved.count)
 
@@ -186,25 +186,25 @@ def test_another_world_than_the_replays_is_seen_and_said(run_dir):
     session = session_of(run_dir)
     reset = session.simulator.envs.reset
     session.simulator.envs.reset = lambda i, seed: reset(i, seed + 1)
-    moment = session.from_replay(0, 4)
+    moment = session.start_from_replay(0, 4)
     assert not moment.real.takes_part and "did not come to this step" in session.note
     found = session.step("hand", [0.5, 0.5])
-    assert found.real.picture is None and found.look.picture is not None
+    assert found.real.picture is None and found.prediction.picture is not None
 
 
 def test_every_driver_acts_and_planners_go_on_from_their_plans(actor_dir):
     session = session_of(actor_dir)
     assert (
-        list(session.dreams.drivers) == ["actor_critic", "mpc", "random"]
-        and session.dreams.left_out == []
+        list(session.rollouts.drivers) == ["actor_critic", "mpc", "random"]
+        and session.rollouts.left_out == []
     )
     moments = [session.step(driver) for driver in ("actor_critic", "mpc", "mpc", "random")]
     assert [m.driver for m in moments] == ["actor_critic", "mpc", "mpc", "random"]
     assert all(
-        m.action.sum() == 1 and set(m.action) <= {0, 1} and m.look.value is not None
+        m.action.sum() == 1 and set(m.action) <= {0, 1} and m.prediction.value is not None
         for m in moments
     )
-    assert moments[1].kept["plan"].shape == moments[2].kept["plan"].shape
+    assert moments[1].carry["plan"].shape == moments[2].carry["plan"].shape
     session.rewind(0)
     assert [shown(session.step(d)) for d in ("actor_critic", "mpc", "mpc", "random")] == [
         shown(m) for m in moments
@@ -239,9 +239,9 @@ def test_wrong_actions_drivers_and_steps_change_nothing(run_dir):
         with pytest.raises(ValueError, match="no step"):
             session.rewind(wrong)
     with pytest.raises(ValueError, match="no step 99"):
-        session.from_replay(0, 99)
+        session.start_from_replay(0, 99)
     with pytest.raises(ValueError, match="no episode 999"):
-        session.from_replay(999, 0)
+        session.start_from_replay(999, 0)
     assert (
         len(session.history) == 3
         and session.at == 2
@@ -252,27 +252,27 @@ def test_wrong_actions_drivers_and_steps_change_nothing(run_dir):
 def test_the_spread_is_that_of_the_dreams(run_dir):
     session = session_of(run_dir)
     moment = session.step("hand", [0.3, -0.3])
-    model = session.dreams.model
+    model = session.rollouts.model
     feat = model.dynamics.features(moment.state)
-    assert len(feat) == session.dreams.count == 8
+    assert len(feat) == session.rollouts.count == 8
     pictures = model.decode(feat[None])["image"][0].clamp(0, 1).numpy()
     assert (
-        moment.look.spread == pytest.approx(pictures.std(0).mean(), rel=0.05)
-        and moment.look.spread > 0
+        moment.prediction.spread == pytest.approx(pictures.std(0).mean(), rel=0.05)
+        and moment.prediction.spread > 0
     )
-    assert np.abs(pictures[0] * 255 - moment.look.picture).max() < 3
+    assert np.abs(pictures[0] * 255 - moment.prediction.picture).max() < 3
 
 
 def test_a_clip_holds_both_sides_and_never_replaces_one(run_dir, tmp_path):
     session = session_of(run_dir)
     driven(session, actions_of(6))
-    first, second = session.clip(tmp_path, 0, 6), session.clip(tmp_path, 2, 4)
+    first, second = session.save_clip(tmp_path, 0, 6), session.save_clip(tmp_path, 2, 4)
     assert first != second and first.exists() and second.exists()
     with Image.open(first) as video:
         assert video.n_frames == 7 and video.size == (2 * 192, 192)
     for wrong in ((0, 7), (3, 3), (4, 2), (-1, 2)):
         with pytest.raises(ValueError, match="a clip goes"):
-            session.clip(tmp_path, *wrong)
+            session.save_clip(tmp_path, *wrong)
 
 
 def test_without_a_simulator_the_dream_begins_in_the_replay(run_dir):
@@ -280,18 +280,18 @@ def test_without_a_simulator_the_dream_begins_in_the_replay(run_dir):
     moment = session.step("hand", [0, 0])
     assert moment.real.picture is None and "replay" in session.start.label
     with pytest.raises(ValueError, match="no simulator"):
-        session.new_episode()
-    assert session.clip(session.dreams.run.path / "eval", 0, 1).exists()
+        session.start_episode()
+    assert session.save_clip(session.rollouts.run.path / "eval", 0, 1).exists()
 
 
 def test_without_a_simulator_and_a_replay_there_is_nothing_to_begin_from(run_dir, tmp_path):
     lone = tmp_path / "lone"
     shutil.copytree(run_dir, lone, ignore=shutil.ignore_patterns("replay"))
     session = session_of(lone)
-    assert session.replay.count == 0 and session.replay.why
+    assert session.replay.count == 0 and session.replay.problem
     with pytest.raises(ValueError, match="begin with a new episode"):
-        session.from_replay(0, 0)
-    with pytest.raises(RunError, match="nothing to begin") as caught:
+        session.start_from_replay(0, 0)
+    with pytest.raises(RunError, match="no rollout can start") as caught:
         session_of(lone, simulated=False)
     assert caught.value.exit_code == 4
 
@@ -310,7 +310,7 @@ def test_a_simulator_that_fails_for_good_is_done_without(run_dir):
         and "the budget is spent" in session.note
         and session.simulator is None
     )
-    assert session.step("hand", [0.1, 0.1]).look.picture is not None
+    assert session.step("hand", [0.1, 0.1]).prediction.picture is not None
 
 
 def test_a_model_that_cannot_draw_has_curves_only(tmp_path):
@@ -318,23 +318,23 @@ def test_a_model_that_cannot_draw_has_curves_only(tmp_path):
     path = seed_dir(tmp_path, "pendulum")
     run = worldmodel.load(path)
     with simulators(run, "both") as vector:
-        answers = opened(run, vector, tmp_path, 0, 5, [])
+        answers = start_session(run, vector, tmp_path, 0, 5, [])
         moment = answers.session.step("hand", [0.5])
         assert (
-            moment.look.picture is None
-            and moment.look.spread > 0
+            moment.prediction.picture is None
+            and moment.prediction.spread > 0
             and moment.real.picture.shape == (32, 32, 3)
         )
         assert any("cannot draw" in note for note in answers.notes)
         with pytest.raises(ValueError, match="cannot draw"):
-            answers.session.clip(tmp_path, 0, 1)
+            answers.session.save_clip(tmp_path, 0, 1)
 
 
 def test_a_dream_has_a_length_at_which_it_ends(run_dir, monkeypatch):
     from worldmodel.evaluation.play import session as module
 
-    monkeypatch.setattr(module, "MOST_STEPS", 4)
-    assert MOST_STEPS == 2000
+    monkeypatch.setattr(module, "MAX_STEPS", 4)
+    assert MAX_STEPS == 2000
     session = session_of(run_dir, simulated=False)
     driven(session, actions_of(3))
     with pytest.raises(ValueError, match="4 steps long"):

@@ -17,8 +17,8 @@ import pytest
 
 from runs import ROOT, evaluate, seed_dir, train
 from worldmodel.errors import UsageError
-from worldmodel.evaluation.play.compute_thread import Busy, Desk
-from worldmodel.evaluation.play.server import MOST_BODY, Server
+from worldmodel.evaluation.play.job_queue import BusyError, JobQueue
+from worldmodel.evaluation.play.server import MAX_BODY, Server
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +40,13 @@ def broken(asked):
 
 @pytest.fixture
 def server():
-    desk, over = Desk(), threading.Event()
+    job_queue, over = JobQueue(), threading.Event()
     with Server(
-        0, desk, b"<p>page</p>", {"look": twice}, {"deed": twice, "broken": broken}
+        0, job_queue, b"<p>page</p>", {"look": twice}, {"deed": twice, "broken": broken}
     ) as server:
         threads = [
             threading.Thread(target=server.serve_forever, args=(0.05,)),
-            threading.Thread(target=desk.work, args=(over.is_set,)),
+            threading.Thread(target=job_queue.process, args=(over.is_set,)),
         ]
         for thread in threads:
             thread.start()
@@ -149,7 +149,7 @@ def test_other_refusals(server):
     assert ask(server, Content_Type="text/plain")[0] == 415
     assert ask(server, Content_Length=None)[0] == 411
     assert ask(server, Content_Length="-5")[0] == 411
-    assert ask(server, Content_Length=str(MOST_BODY + 1))[0] == 413
+    assert ask(server, Content_Length=str(MAX_BODY + 1))[0] == 413
     assert ask(server, Content_Length="9" * 30)[0] == 413
     assert ask(server, path="nothing")[0] == 404 == ask(server, "GET", "deed")[0]
     assert ask(server, "GET", "look?twice=one")[0] == 400
@@ -193,15 +193,15 @@ def test_it_listens_on_this_machine_alone(server):
 
 
 def test_work_that_piles_up_is_turned_away(monkeypatch):
-    from worldmodel.evaluation.play import compute_thread as module
+    from worldmodel.evaluation.play import job_queue as module
 
-    monkeypatch.setattr(module, "PATIENCE_S", 0.1)
-    desk = Desk()
-    for _ in range(module.MOST_WAITING):
-        with pytest.raises(Busy, match="no answer within"):
-            desk.ask(lambda: 1)
-    with pytest.raises(Busy, match="too many"):
-        desk.ask(lambda: 1)
+    monkeypatch.setattr(module, "TIMEOUT_S", 0.1)
+    job_queue = JobQueue()
+    for _ in range(module.MAX_JOBS):
+        with pytest.raises(BusyError, match="no answer within"):
+            job_queue.submit(lambda: 1)
+    with pytest.raises(BusyError, match="too many"):
+        job_queue.submit(lambda: 1)
 
 
 @pytest.mark.parametrize(

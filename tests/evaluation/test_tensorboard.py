@@ -14,9 +14,9 @@ from PIL import Image
 from runs import ROOT, fingerprint, seed_dir, train
 from test_model import A, H, W, make, random_batch
 from worldmodel import build, registry
-from worldmodel.evaluation.plotting import tensorboard
 from worldmodel.rollout.episodes import Evaluation
 from worldmodel.spaces import ActionSpace
+from worldmodel.training import evaluation_media
 from worldmodel.training.logger import Logger
 
 QUICK = (
@@ -73,7 +73,7 @@ def test_every_objective_leaves_a_dream(name, tmp_path):
     rows = [{k: v.numpy() for k, v in row.items()} for row in rows_of(random_batch(length=12))]
     logger = Logger(tmp_path, tensorboard=True)
     logger.open(0)
-    tensorboard.log_evaluation(
+    evaluation_media.log_evaluation(
         logger, 30, agent, Evaluation([1.0], [11], rows), torch.Generator().manual_seed(0)
     )
     logger.close()

@@ -11,7 +11,7 @@ import socket
 import pytest
 
 from test_play_server import run_dir, served
-from worldmodel.evaluation.play.server import MOST_BODY
+from worldmodel.evaluation.play.server import MAX_BODY
 
 __all__ = ["run_dir"]  # a fixture of every test here
 
@@ -182,11 +182,11 @@ def test_a_thousand_bad_frames_to_the_real_page(run_dir, record_property):
 def test_a_huge_body_is_not_read(run_dir, record_property):
     with served(run_dir) as (process, url):
         port, token = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/([\w-]{20,})/", url).groups()
-        sizes = (str(MOST_BODY + 1), "1000000000", "9" * 30)
+        sizes = (str(MAX_BODY + 1), "1000000000", "9" * 30)
         for path in ("step", "start", "clip"):
             for size in sizes:
                 assert status_of(int(port), request(port, token, path, Content_Length=size)) == 413
-        assert status_of(int(port), request(port, token, "step", b" " * (MOST_BODY + 1))) == 413
+        assert status_of(int(port), request(port, token, "step", b" " * (MAX_BODY + 1))) == 413
         good_step(int(port), token)
         finish(process)
     record_property("times", 3 * len(sizes) + 1)

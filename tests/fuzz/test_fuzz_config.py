@@ -295,14 +295,19 @@ TINY = [
     "each trains two updates: exit 0, `updates` 2 in its metrics, none skipped",
 )
 def test_every_right_configuration_trains(tmp_path, capfd, monkeypatch, record_property):
-    from worldmodel.evaluation.commands import closing
+    from worldmodel.programs import closing_evaluation
 
-    count, trained, started, usual = int(120 * TIMES), [], itertools.count(), closing.finish
+    count, trained, started, usual = (
+        int(120 * TIMES),
+        [],
+        itertools.count(),
+        closing_evaluation.evaluate_finished_run,
+    )
     media.save_png(tmp_path / "goal.png", np.zeros((16, 16, 3), np.uint8))
     # Videos and the last episodes are most of so short a run: every fourth has them.
     monkeypatch.setattr(
-        closing,
-        "finish",
+        closing_evaluation,
+        "evaluate_finished_run",
         lambda t, *rest: zlib.crc32(repr(t.config.model).encode()) % 4 or usual(t, *rest),
     )
 

@@ -26,7 +26,7 @@ from worldmodel.replay.chunk import Layout, ReplayError
 from worldmodel.replay.compressed_chunk import CompressedChunk
 from worldmodel.replay.samplers.uniform import Uniform
 from worldmodel.run_directory import RunDir
-from worldmodel.saved_run import spaces_from
+from worldmodel.saved_run import read_spaces
 from worldmodel.training.logger import Means
 
 TIMES = float(os.environ.get("WM_FUZZ", "1"))
@@ -250,7 +250,7 @@ def test_states(tmp_path, record_property):
         try:
             with report_incompatible(tmp_path):
                 validate.check_state(bad, 50)
-                spaces_from(bad)
+                read_spaces(bad)
                 means.load_state_dict(bad["means"])
         except CheckpointError as error:
             assert "\n" not in str(error) and len(str(error)) < 900

@@ -156,7 +156,7 @@ def test_one_checkpoint_acts_as_actor_as_planner_and_as_both(acting_dir):
         planner,
         [*planner, ("planner.score", "reward+value"), ("planner.proposals", "5")],
     ):
-        driven = run.driven(changes)
+        driven = run.apply_overrides(changes)
         action, _ = driven.act(picture)
         assert action.shape == (1,) and driven.model is run.model and driven.policy is run.policy
 

@@ -23,7 +23,7 @@ SOURCES = {  # of the episodes, by command; the first is the default
 def parse_eval_arguments(argv: list[str]) -> argparse.Namespace:
     """Parse the command line; a mistake ends the process with a line and exit code 2.
 
-    The result holds `command`, `runs`, the options, and `changes`: the pairs (key, text) of
+    The result holds `command`, `runs`, the options, and `overrides`: the pairs (key, text) of
     --section.key value.
     """
     usage = (
@@ -43,7 +43,7 @@ def parse_eval_arguments(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_intermixed_args(own)
     split_command(args, parser)
     check_source(args, parser)
-    _, args.changes, problems = split_arguments(dotted)
+    _, args.overrides, problems = split_arguments(dotted)
     if problems:
         parser.error(problems[0])
     return args

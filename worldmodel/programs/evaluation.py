@@ -23,7 +23,7 @@ def open_run(
     args: Namespace, path: Path, environments: Environments
 ) -> tuple[Run, Callable[..., Any]]:
     """Open a run; return it and a function (obs, num) that makes its environments."""
-    run = Run.open(path, args.device).driven(args.changes)
+    run = Run.open(path, args.device).apply_overrides(args.overrides)
     runtime.configure_torch(min(run.config.run.threads, count_cores()))
     env, distract = run.config.env, run.config.distract
     configured = environments.configured(env, distract)
@@ -63,11 +63,13 @@ def evaluate_returns(args: Namespace, environments: Environments) -> None:
 
 def imagine(args: Namespace, environments: Environments) -> None:
     """Imagined rollouts beside the truth, many futures, the longest rollouts, and the latent."""
-    from worldmodel.evaluation.commands.imagine import Wanted, imagined
+    from worldmodel.evaluation.commands.imagine import ImagineOptions, visualize_imagination
 
     run, make = open_run(args, args.runs[0], environments)
-    wanted = Wanted(args.source, args.seed, args.context, args.length, args.long, args.samples)
-    imagined(run, make, wanted)
+    options = ImagineOptions(
+        args.source, args.seed, args.context, args.length, args.long, args.samples
+    )
+    visualize_imagination(run, make, options)
 
 
 def compare_drivers(args: Namespace, environments: Environments) -> None:
@@ -81,22 +83,22 @@ def compare_drivers(args: Namespace, environments: Environments) -> None:
 
 def probe_state(args: Namespace, environments: Environments) -> None:
     """How well a linear map reads the simulator's true state off the latent."""
-    from worldmodel.evaluation.commands.probe import probed
+    from worldmodel.evaluation.commands import probe
 
     run, make = open_run(args, args.runs[0], environments)
-    probed(run, make, args.episodes, args.seed)
+    probe.probe_state(run, make, args.episodes, args.seed)
 
 
 def measure_model(args: Namespace, environments: Environments) -> None:
     """Every number of the world model's quality on held-out episodes, and a page of plots."""
-    from worldmodel.evaluation.commands.model import Wanted, write
+    from worldmodel.evaluation.commands.model import ModelOptions, evaluate_model
 
     if args.plans < 4:
         raise UsageError(
             "--plans: two pairs of random plans are compared from every state; give at least 4"
         )
     run, make = open_run(args, args.runs[0], environments)
-    wanted = Wanted(
+    options = ModelOptions(
         args.source,
         args.episodes,
         args.seed,
@@ -106,15 +108,15 @@ def measure_model(args: Namespace, environments: Environments) -> None:
         args.plans,
         args.follow,
     )
-    write(run, make, wanted)
+    evaluate_model(run, make, options)
 
 
 def play(args: Namespace, environments: Environments) -> None:
     """A page on this machine that drives the model's imagination, the simulator beside it."""
-    from worldmodel.evaluation.commands.play import play as serve
+    from worldmodel.evaluation.commands.play import serve_play
 
     run, make = open_run(args, args.runs[0], environments)
-    serve(
+    serve_play(
         run,
         make,
         run.path / "eval",
@@ -129,8 +131,8 @@ def write_report(args: Namespace, environments: Environments) -> None:
     """Everything there is to see of one or more seeds of a run, on one page."""
     from worldmodel.evaluation.report.page import write_report
 
-    made, missing = write_report(args.runs, args.runs[0] / "eval" / "report.html")
-    say(f"  {made}")
+    path, missing = write_report(args.runs, args.runs[0] / "eval" / "report.html")
+    say(f"  {path}")
     for line in missing:
         say(line)
 

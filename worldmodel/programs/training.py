@@ -12,7 +12,7 @@ from typing import Any
 from worldmodel import distributed
 from worldmodel.config.schema import Config
 from worldmodel.distributed import World
-from worldmodel.evaluation.commands import closing
+from worldmodel.programs import closing_evaluation
 from worldmodel.programs.environments import Environments
 from worldmodel.run_directory import RunDir
 from worldmodel.system import provenance, runtime, stop_request
@@ -52,7 +52,9 @@ class Session:
         """Evaluate for the last time, unless stopped, and return the exit code."""
         trainer = self.trainer
         self.bar.close()
-        done = not self.stop and closing.finish(trainer, self.test_env, self.stop)
+        done = not self.stop and closing_evaluation.evaluate_finished_run(
+            trainer, self.test_env, self.stop
+        )
         if self.is_main:
             trainer.run.write_status("done" if done else "stopped", trainer.frames)
             trainer.logger.close()

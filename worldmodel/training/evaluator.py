@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from worldmodel.distributed import World
-from worldmodel.evaluation.plotting import tensorboard
 from worldmodel.policy.agent import Agent
 from worldmodel.rollout.collector import Rollout, VectorEnv, episode_seeds
 from worldmodel.rollout.episodes import Evaluation, run_episodes
 from worldmodel.rollout.player import Player
 from worldmodel.system.runtime import make_generator
 from worldmodel.system.stop_request import Stop
+from worldmodel.training import evaluation_media
 from worldmodel.training.logger import Logger
 
 
@@ -47,7 +47,7 @@ class Evaluator:
             return None
         minutes = {"time/minutes": self.logger.minutes}
         self.logger.write_scores(frames, {**result.summary(), **minutes})
-        tensorboard.log_evaluation(
+        evaluation_media.log_evaluation(
             self.logger, frames, self.agent, result, make_generator(*entropy, 1, device=device)
         )
         return result

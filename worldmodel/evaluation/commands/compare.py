@@ -45,7 +45,7 @@ def compare_drivers(run: Run, make: Callable[..., Any], options: CompareOptions)
     with require_environment(make)() as envs:  # one environment: times are of single actions
         for number, (name, driver) in enumerate(drivers.items()):
             rollout, player = make_evaluation_rollout(
-                run.driven(driver.overrides), envs, options.seed
+                run.apply_overrides(driver.overrides), envs, options.seed
             )
             timed = TimedPlayer(player)
 

@@ -28,7 +28,7 @@ STILLS = 12  # pictures in a row
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ImagineOptions:
     """Where the episode comes from, and how far and how often to dream; `long` None as far as
     makes sense.
     """
@@ -42,26 +42,26 @@ class Wanted:
 
 
 # A line on what came out, and what was made
-Part = Callable[[ObservedEpisode, Wanted, Path], tuple[str, list[Path]]]
+Visualization = Callable[[ObservedEpisode, ImagineOptions, Path], tuple[str, list[Path]]]
 
 
-def imagined(run: Run, make: Callable[..., Any], wanted: Wanted) -> None:
+def visualize_imagination(run: Run, make: Callable[..., Any], options: ImagineOptions) -> None:
     """All parts, one after the other; each writes its own files."""
     build.check_goal(run.config, run.model)
     target = run.path / "eval"
-    observed = observe_episode(run, make, wanted.source, wanted.seed, wanted.context)
-    parts: dict[str, Part] = {
-        "beside the truth": beside,
-        "many futures": many,
-        "long dreams": long,
-        "latents": latents,
-        "where dreams part": part,
+    observed = observe_episode(run, make, options.source, options.seed, options.context)
+    parts: dict[str, Visualization] = {
+        "beside the truth": compare_with_truth,
+        "many futures": show_futures,
+        "long dreams": show_long_rollouts,
+        "latents": show_latents,
+        "where dreams part": show_disagreement,
     }
     bar, lines = Progress(len(parts), "dreaming"), []
     made: list[Path] = []
     for number, (name, work) in enumerate(parts.items()):
         bar.update(number, name)
-        line, files = work(observed, wanted, target)
+        line, files = work(observed, options, target)
         lines.append(line)
         made += files
     bar.update(len(parts))
@@ -71,7 +71,7 @@ def imagined(run: Run, make: Callable[..., Any], wanted: Wanted) -> None:
         say(media.NO_MP4)
 
 
-def written(target: Path, observed: ObservedEpisode, values: dict[str, Any]) -> Path:
+def write_numbers(target: Path, observed: ObservedEpisode, values: dict[str, Any]) -> Path:
     """A file of numbers, with what they were measured on."""
     about = {
         "run": str(observed.run.path),
@@ -82,16 +82,18 @@ def written(target: Path, observed: ObservedEpisode, values: dict[str, Any]) -> 
     return write_result(target, {**about, **values})
 
 
-def reach(observed: ObservedEpisode, wanted: Wanted) -> int:
-    return min(wanted.length, len(observed.episode) - observed.context)
+def limit_length(observed: ObservedEpisode, options: ImagineOptions) -> int:
+    return min(options.length, len(observed.episode) - observed.context)
 
 
-def beside(observed: ObservedEpisode, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
+def compare_with_truth(
+    observed: ObservedEpisode, options: ImagineOptions, target: Path
+) -> tuple[str, list[Path]]:
     """Context frames, then the model's open-loop future beside the truth and the error."""
     context = observed.context
     result = imagine_open_loop(
         observed.run.agent,
-        observed.rows(context + reach(observed, wanted)),
+        observed.rows(context + limit_length(observed, options)),
         context,
         observed.run.generator,
     )
@@ -103,7 +105,7 @@ def beside(observed: ObservedEpisode, wanted: Wanted, target: Path) -> tuple[str
         "reward": result.reward,
         "predicted_reward": result.predicted_reward,
     }
-    made = [written(target / "imagine.json", observed, values)]
+    made = [write_numbers(target / "imagine.json", observed, values)]
     made += media.save_video(target / "imagine", result.make_video(), FPS)
     made.append(
         media.save_png(target / "imagine.png", media.enlarge(result.make_strip(STILLS), 384))
@@ -116,17 +118,21 @@ def beside(observed: ObservedEpisode, wanted: Wanted, target: Path) -> tuple[str
     return line, made
 
 
-def many(observed: ObservedEpisode, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
+def show_futures(
+    observed: ObservedEpisode, options: ImagineOptions, target: Path
+) -> tuple[str, list[Path]]:
     """From one state: other luck, other actions, other drivers."""
-    length = reach(observed, wanted)
-    found, left_out = futures.imagine_futures(observed, length, wanted.samples)
+    length = limit_length(observed, options)
+    found, left_out = futures.imagine_futures(observed, length, options.samples)
     real = observed.true_pictures(slice(observed.context, observed.context + length))
     shown = [("what happened", real), *((f.label, f.pictures) for f in found)]
     named = [("what happened", real), *((f.name, f.pictures) for f in found)]
     rows = [
         {"kind": f.kind, "name": f.name, "reward": f.reward, "continuation": f.cont} for f in found
     ]
-    made = [written(target / "futures.json", observed, {"left_out": left_out, "futures": rows})]
+    made = [
+        write_numbers(target / "futures.json", observed, {"left_out": left_out, "futures": rows})
+    ]
     made += media.save_video(target / "futures", grids.tile_videos(named, 6), FPS)
     made.append(media.save_png(target / "futures.png", grids.stack_strips(shown, STILLS, 48)))
     counts = (
@@ -135,29 +141,35 @@ def many(observed: ObservedEpisode, wanted: Wanted, target: Path) -> tuple[str, 
     return "\n".join([f"futures from one state: {', '.join(counts)}", *left_out]), made
 
 
-def long(observed: ObservedEpisode, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
+def show_long_rollouts(
+    observed: ObservedEpisode, options: ImagineOptions, target: Path
+) -> tuple[str, list[Path]]:
     """Until they break."""
     found = useful_horizon.measure_long_rollouts(
-        observed, useful_horizon.choose_length(observed, wanted.long), wanted.samples
+        observed, useful_horizon.choose_length(observed, options.long), options.samples
     )
     title = (
         f"{observed.run.config.env.task}: dreams of up to {found['length']} steps, from "
         f"{found['dreams']} moments"
     )
     made = [
-        written(target / "long.json", observed, found),
+        write_numbers(target / "long.json", observed, found),
         useful_horizon.plot_long_rollouts(observed, found, target / "long.png", title),
     ]
     return useful_horizon.describe_rollouts(found), made
 
 
-def latents(observed: ObservedEpisode, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
+def show_latents(
+    observed: ObservedEpisode, options: ImagineOptions, target: Path
+) -> tuple[str, list[Path]]:
     """What groups draw, and a line between two beliefs."""
     line, ends = latent_traversal.interpolate_states(observed)
     videos, found = latent_traversal.traverse_groups(observed)
     picture = grids.stack_strips([line, *videos], latent_traversal.BETWEEN + 2, 64)
     made = [
-        written(target / "latents.json", observed, {"interpolation": ends, "traversal": found}),
+        write_numbers(
+            target / "latents.json", observed, {"interpolation": ends, "traversal": found}
+        ),
         media.save_png(target / "latents.png", picture),
     ]
     effect = found["effect"]
@@ -168,16 +180,22 @@ def latents(observed: ObservedEpisode, wanted: Wanted, target: Path) -> tuple[st
     return f"{words} (RMS), the median one by {sorted(effect)[len(effect) // 2]:.3f}", made
 
 
-def part(observed: ObservedEpisode, wanted: Wanted, target: Path) -> tuple[str, list[Path]]:
+def show_disagreement(
+    observed: ObservedEpisode, options: ImagineOptions, target: Path
+) -> tuple[str, list[Path]]:
     """Uncertainty over draws of luck."""
-    found = uncertainty.measure_disagreement(observed, reach(observed, wanted), wanted.samples)
+    found = uncertainty.measure_disagreement(
+        observed, limit_length(observed, options), options.samples
+    )
     values = uncertainty.summarize_disagreement(found)
     title = (
-        f"{wanted.samples} dreams of the same actions: bright where they part; good is bright "
+        f"{options.samples} dreams of the same actions: bright where they part; good is bright "
         f"where they err"
     )
     made = [
-        written(target / "uncertainty.json", observed, {"samples": wanted.samples, **values}),
+        write_numbers(
+            target / "uncertainty.json", observed, {"samples": options.samples, **values}
+        ),
         uncertainty.plot_disagreement(found, target / "uncertainty.png", title),
     ]
     made += media.save_video(
@@ -186,7 +204,7 @@ def part(observed: ObservedEpisode, wanted: Wanted, target: Path) -> tuple[str, 
     pooled = values["correlation_pooled"]
     ends = f"{values['std'][0]:.4f} at step 1, {values['std'][-1]:.4f} at the last"
     return (
-        f"spread of {wanted.samples} dreams: {ends}; correlation with their error {pooled:.2f}, "
+        f"spread of {options.samples} dreams: {ends}; correlation with their error {pooled:.2f}, "
         f"1 is uncertain "
         "just where it is wrong"
     ), made

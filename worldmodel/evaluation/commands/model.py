@@ -35,12 +35,12 @@ from worldmodel.run_directory import RunDir
 from worldmodel.saved_run import Run
 from worldmodel.system.console import Progress, say
 
-OWN = ("fresh", "replay")
+OWN_SOURCES = ("fresh", "replay")
 Make = Callable[[str], Any]  # environments by what is observed
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ModelOptions:
     """How much is to be measured, and on what: `fresh` episodes, or the last ones of the `replay`
     or of another run's.
 
@@ -57,19 +57,19 @@ class Wanted:
     follow: int
 
 
-def write(run: Run, make: Make, wanted: Wanted) -> None:
+def evaluate_model(run: Run, make: Make, options: ModelOptions) -> None:
     """RUN/eval/model.json, a page of plots, and what the numbers say."""
-    source, episodes, quality = measured(run, make, wanted)
+    source, episodes, quality = measure_run(run, make, options)
     found, target = to_plain(quality.results), run.path / "eval"
     about = {
         "run": str(run.path),
         "frames": run.frames,
-        "seed": wanted.seed,
+        "seed": options.seed,
         "source": source,
         "episodes": len(episodes),
         "steps": sum(map(len, episodes)),
     }
-    lines = {**about, "context": wanted.context, "left_out": quality.left_out, **found}
+    lines = {**about, "context": options.context, "left_out": quality.left_out, **found}
     write_result(target / "model.json", lines)
     title = f"{run.config.env.task}, {run.frames} frames: {len(episodes)} episodes, {source}"
     say(format_summary(found, quality.left_out))
@@ -77,45 +77,45 @@ def write(run: Run, make: Make, wanted: Wanted) -> None:
     say("what each number is: docs/evaluation.md")
 
 
-def measured(
-    run: Run, make: Make, wanted: Wanted
+def measure_run(
+    run: Run, make: Make, options: ModelOptions
 ) -> tuple[str, list[RecordedEpisode], QualityResults]:
     """Where the episodes came from, the episodes, and all there is to say."""
-    if wanted.source not in OWN:
-        path = Path(wanted.source)
+    if options.source not in OWN_SOURCES:
+        path = Path(options.source)
         episodes = load_other_episodes(
-            path, run.observation_space, run.action_space, wanted.episodes
+            path, run.observation_space, run.action_space, options.episodes
         )
         say(
             f"{len(episodes)} episodes of the replay of {path}, trained on "
             f"{RunDir(path).load_config().env.task}"
         )
-        return wanted.source, episodes, _measure(run, episodes, wanted, None)
-    vector = None if wanted.source == "replay" else _opened(run, make)
+        return options.source, episodes, _measure(run, episodes, options, None)
+    vector = None if options.source == "replay" else _make_environments(run, make)
     if vector is None:
-        episodes = load_replay_episodes(run.path, wanted.episodes)
+        episodes = load_replay_episodes(run.path, options.episodes)
         say(
             f"{len(episodes)} episodes of the run's replay, which it was trained on: no word on "
             f"what it never saw"
         )
-        return "replay", episodes, _measure(run, episodes, wanted, None)
+        return "replay", episodes, _measure(run, episodes, options, None)
     with vector:
-        rollout, player = make_evaluation_rollout(run, vector, wanted.seed)
-        bar = Progress(wanted.episodes, "playing")
-        episodes = collect_episodes(rollout, player, wanted.episodes, bar.update)
+        rollout, player = make_evaluation_rollout(run, vector, options.seed)
+        bar = Progress(options.episodes, "playing")
+        episodes = collect_episodes(rollout, player, options.episodes, bar.update)
         bar.close()
-        own, length, left_out = make_planners(run, wanted.seed)
-        policies = make_policies(run, wanted.seed) if wanted.follow else {}
-        counts = TrialCounts(wanted.starts, wanted.plans, length, wanted.follow)
+        own, length, left_out = make_planners(run, options.seed)
+        policies = make_policies(run, options.seed) if options.follow else {}
+        counts = TrialCounts(options.starts, options.plans, length, options.follow)
         real = SimulatorTrials(
             Simulator(vector, rollout.to_env), own, policies, run.action_space, counts
         )
-        quality = _measure(run, episodes, wanted, real)
+        quality = _measure(run, episodes, options, real)
         quality.left_out += left_out
         return "fresh", episodes, quality
 
 
-def _opened(run: Run, make: Make) -> Any | None:
+def _make_environments(run: Run, make: Make) -> Any | None:
     """Environments that show the simulator's state beside the pictures, else ones that don't; None
     with a line.
     """
@@ -127,15 +127,15 @@ def _opened(run: Run, make: Make) -> Any | None:
 
 
 def _measure(
-    run: Run, episodes: list[RecordedEpisode], wanted: Wanted, real: SimulatorTrials | None
+    run: Run, episodes: list[RecordedEpisode], options: ModelOptions, real: SimulatorTrials | None
 ) -> QualityResults:
     bar = Progress(len(episodes) + (real.work if real else 0), "measuring")
     quality = measure_quality(
-        EvaluatedRun(run, wanted.seed),
+        EvaluatedRun(run, options.seed),
         episodes,
-        wanted.context,
-        wanted.length,
-        wanted.seed,
+        options.context,
+        options.length,
+        options.seed,
         real,
         bar.update,
     )

@@ -12,9 +12,9 @@ from typing import Any
 
 from worldmodel import build
 from worldmodel.errors import RunError
-from worldmodel.evaluation.play.compute_thread import Desk
-from worldmodel.evaluation.play.parallel_rollouts import Dreams
-from worldmodel.evaluation.play.protocol import Answers
+from worldmodel.evaluation.play.job_queue import JobQueue
+from worldmodel.evaluation.play.parallel_rollouts import ParallelRollouts
+from worldmodel.evaluation.play.protocol import PlayProtocol
 from worldmodel.evaluation.play.server import Server
 from worldmodel.evaluation.play.session import Session
 from worldmodel.evaluation.play.start_points import ReplayStarts
@@ -30,7 +30,7 @@ from worldmodel.system.stop_request import Stop
 PAGE = Path(__file__).parents[1] / "play" / "page.html"
 
 
-def play(
+def serve_play(
     run: Run,
     make: Callable[[str], Any],
     directory: Path,
@@ -53,52 +53,52 @@ def play(
         ]
     )
     with envs or contextlib.nullcontext():
-        answers = opened(run, envs, directory, seed, context, notes)
-        looks = {n: getattr(answers, n) for n in ("state", "moment")}
-        deeds = {n: getattr(answers, n) for n in ("step", "start", "clip")}
-        desk = Desk()
-        with Server(port, desk, PAGE.read_bytes(), looks, deeds) as server:
+        answers = start_session(run, envs, directory, seed, context, notes)
+        queries = {n: getattr(answers, n) for n in ("state", "moment")}
+        commands = {n: getattr(answers, n) for n in ("step", "start", "clip")}
+        job_queue = JobQueue()
+        with Server(port, job_queue, PAGE.read_bytes(), queries, commands) as server:
             for line in answers.notes:
                 say(line)
             say(f"open {server.url}\nCtrl-C ends it")
             threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
             if browse and has_screen():
                 threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
-            desk.work(lambda: bool(stop))
+            job_queue.process(lambda: bool(stop))
             server.shutdown()
     say("stopped")
 
 
-def opened(
+def start_session(
     run: Run,
     envs: Any | None,
     directory: Path,
     seed: int,
     context: int,
     notes: list[str],
-) -> Answers:
+) -> PlayProtocol:
     """A session at its first step, ready to answer; RunError where there is nothing to
     begin from.
     """
-    dreams, replay = Dreams(run), ReplayStarts(run)
+    rollouts, replay = ParallelRollouts(run), ReplayStarts(run)
     simulator = (
         Simulator(envs, make_evaluation_rollout(run, envs, seed)[0].to_env) if envs else None
     )
-    session = Session(dreams, simulator, replay, seed, context)
+    session = Session(rollouts, simulator, replay, seed, context)
     if simulator is not None:
-        session.new_episode()
+        session.start_episode()
     elif replay.count:
-        session.from_replay(-1, 0)
+        session.start_from_replay(-1, 0)
     else:
         raise RunError(
-            f"{run.path}: {'; '.join(notes)}; {replay.why}: no rollout can start",
+            f"{run.path}: {'; '.join(notes)}; {replay.problem}: no rollout can start",
             4,
         )
-    notes = [*notes, *dreams.left_out, *([replay.why] if replay.why else [])]
-    if not dreams.draws:
+    notes = [*notes, *rollouts.left_out, *([replay.problem] if replay.problem else [])]
+    if not rollouts.can_draw:
         notes.append("this model cannot draw: its dreams are shown as curves only")
     about = f"{run.config.env.task}, {run.path}, trained on {run.frames} frames"
-    return Answers(session, directory, about, notes)
+    return PlayProtocol(session, directory, about, notes)
 
 
 def has_screen() -> bool:

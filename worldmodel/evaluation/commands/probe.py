@@ -18,7 +18,7 @@ from worldmodel.saved_run import Run
 from worldmodel.system.console import Progress, say
 
 
-def probed(run: Run, make: Callable[..., Any], episodes: int, seed: int) -> None:
+def probe_state(run: Run, make: Callable[..., Any], episodes: int, seed: int) -> None:
     """On every third episode, which it was not fitted on."""
     if episodes < 3:
         raise UsageError("--episodes: every third episode is held out; give at least 3")

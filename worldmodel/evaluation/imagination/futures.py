@@ -77,11 +77,11 @@ def imagine_policy(observed: ObservedEpisode, behavior, length: int) -> State:
     """A dream whose actions a behaviour chooses, step by step."""
     agent = observed.run.agent
     generator = make_generator(observed.model.seed, 14, device=agent.device.type)
-    state, kept, steps = observed.start, behavior.init(1), []
+    state, carry, steps = observed.start, behavior.init(1), []
     for t in range(length):
         fresh = torch.tensor([t == 0], device=agent.device)
         with autocast(agent.device, agent.precision):
-            action, kept = behavior.act(state, kept, fresh, "eval", generator)
+            action, carry = behavior.act(state, carry, fresh, "eval", generator)
         found = observed.model.imagine(state, action.float()[:, None])
         steps.append(found)
         state = map_state(found, lambda v: v[:, 0])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from worldmodel.dream_env import watched
+from worldmodel.dream_env import observe_rows
 from worldmodel.errors import UsageError
 from worldmodel.evaluation.quality.evaluated_model import Columns
 from worldmodel.evaluation.quality.run_policies import BEHAVIOR_LABELS, make_behaviors
@@ -19,11 +19,11 @@ from worldmodel.saved_run import Run
 from worldmodel.spaces import State, map_state
 from worldmodel.system.runtime import autocast, make_generator
 
-DREAMS = 8
+ROLLOUTS = 8
 
 
 @dataclass
-class Look:
+class Prediction:
     """What a moment of a dream shows (a picture (H,W,3) uint8 where the model draws, several side
     by side) and expects.
 
@@ -38,24 +38,24 @@ class Look:
     spread: float
 
 
-class Dreams:
+class ParallelRollouts:
     """Every call draws from a seed of its own, so that the same way through a dream is the same
     dream again.
     """
 
-    def __init__(self, run: Run, count: int = DREAMS):
+    def __init__(self, run: Run, count: int = ROLLOUTS):
         self.run, self.model, self.agent, self.count = run, run.model, run.agent, count
         self.seen = list(run.observation_space)
-        self.draws = run.model.can_draw
+        self.can_draw = run.model.can_draw
         self.drivers, self.left_out = make_behaviors(run)
 
-    def watch(self, rows: Columns, seed: int) -> State:
+    def observe(self, rows: Columns, seed: int) -> State:
         """States (K,...) after rows (T,...), the first of which counts as an episode's."""
         rows = {k: rows[k] for k in [*self.seen, "prev_action"]}
-        return watched(self.agent, rows, self._generator(seed), self.count)
+        return observe_rows(self.agent, rows, self._generator(seed), self.count)
 
     @torch.no_grad()
-    def advance(self, state: State, action: np.ndarray, seed: int) -> State:
+    def imagine_step(self, state: State, action: np.ndarray, seed: int) -> State:
         """One step of every dream by one action (A,)."""
         vector = torch.from_numpy(action)[None].expand(self.count, -1).to(self.agent.device)
         with autocast(self.agent.device, self.agent.precision):
@@ -63,19 +63,19 @@ class Dreams:
         return map_state(found, torch.Tensor.float)
 
     @torch.no_grad()
-    def look(self, state: State) -> Look:
+    def predict(self, state: State) -> Prediction:
         with autocast(self.agent.device, self.agent.precision):
             feat = self.model.dynamics.features(state)
             reward, cont = (float(x) for x in self.model.outlook(feat[:1]))
             policy = self.run.policy
             value = float(policy.value(feat[:1])) if policy is not None else None
             pictures = None
-            if self.draws:
+            if self.can_draw:
                 pictures = join_pictures(self.model.decode(feat[None]))[0].float().clamp(0, 1)
         spread = float(
             (feat.float() if pictures is None else pictures).std(0, unbiased=False).mean()
         )
-        return Look(
+        return Prediction(
             None if pictures is None else to_pixels(pictures[0]).cpu().numpy(),
             reward,
             cont,
@@ -84,25 +84,25 @@ class Dreams:
         )
 
     @torch.no_grad()
-    def choose(
-        self, name: str, state: State, kept: State | None, seed: int
+    def choose_action(
+        self, name: str, state: State, carry: State | None, seed: int
     ) -> tuple[np.ndarray, State]:
         """What a driver does in the first dream (A,), and what it keeps; without what it kept it
         begins anew.
         """
         behavior = self.drivers[name]
-        fresh = torch.tensor([kept is None], device=self.agent.device)
+        fresh = torch.tensor([carry is None], device=self.agent.device)
         first = map_state(state, lambda v: v[:1])
         with autocast(self.agent.device, self.agent.precision):
-            action, kept = behavior.act(
-                first, kept or behavior.init(1), fresh, "eval", self._generator(seed)
+            action, carry = behavior.act(
+                first, carry or behavior.init(1), fresh, "eval", self._generator(seed)
             )
         vector = action[0].float().cpu().numpy()
         if not np.isfinite(vector).all():
             raise UsageError(
                 f"{BEHAVIOR_LABELS[name]} chose an action that is no number; nothing was done"
             )
-        return vector, kept
+        return vector, carry
 
     def _generator(self, seed: int) -> torch.Generator:
         return make_generator(seed, device=self.agent.device.type)

@@ -10,24 +10,24 @@ from typing import Any
 import numpy as np
 
 from worldmodel.errors import UsageError
-from worldmodel.evaluation.play.session import HAND, MOST_STEPS, Moment, Session
+from worldmodel.evaluation.play.session import HAND, MAX_STEPS, Moment, Session
 from worldmodel.evaluation.quality.run_policies import BEHAVIOR_LABELS
 
-Asked = dict[str, Any]
-MOST_DIGITS = 10**9
+Request = dict[str, Any]
+MAX_INTEGER = 10**9
 
 
-class Answers:
+class PlayProtocol:
     """One method per question; UsageError, in one line, where it cannot be answered."""
 
     def __init__(self, session: Session, directory: Path, about: str, notes: list[str]):
         self.session, self.directory, self.about, self.notes = session, directory, about, notes
 
-    def state(self, asked: Asked) -> dict[str, Any]:
+    def state(self, request: Request) -> dict[str, Any]:
         """All that a page needs to begin, or to go on after it was closed."""
-        only(asked)
-        s, run = self.session, self.session.dreams.run
-        drivers = [{"name": n, "label": BEHAVIOR_LABELS[n]} for n in s.dreams.drivers]
+        check_keys(request)
+        s, run = self.session, self.session.rollouts.run
+        drivers = [{"name": n, "label": BEHAVIOR_LABELS[n]} for n in s.rollouts.drivers]
         return {
             "about": self.about,
             "notes": self.notes,
@@ -35,85 +35,89 @@ class Answers:
             "size": run.action_space.size,
             "repeat": run.config.env.repeat,
             "drivers": [{"name": HAND, "label": "you, by hand"}, *drivers],
-            "draws": s.dreams.draws,
+            "draws": s.rollouts.can_draw,
             "value": run.policy is not None,
-            "dreams": s.dreams.count,
+            "dreams": s.rollouts.count,
             "simulator": s.simulator is not None,
             "replay": s.replay.count,
-            "most": MOST_STEPS,
-            **self._all(),
+            "most": MAX_STEPS,
+            **self._describe_session(),
         }
 
-    def step(self, asked: Asked) -> dict[str, Any]:
+    def step(self, request: Request) -> dict[str, Any]:
         """One step on from `at`, which gives up what lay beyond."""
-        only(asked, "at", "driver", "action")
-        at, driver = whole(asked, "at"), asked.get("driver", HAND)
+        check_keys(request, "at", "driver", "action")
+        at, driver = read_integer(request, "at"), request.get("driver", HAND)
         if not isinstance(driver, str):
             raise UsageError("driver: give a name")
         self.session.rewind(at)
-        return self._shown(self.session.step(driver, asked.get("action")))
+        return self._describe_current(self.session.step(driver, request.get("action")))
 
-    def moment(self, asked: Asked) -> dict[str, Any]:
-        only(asked, "at")
-        return self._shown(self.session.rewind(whole(asked, "at")))
+    def moment(self, request: Request) -> dict[str, Any]:
+        check_keys(request, "at")
+        return self._describe_current(self.session.rewind(read_integer(request, "at")))
 
-    def start(self, asked: Asked) -> dict[str, Any]:
+    def start(self, request: Request) -> dict[str, Any]:
         """A new episode, or `episode` and `step` of the replay."""
-        only(asked, "episode", "step")
-        if "episode" in asked:
-            self.session.from_replay(
-                whole(asked, "episode", -MOST_DIGITS), whole(asked, "step", -MOST_DIGITS)
+        check_keys(request, "episode", "step")
+        if "episode" in request:
+            self.session.start_from_replay(
+                read_integer(request, "episode", -MAX_INTEGER),
+                read_integer(request, "step", -MAX_INTEGER),
             )
         else:
-            self.session.new_episode()
-        return self._all()
+            self.session.start_episode()
+        return self._describe_session()
 
-    def clip(self, asked: Asked) -> dict[str, Any]:
+    def clip(self, request: Request) -> dict[str, Any]:
         """Steps as a video, and their numbers beside it: enough to drive the same way again."""
-        only(asked, "first", "last")
-        first, last = whole(asked, "first"), whole(asked, "last")
-        path = self.session.clip(self.directory, first, last)
+        check_keys(request, "first", "last")
+        first, last = read_integer(request, "first"), read_integer(request, "last")
+        path = self.session.save_clip(self.directory, first, last)
         s = self.session
         assert s.start is not None
-        steps = [numbers(m, t) for t, m in enumerate(s.history[: last + 1])]
+        steps = [describe_moment(m, t) for t, m in enumerate(s.history[: last + 1])]
         found = {"start": s.start.label, "first": first, "last": last, "steps": steps}
         path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
         return {"path": str(path)}
 
-    def _all(self) -> dict[str, Any]:
+    def _describe_session(self) -> dict[str, Any]:
         s = self.session
         assert s.start is not None
-        steps = [numbers(m, t) for t, m in enumerate(s.history)]
-        return {"start": s.start.label, "steps": steps, **self._shown(s.history[s.at])}
+        steps = [describe_moment(m, t) for t, m in enumerate(s.history)]
+        return {"start": s.start.label, "steps": steps, **self._describe_current(s.history[s.at])}
 
-    def _shown(self, moment: Moment) -> dict[str, Any]:
+    def _describe_current(self, moment: Moment) -> dict[str, Any]:
         """The step that is looked at, pictures included."""
-        pictures = {"dream": packed(moment.look.picture), "real": packed(moment.real.picture)}
+        pictures = {
+            "dream": encode_picture(moment.prediction.picture),
+            "real": encode_picture(moment.real.picture),
+        }
         return {
             "at": self.session.at,
             "note": self.session.note,
-            "now": numbers(moment, self.session.at),
+            "now": describe_moment(moment, self.session.at),
             **pictures,
         }
 
 
-def numbers(moment: Moment, at: int) -> dict[str, Any]:
-    look, real = moment.look, moment.real
+def describe_moment(moment: Moment, at: int) -> dict[str, Any]:
+    look, real = moment.prediction, moment.real
     first = at == 0  # no reward led there
     return {
         "at": at,
         "driver": moment.driver,
         "action": None if moment.action is None else [round(float(x), 4) for x in moment.action],
-        "reward": None if first else finite(look.reward),
-        "real": None if real.reward is None else finite(real.reward),
-        "cont": finite(look.cont),
-        "value": None if look.value is None else finite(look.value),
-        "spread": finite(look.spread),
+        "reward": None if first else drop_infinite(look.reward),
+        "real": None if real.reward is None else drop_infinite(real.reward),
+        "cont": drop_infinite(look.cont),
+        "value": None if look.value is None else drop_infinite(look.value),
+        "spread": drop_infinite(look.spread),
         "over": real.over,
     }
 
 
-def packed(picture: np.ndarray | None) -> dict[str, Any] | None:
+def encode_picture(picture: np.ndarray | None) -> dict[str, Any] | None:
     """Raw pixels, row by row: making a PNG would take longer than sending them over the
     loopback.
     """
@@ -123,21 +127,21 @@ def packed(picture: np.ndarray | None) -> dict[str, Any] | None:
     return {"height": height, "width": width, "rgb": base64.b64encode(picture.tobytes()).decode()}
 
 
-def finite(x: float) -> float | None:
+def drop_infinite(x: float) -> float | None:
     """JSON has no NaN."""
     return x if abs(x) < float("inf") else None
 
 
-def only(asked: Asked, *names: str) -> None:
-    unknown = [k for k in asked if k not in names]
+def check_keys(request: Request, *names: str) -> None:
+    unknown = [k for k in request if k not in names]
     if unknown:
         raise UsageError(
             f"{str(unknown[0])[:60]!r} is not asked for here; {', '.join(names) or 'nothing'} is"
         )
 
 
-def whole(asked: Asked, name: str, low: int = 0) -> int:
-    value = asked.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= MOST_DIGITS:
+def read_integer(request: Request, name: str, low: int = 0) -> int:
+    value = request.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= MAX_INTEGER:
         raise UsageError(f"{name}: give a whole number{' of at least 0' if low == 0 else ''}")
     return value

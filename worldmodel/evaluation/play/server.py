@@ -21,22 +21,22 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from worldmodel.errors import RunError, UsageError, WorldModelError
-from worldmodel.evaluation.play.compute_thread import Busy, Desk
+from worldmodel.evaluation.play.job_queue import BusyError, JobQueue
 
 log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
-MOST_BODY = 1 << 16
+MAX_BODY = 1 << 16
 IDLE_S = 60.0  # after which a silent connection is closed
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
     "connect-src 'self'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
-Question = Callable[[dict[str, Any]], dict[str, Any]]
+Endpoint = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A request that is answered with a status and one line."""
 
     def __init__(self, status: HTTPStatus, line: str):
@@ -55,12 +55,12 @@ class Server(ThreadingHTTPServer):
     def __init__(
         self,
         port: int,
-        desk: Desk,
+        job_queue: JobQueue,
         page: bytes,
-        looks: dict[str, Question],
-        deeds: dict[str, Question],
+        queries: dict[str, Endpoint],
+        commands: dict[str, Endpoint],
     ):
-        self.desk, self.page, self.looks, self.deeds = desk, page, looks, deeds
+        self.job_queue, self.page, self.queries, self.commands = job_queue, page, queries, commands
         self.token = secrets.token_urlsafe(24)
         try:
             super().__init__((HOST, port), Handler)
@@ -94,25 +94,25 @@ class Handler(BaseHTTPRequestHandler):
     timeout = IDLE_S
 
     def do_GET(self) -> None:
-        self._answered(self._looked)
+        self._respond(self._handle_get)
 
     def do_POST(self) -> None:
-        self._answered(self._done)
+        self._respond(self._handle_post)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Quiet: the page asks many times a second."""
 
-    def _answered(self, answer: Callable[[str], tuple[bytes, str]]) -> None:
+    def _respond(self, answer: Callable[[str], tuple[bytes, str]]) -> None:
         """An answer, or one line about why there is none; whatever was not read then goes with the
         connection.
         """
         try:
-            self._send(HTTPStatus.OK, *answer(self._allowed()))
-        except Refused as error:
+            self._send(HTTPStatus.OK, *answer(self._authorize()))
+        except RefusedError as error:
             self._refuse(error.status, str(error))
         except WorldModelError as error:
             self._refuse(HTTPStatus.BAD_REQUEST, str(error))
-        except Busy as error:
+        except BusyError as error:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
         except OSError:
             raise
@@ -122,55 +122,55 @@ class Handler(BaseHTTPRequestHandler):
                 HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}; the terminal says more"
             )
 
-    def _allowed(self) -> str:
+    def _authorize(self) -> str:
         """What is asked for, once it is known that it may be."""
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
         if host not in self.server.hosts or (
             origin is not None and origin.removeprefix("http://") != host
         ):
-            raise Refused(HTTPStatus.FORBIDDEN, "only pages of this server are answered")
+            raise RefusedError(HTTPStatus.FORBIDDEN, "only pages of this server are answered")
         _, _, rest = self.path.partition("/")
-        token, _, asked = rest.partition("/")
+        token, _, request = rest.partition("/")
         if not hmac.compare_digest(token.encode("latin-1", "replace"), self.server.token.encode()):
-            raise Refused(
+            raise RefusedError(
                 HTTPStatus.FORBIDDEN,
                 "the address lacks its token: open the one that the terminal shows",
             )
-        return asked
+        return request
 
-    def _looked(self, asked: str) -> tuple[bytes, str]:
-        name, _, query = asked.partition("?")
+    def _handle_get(self, request: str) -> tuple[bytes, str]:
+        name, _, query = request.partition("?")
         if not name:
             return self.server.page, "text/html; charset=utf-8"
         try:
             values = {k: int(v) for k, v in parse_qsl(query, max_num_fields=8)}
         except ValueError as error:
             raise UsageError(f"give a few whole numbers ({error})") from None
-        return self._put(self.server.looks, name, values)
+        return self._call_endpoint(self.server.queries, name, values)
 
-    def _done(self, name: str) -> tuple[bytes, str]:
+    def _handle_post(self, name: str) -> tuple[bytes, str]:
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdigit()):
-            raise Refused(HTTPStatus.LENGTH_REQUIRED, "say how long the question is")
-        if len(length) > 9 or int(length) > MOST_BODY:
-            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {MOST_BODY} bytes")
+            raise RefusedError(HTTPStatus.LENGTH_REQUIRED, "say how long the question is")
+        if len(length) > 9 or int(length) > MAX_BODY:
+            raise RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {MAX_BODY} bytes")
         if self.headers.get_content_type() != "application/json":
-            raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "ask in application/json")
+            raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "ask in application/json")
         body = self.rfile.read(int(length))
         try:
-            asked = json.loads(body)
+            request = json.loads(body)
         except (ValueError, RecursionError):
-            raise Refused(HTTPStatus.BAD_REQUEST, "this is not JSON") from None
-        if not isinstance(asked, dict):
-            raise Refused(HTTPStatus.BAD_REQUEST, "give a JSON object")
-        return self._put(self.server.deeds, name, asked)
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "this is not JSON") from None
+        if not isinstance(request, dict):
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "give a JSON object")
+        return self._call_endpoint(self.server.commands, name, request)
 
-    def _put(
-        self, questions: dict[str, Question], name: str, asked: dict[str, Any]
+    def _call_endpoint(
+        self, questions: dict[str, Endpoint], name: str, request: dict[str, Any]
     ) -> tuple[bytes, str]:
         if name not in questions:
-            raise Refused(HTTPStatus.NOT_FOUND, "there is no such question")
-        found = self.server.desk.ask(partial(questions[name], asked))
+            raise RefusedError(HTTPStatus.NOT_FOUND, "there is no such question")
+        found = self.server.job_queue.submit(partial(questions[name], request))
         return json.dumps(found, allow_nan=False).encode(), "application/json"
 
     def _refuse(self, status: HTTPStatus, line: str) -> None:

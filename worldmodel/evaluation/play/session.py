@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from worldmodel.errors import UsageError, exit_code_of
-from worldmodel.evaluation.play.parallel_rollouts import Dreams, Look
-from worldmodel.evaluation.play.start_points import ReplayStarts, Start
+from worldmodel.evaluation.play.parallel_rollouts import ParallelRollouts, Prediction
+from worldmodel.evaluation.play.start_points import ReplayStarts, SessionStart
 from worldmodel.evaluation.plotting import media
 from worldmodel.evaluation.quality.held_out_episodes import Simulator
 from worldmodel.evaluation.returns.evaluation_rollout import SEED_STREAM
@@ -24,12 +24,12 @@ from worldmodel.spaces import State
 from worldmodel.system.runtime import mix_seeds
 
 HAND = "hand"
-MOST_STEPS = 2000  # of a dream, all of whose states are kept
+MAX_STEPS = 2000  # of a dream, all of whose states are kept
 CLIP_FPS = 15
 
 
 @dataclass
-class Real:
+class RealStep:
     """What the simulator answered; nothing where it takes no part. `over` says how its episode
     ended.
     """
@@ -47,11 +47,11 @@ class Moment:
     """
 
     state: State
-    look: Look
-    real: Real
+    prediction: Prediction
+    real: RealStep
     driver: str = ""
     action: np.ndarray | None = None
-    kept: State = field(default_factory=dict)
+    carry: State = field(default_factory=dict)
 
 
 class Session:
@@ -65,23 +65,23 @@ class Session:
 
     def __init__(
         self,
-        dreams: Dreams,
+        rollouts: ParallelRollouts,
         simulator: Simulator | None,
         replay: ReplayStarts,
         seed: int,
         context: int,
     ):
-        self.dreams, self.simulator, self.replay = dreams, simulator, replay
+        self.rollouts, self.simulator, self.replay = rollouts, simulator, replay
         self.seed, self.context = seed, context
         self.seeds = episode_seeds(seed, SEED_STREAM)
         self.number = 0  # of the next new episode
-        self.start: Start | None = None
+        self.start: SessionStart | None = None
         self.history: list[Moment] = []
         self.at = 0
-        self.stands_at = 0  # the step that the simulator is at
+        self.simulator_at = 0  # the step that the simulator is at
         self.note = ""  # what became of the simulator in this dream
 
-    def new_episode(self) -> Moment:
+    def start_episode(self) -> Moment:
         """From the first step of an episode that nothing was trained on."""
         if self.simulator is None:
             raise UsageError(
@@ -89,26 +89,27 @@ class Session:
             )
         number = self.number
         seed = self.seeds(0, number)
-        first = self._simulated(seed, ())
+        first = self._replay_actions(seed, ())
         if first is None:
             raise UsageError(f"no new episode: {self.note}")
         self.number += 1
-        nothing = np.zeros((0, self.dreams.run.action_space.size), np.float32)
+        nothing = np.zeros((0, self.rollouts.run.action_space.size), np.float32)
         rows = {k: v[None] for k, v in first.obs.items()} | {
             "prev_action": np.zeros((1, nothing.shape[1]), np.float32)
         }
         self.note = ""
         return self._begin(
-            Start(f"new episode {number}, seed {seed}", (0, number), rows, seed, nothing), first
+            SessionStart(f"new episode {number}, seed {seed}", (0, number), rows, seed, nothing),
+            first,
         )
 
-    def from_replay(self, episode: int, step: int) -> Moment:
+    def start_from_replay(self, episode: int, step: int) -> Moment:
         """From a step of a replay's episode; the simulator is brought there where it can be."""
-        start = self.replay.start(episode, step)
+        start = self.replay.make_start(episode, step)
         self.note = ""
         there = None
         if self.simulator is not None and start.seed is not None:
-            there = self._simulated(start.seed, start.actions)
+            there = self._replay_actions(start.seed, start.actions)
             if there is None or any(
                 not np.array_equal(v, start.rows[k][-1])
                 for k, v in there.obs.items()
@@ -129,26 +130,30 @@ class Session:
         """One step on from `at`, by hand with an action or by a driver's; what lay beyond is given
         up.
         """
-        if self.at + 1 >= MOST_STEPS:
+        if self.at + 1 >= MAX_STEPS:
             raise UsageError(
-                f"this dream is {MOST_STEPS} steps long, the most that is kept: go back, or "
+                f"this dream is {MAX_STEPS} steps long, the most that is kept: go back, or "
                 f"begin anew"
             )
-        here, luck = self.history[self.at], self._luck(self.at + 1)
-        kept: State = {}
+        here, step_seed = self.history[self.at], self._step_seed(self.at + 1)
+        carry: State = {}
         if driver == HAND:
-            vector = self.vector(action)
-        elif driver in self.dreams.drivers:
-            before = here.kept if here.driver == driver else None
-            vector, kept = self.dreams.choose(driver, here.state, before, mix_seeds(luck, 1))
+            vector = self.encode_action(action)
+        elif driver in self.rollouts.drivers:
+            before = here.carry if here.driver == driver else None
+            vector, carry = self.rollouts.choose_action(
+                driver, here.state, before, mix_seeds(step_seed, 1)
+            )
         else:
             raise UsageError(
-                f"driver: {driver!r} is not one of {', '.join([HAND, *self.dreams.drivers])}"
+                f"driver: {driver!r} is not one of {', '.join([HAND, *self.rollouts.drivers])}"
             )
-        state = self.dreams.advance(here.state, vector, luck)
-        real = self._really(vector)
+        state = self.rollouts.imagine_step(here.state, vector, step_seed)
+        real = self._step_simulator(vector)
         del self.history[self.at + 1 :]
-        self.history.append(Moment(state, self.dreams.look(state), real, driver, vector, kept))
+        self.history.append(
+            Moment(state, self.rollouts.predict(state), real, driver, vector, carry)
+        )
         self.at += 1
         return self.history[-1]
 
@@ -161,13 +166,13 @@ class Session:
         self.at = at
         return self.history[at]
 
-    def clip(self, directory: Path, first: int, last: int) -> Path:
+    def save_clip(self, directory: Path, first: int, last: int) -> Path:
         """Steps first to last as a GIF, dreamt left, real right; a file of its own every time."""
         if not 0 <= first < last < len(self.history):
             raise UsageError(
                 f"a clip goes from one step to a later one, of 0 to {len(self.history) - 1}"
             )
-        sides = [[m.look.picture for m in self.history[first : last + 1]]]
+        sides = [[m.prediction.picture for m in self.history[first : last + 1]]]
         if all(m.real.picture is not None for m in self.history[first : last + 1]):
             sides.append([m.real.picture for m in self.history[first : last + 1]])
         if sides[0][0] is None:
@@ -180,11 +185,11 @@ class Session:
             number += 1
         return media.save_gif(path, frames, CLIP_FPS)
 
-    def vector(self, action: Any) -> np.ndarray:
+    def encode_action(self, action: Any) -> np.ndarray:
         """An action by hand, numbers in [-1, 1] or one choice per group, as the model's vector
         (A,).
         """
-        space = self.dreams.run.action_space
+        space = self.rollouts.run.action_space
         wanted = len(space.groups) or space.size
         numbers = action if isinstance(action, list | tuple | np.ndarray) else [action]
         if len(numbers) != wanted or any(
@@ -204,39 +209,39 @@ class Session:
             )
         return space.one_hot([torch.tensor(int(x)) for x in values]).numpy()
 
-    def _begin(self, start: Start, there: Any | None) -> Moment:
+    def _begin(self, start: SessionStart, there: Any | None) -> Moment:
         self.start = start
         rows = {k: v[-self.context :] for k, v in start.rows.items()}
-        state = self.dreams.watch(rows, self._luck(0))
-        real = self._seen(there) if there is not None else Real()
-        self.history = [Moment(state, self.dreams.look(state), real)]
-        self.at = self.stands_at = 0
+        state = self.rollouts.observe(rows, self._step_seed(0))
+        real = self._read_step(there) if there is not None else RealStep()
+        self.history = [Moment(state, self.rollouts.predict(state), real)]
+        self.at = self.simulator_at = 0
         return self.history[0]
 
-    def _luck(self, step: int) -> int:
+    def _step_seed(self, step: int) -> int:
         assert self.start is not None
         return mix_seeds(self.seed, 13, *self.start.key, step)
 
-    def _really(self, vector: np.ndarray) -> Real:
+    def _step_simulator(self, vector: np.ndarray) -> RealStep:
         """The simulator's answer to an action at `at`, after bringing it back there where it had
         gone on.
         """
         here = self.history[self.at].real
         if not here.takes_part or self.simulator is None:
-            return Real()
+            return RealStep()
         if here.over:
-            return Real(here.picture, None, here.over, True)
-        if self.stands_at != self.at and not self._brought_back(here):
-            return Real()
-        found = self._guarded(lambda simulator: simulator.act(vector))
-        self.stands_at = self.at + 1
-        return self._seen(found) if found is not None else Real()
+            return RealStep(here.picture, None, here.over, True)
+        if self.simulator_at != self.at and not self._restore_simulator(here):
+            return RealStep()
+        found = self._call_simulator(lambda simulator: simulator.act(vector))
+        self.simulator_at = self.at + 1
+        return self._read_step(found) if found is not None else RealStep()
 
-    def _brought_back(self, here: Real) -> bool:
+    def _restore_simulator(self, here: RealStep) -> bool:
         """Whether seed and actions lead the simulator to `at` again."""
         assert self.start is not None and self.start.seed is not None
         done = [m.action for m in self.history[1 : self.at + 1] if m.action is not None]
-        found = self._simulated(self.start.seed, [*self.start.actions, *done])
+        found = self._replay_actions(self.start.seed, [*self.start.actions, *done])
         shown = None if found is None else join_row(found.obs)
         moved = here.picture is not None and (
             shown is None or not np.array_equal(shown, here.picture)
@@ -249,10 +254,10 @@ class Session:
             return False
         return True
 
-    def _simulated(self, seed: int, actions: Sequence[np.ndarray] | np.ndarray) -> Any | None:
-        return self._guarded(lambda simulator: simulator.restore(seed, actions))
+    def _replay_actions(self, seed: int, actions: Sequence[np.ndarray] | np.ndarray) -> Any | None:
+        return self._call_simulator(lambda simulator: simulator.restore(seed, actions))
 
-    def _guarded(self, ask: Any) -> Any | None:
+    def _call_simulator(self, ask: Any) -> Any | None:
         """What the simulator answers; one that has failed for good is done without, with
         a line.
         """
@@ -270,7 +275,7 @@ class Session:
             return None
 
     @staticmethod
-    def _seen(step: Any) -> Real:
+    def _read_step(step: Any) -> RealStep:
         over = (
             "it failed"
             if "fault" in step.info
@@ -279,4 +284,4 @@ class Session:
             else "at its time limit"
         )
         reward = None if step.is_first else float(step.reward)
-        return Real(join_row(step.obs), reward, over if step.is_last else "", True)
+        return RealStep(join_row(step.obs), reward, over if step.is_last else "", True)

@@ -15,7 +15,7 @@ from worldmodel.system.runtime import STREAMS
 
 
 @dataclass(frozen=True)
-class Start:
+class SessionStart:
     """`rows` (T,...) lead up to it; the simulator comes to the last of them by a seed, where
     known, and actions (N,A).
 
@@ -33,23 +33,23 @@ class ReplayStarts:
     """Steps of the episodes that a run's replay holds; `why` says why there are none."""
 
     def __init__(self, run: Run):
-        self.run, self.why = run, ""
+        self.run, self.problem = run, ""
         self.saved: SavedEpisodes | None = None
         try:
             self.saved = SavedEpisodes(run.path)
         except (WorldModelError, OSError) as error:
-            self.why = f"the replay cannot be read ({error})"
+            self.problem = f"the replay cannot be read ({error})"
         if self.saved and not self.saved.count:
-            self.saved, self.why = None, "the replay holds no episode"
+            self.saved, self.problem = None, "the replay holds no episode"
 
     @property
     def count(self) -> int:
         return self.saved.count if self.saved else 0
 
-    def start(self, number: int, step: int) -> Start:
+    def make_start(self, number: int, step: int) -> SessionStart:
         """A step of an episode; negative numbers count from the last."""
         if self.saved is None:
-            raise UsageError(f"{self.why}: begin with a new episode")
+            raise UsageError(f"{self.problem}: begin with a new episode")
         rows = self.saved.read_episode(number)
         length = len(rows["is_first"])
         if not -length <= step < length:
@@ -58,7 +58,7 @@ class ReplayStarts:
             )
         number, step = number % self.saved.count, step % length
         rows = {k: v[: step + 1] for k, v in rows.items()}
-        return Start(
+        return SessionStart(
             f"step {step} of the replay's episode {number}",
             (1, number, step),
             rows,

@@ -161,7 +161,7 @@ def make_planners(run: Run, seed: int) -> tuple[dict[str, Planner], int, list[st
         left_out.append("plans towards a goal are not plans for reward: no planner is measured")
         return found, length, left_out
     try:
-        behavior = run.driven([("behavior.name", "mpc")]).agent.behavior
+        behavior = run.apply_overrides([("behavior.name", "mpc")]).agent.behavior
     except RunError:
         left_out.append(
             "the planner of this run needs the actor or the critic that it lacks: no planner is "

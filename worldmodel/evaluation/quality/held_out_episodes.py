@@ -21,7 +21,7 @@ from worldmodel.rollout.collector import Rollout, VectorEnv
 from worldmodel.rollout.montage import join_row
 from worldmodel.rollout.player import Player
 from worldmodel.run_directory import RunDir
-from worldmodel.saved_run import spaces_from
+from worldmodel.saved_run import read_spaces
 from worldmodel.spaces import ActionSpace, ObservationSpace, find_vectors
 
 
@@ -109,7 +109,7 @@ def load_other_episodes(
             f"--from {path}: it holds no checkpoint, by which its episodes are found", 4
         )
     with store.report_incompatible(run.checkpoints):
-        seen, done = spaces_from(states[-1])
+        seen, done = read_spaces(states[-1])
     for key, wanted in observation.items():
         found = seen.get(key)
         if found != wanted:

@@ -37,19 +37,21 @@ def make_policies(run: Run, seed: int) -> Policies:
     """
     found: Policies = {}
     if run.policy is not None:
-        found["actor"] = _make_policy(run.driven([("behavior.name", "actor_critic")]), seed)
+        found["actor"] = _make_policy(
+            run.apply_overrides([("behavior.name", "actor_critic")]), seed
+        )
     planning = _shrink_planner(run)
     if planning is not None:
         found["planner"] = _make_policy(planning, seed)
-    kept = {
+    carry = {
         f"always {name}": make_constant_policy(torch.from_numpy(action))
         for name, action in list_constant_actions(run.action_space)[:MAX_CONSTANT]
     }
-    guide, begin = list(found.items())[0] if found else list(kept.items())[-1]
+    guide, begin = list(found.items())[0] if found else list(carry.items())[-1]
     for name, share in NOISE.items():
         found[f"{guide}, {name}"] = make_noisy_policy(begin, share, run.action_space)
-    found["random"] = make_noisy_policy(next(iter(kept.values())), 1, run.action_space)
-    return found | kept
+    found["random"] = make_noisy_policy(next(iter(carry.values())), 1, run.action_space)
+    return found | carry
 
 
 def _shrink_planner(run: Run) -> Run | None:
@@ -66,7 +68,7 @@ def _shrink_planner(run: Run) -> Run | None:
         "proposals": min(p.proposals, max(1, round(p.proposals * CANDIDATE_SHARE))),
     }
     try:
-        return run.driven(
+        return run.apply_overrides(
             [("behavior.name", "mpc"), *((f"planner.{k}", str(v)) for k, v in keys.items())]
         )
     except RunError:
@@ -78,17 +80,17 @@ def _make_policy(run: Run, seed: int) -> Any:
     behavior, device = run.agent.behavior, run.agent.device
 
     def begin(policy_seed: int) -> Act:
-        generator, kept = make_generator(seed, 15, policy_seed, device=device.type), None
+        generator, carry = make_generator(seed, 15, policy_seed, device=device.type), None
 
         @torch.no_grad()
         def act(state: State) -> Tensor:
-            nonlocal kept
+            nonlocal carry
             count = count_states(state)
-            fresh = torch.full((count,), kept is None, device=device)
+            fresh = torch.full((count,), carry is None, device=device)
             with autocast(device, run.agent.precision):
-                action, kept = behavior.act(
+                action, carry = behavior.act(
                     state,
-                    kept if kept is not None else behavior.init(count),
+                    carry if carry is not None else behavior.init(count),
                     fresh,
                     "eval",
                     generator,
@@ -133,7 +135,7 @@ def make_behaviors(run: Run) -> tuple[dict[str, Any], list[str]]:
     left_out = []
     for name in (n for n in BEHAVIOR_LABELS if n != own):
         try:
-            found[name] = run.driven([("behavior.name", name)]).agent.behavior
+            found[name] = run.apply_overrides([("behavior.name", name)]).agent.behavior
         except (RunError, ConfigError):
             left_out.append(
                 f"{BEHAVIOR_LABELS[name]} cannot drive: this run trained no actor and no critic"

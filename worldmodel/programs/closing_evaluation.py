@@ -8,18 +8,18 @@ from pathlib import Path
 
 from worldmodel.evaluation.imagination.open_loop import imagine_open_loop
 from worldmodel.evaluation.plotting import media
-from worldmodel.evaluation.plotting.tensorboard import CONTEXT, LENGTH
 from worldmodel.evaluation.returns.evaluation_rollout import (
     make_evaluation_rollout,
     record_episode,
 )
 from worldmodel.rollout.episodes import spoken
 from worldmodel.system.console import say
+from worldmodel.training.evaluation_media import CONTEXT, LENGTH
 
 log = logging.getLogger(__name__)
 
 
-def drawn(name: str, write: Callable[[], Path]) -> None:
+def save_picture(name: str, write: Callable[[], Path]) -> None:
     """Say where a picture is, if it has a name; a disk that refuses costs the picture, never the
     run.
     """
@@ -34,7 +34,7 @@ def drawn(name: str, write: Callable[[], Path]) -> None:
         )
 
 
-def finish(t, envs, stop) -> bool:
+def evaluate_finished_run(t, envs, stop) -> bool:
     """The closing evaluation, its pictures, and the lines that say where they are; False where a
     stop cut it short.
 
@@ -56,23 +56,25 @@ def finish(t, envs, stop) -> bool:
     )
     say(f"  {'checkpoint':<11}{t.run.checkpoints}")
     title = f"{t.config.env.task}, {t.config.run.name}"
-    drawn(
+    save_picture(
         "curve",
         lambda: media.plot_learning_curve(
             t.run.path, t.run.path / "curve.png", title, bool(t.config.env.patience)
         ),
     )
     if result.video:
-        drawn("agent", lambda: media.save_gif(t.run.videos / "agent.gif", result.video))
+        save_picture("agent", lambda: media.save_gif(t.run.videos / "agent.gif", result.video))
     rollout, player = make_evaluation_rollout(t, envs, t.config.run.seed)
     rows = record_episode(rollout, player, CONTEXT + LENGTH)
     if t.model.can_draw and result.video and len(rows) > CONTEXT:
         pictures = imagine_open_loop(t.agent, rows, CONTEXT, player.generator)
-        drawn(
+        save_picture(
             "imagined",
             lambda: media.save_gif(t.run.videos / "imagined.gif", pictures.make_video(), fps=10),
         )
-        drawn("", lambda: media.save_png(t.run.videos / "imagined.png", pictures.make_strip()))
+        save_picture(
+            "", lambda: media.save_png(t.run.videos / "imagined.png", pictures.make_strip())
+        )
     say("try next:")
     say(f"  ./wm eval {t.run.path} --episodes 50  # returns over more episodes, with videos")
     if t.model.can_draw and result.video:

@@ -9,37 +9,37 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-LOOK_S = 0.1  # how soon a wish to stop is seen
-PATIENCE_S = 120.0
-MOST_WAITING = 32
+POLL_S = 0.1  # how soon a wish to stop is seen
+TIMEOUT_S = 120.0
+MAX_JOBS = 32
 
 
-class Busy(Exception):
+class BusyError(Exception):
     """Too much is waiting to be done, or it took too long."""
 
 
-class Desk:
+class JobQueue:
     """`ask` from any thread; `work` in the one that computes, until it is told to stop."""
 
     def __init__(self) -> None:
-        self.waiting: queue.Queue[tuple[Callable[[], Any], Future]] = queue.Queue(MOST_WAITING)
+        self.jobs: queue.Queue[tuple[Callable[[], Any], Future]] = queue.Queue(MAX_JOBS)
 
-    def ask(self, job: Callable[[], Any]) -> Any:
+    def submit(self, job: Callable[[], Any]) -> Any:
         """The job's answer, or what it raised."""
         answer: Future = Future()
         try:
-            self.waiting.put_nowait((job, answer))
-            return answer.result(PATIENCE_S)
+            self.jobs.put_nowait((job, answer))
+            return answer.result(TIMEOUT_S)
         except queue.Full:
-            raise Busy("too many questions at once: ask again") from None
+            raise BusyError("too many questions at once: ask again") from None
         except TimeoutError:
             answer.cancel()
-            raise Busy(f"no answer within {PATIENCE_S:g} s") from None
+            raise BusyError(f"no answer within {TIMEOUT_S:g} s") from None
 
-    def work(self, stopped: Callable[[], bool]) -> None:
+    def process(self, stopped: Callable[[], bool]) -> None:
         while not stopped():
             try:
-                job, answer = self.waiting.get(timeout=LOOK_S)
+                job, answer = self.jobs.get(timeout=POLL_S)
             except queue.Empty:
                 continue
             if answer.set_running_or_notify_cancel():

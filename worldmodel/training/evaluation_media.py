@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
 import numpy as np
 import torch
 
@@ -11,23 +9,14 @@ from worldmodel.evaluation.imagination.open_loop import imagine_open_loop
 from worldmodel.evaluation.plotting.media import encode_gif
 from worldmodel.policy.agent import Agent
 from worldmodel.rollout.episodes import Evaluation
+from worldmodel.training.logger import Logger
 
 CONTEXT, LENGTH = 5, 50
 MAX_FRAMES, FPS = 200, 20.0  # of a video; frames of longer episodes are skipped
 
 
-class PictureLog(Protocol):
-    """What the training's logger offers here; without a board it logs no pictures."""
-
-    board: Any
-
-    def add_video(self, frames: int, name: str, gif: bytes, size: Any) -> None: ...
-
-    def add_image(self, frames: int, name: str, picture: Any) -> None: ...
-
-
 def log_evaluation(
-    logger: PictureLog, frames: int, agent: Agent, result: Evaluation, generator: torch.Generator
+    logger: Logger, frames: int, agent: Agent, result: Evaluation, generator: torch.Generator
 ) -> None:
     """Log the first episode's video and, if the model can draw, an imagined rollout beside it."""
     pictures = result.video
