@@ -45,7 +45,7 @@ def train(config, words, load) -> int:
                 trainer.save()
             trainer.collect()
         trainer.save()
-        return session.evaluate_finished_run()
+        return session.finish()
 
 
 def main(argv: list[str]) -> int:
