@@ -154,7 +154,7 @@ def describe_scene(c: Any) -> dict[str, Any]:
 
 def make_goal_task(run: Any, seed: int) -> GoalTask:
     e, d = run.config.env, run.config.distract
-    make = partial(envs.configured(e, d), obs="pixels", held_out=True)
+    make = partial(envs.make_factory(e, d), obs="pixels", held_out=True)
     return GoalTask(make(), make(), *TASKS[e.task.removeprefix(DISTRACT)], seed)
 
 

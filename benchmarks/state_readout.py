@@ -49,7 +49,7 @@ def measure_readout(path: Path) -> list[float | None]:
 def open_run(path: Path) -> tuple[Run, Any]:
     """Open a run with random behaviour, and its environment with held-out backgrounds."""
     run = Run.open(path).apply_overrides([("behavior.name", "random")])
-    return run, envs.configured(run.config.env, run.config.distract)(obs="both", held_out=True)
+    return run, envs.make_factory(run.config.env, run.config.distract)(obs="both", held_out=True)
 
 
 @torch.no_grad()

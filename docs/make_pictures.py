@@ -88,7 +88,7 @@ def push_by_turns(run):
 
 def follow_agent(run, steps):
     """The trained agent in a new episode: its carry, and its actions (steps,A)."""
-    env = envs.configured(run.config.env, run.config.distract)()
+    env = envs.make_factory(run.config.env, run.config.distract)()
     obs, _ = env.reset(seed=0)
     carry, actions = None, []
     for _ in range(steps):
@@ -101,7 +101,7 @@ def follow_agent(run, steps):
 
 def play_actions(run, actions, size=WIDTH // 2 - MARGIN):
     """Frames of an episode that these actions make: (T+1,H,W,3), drawn at any size."""
-    env = envs.configured(run.config.env, run.config.distract)(size=(size, size))
+    env = envs.make_factory(run.config.env, run.config.distract)(size=(size, size))
     frames = [env.reset(seed=0)[0], *(env.step(action)[0] for action in actions)]
     env.close()
     return np.stack(frames)

@@ -6,7 +6,7 @@ worldmodel.
 
 from .errors import EnvError, EnvSettingsError
 from .names import FORMS, NAMES, SUITE, TASKS, check_name
-from .registry import configured, expert, make, make_vector, renderer
+from .registry import choose_renderer, load_expert, make, make_factory, make_vector
 
 __all__ = [
     "FORMS",
@@ -16,9 +16,9 @@ __all__ = [
     "EnvError",
     "EnvSettingsError",
     "check_name",
-    "configured",
-    "expert",
+    "make_factory",
+    "load_expert",
     "make",
     "make_vector",
-    "renderer",
+    "choose_renderer",
 ]

@@ -186,9 +186,7 @@ class Distract(gymnasium.Wrapper):
         return self._distract_observation(obs), reward, terminated, truncated, info
 
     def render(self) -> Any:
-        """Return the picture of the current state with the current background; several pictures
-        side by side.
-        """
+        """Return the current picture with its background; several pictures are side by side."""
         if len(self.boards) > 1:
             return place_side_by_side(list(self.seen.values()))
         picture = np.asarray(self.env.render())

@@ -19,7 +19,7 @@ from .wrappers import (
     NormalizeAction,
     Resize,
     TimeLimit,
-    as_declared,
+    check_picture_shape,
     pick_sizes,
     resize,
 )
@@ -196,8 +196,8 @@ def adapt_obs(
 ) -> gymnasium.Env:
     """Adapt observations to this package's form.
 
-    A picture, or a Dict of pictures and vectors, keeps what it shows; anything else is flattened
-    into a vector, and the picture is the result of render().
+    A picture, or a Dict of pictures and vectors, is kept. Anything else is flattened into a
+    vector, and the picture is the result of render().
     """
     space = env.observation_space
     if _holds_pictures(space):
@@ -236,7 +236,7 @@ class _FromDict(gymnasium.ObservationWrapper):
                 f"{name} observes pictures and no vector: use obs=pixels, not {obs}"
             )
         self.sizes = pick_sizes(name, list(pictures), size, sizes)
-        # A lone picture in grey always came as RGB.
+        # A single grey picture has always become RGB.
         self.channels = {k: _count_channels(v) for k, v in pictures.items()}
         if len(pictures) == 1 and self.channels.get("image") == 1:
             self.channels["image"] = 3
@@ -258,10 +258,10 @@ class _FromDict(gymnasium.ObservationWrapper):
         return found[self.only] if self.only else found
 
     def _convert(self, key: str, value: Any) -> np.ndarray:
-        """One entry as a picture of its size, or as a flat vector."""
+        """Convert one entry to a picture of its size, or to a flat vector."""
         space = self.source[key]
         if key in self.sizes:
-            return resize(as_declared(value, space), self.sizes[key], self.channels[key])
+            return resize(check_picture_shape(value, space), self.sizes[key], self.channels[key])
         return np.asarray(spaces.flatten(space, value), np.float32)
 
 
@@ -277,7 +277,7 @@ def _is_image(space: spaces.Space) -> bool:
 
 
 def _holds_pictures(space: spaces.Space) -> bool:
-    """Whether it is a Dict of pictures, one at least, and of what can be made a vector."""
+    """Say whether the space is a Dict of pictures, at least one, and of parts to flatten."""
     if not isinstance(space, spaces.Dict):
         return False
     others = [part for part in space.values() if not _is_image(part)]

@@ -1,4 +1,4 @@
-"""Makes an environment by name: built-in, DeepMind Control, Gymnasium or a user's own class."""
+"""Making environments by name: built-in, DeepMind Control, Gymnasium or a user's own class."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ _CLASSES = {
 _OBS = ("pixels", "state", "both")
 
 
-def configured(env: Any, distract: Any) -> partial[gymnasium.Env]:
-    """`make` with what a run's sections env and distract say; patience, which is for collecting
-    alone, left out.
+def make_factory(env: Any, distract: Any) -> partial[gymnasium.Env]:
+    """Return `make` with the settings of a run's sections env and distract bound.
+
+    Patience is left out: only collecting uses it.
     """
     return partial(
         make,
@@ -45,9 +46,10 @@ def configured(env: Any, distract: Any) -> partial[gymnasium.Env]:
     )
 
 
-def renderer(env: Any, before: Any = None) -> str:
-    """What draws a run's pictures, by name; `auto` is what drew them `before`, else what suits
-    this machine.
+def choose_renderer(env: Any, before: Any = None) -> str:
+    """Choose the renderer of a run's pictures.
+
+    `auto` is the renderer used `before`, else the best one for this machine.
     """
     if (
         env.render != "auto"
@@ -82,36 +84,36 @@ def make(
     kind: str = "both",
     held_out: bool = False,
 ) -> gymnasium.Env:
-    """Return the environment called `name`.
+    """Make the environment `name`.
 
     Observations are Box (H, W, 3) uint8, with obs=state Box (n,) float32, with obs=both a Dict of
-    image and vector; several cameras, or a Dict of several pictures, give a Dict by name, in which
-    `sizes` has the pictures that differ from `size`. Actions are Box(-1, 1, (A,)), Discrete or
+    image and vector. Several cameras, or a Dict of several pictures, give a Dict by name; `sizes`
+    has the pictures whose size is not `size`. Actions are Box(-1, 1, (A,)), Discrete or
     MultiDiscrete. `time_limit` counts control steps; None keeps the task's. `patience` ends an
     episode after so many steps in a row with a reward of at most `floor` per control step.
-    `strength` and `kind` are those of distract: backgrounds; `held_out` ones are never seen
-    where it is false. From the inside out: task, normalised actions, time limit, repeat,
-    picture, background, boundary checks. The limit lies inside the repeat so that no episode
-    runs over it, the picture outside so that only what is seen is drawn.
+    `strength` and `kind` describe the backgrounds of distract: tasks; with `held_out` they are
+    others than in training.
+
+    The wrappers from the inside out: normalised actions, time limit, repeat, picture, background,
+    boundary checks. The time limit is inside the repeat, so that no episode exceeds it. The
+    picture is outside the repeat, so that repeated steps are not drawn.
     """
     check_name(name)
-    size = _checked(size, repeat, time_limit, obs)
+    size = _check_arguments(size, repeat, time_limit, obs)
     plain = name.removeprefix(DISTRACT)
     if not plain.startswith("dmc:") and camera is not None:
         raise EnvSettingsError(f"{name} has one camera only: leave camera empty (got {camera!r})")
     from .wrappers import Check, Patience
 
-    env = _plain(plain, size, repeat, time_limit, obs, render, camera, sizes)
+    env = _make_undistracted(plain, size, repeat, time_limit, obs, render, camera, sizes)
     if name != plain:
-        env = _distracted(env, plain, strength, kind, held_out)
+        env = _add_distractors(env, plain, strength, kind, held_out)
     env = Check(env, name)
     return Patience(env, patience, floor) if patience else env
 
 
-def expert(name: str) -> Callable[[gymnasium.Env], Any]:
-    """Return a built-in task's good policy, which acts on the true state of the env it is
-    given.
-    """
+def load_expert(name: str) -> Callable[[gymnasium.Env], Any]:
+    """Return the expert policy of a built-in task, which acts on the environment's true state."""
     plain = name.removeprefix(DISTRACT)
     if plain not in NAMES:
         raise EnvSettingsError(f"there is no expert for {name!r}, only for {', '.join(NAMES)}")
@@ -119,7 +121,7 @@ def expert(name: str) -> Callable[[gymnasium.Env], Any]:
     return lambda env: policy(env.unwrapped)
 
 
-def _plain(
+def _make_undistracted(
     name: str,
     size: tuple[int, int],
     repeat: int,
@@ -129,13 +131,13 @@ def _plain(
     camera: int | str | Sequence[int | str] | None,
     sizes: Mapping[str, tuple[int, int]] | None,
 ) -> gymnasium.Env:
-    """Return an environment without distractors or checks."""
+    """Make an environment without distractors and checks."""
     if name in NAMES:
         if sizes:
             raise EnvSettingsError(
                 f"{name} has one picture, of size: leave sizes empty (got {sizes})"
             )
-        return _builtin(name, size, repeat, time_limit, obs)
+        return _make_builtin(name, size, repeat, time_limit, obs)
     if name.startswith("dmc:"):
         from .dmc.suite import DMC
 
@@ -162,10 +164,10 @@ def _plain(
     )
 
 
-def _distracted(
+def _add_distractors(
     env: gymnasium.Env, name: str, strength: float, kind: str, held_out: bool
 ) -> gymnasium.Env:
-    """Put a moving background behind what belongs to the task."""
+    """Replace the background by moving pictures."""
     from .distract import KINDS, Distract
 
     try:
@@ -179,7 +181,7 @@ def _distracted(
         raise
 
 
-def _builtin(
+def _make_builtin(
     name: str, size: tuple[int, int], repeat: int, time_limit: int | None, obs: str
 ) -> gymnasium.Env:
     from .wrappers import ActionRepeat, TimeLimit
@@ -189,10 +191,10 @@ def _builtin(
     return ActionRepeat(TimeLimit(task(size=size, obs=obs), limit), repeat)
 
 
-def _checked(
+def _check_arguments(
     size: tuple[int, int] | int, repeat: int, time_limit: int | None, obs: str
 ) -> tuple[int, int]:
-    """Return size as (height, width) or raise EnvSettingsError for the first bad argument."""
+    """Check the arguments; return size as (height, width)."""
     pair = (size, size) if isinstance(size, int) else tuple(size)
     if len(pair) != 2 or not all(isinstance(n, int) and n >= 8 for n in pair):
         raise EnvSettingsError(
@@ -215,7 +217,7 @@ def _checked(
 def make_vector(
     make_fn: Callable[[], gymnasium.Env], num_envs: int, *, timeout_s: float, restart_budget: int
 ) -> SupervisedEnvs:
-    """Return environments side by side: one in this process, more in a process each."""
+    """Make a vector of environments: one runs in this process, several in a process each."""
     from .parallel import vector
 
     return vector.make_vector(

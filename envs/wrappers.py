@@ -1,6 +1,4 @@
-"""Wrappers: action repeat, time limit, resizing, action normalisation and the checks at the
-boundary.
-"""
+"""Wrappers: action repeat, time limits, resizing, action normalisation and boundary checks."""
 
 from __future__ import annotations
 
@@ -15,8 +13,9 @@ from .errors import EnvDataError, EnvSettingsError
 
 
 class ActionRepeat(gymnasium.Wrapper):
-    """Apply each action `repeat` times or until the episode ends, adding rewards; info['frames']
-    counts the steps.
+    """Apply each action `repeat` times or until the episode ends, and sum the rewards.
+
+    info['frames'] counts the steps.
     """
 
     def __init__(self, env: gymnasium.Env, repeat: int):
@@ -53,8 +52,9 @@ class TimeLimit(gymnasium.Wrapper):
 
 
 class Patience(gymnasium.Wrapper):
-    """Truncates an episode after `steps` steps in a row whose reward per control step is at most
-    `floor`.
+    """Truncate an episode after `steps` steps in a row with little reward.
+
+    Little is at most `floor` per control step.
     """
 
     def __init__(self, env: gymnasium.Env, steps: int, floor: float):
@@ -68,14 +68,15 @@ class Patience(gymnasium.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
         obs, reward, terminated, truncated, info = self.env.step(action)
-        hopeless = float(reward) <= self.floor * info.get("frames", 1)
-        self.poor = self.poor + 1 if hopeless else 0
+        poor = float(reward) <= self.floor * info.get("frames", 1)
+        self.poor = self.poor + 1 if poor else 0
         return obs, reward, terminated, truncated or self.poor >= self.steps, info
 
 
 def resize(image: np.ndarray, size: tuple[int, int], channels: int = 3) -> np.ndarray:
-    """Return an (H, W) or (H, W, C) uint8 image as (*size, channels), averaging where it shrinks;
-    one channel becomes as many as are wanted.
+    """Resize an (H, W) or (H, W, C) uint8 image to (*size, channels), averaging if it shrinks.
+
+    A single channel is repeated.
     """
     image = np.asarray(image)
     if image.ndim == 2:
@@ -92,17 +93,19 @@ def resize(image: np.ndarray, size: tuple[int, int], channels: int = 3) -> np.nd
 
     if channels == 3:
         return scale(image)
-    # A fourth channel is no transparency here: no channel may weigh the others.
+    # Resize channels one by one: PIL would take a fourth channel for transparency.
     return np.stack([scale(image[:, :, i]) for i in range(channels)], axis=2)
 
 
 def place_side_by_side(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Return pictures (H, W, 3) as one, black below those that are not as high as the highest."""
+    """Join pictures (H, W, 3) side by side, with black below the lower ones."""
     if len(pictures) == 1:
         return pictures[0]
     height = max(len(picture) for picture in pictures)
-    rooms = [((0, height - len(picture)), (0, 0), (0, 0)) for picture in pictures]
-    return np.concatenate([np.pad(p, room) for p, room in zip(pictures, rooms, strict=True)], 1)
+    paddings = [((0, height - len(picture)), (0, 0), (0, 0)) for picture in pictures]
+    return np.concatenate(
+        [np.pad(p, padding) for p, padding in zip(pictures, paddings, strict=True)], 1
+    )
 
 
 def pick_sizes(
@@ -131,12 +134,12 @@ class Resize(gymnasium.ObservationWrapper):
         self.observation_space = spaces.Box(0, 255, (*size, self.channels), np.uint8)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
-        picture = as_declared(observation, self.env.observation_space)
+        picture = check_picture_shape(observation, self.env.observation_space)
         return resize(picture, self.size, self.channels)
 
 
-def as_declared(picture: Any, space: gymnasium.Space) -> Any:
-    """The picture, if it has its space's shape: once it is resized nobody could tell."""
+def check_picture_shape(picture: Any, space: gymnasium.Space) -> Any:
+    """Return the picture; EnvDataError if its shape is wrong, which resizing would hide."""
     if np.shape(picture) != space.shape:
         raise EnvDataError(f"observation has shape {np.shape(picture)}, expected {space.shape}")
     return picture
@@ -167,11 +170,10 @@ class NormalizeAction(gymnasium.ActionWrapper):
 
 
 class Check(gymnasium.Wrapper):
-    """Raise EnvDataError for an action, observation or reward that breaks its space or is not
-    finite.
+    """Raise EnvDataError for an action, observation or reward outside its space or not finite.
 
-    Actions are brought to the space's dtype and, where continuous, its bounds; a bad one never
-    reaches the inner env.
+    Actions are converted to the space's dtype and continuous ones clipped to its bounds. A bad
+    action never reaches the inner environment.
     """
 
     def __init__(self, env: gymnasium.Env, name: str | None = None):
@@ -187,7 +189,7 @@ class Check(gymnasium.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         self.count += 1
-        obs, reward, terminated, truncated, info = self.env.step(self._checked_action(action))
+        obs, reward, terminated, truncated, info = self.env.step(self._check_action(action))
         self._check_obs(obs)
         value = np.asarray(reward)
         if (
@@ -195,26 +197,26 @@ class Check(gymnasium.Wrapper):
             or not np.issubdtype(value.dtype, np.number)
             or not np.isfinite(value)
         ):
-            raise self._fault(f"reward must be one finite number, not {reward!r}")
+            raise self._make_error(f"reward must be one finite number, not {reward!r}")
         return obs, float(value), bool(terminated), bool(truncated), info
 
-    def _fault(self, what: str) -> EnvDataError:
+    def _make_error(self, what: str) -> EnvDataError:
         return EnvDataError(f"{self.name}, step {self.count}: {what}")
 
-    def _checked_action(self, action: Any) -> Any:
+    def _check_action(self, action: Any) -> Any:
         space, value = self.action_space, np.asarray(action)
         if not np.issubdtype(value.dtype, np.number):
-            raise self._fault(f"action {action!r} is not a number")
+            raise self._make_error(f"action {action!r} is not a number")
         if value.shape != space.shape:
-            raise self._fault(f"action has shape {value.shape}, expected {space.shape}")
+            raise self._make_error(f"action has shape {value.shape}, expected {space.shape}")
         if not np.isfinite(value).all():
-            raise self._fault(f"action is not finite: {value}")
+            raise self._make_error(f"action is not finite: {value}")
         if isinstance(space, spaces.Box):
             return np.clip(value, space.low, space.high).astype(space.dtype)
         if not np.issubdtype(value.dtype, np.integer) or not space.contains(
             value.astype(space.dtype)
         ):
-            raise self._fault(f"action {value} is not in {space}")
+            raise self._make_error(f"action {value} is not in {space}")
         return int(value) if isinstance(space, spaces.Discrete) else value.astype(space.dtype)
 
     def _check_obs(self, obs: Any) -> None:
@@ -223,16 +225,16 @@ class Check(gymnasium.Wrapper):
             self._check_array("observation", obs, space)
             return
         if not isinstance(obs, dict) or obs.keys() != space.keys():
-            raise self._fault(f"observation must be a dict of {', '.join(space.keys())}")
+            raise self._make_error(f"observation must be a dict of {', '.join(space.keys())}")
         for key, part in space.items():
             self._check_array(f"observation {key!r}", obs[key], part)
 
     def _check_array(self, label: str, value: Any, space: spaces.Space) -> None:
         if not isinstance(value, np.ndarray):
-            raise self._fault(f"{label} is {type(value).__name__}, expected an array")
+            raise self._make_error(f"{label} is {type(value).__name__}, expected an array")
         if value.shape != space.shape:
-            raise self._fault(f"{label} has shape {value.shape}, expected {space.shape}")
+            raise self._make_error(f"{label} has shape {value.shape}, expected {space.shape}")
         if value.dtype != space.dtype:
-            raise self._fault(f"{label} has dtype {value.dtype}, expected {space.dtype}")
+            raise self._make_error(f"{label} has dtype {value.dtype}, expected {space.dtype}")
         if value.dtype != np.uint8 and not np.isfinite(value).all():
-            raise self._fault(f"{label} is not finite")
+            raise self._make_error(f"{label} is not finite")

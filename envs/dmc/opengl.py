@@ -22,7 +22,7 @@ class GLRenderer:
         camera: int = 0,
         buffer: tuple[int, int] | None = None,
     ) -> None:
-        """Draw pictures of a size; renderers that share a physics share a `buffer` for all."""
+        """Draw pictures of `size`; renderers of one physics share the largest `buffer`."""
         self.size = size
         self.camera = camera
         self.buffer = buffer or size

@@ -166,7 +166,7 @@ def make_renderer(
 ) -> Any:
     """Make the renderer gl, fast or ray, which has `render(physics)` and `segment(physics)`.
 
-    `buffer` is the largest height and width of all that draw this physics.
+    `buffer` is the largest height and width among the renderers of one physics.
     """
     if name == "ray":
         from .raycast.renderer import RayRenderer

@@ -17,7 +17,7 @@ from ..wrappers import pick_sizes, place_side_by_side
 from . import render as rendering
 from .segmentation import mask_foreground
 
-Cameras = int | str | Sequence[int | str] | None  # by number or name; None: the usual one
+Cameras = int | str | Sequence[int | str] | None  # number or name; None is the usual camera
 
 _CAMERAS = {"quadruped": 2}  # domains whose usual camera is not camera 0
 _OBS = ("pixels", "state", "both")
@@ -220,7 +220,7 @@ class DMC(gymnasium.Env):
         return self._middle + self._span * np.clip(action, -1, 1)
 
     def _observe(self) -> Any:
-        """Return the observation in the form that was asked for."""
+        """Return the observation in the configured form."""
         parts = self.pictures() if self._pixels else {}
         if self._vector:
             parts["vector"] = self.state()
@@ -234,11 +234,11 @@ class DMC(gymnasium.Env):
         return np.concatenate(parts).astype(np.float32)
 
     def pictures(self) -> dict[str, np.ndarray]:
-        """Return what every camera sees now, (height, width, 3) uint8 by picture."""
+        """Render every camera's current picture (height, width, 3) uint8, by name."""
         return {name: self._get_renderer(name).render(self.physics) for name in self._cameras}
 
     def render(self) -> np.ndarray:
-        """Return the current picture (height, width, 3) uint8, of several side by side."""
+        """Return the current picture (height, width, 3) uint8; several are side by side."""
         return place_side_by_side(list(self.pictures().values()))
 
     def segment(self) -> np.ndarray:
@@ -247,14 +247,15 @@ class DMC(gymnasium.Env):
         return mask_foreground(self.physics, drawer.segment(self.physics))
 
     def mask(self) -> Any:
-        """Return how far (height, width) in [0, 1] each pixel of the last picture shows neither
-        sky nor ground; of several pictures by name.
+        """Return each pixel's share (height, width) of foreground in the last picture.
+
+        Several pictures give several masks by name.
         """
         masks = {name: self._get_renderer(name).mask(self.physics) for name in self._cameras}
         return masks if len(masks) > 1 else masks["image"]
 
     def _get_renderer(self, name: str) -> Any:
-        """Return a picture's renderer, made when it is first needed."""
+        """Return a picture's renderer, made on first use."""
         if name not in self._renderers:
             if not self.renderer_name:
                 self._choose_renderer()

@@ -38,7 +38,7 @@ def make_expert_policy(goal_task, shown):
         task.goal = goal_task.other.unwrapped.points
     else:
         task.goal = there[:2]
-    expert = envs.expert(type(task).__name__.lower())
+    expert = envs.load_expert(type(task).__name__.lower())
     return lambda picture, carry: (expert(goal_task.env), carry)
 
 

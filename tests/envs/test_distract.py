@@ -296,7 +296,7 @@ def test_wrong_arguments_are_refused(options, wanted):
 def test_the_experts_of_built_ins_are_those_of_their_distracted_forms():
     env = envs.make("distract:pointmass", time_limit=60)
     env.reset(seed=0)
-    rewards = [env.step(envs.expert("distract:pointmass")(env))[1] for _ in range(60)]
+    rewards = [env.step(envs.load_expert("distract:pointmass")(env))[1] for _ in range(60)]
     assert rewards[-1] > 0.99
 
 

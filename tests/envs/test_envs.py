@@ -236,7 +236,7 @@ def test_expert_and_random_returns_are_as_stated(name):
     stated_expert, stated_random = RETURNS[name]
     text = importlib.import_module(f"envs.tasks.{name}").__doc__
     assert f"expert {stated_expert}, uniformly random actions {stated_random}." in text
-    expert, expert_ends = returns(name, envs.expert(name), 100)
+    expert, expert_ends = returns(name, envs.load_expert(name), 100)
     generator = np.random.default_rng(0)
 
     def draw(env):
@@ -543,7 +543,7 @@ def test_an_option_that_cannot_be_is_explained(options, words):
 
 def test_there_is_an_expert_for_built_ins_only():
     with pytest.raises(ValueError, match="no expert for 'gym:CartPole-v1'"):
-        envs.expert("gym:CartPole-v1")
+        envs.load_expert("gym:CartPole-v1")
 
 
 def test_names_are_checked_without_importing_a_simulator():

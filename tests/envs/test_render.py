@@ -299,17 +299,20 @@ def test_a_run_keeps_the_renderer_that_auto_took_when_it_began(gl_is):
         types.SimpleNamespace(render="ray"),
     )
     gl_is("egl", "NVIDIA H100")
-    assert envs.renderer(asked) == "fast" and envs.renderer(asked, fixed) == "ray"
+    assert envs.choose_renderer(asked) == "fast" and envs.choose_renderer(asked, fixed) == "ray"
     # It was not written down
-    assert envs.renderer(asked, types.SimpleNamespace(render="auto")) == "fast"
-    assert envs.renderer(types.SimpleNamespace(**{**vars(asked), "render": "gl"}), fixed) == "gl"
+    assert envs.choose_renderer(asked, types.SimpleNamespace(render="auto")) == "fast"
+    assert (
+        envs.choose_renderer(types.SimpleNamespace(**{**vars(asked), "render": "gl"}), fixed)
+        == "gl"
+    )
     for other in ({"task": "pendulum"}, {"obs": "state"}):
-        assert envs.renderer(types.SimpleNamespace(**{**vars(asked), **other})) == "auto"
+        assert envs.choose_renderer(types.SimpleNamespace(**{**vars(asked), **other})) == "auto"
     gl_is(problem="egl: no libEGL")
     with pytest.raises(
         RendererError, match="pictures were drawn with fast so far, and render=fast needs GL.*=ray"
     ):
-        envs.renderer(asked, types.SimpleNamespace(render="fast"))
+        envs.choose_renderer(asked, types.SimpleNamespace(render="fast"))
 
 
 @pytest.mark.parametrize("name", ["gl", "fast"])

@@ -264,7 +264,7 @@ def test_a_run_of_an_older_format(moved, monkeypatch):
 
 def test_a_model_that_cannot_draw_says_so(monkeypatch):
     monkeypatch.setattr(
-        observed_episode, "OpenedRun", lambda run, seed: SimpleNamespace(can_draw=False)
+        observed_episode, "EvaluatedRun", lambda run, seed: SimpleNamespace(can_draw=False)
     )
     with pytest.raises(ValueError, match="this model cannot draw: train it on pictures"):
         observed_episode.observe_episode(None, None, "fresh", 0, 5)

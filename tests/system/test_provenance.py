@@ -50,7 +50,7 @@ def test_a_training_says_with_what_it_was_made(tmp_path):
 
 @pytest.mark.parametrize("count, words", [(1, "1 core, "), (16, "16 cores, ")])
 def test_cores_are_counted(monkeypatch, count, words):
-    monkeypatch.setattr(provenance, "cores", lambda: count)
+    monkeypatch.setattr(provenance, "count_cores", lambda: count)
     assert provenance.describe_cpu().startswith(words)
 
 
@@ -109,7 +109,7 @@ def test_a_link_is_not_read_and_a_disk_that_refuses_costs_the_entry_alone(
     def refuse(path, text):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(provenance, "replace", refuse)
+    monkeypatch.setattr(provenance, "replace_file", refuse)
     with caplog.at_level(logging.WARNING):
         provenance.record_versions(tmp_path, ["other"], 0)
     assert "No space left on device" in caplog.text and len(provenance.read_entries(tmp_path)) == 1

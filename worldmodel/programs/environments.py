@@ -1,4 +1,4 @@
-"""What the programs ask of the package of environments, which is handed in and never imported."""
+"""The interface of the package `envs`, which programs are given and never import."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from worldmodel.config.schema import DistractConfig, EnvConfig
 class Environments(Protocol):
     """The functions of the package `envs` that a training or an evaluation calls."""
 
-    def configured(self, env: EnvConfig, distract: DistractConfig) -> Callable[..., Any]:
-        """Return a function that makes one environment as a run is configured."""
+    def make_factory(self, env: EnvConfig, distract: DistractConfig) -> Callable[..., Any]:
+        """Return a function that makes one environment with a run's settings."""
 
     def make_vector(
         self, make: Callable[[], Any], num: int, *, timeout_s: float, restart_budget: int
     ) -> Any:
-        """Return `num` environments side by side, a context manager."""
+        """Make a vector of `num` environments, a context manager."""
 
-    def renderer(self, env: EnvConfig, before: EnvConfig | None) -> str:
-        """Choose what draws the pictures; a resumed run keeps what drew them `before`."""
+    def choose_renderer(self, env: EnvConfig, before: EnvConfig | None) -> str:
+        """Choose the renderer; a resumed run keeps the one it used `before`."""

@@ -26,10 +26,10 @@ def open_run(
     run = Run.open(path, args.device).apply_overrides(args.overrides)
     runtime.configure_torch(min(run.config.run.threads, count_cores()))
     env, distract = run.config.env, run.config.distract
-    configured = environments.configured(env, distract)
+    factory = environments.make_factory(env, distract)
 
     def make(obs: str = env.obs, num: int = 1):
-        one = partial(configured, obs=obs, render=args.render or env.render, held_out=True)
+        one = partial(factory, obs=obs, render=args.render or env.render, held_out=True)
         return environments.make_vector(
             one, num, timeout_s=env.timeout, restart_budget=env.restarts
         )

@@ -124,7 +124,7 @@ def fill_in_choices(
         count = runtime.choose_threads(config.run.threads, threads_before, load)
         config = replace(config, run=replace(config.run, threads=count))
     env_before = before.env if before else None
-    chosen = world.run_on_main(lambda: environments.renderer(config.env, env_before))
+    chosen = world.run_on_main(lambda: environments.choose_renderer(config.env, env_before))
     renderer = world.gather(chosen)[0]
     return replace(config, env=replace(config.env, render=renderer))
 
@@ -135,7 +135,7 @@ def open_environments(
 ) -> Iterator[tuple[Any, Any]]:
     """Make the environments of this rank and, on rank 0, one to test in."""
     env = config.env
-    make = environments.configured(env, config.distract)
+    make = environments.make_factory(env, config.distract)
     make_vector = partial(
         environments.make_vector, timeout_s=env.timeout, restart_budget=env.restarts
     )
