@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from ..errors import EnvDataError, EnvSettingsError
+from ..errors import EnvSettingsError
 from ..names import ALIASES
 from ..wrappers import pick_sizes, place_side_by_side
 from . import render as rendering
@@ -212,11 +212,11 @@ class DMC(gymnasium.Env):
         action = np.asarray(action, np.float64)
         shape = self.action_space.shape
         if action.shape != shape:
-            raise EnvDataError(
+            raise ValueError(
                 f"the action has shape {action.shape}, but {self.domain}_{self.task} takes {shape}"
             )
         if not np.isfinite(action).all():
-            raise EnvDataError(f"the action holds a value that is not finite: {action.tolist()}")
+            raise ValueError(f"the action holds a value that is not finite: {action.tolist()}")
         return self._middle + self._span * np.clip(action, -1, 1)
 
     def _observe(self) -> Any:

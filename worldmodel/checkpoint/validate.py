@@ -99,7 +99,7 @@ def check_observation(state: dict[str, Any]) -> dict[str, list[int] | int]:
     if not 0 < len(seen) <= MAX_OBSERVATIONS:
         raise ValueError(f"observation holds {len(seen)} pictures and vectors")
     for name, sizes in seen.items():
-        what = f"observation.{_shorten(name)}"
+        what = f"observation.{ascii(name)[1:-1][:MAX_NAME_LENGTH]}"
         if isinstance(sizes, list):
             if len(sizes) != 3:
                 raise ValueError(f"{what} is {_shorten(sizes)}, not three sizes")
