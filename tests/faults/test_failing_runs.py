@@ -193,7 +193,7 @@ def test_a_tight_limit_on_memory_counts(tmp_path):
     said = go(
         tmp_path,
         "--planner.candidates",
-        "10000000",
+        "100000000",
         before=limited(RLIMIT_AS=size + (1 << 28)),
         expect=2,
     )

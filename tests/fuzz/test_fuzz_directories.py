@@ -187,7 +187,7 @@ def test_replay_manifests(tmp_path, record_property):
     for rng in inputs("replay", 1900, record_property):
         found = replay(folder)
         try:
-            found.load(json.loads(json.dumps(mutate.in_json(rng, state))))
+            found.load_state_dict(json.loads(json.dumps(mutate.in_json(rng, state))))
             if found.can_sample(2, 3):
                 found.sample(2, 3)
         except ReplayError as error:

@@ -164,8 +164,8 @@ def test_one_checkpoint_acts_as_actor_as_planner_and_as_both(acting_dir):
 @pytest.mark.parametrize(
     ("args", "wanted"),
     [
-        (["--behavior.name", "actor_critic"], "this run has no actor"),
-        (["--planner.score=reward+value"], "this run has no actor"),
+        (["--behavior.name", "actor_critic"], "this run trained no actor"),
+        (["--planner.score=reward+value"], "this run trained no actor"),
         (["--model.deter", "9"], "model.deter: only keys of behavior, planner, goal"),
         (["--planner.elite", "9"], "did you mean planner.elites"),
         (["--planer.horizon", "9"], "did you mean planner.horizon?"),
