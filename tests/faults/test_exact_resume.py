@@ -113,6 +113,20 @@ KINDS = {
         "--model.transition",
         "ssm",
     ),
+    "two cameras of a DeepMind Control task, its state beside them": (
+        "--env.task",
+        "dmc:cartpole_balance",
+        "--env.render",
+        "ray",
+        "--env.camera",
+        "[0, 1]",
+        "--env.sizes",
+        "{camera1: [16, 24]}",
+        "--env.obs",
+        "both",
+        "--augment.shift",
+        "1",
+    ),
 }
 for name in set(registry.DYNAMICS) - {"rssm"}:  # a new dynamics is enrolled by existing
     KINDS[f"planner over a {name}"] = ("--model.dynamics", name, "--replay.start", "stored")

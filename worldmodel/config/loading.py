@@ -230,7 +230,7 @@ def to_plain(config: Any) -> Any:
         return {f.name: to_plain(getattr(config, f.name)) for f in fields(config)}
     if isinstance(config, tuple | list):
         return [to_plain(x) for x in config]
-    return dict(config) if isinstance(config, dict) else config
+    return {k: to_plain(v) for k, v in config.items()} if isinstance(config, dict) else config
 
 
 def to_yaml(config: Config) -> str:

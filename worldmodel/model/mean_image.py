@@ -52,7 +52,7 @@ class MeanImage(nn.Module):
         return elementwise.picture_error(mean, image, self.picture)
 
     def put_back(self, mean: Tensor) -> Tensor:
-        """What was drawn against the backdrop (...,H,W,C) to floats in about [0, 1]."""
+        """Drawn pictures less their mean (...,H,W,C) to floats in about [0, 1]."""
         return mean.float() + self.picture / 255
 
 

@@ -13,11 +13,13 @@ from worldmodel.rollout.montage import join_pictures, join_row
 from worldmodel.spaces import Row, add_prefix, join_states
 from worldmodel.system.runtime import autocast
 
+GAP = 2  # pixels between the steps of a strip that shows several pictures of each
+
 
 @dataclass
 class OpenLoopRollout:
     """Pictures (T,H,W,3) uint8 and rewards (T,) of the truth and of the model; the first `context`
-    were seen.
+    were seen. Each shows everything that the model sees at a step, `cameras` pictures in a row.
     """
 
     truth: np.ndarray
@@ -25,6 +27,7 @@ class OpenLoopRollout:
     reward: np.ndarray
     predicted_reward: np.ndarray
     context: int
+    cameras: int = 1
 
     @property
     def error(self) -> np.ndarray:
@@ -34,22 +37,29 @@ class OpenLoopRollout:
 
     def make_video(self) -> np.ndarray:
         """Truth, model and error side by side (T,H,3W,3); a bar on top marks the context."""
-        frames = np.concatenate([self.truth, self.model, self.error], 2).copy()
+        parts = [self._separate(x) for x in (self.truth, self.model, self.error)]
+        frames = np.concatenate(parts, 2)
         frames[: self.context, :2] = (90, 200, 120)
         frames[self.context :, :2] = (230, 120, 60)
         return frames
 
     def make_strip(self, columns: int = 12) -> np.ndarray:
-        """Rows truth, model, error over time (3H, columns*W, 3)."""
+        """Rows truth, model, error over time (3H, columns*W, 3), steps apart if W is several
+        pictures.
+        """
         picks = (
             np.linspace(0, len(self.truth) - 1, min(columns, len(self.truth))).round().astype(int)
         )
         marked = self.model.copy()
         marked[: self.context, :2] = (90, 200, 120)
         marked[self.context :, :2] = (230, 120, 60)
-        return np.concatenate(
-            [np.concatenate(list(x[picks]), 1) for x in (self.truth, marked, self.error)], 0
-        )
+        shown = [self._separate(x[picks]) for x in (self.truth, marked, self.error)]
+        return np.concatenate([np.concatenate(list(x), 1) for x in shown], 0)
+
+    def _separate(self, pictures: np.ndarray) -> np.ndarray:
+        """Add a white edge on the right, which tells steps of several pictures apart."""
+        room = [(0, 0), (0, 0), (0, GAP if self.cameras > 1 else 0), (0, 0)]
+        return np.pad(pictures, room, constant_values=255)
 
     def measure_mse(self, instead: np.ndarray | None = None) -> np.ndarray:
         """Squared error of each predicted picture, or of pictures given instead, pixels in [0,1]:
@@ -88,5 +98,10 @@ def imagine_open_loop(
     assert truth is not None
     real = np.array([r["reward"] for r in rows], np.float32)
     return OpenLoopRollout(
-        truth, pictures.cpu().numpy(), real, reward[0].float().cpu().numpy(), context
+        truth,
+        pictures.cpu().numpy(),
+        real,
+        reward[0].float().cpu().numpy(),
+        context,
+        len(model.observation.pictures),
     )

@@ -36,6 +36,7 @@ class PlayProtocol:
             "repeat": run.config.env.repeat,
             "drivers": [{"name": HAND, "label": "you, by hand"}, *drivers],
             "draws": s.rollouts.can_draw,
+            "pictures": list(run.observation_space.pictures),
             "value": run.policy is not None,
             "dreams": s.rollouts.count,
             "simulator": s.simulator is not None,

@@ -238,7 +238,9 @@ def render_published_scores(
 
 def _explain_losses(names: Sequence[str]) -> str:
     """The explanation of a loss, or of several losses with equal curves."""
-    notes = [(name, LOSS_NOTES[name]) for name in names if name in LOSS_NOTES]
+    # The loss image/NAME of one picture of several is explained as image is.
+    kinds = {name: "/".join(name.split("/")[:2]) for name in names}
+    notes = [(name, LOSS_NOTES[kinds[name]]) for name in names if kinds[name] in LOSS_NOTES]
     return "; ".join(f"{name}: {note}" if len(names) > 1 else note for name, note in notes)
 
 
