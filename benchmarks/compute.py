@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from worldmodel import build, registry
 from worldmodel.config import loading
-from worldmodel.kernels.planning_step import settled
+from worldmodel.kernels.planning_step import fixed_weights
 from worldmodel.policy.planners.proposals import Box
 from worldmodel.rollout.player import Player
 from worldmodel.spaces import ActionSpace, ObservationSpace
@@ -179,7 +179,11 @@ def measure_plan() -> dict[str, Entry]:
                 precision=precision,
                 make_score=make_score,
             ):
-                with torch.no_grad(), runtime.autocast(torch.device("cpu"), precision), settled():
+                with (
+                    torch.no_grad(),
+                    runtime.autocast(torch.device("cpu"), precision),
+                    fixed_weights(),
+                ):
                     return planner(
                         make_score(model, state, generator),
                         mean,

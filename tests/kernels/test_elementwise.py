@@ -13,8 +13,17 @@ import torch.nn.functional as F
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.kernels import c_library, elementwise
-from worldmodel.model.heads import TwoHotHead, two_hot
-from worldmodel.model.networks import MLP, Norm, mixed_log_probs
+from worldmodel.model.dynamics.rssm import gru_cell
+from worldmodel.model.heads import TwoHotHead, two_hot, two_hot_loss, two_hot_mean
+from worldmodel.model.mean_image import centre_image, picture_error
+from worldmodel.model.networks import (
+    MLP,
+    Norm,
+    interleave_phases,
+    mixed_log_probs,
+    norm_silu,
+    pick_one_hot,
+)
 from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.training.learner import Learner
 
@@ -58,16 +67,14 @@ def close(got, want):
 @pytest.mark.parametrize("fine", [False, True])
 def test_norm_silu_is_torchs(fine):
     x, norm, weight = rough(*ROWS, SIZE), norm_of(SIZE), torch.randn(*ROWS, SIZE)
-    got = grads_of(lambda x, w: elementwise.norm_silu(x, norm, fine), [x, norm.weight], weight)
+    got = grads_of(lambda x, w: norm_silu(x, norm, fine), [x, norm.weight], weight)
     want = grads_of(
         lambda x, w: F.silu(F.rms_norm(x, (SIZE,), w, norm.eps)),
         [exact(x), exact(norm.weight)],
         weight,
     )
     close(got, want)
-    assert elementwise.norm_silu(x, norm, fine).dtype == (
-        torch.float32 if fine else torch.bfloat16
-    )
+    assert norm_silu(x, norm, fine).dtype == (torch.float32 if fine else torch.bfloat16)
     if fine:
         torch.testing.assert_close(got[0], want[0], rtol=2e-6, atol=2e-6)
 
@@ -80,12 +87,10 @@ def test_gru_is_torchs():
         norm_of(3 * SIZE),
     )
     weight = torch.randn(*ROWS, SIZE)
-    got = grads_of(
-        lambda g, s, w: elementwise.gru(g, norm, s), [gates, state, norm.weight], weight
-    )
+    got = grads_of(lambda g, s, w: gru_cell(g, norm, s), [gates, state, norm.weight], weight)
     copy = norm_of(3 * SIZE)
     want = grads_of(
-        lambda g, s, w: elementwise.gru(g, copy, s),
+        lambda g, s, w: gru_cell(g, copy, s),
         [exact(gates), exact(state), copy.weight],
         weight,
     )
@@ -99,7 +104,7 @@ def test_draws_pick_what_torch_picks_and_pass_the_probabilities_gradients(unimix
     logits, weight = rough(200, 5, SIZE, scale=2.0), torch.randn(200, 5, SIZE).bfloat16().float()
     uniform = torch.rand(200, 5, generator=torch.Generator().manual_seed(1))
     uniform[0], uniform[1] = 0.0, 1 - 2**-24
-    got = elementwise.draw(logits, uniform, unimix)
+    got = pick_one_hot(logits, uniform, unimix)
     assert got is not None and (got.sum(-1) == 1).all()
     probs = mixed_log_probs(logits.float(), unimix).exp()
     sums = probs.double().cumsum(-1)
@@ -119,12 +124,12 @@ def test_two_hot_heads_are_torchs():
     read, weight = rough(*ROWS, 255, scale=3.0), torch.randn(*ROWS)
     # The outermost bins are 5e8: what a mean over them is to the last digit is nobody's question.
     bins = head.bins.where(head.bins.abs() < 1e3, 0.0)
-    mean = lambda r: elementwise.twohot_mean(r, bins)  # noqa: E731
+    mean = lambda r: two_hot_mean(r, bins)  # noqa: E731
     close(grads_of(mean, [read], weight), grads_of(mean, [exact(read)], weight))
     low, share = two_hot(torch.randn(*ROWS) * 100, head.bins)
-    loss = lambda r: elementwise.twohot_loss(r, low, share)  # noqa: E731
+    loss = lambda r: two_hot_loss(r, low, share)  # noqa: E731
     close(grads_of(loss, [read], weight), grads_of(loss, [exact(read)], weight))
-    assert (elementwise.twohot_mean(torch.zeros(5, 255).bfloat16(), head.bins) == 0).all()
+    assert (two_hot_mean(torch.zeros(5, 255).bfloat16(), head.bins) == 0).all()
 
 
 @needs_library
@@ -132,7 +137,7 @@ def test_two_hot_heads_are_torchs():
 @pytest.mark.parametrize("channels", [1, 3, 5, 8])
 def test_doubled_maps_are_torchs(channels, silu):
     phases, weight = rough(2, 5, 7, 4 * channels), torch.randn(2, 8, 12, channels)
-    double = lambda x: elementwise.doubled(x, silu)  # noqa: E731
+    double = lambda x: interleave_phases(x, silu)  # noqa: E731
     close(grads_of(double, [phases], weight), grads_of(double, [exact(phases)], weight))
     if not silu:
         assert torch.equal(double(phases), double(exact(phases)).bfloat16())
@@ -148,11 +153,9 @@ def test_pictures_and_their_errors_are_torchs():
         torch.randn(6),
     )
     true = (image.float() - backdrop) / 255
-    assert (
-        elementwise.centred(image, backdrop, torch.bfloat16).float() - true
-    ).abs().max() <= 2**-9
-    torch.testing.assert_close(elementwise.centred(image, backdrop, torch.float32), true)
-    error = lambda m: elementwise.picture_error(m, image.flatten(0, 1), backdrop)  # noqa: E731
+    assert (centre_image(image, backdrop, torch.bfloat16).float() - true).abs().max() <= 2**-9
+    torch.testing.assert_close(centre_image(image, backdrop, torch.float32), true)
+    error = lambda m: picture_error(m, image.flatten(0, 1), backdrop)  # noqa: E731
     want = 0.5 * (exact(mean) - true.flatten(0, 1)).square().sum((1, 2, 3))
     torch.testing.assert_close(error(mean), want, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(error(exact(mean)), want)
@@ -164,21 +167,21 @@ def test_what_is_not_finite_stays_so():
     x = rough(3, SIZE).detach()
     x[1, 2] = float("nan")
     norm = norm_of(SIZE)
-    assert torch.isfinite(elementwise.norm_silu(x, norm)).all(-1).tolist() == [True, False, True]
+    assert torch.isfinite(norm_silu(x, norm)).all(-1).tolist() == [True, False, True]
     gates = torch.cat([x, x, x], -1)
-    assert torch.isfinite(elementwise.gru(gates, norm_of(3 * SIZE), torch.zeros(3, SIZE))).all(
+    assert torch.isfinite(gru_cell(gates, norm_of(3 * SIZE), torch.zeros(3, SIZE))).all(
         -1
     ).tolist() == [
         True,
         False,
         True,
     ]
-    assert torch.isfinite(elementwise.twohot_mean(x, torch.ones(SIZE))).tolist() == [
+    assert torch.isfinite(two_hot_mean(x, torch.ones(SIZE))).tolist() == [
         True,
         False,
         True,
     ]
-    assert torch.isfinite(elementwise.norm_silu(x * float("inf"), norm)).sum() == 0
+    assert torch.isfinite(norm_silu(x * float("inf"), norm)).sum() == 0
 
 
 @needs_library
@@ -189,9 +192,7 @@ def test_results_do_not_depend_on_the_threads():
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(
-                grads_of(lambda x, w: elementwise.norm_silu(x, norm), [x, norm.weight], weight)
-            )
+            found.append(grads_of(lambda x, w: norm_silu(x, norm), [x, norm.weight], weight))
     finally:
         torch.set_num_threads(before)
     assert all(
@@ -255,8 +256,9 @@ def test_a_whole_update_is_the_same_with_and_without(monkeypatch):
 
 def test_without_a_compiler_torch_does_the_work(tmp_path):
     code = (
-        "import torch; from worldmodel.kernels import c_library as fused; from worldmodel.model.networks import MLP; "
-        "print(fused.library()); "
+        "import torch; from worldmodel.kernels.c_library import library; "
+        "from worldmodel.model.networks import MLP; "
+        "print(library()); "
     )
     code += "print(MLP(4, 2, 1, 8)(torch.zeros(1, 4)).shape)"
     env = dict(os.environ, CC="no-such-compiler", XDG_CACHE_HOME=str(tmp_path))

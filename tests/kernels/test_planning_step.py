@@ -111,7 +111,7 @@ def test_a_head_answers_as_its_network_does(layers, units, outputs, exact):
     net.out.bias.data.normal_()
     whole_rows = torch.randn(5, 7, 60).bfloat16()
     feat = whole_rows[..., 10:56]  # apart, as features lie in rows
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), planning_step.settled():
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), planning_step.fixed_weights():
         assert planning_step.Reader.can(net, feat)
         got = net(feat)
         both = side_by_side([net, net], feat)
@@ -124,12 +124,12 @@ def test_a_head_answers_as_its_network_does(layers, units, outputs, exact):
 def test_who_wants_gradients_or_changes_weights_is_left_to_torch():
     net, feat = MLP(8, 1, 1, 8), torch.randn(3, 8).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        with planning_step.settled():
+        with planning_step.fixed_weights():
             assert not planning_step.Reader.can(net, feat)
             assert net(feat).requires_grad
         with torch.no_grad():
             assert not planning_step.Reader.can(net, feat)
-            with planning_step.settled():
+            with planning_step.fixed_weights():
                 assert planning_step.Reader.can(net, feat) and not planning_step.Reader.can(
                     net, feat.float()
                 )
@@ -137,7 +137,7 @@ def test_who_wants_gradients_or_changes_weights_is_left_to_torch():
                 assert not planning_step.Reader.can(MLP(8, 1, 1, 7), feat)
 
 
-def test_what_is_settled_is_packed_once_and_forgotten_afterwards():
+def test_what_is_made_of_fixed_weights_is_packed_once_and_forgotten_afterwards():
     made = []
     owner = object()
 
@@ -145,8 +145,8 @@ def test_what_is_settled_is_packed_once_and_forgotten_afterwards():
         made.append(1)
         return len(made)
 
-    with planning_step.settled():
-        with planning_step.settled():
+    with planning_step.fixed_weights():
+        with planning_step.fixed_weights():
             assert planning_step.once(owner, make) == 1
         assert planning_step.once(owner, make) == 1
     assert planning_step.once(owner, make) == 2

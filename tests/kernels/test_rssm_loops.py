@@ -7,11 +7,10 @@ import torch
 
 from worldmodel import build
 from worldmodel.config import loading
-from worldmodel.kernels import elementwise
-from worldmodel.kernels.planning_step import Step, settled
+from worldmodel.kernels import elementwise, rssm_loops
+from worldmodel.kernels.planning_step import Step, fixed_weights
 from worldmodel.kernels.rssm_loops import Walk
 from worldmodel.model.dynamics import Rollout
-from worldmodel.model.dynamics.rssm import RSSM
 from worldmodel.spaces import ActionSpace, ObservationSpace
 
 B, T, A = 5, 7, 3
@@ -55,7 +54,7 @@ def both_ways(monkeypatch, function):
     results = []
     for by_hand in (True, False):
         if not by_hand:
-            monkeypatch.setattr(RSSM, "_by_hand", lambda self, like: False)
+            monkeypatch.setattr(rssm_loops, "replaces", lambda rssm, like: False)
         torch.manual_seed(3)
         with torch.autocast("cpu", torch.bfloat16):
             results.append(function())
@@ -161,7 +160,7 @@ def test_other_transitions_stay_with_autograd(change):
         assert isinstance(rssm.start_rollout(rssm.initial(2), 1), Rollout)
 
 
-def test_walks_follow_the_weights_but_where_they_are_settled():
+def test_walks_follow_the_weights_but_where_they_are_fixed():
     rssm = rssm_of("gaussian")
 
     def walked():
@@ -171,7 +170,7 @@ def test_walks_follow_the_weights_but_where_they_are_settled():
             return walk.features_after()
 
     first = walked()
-    with settled():
+    with fixed_weights():
         assert torch.equal(first, walked())
         rssm.from_action.weight.data += 1
         assert torch.equal(first, walked())  # the promise broken: it is what makes planning quick

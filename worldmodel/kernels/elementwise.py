@@ -1,105 +1,60 @@
-"""The steps between matrix products, each in one pass over memory on a CPU in bf16; elsewhere as
-torch does them.
+"""The steps between matrix products, each in one pass over memory on a CPU in bf16.
 
-Every function here has its torch form beside it, which defines what it computes.
+Every function replaces the equation of model/ that it decorates, and returns None where that has
+to compute.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.kernels.c_library import BLOCKS, call, either, library
 
 
-def norm_silu(x: Tensor, norm: nn.RMSNorm, fine: bool = False) -> Tensor:
-    """SiLU of a norm (...,D) -> (...,D), in the precision of x unless `fine` keeps fp32."""
+def norm_silu(x: Tensor, norm: nn.RMSNorm, fine: bool = False) -> Tensor | None:
     if not takes(x):
-        return F.silu(norm(x))
+        return None
     return _NormSilu.apply(x, norm.weight, norm.eps, fine)
 
 
-def gru(gates: Tensor, norm: nn.RMSNorm, state: Tensor) -> Tensor:
-    """A GRU's new state (...,D) from its gates (...,3D) before their norm, and the old state."""
+def gru(gates: Tensor, norm: nn.RMSNorm, state: Tensor) -> Tensor | None:
     if not takes(gates):
-        reset, candidate, update = norm(gates).chunk(3, -1)
-        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        return torch.lerp(state, candidate, torch.sigmoid(update - 1))
+        return None
     return _Gru.apply(gates, norm.weight, norm.eps, state)
 
 
 def draw(logits: Tensor, uniform: Tensor, unimix: float) -> Tensor | None:
-    """One-hot draws (...,K) with the probabilities' gradient by uniform numbers (...); None: left
-    to torch.
-    """
     return _Draw.apply(logits, uniform, unimix) if takes(logits) else None
 
 
-def twohot_mean(read: Tensor, bins: Tensor) -> Tensor:
-    """What two-hot logits (...,K) mean, over bins that mirror each other around zero."""
-    if takes(read):
-        return _TwoHotMean.apply(read, bins)
-    terms = read.float().softmax(-1) * bins
-    half = len(bins) // 2
-    # Bins reach +-5e8: summing mirrored pairs first lets a symmetric guess cancel to zero exactly.
-    pairs = terms[..., :half] + terms[..., -half:].flip(-1)
-    return pairs.sum(-1) + terms[..., half : len(bins) - half].sum(-1)
+def twohot_mean(read: Tensor, bins: Tensor) -> Tensor | None:
+    return _TwoHotMean.apply(read, bins) if takes(read) else None
 
 
-def twohot_loss(read: Tensor, low: Tensor, share: Tensor) -> Tensor:
-    """Cross-entropy of logits (...,K) with codes (...): `share` of the bin above `low`, the rest
-    of `low` itself.
-    """
-    if takes(read):
-        return _TwoHotLoss.apply(read, low, share)
-    log_probs = read.float().log_softmax(-1)
-    below = log_probs.gather(-1, low.unsqueeze(-1)).squeeze(-1)
-    above = log_probs.gather(-1, low.unsqueeze(-1) + 1).squeeze(-1)
-    return -((1 - share) * below + share * above)
+def twohot_loss(read: Tensor, low: Tensor, share: Tensor) -> Tensor | None:
+    return _TwoHotLoss.apply(read, low, share) if takes(read) else None
 
 
-def centred(image: Tensor, backdrop: Tensor, dtype: torch.dtype) -> Tensor:
-    """uint8 pixels (...,H,W,C) to floats around zero, against a backdrop (H,W,C)."""
-    if dtype == torch.bfloat16 and _here(image):
-        y, image = torch.empty_like(image, dtype=dtype), image.contiguous()
-        call(
-            "centred",
-            image,
-            backdrop.contiguous(),
-            y,
-            image.numel() // backdrop.numel(),
-            backdrop.numel(),
-        )
-        return y
-    # Whole numbers up to 255 are exact in bf16 too.
-    return image.to(dtype).sub_(backdrop.to(dtype)).mul_(1 / 255)
+def centred(image: Tensor, backdrop: Tensor, dtype: torch.dtype) -> Tensor | None:
+    if dtype != torch.bfloat16 or not _here(image):
+        return None
+    y, image = torch.empty_like(image, dtype=dtype), image.contiguous()
+    count = backdrop.numel()
+    call("centred", image, backdrop.contiguous(), y, image.numel() // count, count)
+    return y
 
 
-def picture_error(mean: Tensor, image: Tensor, backdrop: Tensor) -> Tensor:
-    """Half the summed squared difference (N,) of drawn pictures (N,H,W,C) and centred pixels of
-    the same shape.
-    """
-    if takes(mean):
-        return _PictureError.apply(mean, image, backdrop)
-    return 0.5 * (mean.float() - centred(image, backdrop, torch.float32)).square().flatten(1).sum(
-        1
-    )
+def picture_error(mean: Tensor, image: Tensor, backdrop: Tensor) -> Tensor | None:
+    return _PictureError.apply(mean, image, backdrop) if takes(mean) else None
 
 
-def doubled(phases: Tensor, silu: bool) -> Tensor:
-    """Four phases (N,h+1,w+1,4C) side by side to one map (N,2h,2w,C) without its border, then SiLU
-    if asked for.
-    """
-    if takes(phases):
-        return _Doubled.apply(phases, silu)
-    n, rows, columns, channels = phases.shape
-    split = phases.view(n, rows, columns, 2, 2, channels // 4)
-    whole = split.transpose(2, 3).reshape(n, 2 * rows, 2 * columns, channels // 4)[:, 1:-1, 1:-1]
-    return F.silu(whole) if silu else whole
+def doubled(phases: Tensor, silu: bool) -> Tensor | None:
+    return _Doubled.apply(phases, silu) if takes(phases) else None
 
 
 def takes(x: Tensor) -> bool:
+    """Whether the C functions work on tensors like this one."""
     return x.dtype == torch.bfloat16 and _here(x)
 
 

@@ -1,13 +1,13 @@
 """A dream's step and a head's answer in one call each, where nobody wants gradients and the
 processor multiplies bf16.
 
-Weights are packed first; inside `settled()`, where no weight changes, once.
+Weights are packed first; inside `fixed_weights()`, where no weight changes, once.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -18,12 +18,12 @@ from worldmodel.kernels.c_library import call, library
 BF16 = torch.bfloat16
 WIDE = 32  # outputs that a packed matrix keeps together
 
-# what was made of modules' weights, while they are settled
+# what was made of modules' weights, while they are fixed
 _kept: dict[int, tuple[object, Any]] | None = None
 
 
 @contextlib.contextmanager
-def settled() -> Iterator[None]:
+def fixed_weights() -> Iterator[None]:
     """No weight changes in here, so that what is made of them is made once."""
     global _kept
     before, _kept = _kept, _kept if _kept is not None else {}
@@ -34,7 +34,7 @@ def settled() -> Iterator[None]:
 
 
 def once(owner: object, make: Callable[[], Any]) -> Any:
-    """What `make` gives, made anew unless the weights are settled."""
+    """What `make` gives, made anew unless the weights are fixed."""
     if _kept is None:
         return make()
     if id(owner) not in _kept:
@@ -184,6 +184,15 @@ class Reader:
         return out
 
 
-def read(net, x: Tensor) -> Tensor:
-    """What an MLP says of (...,K)."""
+def read(net, x: Tensor) -> Tensor | None:
+    """An MLP's output for (...,K)."""
+    if not Reader.can(net, x):
+        return None
     return cast(Reader, once(net, lambda: Reader(net))).read(x)
+
+
+def read_side_by_side(nets: Sequence, x: Tensor) -> list[Tensor] | None:
+    """Several MLPs' outputs, one by one, since each takes a single call."""
+    if not all(Reader.can(net, x) for net in nets):
+        return None
+    return [net(x) for net in nets]

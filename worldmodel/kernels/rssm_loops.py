@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.kernels.c_library import BLOCKS, call
+from worldmodel.kernels.elementwise import takes
 from worldmodel.kernels.planning_step import Step, once
 from worldmodel.spaces import State
 
@@ -295,12 +296,27 @@ class _Arrived(torch.autograd.Function):
         return ctx.walk.back(grads[0]).to(ctx.dtype), None
 
 
-def filtered(
+def replaces(rssm, like: Tensor) -> bool:
+    """Whether these loops replace the RSSM's own over tensors like this one."""
+    return (
+        rssm.transition == "rssm" and rssm.gru is not None and rssm.gru.blocks == 1 and takes(like)
+    )
+
+
+def start_rollout(
+    rssm, state: State, steps: int, generator: torch.Generator | None = None
+) -> Any | None:
+    dtype = torch.get_autocast_dtype("cpu")
+    if not torch.is_autocast_enabled("cpu") or not replaces(rssm, torch.empty(0, dtype=dtype)):
+        return None
+    return Walk(rssm, state, steps, generator)
+
+
+def filter_sequences(
     rssm, action_in: Tensor, embed_in: Tensor, first: Tensor, start: State
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Posteriors' deter, stoch and parameters (B,T,...) from projected actions and embeddings
-    (B,T,hidden).
-    """
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    if not replaces(rssm, embed_in):
+        return None
     latent, gru = rssm.latent, rssm.gru
     recurrent = (
         rssm.from_stoch.weight,

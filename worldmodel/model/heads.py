@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.kernels import elementwise
+from worldmodel.kernels import elementwise, replaceable_by
 from worldmodel.model.networks import MLP, side_by_side, symexp
 
 
@@ -65,10 +65,10 @@ class TwoHotHead(ScalarHead):
         self.register_buffer("bins", torch.cat([half, middle, -half.flip(0)]), persistent=False)
 
     def mean_of(self, read: Tensor) -> Tensor:
-        return elementwise.twohot_mean(read, self.bins)
+        return two_hot_mean(read, self.bins)
 
     def loss_of(self, read: Tensor, target: Tensor) -> Tensor:
-        return elementwise.twohot_loss(read, *two_hot(target, self.bins))
+        return two_hot_loss(read, *two_hot(target, self.bins))
 
 
 def two_hot(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,6 +78,25 @@ def two_hot(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
     x = x.float().clamp(bins[0], bins[-1])
     low = (torch.searchsorted(bins, x.contiguous(), right=True) - 1).clamp(0, len(bins) - 2)
     return low, (x - bins[low]) / (bins[low + 1] - bins[low])
+
+
+@replaceable_by(elementwise.twohot_mean)
+def two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:
+    """The mean of logits (...,K) over bins that mirror each other around zero: (...)."""
+    terms = logits.float().softmax(-1) * bins
+    half = len(bins) // 2
+    # Bins reach +-5e8: summing mirrored pairs first lets a symmetric guess cancel to zero exactly.
+    pairs = terms[..., :half] + terms[..., -half:].flip(-1)
+    return pairs.sum(-1) + terms[..., half : len(bins) - half].sum(-1)
+
+
+@replaceable_by(elementwise.twohot_loss)
+def two_hot_loss(logits: Tensor, low: Tensor, share: Tensor) -> Tensor:
+    """Cross-entropy (...) of logits (...,K) with the codes that `two_hot` returns."""
+    log_probs = logits.float().log_softmax(-1)
+    below = log_probs.gather(-1, low.unsqueeze(-1)).squeeze(-1)
+    above = log_probs.gather(-1, low.unsqueeze(-1) + 1).squeeze(-1)
+    return -((1 - share) * below + share * above)
 
 
 class ContinueHead(ScalarHead):

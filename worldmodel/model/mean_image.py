@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from worldmodel.kernels import elementwise
+from worldmodel.kernels import elementwise, replaceable_by
 
 GREY = 127.5
 
@@ -43,17 +43,31 @@ class MeanImage(nn.Module):
 
     def take_out(self, image: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """uint8 pixels (...,H,W,C) to floats around zero."""
-        return elementwise.centred(image, self.picture, dtype)
+        return centre_image(image, self.picture, dtype)
 
     def error(self, mean: Tensor, image: Tensor) -> Tensor:
         """Half the summed squared difference (N,) of what was drawn and uint8 pixels, both
         (N,H,W,C).
         """
-        return elementwise.picture_error(mean, image, self.picture)
+        return picture_error(mean, image, self.picture)
 
     def put_back(self, mean: Tensor) -> Tensor:
         """Drawn pictures less their mean (...,H,W,C) to floats in about [0, 1]."""
         return mean.float() + self.picture / 255
+
+
+@replaceable_by(elementwise.centred)
+def centre_image(image: Tensor, mean: Tensor, dtype: torch.dtype) -> Tensor:
+    """uint8 pixels (...,H,W,C) minus a mean picture (H,W,C), in units of the whole range."""
+    # Whole numbers up to 255 are exact in bf16 too.
+    return image.to(dtype).sub_(mean.to(dtype)).mul_(1 / 255)
+
+
+@replaceable_by(elementwise.picture_error)
+def picture_error(drawn: Tensor, image: Tensor, mean: Tensor) -> Tensor:
+    """Half the summed squared difference (N,) of drawn pictures and centred pixels (N,H,W,C)."""
+    difference = drawn.float() - centre_image(image, mean, torch.float32)
+    return 0.5 * difference.square().flatten(1).sum(1)
 
 
 def to_pixels(mean: Tensor) -> Tensor:

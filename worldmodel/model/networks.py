@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from worldmodel.kernels import elementwise, planning_step
+from worldmodel.kernels import elementwise, planning_step, replaceable_by
 from worldmodel.spaces import ObservationSpace
 
 
@@ -50,9 +50,8 @@ class MLP(nn.Module):
             nn.init.zeros_(self.out.weight)
             self.out.bias.data.zero_()
 
+    @replaceable_by(planning_step.read)
     def forward(self, x: Tensor) -> Tensor:
-        if planning_step.Reader.can(self, x):
-            return planning_step.read(self, x)
         return self.rest(self.hidden[0](x)) if len(self.hidden) else self.out(x)
 
     def rest(self, x: Tensor) -> Tensor:
@@ -60,17 +59,22 @@ class MLP(nn.Module):
         last, fine = len(self.norms) - 1, isinstance(self.out, Exact)
         for i, norm in enumerate(self.norms):
             x = x if i == 0 else self.hidden[i](x)
-            x = elementwise.norm_silu(x, cast(Norm, norm), fine and i == last)
+            x = norm_silu(x, cast(Norm, norm), fine and i == last)
         return self.out(x)
 
 
+@replaceable_by(elementwise.norm_silu)
+def norm_silu(x: Tensor, norm: nn.RMSNorm, fine: bool = False) -> Tensor:
+    """SiLU of a norm (...,D); a kernel keeps the precision of x unless `fine` asks for fp32."""
+    return F.silu(norm(x))
+
+
+@replaceable_by(planning_step.read_side_by_side)
 def side_by_side(nets: Sequence[MLP], x: Tensor) -> list[Tensor]:
     """Several networks on one input, whose gradient is then one matrix product instead of one and
     a sum for each.
     """
-    if not all(len(net.hidden) for net in nets) or all(
-        planning_step.Reader.can(net, x) for net in nets
-    ):
+    if not all(len(net.hidden) for net in nets):
         return [net(x) for net in nets]
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
@@ -178,7 +182,16 @@ class Doubling(nn.Module):
 
     def forward(self, x: Tensor, silu: bool = False) -> Tensor:
         """(N,C,H,W) -> (N,outputs,2H,2W), channels last in memory."""
-        return elementwise.doubled(self.phases(x).permute(0, 2, 3, 1), silu).permute(0, 3, 1, 2)
+        return interleave_phases(self.phases(x).permute(0, 2, 3, 1), silu).permute(0, 3, 1, 2)
+
+
+@replaceable_by(elementwise.doubled)
+def interleave_phases(phases: Tensor, silu: bool) -> Tensor:
+    """Four phases (N,h+1,w+1,4C) to one map (N,2h,2w,C) without its border, then perhaps SiLU."""
+    n, rows, columns, channels = phases.shape
+    split = phases.view(n, rows, columns, 2, 2, channels // 4)
+    whole = split.transpose(2, 3).reshape(n, 2 * rows, 2 * columns, channels // 4)[:, 1:-1, 1:-1]
+    return F.silu(whole) if silu else whole
 
 
 class Unpatch(nn.Module):
@@ -192,10 +205,8 @@ class Unpatch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N,C,H,W) -> (N,outputs,pH,pW), channels last in memory."""
         mixed = self.patches(x).permute(0, 2, 3, 1)
-        planning_step = rearrange(
-            mixed, "n h w (y x c) -> n (h y) (w x) c", y=self.patch, x=self.patch
-        )
-        return planning_step.permute(0, 3, 1, 2)
+        whole = rearrange(mixed, "n h w (y x c) -> n (h y) (w x) c", y=self.patch, x=self.patch)
+        return whole.permute(0, 3, 1, 2)
 
 
 class ImageDecoder(nn.Module):
@@ -284,9 +295,12 @@ def one_hot_draw(logits: Tensor, unimix: float, generator: torch.Generator | Non
     probabilities.
     """
     uniform = torch.rand(logits.shape[:-1], generator=generator, device=logits.device)
-    drawn = elementwise.draw(logits, uniform, unimix)
-    if drawn is not None:
-        return drawn
+    return pick_one_hot(logits, uniform, unimix)
+
+
+@replaceable_by(elementwise.draw)
+def pick_one_hot(logits: Tensor, uniform: Tensor, unimix: float) -> Tensor:
+    """One-hot codes (...,K) that uniform numbers (...) pick from the probabilities."""
     logs = mixed_log_probs(logits.float(), unimix)
     return straight_through(logs, looked_up(logs, uniform))
 

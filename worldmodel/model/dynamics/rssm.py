@@ -17,10 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.config.ranges import Count
-from worldmodel.kernels import elementwise
-from worldmodel.kernels.rssm_loops import Walk, filtered
+from worldmodel.kernels import elementwise, replaceable_by, rssm_loops
 from worldmodel.model.dynamics import Dynamics, Rollout
-from worldmodel.model.networks import MLP, BlockLinear, Norm
+from worldmodel.model.networks import MLP, BlockLinear, Norm, norm_silu
 from worldmodel.spaces import State
 
 if TYPE_CHECKING:
@@ -71,7 +70,15 @@ class GRU(nn.Module):
             gates = self.gates(both).unflatten(-1, (3, -1)).transpose(-3, -2).flatten(-3)
         else:
             gates = self.gates(torch.cat([x, hidden.to(x.dtype)], -1))
-        return elementwise.gru(gates, self.norm, hidden)
+        return gru_cell(gates, self.norm, hidden)
+
+
+@replaceable_by(elementwise.gru)
+def gru_cell(gates: Tensor, norm: nn.RMSNorm, hidden: Tensor) -> Tensor:
+    """The new hidden state (...,D) from the gates (...,3D) before their norm and the old one."""
+    reset, candidate, update = norm(gates).chunk(3, -1)
+    candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+    return torch.lerp(hidden, candidate, torch.sigmoid(update - 1))
 
 
 class RSSM(Dynamics):
@@ -126,20 +133,27 @@ class RSSM(Dynamics):
         action_in = self.from_action(prev_action * keep)
         embed_in = self.post_embed(embed)
         state = start or self.initial(embed.shape[0])
-        if self._by_hand(embed_in):
-            deter, stoch, params = filtered(self, action_in, embed_in, is_first, state)
-            post = {"deter": deter, "stoch": stoch, **self.latent.dist(params)}
-            return post, self.latent.dist(self.prior_net(deter))
+        deter, stoch, params = self._filter(action_in, embed_in, is_first, state)
+        post = {"deter": deter, "stoch": stoch, **self.latent.dist(params)}
+        return post, self.latent.dist(self.prior_net(deter))
+
+    @replaceable_by(rssm_loops.filter_sequences)
+    def _filter(
+        self, action_in: Tensor, embed_in: Tensor, is_first: Tensor, state: State
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Posteriors' deter, stoch and parameters (B,T,...) from projected actions and embeddings
+        (B,T,hidden).
+        """
+        keep = (~is_first.bool()).float().unsqueeze(-1)
         steps = []
-        for t in range(embed.shape[1]):
+        for t in range(embed_in.shape[1]):
             state = self._reset(state, keep[:, t])
             deter = self._advance(state, action_in[:, t])
             params = self._posterior(deter, embed_in[:, t])
             state = {"deter": deter, "stoch": self.latent.sample(params)}
-            steps.append({**state, "params": params})
-        posts = {k: torch.stack([s[k] for s in steps], 1) for k in steps[0]}
-        posts |= self.latent.dist(posts.pop("params"))
-        return posts, self.latent.dist(self.prior_net(posts["deter"]))
+            steps.append((deter, state["stoch"], params))
+        deters, stochs, all_params = (torch.stack(x, 1) for x in zip(*steps, strict=True))
+        return deters, stochs, all_params
 
     def observe_step(
         self,
@@ -171,24 +185,11 @@ class RSSM(Dynamics):
         params = self.prior_net(deter)
         return {"deter": deter, "stoch": self.latent.sample(params, generator), "params": params}
 
+    @replaceable_by(rssm_loops.start_rollout)
     def start_rollout(
         self, state: State, steps: int, generator: torch.Generator | None = None
     ) -> Rollout:
-        by_hand = torch.is_autocast_enabled("cpu") and self._by_hand(
-            torch.empty(0, dtype=torch.get_autocast_dtype("cpu"))
-        )
-        if by_hand:
-            return Walk(self, state, steps, generator)  # type: ignore[return-value]
         return super().start_rollout(state, steps, generator)
-
-    def _by_hand(self, like: Tensor) -> bool:
-        """Whether loops over tensors like this one are better unrolled."""
-        return (
-            self.transition == "rssm"
-            and self.gru is not None
-            and self.gru.blocks == 1
-            and elementwise.takes(like)
-        )
 
     def imagine(
         self, state: State, actions: Tensor, generator: torch.Generator | None = None
@@ -212,13 +213,11 @@ class RSSM(Dynamics):
         """deter of the next step, from the previous state and the projected action."""
         if self.from_stoch is not None:
             action_in = action_in + self.from_stoch(self.latent.flat(state["stoch"]))
-        x = elementwise.norm_silu(action_in, self.input_norm)
+        x = norm_silu(action_in, self.input_norm)
         if self.gru is None:
             return x
         return self.gru(x, state["stoch"] if self.transition == "rnn" else state["deter"])
 
     def _posterior(self, deter: Tensor, embed_in: Tensor) -> Tensor:
         """Parameters of the latent once something was seen."""
-        return self.post_out(
-            elementwise.norm_silu(self.post_deter(deter) + embed_in, self.post_norm)
-        )
+        return self.post_out(norm_silu(self.post_deter(deter) + embed_in, self.post_norm))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from worldmodel.kernels.planning_step import settled
+from worldmodel.kernels.planning_step import fixed_weights
 from worldmodel.policy.behaviors import BehaviorParts
 from worldmodel.policy.behaviors.explore import explore
 from worldmodel.policy.planners.proposals import Box, OneHot, Seeded
@@ -54,7 +54,7 @@ class MPC:
             mean = torch.where(is_first[:, None, None], mean, old)
         score = self.make_score(self.model, state, generator)
         proposal: Box | OneHot | Seeded = self.proposal
-        with settled():
+        with fixed_weights():
             if self.policy is not None and self.proposals:
                 drafts = self.policy.plans(
                     self.model, state, self.proposals, self.horizon, generator
