@@ -47,14 +47,15 @@ class Memory:
     """Keys and values (2,B,heads,T,D/heads) of one layer, of which the first ones are given."""
 
     def __init__(self, past: Tensor, steps: int):
-        self.all, self.count = past, past.shape[3]
-        if not torch.is_grad_enabled():  # room for all, so that none is copied again
-            self.all = F.pad(past, (0, 0, 0, steps))
+        # Without gradients there is room for all steps, so that none is copied again.
+        self.has_room = not torch.is_grad_enabled()
+        self.all = F.pad(past, (0, 0, 0, steps)) if self.has_room else past
+        self.count = past.shape[3]
 
     def append(self, recent: Tensor) -> Tensor:
         """Add the next ones and return all so far."""
         before, self.count = self.count, self.count + recent.shape[3]
-        if torch.is_grad_enabled():
+        if not self.has_room:
             self.all = torch.cat([self.all, recent], 3)
             return self.all
         self.all[:, :, :, before : self.count] = recent
