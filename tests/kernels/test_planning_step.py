@@ -32,7 +32,9 @@ def rssm_of(deter, hidden, actions, latent):
         ]
     )
     torch.manual_seed(0)
-    rssm = build.make_model(c, ObservationSpace({"image": (32, 32, 3)}), ActionSpace(actions)).dynamics
+    rssm = build.make_model(
+        c, ObservationSpace({"image": (32, 32, 3)}), ActionSpace(actions)
+    ).dynamics
     for name, p in rssm.named_parameters():
         if "norm" in name:
             p.data.uniform_(0.5, 1.5)
