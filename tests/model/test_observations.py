@@ -173,3 +173,26 @@ def test_the_probe_draws_every_picture():
         "front",
         "wrist",
     }
+
+
+def test_the_kernels_take_pictures_of_any_number_of_channels(observation):
+    """Under autocast on a CPU, C kernels replace torch in encoder, decoder and image loss."""
+    _, model = make_model(observation)
+    batch = make_batch(observation)
+    found = {}
+    for enabled in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses, *_ = model.losses(batch)
+        found[enabled] = {
+            name: losses[name].float()
+            for name in losses
+            if "/" in name or name in ("image", "vector")
+        }
+        model.zero_grad()
+        torch.stack([v.mean() for v in losses.values()]).sum().backward()
+        for name in observation.pictures:
+            grads = [p.grad for p in model.encoder.parts[name].parameters()]
+            assert all(torch.isfinite(g).all() and g.abs().sum() > 0 for g in grads)
+    for name, exact in found[False].items():
+        torch.testing.assert_close(found[True][name], exact, rtol=0.05, atol=0.05)
