@@ -13,6 +13,7 @@ import worldmodel
 from envs.errors import EnvFailure
 from envs.parallel.vector import SerialEnv
 from runs import seed_dir, train
+from worldmodel import registry
 from worldmodel.errors import RunError
 from worldmodel.evaluation.commands.play import start_session
 from worldmodel.evaluation.play.session import MAX_STEPS
@@ -90,6 +91,20 @@ def test_a_session_is_a_function_of_seed_and_actions(run_dir):
     assert driven(session_of(run_dir), actions) == first
     other = driven(session_of(run_dir, seed=1), actions)
     assert other[0]["dream"] != first[0]["dream"] and other[0]["real"] != first[0]["real"]
+
+
+@pytest.mark.parametrize("dynamics", sorted(set(registry.DYNAMICS) - {"rssm"}))
+def test_every_dynamics_is_driven_and_drives_itself(tmp_path, dynamics):
+    train(tmp_path, *POINTMASS, "--model.dynamics", dynamics)
+    path, actions = seed_dir(tmp_path, "pointmass"), actions_of(6)
+    session = session_of(path)
+    first = driven(session, actions)
+    assert driven(session_of(path, seed=1), actions)[0]["dream"] != first[0]["dream"]
+    session.rewind(2)
+    assert driven(session, actions[2:]) == first[2:]
+    planned = [shown(session.step("mpc", None)) for _ in range(3)]
+    session.rewind(6)
+    assert [shown(session.step("mpc", None)) for _ in range(3)] == planned
 
 
 def test_going_back_and_doing_the_same_shows_the_very_same(run_dir):
