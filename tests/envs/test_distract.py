@@ -32,7 +32,7 @@ TASKS = (*envs.TASKS, "dmc:walker_walk", "dmc:ball_in_cup_catch")
 SIZE = (40, 56)
 
 
-def played(name, steps=5, seed=3, push=0.4, **options):
+def play_episode(name, steps=5, seed=3, push=0.4, **options):
     """Pictures and masks of an episode under one repeated action."""
     env = envs.make(name, size=SIZE, render=options.pop("render", "ray"), **options)
     space = env.action_space
@@ -52,31 +52,33 @@ def played(name, steps=5, seed=3, push=0.4, **options):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_strength_0_is_the_picture_bit_for_bit(name):
-    np.testing.assert_array_equal(played(DISTRACT + name, strength=0.0)[0], played(name)[0])
+    np.testing.assert_array_equal(
+        play_episode(DISTRACT + name, strength=0.0)[0], play_episode(name)[0]
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", TASKS)
 def test_at_strength_1_the_task_stays_and_nothing_else(name, kind):
-    plain, masks = played(name)
-    pictures, same = played(DISTRACT + name, kind=kind)
+    plain, masks = play_episode(name)
+    pictures, same = play_episode(DISTRACT + name, kind=kind)
     np.testing.assert_array_equal(masks, same)
     assert ((masks >= 0) & (masks <= 1)).all() and 0.005 < (masks == 1).mean() < 0.4
     np.testing.assert_array_equal(pictures[masks == 1], plain[masks == 1])
     behind = masks == 0
     assert (pictures != plain).any(-1)[behind].mean() > 0.95
     # The background is the same in front of whatever task: nothing of the old one shines through.
-    other, _ = played(
+    other, _ = play_episode(
         DISTRACT + "pendulum" if name != "pendulum" else DISTRACT + "rope", kind=kind
     )
-    away = behind & (played("pendulum" if name != "pendulum" else "rope")[1] == 0)
+    away = behind & (play_episode("pendulum" if name != "pendulum" else "rope")[1] == 0)
     np.testing.assert_allclose(pictures[away].astype(int), other[away], atol=1)
 
 
 @pytest.mark.parametrize("name", ["pointmass", "dmc:walker_walk"])
 def test_between_it_is_a_blend(name):
     plain, half, whole = (
-        played(DISTRACT + name, strength=s)[0].astype(float) for s in (0.0, 0.5, 1.0)
+        play_episode(DISTRACT + name, strength=s)[0].astype(float) for s in (0.0, 0.5, 1.0)
     )
     np.testing.assert_allclose(half, (plain + whole) / 2, atol=1.1)
 
@@ -91,18 +93,18 @@ def test_the_ray_renderers_mask_is_its_segmentation():
 
 
 def test_a_thin_string_is_kept_in_part():
-    _, masks = played("dmc:ball_in_cup_catch")
+    _, masks = play_episode("dmc:ball_in_cup_catch")
     assert ((masks > 0.05) & (masks < 1)).any((1, 2)).all()
 
 
 @pytest.mark.skipif(not render.probe_gl().backend, reason="no GL")
 @pytest.mark.parametrize("renderer", ["gl", "fast"])
 def test_gl_gives_a_mask_by_its_segmentation(renderer):
-    plain, masks = played("dmc:walker_walk", render=renderer)
-    pictures, _ = played("distract:dmc:walker_walk", render=renderer)
+    plain, masks = play_episode("dmc:walker_walk", render=renderer)
+    pictures, _ = play_episode("distract:dmc:walker_walk", render=renderer)
     np.testing.assert_array_equal(pictures[masks == 1], plain[masks == 1])
     assert 0.02 < (masks == 1).mean() < 0.3
-    rays = played("dmc:walker_walk")[1]
+    rays = play_episode("dmc:walker_walk")[1]
     assert ((masks == 1) & (rays == 1)).sum() > 0.9 * ((masks == 1) | (rays == 1)).sum()
 
 
@@ -111,13 +113,13 @@ def background(seed=0, size=(64, 64), kind="both"):
 
 
 def test_backgrounds_are_told_apart_by_seed_set_and_step_and_by_nothing_else():
-    first, masks = played("distract:pointmass", seed=5)
+    first, masks = play_episode("distract:pointmass", seed=5)
     for changes in ({"seed": 6}, {"seed": 5, "held_out": True}):
-        other, others = played("distract:pointmass", **{"seed": 5, **changes})
+        other, others = play_episode("distract:pointmass", **{"seed": 5, **changes})
         behind = (masks == 0) & (others == 0)
         assert np.abs(first.astype(int) - other)[behind].mean() > 25
     assert len({picture[:3].tobytes() for picture in first}) == len(first), "it moves"
-    elsewhere, others = played("distract:pointmass", seed=5, push=-0.9)
+    elsewhere, others = play_episode("distract:pointmass", seed=5, push=-0.9)
     behind = (masks == 0) & (others == 0)
     assert not np.array_equal(masks, others)
     np.testing.assert_allclose(first[behind].astype(int), elsewhere[behind], atol=1)

@@ -1,5 +1,5 @@
-"""A run directory that has lost its checkpoints, cannot be written to, or not locked: what is
-said, kept, refused.
+"""A run directory without its checkpoints, not writable or not locked: messages, exit codes, and
+what is kept.
 """
 
 import errno
@@ -22,7 +22,7 @@ TALKING = (*SHORT, "--log.every", "1", "--log.checkpoint", "20")
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory):
-    """What a run leaves that nobody disturbed."""
+    """Return the directory of an undisturbed run."""
     root = tmp_path_factory.mktemp("calm")
     go(root, *TALKING)
     return root
@@ -113,7 +113,7 @@ def test_a_disk_full_outside_a_save_says_what_is_kept(calm, tmp_path, record_pro
 
 
 def complete(said, path, kept):
-    """The last line says what happened, what is kept and what to do."""
+    """Say whether the last line names what happened, what is kept and what to do."""
     last = said.strip().splitlines()[-1]
     return all(
         words in last
@@ -121,7 +121,7 @@ def complete(said, path, kept):
     )
 
 
-def opened(root):
+def open_run(root):
     c = loading.parse(["debug", "--run.root", str(root)])
     run = RunDir.for_config(c)
     run.open(c)
@@ -142,12 +142,12 @@ def test_a_lock_of_a_directory_that_was_moved_aside_is_none(tmp_path, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(fcntl, "flock", late)
-        first = opened(tmp_path)
+        first = open_run(tmp_path)
     assert moved
     with first, pytest.raises(RunError, match="another process is training") as caught:
-        opened(tmp_path)
+        open_run(tmp_path)
     assert caught.value.exit_code == 74
-    opened(tmp_path).close()
+    open_run(tmp_path).close()
 
 
 def test_a_file_system_without_locks_is_not_taken_for_another_training(tmp_path, monkeypatch):
@@ -158,7 +158,7 @@ def test_a_file_system_without_locks_is_not_taken_for_another_training(tmp_path,
     with pytest.raises(
         RunError, match="lock cannot be locked .No locks available.*--run.root"
     ) as caught:
-        opened(tmp_path)
+        open_run(tmp_path)
     assert caught.value.exit_code == 74 and "another process" not in str(caught.value)
 
 
@@ -169,10 +169,10 @@ def test_a_file_system_without_locks_is_not_taken_for_another_training(tmp_path,
 def test_whatever_the_system_refuses_is_said_with_what_is_kept(
     monkeypatch, capsys, number, advice
 ):
-    def refused(c, words, others):
+    def refuse(c, words, others):
         raise OSError(number, "no", "/there")
 
-    monkeypatch.setattr(train_py, "train", refused)
+    monkeypatch.setattr(train_py, "train", refuse)
     assert train_py.main(["debug", "--run.fresh", "true"]) == 74
     first, kept, fresh = capsys.readouterr().err.strip().splitlines()
     assert first.startswith("no: /there") and advice in first

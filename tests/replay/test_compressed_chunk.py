@@ -29,7 +29,7 @@ GROUND = np.random.default_rng(0).integers(0, 60, (64, 64, 3)).astype(np.uint8)
 PICTURES = {**SPEC, "image": ((64, 64, 3), "uint8")}
 
 
-def filmed(index):
+def make_picture(index):
     """A picture with a bright square that moves over a still, noisy ground."""
     picture = GROUND.copy()
     picture[10:20, index % 50 : index % 50 + 10] = 255
@@ -41,7 +41,7 @@ def test_pictures_take_less_and_come_back_bit_for_bit(tmp_path, store):
     """Rows of a thousand frames at a small part of their size, in RAM and on disk."""
     replay = make(tmp_path, f"{store} zstd", streams=1, chunk_rows=256, spec=PICTURES)
     for index in range(1024):
-        replay.add(0, {**row(0, index), "image": filmed(index)})
+        replay.add(0, {**row(0, index), "image": make_picture(index)})
     replay.flush()
     assert len(replay) == 1024 and replay.stats()["bytes_per_row"] < 2500
     files = [tmp_path / name for name in chunk_names(tmp_path)]
@@ -51,7 +51,7 @@ def test_pictures_take_less_and_come_back_bit_for_bit(tmp_path, store):
     )
     batch = replay.sample(8, 50)
     for b, t in np.ndindex(8, 50):
-        assert np.array_equal(batch["image"][b, t], filmed(int(batch["clock"][b, t])))
+        assert np.array_equal(batch["image"][b, t], make_picture(int(batch["clock"][b, t])))
 
 
 @pytest.mark.parametrize("rows", [1, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK])
@@ -126,14 +126,14 @@ def test_the_cap_counts_packed_bytes(tmp_path):
         size = dict(capacity_bytes=100 * 12_400, chunk_rows=16, num_streams=1, sampler=Uniform())
         replay = Replay(PICTURES, **size, store="ram", codec=codec, directory=None, seed=0)
         for index in range(400):
-            replay.add(0, {**row(0, index), "image": filmed(0)})
+            replay.add(0, {**row(0, index), "image": make_picture(0)})
             assert replay.stats()["bytes"] <= size["capacity_bytes"]
         return len(replay)
 
     assert still("none") <= 100 and still("zstd") == 400
 
 
-def damaged(path, why):
+def damage_file(path, why):
     body = bytearray(path.read_bytes())
     if why == "bad-crc":
         body[len(body) // 2] ^= 1
@@ -148,14 +148,14 @@ def damaged(path, why):
 def test_damage_leaves_a_hole(tmp_path, why):
     replay = fill(make(tmp_path, "disk zstd"), 40)
     replay.flush()
-    damaged(tmp_path / "0000-00000002.zrows", why)
+    damage_file(tmp_path / "0000-00000002.zrows", why)
     again = reload(replay.state_dict(), tmp_path, store="disk zstd")
     moved = "bad-crc" if why == "short" else why
     assert aside(tmp_path) == [f"0000-00000002.zrows-{moved}"]
     assert clocks(again) == {s * 10**6 + i for s in (0, 1) for i in range(40)} - set(range(16, 24))
 
 
-def forged(path, **changes):
+def forge_header(path, **changes):
     """Rewrite a packed file's header, and give the checksum that fits it."""
     body = bytearray(path.read_bytes())
     head = dict(zip(("rows", "episodes", "blocks"), HEADER.unpack_from(body), strict=True))
@@ -176,7 +176,7 @@ def test_a_forged_header_is_refused_though_its_checksum_fits(tmp_path, change):
     replay.flush()
     state = replay.state_dict()
     entry = next(e for e in state["chunks"] if e["file"] == "0000-00000001.zrows")
-    entry["crc32"] = forged(tmp_path / entry["file"], **change)
+    entry["crc32"] = forge_header(tmp_path / entry["file"], **change)
     reload(state, tmp_path, store="ram zstd")
     assert aside(tmp_path) == ["0000-00000001.zrows-malformed"]
 

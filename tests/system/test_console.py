@@ -16,16 +16,16 @@ def test_the_time_that_is_left_follows_from_what_this_command_did(monkeypatch):
     stream = Terminal()
     bar = console.Progress(10, "playing", start=2, stream=stream)
 
-    def shown(done, at):
+    def draw_at(done, at):
         now[0] = 100.0 + at
         stream.truncate(0)
         bar.update(done)
         return stream.getvalue()
 
-    assert "? left" in shown(2, 5)  # what an earlier command did says nothing of this one's pace
-    line = shown(5, 9)
+    assert "? left" in draw_at(2, 5)  # what an earlier command did says nothing of this one's pace
+    line = draw_at(5, 9)
     assert "50%" in line and "0:09 elapsed" in line and "0:15 left" in line
-    assert "0:00 left" in shown(10, 24)
+    assert "0:00 left" in draw_at(10, 24)
 
 
 def test_a_line_is_no_wider_than_the_terminal_and_the_whole_may_turn_out_larger(monkeypatch):
