@@ -1,4 +1,4 @@
-"""A saved model as an environment of its own."""
+"""A saved world model as an environment."""
 
 import shutil
 import subprocess
@@ -36,7 +36,7 @@ def catcher_dir(tmp_path_factory):
 
 @pytest.mark.parametrize("obs", ["pixels", "features"])
 @pytest.mark.parametrize("fixture", ["run_dir", "catcher_dir"])
-def test_gymnasium_has_nothing_to_say_against_it(fixture, obs, request):
+def test_gymnasium_accepts_it(fixture, obs, request):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that features have no bounds
         check_env(
@@ -44,7 +44,7 @@ def test_gymnasium_has_nothing_to_say_against_it(fixture, obs, request):
         )
 
 
-def played(env, seed=None, steps=6):
+def play_episode(env, seed=None, steps=6):
     """Everything an episode of fixed actions shows."""
     rng = np.random.default_rng(0)
     obs, info = env.reset(seed=seed)
@@ -62,15 +62,15 @@ def same(one, two):
 
 def test_episodes_are_a_function_of_the_seed(run_dir):
     env, other = DreamEnv(run_dir, seed=5), DreamEnv(worldmodel.load(run_dir), seed=5)
-    first = played(env)
-    assert same(first, played(other)) and same(first, played(env, 5))
-    again = played(env)
+    first = play_episode(env)
+    assert same(first, play_episode(other)) and same(first, play_episode(env, 5))
+    again = play_episode(env)
     assert not same(first, again)  # the second episode of the same generator
-    assert not same(first, played(env, 6))
-    assert same(played(other, 6), played(env, 6))
+    assert not same(first, play_episode(env, 6))
+    assert same(play_episode(other, 6), play_episode(env, 6))
 
 
-def test_it_dreams_on_from_where_the_replay_was(run_dir):
+def test_it_starts_from_replay_steps(run_dir):
     env = DreamEnv(run_dir, context=3)
     starts = {tuple(env.reset()[1].values()) for _ in range(12)}
     assert len(starts) > 6
@@ -83,8 +83,8 @@ def test_it_dreams_on_from_where_the_replay_was(run_dir):
     )
 
 
-def test_a_dream_starts_from_what_is_believed_after_the_context(tmp_path):
-    """With a latent that draws nothing: the very posterior of those rows."""
+def test_it_starts_from_the_posterior_after_the_context(tmp_path):
+    """With a deterministic latent: exactly the posterior of those rows."""
     train(
         tmp_path,
         "--model.latent",
@@ -112,7 +112,7 @@ def test_a_dream_starts_from_what_is_believed_after_the_context(tmp_path):
     assert 4 in steps
 
 
-def test_it_stops_at_the_horizon_and_pays_what_the_head_expects(run_dir):
+def test_it_stops_at_the_horizon_and_pays_the_predicted_reward(run_dir):
     env = DreamEnv(run_dir, obs="features", horizon=4, ends="threshold")
     env.reset(seed=0)
     steps = [env.step(np.zeros(1, np.float32)) for _ in range(4)]
@@ -141,7 +141,7 @@ def test_a_first_observation_may_be_given(run_dir, tmp_path):
     lone = tmp_path / "lone"
     shutil.copytree(run_dir, lone, ignore=shutil.ignore_patterns("replay"))
     env = DreamEnv(lone)
-    with pytest.raises(RunError, match="no start for a dream"):
+    with pytest.raises(RunError, match="no start in its replay"):
         env.reset(seed=0)
     picture = np.full((32, 32, 3), 7, np.uint8)
     first, info = env.reset(seed=0, options={"obs": picture})
@@ -162,7 +162,7 @@ def test_a_first_observation_may_be_given(run_dir, tmp_path):
         ({"render_mode": "human"}, "render_mode must be"),
     ],
 )
-def test_a_users_mistakes(run_dir, wrong, wanted):
+def test_user_errors(run_dir, wrong, wanted):
     with pytest.raises(ValueError, match=wanted):
         DreamEnv(run_dir, **wrong)
 
@@ -183,7 +183,7 @@ def test_wrong_actions_and_steps_before_a_reset(run_dir, catcher_dir):
         DreamEnv(run_dir / "replay")
 
 
-def test_a_model_that_cannot_draw_dreams_in_features(tmp_path):
+def test_a_model_that_cannot_draw_offers_features(tmp_path):
     train(tmp_path, "--env.task", "pendulum", "--env.obs", "state", "--run.frames", "40")
     with pytest.raises(ValueError, match="cannot draw"):
         DreamEnv(seed_dir(tmp_path, "pendulum"))

@@ -1,6 +1,4 @@
-"""A saved model as an environment: `DreamEnv` is a `gymnasium.Env` that dreams, and needs no
-simulator.
-"""
+"""`DreamEnv`: a saved world model as a `gymnasium.Env` that needs no simulator."""
 
 from __future__ import annotations
 
@@ -27,15 +25,14 @@ ENDS = ("drawn", "threshold")
 
 
 class DreamEnv(gymnasium.Env):
-    """An episode is dreamt from where one of the run's replay was at some step, after watching
-    `context` rows of it.
+    """Episodes that the model imagines, from a random step of the replay after `context` rows.
 
     `reset(options={"obs": picture})` starts instead from the first observation of an episode: a
     picture or vector, or a dict of all by name. Observations are decoded `pixels`, a dict where
     the run sees several pictures, or the latent's `features`; rewards are expected ones. An
-    episode terminates by a draw from the continuation head, or once it thinks the end is likelier
-    than not (`threshold`), and is truncated after `horizon` steps. All is a function of seed and
-    actions.
+    episode terminates by sampling the continuation head, or if termination is more likely than
+    not (`threshold`), and is truncated after `horizon` steps. Everything is a function of seed
+    and actions.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}
@@ -75,7 +72,7 @@ class DreamEnv(gymnasium.Env):
         self.generator = torch.Generator(self.agent.device)
         self.state: State | None = None
         self.steps = 0
-        self._first: int | None = seed  # of the first reset that names none
+        self._first: int | None = seed  # seed of the first reset without one
         self._saved: SavedEpisodes | None = None
 
     def _make_observation_space(self) -> spaces.Space:
@@ -126,7 +123,7 @@ class DreamEnv(gymnasium.Env):
         return self._observe(), reward, cont <= bar, self.steps >= self.horizon, {"cont": cont}
 
     def render(self) -> np.ndarray | None:
-        """The dreamt picture, where `render_mode` is rgb_array."""
+        """The imagined picture, if `render_mode` is rgb_array."""
         if self.render_mode is None:
             return None
         if self.state is None:
@@ -161,12 +158,12 @@ class DreamEnv(gymnasium.Env):
         return space.one_hot([torch.tensor(int(pick)) for pick in np.atleast_1d(action)]).numpy()
 
     def _make_first_row(self, obs: Any) -> dict[str, np.ndarray]:
-        """One row, the first of an episode."""
+        """One row with a given first observation of an episode."""
         seen = check_seen(self.run.observation_space, obs)
         return {**{k: v[None] for k, v in seen.items()}, "prev_action": self._no_action()}
 
     def _sample_replay(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """The rows up to a random step of a random episode of the replay, and which those are."""
+        """The context rows before a random step of the replay, and which step that is."""
         try:
             self._saved = self._saved or SavedEpisodes(self.run.path)
             if not self._saved.count:
@@ -175,7 +172,7 @@ class DreamEnv(gymnasium.Env):
             rows = self._saved.read_episode(episode)
         except (UsageError, ReplayError, OSError) as error:
             raise RunError(
-                f"{self.run.path}: no start for a dream in its replay ({error}); give "
+                f"{self.run.path}: no start in its replay ({error}); give "
                 f"reset(options={{'obs': ...}})",
                 4,
             ) from None
@@ -191,20 +188,17 @@ class DreamEnv(gymnasium.Env):
 
 @torch.no_grad()
 def observe_rows(
-    agent: Agent, rows: dict[str, np.ndarray], generator: torch.Generator, dreams: int = 1
+    agent: Agent, rows: dict[str, np.ndarray], generator: torch.Generator, count: int = 1
 ) -> State:
-    """What is believed after rows (T,...), of which the first counts as an episode's: so many
-    draws of it (K,...).
-    """
-    carry = agent.init(dreams)
+    """Sample posterior states (K,...) after rows (T,...), of which the first starts an episode."""
+    carry = agent.init(count)
     keys = [*agent.model.observation, "prev_action"]
     state: State = {}
     for t in range(len(rows["prev_action"])):
         obs: dict[str, torch.Tensor] = {
-            k: torch.from_numpy(rows[k][t : t + 1]).expand(dreams, *rows[k].shape[1:])
-            for k in keys
+            k: torch.from_numpy(rows[k][t : t + 1]).expand(count, *rows[k].shape[1:]) for k in keys
         }
-        obs["is_first"] = torch.full((dreams,), t == 0)
+        obs["is_first"] = torch.full((count,), t == 0)
         with autocast(agent.device, agent.precision):
             state, _ = agent.filter(obs, carry, generator)
         carry = {**carry, **add_prefix(state, "state/")}

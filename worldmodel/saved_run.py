@@ -1,4 +1,4 @@
-"""A saved run in three lines: load it, act with it, imagine with it."""
+"""`Run`: a saved run to act with and to imagine with."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from worldmodel.spaces import ActionSpace, ObservationSpace, select_prefix
 from worldmodel.system import runtime
 from worldmodel.system.runtime import autocast, make_generator
 
-OVERRIDABLE = ("behavior", "planner", "goal")  # what can be changed on a saved run
+OVERRIDABLE = ("behavior", "planner", "goal")  # sections that may differ from training
 
 
 class Run:
-    """A trained agent, opened from its run directory; needs no environment."""
+    """A trained agent, opened from its run directory without an environment."""
 
     def __init__(
         self,
@@ -50,16 +50,13 @@ class Run:
         self.model, self.action_space = agent.model, agent.space
         self.generator = make_generator(c.run.seed, 8, device=agent.device.type)
 
-    def apply_overrides(self, changes: Sequence[tuple[str, str]]) -> Run:
-        """The same model driven in another way: changed keys of behavior, planner and goal, as
-        (key, text).
-        """
-        c = loading.change(self.config, changes, OVERRIDABLE)
+    def apply_overrides(self, overrides: Sequence[tuple[str, str]]) -> Run:
+        """The same model with other keys of behavior, planner and goal, as pairs (key, text)."""
+        c = loading.change(self.config, overrides, OVERRIDABLE)
         if learns_policy(c) and self.policy is None:
             raise RunError(
                 "this run trained no actor and no critic: behavior.name can be random or mpc, "
-                "the latter with "
-                "planner.score reward and planner.proposals 0",
+                "the latter with planner.score reward and planner.proposals 0",
                 2,
             )
         agent = build.make_agent(c, self.model, self.action_space, self.agent.device, self.policy)
@@ -67,9 +64,7 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path, device: str = "cpu") -> Run:
-        """The newest good checkpoint of a run directory; RunError or CheckpointError in
-        one line.
-        """
+        """Open the newest sound checkpoint; RunError or CheckpointError if there is none."""
         run = RunDir(Path(path))
         c = run.load_config()
         saved = store.load_latest(run.checkpoints)
@@ -95,8 +90,9 @@ class Run:
     def act(
         self, obs: Any, carry: Carry | None = None, mode: str = "eval"
     ) -> tuple[np.ndarray, Carry]:
-        """What is seen by name, or the one picture or vector itself, to an action (A,); carry None
-        starts an episode.
+        """Choose an action (A,) for a dict of observations, or for the one picture or vector.
+
+        `carry` is None at the start of an episode.
         """
         seen = check_seen(self.observation_space, obs)
         batch = {k: torch.from_numpy(v[None]) for k, v in seen.items()}
@@ -106,17 +102,16 @@ class Run:
 
     @torch.no_grad()
     def draw(self, carry: Carry, name: str | None = None) -> np.ndarray:
-        """What the model takes the present to look like: a picture (H,W,3) uint8, all that the run
-        sees side by side; or the one of that name (H,W,C).
-        """
+        """Decode the present: all pictures side by side (H,W,3) uint8, or one by name (H,W,C)."""
         with autocast(self.agent.device, self.agent.precision):
             feat = self.model.dynamics.features(select_prefix(carry, "state/")).unsqueeze(1)
             return self._pixels(feat, name)[0]
 
     @torch.no_grad()
     def imagine(self, carry: Carry, actions: np.ndarray, name: str | None = None) -> np.ndarray:
-        """Dream on from a carry: actions (H,A), choices one-hot -> pictures (H,H,W,3) uint8, all
-        side by side; or the one of that name.
+        """Imagine actions (H,A), choices one-hot, from a carry: pictures (H,H,W,3) uint8.
+
+        Several pictures are joined side by side; `name` selects one.
         """
         actions = np.asarray(actions, np.float32)
         if actions.ndim != 2 or actions.shape[1] != self.action_space.size:
@@ -141,8 +136,9 @@ class Run:
 
 
 def check_seen(observation: ObservationSpace, obs: Any) -> dict[str, np.ndarray]:
-    """What is seen by name, or the one picture or vector itself, as arrays of the right shapes;
-    UsageError where they are not. Whatever else a dict holds is left out.
+    """Observations as arrays by name, from a dict, a picture or a vector; UsageError if misshaped.
+
+    Other keys of a dict are dropped.
     """
     if not isinstance(obs, dict):
         kind = observation.pictures if np.ndim(obs) == 3 else observation.vectors

@@ -1,6 +1,4 @@
-"""Dreams looked at: what is known of perfect and of frozen ones, and the files that eval.py
-imagine leaves.
-"""
+"""Imagined rollouts of perfect and of frozen models, and the files that eval.py imagine writes."""
 
 import json
 import shutil
@@ -58,7 +56,7 @@ def seen_by(model):
     )
 
 
-def test_a_perfect_models_dreams_never_break_and_never_part():
+def test_a_perfect_model_has_an_unlimited_horizon_and_no_disagreement():
     observed = seen_by(Perfect())
     found = useful_horizon.measure_long_rollouts(observed, 8, 2)
     assert (
@@ -69,7 +67,7 @@ def test_a_perfect_models_dreams_never_break_and_never_part():
     assert (
         found["behind_copy"] is None and (found["mse"]["mean"] > 0).all() and found["length"] == 8
     )
-    assert "do not break in 8 steps" in useful_horizon.describe_rollouts(found)
+    assert "is beyond 8 steps" in useful_horizon.describe_rollouts(found)
     parts = uncertainty.measure_disagreement(observed, 6, 4)
     assert (
         (parts["std"] == 0).all()
@@ -78,14 +76,14 @@ def test_a_perfect_models_dreams_never_break_and_never_part():
     )
 
 
-def test_a_frozen_models_dreams_are_the_last_frame_and_lose_to_it_at_once():
+def test_a_frozen_model_equals_the_last_frame_and_has_no_useful_horizon():
     found = useful_horizon.measure_long_rollouts(seen_by(Frozen()), 8, 2)
     np.testing.assert_array_equal(found["mse"]["model"], found["mse"]["copy"])
     np.testing.assert_array_equal(found["mse"]["model"], found["mse"]["single"])
     assert found["behind_copy"] == 1 == found["kl_behind_copy"]
 
 
-def test_dreams_of_other_actions_part_where_they_are_wrong():
+def test_rollouts_of_random_actions_disagree_where_they_are_wrong():
     parts = uncertainty.measure_disagreement(seen_by(Shuffled()), 6, 16)
     found = uncertainty.summarize_disagreement(parts)
     assert (
@@ -95,13 +93,13 @@ def test_dreams_of_other_actions_part_where_they_are_wrong():
     )
 
 
-def test_losing_takes_several_steps_in_a_row():
+def test_a_horizon_needs_several_steps_in_a_row():
     assert useful_horizon.find_useful_horizon([1, 3, 1, 3, 3, 3, 1], [2] * 7) == 4
     assert useful_horizon.find_useful_horizon([1, 3, 3], [2] * 3) is None
     assert useful_horizon.find_useful_horizon([2, 2, 2], [2] * 3) == 1
 
 
-def test_the_longest_dreams_leave_room_for_others():
+def test_the_longest_rollouts_leave_room_for_other_starts():
     observed = SimpleNamespace(episode=range(30), context=10)
     assert [useful_horizon.choose_length(observed, wanted) for wanted in (None, 7, 99)] == [
         10,
@@ -110,7 +108,7 @@ def test_the_longest_dreams_leave_room_for_others():
     ]
 
 
-def test_actions_to_keep_to():
+def test_constant_actions():
     names, actions = zip(*run_policies.list_constant_actions(ActionSpace(2)), strict=True)
     assert names[:3] == ("nothing", "dimension 0 at -1", "dimension 0 at +1") and len(names) == 5
     assert np.array_equal(actions[4], [0, 1])
@@ -123,7 +121,7 @@ def test_actions_to_keep_to():
     assert len(run_policies.list_constant_actions(ActionSpace(20))) == run_policies.MAX_ACTIONS
 
 
-def test_grids_hold_every_picture_where_it_belongs():
+def test_grids_show_every_picture_in_its_place():
     one, two = np.full((5, 8, 8, 3), 40, np.uint8), np.full((3, 8, 8, 3), 90, np.uint8)
     moving = grids.tile_videos([("one", one), ("two", two), ("three", one)], 2, 16)
     side = 16 + grids.GAP
@@ -141,7 +139,7 @@ def test_grids_hold_every_picture_where_it_belongs():
 
 @pytest.fixture(scope="module")
 def blind_dir(tmp_path_factory):
-    """No objective draws, groups of classes, no actor; dreams are drawn by the probe."""
+    """A run without decoding objective and actor: the probe decodes pictures."""
     root = tmp_path_factory.mktemp("imagined")
     train(
         root,
@@ -163,18 +161,16 @@ def read(run, name):
     return json.loads((run / "eval" / f"{name}.json").read_text())
 
 
-def test_every_side_of_a_dream_of_a_model_without_a_decoder(blind_dir):
+def test_all_files_of_a_model_without_a_decoder(blind_dir):
     out, err = evaluate(blind_dir, "imagine", "--length", "6", "--samples", "3", "--long", "7")
     eval_dir = blind_dir / "eval"
     assert len(read(blind_dir, "imagine")["image_mse"]) == 6
     found = read(blind_dir, "futures")
     kinds = [future["kind"] for future in found["futures"]]
-    assert kinds == ["luck"] * 3 + ["action"] * 5 + ["policy"] * 2 and all(
+    assert kinds == ["sample"] * 3 + ["action"] * 5 + ["policy"] * 2 and all(
         len(future["reward"]) == 6 == len(future["continuation"]) for future in found["futures"]
     )
-    assert "the actor cannot drive" in out and any(
-        "the actor" in line for line in found["left_out"]
-    )
+    assert "the actor cannot act" in out and any("the actor" in line for line in found["left_out"])
     long = read(blind_dir, "long")
     assert (
         long["length"] == 7 == len(long["mse"]["mean"])
@@ -198,11 +194,11 @@ def test_every_side_of_a_dream_of_a_model_without_a_decoder(blind_dir):
     for name in ("imagine", "futures", "long", "latents", "uncertainty"):
         with Image.open(eval_dir / f"{name}.png") as picture:
             assert min(picture.size) > 100
-    assert "dreaming [" in err and "playing" in err
+    assert "imagining [" in err and "playing" in err
     assert ("no MP4" in out) == (media.find_encoder() is None)
 
 
-def test_luck_tells_dreams_apart_and_a_traversal_moves_one_group(blind_dir):
+def test_samples_differ_by_seed_and_a_traversal_changes_one_group(blind_dir):
     run = worldmodel.load(blind_dir)
     [episode] = load_replay_episodes(run.path, 1)
     model = EvaluatedRun(run, 0)

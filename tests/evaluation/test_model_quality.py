@@ -108,7 +108,7 @@ def perfect():
     return quality_of(Perfect()).results
 
 
-def test_the_measured_episodes_hold_what_is_to_be_measured(perfect):
+def test_the_episodes_contain_what_is_measured(perfect):
     assert perfect["continuation"]["ends_seen"] > 0 and len(perfect["windows"]) == 8
     assert (perfect["windows"] >= 3).all()
 
@@ -133,7 +133,7 @@ def test_a_perfect_model_scores_perfectly(perfect):
     ).all()
 
 
-def test_a_perfect_models_plans_earn_what_was_dreamt(perfect):
+def test_a_perfect_model_predicts_the_returns_of_plans(perfect):
     plans = perfect["plans"]
     assert plans["rank_within"] == pytest.approx(1) and plans["exploitation"] == 0
     assert plans["imagined"] == plans["real"]
@@ -142,7 +142,7 @@ def test_a_perfect_models_plans_earn_what_was_dreamt(perfect):
     assert len(plans["real"]) == 5 * 9
 
 
-def test_the_guessers_of_a_perfect_model_are_worse(perfect):
+def test_baselines_are_worse_than_a_perfect_model(perfect):
     for kind in ("copy", "mean"):
         assert (perfect["mse"][kind] > 0).all() and (perfect["ssim"][kind] < 1).all()
         assert (perfect["reward"]["rmse"][kind] > 0).all()
@@ -154,7 +154,7 @@ def test_the_guessers_of_a_perfect_model_are_worse(perfect):
     assert perfect["probe"]["copy"][-1].mean() < perfect["probe"]["copy"][0].mean() < 1
 
 
-def test_a_frozen_model_is_the_guess_that_nothing_changes(perfect):
+def test_a_frozen_model_equals_the_copy_baseline(perfect):
     frozen = quality_of(Frozen()).results
     for kind in ("mse", "psnr", "ssim"):
         assert (frozen[kind]["model"] == frozen[kind]["copy"]).all()
@@ -207,7 +207,7 @@ def test_inflated_rewards_show_as_exploitation(wall):
     assert wall or found["exploitation"] == 0.5 * PLAN  # it ends nothing that pays at every step
 
 
-def test_what_cannot_be_had_is_left_out_with_a_line():
+def test_missing_results_have_a_line():
     blind = quality_of(Blind())
     assert (
         "mse" not in blind.results
@@ -228,13 +228,13 @@ def test_what_cannot_be_had_is_left_out_with_a_line():
     )
 
 
-def test_an_environment_that_does_not_come_back_is_told_about():
+def test_an_environment_that_does_not_reproduce_is_reported():
     found = quality_of(Perfect(), kind=Restless)
-    assert any("came out elsewhere" in line for line in found.left_out)
+    assert any("reached other states" in line for line in found.left_out)
     assert len(found.results.get("plans", {"start": []})["start"]) < 5 * 9
 
 
-def test_a_branch_ends_for_good_or_at_a_limit():
+def test_a_simulated_plan_ends_by_termination_or_time_limit():
     """Steps after an end count and earn nothing; of steps after a time limit nothing is known."""
     towards, stay = np.full((1, 2), -1, np.float32), np.zeros((1, 2), np.float32)
     with SerialEnv(Grid, 1) as envs:
@@ -260,7 +260,7 @@ def test_a_branch_ends_for_good_or_at_a_limit():
         assert simulator.simulate_plan(limited, 30, stay) is None  # over already
 
 
-def test_a_read_out_is_tested_on_episodes_that_it_was_not_fitted_to():
+def test_a_probe_is_tested_on_held_out_episodes():
     rng = np.random.default_rng(0)
     # Unrelated, yet more than rows
     feats, states = ([rng.normal(size=(12, n)) for _ in range(6)] for n in (40, 2))
@@ -286,7 +286,7 @@ def test_sensitivity_needs_two_pairs_and_leaves_out_what_was_not_reached():
 
 
 @pytest.mark.parametrize("plans", [4, 8])
-def test_what_is_left_to_chance_of_shuffled_plans(plans):
+def test_the_chance_level_of_shuffled_plans(plans):
     """Differences that all point one way or the other: `shuffled` spreads about 0 as far as
     `chance` says.
     """
@@ -302,7 +302,7 @@ def test_what_is_left_to_chance_of_shuffled_plans(plans):
     )
 
 
-def test_json_holds_no_number_that_is_none():
+def test_json_has_no_non_finite_numbers():
     assert to_plain({"a": np.array([1.0, np.nan]), "b": [np.int64(3), float("inf")]}) == {
         "a": [1.0, None],
         "b": [3, None],

@@ -1,6 +1,4 @@
-"""What stands beside the model: that nothing changes, that all is as usual; and probabilities
-horizon by horizon.
-"""
+"""The baselines copy and mean, and calibration by horizon."""
 
 import math
 
@@ -42,7 +40,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", registry.LATENTS)
-def test_the_centre_of_beliefs_by_hand_is_the_best_of_all_constants(kind):
+def test_the_centre_of_posteriors_is_the_best_constant_prior(kind):
     latent, posts, centre, wanted = KINDS[kind]
     found = latent.centre(posts)
     for key, value in centre.items():
@@ -56,7 +54,7 @@ def test_the_centre_of_beliefs_by_hand_is_the_best_of_all_constants(kind):
         assert latent.kl(posts, other).mean() >= latent.kl(posts, found).mean()
 
 
-def test_kl_from_the_centre_is_that_of_the_row_that_was_reached():
+def test_kl_from_the_centre_belongs_to_the_reached_row():
     cells = [np.arange(n, dtype=np.float32)[:, None] + np.zeros(2, np.float32) for n in (8, 6)]
     episodes = [
         RecordedEpisode({"reward": np.zeros(len(c)), "is_terminal": np.zeros(len(c), bool)})
@@ -75,7 +73,7 @@ def test_kl_from_the_centre_is_that_of_the_row_that_was_reached():
 
 
 class Unsure(Perfect):
-    """At one horizon it gives what goes on four chances in five, and is right about ends."""
+    """At one horizon it predicts 0.8 for continuing episodes, and is right about ends."""
 
     def imagine(self, state, actions):
         found = super().imagine(state, actions)
@@ -86,7 +84,7 @@ class Unsure(Perfect):
         return (super().cont(state) - state["doubt"]).clamp(min=0)
 
 
-def test_miscalibration_is_seen_at_its_horizon_alone():
+def test_miscalibration_shows_at_its_horizon_only():
     ends = quality_of(Unsure(), real=False).results["continuation"]
     share = 1 - ends["brier"]["copy"]  # that went on: where one began, the episode had not ended
     assert 0 < share[2] < 1

@@ -1,6 +1,4 @@
-"""A dream that is driven: the same way through it is the same dream, and the simulator goes the
-same way.
-"""
+"""A play session is repeatable, and the simulator gets the same actions."""
 
 import shutil
 
@@ -49,23 +47,23 @@ def actor_dir(tmp_path_factory):
     return seed_dir(root, "catcher")
 
 
-def simulators(run, obs=None):
+def make_simulator(run, obs=None):
     e = run.config.env
     options = dict(size=e.size, repeat=e.repeat, time_limit=e.time_limit, obs=obs or e.obs)
     return SerialEnv(lambda: envs.make(e.task, **options))
 
 
-def session_of(path, seed=0, simulated=True, directory=None):
+def make_session(path, seed=0, simulated=True, directory=None):
     run = worldmodel.load(path)
-    vector = simulators(run) if simulated else None
+    vector = make_simulator(run) if simulated else None
     notes = [] if simulated else ["no simulator"]
     return start_session(run, vector, directory or path / "eval", seed, 5, notes).session
 
 
-def shown(moment):
-    """All that is seen of a step, as something that can be compared."""
+def describe(moment):
+    """All that a step shows, in a form that can be compared."""
     look, real = moment.prediction, moment.real
-    pictures = {"dream": look.picture, "real": real.picture}
+    pictures = {"imagined": look.picture, "real": real.picture}
     return {k: None if p is None else p.tobytes() for k, p in pictures.items()} | {
         "reward": look.reward,
         "cont": look.cont,
@@ -77,99 +75,97 @@ def shown(moment):
     }
 
 
-def actions_of(count, size=2, seed=0):
+def make_actions(count, size=2, seed=0):
     return np.random.default_rng(seed).uniform(-1, 1, (count, size)).tolist()
 
 
-def driven(session, actions):
-    return [shown(session.step("hand", action)) for action in actions]
+def drive(session, actions):
+    return [describe(session.step("hand", action)) for action in actions]
 
 
 def test_a_session_is_a_function_of_seed_and_actions(run_dir):
-    actions = actions_of(6)
-    first = driven(session_of(run_dir), actions)
-    assert driven(session_of(run_dir), actions) == first
-    other = driven(session_of(run_dir, seed=1), actions)
-    assert other[0]["dream"] != first[0]["dream"] and other[0]["real"] != first[0]["real"]
+    actions = make_actions(6)
+    first = drive(make_session(run_dir), actions)
+    assert drive(make_session(run_dir), actions) == first
+    other = drive(make_session(run_dir, seed=1), actions)
+    assert other[0]["imagined"] != first[0]["imagined"] and other[0]["real"] != first[0]["real"]
 
 
 @pytest.mark.parametrize("dynamics", sorted(set(registry.DYNAMICS) - {"rssm"}))
 def test_every_dynamics_is_driven_and_drives_itself(tmp_path, dynamics):
     train(tmp_path, *POINTMASS, "--model.dynamics", dynamics)
-    path, actions = seed_dir(tmp_path, "pointmass"), actions_of(6)
-    session = session_of(path)
-    first = driven(session, actions)
-    assert driven(session_of(path, seed=1), actions)[0]["dream"] != first[0]["dream"]
+    path, actions = seed_dir(tmp_path, "pointmass"), make_actions(6)
+    session = make_session(path)
+    first = drive(session, actions)
+    assert drive(make_session(path, seed=1), actions)[0]["imagined"] != first[0]["imagined"]
     session.rewind(2)
-    assert driven(session, actions[2:]) == first[2:]
-    planned = [shown(session.step("mpc", None)) for _ in range(3)]
+    assert drive(session, actions[2:]) == first[2:]
+    planned = [describe(session.step("mpc", None)) for _ in range(3)]
     session.rewind(6)
-    assert [shown(session.step("mpc", None)) for _ in range(3)] == planned
+    assert [describe(session.step("mpc", None)) for _ in range(3)] == planned
 
 
-def test_going_back_and_doing_the_same_shows_the_very_same(run_dir):
-    session, actions = session_of(run_dir), actions_of(8)
-    first = driven(session, actions)
-    assert shown(session.rewind(3)) == first[2] and len(session.history) == 9
-    again = driven(session, actions[3:])
+def test_going_back_and_repeating_actions_repeats_the_rollout(run_dir):
+    session, actions = make_session(run_dir), make_actions(8)
+    first = drive(session, actions)
+    assert describe(session.rewind(3)) == first[2] and len(session.history) == 9
+    again = drive(session, actions[3:])
     assert again == first[3:]
     session.rewind(0)
-    assert driven(session, actions) == first
+    assert drive(session, actions) == first
 
 
-def test_a_branch_gives_up_what_lay_beyond_and_meets_the_same_luck(run_dir):
-    session, actions = session_of(run_dir), actions_of(8)
-    first = driven(session, actions)
+def test_a_step_from_an_earlier_moment_drops_later_ones_and_meets_the_same_draws(run_dir):
+    session, actions = make_session(run_dir), make_actions(8)
+    first = drive(session, actions)
     session.rewind(3)
-    other = driven(session, actions_of(4, seed=1))
+    other = drive(session, make_actions(4, seed=1))
     assert len(session.history) == 8 and session.at == 7
     assert all(
-        a["real"] != b["real"] and a["dream"] != b["dream"]
+        a["real"] != b["real"] and a["imagined"] != b["imagined"]
         for a, b in zip(other, first[3:], strict=False)
     )
     session.rewind(3)
-    assert driven(session, actions[3:]) == first[3:]
+    assert drive(session, actions[3:]) == first[3:]
 
 
-def test_simulator_and_dream_get_the_same_actions(run_dir):
-    """Every command the environment is given since its last reset, after a branch too, and what it
-    alone would show.
-    """
-    session, done = session_of(run_dir), []
+def test_simulator_and_model_get_the_same_actions(run_dir):
+    """All commands since the last reset, after going back too, and the simulator's pictures."""
+    session, done = make_session(run_dir), []
     envs = session.simulator.envs
     reset, step = envs.reset, envs.step
     envs.reset = lambda i, seed: done.append(seed) or reset(i, seed)
     envs.step = lambda i, action: done.append(action) or step(i, action)
-    driven(session, actions_of(5))
+    drive(session, make_actions(5))
     session.rewind(2)
-    driven(session, actions_of(3, seed=1))
+    drive(session, make_actions(3, seed=1))
     last = max(i for i, command in enumerate(done) if isinstance(command, int))
     given = np.stack(done[last + 1 :])
-    dreamt = np.stack([m.action for m in session.history[1:]])
-    assert np.array_equal(given, dreamt) and len(given) == 5
-    with simulators(session.rollouts.run) as alone:
+    imagined = np.stack([m.action for m in session.history[1:]])
+    assert np.array_equal(given, imagined) and len(given) == 5
+    with make_simulator(session.rollouts.run) as alone:
         steps = [alone.reset(0, session.start.seed)]
-        steps += [alone.step(0, action) for action in dreamt]
+        steps += [alone.step(0, action) for action in imagined]
     for moment, step in zip(session.history, steps, strict=True):
         assert np.array_equal(moment.real.picture, step.obs["image"])
         assert moment.real.reward == (None if step.is_first else step.reward)
 
 
-def test_the_dream_goes_on_where_the_episode_ends(run_dir):
-    session = session_of(run_dir)
-    rows = driven(session, actions_of(LENGTH + 3))
+def test_imagination_continues_after_the_episode(run_dir):
+    session = make_session(run_dir)
+    rows = drive(session, make_actions(LENGTH + 3))
     assert [row["over"] for row in rows] == [""] * (LENGTH - 1) + ["at its time limit"] * 4
     assert [row["real_reward"] is None for row in rows] == [False] * LENGTH + [True] * 3
     assert (
         rows[-1]["real"] == rows[LENGTH - 1]["real"]
-        and rows[-1]["dream"] != rows[LENGTH - 1]["dream"]
+        and rows[-1]["imagined"] != rows[LENGTH - 1]["imagined"]
     )
     session.rewind(LENGTH - 2)
-    assert driven(session, actions_of(1, seed=5))[0]["real_reward"] is not None
+    assert drive(session, make_actions(1, seed=5))[0]["real_reward"] is not None
 
 
-def test_a_replay_step_is_where_the_simulator_comes_to_as_well(run_dir):
-    session = session_of(run_dir)
+def test_the_simulator_is_restored_to_a_replay_step(run_dir):
+    session = make_session(run_dir)
     saved = SavedEpisodes(run_dir)
     for number in range(saved.count):
         rows = saved.read_episode(number)
@@ -183,10 +179,10 @@ def test_a_replay_step_is_where_the_simulator_comes_to_as_well(run_dir):
     assert saved.count >= 3 and "episode 0" not in session.start.label
 
 
-def test_episodes_of_the_replay_are_placed_in_their_streams(tmp_path):
+def test_replay_episodes_are_found_in_their_streams(tmp_path):
     train(tmp_path, *POINTMASS, "--env.num", "2")
     path = seed_dir(tmp_path, "pointmass")
-    saved, session = SavedEpisodes(path), session_of(path)
+    saved, session = SavedEpisodes(path), make_session(path)
     places = [saved.locate_episode(n) for n in range(saved.count)]
     assert {stream for stream, _ in places} == {0, 1} and places == sorted(
         places, key=lambda p: (p[0], -p[1])
@@ -197,18 +193,18 @@ def test_episodes_of_the_replay_are_placed_in_their_streams(tmp_path):
         saved.locate_episode(saved.count)
 
 
-def test_another_world_than_the_replays_is_seen_and_said(run_dir):
-    session = session_of(run_dir)
+def test_a_simulator_that_does_not_reproduce_the_replay_is_noticed(run_dir):
+    session = make_session(run_dir)
     reset = session.simulator.envs.reset
     session.simulator.envs.reset = lambda i, seed: reset(i, seed + 1)
     moment = session.start_from_replay(0, 4)
-    assert not moment.real.takes_part and "did not come to this step" in session.note
+    assert not moment.real.takes_part and "did not reproduce this step" in session.note
     found = session.step("hand", [0.5, 0.5])
     assert found.real.picture is None and found.prediction.picture is not None
 
 
-def test_every_driver_acts_and_planners_go_on_from_their_plans(actor_dir):
-    session = session_of(actor_dir)
+def test_every_driver_acts_and_planners_keep_their_plans(actor_dir):
+    session = make_session(actor_dir)
     assert (
         list(session.rollouts.drivers) == ["actor_critic", "mpc", "random"]
         and session.rollouts.left_out == []
@@ -221,13 +217,13 @@ def test_every_driver_acts_and_planners_go_on_from_their_plans(actor_dir):
     )
     assert moments[1].carry["plan"].shape == moments[2].carry["plan"].shape
     session.rewind(0)
-    assert [shown(session.step(d)) for d in ("actor_critic", "mpc", "mpc", "random")] == [
-        shown(m) for m in moments
+    assert [describe(session.step(d)) for d in ("actor_critic", "mpc", "mpc", "random")] == [
+        describe(m) for m in moments
     ]
 
 
 def test_discrete_actions_by_hand(actor_dir):
-    session = session_of(actor_dir)
+    session = make_session(actor_dir)
     assert session.step("hand", 2).action.tolist() == [0, 0, 1] and session.step(
         "hand", [0]
     ).action.tolist() == [
@@ -242,8 +238,8 @@ def test_discrete_actions_by_hand(actor_dir):
 
 
 def test_wrong_actions_drivers_and_steps_change_nothing(run_dir):
-    session = session_of(run_dir)
-    driven(session, actions_of(2))
+    session = make_session(run_dir)
+    drive(session, make_actions(2))
     for wrong in (1.0, [1.0], [1.0, 2.0, 3.0], [float("inf"), 0.0], None, {"a": 1}):
         with pytest.raises(ValueError, match="action"):
             session.step("hand", wrong)
@@ -264,8 +260,8 @@ def test_wrong_actions_drivers_and_steps_change_nothing(run_dir):
     )
 
 
-def test_the_spread_is_that_of_the_dreams(run_dir):
-    session = session_of(run_dir)
+def test_the_spread_is_that_of_the_rollouts(run_dir):
+    session = make_session(run_dir)
     moment = session.step("hand", [0.3, -0.3])
     model = session.rollouts.model
     feat = model.dynamics.features(moment.state)
@@ -278,9 +274,9 @@ def test_the_spread_is_that_of_the_dreams(run_dir):
     assert np.abs(pictures[0] * 255 - moment.prediction.picture).max() < 3
 
 
-def test_a_clip_holds_both_sides_and_never_replaces_one(run_dir, tmp_path):
-    session = session_of(run_dir)
-    driven(session, actions_of(6))
+def test_a_clip_has_both_sides_and_never_overwrites_one(run_dir, tmp_path):
+    session = make_session(run_dir)
+    drive(session, make_actions(6))
     first, second = session.save_clip(tmp_path, 0, 6), session.save_clip(tmp_path, 2, 4)
     assert first != second and first.exists() and second.exists()
     with Image.open(first) as video:
@@ -290,8 +286,8 @@ def test_a_clip_holds_both_sides_and_never_replaces_one(run_dir, tmp_path):
             session.save_clip(tmp_path, *wrong)
 
 
-def test_without_a_simulator_the_dream_begins_in_the_replay(run_dir):
-    session = session_of(run_dir, simulated=False)
+def test_without_a_simulator_a_session_starts_from_the_replay(run_dir):
+    session = make_session(run_dir, simulated=False)
     moment = session.step("hand", [0, 0])
     assert moment.real.picture is None and "replay" in session.start.label
     with pytest.raises(ValueError, match="no simulator"):
@@ -299,21 +295,21 @@ def test_without_a_simulator_the_dream_begins_in_the_replay(run_dir):
     assert session.save_clip(session.rollouts.run.path / "eval", 0, 1).exists()
 
 
-def test_without_a_simulator_and_a_replay_there_is_nothing_to_begin_from(run_dir, tmp_path):
+def test_without_a_simulator_and_a_replay_no_session_can_start(run_dir, tmp_path):
     lone = tmp_path / "lone"
     shutil.copytree(run_dir, lone, ignore=shutil.ignore_patterns("replay"))
-    session = session_of(lone)
+    session = make_session(lone)
     assert session.replay.count == 0 and session.replay.problem
-    with pytest.raises(ValueError, match="begin with a new episode"):
+    with pytest.raises(ValueError, match="start a new episode"):
         session.start_from_replay(0, 0)
     with pytest.raises(RunError, match="no rollout can start") as caught:
-        session_of(lone, simulated=False)
+        make_session(lone, simulated=False)
     assert caught.value.exit_code == 4
 
 
-def test_a_simulator_that_fails_for_good_is_done_without(run_dir):
-    session = session_of(run_dir)
-    driven(session, actions_of(2))
+def test_a_session_continues_without_a_failed_simulator(run_dir):
+    session = make_session(run_dir)
+    drive(session, make_actions(2))
 
     def broken(i, action):
         raise EnvFailure("the budget is spent")
@@ -332,7 +328,7 @@ def test_a_model_that_cannot_draw_has_curves_only(tmp_path):
     train(tmp_path, "--env.task", "pendulum", "--env.obs", "state", "--run.frames", "40")
     path = seed_dir(tmp_path, "pendulum")
     run = worldmodel.load(path)
-    with simulators(run, "both") as vector:
+    with make_simulator(run, "both") as vector:
         answers = start_session(run, vector, tmp_path, 0, 5, [])
         moment = answers.session.step("hand", [0.5])
         assert (
@@ -345,14 +341,14 @@ def test_a_model_that_cannot_draw_has_curves_only(tmp_path):
             answers.session.save_clip(tmp_path, 0, 1)
 
 
-def test_a_dream_has_a_length_at_which_it_ends(run_dir, monkeypatch):
+def test_a_session_has_a_maximum_length(run_dir, monkeypatch):
     from worldmodel.evaluation.play import session as module
 
     monkeypatch.setattr(module, "MAX_STEPS", 4)
     assert MAX_STEPS == 2000
-    session = session_of(run_dir, simulated=False)
-    driven(session, actions_of(3))
-    with pytest.raises(ValueError, match="4 steps long"):
+    session = make_session(run_dir, simulated=False)
+    drive(session, make_actions(3))
+    with pytest.raises(ValueError, match="has 4 steps"):
         session.step("hand", [0, 0])
     session.rewind(1)
     session.step("hand", [0, 0])

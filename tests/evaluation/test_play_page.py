@@ -22,7 +22,7 @@ STEPS = "Number(document.querySelector('.trace canvas').dataset.steps)"
 INK = """[...document.querySelector('.trace canvas').getContext('2d').getImageData(50, 0, 300, 80).data]
     .filter(x => x).length"""
 HIDDEN = (
-    "document.getElementById('no-dream').offsetHeight + "
+    "document.getElementById('no-imagined').offsetHeight + "
     "document.getElementById('no-real').offsetHeight"
 )
 WORDS = "p, button:enabled, label, h1, h2, figcaption, summary, output, li, dd"
@@ -48,7 +48,7 @@ def page(run_dir, tmp_path):
 
 
 def test_keys_drive_frames_change_and_curves_grow(page, run_dir):
-    before = {side: page.run(f"{PIXELS}('{side}')") for side in ("dream", "real")}
+    before = {side: page.run(f"{PIXELS}('{side}')") for side in ("imagined", "real")}
     ink = page.run(INK)
     assert page.run(STEPS) == 1
     assert page.run(HIDDEN) == 0
@@ -118,7 +118,7 @@ def test_whatever_is_asked_while_it_runs_is_done(page, driver):
 
 
 def test_what_the_page_says_of_keys_and_numbers(page):
-    assert "seen by nobody" in page.run("$('real-caption').textContent")
+    assert "the driver does not see it" in page.run("$('real-caption').textContent")
     page.key("ArrowRight")
     assert (
         "press space to run" in page.run("$('status').textContent")
@@ -142,7 +142,7 @@ def test_a_screenshot_has_two_pictures_and_a_curve_in_every_trace(page, tmp_path
     page.picture(tmp_path / "page.png")
     with Image.open(tmp_path / "page.png") as taken:
         shown = np.asarray(taken.convert("RGB"))
-    places = page.run("""[document.getElementById('dream'), document.getElementById('real'),
+    places = page.run("""[document.getElementById('imagined'), document.getElementById('real'),
         ...document.querySelectorAll('.trace canvas')].map(x => x.getBoundingClientRect())
         .map(r => [r.x, r.y + scrollY, r.width, r.height].map(Math.round))""")
     assert len(places) >= 5

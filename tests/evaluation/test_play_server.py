@@ -1,6 +1,4 @@
-"""The page's server answers one page on this machine, says what is wrong in one line, and stops
-when it is told to.
-"""
+"""The page's server answers only its own page, reports errors in one line and stops on signals."""
 
 import http.client
 import json
@@ -80,7 +78,7 @@ def ask(server, method="POST", path="deed", body=b'{"twice": 4}', token=None, **
     return answer.status, text, answer.headers
 
 
-def test_questions_are_answered(server):
+def test_requests_are_answered(server):
     assert ask(server)[:2] == (200, '{"answer": 8}')
     assert ask(server, "GET", "look?twice=3")[:2] == (200, '{"answer": 6}')
     status, text, headers = ask(server, "GET", "")
@@ -139,7 +137,7 @@ def test_its_own_page_is_not_refused(server):
         (b'{"once": 1}', 400, "give twice: a number"),
     ],
 )
-def test_bad_questions_are_answered_with_one_line(server, body, status, wanted):
+def test_bad_requests_are_answered_with_one_line(server, body, status, wanted):
     found, text, _ = ask(server, body=body)
     assert found == status and wanted in json.loads(text)["error"] and "\n" not in text
     assert ask(server)[0] == 200
@@ -156,7 +154,7 @@ def test_other_refusals(server):
     assert ask(server, "PUT")[0] == 501
 
 
-def test_a_fault_of_ours_is_one_line_for_the_page_and_a_traceback_for_us(server, caplog):
+def test_an_internal_error_is_one_line_on_the_page_and_a_traceback_in_the_log(server, caplog):
     status, text, _ = ask(server, path="broken")
     assert status == 500 and "Traceback" not in text and "KeyError" in json.loads(text)["error"]
     assert "Traceback" in caplog.text
@@ -192,7 +190,7 @@ def test_it_listens_on_this_machine_alone(server):
         pass
 
 
-def test_work_that_piles_up_is_turned_away(monkeypatch):
+def test_a_full_queue_refuses_jobs(monkeypatch):
     from worldmodel.evaluation.play import job_queue as module
 
     monkeypatch.setattr(module, "TIMEOUT_S", 0.1)
@@ -230,20 +228,20 @@ def test_no_run_a_damaged_run_and_a_port_in_use(run_dir, tmp_path):
         taken.listen()
         port = taken.getsockname()[1]
         assert (
-            f"--port: {port} cannot be had"
+            f"--port: {port} cannot be used"
             in evaluate(run_dir, "play", "--port", port, expect=74)[1]
         )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_a_dream_and_stops_cleanly(run_dir, number):
+def test_it_serves_a_session_and_stops_cleanly(run_dir, number):
     with served(run_dir) as (process, url):
         host, token = re.fullmatch(r"http://(127\.0\.0\.1:\d+)/([\w-]{20,})/", url).groups()
         connection = http.client.HTTPConnection(host, timeout=60)
         connection.request("GET", f"/{token}/state")
         state = json.load(connection.getresponse())
         assert (
-            state["draws"]
+            state["can_draw"]
             and state["simulator"]
             and state["size"] == 2
             and len(state["steps"]) == 1
@@ -254,7 +252,7 @@ def test_it_serves_a_dream_and_stops_cleanly(run_dir, number):
         assert (
             found["at"] == 1
             and found["now"]["action"] == [0.5, -0.5]
-            and found["dream"]["rgb"] != found["real"]["rgb"]
+            and found["imagined"]["rgb"] != found["real"]["rgb"]
         )
         for wrong in (
             {"at": 9},

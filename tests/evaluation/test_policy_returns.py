@@ -1,4 +1,4 @@
-"""Policies in dreams and in the simulator, on models of which every return is known."""
+"""Policies in imagination and in the simulator, on models of which every return is known."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ from worldmodel.evaluation.quality.run_policies import make_policies
 from worldmodel.rollout.collector import Rollout, episode_seeds
 
 
-def followed(model, policies, count=6, seed=0):
+def run_policies(model, policies, count=6, seed=0):
     """The returns of policies from steps of one episode, and the cells (S,2) they start from."""
     stay = np.zeros((1, 2), np.float32)
     with SerialEnv(Grid, 1) as envs:
@@ -46,7 +46,7 @@ def followed(model, policies, count=6, seed=0):
     return found, torch.cat([start.state["vector"] for start in starts]).numpy()
 
 
-def test_a_perfect_model_ranks_policies_and_earns_what_it_dreams():
+def test_a_perfect_model_ranks_policies_and_predicts_their_returns():
     found = quality_of(Perfect()).results["policies"]
     assert found["rank"] == pytest.approx(1) and found["steps"] == FOLLOW and found["starts"] == 5
     assert found["gap"] == found["gap_low"] == found["gap_high"] == 0
@@ -59,27 +59,25 @@ def test_a_perfect_model_ranks_policies_and_earns_what_it_dreams():
     assert found["by_policy"]["right"]["real"] > found["by_policy"]["left"]["real"]
 
 
-def test_rewards_of_the_opposite_sign_turn_the_ranking_round():
-    found = rank_policies(followed(Contrary(), POLICIES)[0], FOLLOW)
+def test_rewards_of_the_opposite_sign_reverse_the_ranking():
+    found = rank_policies(run_policies(Contrary(), POLICIES)[0], FOLLOW)
     assert found["rank"] == pytest.approx(-1)
     for x in found["by_policy"].values():
         assert x["imagined"] == -x["real"]
 
 
 def test_returns_of_policies_by_hand():
-    """Right of its column a policy goes left, left of it right, and then stays: only one that
-    looks can do so.
-    """
-    found, cells = followed(Perfect(), {"to column 6": to_column(6)})
+    """A policy that moves to a column and stays there must react to its state."""
+    found, cells = run_policies(Perfect(), {"to column 6": to_column(6)})
     assert len(set(cells[:, 0])) > 1
     for real, (x, y) in zip(found.real, cells, strict=True):
         columns = [max(6, x - k) if x > 6 else min(6, x + k) for k in range(1, FOLLOW + 1)]
         assert real == [sum((column - y) / 8 for column in columns)]
 
 
-def test_a_gap_is_what_rewards_are_inflated_by_where_a_policy_goes():
+def test_the_gap_is_the_inflation_of_rewards_along_a_policys_path():
     policies = {name: POLICIES[name] for name in ("left", "right", "up")}
-    found, cells = followed(Rosy(wall=10), policies)
+    found, cells = run_policies(Rosy(wall=10), policies)
     gaps = np.array(found.imagined) - np.array(found.real)
     reached = {"right": lambda x, k: min(x + k, 11), "up": lambda x, k: x}
     for name, column in reached.items():
@@ -90,24 +88,25 @@ def test_a_gap_is_what_rewards_are_inflated_by_where_a_policy_goes():
     assert total["gap"] == pytest.approx(gaps.mean()) and total["gap"] > 0
 
 
-def test_a_policy_answers_to_the_dream_in_the_dream():
-    """Where nothing is dreamt to change, all that is earned there is the worth of the start, again
-    and again.
-    """
-    found, cells = followed(Frozen(), {"to column 6": to_column(6)})
+def test_a_policy_reacts_to_imagined_states_in_imagination():
+    """In a frozen model, the return repeats the reward of the start."""
+    found, cells = run_policies(Frozen(), {"to column 6": to_column(6)})
     np.testing.assert_allclose(np.ravel(found.imagined), FOLLOW * (cells[:, 0] - cells[:, 1]) / 8)
     assert np.ravel(found.real).tolist() != np.ravel(found.imagined).tolist()
 
 
-def test_the_same_dice_fall_in_both_worlds_and_others_with_another_seed():
+def test_random_draws_are_equal_in_both_worlds_and_depend_on_the_seed():
     policies = {"half right": POLICIES["half right"]}
-    (one, _), (other, _) = followed(Perfect(), policies), followed(Perfect(), policies, seed=1)
+    (one, _), (other, _) = (
+        run_policies(Perfect(), policies),
+        run_policies(Perfect(), policies, seed=1),
+    )
     assert one.imagined == one.real and one.real != other.real
-    assert one.real != followed(Perfect(), {"right": POLICIES["right"]})[0].real
+    assert one.real != run_policies(Perfect(), {"right": POLICIES["right"]})[0].real
 
 
 def test_one_start_has_no_interval():
-    found = rank_policies(followed(Perfect(), POLICIES, count=1)[0], FOLLOW)
+    found = rank_policies(run_policies(Perfect(), POLICIES, count=1)[0], FOLLOW)
     assert (
         np.isnan(found["gap_low"])
         and np.isnan(found["by_policy"]["left"]["real_high"])
@@ -119,9 +118,7 @@ def test_one_start_has_no_interval():
     "args", [("--behavior.name", "actor_critic", "--imag.starts", "8"), ("--env.task", "catcher")]
 )
 def test_the_policies_of_a_run(tmp_path, args):
-    """Continuous with an actor, discrete without: at least five that act on dreams and on what is
-    seen.
-    """
+    """At least five policies act on imagined and on observed states."""
     train(tmp_path, *args, "--run.frames", "40")
     run = worldmodel.load(next(tmp_path.glob("*/*/seed0")))
     policies = make_policies(run, 0)
@@ -145,8 +142,8 @@ def test_the_policies_of_a_run(tmp_path, args):
             assert action.shape == (3, run.action_space.size) and action.abs().max() <= 1
 
 
-def test_what_is_seen_changes_a_belief_as_in_play(tmp_path):
-    """With a latent that draws nothing: row by row comes to what a whole sequence comes to."""
+def test_row_by_row_observation_equals_whole_sequences(tmp_path):
+    """With a deterministic latent."""
     train(
         tmp_path,
         "--model.latent",

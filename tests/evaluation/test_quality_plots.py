@@ -37,7 +37,7 @@ def test_ticks_are_whole_steps(axes, steps):
     axes.clear()
     curves = {"model": np.linspace(1, 2, steps), "copy": np.linspace(2, 3, steps)}
     useful_horizon._plot_errors(axes, "latent KL", curves, {"trained": {"sequence": 3}}, None)
-    assert whole(axes) and axes.get_legend().get_texts()[0].get_text() == "dreams, on average"
+    assert whole(axes) and axes.get_legend().get_texts()[0].get_text() == "samples, on average"
 
 
 def gap(count, low, high):

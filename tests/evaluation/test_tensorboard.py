@@ -1,6 +1,4 @@
-"""TensorBoard while a run trains: a video and a dream at every evaluation, whatever the latent is
-taught.
-"""
+"""TensorBoard during training: a video and an imagined rollout at every evaluation."""
 
 import io
 import subprocess
@@ -45,13 +43,13 @@ def events(run):
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
-    """Trained without a decoder of its own: its dreams are drawn by the probe."""
+    """Trained without a decoding objective: the probe decodes its rollouts."""
     root = tmp_path_factory.mktemp("watched")
     train(root, *QUICK)
     return seed_dir(root, "pointmass")
 
 
-def test_every_evaluation_leaves_a_video_and_a_dream(watched):
+def test_every_evaluation_logs_a_video_and_a_rollout(watched):
     found = events(watched)
     for name in ("agent", "imagined"):
         # The closing evaluation comes at the frames of one that was due.
@@ -64,7 +62,7 @@ def test_every_evaluation_leaves_a_video_and_a_dream(watched):
 
 
 @pytest.mark.parametrize("name", registry.OBJECTIVES)
-def test_every_objective_leaves_a_dream(name, tmp_path):
+def test_every_objective_logs_a_rollout(name, tmp_path):
     """Drawn by its own decoder or by the probe, from an episode of noise."""
     c, model = make(
         f"loss.objective={{{name}: 1.0}}", "behavior.name=random", "prototypes.count=12"
@@ -104,7 +102,9 @@ def test_a_model_that_cannot_draw_shows_the_agent_alone(tmp_path):
     assert events(seed_dir(tmp_path, "pointmass")).Tags()["images"] == ["agent"]
 
 
-def test_without_a_board_its_package_is_never_imported_and_the_same_is_learnt(watched, tmp_path):
+def test_without_tensorboard_its_package_is_not_imported_and_training_is_the_same(
+    watched, tmp_path
+):
     args = ["debug", "--run.root", str(tmp_path), *QUICK, "--log.tensorboard", "false"]
     code = (
         f"import sys, train; code = train.main({args}); sys.exit(code or 9 * ('tensorboard' in "

@@ -1,4 +1,4 @@
-"""Opening saved runs: returns with an interval, dreams beside the truth, three lines of Python."""
+"""Saved runs: returns with an interval, rollouts beside the truth, three lines of Python."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""`eval.py RUN model`: a file of numbers, a page of plots, and what each number means."""
+"""`eval.py RUN model`: a file of numbers, a page of plots and a summary."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ def result(run_dir):
     return json.loads((run_dir / "eval" / "model.json").read_text())
 
 
-def test_it_leaves_numbers_a_page_and_words(run_dir):
+def test_it_writes_numbers_plots_and_a_summary(run_dir):
     out, err = evaluate(run_dir, "model", *QUICK, "--length", "6")
     found = result(run_dir)
     assert found["source"] == "fresh" and found["episodes"] == 3 and found["steps"] == 3 * 16
@@ -79,7 +79,7 @@ def test_the_same_seed_measures_the_same(run_dir):
     assert result(run_dir)["mse"] != numbers["mse"]
 
 
-def test_an_actors_plans_are_tried_too(tmp_path):
+def test_an_actors_plans_are_measured_too(tmp_path):
     train(tmp_path, "--behavior.name", "actor_critic", "--run.frames", "40", "--imag.starts", "8")
     run = seed_dir(tmp_path)
     out, _ = evaluate(run, "model", *QUICK, "--planner.horizon", "3")
@@ -92,7 +92,7 @@ def test_from_the_replay_there_is_no_simulator(run_dir):
     found = result(run_dir)
     assert found["source"] == "replay" and found["episodes"] == 2
     assert "plans" not in found and "sensitivity" not in found and "probe" not in found
-    assert "no simulator at hand" in out and "which it was trained on" in out
+    assert "no simulator:" in out and "which it was trained on" in out
 
 
 def test_episodes_of_another_run(run_dir, tmp_path, monkeypatch, capsys):
@@ -102,7 +102,7 @@ def test_episodes_of_another_run(run_dir, tmp_path, monkeypatch, capsys):
     out, _ = evaluate(run_dir, "model", "--from", other, "--episodes", "2", "--length", "4")
     assert (
         f"2 episodes of the replay of {other}, trained on pointmass" in out
-        and "no simulator at hand" in out
+        and "no simulator:" in out
     )
     found, shown = result(run_dir), capsys.readouterr
     assert (
@@ -155,7 +155,7 @@ def test_one_start_gives_no_interval(run_dir):
     )
     assert "policies were run from one start" in out
     quick = (*QUICK, "--starts", "1", "--follow", "0", "--length", "3")
-    assert "policies are not followed" in evaluate(run_dir, "model", *quick)[
+    assert "policies are not run" in evaluate(run_dir, "model", *quick)[
         0
     ] and "policies" not in result(run_dir)
 
@@ -226,10 +226,8 @@ def test_no_run_and_damaged_checkpoints(run_dir, tmp_path):
     assert "checkpoint" in err
 
 
-def test_an_opened_run_dreams_as_the_agent_does(tmp_path):
-    """With a latent that draws nothing: the same pictures and rewards as `evaluation.imagine`
-    finds, step by step.
-    """
+def test_an_evaluated_run_imagines_as_the_agent_does(tmp_path):
+    """With a deterministic latent: the same pictures and rewards as in open-loop imagination."""
     train(
         tmp_path,
         "--model.latent",
@@ -253,8 +251,8 @@ def test_an_opened_run_dreams_as_the_agent_does(tmp_path):
     assert model.feat(found).shape == (1, len(ahead[0]), run.model.dynamics.feature_size)
 
 
-def test_plans_are_dreamt_with_the_same_luck(run_dir):
-    """So that the same plan twice is the same dream, though the latent is drawn."""
+def test_plans_are_imagined_with_the_same_draws(run_dir):
+    """Equal plans give equal rollouts, although the latent is sampled."""
     run = worldmodel.load(run_dir)
     [episode] = load_replay_episodes(run.path, 1)
     model = EvaluatedRun(run, 0)
@@ -272,7 +270,7 @@ def test_plans_are_dreamt_with_the_same_luck(run_dir):
     assert not torch.equal(*draws)
 
 
-def test_a_behaviour_does_the_first_action_of_its_plan(run_dir):
+def test_a_behavior_takes_the_first_action_of_its_plan(run_dir):
     run = worldmodel.load(run_dir)
     state, generator = run.model.dynamics.initial(2), torch.Generator()
     begin, fresh = run.agent.behavior.init(2), torch.ones(2, dtype=torch.bool)

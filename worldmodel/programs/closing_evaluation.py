@@ -78,14 +78,14 @@ def evaluate_finished_run(t, envs, stop) -> bool:
     say("try next:")
     say(f"  ./wm eval {t.run.path} --episodes 50  # returns over more episodes, with videos")
     if t.model.can_draw and result.video:
-        say(f"  ./wm eval {t.run.path} imagine        # open-loop dreams beside the truth")
+        say(f"  ./wm eval {t.run.path} imagine        # imagined rollouts beside the truth")
     say(f"  ./wm eval {t.run.path} model          # how good the world model is, by every measure")
     say(
         f"  ./wm eval {t.run.path} compare        # its actor and every planner, return against "
         f"thinking time: minutes"
     )
     say(
-        f"  ./wm eval {t.run.path} play           # drive the dream yourself, the simulator "
+        f"  ./wm eval {t.run.path} play           # drive the model yourself, the simulator "
         f"beside it"
     )
     say(f"  ./wm eval {t.run.path} report         # everything about this run on one page")

@@ -1,6 +1,4 @@
-"""`eval.py RUN imagine`: everything there is to see of a model's dreams, as pictures, videos and
-numbers.
-"""
+"""`eval.py RUN imagine`: imagined rollouts as pictures, videos and numbers."""
 
 from __future__ import annotations
 
@@ -29,8 +27,9 @@ STILLS = 12  # pictures in a row
 
 @dataclass(frozen=True)
 class ImagineOptions:
-    """Where the episode comes from, and how far and how often to dream; `long` None as far as
-    makes sense.
+    """The episode's source and seed, steps of rollouts, number of samples.
+
+    `long` is the length of the longest rollouts, or None for half of the episode.
     """
 
     source: str
@@ -41,38 +40,38 @@ class ImagineOptions:
     samples: int
 
 
-# A line on what came out, and what was made
+# It returns a line about the result and the files that it wrote.
 Visualization = Callable[[ObservedEpisode, ImagineOptions, Path], tuple[str, list[Path]]]
 
 
 def visualize_imagination(run: Run, make: Callable[..., Any], options: ImagineOptions) -> None:
-    """All parts, one after the other; each writes its own files."""
+    """Make all visualizations, one after the other; each writes its own files."""
     build.check_goal(run.config, run.model)
     target = run.path / "eval"
     observed = observe_episode(run, make, options.source, options.seed, options.context)
     parts: dict[str, Visualization] = {
         "beside the truth": compare_with_truth,
         "many futures": show_futures,
-        "long dreams": show_long_rollouts,
+        "long rollouts": show_long_rollouts,
         "latents": show_latents,
-        "where dreams part": show_disagreement,
+        "disagreement": show_disagreement,
     }
-    bar, lines = Progress(len(parts), "dreaming"), []
-    made: list[Path] = []
+    bar, lines = Progress(len(parts), "imagining"), []
+    paths: list[Path] = []
     for number, (name, work) in enumerate(parts.items()):
         bar.update(number, name)
         line, files = work(observed, options, target)
         lines.append(line)
-        made += files
+        paths += files
     bar.update(len(parts))
     bar.close()
-    say("\n".join([*lines, *(f"  {path}" for path in made)]))
-    if not any(path.suffix == ".mp4" for path in made):
+    say("\n".join([*lines, *(f"  {path}" for path in paths)]))
+    if not any(path.suffix == ".mp4" for path in paths):
         say(media.NO_MP4)
 
 
 def write_numbers(target: Path, observed: ObservedEpisode, values: dict[str, Any]) -> Path:
-    """A file of numbers, with what they were measured on."""
+    """Write a file of numbers and what they were measured on."""
     about = {
         "run": str(observed.run.path),
         "frames": observed.run.frames,
@@ -89,7 +88,7 @@ def limit_length(observed: ObservedEpisode, options: ImagineOptions) -> int:
 def compare_with_truth(
     observed: ObservedEpisode, options: ImagineOptions, target: Path
 ) -> tuple[str, list[Path]]:
-    """Context frames, then the model's open-loop future beside the truth and the error."""
+    """The context frames, then the open-loop prediction beside truth and error."""
     context = observed.context
     result = imagine_open_loop(
         observed.run.agent,
@@ -111,8 +110,7 @@ def compare_with_truth(
         media.save_png(target / "imagine.png", media.enlarge(result.make_strip(STILLS), 384))
     )
     line = (
-        f"open loop over {len(own)} steps: picture MSE {own.mean():.5f}, copying the last seen "
-        f"frame gives "
+        f"open loop over {len(own)} steps: picture MSE {own.mean():.5f}, last seen frame "
         f"{frozen.mean():.5f}; lower is better"
     )
     return line, made
@@ -121,12 +119,12 @@ def compare_with_truth(
 def show_futures(
     observed: ObservedEpisode, options: ImagineOptions, target: Path
 ) -> tuple[str, list[Path]]:
-    """From one state: other luck, other actions, other drivers."""
+    """Futures from one state: other random draws, other actions, other policies."""
     length = limit_length(observed, options)
     found, left_out = futures.imagine_futures(observed, length, options.samples)
     real = observed.true_pictures(slice(observed.context, observed.context + length))
-    shown = [("what happened", real), *((f.label, f.pictures) for f in found)]
-    named = [("what happened", real), *((f.name, f.pictures) for f in found)]
+    shown = [("truth", real), *((f.label, f.pictures) for f in found)]
+    named = [("truth", real), *((f.name, f.pictures) for f in found)]
     rows = [
         {"kind": f.kind, "name": f.name, "reward": f.reward, "continuation": f.cont} for f in found
     ]
@@ -136,7 +134,8 @@ def show_futures(
     made += media.save_video(target / "futures", grids.tile_videos(named, 6), FPS)
     made.append(media.save_png(target / "futures.png", grids.stack_strips(shown, STILLS, 48)))
     counts = (
-        f"{sum(f.kind == kind for f in found)} by {kind}" for kind in ("luck", "action", "policy")
+        f"{sum(f.kind == kind for f in found)} {kinds}"
+        for kind, kinds in (("sample", "samples"), ("action", "actions"), ("policy", "policies"))
     )
     return "\n".join([f"futures from one state: {', '.join(counts)}", *left_out]), made
 
@@ -144,13 +143,13 @@ def show_futures(
 def show_long_rollouts(
     observed: ObservedEpisode, options: ImagineOptions, target: Path
 ) -> tuple[str, list[Path]]:
-    """Until they break."""
+    """Long rollouts and their useful horizon."""
     found = useful_horizon.measure_long_rollouts(
         observed, useful_horizon.choose_length(observed, options.long), options.samples
     )
     title = (
-        f"{observed.run.config.env.task}: dreams of up to {found['length']} steps, from "
-        f"{found['dreams']} moments"
+        f"{observed.run.config.env.task}: rollouts of up to {found['length']} steps "
+        f"from {found['dreams']} starts"
     )
     made = [
         write_numbers(target / "long.json", observed, found),
@@ -162,7 +161,7 @@ def show_long_rollouts(
 def show_latents(
     observed: ObservedEpisode, options: ImagineOptions, target: Path
 ) -> tuple[str, list[Path]]:
-    """What groups draw, and a line between two beliefs."""
+    """What each latent group draws, and an interpolation between two states."""
     line, ends = latent_traversal.interpolate_states(observed)
     videos, found = latent_traversal.traverse_groups(observed)
     picture = grids.stack_strips([line, *videos], latent_traversal.BETWEEN + 2, 64)
@@ -173,24 +172,24 @@ def show_latents(
         media.save_png(target / "latents.png", picture),
     ]
     effect = found["effect"]
-    words = (
+    text = (
         f"{len(effect)} latent groups; the strongest, {int(effect.argmax())}, changes pixels by "
         f"{effect.max():.3f}"
     )
-    return f"{words} (RMS), the median one by {sorted(effect)[len(effect) // 2]:.3f}", made
+    return f"{text} (RMS), the median one by {sorted(effect)[len(effect) // 2]:.3f}", made
 
 
 def show_disagreement(
     observed: ObservedEpisode, options: ImagineOptions, target: Path
 ) -> tuple[str, list[Path]]:
-    """Uncertainty over draws of luck."""
+    """The disagreement of rollouts of the same actions."""
     found = uncertainty.measure_disagreement(
         observed, limit_length(observed, options), options.samples
     )
     values = uncertainty.summarize_disagreement(found)
     title = (
-        f"{options.samples} dreams of the same actions: bright where they part; good is bright "
-        f"where they err"
+        f"{options.samples} rollouts of the same actions: std and error should be bright at the "
+        f"same places"
     )
     made = [
         write_numbers(
@@ -204,7 +203,6 @@ def show_disagreement(
     pooled = values["correlation_pooled"]
     ends = f"{values['std'][0]:.4f} at step 1, {values['std'][-1]:.4f} at the last"
     return (
-        f"spread of {options.samples} dreams: {ends}; correlation with their error {pooled:.2f}, "
-        f"1 is uncertain "
-        "just where it is wrong"
+        f"standard deviation of {options.samples} rollouts: {ends}; its correlation with their "
+        f"error is {pooled:.2f}, 1 is best"
     ), made

@@ -1,6 +1,4 @@
-"""A saved run's model measured: where the episodes come from, and what is done where there is no
-simulator.
-"""
+"""`eval.py RUN model`: the quality of a world model, on played or replayed episodes."""
 
 from __future__ import annotations
 
@@ -41,10 +39,9 @@ Make = Callable[[str], Any]  # environments by what is observed
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """How much is to be measured, and on what: `fresh` episodes, or the last ones of the `replay`
-    or of another run's.
+    """How much to measure, and on which episodes.
 
-    A `source` that is neither is that other run's directory.
+    `source` is `fresh`, `replay`, or the directory of another run.
     """
 
     source: str
@@ -58,7 +55,7 @@ class ModelOptions:
 
 
 def evaluate_model(run: Run, make: Make, options: ModelOptions) -> None:
-    """RUN/eval/model.json, a page of plots, and what the numbers say."""
+    """Write model.json and model.png, and print a summary."""
     source, episodes, quality = measure_run(run, make, options)
     found, target = to_plain(quality.results), run.path / "eval"
     about = {
@@ -74,13 +71,13 @@ def evaluate_model(run: Run, make: Make, options: ModelOptions) -> None:
     title = f"{run.config.env.task}, {run.frames} frames: {len(episodes)} episodes, {source}"
     say(format_summary(found, quality.left_out))
     say(f"  {target / 'model.json'}\n  {plot_quality(found, target / 'model.png', title)}")
-    say("what each number is: docs/evaluation.md")
+    say("definitions of all numbers: docs/evaluation.md")
 
 
 def measure_run(
     run: Run, make: Make, options: ModelOptions
 ) -> tuple[str, list[RecordedEpisode], QualityResults]:
-    """Where the episodes came from, the episodes, and all there is to say."""
+    """Measure; return the episodes' source, the episodes and the results."""
     if options.source not in OWN_SOURCES:
         path = Path(options.source)
         episodes = load_other_episodes(
@@ -95,8 +92,8 @@ def measure_run(
     if vector is None:
         episodes = load_replay_episodes(run.path, options.episodes)
         say(
-            f"{len(episodes)} episodes of the run's replay, which it was trained on: no word on "
-            f"what it never saw"
+            f"{len(episodes)} episodes of the run's replay, which it was trained on: they say "
+            f"nothing about generalization"
         )
         return "replay", episodes, _measure(run, episodes, options, None)
     with vector:
@@ -116,13 +113,11 @@ def measure_run(
 
 
 def _make_environments(run: Run, make: Make) -> Any | None:
-    """Environments that show the simulator's state beside the pictures, else ones that don't; None
-    with a line.
-    """
+    """Environments with pictures and state, or with what the run observes; None with a message."""
     obs = run.config.env.obs
     found, why = make_first_available(make, ["both", obs] if obs == "pixels" else [obs])
     if found is None:
-        say(f"the environment can't be made here ({why}): taking the run's replay")
+        say(f"the environment can't be made here ({why}): using the run's replay")
     return found
 
 

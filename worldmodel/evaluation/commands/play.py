@@ -1,4 +1,4 @@
-"""`eval.py RUN play`: the session, its simulator and its server put together."""
+"""`eval.py RUN play`: the play session, its simulator and its server."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def serve_play(
         []
         if envs
         else [
-            f"the environment can't be made here ({why}): there is no simulator beside the dream"
+            f"the environment can't be made here ({why}): there is no simulator beside the model"
         ]
     )
     with envs or contextlib.nullcontext():
@@ -77,9 +77,7 @@ def start_session(
     context: int,
     notes: list[str],
 ) -> PlayProtocol:
-    """A session at its first step, ready to answer; RunError where there is nothing to
-    begin from.
-    """
+    """A session at its first step with its protocol; RunError if no rollout can start."""
     rollouts, replay = ParallelRollouts(run), ReplayStarts(run)
     simulator = (
         Simulator(envs, make_evaluation_rollout(run, envs, seed)[0].to_env) if envs else None
@@ -96,13 +94,11 @@ def start_session(
         )
     notes = [*notes, *rollouts.left_out, *([replay.problem] if replay.problem else [])]
     if not rollouts.can_draw:
-        notes.append("this model cannot draw: its dreams are shown as curves only")
+        notes.append("this model cannot draw: its predictions are shown as curves only")
     about = f"{run.config.env.task}, {run.path}, trained on {run.frames} frames"
     return PlayProtocol(session, directory, about, notes)
 
 
 def has_screen() -> bool:
-    """Whether a browser could open a window; one that lives in the terminal would take the
-    terminal over.
-    """
+    """Whether a browser can open a window; a text browser would take over the terminal."""
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

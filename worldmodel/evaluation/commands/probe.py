@@ -1,6 +1,4 @@
-"""`eval.py RUN probe`: how much of the simulator's true state a linear map reads off the
-latent.
-"""
+"""`eval.py RUN probe`: a linear probe from the latent to the simulator's state."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from worldmodel.system.console import Progress, say
 
 
 def probe_state(run: Run, make: Callable[..., Any], episodes: int, seed: int) -> None:
-    """On every third episode, which it was not fitted on."""
+    """Fit on two thirds of the episodes, test on every third one; write probe.json."""
     if episodes < 3:
         raise UsageError("--episodes: every third episode is held out; give at least 3")
     obs = run.config.env.obs
@@ -39,8 +37,8 @@ def probe_state(run: Run, make: Callable[..., Any], episodes: int, seed: int) ->
     }
     target = run.path / "eval" / "probe.json"
     write_result(target, lines)
-    shown = ", ".join("never changes" if x is None else f"{x:.3f}" for x in r2)
+    shown = ", ".join("constant" if x is None else f"{x:.3f}" for x in r2)
     say(
-        f"R^2 of a linear read-out of the true state, by coordinate: {shown}; 1 is all of it, 0 "
-        f"nothing\n  {target}"
+        f"R^2 of a linear probe to the simulator's state, by coordinate: {shown}; 1 is best, 0 no "
+        f"better than the mean\n  {target}"
     )

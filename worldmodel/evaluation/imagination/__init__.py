@@ -1,4 +1,4 @@
-"""Imagined rollouts to look at: beside the truth, several futures, uncertainty, latents.
+"""Imagined rollouts as pictures: beside the truth, many futures, uncertainty, latents.
 
-Commands, play and report use it.
+Commands and the end of a training use it; it builds on quality and plotting.
 """

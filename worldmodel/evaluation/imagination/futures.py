@@ -1,6 +1,4 @@
-"""Many futures from one state: with other luck, under other actions, and under whoever can drive
-the run.
-"""
+"""Many futures from one state: with other random draws, other actions, other policies."""
 
 from __future__ import annotations
 
@@ -21,8 +19,9 @@ from worldmodel.system.runtime import autocast, make_generator
 
 @dataclass
 class Future:
-    """`kind` is luck, action or policy; pictures (L,H,W,3) uint8, expected rewards and
-    continuation (L,).
+    """An imagined rollout: pictures (L,H,W,3) uint8, expected rewards and continuation (L,).
+
+    `kind` is sample, action or policy.
     """
 
     kind: str
@@ -33,48 +32,39 @@ class Future:
 
     @property
     def label(self) -> str:
-        """Its name and return; rewards count by the chance of being alive before them."""
+        """Name and expected return; each reward is weighted by the probability of reaching it."""
         alive = np.cumprod(np.concatenate([[1.0], self.cont[:-1]]))
-        as_done = " with the actions that were done" if self.kind == "luck" else ""
-        return f"{self.name}{as_done}: expected return {float((alive * self.reward).sum()):.3g}"
+        recorded = " of the recorded actions" if self.kind == "sample" else ""
+        return f"{self.name}{recorded}: expected return {float((alive * self.reward).sum()):.3g}"
 
 
 def imagine_futures(
     observed: ObservedEpisode, length: int, samples: int
 ) -> tuple[list[Future], list[str]]:
-    """From the end of the context, and a line on each driver that is missing."""
+    """Imagine from the end of the context; the lines name policies that the run lacks."""
     found = []
-    done = observed.actions(observed.context, length)
+    recorded = observed.actions(observed.context, length)
     for k in range(samples):
         observed.model.reseed(k)
-        found.append(
-            _make_future(
-                observed, "luck", f"luck {k + 1}", observed.model.imagine(observed.start, done)
-            )
-        )
+        states = observed.model.imagine(observed.start, recorded)
+        found.append(_make_future(observed, "sample", f"sample {k + 1}", states))
     for name, action in list_constant_actions(observed.run.action_space):
         observed.model.reseed(0)
         plan = torch.from_numpy(action).expand(1, length, -1)
         found.append(
             _make_future(observed, "action", name, observed.model.imagine(observed.start, plan))
         )
-    able, left_out = make_behaviors(observed.run)
-    for name in able:
+    behaviors, left_out = make_behaviors(observed.run)
+    for name, behavior in behaviors.items():
         observed.model.reseed(0)
-        found.append(
-            _make_future(
-                observed,
-                "policy",
-                BEHAVIOR_LABELS[name],
-                imagine_policy(observed, able[name], length),
-            )
-        )
+        states = imagine_policy(observed, behavior, length)
+        found.append(_make_future(observed, "policy", BEHAVIOR_LABELS[name], states))
     return found, left_out
 
 
 @torch.no_grad()
 def imagine_policy(observed: ObservedEpisode, behavior, length: int) -> State:
-    """A dream whose actions a behaviour chooses, step by step."""
+    """Imagine step by step with the actions that a behavior chooses."""
     agent = observed.run.agent
     generator = make_generator(observed.model.seed, 14, device=agent.device.type)
     state, carry, steps = observed.start, behavior.init(1), []

@@ -1,4 +1,4 @@
-"""What single latent groups draw, and what lies between two beliefs."""
+"""What each latent group draws, and an interpolation between two posterior states."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from worldmodel.evaluation.quality.open_loop_error import select_states
 from worldmodel.spaces import State, map_state
 
 MAX_GROUPS, VALUES, BETWEEN = 8, 7, 9
-MAX_DEVIATION = 3.0  # standard deviations over the episode, to either side
+MAX_DEVIATION = 3.0  # in standard deviations over the episode, to either side
 
 
 def traverse_groups(
     observed: ObservedEpisode,
 ) -> tuple[list[tuple[str, np.ndarray]], dict[str, Any]]:
-    """The groups that change the picture most, as videos over their values, and how much each
-    group changes it.
+    """Videos of the groups that change the picture most, and how much every group changes it.
 
-    A number goes from `REACH` standard deviations (of beliefs over the episode) below to above
-    what is believed; a categorical group takes its classes, the commonest of the episode first.
-    All else stays as it is believed.
+    A Gaussian latent varies by `MAX_DEVIATION` standard deviations of the episode's posteriors. A
+    categorical group takes its classes, the most common of the episode first. The rest of the
+    state stays that of the posterior.
     """
     dynamics = observed.run.model.dynamics
     here = select_states(observed.posteriors, np.array([observed.context - 1]))
@@ -45,7 +44,7 @@ def traverse_groups(
 
 
 def _vary_numbers(here: State, episode: State) -> tuple[Tensor, str]:
-    """(S,V,S): each number in turn moved, the others at their mean."""
+    """Vary one number at a time, the others at their mean: (S,V,S)."""
     mean = episode["mean"]
     size = mean.shape[-1]
     moves = torch.linspace(-MAX_DEVIATION, MAX_DEVIATION, VALUES, device=mean.device)
@@ -56,7 +55,7 @@ def _vary_numbers(here: State, episode: State) -> tuple[Tensor, str]:
 
 
 def _vary_classes(here: State, episode: State) -> tuple[Tensor, str]:
-    """(S,V,S,K): each group in turn at its commonest classes, the others at their likeliest."""
+    """Set one group at a time to its most common classes, the others to their mode: (S,V,S,K)."""
     usual = episode["logits"].exp().mean(0)
     groups, classes = usual.shape
     count = min(VALUES, classes)
@@ -65,13 +64,11 @@ def _vary_classes(here: State, episode: State) -> tuple[Tensor, str]:
     common = torch.nn.functional.one_hot(usual.topk(count, -1).indices, classes).float()
     each = torch.arange(groups, device=usual.device)
     stoch[each, :, each] = common
-    return stoch, f"its {count} commonest classes"
+    return stoch, f"its {count} most common classes"
 
 
 def interpolate_states(observed: ObservedEpisode) -> tuple[tuple[str, np.ndarray], dict[str, Any]]:
-    """A straight line in the latent from the belief after the context to the later one that is
-    farthest from it.
-    """
+    """Decode a line in the latent from the posterior after the context to the most distant one."""
     feat = observed.model.feat(observed.posteriors)
     begin = observed.context - 1
     end = begin + int((feat[begin:] - feat[begin]).square().sum(-1).argmax())

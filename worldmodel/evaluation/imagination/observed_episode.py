@@ -1,6 +1,4 @@
-"""What dreams are made from: a run's model, an episode, and what the model believes at each of its
-steps.
-"""
+"""An episode as a run's model observes it: with the posterior at each of its steps."""
 
 from __future__ import annotations
 
@@ -25,17 +23,16 @@ from worldmodel.saved_run import Run
 from worldmodel.spaces import Row, State
 from worldmodel.system.console import Progress, say
 
-MAX_ROWS = 2000  # of an episode: all of its pictures are decoded at once
-MEAN_EPISODES = 20  # episodes of the replay whose mean picture is taken
+MAX_ROWS = 2000  # rows of an episode: all of its pictures are decoded at once
+MEAN_EPISODES = 20  # episodes of the replay that are averaged to the mean picture
 
 
 @dataclass
 class ObservedEpisode:
-    """`belief` (T,...) is the posterior at each row of the episode; dreams begin at the last of
-    `context` rows.
+    """An episode with the posteriors (T,...) at its rows; rollouts start after `context` rows.
 
-    `usual` (H,W,3) in [0, 1] is the mean picture of `usual_of`: the best guess of who knows the
-    task but sees nothing.
+    `mean_picture` (H,W,3) in [0, 1] averages the episodes named by `mean_source`: it is the best
+    constant prediction.
     """
 
     run: Run
@@ -49,7 +46,7 @@ class ObservedEpisode:
 
     @property
     def start(self) -> State:
-        """What is believed once the context was seen (1,...)."""
+        """The posterior state after the context (1,...)."""
         return select_states(self.posteriors, np.array([self.context - 1]))
 
     def true_pictures(self, steps: Any) -> np.ndarray:
@@ -58,14 +55,14 @@ class ObservedEpisode:
         return self.episode.pictures[steps]
 
     def actions(self, begin: int, length: int) -> Tensor:
-        """What was done after row `begin - 1`: (1,length,A)."""
+        """The recorded actions after row `begin - 1`: (1,length,A)."""
         return torch.from_numpy(self.episode.columns["prev_action"][begin : begin + length])[None]
 
     def rows(self, count: int) -> list[Row]:
         return [{k: v[t] for k, v in self.episode.columns.items()} for t in range(count)]
 
     def decode_pictures(self, states: State) -> np.ndarray:
-        """What states (...,) look like, (...,H,W,3) uint8."""
+        """Decode states (...,) to pictures (...,H,W,3) uint8."""
         return to_uint8(self.model.decode(states))
 
 
@@ -80,24 +77,24 @@ def observe_episode(
     seed: int,
     context: int,
 ) -> ObservedEpisode:
-    """The first episode on seeds of its own; the replay's last one where asked for, or where
-    nothing can be played.
+    """Play an episode on new seeds, or take the replay's last one, and observe it.
+
+    The replay is also the fallback if the environment cannot be made.
     """
     model = EvaluatedRun(run, seed)
     if not model.can_draw:
         raise UsageError(
-            "this model cannot draw: train it on pictures (env.obs), with loss.probe or the "
-            "objective "
-            "reconstruction; ./wm eval RUN model measures it all the same"
+            "this model cannot draw: train it on pictures (env.obs) with loss.probe or the "
+            "objective reconstruction; ./wm eval RUN model works all the same"
         )
     envs, why = (
         make_first_available(make, [run.config.env.obs]) if source == "fresh" else (None, "")
     )
     if envs is None:
         say(
-            f"the environment can't be made here ({why}): taking the run's replay"
+            f"the environment can't be made here ({why}): using the run's replay"
             if why
-            else "from the run's replay"
+            else "using the run's replay"
         )
         [episode] = load_replay_episodes(run.path, 1)
         source = "replay"
@@ -121,9 +118,7 @@ def observe_episode(
 
 
 def _load_mean_picture(run: Run, episode: RecordedEpisode) -> tuple[Tensor, str]:
-    """The mean picture of the replay's last episodes, or of the one at hand where the replay is
-    gone.
-    """
+    """The mean picture of the replay's last episodes, or of this one if the replay is missing."""
     try:
         episodes = load_replay_episodes(run.path, MEAN_EPISODES)
         name = f"the replay's last {len(episodes)} episodes"

@@ -1,4 +1,4 @@
-"""Open-loop imagination beside the truth: a few frames of context, then the model alone."""
+"""Open-loop rollouts beside the truth: a few context frames, then the model's predictions."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ GAP = 2  # pixels between the steps of a strip that shows several pictures of ea
 
 @dataclass
 class OpenLoopRollout:
-    """Pictures (T,H,W,3) uint8 and rewards (T,) of the truth and of the model; the first `context`
-    were seen. Each shows everything that the model sees at a step, `cameras` pictures in a row.
+    """Pictures (T,H,W,3) uint8 and rewards (T,) of truth and model; `context` rows were seen.
+
+    A picture shows everything that the model sees at a step, `cameras` pictures in a row.
     """
 
     truth: np.ndarray
@@ -31,7 +32,7 @@ class OpenLoopRollout:
 
     @property
     def error(self) -> np.ndarray:
-        """Absolute difference, grey where the two agree."""
+        """Signed difference as a picture, grey where truth and model agree."""
         signed = self.model.astype(np.int16) - self.truth.astype(np.int16)
         return (128 + signed // 2).clip(0, 255).astype(np.uint8)
 
@@ -62,9 +63,7 @@ class OpenLoopRollout:
         return np.pad(pictures, room, constant_values=255)
 
     def measure_mse(self, instead: np.ndarray | None = None) -> np.ndarray:
-        """Squared error of each predicted picture, or of pictures given instead, pixels in [0,1]:
-        (T,).
-        """
+        """Mean squared error (T,) of the model's pictures, or of others, with pixels in [0,1]."""
         guess = self.model if instead is None else instead
         gap = (guess.astype(np.float32) - self.truth.astype(np.float32)) / 255
         return np.square(gap).mean((1, 2, 3))
@@ -74,7 +73,7 @@ class OpenLoopRollout:
 def imagine_open_loop(
     agent: Agent, rows: list[Row], context: int, generator: torch.Generator
 ) -> OpenLoopRollout:
-    """Filter `context` rows of one episode, then predict the rest from their actions alone."""
+    """Filter `context` rows of one episode, then predict the rest from its actions alone."""
     model = agent.model
     keys = [*model.observation, "prev_action", "is_first"]
     carry = agent.init(1)

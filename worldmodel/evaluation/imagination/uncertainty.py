@@ -1,6 +1,4 @@
-"""Where dreams of the same actions part: uncertainty as a heat map over draws of luck, and the
-error it announces.
-"""
+"""Uncertainty: the disagreement of imagined rollouts of the same actions, and their error."""
 
 from __future__ import annotations
 
@@ -14,17 +12,15 @@ from worldmodel.evaluation.plotting.style import load_pyplot, save_figure
 from worldmodel.evaluation.quality.prediction_metrics import pearson
 
 MAX_COLUMNS = 10
-HEAT = "inferno"  # ever brighter: it reads without colours too
-# of pixels in [0, 1]: equal dreams in rows of one batch may part by this much, by the processor
+HEAT = "inferno"  # brightness increases throughout: readable without colours too
+# In units of pixels in [0, 1]: equal rollouts in rows of one batch may differ by rounding.
 ROUNDING = 1e-6
 
 
 def measure_disagreement(
     observed: ObservedEpisode, length: int, samples: int
 ) -> dict[str, np.ndarray]:
-    """By step: pixels' standard deviation over dreams and the error of their mean (L,H,W), and
-    truth and mean uint8.
-    """
+    """Standard deviation over rollouts and error of their mean (L,H,W); truth and mean uint8."""
     observed.model.reseed(0)
     start = {k: v.expand(samples, *v.shape[1:]) for k, v in observed.start.items()}
     actions = observed.actions(observed.context, length).expand(samples, -1, -1)
@@ -42,9 +38,7 @@ def measure_disagreement(
 
 
 def summarize_disagreement(found: dict[str, np.ndarray]) -> dict[str, Any]:
-    """By step, and how well the one announces the other over all pixels: 1 is uncertain just where
-    it is wrong.
-    """
+    """Means by step, and the correlation of deviation and error over all pixels."""
     return {
         "std": found["std"].mean((1, 2)),
         "error": found["error"].mean((1, 2)),
@@ -54,7 +48,7 @@ def summarize_disagreement(found: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def plot_disagreement(found: dict[str, np.ndarray], target: Path, title: str) -> Path:
-    """Truth, mean dream, spread and error at some steps; both maps have one scale."""
+    """Plot truth, mean rollout, standard deviation and error; both maps have one scale."""
     length = len(found["truth"])
     steps = np.unique(np.linspace(0, length - 1, min(MAX_COLUMNS, length)).round().astype(int))
     figure, grid = load_pyplot().subplots(
@@ -78,7 +72,7 @@ def plot_disagreement(found: dict[str, np.ndarray], target: Path, title: str) ->
             axes.grid(False)
             if not column:
                 axes.set_ylabel(
-                    {"mean": "mean dream", "std": "spread", "error": "error"}.get(key, key)
+                    {"mean": "mean rollout", "std": "std", "error": "error"}.get(key, key)
                 )
         grid[0, column].set_title(f"step {t + 1}", fontsize=8)
     figure.colorbar(shown, ax=grid[2:, :], label="of pixels in [0, 1]", shrink=0.8)
@@ -86,13 +80,13 @@ def plot_disagreement(found: dict[str, np.ndarray], target: Path, title: str) ->
 
 
 def make_tiles(found: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
-    """Tiles over time: truth, mean dream, spread."""
+    """Videos of truth, mean rollout and standard deviation."""
     from matplotlib import colormaps
 
     top = max(float(found["std"].max()), 1e-6)
     heat = (colormaps[HEAT](found["std"] / top)[..., :3] * 255).round().astype(np.uint8)
     return [
         ("truth", found["truth"]),
-        ("mean dream", found["mean"]),
-        (f"spread, 0 to {top:.2g}", heat),
+        ("mean rollout", found["mean"]),
+        (f"std, 0 to {top:.2g}", heat),
     ]

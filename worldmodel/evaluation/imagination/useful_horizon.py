@@ -1,11 +1,10 @@
-"""Dreams that go on until they break: the horizon from which on a picture that never changes is as
-near to the truth.
+"""The useful horizon: from which step a constant picture is as accurate as an imagined rollout.
 
-Dreams break at the first of `PATIENCE` steps in a row at which the error of their mean over some
-draws of luck is no less than that of the mean picture of many episodes, which knows the task and
-has seen nothing. A single dream of what cannot be foretold is twice as wrong as their mean,
-however good the model. Likewise dreams lose to the last seen frame, and their latents to the last
-seen latent, by the mean of their KLs.
+The horizon is the first of `PATIENCE` steps in a row at which the squared error of the mean over
+several samples is no less than that of the mean picture of many episodes. The mean over samples
+counts, because a single sample of an unpredictable future has twice its error in any model. The
+horizons relative to the last seen frame and, by the mean KL, to the last seen latent are found in
+the same way.
 """
 
 from __future__ import annotations
@@ -29,9 +28,7 @@ Curve = np.ndarray
 def find_useful_horizon(
     own: Sequence[float] | Curve, guess: Sequence[float] | Curve
 ) -> int | None:
-    """The step, from 1, that begins the first `PATIENCE` in a row at which `own` is no less; None
-    if there is none.
-    """
+    """The first of `PATIENCE` steps in a row (from 1) with `own` >= `guess`, or None."""
     behind = np.asarray(own) >= np.asarray(guess)
     for h in range(len(behind) - PATIENCE + 1):
         if behind[h : h + PATIENCE].all():
@@ -40,15 +37,13 @@ def find_useful_horizon(
 
 
 def choose_length(observed: ObservedEpisode, wanted: int | None) -> int:
-    """Steps of the longest dreams: as asked for, as far as the episode goes; else half of what
-    follows the context.
-    """
+    """Steps of the longest rollouts: `wanted`, or half of the episode after the context."""
     most = len(observed.episode) - observed.context
     return min(wanted, most) if wanted else max(1, most // 2)
 
 
 def measure_long_rollouts(observed: ObservedEpisode, length: int, samples: int) -> dict[str, Any]:
-    """Errors by horizon (H,) over dreams from all over the episode, and where they lose."""
+    """Errors by horizon (H,) over rollouts from many steps of the episode, and the horizons."""
     starts = choose_starts(observed.episode, observed.context, length)
     rows = [_measure_errors(observed, int(start), length, samples) for start in starts]
     reach = max(len(row["mean"]) for row in rows)
@@ -80,7 +75,7 @@ def measure_long_rollouts(observed: ObservedEpisode, length: int, samples: int) 
 def _measure_errors(
     observed: ObservedEpisode, start: int, length: int, samples: int
 ) -> dict[str, Curve]:
-    """By horizon, as far as the episode goes, of dreams from one of its steps."""
+    """Errors by horizon of rollouts from one step, up to the end of the episode."""
     reach = min(length, len(observed.episode) - 1 - start)
     begin, after = (
         select_states(observed.posteriors, np.array([start])),
@@ -93,11 +88,11 @@ def _measure_errors(
     single, kl, total = None, torch.zeros(reach), torch.zeros_like(truth)
     for k in range(samples):
         observed.model.reseed(k)
-        dream = observed.model.imagine(begin, observed.actions(start + 1, reach))
-        picture = observed.model.decode(dream)[0]
+        rollout = observed.model.imagine(begin, observed.actions(start + 1, reach))
+        picture = observed.model.decode(rollout)[0]
         single = picture if single is None else single
         total += picture / samples
-        kl += observed.model.kl(real, dream)[0] / samples
+        kl += observed.model.kl(real, rollout)[0] / samples
     assert single is not None
     still = {k: v.unsqueeze(1) for k, v in begin.items()}
     guesses = {
@@ -111,24 +106,23 @@ def _measure_errors(
 
 
 def describe_rollouts(found: dict[str, Any]) -> str:
-    """What became of the dreams, and by what rule."""
+    """The useful horizons in words, and how they are defined."""
     reach, trained = found["length"], found["trained"]["sequence"]
     broke = found["breaks"]
-    end = f"break at step {broke}" if broke else f"do not break in {reach} steps"
+    end = f"is step {broke}" if broke else f"is beyond {reach} steps"
     copy = found["behind_copy"]
     lost = f"from step {copy} on" if copy else "at no step"
     return (
-        f"long dreams {end}; a break is where, {PATIENCE} steps in a row, the mean picture of "
-        f"{found['mean_of']} is as "
-        f"near to the truth. They are behind the last seen frame {lost}; training saw sequences "
-        f"of {trained} steps"
+        f"the useful horizon {end}: where the mean picture of {found['mean_of']} is as accurate "
+        f"as the rollouts for {PATIENCE} steps in a row. The last seen frame is as accurate "
+        f"{lost}. Training used sequences of {trained} steps"
     )
 
 
 def plot_long_rollouts(
     observed: ObservedEpisode, found: dict[str, Any], target: Path, title: str
 ) -> Path:
-    """Both errors by horizon, and truth and dream at doubling horizons."""
+    """Plot both errors by horizon; show truth and rollout at geometrically spaced steps."""
     steps = np.unique(np.geomspace(1, found["length"], 10).round().astype(int))
     figure = load_pyplot().figure(figsize=(13, 6.6), dpi=90, layout="constrained")
     grid = figure.add_gridspec(3, len(steps), height_ratios=[2.4, 1, 1])
@@ -153,12 +147,12 @@ def plot_long_rollouts(
         select_states(observed.posteriors, np.array([start])),
         observed.actions(start + 1, int(steps[-1])),
     )
-    dreamt = observed.decode_pictures(
+    imagined = observed.decode_pictures(
         {k: v[0, steps[steps <= v.shape[1]] - 1] for k, v in states.items()}
     )
-    for column, (h, picture) in enumerate(zip(steps, dreamt, strict=False)):
+    for column, (h, picture) in enumerate(zip(steps, imagined, strict=False)):
         for row, (name, shown) in enumerate(
-            (("truth", observed.true_pictures(start + h)), ("dream", picture))
+            (("truth", observed.true_pictures(start + h)), ("rollout", picture))
         ):
             axes = figure.add_subplot(grid[1 + row, column])
             axes.imshow(shown)
@@ -176,12 +170,12 @@ def _plot_errors(
 ) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    own = "the mean dream" if "single" in curves else "dreams, on average"
+    own = "mean of the samples" if "single" in curves else "samples, on average"
     names = {
         "model": (own, 0, "-"),
-        "single": ("a single dream", 5, "-"),
-        "copy": ("the last seen, for ever", 1, "--"),
-        "mean": ("the usual picture", 6, ":"),
+        "single": ("a single sample", 5, "-"),
+        "copy": ("last seen frame", 1, "--"),
+        "mean": ("mean picture", 6, ":"),
     }
     for key, curve in curves.items():
         name, color, dash = names[key]
@@ -193,10 +187,10 @@ def _plot_errors(
         color=COLORS[2],
         ls="-.",
         lw=1.5,
-        label="length of trained sequences",
+        label="sequence length in training",
     )
     if lost:
-        axes.axvline(lost, color="black", lw=1.5, label=f"lost from step {lost} on")
+        axes.axvline(lost, color="black", lw=1.5, label=f"useful up to step {lost}")
     axes.set(
         title=title,
         xlabel="steps after the last seen frame",

@@ -1,5 +1,6 @@
-"""Work that many threads hand to the one that computes: models, simulators and their drawing
-belong to one thread.
+"""A queue of jobs from many threads to the one thread that computes.
+
+Models, simulators and rendering belong to one thread.
 """
 
 from __future__ import annotations
@@ -9,29 +10,29 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-POLL_S = 0.1  # how soon a wish to stop is seen
+POLL_S = 0.1  # how soon a stop is noticed
 TIMEOUT_S = 120.0
 MAX_JOBS = 32
 
 
 class BusyError(Exception):
-    """Too much is waiting to be done, or it took too long."""
+    """Too many jobs are waiting, or a job took too long."""
 
 
 class JobQueue:
-    """`ask` from any thread; `work` in the one that computes, until it is told to stop."""
+    """Call `submit` in any thread and `process` in the computing one."""
 
     def __init__(self) -> None:
         self.jobs: queue.Queue[tuple[Callable[[], Any], Future]] = queue.Queue(MAX_JOBS)
 
     def submit(self, job: Callable[[], Any]) -> Any:
-        """The job's answer, or what it raised."""
+        """Wait for the job's result; raise what the job raised."""
         answer: Future = Future()
         try:
             self.jobs.put_nowait((job, answer))
             return answer.result(TIMEOUT_S)
         except queue.Full:
-            raise BusyError("too many questions at once: ask again") from None
+            raise BusyError("too many requests at once: try again") from None
         except TimeoutError:
             answer.cancel()
             raise BusyError(f"no answer within {TIMEOUT_S:g} s") from None

@@ -1,6 +1,4 @@
-"""Several dreams of the same actions side by side: the first is shown, the others say how sure it
-is.
-"""
+"""Parallel imagined rollouts of the same actions: one is shown, the spread is the uncertainty."""
 
 from __future__ import annotations
 
@@ -24,11 +22,10 @@ ROLLOUTS = 8
 
 @dataclass
 class Prediction:
-    """What a moment of a dream shows (a picture (H,W,3) uint8 where the model draws, several side
-    by side) and expects.
+    """What the model predicts at a step; the picture (H,W,3) uint8 joins several side by side.
 
-    `spread` is the standard deviation over the dreams, of decoded pixels in [0, 1], else of
-    features, on average.
+    `spread` is the mean standard deviation over rollouts, of decoded pixels in [0, 1], or of
+    features if the model cannot draw.
     """
 
     picture: np.ndarray | None
@@ -39,9 +36,7 @@ class Prediction:
 
 
 class ParallelRollouts:
-    """Every call draws from a seed of its own, so that the same way through a dream is the same
-    dream again.
-    """
+    """Imagined rollouts of one action sequence; every call gets a seed, so all is repeatable."""
 
     def __init__(self, run: Run, count: int = ROLLOUTS):
         self.run, self.model, self.agent, self.count = run, run.model, run.agent, count
@@ -50,13 +45,13 @@ class ParallelRollouts:
         self.drivers, self.left_out = make_behaviors(run)
 
     def observe(self, rows: Columns, seed: int) -> State:
-        """States (K,...) after rows (T,...), the first of which counts as an episode's."""
+        """Posterior states (K,...) after rows (T,...), of which the first starts an episode."""
         rows = {k: rows[k] for k in [*self.seen, "prev_action"]}
         return observe_rows(self.agent, rows, self._generator(seed), self.count)
 
     @torch.no_grad()
     def imagine_step(self, state: State, action: np.ndarray, seed: int) -> State:
-        """One step of every dream by one action (A,)."""
+        """One step of every rollout with one action (A,)."""
         vector = torch.from_numpy(action)[None].expand(self.count, -1).to(self.agent.device)
         with autocast(self.agent.device, self.agent.precision):
             found = self.model.dynamics.imagine_step(state, vector, self._generator(seed))
@@ -87,9 +82,7 @@ class ParallelRollouts:
     def choose_action(
         self, name: str, state: State, carry: State | None, seed: int
     ) -> tuple[np.ndarray, State]:
-        """What a driver does in the first dream (A,), and what it keeps; without what it kept it
-        begins anew.
-        """
+        """A driver's action (A,) in the first rollout, and its carry; None starts anew."""
         behavior = self.drivers[name]
         fresh = torch.tensor([carry is None], device=self.agent.device)
         first = map_state(state, lambda v: v[:1])
@@ -100,7 +93,7 @@ class ParallelRollouts:
         vector = action[0].float().cpu().numpy()
         if not np.isfinite(vector).all():
             raise UsageError(
-                f"{BEHAVIOR_LABELS[name]} chose an action that is no number; nothing was done"
+                f"{BEHAVIOR_LABELS[name]} chose an action that is not finite; nothing was done"
             )
         return vector, carry
 

@@ -1,4 +1,4 @@
-"""What the page may ask of a session, and the answers, as plain data."""
+"""The requests of the page and their responses, as plain data."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ MAX_INTEGER = 10**9
 
 
 class PlayProtocol:
-    """One method per question; UsageError, in one line, where it cannot be answered."""
+    """One method per endpoint; UsageError in one line if a request cannot be carried out."""
 
     def __init__(self, session: Session, directory: Path, about: str, notes: list[str]):
         self.session, self.directory, self.about, self.notes = session, directory, about, notes
 
     def state(self, request: Request) -> dict[str, Any]:
-        """All that a page needs to begin, or to go on after it was closed."""
+        """Everything the page needs when it is opened."""
         check_keys(request)
         s, run = self.session, self.session.rollouts.run
         drivers = [{"name": n, "label": BEHAVIOR_LABELS[n]} for n in s.rollouts.drivers]
@@ -35,10 +35,10 @@ class PlayProtocol:
             "size": run.action_space.size,
             "repeat": run.config.env.repeat,
             "drivers": [{"name": HAND, "label": "you, by hand"}, *drivers],
-            "draws": s.rollouts.can_draw,
+            "can_draw": s.rollouts.can_draw,
             "pictures": list(run.observation_space.pictures),
             "value": run.policy is not None,
-            "dreams": s.rollouts.count,
+            "rollouts": s.rollouts.count,
             "simulator": s.simulator is not None,
             "replay": s.replay.count,
             "most": MAX_STEPS,
@@ -46,7 +46,7 @@ class PlayProtocol:
         }
 
     def step(self, request: Request) -> dict[str, Any]:
-        """One step on from `at`, which gives up what lay beyond."""
+        """One step from `at`; later steps are dropped."""
         check_keys(request, "at", "driver", "action")
         at, driver = read_integer(request, "at"), request.get("driver", HAND)
         if not isinstance(driver, str):
@@ -59,7 +59,7 @@ class PlayProtocol:
         return self._describe_current(self.session.rewind(read_integer(request, "at")))
 
     def start(self, request: Request) -> dict[str, Any]:
-        """A new episode, or `episode` and `step` of the replay."""
+        """Start a new episode, or start at `step` of the replay's `episode`."""
         check_keys(request, "episode", "step")
         if "episode" in request:
             self.session.start_from_replay(
@@ -71,7 +71,7 @@ class PlayProtocol:
         return self._describe_session()
 
     def clip(self, request: Request) -> dict[str, Any]:
-        """Steps as a video, and their numbers beside it: enough to drive the same way again."""
+        """Save steps as a video, and their numbers as JSON."""
         check_keys(request, "first", "last")
         first, last = read_integer(request, "first"), read_integer(request, "last")
         path = self.session.save_clip(self.directory, first, last)
@@ -89,9 +89,9 @@ class PlayProtocol:
         return {"start": s.start.label, "steps": steps, **self._describe_current(s.history[s.at])}
 
     def _describe_current(self, moment: Moment) -> dict[str, Any]:
-        """The step that is looked at, pictures included."""
+        """The step that is shown, with its pictures."""
         pictures = {
-            "dream": encode_picture(moment.prediction.picture),
+            "imagined": encode_picture(moment.prediction.picture),
             "real": encode_picture(moment.real.picture),
         }
         return {
@@ -104,7 +104,7 @@ class PlayProtocol:
 
 def describe_moment(moment: Moment, at: int) -> dict[str, Any]:
     look, real = moment.prediction, moment.real
-    first = at == 0  # no reward led there
+    first = at == 0  # the first step has no reward
     return {
         "at": at,
         "driver": moment.driver,
@@ -119,9 +119,7 @@ def describe_moment(moment: Moment, at: int) -> dict[str, Any]:
 
 
 def encode_picture(picture: np.ndarray | None) -> dict[str, Any] | None:
-    """Raw pixels, row by row: making a PNG would take longer than sending them over the
-    loopback.
-    """
+    """Raw pixels by row: encoding a PNG would take longer than sending them over loopback."""
     if picture is None:
         return None
     height, width, _ = picture.shape
@@ -137,7 +135,7 @@ def check_keys(request: Request, *names: str) -> None:
     unknown = [k for k in request if k not in names]
     if unknown:
         raise UsageError(
-            f"{str(unknown[0])[:60]!r} is not asked for here; {', '.join(names) or 'nothing'} is"
+            f"{str(unknown[0])[:60]!r} is unknown here; known: {', '.join(names) or 'nothing'}"
         )
 
 

@@ -1,8 +1,7 @@
-"""The page's server: on 127.0.0.1 alone, for whoever knows the token, and for no page of another
-site.
+"""The page's server: it listens on 127.0.0.1 and answers only requests that have the token.
 
-A site whose name is made to lead to 127.0.0.1 (DNS rebinding) still sends its own name as Host and
-Origin.
+A site that resolves its own name to 127.0.0.1 (DNS rebinding) sends that name as Host and Origin,
+and is refused.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ Endpoint = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class RefusedError(Exception):
-    """A request that is answered with a status and one line."""
+    """A request that is refused with a status and one line."""
 
     def __init__(self, status: HTTPStatus, line: str):
         super().__init__(line)
@@ -45,12 +44,10 @@ class RefusedError(Exception):
 
 
 class Server(ThreadingHTTPServer):
-    """`looks` are asked by GET and change nothing but what is looked at, `deeds` by POST; both at
-    the desk.
-    """
+    """`queries` are reached by GET, `commands` by POST; both run in the computing thread."""
 
     daemon_threads = True
-    request_queue_size = 128  # five, as is usual, make a browser wait a second for the sixth
+    request_queue_size = 128  # with the default of 5, a sixth connection waits a second
 
     def __init__(
         self,
@@ -66,14 +63,14 @@ class Server(ThreadingHTTPServer):
             super().__init__((HOST, port), Handler)
         except OSError as error:
             raise RunError(
-                f"--port: {port} cannot be had ({error.strerror or error}); give another, or 0 "
-                f"for any that is free",
+                f"--port: {port} cannot be used ({error.strerror or error}); give another, or 0 "
+                f"for any free one",
                 74,
             ) from None
         self.hosts = {f"{name}:{self.server_port}" for name in (HOST, "localhost")}
 
     def server_bind(self) -> None:
-        socketserver.TCPServer.server_bind(self)  # HTTPServer's would look up this machine's name
+        socketserver.TCPServer.server_bind(self)  # HTTPServer would look up the host name
         self.server_name, self.server_port = HOST, int(self.server_address[1])
 
     @property
@@ -81,16 +78,16 @@ class Server(ThreadingHTTPServer):
         return f"http://{HOST}:{self.server_port}/{self.token}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that hangs up is none of our business; anything else is a fault to be seen."""
+        """Ignore a browser that disconnects; log everything else."""
         if not isinstance(sys.exc_info()[1], OSError):
-            log.exception("a request could not be answered")
+            log.exception("a request failed")
 
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "worldmodel", ""
-    disable_nagle_algorithm = True  # else every frame would wait for an acknowledgement
+    disable_nagle_algorithm = True  # otherwise every frame waits for an acknowledgement
     timeout = IDLE_S
 
     def do_GET(self) -> None:
@@ -100,12 +97,10 @@ class Handler(BaseHTTPRequestHandler):
         self._respond(self._handle_post)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Quiet: the page asks many times a second."""
+        """Log nothing: the page sends many requests per second."""
 
     def _respond(self, answer: Callable[[str], tuple[bytes, str]]) -> None:
-        """An answer, or one line about why there is none; whatever was not read then goes with the
-        connection.
-        """
+        """Send the response, or one line about the error; unread input closes the connection."""
         try:
             self._send(HTTPStatus.OK, *answer(self._authorize()))
         except RefusedError as error:
@@ -117,24 +112,24 @@ class Handler(BaseHTTPRequestHandler):
         except OSError:
             raise
         except Exception as error:
-            log.exception("a question could not be answered")
+            log.exception("a request failed")
             self._refuse(
-                HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}; the terminal says more"
+                HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}; see the terminal"
             )
 
     def _authorize(self) -> str:
-        """What is asked for, once it is known that it may be."""
+        """Check host, origin and token; return the rest of the path."""
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
         if host not in self.server.hosts or (
             origin is not None and origin.removeprefix("http://") != host
         ):
-            raise RefusedError(HTTPStatus.FORBIDDEN, "only pages of this server are answered")
+            raise RefusedError(HTTPStatus.FORBIDDEN, "only pages of this server may send requests")
         _, _, rest = self.path.partition("/")
         token, _, request = rest.partition("/")
         if not hmac.compare_digest(token.encode("latin-1", "replace"), self.server.token.encode()):
             raise RefusedError(
                 HTTPStatus.FORBIDDEN,
-                "the address lacks its token: open the one that the terminal shows",
+                "the address has no valid token: open the one in the terminal",
             )
         return request
 
@@ -151,11 +146,11 @@ class Handler(BaseHTTPRequestHandler):
     def _handle_post(self, name: str) -> tuple[bytes, str]:
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdigit()):
-            raise RefusedError(HTTPStatus.LENGTH_REQUIRED, "say how long the question is")
+            raise RefusedError(HTTPStatus.LENGTH_REQUIRED, "give the Content-Length")
         if len(length) > 9 or int(length) > MAX_BODY:
             raise RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {MAX_BODY} bytes")
         if self.headers.get_content_type() != "application/json":
-            raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "ask in application/json")
+            raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "give application/json")
         body = self.rfile.read(int(length))
         try:
             request = json.loads(body)
@@ -169,7 +164,7 @@ class Handler(BaseHTTPRequestHandler):
         self, questions: dict[str, Endpoint], name: str, request: dict[str, Any]
     ) -> tuple[bytes, str]:
         if name not in questions:
-            raise RefusedError(HTTPStatus.NOT_FOUND, "there is no such question")
+            raise RefusedError(HTTPStatus.NOT_FOUND, "there is no such endpoint")
         found = self.server.job_queue.submit(partial(questions[name], request))
         return json.dumps(found, allow_nan=False).encode(), "application/json"
 

@@ -1,5 +1,6 @@
-"""A dream that is driven step by step, beside the simulator; a function of the seed and of what
-was done.
+"""A play session: an imagined rollout driven step by step, beside the simulator.
+
+It is a function of the seed and of the user's actions.
 """
 
 from __future__ import annotations
@@ -24,15 +25,13 @@ from worldmodel.spaces import State
 from worldmodel.system.runtime import mix_seeds
 
 HAND = "hand"
-MAX_STEPS = 2000  # of a dream, all of whose states are kept
+MAX_STEPS = 2000  # of a session, all of whose states are kept
 CLIP_FPS = 15
 
 
 @dataclass
 class RealStep:
-    """What the simulator answered; nothing where it takes no part. `over` says how its episode
-    ended.
-    """
+    """The simulator's result; empty if it takes no part. `over` says how its episode ended."""
 
     picture: np.ndarray | None = None
     reward: float | None = None
@@ -42,9 +41,7 @@ class RealStep:
 
 @dataclass
 class Moment:
-    """A step of the dream: the action (A,) that led to it and whose it was, what is dreamt and
-    what is real.
-    """
+    """A step: its action (A,) and driver, the model's prediction and the simulator's result."""
 
     state: State
     prediction: Prediction
@@ -55,12 +52,11 @@ class Moment:
 
 
 class Session:
-    """`history` up to now and beyond; `at` is the step that is looked at, and from which `step`
-    goes on.
+    """A history of steps; `at` is the one that is shown and that `step` continues from.
 
-    What lay beyond is then given up. The luck of a step depends on the start and on the step's
-    number alone: whoever goes back and does the same again dreams the same again, and other
-    actions meet the same luck.
+    A step from an earlier moment drops the later ones. The random draws of a step depend only on
+    the start and on the step's number: going back and repeating the actions gives the same
+    rollout, and other actions meet the same draws.
     """
 
     def __init__(
@@ -78,15 +74,13 @@ class Session:
         self.start: SessionStart | None = None
         self.history: list[Moment] = []
         self.at = 0
-        self.simulator_at = 0  # the step that the simulator is at
-        self.note = ""  # what became of the simulator in this dream
+        self.simulator_at = 0  # the simulator's step
+        self.note = ""  # why the simulator takes no part
 
     def start_episode(self) -> Moment:
-        """From the first step of an episode that nothing was trained on."""
+        """Start at the first step of an episode that was not used in training."""
         if self.simulator is None:
-            raise UsageError(
-                "there is no simulator to begin a new episode with: begin at a step of the replay"
-            )
+            raise UsageError("there is no simulator for a new episode: start from the replay")
         number = self.number
         seed = self.seeds(0, number)
         first = self._replay_actions(seed, ())
@@ -104,7 +98,7 @@ class Session:
         )
 
     def start_from_replay(self, episode: int, step: int) -> Moment:
-        """From a step of a replay's episode; the simulator is brought there where it can be."""
+        """Start at a step of the replay; the simulator is restored there if possible."""
         start = self.replay.make_start(episode, step)
         self.note = ""
         there = None
@@ -118,22 +112,17 @@ class Session:
                 there = None
                 self.note = (
                     self.note
-                    or "the simulator did not come to this step again: the dream goes on alone"
+                    or "the simulator did not reproduce this step: the model continues alone"
                 )
         elif self.simulator is not None:
-            self.note = (
-                "the seed of this episode is not known: the dream goes on without the simulator"
-            )
+            self.note = "the seed of this episode is not known: the model continues alone"
         return self._begin(start, there)
 
     def step(self, driver: str = HAND, action: Any = None) -> Moment:
-        """One step on from `at`, by hand with an action or by a driver's; what lay beyond is given
-        up.
-        """
+        """One step from `at`, with an action by hand or by a driver; later steps are dropped."""
         if self.at + 1 >= MAX_STEPS:
             raise UsageError(
-                f"this dream is {MAX_STEPS} steps long, the most that is kept: go back, or "
-                f"begin anew"
+                f"this session has {MAX_STEPS} steps, the maximum: go back or start again"
             )
         here, step_seed = self.history[self.at], self._step_seed(self.at + 1)
         carry: State = {}
@@ -158,25 +147,25 @@ class Session:
         return self.history[-1]
 
     def rewind(self, at: int) -> Moment:
-        """Look at another step of the history; the next step branches off there."""
+        """Show another step of the history; the next step continues from there."""
         if not 0 <= at < len(self.history):
             raise UsageError(
-                f"at: there is no step {at}; the dream has steps 0 to {len(self.history) - 1}"
+                f"at: there is no step {at}; this session has steps 0 to {len(self.history) - 1}"
             )
         self.at = at
         return self.history[at]
 
     def save_clip(self, directory: Path, first: int, last: int) -> Path:
-        """Steps first to last as a GIF, dreamt left, real right; a file of its own every time."""
+        """Save steps first to last as a new GIF: imagined left, real right."""
         if not 0 <= first < last < len(self.history):
             raise UsageError(
-                f"a clip goes from one step to a later one, of 0 to {len(self.history) - 1}"
+                f"a clip goes from one step to a later one, within 0 to {len(self.history) - 1}"
             )
         sides = [[m.prediction.picture for m in self.history[first : last + 1]]]
         if all(m.real.picture is not None for m in self.history[first : last + 1]):
             sides.append([m.real.picture for m in self.history[first : last + 1]])
         if sides[0][0] is None:
-            raise UsageError("there is nothing to make a clip of: this model cannot draw")
+            raise UsageError("no clip: this model cannot draw")
         frames = np.concatenate(
             [np.stack([p for p in side if p is not None]) for side in sides], 2
         )
@@ -186,9 +175,7 @@ class Session:
         return media.save_gif(path, frames, CLIP_FPS)
 
     def encode_action(self, action: Any) -> np.ndarray:
-        """An action by hand, numbers in [-1, 1] or one choice per group, as the model's vector
-        (A,).
-        """
+        """Convert an action by hand, numbers in [-1, 1] or choices, to the model's vector (A,)."""
         space = self.rollouts.run.action_space
         wanted = len(space.groups) or space.size
         numbers = action if isinstance(action, list | tuple | np.ndarray) else [action]
@@ -223,9 +210,7 @@ class Session:
         return mix_seeds(self.seed, 13, *self.start.key, step)
 
     def _step_simulator(self, vector: np.ndarray) -> RealStep:
-        """The simulator's answer to an action at `at`, after bringing it back there where it had
-        gone on.
-        """
+        """The simulator's result of an action at `at`; it is restored there if it is elsewhere."""
         here = self.history[self.at].real
         if not here.takes_part or self.simulator is None:
             return RealStep()
@@ -238,7 +223,7 @@ class Session:
         return self._read_step(found) if found is not None else RealStep()
 
     def _restore_simulator(self, here: RealStep) -> bool:
-        """Whether seed and actions lead the simulator to `at` again."""
+        """Restore the simulator to `at` by seed and actions; False if it does not reproduce."""
         assert self.start is not None and self.start.seed is not None
         done = [m.action for m in self.history[1 : self.at + 1] if m.action is not None]
         found = self._replay_actions(self.start.seed, [*self.start.actions, *done])
@@ -248,8 +233,7 @@ class Session:
         )
         if found is None or moved:
             self.note = (
-                self.note
-                or "the simulator did not come back to this step: the dream goes on alone"
+                self.note or "the simulator did not return to this step: the model continues alone"
             )
             return False
         return True
@@ -258,16 +242,14 @@ class Session:
         return self._call_simulator(lambda simulator: simulator.restore(seed, actions))
 
     def _call_simulator(self, ask: Any) -> Any | None:
-        """What the simulator answers; one that has failed for good is done without, with
-        a line.
-        """
+        """Call the simulator; if it fails for good, continue without it and leave a note."""
         assert self.simulator is not None
         try:
             return ask(self.simulator)
         except Exception as error:
             if exit_code_of(error) is None:
                 raise
-            # its budget of faults is spent
+            # its budget of restarts is spent
             self.simulator, self.note = (
                 None,
                 f"the simulator failed ({' '.join(str(error).split())[:200]})",

@@ -1,4 +1,4 @@
-"""Where a dream begins: the first step of a new episode, or a step of one in the replay."""
+"""Where a play session starts: a new episode, or a step of the replay."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from worldmodel.system.runtime import STREAMS
 
 @dataclass(frozen=True)
 class SessionStart:
-    """`rows` (T,...) lead up to it; the simulator comes to the last of them by a seed, where
-    known, and actions (N,A).
+    """`rows` (T,...) lead up to it; seed, if known, and actions (N,A) restore the simulator.
 
-    `key` tells starts apart: with the session's seed it names the luck of the dream.
+    `key` identifies the start: with the session's seed it determines the random draws.
     """
 
     label: str
@@ -30,7 +29,7 @@ class SessionStart:
 
 
 class ReplayStarts:
-    """Steps of the episodes that a run's replay holds; `why` says why there are none."""
+    """The starts in a run's replay; `problem` says why there are none."""
 
     def __init__(self, run: Run):
         self.run, self.problem = run, ""
@@ -49,7 +48,7 @@ class ReplayStarts:
     def make_start(self, number: int, step: int) -> SessionStart:
         """A step of an episode; negative numbers count from the last."""
         if self.saved is None:
-            raise UsageError(f"{self.problem}: begin with a new episode")
+            raise UsageError(f"{self.problem}: start a new episode")
         rows = self.saved.read_episode(number)
         length = len(rows["is_first"])
         if not -length <= step < length:
@@ -67,9 +66,7 @@ class ReplayStarts:
         )
 
     def _seed(self, saved: SavedEpisodes, number: int) -> int | None:
-        """The seed it should have been collected with: episodes are numbered, and the newest one's
-        number is known.
-        """
+        """The seed with which this episode was collected, counted from the newest number."""
         stream, after = saved.locate_episode(number)
         if stream >= len(saved.collecting):
             return None  # another rank collected it

@@ -1,4 +1,4 @@
-"""How good a world model is, in numbers, on episodes it was not trained on.
+"""The quality of a world model in numbers, on episodes that it was not trained on.
 
-Commands and report use it.
+Commands, imagination, play and report use it; it builds on returns and plotting.
 """

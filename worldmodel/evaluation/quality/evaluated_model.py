@@ -1,6 +1,4 @@
-"""A model as evaluation sees it: what it believes, dreams, draws and predicts. Any simulator can
-be wrapped as one.
-"""
+"""The interface through which evaluation uses a model; tests implement it by a simulator."""
 
 from __future__ import annotations
 
@@ -23,26 +21,24 @@ Planner = Callable[[State], Tensor]  # states (N,...) -> plans (N,P,A)
 
 
 class EvaluatedModel(Protocol):
-    """States have leaves (...,X) and whatever else `kl` compares; all answers are on the CPU in
-    fp32.
-    """
+    """A world model in evaluation; states are opaque, all results are on the CPU in fp32."""
 
-    can_draw: bool  # whether `decode` can be asked
+    can_draw: bool  # whether `decode` works
 
     def observe(self, episode: Columns) -> tuple[State, State]:
-        """What is believed once each row (T,...) is seen, and what was expected just before."""
+        """Posterior and prior states (T,...) of an episode's rows."""
         ...
 
     def reseed(self, number: int) -> None:
-        """Draw from here on what was drawn after this number was given before."""
+        """Seed the random draws that follow."""
         ...
 
     def observe_step(self, state: State, row: dict[str, Any]) -> State:
-        """What is believed once the next row is seen too: states (1,...)."""
+        """The posterior after one more row: states (1,...)."""
         ...
 
     def imagine(self, state: State, actions: Tensor) -> State:
-        """Open loop, one draw: states (N,...), actions (N,H,A) -> (N,H,...)."""
+        """Sample one open-loop rollout: states (N,...), actions (N,H,A) -> (N,H,...)."""
         ...
 
     def decode(self, state: State) -> Tensor:
@@ -54,26 +50,24 @@ class EvaluatedModel(Protocol):
         ...
 
     def cont(self, state: State) -> Tensor:
-        """Probability of going on after arrival (...)."""
+        """Probability that the episode continues after arrival (...)."""
         ...
 
     def feat(self, state: State) -> Tensor:
-        """Features (...,F), free of the noise of a draw."""
+        """Features (...,F) without sampling noise."""
         ...
 
     def kl(self, post: State, prior: State) -> Tensor:
-        """How far a belief is from an expectation, in nats (...)."""
+        """KL divergence of posterior from prior, in nats (...)."""
         ...
 
     def centre(self, posts: State) -> State:
-        """The one expectation, of no dynamics at all, to which the mean `kl` of beliefs (N,...) is
-        least.
-        """
+        """The constant prior with the smallest mean `kl` to posteriors (N,...)."""
         ...
 
 
 class EvaluatedRun:
-    """A saved run as an `Opened`; the same seed gives the same answers to the same questions."""
+    """A saved run as an `EvaluatedModel`; equal seeds and calls give equal results."""
 
     def __init__(self, run: Run, seed: int):
         self.model, self.agent = run.model, run.agent
@@ -92,7 +86,7 @@ class EvaluatedRun:
             for k in keys
         }
         with torch.random.fork_rng(devices=[]), autocast(self.agent.device, self.agent.precision):
-            # Whole sequences are filtered with torch's own random numbers.
+            # Filtering a whole sequence uses torch's global generator.
             torch.manual_seed(
                 int(torch.randint(2**62, (), generator=self.generator, device=self.agent.device))
             )
@@ -146,9 +140,7 @@ class EvaluatedRun:
 
 
 def make_planners(run: Run, seed: int) -> tuple[dict[str, Planner], int, list[str]]:
-    """The actor's and the planner's ways to make plans, how long those are, and what is missing, a
-    line each.
-    """
+    """The run's actor and planner as functions of states, their horizon, and what is missing."""
     generator = make_generator(seed, 12, device=run.agent.device.type)
     length, left_out = run.config.planner.horizon, []
     found: dict[str, Planner] = {}
@@ -158,13 +150,13 @@ def make_planners(run: Run, seed: int) -> tuple[dict[str, Planner], int, list[st
             run, lambda state: policy.plans(run.model, state, 1, length, generator)[:, 0]
         )
     if plans_to_goal(run.config):
-        left_out.append("plans towards a goal are not plans for reward: no planner is measured")
+        left_out.append("this run plans to a goal instead of reward: no planner is measured")
         return found, length, left_out
     try:
         behavior = run.apply_overrides([("behavior.name", "mpc")]).agent.behavior
     except RunError:
         left_out.append(
-            "the planner of this run needs the actor or the critic that it lacks: no planner is "
+            "this run's planner needs an actor or a critic, and the run has none: no planner is "
             "measured"
         )
         return found, length, left_out
@@ -179,7 +171,7 @@ def make_planners(run: Run, seed: int) -> tuple[dict[str, Planner], int, list[st
 
 
 def _wrap_planner(run: Run, plan: Planner) -> Planner:
-    """In the precision the run acts in, without gradients."""
+    """Plan in the precision in which the run acts, without gradients."""
 
     @torch.no_grad()
     def wrapped(state: State) -> Tensor:

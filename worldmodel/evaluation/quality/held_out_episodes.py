@@ -1,6 +1,4 @@
-"""Episodes to measure a model on, and the simulator taken back to a step of one to try other
-actions from there.
-"""
+"""Episodes to measure a model on, and a simulator that tries other actions from their steps."""
 
 from __future__ import annotations
 
@@ -27,8 +25,9 @@ from worldmodel.spaces import ActionSpace, ObservationSpace, find_vectors
 
 @dataclass
 class RecordedEpisode:
-    """An episode; the vectors among its columns are the simulator's state. The seed, where known,
-    simulates it again.
+    """An episode; the vectors among its columns are the simulator's state.
+
+    The seed, if known, lets the simulator play it again.
     """
 
     columns: Columns
@@ -36,12 +35,12 @@ class RecordedEpisode:
 
     @cached_property
     def pictures(self) -> np.ndarray | None:
-        """What was seen (T,H,W,3) uint8, all pictures side by side."""
+        """The observed pictures side by side (T,H,W,3) uint8."""
         return join_row(self.columns)
 
     @cached_property
     def state(self) -> np.ndarray | None:
-        """The simulator's state (T,n): the vector of that name, else all there are."""
+        """The simulator's state (T,n): the vector of that name, or all vectors."""
         vectors = find_vectors(self.columns)
         return np.concatenate(list(vectors.values()), 1) if vectors else None
 
@@ -51,11 +50,10 @@ class RecordedEpisode:
 
 @dataclass
 class Branch:
-    """What the simulator answered to a plan of P actions.
+    """The simulator's response to a plan of P actions.
 
-    `seen` (P,) are the steps that happened; `counted` those and, where the episode ended for good,
-    the ones after it, which earn nothing. Pictures (P,H,W,3) uint8, where there are any, are black
-    when not seen.
+    `seen` (P,) marks the steps that happened. `counted` also marks the steps after a termination,
+    which have no reward. Pictures (P,H,W,3) uint8 are black at steps that did not happen.
     """
 
     reward: np.ndarray
@@ -67,7 +65,7 @@ class Branch:
 def collect_episodes(
     rollout: Rollout, player: Player, count: int, on_step: Callable[[int], None]
 ) -> list[RecordedEpisode]:
-    """Whole episodes of the first environment; `on_step` hears how many are done."""
+    """Play whole episodes of the first environment; `on_step` gets the number of finished ones."""
     found: list[RecordedEpisode] = []
     rows: list[dict[str, Any]] = []
     while len(found) < count:
@@ -83,7 +81,7 @@ def collect_episodes(
 
 
 def load_replay_episodes(run: Path, count: int) -> list[RecordedEpisode]:
-    """The last episodes of a run's replay; RunError in one line where they can't be read."""
+    """The last episodes of a run's replay; RunError if they cannot be read."""
     try:
         saved = SavedEpisodes(run)
         numbers = range(max(0, saved.count - count), saved.count)
@@ -98,15 +96,13 @@ def load_replay_episodes(run: Path, count: int) -> list[RecordedEpisode]:
 def load_other_episodes(
     path: Path, observation: ObservationSpace, action: ActionSpace, count: int
 ) -> list[RecordedEpisode]:
-    """The last episodes of another run's replay; RunError in one line where its spaces are others
-    than these.
-    """
+    """The last episodes of another run's replay; RunError if its spaces differ from these."""
     run = RunDir(path)
-    run.load_config()  # says what is wrong where this is no run
+    run.load_config()  # fails with a message if this is no run
     states = store.read_all_states(run.checkpoints)
     if not states:
         raise RunError(
-            f"--from {path}: it holds no checkpoint, by which its episodes are found", 4
+            f"--from {path}: it has no checkpoint, which is needed to read its episodes", 4
         )
     with store.report_incompatible(run.checkpoints):
         seen, done = read_spaces(states[-1])
@@ -134,13 +130,13 @@ def _describe_actions(space: ActionSpace) -> str:
 
 
 class Simulator:
-    """Environment 0 of some environments; episodes must be a pure function of seed and actions."""
+    """The first environment, restored by seed and actions: episodes must depend on these only."""
 
     def __init__(self, envs: VectorEnv, to_env: Callable[[np.ndarray], Any]):
         self.envs, self.to_env = envs, to_env
 
     def restore(self, seed: int, actions: Iterable[np.ndarray]) -> Any | None:
-        """Where an episode is after these actions (A,); None where it ended before."""
+        """Replay actions (A,) from a seed; None if the episode ends before the last one."""
         result = self.envs.reset(0, seed)
         for action in actions:
             if result.is_last:
@@ -149,15 +145,13 @@ class Simulator:
         return result
 
     def act(self, action: np.ndarray) -> Any:
-        """The answer to one action (A,) of an open episode."""
+        """The result of one action (A,)."""
         return self.envs.step(0, self.to_env(action))
 
     def simulate_plan(
         self, episode: RecordedEpisode, step: int, plan: np.ndarray
     ) -> Branch | None:
-        """Simulate an episode again up to a step, then act by a plan (P,A); None where it came out
-        elsewhere.
-        """
+        """Restore a step of an episode and execute a plan (P,A); None if it does not reproduce."""
         actions = iter(plan)
         return self.simulate_policy(episode, step, len(plan), lambda row: next(actions))
 
@@ -168,11 +162,9 @@ class Simulator:
         length: int,
         choose: Callable[[dict[str, Any] | None], np.ndarray],
     ) -> Branch | None:
-        """The same for actions (A,) chosen one by one, by the row that answered to the last (None
-        at first).
-        """
+        """The same for actions (A,) that `choose` picks from the row before (None at first)."""
         assert episode.seed is not None, (
-            "the simulator comes back to episodes that were played here"
+            "only episodes that were played here can be simulated again"
         )
         columns = episode.columns
         result = self.restore(episode.seed, columns["prev_action"][1 : step + 1])

@@ -1,6 +1,4 @@
-"""How alike two pictures are: squared error, PSNR and SSIM, each of pictures (...,H,W,C) in [0, 1]
-to (...).
-"""
+"""Squared error, PSNR and SSIM of pictures (...,H,W,C) in [0, 1], each (...)."""
 
 from __future__ import annotations
 
@@ -8,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# What rounding to 8 bits costs by itself: no picture is known better, so that PSNR stays finite.
+# The squared error of rounding to 8 bits, which keeps PSNR finite.
 MIN_ERROR = (1 / 255) ** 2 / 12
 WINDOW, SIGMA = 11, 1.5
-STABILIZERS = (0.01**2, 0.03**2)  # keep the two ratios of SSIM finite in flat regions
+STABILIZERS = (0.01**2, 0.03**2)  # keep SSIM's two ratios finite in flat regions
 
 
 def squared_error(found: Tensor, truth: Tensor) -> Tensor:
@@ -19,15 +17,14 @@ def squared_error(found: Tensor, truth: Tensor) -> Tensor:
 
 
 def psnr(error: Tensor) -> Tensor:
-    """Decibels of a squared error; at most 58.9, for a picture without any."""
+    """Peak signal-to-noise ratio in dB of a squared error; at most 58.9."""
     return -10 * error.clamp(min=MIN_ERROR).log10()
 
 
 def ssim(found: Tensor, truth: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004, eq. 13), the mean over all windows that lie inside
-    and all channels.
+    """Structural similarity (Wang et al. 2004, eq. 13), averaged over windows and channels.
 
-    A Gaussian window of 11 pixels; the largest odd one that fits where pictures are smaller.
+    The window is Gaussian with 11 pixels, or the largest odd size that fits into the picture.
     """
     shape, (height, width, channels) = found.shape[:-3], found.shape[-3:]
     size = min(WINDOW, height - 1 + height % 2, width - 1 + width % 2)

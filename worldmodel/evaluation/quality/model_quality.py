@@ -1,6 +1,4 @@
-"""The quality of a world model on episodes it was not trained on: all of its numbers, and what
-could not be had.
-"""
+"""All measures of a world model's quality on episodes that it was not trained on."""
 
 from __future__ import annotations
 
@@ -43,7 +41,7 @@ from worldmodel.spaces import ActionSpace, State
 
 @dataclass(frozen=True)
 class SimulatorTrials:
-    """The simulator, whose plans are tried in it, and which policies are followed."""
+    """The simulator, with the plans and policies that are tried in it."""
 
     simulator: Simulator
     own: dict[str, Planner]
@@ -73,7 +71,7 @@ def measure_quality(
     real: SimulatorTrials | None = None,
     on_step: Callable[[int], None] = lambda done: None,
 ) -> QualityResults:
-    """All there is to know; UsageError where no episode is longer than the context."""
+    """Measure everything; UsageError if no episode is longer than the context."""
     longest = max(len(e) for e in episodes)
     if longest <= context + 1:
         raise UsageError(
@@ -98,19 +96,16 @@ def measure_quality(
     whole = join_tables([t for t in tables if t is not None])
     quality = QualityResults(compute_curves(whole, baseline, float(np.nanmean(closed))), [])
     if not model.can_draw:
-        quality.left_out.append(
-            "this model cannot draw: no numbers of pictures, no action sensitivity"
-        )
+        quality.left_out.append("this model cannot draw: no picture errors, no action sensitivity")
     if not quality.results["continuation"]["ends_seen"]:
         quality.left_out.append(
-            "no measured episode ended for good: Brier scores only say that no end was expected"
+            "no measured episode terminated: Brier scores only show that no end was predicted"
         )
     quality.results["features"] = _measure_features(model, posteriors, whole)
     _measure_probe(quality, model, episodes, posteriors, tables)
     if real is None:
         quality.left_out.append(
-            "no simulator at hand: plans were not tried, policies not followed, action "
-            "sensitivity not seen"
+            "no simulator: no returns of plans and policies, no action sensitivity"
         )
     else:
         starts = choose_trial_starts(episodes, posteriors, real.counts, context, seed)
@@ -126,13 +121,13 @@ def _measure_trials(
     seed: int,
     on_step: Callable[[int], None],
 ) -> None:
-    """Plans and policies, in the dream and in the simulator."""
+    """Measure plans and policies in imagination and in the simulator."""
     trials = try_plans(
         model, real.simulator, starts, real.own, real.space, real.counts, seed, on_step
     )
     _summarize_plans(quality, trials, seed)
     if not real.counts.policy_steps:
-        quality.left_out.append("policies are not followed (--follow 0)")
+        quality.left_out.append("policies are not run (--follow 0)")
         return
     before, length = len(starts) * (real.counts.plans + len(real.own)), real.counts.policy_steps
     found = measure_policy_returns(
@@ -141,19 +136,17 @@ def _measure_trials(
     if found.real:
         quality.results["policies"] = rank_policies(found, length, seed)
     else:
-        quality.left_out.append("no policy could be followed: no ranking of policies")
+        quality.left_out.append("no policy could be run: no ranking of policies")
 
 
 def _measure_features(
     model: EvaluatedModel, posteriors: Sequence[State], whole: Table
 ) -> dict[str, float]:
-    """Spread of what is believed and of what is dreamt at the last horizon, and how many numbers a
-    feature has.
-    """
+    """Spread of the posterior and of imagined features at the last horizon."""
     seen = torch.cat([model.feat(b) for b in posteriors])
     last = whole["feat"][:, -1]
-    dreamt = torch.from_numpy(last[np.isfinite(last).all(-1)]).float()
-    found = spread("posterior", seen[None]) | spread("open_loop", dreamt[None])
+    imagined = torch.from_numpy(last[np.isfinite(last).all(-1)]).float()
+    found = spread("posterior", seen[None]) | spread("open_loop", imagined[None])
     return {"size": seen.shape[-1], **{k: float(v) for k, v in found.items()}}
 
 
@@ -164,7 +157,7 @@ def _measure_probe(
     posteriors: Sequence[State],
     tables: Sequence[Table | None],
 ) -> None:
-    """The simulator's state, read linearly off beliefs and off dreams."""
+    """Linear probes from posteriors and from imagined features to the simulator's state."""
     usable = [
         (e, b, t) for e, b, t in zip(episodes, posteriors, tables, strict=True) if t is not None
     ]
@@ -183,8 +176,8 @@ def _measure_probe(
 def _summarize_plans(quality: QualityResults, trials: PlanTrials, seed: int) -> None:
     if trials.failed_starts:
         quality.left_out.append(
-            f"{trials.failed_starts} starts of plans: simulated again by seed and actions, the "
-            f"environment came out elsewhere"
+            f"{trials.failed_starts} starts of plans: replayed from seed and actions, "
+            f"the environment reached other states"
         )
     if not trials.kind:
         quality.left_out.append(

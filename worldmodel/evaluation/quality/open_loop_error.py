@@ -1,8 +1,7 @@
-"""What a model dreams on from what it believes, by horizon, beside two guessers who know nothing
-of dynamics.
+"""Open-loop errors of a model by horizon, beside two baselines without dynamics.
 
-`copy` says that nothing changes any more; `mean` knows the mean of the measured episodes and says
-that, always.
+`copy` repeats the last seen frame, reward and latent. `mean` always predicts the mean of the
+measured episodes.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from worldmodel.evaluation.quality.prediction_metrics import (
 )
 from worldmodel.spaces import State
 
-WINDOWS = 8  # dreams from an episode
+WINDOWS = 8  # rollouts from an episode
 MEASURED_KEYS = ("prev_action", "reward", "is_terminal")
 # (N,H) by name, NaN after an episode's end; features, states (N,H,...); feat_copy (N,1,F)
 Table = dict[str, np.ndarray]
@@ -34,7 +33,7 @@ Table = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class MeanBaseline:
-    """What is the case on average: the best of all guesses that never change."""
+    """The mean picture, reward and continuation: the best constant predictions."""
 
     picture: Tensor | None
     reward: float
@@ -54,10 +53,10 @@ class MeanBaseline:
 
 
 def choose_starts(episode: RecordedEpisode, context: int, length: int) -> np.ndarray:
-    """Steps to dream on from, spread evenly: up to the end where one may come, else with whole
-    windows after them.
+    """Steps to start rollouts from, at equal distances.
 
-    Where an episode is too short for that, up to its middle; far horizons then see fewer windows.
+    They reach the end of the episode if it terminates, and otherwise leave room for whole windows.
+    In a short episode they reach its middle: then fewer windows cover far horizons.
     """
     first, last = context - 1, len(episode) - 2
     if not episode.columns["is_terminal"].any():
@@ -82,23 +81,21 @@ def measure_windows(
     length: int,
     baseline: MeanBaseline,
 ) -> Table | None:
-    """Every number of one episode's windows, by window and horizon; None for an episode without
-    one.
-    """
+    """All measures of one episode by window and horizon; None if it is too short."""
     starts = choose_starts(episode, context, length)
     if not len(starts):
         return None
     steps = starts[:, None] + 1 + np.arange(length)
-    there, at = steps < len(episode), np.minimum(steps, len(episode) - 1)
+    inside, at = steps < len(episode), np.minimum(steps, len(episode) - 1)
     rows = {k: v[at] for k, v in episode.columns.items() if k in MEASURED_KEYS}
     begin, real = select_states(post, starts), select_states(post, at)
     still = {k: v.unsqueeze(1) for k, v in begin.items()}
-    dream = model.imagine(begin, torch.from_numpy(rows["prev_action"]))
+    rollout = model.imagine(begin, torch.from_numpy(rows["prev_action"]))
     found: dict[str, Any] = {
-        "kl": model.kl(real, dream),
+        "kl": model.kl(real, rollout),
         "kl_copy": model.kl(real, still),
-        "said_reward": model.reward(dream),
-        "said_cont": model.cont(dream),
+        "predicted_reward": model.reward(rollout),
+        "predicted_cont": model.cont(rollout),
         "reward": rows["reward"],
         "cont": ~rows["is_terminal"],
         "copied_reward": episode.columns["reward"][starts][:, None],
@@ -108,12 +105,12 @@ def measure_windows(
     if model.can_draw:
         assert baseline.picture is not None and episode.pictures is not None
         last = _to_floats(episode.pictures[starts])[:, None]
-        guesses = {"model": model.decode(dream), "copy": last, "mean": baseline.picture}
-        found |= _picture_errors(guesses, _to_floats(episode.pictures[at]))
-    table = {k: _mask_missing(np.asarray(v, np.float64), there) for k, v in found.items()}
-    # Many numbers: in half the bytes, and what stays the same once only.
+        predictions = {"model": model.decode(rollout), "copy": last, "mean": baseline.picture}
+        found |= _picture_errors(predictions, _to_floats(episode.pictures[at]))
+    table = {k: _mask_missing(np.asarray(v, np.float64), inside) for k, v in found.items()}
+    # Features are large: keep them in fp32, and those of the baseline only once.
     return table | {
-        "feat": _mask_missing(model.feat(dream).numpy(), there),
+        "feat": _mask_missing(model.feat(rollout).numpy(), inside),
         "feat_copy": model.feat(still).numpy(),
     }
 
@@ -125,49 +122,47 @@ def add_centre_kl(
     tables: Sequence[Table | None],
     context: int,
 ) -> None:
-    """Into every table: the KL from what was believed to the centre of all beliefs, by window and
-    horizon.
-    """
+    """Add to every table the KL from the posteriors to their centre, by window and horizon."""
     centre = model.centre({k: torch.cat([b[k] for b in posteriors]) for k in posteriors[0]})
     for episode, posterior, table in zip(episodes, posteriors, tables, strict=True):
         if table is not None:
-            there = np.isfinite(table["reward"])
-            length = there.shape[1]
+            inside = np.isfinite(table["reward"])
+            length = inside.shape[1]
             steps = choose_starts(episode, context, length)[:, None] + 1 + np.arange(length)
             far = np.asarray(model.kl(posterior, centre), np.float64)
-            table["kl_mean"] = _mask_missing(far[np.minimum(steps, len(episode) - 1)], there)
+            table["kl_mean"] = _mask_missing(far[np.minimum(steps, len(episode) - 1)], inside)
 
 
 def _to_floats(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels).float() / 255
 
 
-def _picture_errors(guesses: dict[str, Tensor], truth: Tensor) -> dict[str, Tensor]:
+def _picture_errors(predictions: dict[str, Tensor], truth: Tensor) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
-    for name, guess in guesses.items():
-        full = guess.expand_as(truth)
+    for name, prediction in predictions.items():
+        full = prediction.expand_as(truth)
         error = squared_error(full, truth)
-        # Window by window: SSIM keeps ten pictures for one.
-        alike = torch.stack([ssim(*pair) for pair in zip(full, truth, strict=True)])
-        found |= {f"mse/{name}": error, f"ssim/{name}": alike}
+        # One window at a time, because SSIM needs ten times a picture's memory.
+        similarity = torch.stack([ssim(*pair) for pair in zip(full, truth, strict=True)])
+        found |= {f"mse/{name}": error, f"ssim/{name}": similarity}
     return found
 
 
-def _mask_missing(values: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """(N,H or 1,...) to (N,H,...) with NaN where nothing was."""
-    values = np.broadcast_to(values, (*there.shape, *values.shape[2:]))
-    return np.where(there.reshape(*there.shape, *[1] * (values.ndim - 2)), values, np.nan)
+def _mask_missing(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Broadcast (N,H or 1,...) to (N,H,...), with NaN after an episode's end."""
+    values = np.broadcast_to(values, (*inside.shape, *values.shape[2:]))
+    return np.where(inside.reshape(*inside.shape, *[1] * (values.ndim - 2)), values, np.nan)
 
 
 def join_tables(tables: Sequence[Table]) -> Table:
-    """The windows of several episodes together, as far as any of them reaches."""
+    """Concatenate the windows of several episodes, up to the longest horizon of any."""
     whole = {k: np.concatenate([t[k] for t in tables]) for k in tables[0]}
     reach = int(np.isfinite(whole["reward"]).any(0).sum())
     return {k: v[:, :reach] for k, v in whole.items()}
 
 
 def compute_curves(table: Table, baseline: MeanBaseline, closed: float) -> dict[str, Any]:
-    """The results by horizon (H,); `closed` is the mean KL where every frame is seen."""
+    """The results by horizon (H,); `closed` is the mean KL in closed loop."""
     by_mean = {
         k: np.nanmean(v, 0) for k, v in table.items() if k.startswith(("mse/", "ssim/", "kl"))
     }
@@ -175,39 +170,39 @@ def compute_curves(table: Table, baseline: MeanBaseline, closed: float) -> dict[
     if "mse/model" in by_mean:
         for kind in ("mse", "ssim"):
             found[kind] = {name: by_mean[f"{kind}/{name}"] for name in ("model", "copy", "mean")}
-        # Of the mean error: a mean of decibels would make much of the few pictures that hardly
-        # differ.
+        # PSNR of the mean error: a mean of decibels would overweight nearly perfect pictures.
         found["psnr"] = {
             name: psnr(torch.from_numpy(error)).numpy() for name, error in found["mse"].items()
         }
     kl = {"model": by_mean["kl"], "copy": by_mean["kl_copy"], "mean": by_mean["kl_mean"]}
     found["kl"] = {**kl, "closed_loop": closed}
-    guesses = {
-        "model": table["said_reward"],
+    predictions = {
+        "model": table["predicted_reward"],
         "copy": table["copied_reward"],
         "mean": baseline.reward,
     }
     errors = {
-        k: np.sqrt(np.nanmean(np.square(v - table["reward"]), 0)) for k, v in guesses.items()
+        k: np.sqrt(np.nanmean(np.square(v - table["reward"]), 0)) for k, v in predictions.items()
     }
-    said = {"model": table["said_reward"], "copy": table["copied_reward"]}
-    alike = {
+    predicted = {"model": table["predicted_reward"], "copy": table["copied_reward"]}
+    similarity = {
         k: np.array([pearson(*pair) for pair in _split_by_horizon(v, table["reward"])])
-        for k, v in said.items()
+        for k, v in predicted.items()
     }
-    found["reward"] = {"rmse": errors, "correlation": alike}
+    found["reward"] = {"rmse": errors, "correlation": similarity}
     return found | {"continuation": _score_continuation(table, baseline)}
 
 
 def _score_continuation(table: Table, baseline: MeanBaseline) -> dict[str, Any]:
-    pairs = _split_by_horizon(table["said_cont"], table["cont"])
-    constants = {"copy": 1.0, "mean": baseline.cont}  # what is dreamt on from had not ended
+    pairs = _split_by_horizon(table["predicted_cont"], table["cont"])
+    # A rollout starts before the end of the episode, so copy predicts that it continues.
+    constants = {"copy": 1.0, "mean": baseline.cont}
     scores = {
-        k: np.array([brier_score(np.full(len(was), c), was) for _, was in pairs])
+        k: np.array([brier_score(np.full(len(happened), c), happened) for _, happened in pairs])
         for k, c in constants.items()
     }
     whole, each = (
-        compute_reliability(*_drop_missing(table["said_cont"], table["cont"])),
+        compute_reliability(*_drop_missing(table["predicted_cont"], table["cont"])),
         [compute_reliability(*pair) for pair in pairs],
     )
     return {
@@ -222,11 +217,13 @@ def _score_continuation(table: Table, baseline: MeanBaseline) -> dict[str, Any]:
     }
 
 
-def _split_by_horizon(said: np.ndarray, was: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [_drop_missing(*columns) for columns in zip(said.T, was.T, strict=True)]
+def _split_by_horizon(
+    predicted: np.ndarray, happened: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [_drop_missing(*columns) for columns in zip(predicted.T, happened.T, strict=True)]
 
 
-def _drop_missing(said: np.ndarray, was: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Only where something was."""
-    there = np.isfinite(was)
-    return said[there], was[there]
+def _drop_missing(predicted: np.ndarray, happened: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Keep the pairs whose truth is known."""
+    inside = np.isfinite(happened)
+    return predicted[inside], happened[inside]

@@ -1,9 +1,8 @@
-"""Plans as the model dreams them and as the simulator answers: returns side by side, and what
-planners make of errors.
+"""Returns of plans in imagination and in the simulator, and how planners exploit model errors.
 
-A planner looks for plans that the model likes. Where the model is wrong in their favour it finds
-just those: what its own plans earn less than was dreamt is exploitation. The same of random plans
-is the model's general optimism.
+A planner searches for plans with a high imagined return, so it finds errors of the model in its
+favour. Exploitation is the imagined minus the real return of its own plans. The same gap of random
+plans is the model's general optimism.
 """
 
 from __future__ import annotations
@@ -24,14 +23,12 @@ from worldmodel.evaluation.quality.prediction_metrics import spearman
 from worldmodel.rollout.episodes import interval
 from worldmodel.spaces import ActionSpace, State
 
-SAMPLES = 8  # dreams of one plan, which are averaged
+SAMPLES = 8  # imagined rollouts per plan, which are averaged
 
 
 @dataclass(frozen=True)
 class TrialCounts:
-    """How many states to start from, how many random plans from each, how long plans are and
-    policies are followed.
-    """
+    """Number of starts, random plans per start, steps of a plan, and steps of a policy."""
 
     starts: int
     plans: int
@@ -41,7 +38,7 @@ class TrialCounts:
 
 @dataclass(frozen=True)
 class TrialStart:
-    """A step of an episode, and what is believed there (1,...)."""
+    """A step of an episode and its posterior (1,...)."""
 
     episode: RecordedEpisode
     step: int
@@ -50,8 +47,9 @@ class TrialStart:
 
 @dataclass
 class PlanTrials:
-    """One entry per plan; pictures (M,P,H,W,3) of the random ones, one entry per start,
-    in [0, 1].
+    """Results with one entry per plan.
+
+    The pictures (M,P,H,W,3) in [0, 1] of the random plans have one entry per start.
     """
 
     start: list[int] = field(default_factory=list)
@@ -61,7 +59,7 @@ class PlanTrials:
     imagined_pictures: list[np.ndarray] = field(default_factory=list)
     real_pictures: list[np.ndarray] = field(default_factory=list)
     seen: list[np.ndarray] = field(default_factory=list)
-    failed_starts: int = 0  # starts that the simulator did not come back to
+    failed_starts: int = 0  # starts that the simulator did not reproduce
 
     def add(
         self,
@@ -70,7 +68,7 @@ class PlanTrials:
         branches: Sequence[Branch],
         pictures: Tensor | None,
     ):
-        """All plans from one more start."""
+        """Add the results of all plans from one start."""
         number = len(set(self.start))
         self.start += [number] * len(kinds)
         self.kind += kinds
@@ -91,22 +89,22 @@ def imagine_plans(
 ) -> tuple[np.ndarray, Tensor | None]:
     """Returns (N,) and mean pictures (N,P,H,W,3) of plans (N,P,A) from one state (1,...).
 
-    A reward counts by the chance of being alive before it, and only where the simulator's counted
-    (N,P). All plans are dreamt with the same luck, so that only actions tell them apart.
+    A reward is weighted by the probability of reaching it, and counts only where the simulator's
+    reward counts (N,P). All plans use the same random draws, so that only actions differ.
     """
     total, pictures = torch.zeros(len(plans), dtype=torch.float64), None
     for draw in range(SAMPLES):
-        dreams = []
+        rollouts = []
         for plan in plans:
             model.reseed(draw)
-            dreams.append(model.imagine(state, plan[None]))
-        dream = {k: torch.cat([d[k] for d in dreams]) for k in dreams[0]}
-        cont = model.cont(dream).double()
+            rollouts.append(model.imagine(state, plan[None]))
+        rollout = {k: torch.cat([r[k] for r in rollouts]) for k in rollouts[0]}
+        cont = model.cont(rollout).double()
         alive = torch.cat([torch.ones_like(cont[:, :1]), cont[:, :-1]], 1).cumprod(1)
-        total += (alive * model.reward(dream) * torch.from_numpy(counted)).sum(1)
+        total += (alive * model.reward(rollout) * torch.from_numpy(counted)).sum(1)
         if model.can_draw:
-            drawn = model.decode(dream) / SAMPLES
-            pictures = drawn if pictures is None else pictures + drawn
+            decoded = model.decode(rollout) / SAMPLES
+            pictures = decoded if pictures is None else pictures + decoded
     return (total / SAMPLES).numpy(), pictures
 
 
@@ -117,9 +115,7 @@ def choose_trial_starts(
     context: int,
     seed: int,
 ) -> list[TrialStart]:
-    """Steps all over the episodes; with room for plans and policies after them, where the episode
-    is that long.
-    """
+    """Random steps of the episodes, with room for plans and policies if episodes are long."""
     rng, found = np.random.default_rng(seed), []
     long = [i for i, e in enumerate(episodes) if len(e) > context]
     for n in range(counts.starts):
@@ -140,7 +136,7 @@ def try_plans(
     seed: int,
     on_plan: Callable[[int], None],
 ) -> PlanTrials:
-    """From every start, random plans and the run's own, dreamt and done."""
+    """Execute random plans and the run's own from every start, imagined and simulated."""
     generator = torch.Generator().manual_seed(seed)
     trials, done = PlanTrials(), 0
     kinds = ["random"] * counts.plans + list(own)
@@ -175,22 +171,22 @@ def _imagine_branches(
 
 
 def compare_returns(trials: PlanTrials, seed: int = 0) -> dict[str, Any]:
-    """Rank correlations of imagined with real returns, and both by kind of plan with the gap
-    between them.
-    """
+    """Rank correlations of imagined and real returns, and both returns and their gap by kind."""
     start, kind = np.array(trials.start), np.array(trials.kind)
     imagined, real = np.array(trials.imagined), np.array(trials.real)
     within = [spearman(imagined[start == s], real[start == s]) for s in np.unique(start)]
     known = [x for x in within if x == x]
     by_kind = {}
     for name in dict.fromkeys(trials.kind):
-        said, was = imagined[kind == name], real[kind == name]
+        own, actual = imagined[kind == name], real[kind == name]
         # Plans from one start are not independent: the interval is over starts.
-        gaps = np.array([(said - was)[start[kind == name] == s].mean() for s in np.unique(start)])
+        gaps = np.array(
+            [(own - actual)[start[kind == name] == s].mean() for s in np.unique(start)]
+        )
         low, high = interval(gaps, seed)
         numbers = {
-            "imagined": said.mean(),
-            "real": was.mean(),
+            "imagined": own.mean(),
+            "real": actual.mean(),
             "gap": gaps.mean(),
             "gap_low": low,
             "gap_high": high,

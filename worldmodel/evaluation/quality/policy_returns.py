@@ -1,9 +1,8 @@
-"""Policies followed in the dream and in the simulator, from the same states: whether the model
-tells good from bad.
+"""Returns of policies in imagination and in the simulator, from the same states.
 
-A plan is done blindly; a policy answers to what it sees, to dreams in the dream and to the
-simulator in the simulator. So errors add up as they do where a policy learns in dreams, and where
-one is picked by what it earns there.
+A plan is open-loop; a policy reacts to observations: to imagined states in imagination, to the
+simulator in the simulator. So model errors add up as they do when a policy is trained or selected
+in imagination.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ from worldmodel.rollout.episodes import interval
 from worldmodel.spaces import ActionSpace, State
 from worldmodel.system.runtime import mix_seeds
 
-SAMPLES = 8  # of one policy from one state, which are averaged
+SAMPLES = 8  # imagined rollouts per policy and start, which are averaged
 Act = Callable[[State], Tensor]  # states (N,...) -> actions (N,A)
-# By name: a policy that begins anew, with dice that a number names
+# By name: a function from a seed to a policy at the start of an episode.
 Policies = dict[str, Callable[[int], Act]]
 
 
 @dataclass
 class PolicyReturns:
-    """Returns by start and policy (S,K), policies in the order of their names."""
+    """Returns by start and policy (S,K); columns are in the order of the names."""
 
     names: list[str]
     imagined: list[list[float]] = field(default_factory=list)
@@ -48,9 +47,7 @@ def measure_policy_returns(
     seed: int,
     on_policy: Callable[[int], None] = lambda done: None,
 ) -> PolicyReturns:
-    """Every policy for so many steps from every start; a start that the simulator does not come
-    back to is dropped.
-    """
+    """Run every policy from every start; drop starts that the simulator does not reproduce."""
     found = PolicyReturns(list(policies))
     for number, start in enumerate(starts):
         imagined, real, policy_seed = [], [], mix_seeds(seed, 16, number)
@@ -74,9 +71,7 @@ def measure_policy_returns(
 def run_in_simulator(
     model: EvaluatedModel, simulator: Simulator, start: TrialStart, act: Act, length: int
 ) -> Branch | None:
-    """What the simulator answers to a policy that acts on what the model believes; None as
-    `Simulator.drive`.
-    """
+    """Run a policy in the simulator on the model's posteriors; None as in `simulate_policy`."""
     state = start.state
 
     def choose(row: dict[str, Any] | None) -> np.ndarray:
@@ -90,9 +85,7 @@ def run_in_simulator(
 def run_in_imagination(
     model: EvaluatedModel, state: State, act: Act, counted: np.ndarray
 ) -> float:
-    """The mean return of some dreams that a policy drives, as `plans.dream_plans` counts
-    rewards.
-    """
+    """The mean return of imagined rollouts under a policy; rewards count as in `imagine_plans`."""
     state = {k: v.expand(SAMPLES, *v.shape[1:]) for k, v in state.items()}
     alive, total = (
         torch.ones(SAMPLES, dtype=torch.float64),
@@ -106,9 +99,7 @@ def run_in_imagination(
 
 
 def rank_policies(found: PolicyReturns, length: int, seed: int = 0) -> dict[str, Any]:
-    """Whether policies are ranked right, each one's returns with intervals over starts, and the
-    gap over all.
-    """
+    """Rank correlation of policies, their returns with intervals over starts, and the mean gap."""
     imagined, real = np.array(found.imagined), np.array(found.real)
     gap = imagined - real
     by_policy = {
@@ -126,24 +117,24 @@ def rank_policies(found: PolicyReturns, length: int, seed: int = 0) -> dict[str,
 
 
 def average_with_interval(name: str, values: np.ndarray, seed: int) -> dict[str, float]:
-    """The mean over starts, and its interval."""
+    """The mean over starts with its interval."""
     low, high = interval(values, seed)
     return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
 
 
 def make_constant_policy(action: Tensor) -> Callable[[int], Act]:
-    """One action (A,), whatever comes."""
+    """A policy that always takes the same action (A,)."""
     return lambda policy_seed: lambda state: action.expand(_count(state), -1)
 
 
 def make_noisy_policy(
     begin: Callable[[int], Act], share: float, space: ActionSpace
 ) -> Callable[[int], Act]:
-    """A policy that does a random action instead with this probability.
+    """A policy that takes a random action with this probability.
 
-    All dreams have the same dice, and the simulator has them too: what differs is owed to the
-    model. What was replaced is thought of all the same, since a planner goes on from its last
-    plan.
+    All rollouts and the simulator use the same random draws, so that differences come from the
+    model. The replaced action is computed all the same, because a planner warm-starts from its
+    last plan.
     """
 
     def fresh(policy_seed: int) -> Act:

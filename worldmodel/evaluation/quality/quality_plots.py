@@ -1,4 +1,4 @@
-"""One page of plots of a model's quality, each with a title that says which way is good."""
+"""The page of plots model.png; every title says which direction is better."""
 
 from __future__ import annotations
 
@@ -11,26 +11,24 @@ import numpy as np
 from worldmodel.evaluation.plotting.style import COLORS, MARKERS, load_pyplot, save_figure
 from worldmodel.evaluation.quality.summary_text import average_known
 
-# A line style each beside the colour, so that neither alone has to tell them apart.
+# Curves differ in colour and in line style.
 CURVE_STYLES: dict[str, dict[str, Any]] = {
     "model": {"color": COLORS[0], "ls": "-", "lw": 2},
-    "nothing changes": {"color": COLORS[1], "ls": "--", "lw": 1.5},
-    "the mean": {"color": COLORS[6], "ls": ":", "lw": 1.5},
-    "every frame seen": {"color": COLORS[2], "ls": "-.", "lw": 1.5},
+    "copy": {"color": COLORS[1], "ls": "--", "lw": 1.5},
+    "mean": {"color": COLORS[6], "ls": ":", "lw": 1.5},
+    "closed loop": {"color": COLORS[2], "ls": "-.", "lw": 1.5},
     "shuffled actions": {"color": COLORS[3], "ls": "--", "lw": 1.5},
     "size of differences": {"color": COLORS[4], "ls": "-.", "lw": 1.5},
 }
 PLAN_STYLES = {"random": ("#999999", "o"), "actor": (COLORS[4], "s"), "planner": (COLORS[0], "D")}
 
 
-PREDICTORS = (("model", "model"), ("nothing changes", "copy"), ("the mean", "mean"))
-MIN_SHOWN = -1.05  # of correlations and R², below which a panel says how far down it would go
+PREDICTORS = ("model", "copy", "mean")
+MIN_SHOWN = -1.05  # correlations and R² below this are clipped, and the panel says so
 
 
 def plot_quality(found: dict[str, Any], target: Path, title: str) -> Path:
-    """Sixteen panels; one whose numbers were left out says so. `found` is what the JSON file
-    holds.
-    """
+    """Plot sixteen panels from the content of model.json; missing results are marked."""
     figure, grid = load_pyplot().subplots(4, 4, figsize=(16, 14), dpi=100)
     _plot_pictures(grid[0], found)
     _plot_predictions(grid[1], found)
@@ -52,14 +50,14 @@ def plot_quality(found: dict[str, Any], target: Path, title: str) -> Path:
     p = found.get("probe", {})
     read = {
         n: [average_known(row) for row in p[k]]
-        for n, k in (("model", "open_loop"), ("nothing changes", "copy"))
+        for n, k in (("model", "open_loop"), ("copy", "copy"))
         if p
     }
     if p:
-        read["every frame seen"] = [average_known(p["posterior"])] * len(read["model"])
-    _plot_curves(grid[3][0], "true state read off, R² (1 is all of it)", read, low=-0.5)
+        read["closed loop"] = [average_known(p["posterior"])] * len(read["model"])
+    _plot_curves(grid[3][0], "simulator state, R², 1 is best", read, low=-0.5)
     _plot_policy_returns(grid[3][1], grid[3][2], found.get("policies"))
-    _plot_curves(grid[3][3], "dreams measured, more is surer", {"model": found["windows"]}, low=0)
+    _plot_curves(grid[3][3], "number of measured rollouts", {"model": found["windows"]}, low=0)
     return save_figure(figure, target, title)
 
 
@@ -73,11 +71,11 @@ def _plot_pictures(row: Any, found: dict[str, Any]) -> None:
         _plot_curves(
             axes,
             f"{name} is better",
-            {n: found[key][k] for n, k in PREDICTORS} if key in found else {},
+            {n: found[key][n] for n in PREDICTORS} if key in found else {},
         )
     kl = found["kl"]
-    lines = {n: kl[k] for n, k in PREDICTORS} | {
-        "every frame seen": [kl["closed_loop"]] * len(kl["model"])
+    lines = {n: kl[n] for n in PREDICTORS} | {
+        "closed loop": [kl["closed_loop"]] * len(kl["model"])
     }
     _plot_curves(row[3], "latent KL in nats, lower is better", lines, log=True)
 
@@ -87,25 +85,23 @@ def _plot_predictions(row: Any, found: dict[str, Any]) -> None:
     _plot_curves(
         row[0],
         "reward error (RMSE), lower is better",
-        {n: reward["rmse"][k] for n, k in PREDICTORS},
+        {n: reward["rmse"][n] for n in PREDICTORS},
     )
-    alike = {n: reward["correlation"][k] for n, k in PREDICTORS[:2]}
-    _plot_curves(row[1], "reward correlation, 1 is best", alike, low=-0.05)
+    correlations = {n: reward["correlation"][n] for n in PREDICTORS[:2]}
+    _plot_curves(row[1], "reward correlation, 1 is best", correlations, low=-0.05)
     _plot_curves(
         row[2],
         "continuation (Brier score), lower is better",
-        {n: ends["brier"][k] for n, k in PREDICTORS},
+        {n: ends["brier"][n] for n in PREDICTORS},
     )
     off = {"model": ends["calibration_error_by_horizon"]}
-    _plot_curves(row[3], "calibration error of continuation, 0 is honest", off)
+    _plot_curves(row[3], "calibration error of continuation, 0 is best", off)
 
 
 def _plot_curves(
     axes, title: str, lines: Mapping[str, Sequence], log: bool = False, low: float | None = None
 ) -> None:
-    """Numbers over the steps since the last seen frame; a panel with a `low` goes at least from
-    there up to 1.
-    """
+    """Plot numbers over the steps since the last seen frame; `low` widens the y axis."""
     from matplotlib.ticker import LogFormatter, MaxNLocator
 
     known = {
@@ -151,25 +147,26 @@ def _mark_empty(axes) -> None:
 
 
 def _plot_reliability(axes, table: dict[str, list]) -> None:
-    """How often episodes went on, by how probable that was said to be; large dots are many
-    predictions.
+    """Plot the share of episodes that continue over the predicted probability.
+
+    The area of a dot grows with the number of predictions.
     """
     rows = [row for row in zip(*table.values(), strict=True) if row[0]]
     counts, said, was = (np.array(column, float) for column in zip(*rows, strict=True))
-    axes.plot([0, 1], [0, 1], **CURVE_STYLES["the mean"], label="honest")
+    axes.plot([0, 1], [0, 1], **CURVE_STYLES["mean"], label="calibrated")
     axes.scatter(
         said, was, s=15 + 120 * counts / counts.max(), color="#0072B2", label="model", zorder=3
     )
     axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
-    axes.set_title("continuation, on the line is honest", fontsize=10)
-    axes.set_xlabel("said probability of going on", fontsize=8)
-    axes.set_ylabel("went on", fontsize=8)
+    axes.set_title("continuation, calibrated on the line", fontsize=10)
+    axes.set_xlabel("predicted probability of continuing", fontsize=8)
+    axes.set_ylabel("share that continued", fontsize=8)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
 
 
 def _set_titles(titles: dict[Any, str], found: dict[str, Any] | None) -> None:
-    """Titles of panels and a grid in each, or a word where there is nothing to show."""
+    """Set titles and grids, and mark panels without results."""
     for axes, title in titles.items():
         axes.set_title(title, fontsize=10)
         if found is None:
@@ -179,10 +176,10 @@ def _set_titles(titles: dict[Any, str], found: dict[str, Any] | None) -> None:
 
 
 def _plot_plan_returns(scatter, bars, plans: dict[str, Any] | None) -> None:
-    """Imagined against real returns of plans, and the gap by kind."""
+    """Plot imagined over real returns of plans, and the gap by kind of plan."""
     _set_titles(
         {
-            scatter: "returns of plans, on the line is right",
+            scatter: "returns of plans, correct on the line",
             bars: "imagined minus real return, 0 is best",
         },
         plans,
@@ -191,7 +188,7 @@ def _plot_plan_returns(scatter, bars, plans: dict[str, Any] | None) -> None:
         return
     kind, said, was = (np.array(plans[k]) for k in ("kind", "imagined", "real"))
     low, high = min(said.min(), was.min()), max(said.max(), was.max())
-    scatter.plot([low, high], [low, high], **CURVE_STYLES["the mean"])
+    scatter.plot([low, high], [low, high], **CURVE_STYLES["mean"])
     for place, (name, x) in enumerate(plans["by_kind"].items()):
         color, marker = PLAN_STYLES[name]
         scatter.scatter(
@@ -220,12 +217,10 @@ def _plot_plan_returns(scatter, bars, plans: dict[str, Any] | None) -> None:
 
 
 def _plot_policy_returns(scatter, bars, found: dict[str, Any] | None) -> None:
-    """Imagined against real returns of policies, and each one's gap; 95 % intervals over starts
-    where there are any.
-    """
+    """Plot imagined over real returns of policies and their gaps, with 95 % intervals."""
     _set_titles(
         {
-            scatter: "returns of policies, on the line is right",
+            scatter: "returns of policies, correct on the line",
             bars: "policies: imagined minus real return, 0 is best",
         },
         found,
@@ -233,7 +228,7 @@ def _plot_policy_returns(scatter, bars, found: dict[str, Any] | None) -> None:
     if found is None:
         return
     every = [x[k] for x in found["by_policy"].values() for k in ("imagined", "real")]
-    scatter.plot([min(every), max(every)], [min(every), max(every)], **CURVE_STYLES["the mean"])
+    scatter.plot([min(every), max(every)], [min(every), max(every)], **CURVE_STYLES["mean"])
     for place, (name, x) in enumerate(found["by_policy"].items()):
         color, marker = COLORS[place % len(COLORS)], MARKERS[place % len(MARKERS)]
         scatter.errorbar(
@@ -265,6 +260,6 @@ def _plot_policy_returns(scatter, bars, found: dict[str, Any] | None) -> None:
 
 
 def _measure_error_bars(x: dict[str, Any], key: str) -> list[list[float]] | None:
-    """How far an interval goes below and above its mean; None where there is none."""
+    """The lengths of an interval's arms below and above the mean; None without an interval."""
     low, high = x[f"{key}_low"], x[f"{key}_high"]
     return None if low is None else [[max(0.0, x[key] - low)], [max(0.0, high - x[key])]]

@@ -1,6 +1,4 @@
-"""The policies of a saved run that are worth comparing: its own, worse and worse mixtures of them,
-and held actions.
-"""
+"""The policies of a saved run: its behaviors, noisy versions of them, constant actions."""
 
 from __future__ import annotations
 
@@ -23,18 +21,15 @@ from worldmodel.saved_run import Run
 from worldmodel.spaces import ActionSpace, State, count_states
 from worldmodel.system.runtime import autocast, make_generator
 
-CANDIDATE_SHARE = 0.25  # of the planner's candidates: it plans anew at every step of every dream
+CANDIDATE_SHARE = 0.25  # of the planner's candidates: it plans at every step of every rollout
 NOISE = {"1/3 random": 1 / 3, "2/3 random": 2 / 3}
-MAX_CONSTANT = 4  # actions
-
-MAX_ACTIONS = 8
+MAX_CONSTANT = 4  # constant actions among the policies
+MAX_ACTIONS = 8  # constant actions in a list
 BEHAVIOR_LABELS = {"actor_critic": "the actor", "mpc": "the planner", "random": "random actions"}
 
 
 def make_policies(run: Run, seed: int) -> Policies:
-    """At least five: actor, planner, one of them mixed with random actions, these alone, and held
-    actions.
-    """
+    """At least five policies: actor, planner, a noisy version of one, random, constant."""
     found: Policies = {}
     if run.policy is not None:
         found["actor"] = _make_policy(
@@ -43,21 +38,19 @@ def make_policies(run: Run, seed: int) -> Policies:
     planning = _shrink_planner(run)
     if planning is not None:
         found["planner"] = _make_policy(planning, seed)
-    carry = {
+    constant = {
         f"always {name}": make_constant_policy(torch.from_numpy(action))
         for name, action in list_constant_actions(run.action_space)[:MAX_CONSTANT]
     }
-    guide, begin = list(found.items())[0] if found else list(carry.items())[-1]
+    guide, begin = list(found.items())[0] if found else list(constant.items())[-1]
     for name, share in NOISE.items():
         found[f"{guide}, {name}"] = make_noisy_policy(begin, share, run.action_space)
-    found["random"] = make_noisy_policy(next(iter(carry.values())), 1, run.action_space)
-    return found | carry
+    found["random"] = make_noisy_policy(next(iter(constant.values())), 1, run.action_space)
+    return found | constant
 
 
 def _shrink_planner(run: Run) -> Run | None:
-    """Driven by its planner with fewer candidates; None where there is none that plans
-    for reward.
-    """
+    """The run with a smaller planner, or None if it has none that plans for reward."""
     p = run.config.planner
     if plans_to_goal(run.config):
         return None
@@ -76,7 +69,7 @@ def _shrink_planner(run: Run) -> Run | None:
 
 
 def _make_policy(run: Run, seed: int) -> Any:
-    """A run's behaviour, greedy, in the precision it acts in."""
+    """A run's greedy behavior as a policy, in the precision in which the run acts."""
     behavior, device = run.agent.behavior, run.agent.device
 
     def begin(policy_seed: int) -> Act:
@@ -103,9 +96,7 @@ def _make_policy(run: Run, seed: int) -> Any:
 
 
 def list_constant_actions(space: ActionSpace) -> list[tuple[str, np.ndarray]]:
-    """Actions to keep to: every choice of every group, or nothing and both ends of every
-    dimension; the first few.
-    """
+    """Constant actions: every choice of every group, or zero and both ends per dimension."""
     found: list[tuple[str, np.ndarray]] = []
     if not space.discrete:
         found.append(("nothing", np.zeros(space.size, np.float32)))
@@ -127,9 +118,7 @@ def list_constant_actions(space: ActionSpace) -> list[tuple[str, np.ndarray]]:
 
 
 def make_behaviors(run: Run) -> tuple[dict[str, Any], list[str]]:
-    """What can drive a run besides a hand, by the name of the behaviour, its own first; and a line
-    on what cannot.
-    """
+    """The behaviors that the run can use, its own first, and a line for each that it cannot."""
     own = run.config.behavior.name
     found: dict[str, Any] = {own: run.agent.behavior}
     left_out = []
@@ -138,6 +127,6 @@ def make_behaviors(run: Run) -> tuple[dict[str, Any], list[str]]:
             found[name] = run.apply_overrides([("behavior.name", name)]).agent.behavior
         except (RunError, ConfigError):
             left_out.append(
-                f"{BEHAVIOR_LABELS[name]} cannot drive: this run trained no actor and no critic"
+                f"{BEHAVIOR_LABELS[name]} cannot act: this run has no actor and no critic"
             )
     return found, left_out

@@ -1,6 +1,4 @@
-"""What a representation knows: linear ridge regression from features to the simulator's true
-state.
-"""
+"""Linear ridge regression from features to the simulator's state."""
 
 from __future__ import annotations
 
@@ -17,12 +15,12 @@ from worldmodel.spaces import find_vectors, select_prefix
 T = TypeVar("T")
 RIDGE = 1e-3  # penalty per row, on features of unit variance
 RIDGES = tuple(10.0**k for k in range(-4, 3))
-FOLDS = 4  # lots of episodes, each left out once to choose among RIDGES
+FOLDS = 4  # of the cross-validation that chooses among RIDGES
 
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """The closed-form linear fit of states (N,n) to features (N,F)."""
+    """A linear map from features (N,F) to states (N,n), fitted in closed form."""
 
     middle: np.ndarray
     scale: np.ndarray
@@ -33,14 +31,14 @@ class LinearProbe:
     def fit(
         cls, feat: np.ndarray, state: np.ndarray, ridge: float | np.ndarray = RIDGE
     ) -> LinearProbe:
-        """With one penalty, or with one for each coordinate (n,)."""
+        """Fit with one penalty, or with one per coordinate (n,)."""
         return cls.fit_penalties(feat, state, [ridge])[0]
 
     @classmethod
     def fit_penalties(
         cls, feat: np.ndarray, state: np.ndarray, ridges: Sequence[float | np.ndarray]
     ) -> list[LinearProbe]:
-        """One for each penalty, of a single decomposition."""
+        """Fit once per penalty, from a single eigendecomposition."""
         middle, scale, mean = feat.mean(0), feat.std(0) + 1e-8, state.mean(0)
         x = (feat - middle) / scale
         sizes, axes = np.linalg.eigh(x.T @ x)
@@ -52,11 +50,10 @@ class LinearProbe:
     def fit_cross_validated(
         cls, feats: Sequence[np.ndarray], states: Sequence[np.ndarray]
     ) -> LinearProbe:
-        """Of whole episodes, by the penalty that is best for each coordinate on episodes left out
-        of the fit.
+        """Fit with the best penalty per coordinate in a cross-validation over episodes.
 
-        Where all episodes are alike, as those of an agent that balances, a weak penalty would fit
-        the last digit of features that hardly move. A single episode leaves nothing to choose by.
+        Where all episodes are similar, as those of an agent that balances, a weak penalty would
+        fit rounding noise of nearly constant features. A single episode gets the default penalty.
         """
         folds = min(FOLDS, len(feats))
         ridge: float | np.ndarray = RIDGE
@@ -74,17 +71,15 @@ class LinearProbe:
         return cls.fit(np.concatenate(feats), np.concatenate(states), ridge)
 
     def predict(self, feat: np.ndarray) -> np.ndarray:
-        """States (N,n) as the fit takes them to be."""
+        """Predicted states (N,n)."""
         return self.mean + (feat - self.middle) / self.scale @ self.weights
 
     def r2(
         self, feat: np.ndarray, state: np.ndarray, among: np.ndarray | None = None
     ) -> np.ndarray:
-        """R^2 by coordinate (n,): what is left of the variance of states, of these or of others
-        `among` whom they are.
+        """R^2 by coordinate (n,), relative to the variance of these states or of `among`.
 
-        1 is known exactly and linearly, 0 no better than the mean; NaN where the states never
-        change.
+        1 is perfect, 0 no better than the mean; NaN for a constant coordinate.
         """
         spread = (state if among is None else among).var(0)
         error = np.square(state - self.predict(feat)).mean(0)
@@ -99,7 +94,7 @@ def state_r2(
     held_state: np.ndarray,
     ridge: float = RIDGE,
 ) -> np.ndarray:
-    """R^2 by coordinate (n,) on held-out steps, of the fit to others."""
+    """R^2 by coordinate (n,) on held-out steps."""
     return LinearProbe.fit(feat, state, ridge).r2(held_feat, held_state)
 
 
@@ -109,9 +104,7 @@ def collect_features(
     episodes: int,
     on_episode: Callable[[int], None] = lambda done: None,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Features (T,F) and true states (T,n) of whole episodes of the first environment, whose rows
-    hold the state.
-    """
+    """Play whole episodes; return features (T,F) and simulator states (T,n) of each."""
     dynamics = player.agent.model.dynamics
     feats: list[list[np.ndarray]] = [[]]
     states: list[list[np.ndarray]] = [[]]
@@ -138,7 +131,7 @@ def measure_held_out_r2(feats: Sequence[np.ndarray], states: Sequence[np.ndarray
 
 
 def split_episodes(episodes: Sequence[T]) -> tuple[list[T], list[T]]:
-    """Those to fit on, and every third, which is held out."""
+    """Split into episodes to fit on and every third, which is held out."""
     held = [e for i, e in enumerate(episodes) if i % 3 == 2]
     return [e for i, e in enumerate(episodes) if i % 3 != 2], held
 
@@ -148,12 +141,11 @@ def measure_by_horizon(
     states: Sequence[np.ndarray],
     tables: Sequence[dict[str, np.ndarray]],
 ) -> dict[str, np.ndarray]:
-    """One read-out, fitted to posteriors, of held-out posteriors (n,) and of what was dreamt on
-    from them (H,n).
+    """R^2 of one probe on held-out posteriors (n,) and on imagined features (H,n).
 
-    By episode: features (T,F) and states (T,n), and the windows of `open_loop`. `copy` reads the
-    last seen posterior instead of the dream. All errors are in units of the states' variance over
-    whole held-out episodes.
+    The arguments have one entry per episode: features (T,F), states (T,n) and the tables of
+    `measure_windows`. `copy` predicts from the last seen posterior. All errors are relative to the
+    states' variance over whole held-out episodes.
     """
     fit, held = split_episodes(list(zip(feats, states, tables, strict=True)))
     probe = LinearProbe.fit_cross_validated([f for f, _, _ in fit], [s for _, s, _ in fit])

@@ -87,10 +87,10 @@ def list_missing_commands(runs: Sequence[ReportedRun]) -> list[str]:
     """The commands that measure what is missing, then write the report again."""
     found = []
     for run in runs:
-        dreams = any((run.path / "eval").glob("imagine.*")) or not run.can_draw
+        imagined = any((run.path / "eval").glob("imagine.*")) or not run.can_draw
         what = [
             name for name, file in RESULT_FILES.items() if not (run.path / "eval" / file).exists()
-        ] + ["imagine"] * (not dreams)
+        ] + ["imagine"] * (not imagined)
         found += [format_command(run.path, name) for name in what]
     if len(runs) > 1 and not (runs[0].path / "eval" / "seeds.json").exists():
         found.append(format_joint_command([run.path for run in runs]))
