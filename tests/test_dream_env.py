@@ -21,7 +21,7 @@ from worldmodel.replay.saved_episodes import SavedEpisodes
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
-    root = tmp_path_factory.mktemp("dreamt")
+    root = tmp_path_factory.mktemp("imagined")
     train(root, "--run.frames", "60")
     return seed_dir(root)
 

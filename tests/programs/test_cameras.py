@@ -100,17 +100,17 @@ def test_the_truth_that_imagination_is_compared_with_shows_both(two_cameras):
     assert rollout.model.shape == wanted.shape == (6, 32, 64, 3)
 
 
-def test_play_shows_both_dreamt_and_real(two_cameras, tmp_path):
+def test_play_shows_both_imagined_and_real(two_cameras, tmp_path):
     run = worldmodel.load(two_cameras)
     make = envs.make_factory(run.config.env, run.config.distract)
     with SerialEnv(make) as vector:
         answers = start_session(run, vector, tmp_path, 0, 5, [])
         state = answers.state({})
         assert state["pictures"] == ["camera0", "camera1"]
-        for side in ("dream", "real"):
+        for side in ("imagined", "real"):
             assert (state[side]["height"], state[side]["width"]) == (32, 64)
         moved = answers.step({"at": 0, "driver": "hand", "action": [1.0]})
-        assert moved["real"]["width"] == moved["dream"]["width"] == 64
+        assert moved["real"]["width"] == moved["imagined"]["width"] == 64
         path = answers.clip({"first": 0, "last": 1})["path"]
         height, width = frames_of(path)
         assert width == 4 * height
