@@ -15,7 +15,7 @@ from typing import Any
 
 from worldmodel.checkpoint.format import CHECKPOINT_NAME
 from worldmodel.config import loading as configs
-from worldmodel.config.schema import Config
+from worldmodel.config.schema import Config, unused_sections
 from worldmodel.errors import RunError
 from worldmodel.system.files import replace_file, write_with_retries
 
@@ -265,11 +265,11 @@ class RunDir:
                 "over with --run.fresh true, which keeps this directory beside the new one",
                 4,
             ) from None
-        changed = configs.differences(old, c)
+        changeable = unused_sections(old).union(CHANGEABLE_SECTIONS)
         fixed = {
             k: v
-            for k, v in changed.items()
-            if k not in CHANGEABLE_KEYS and k.split(".")[0] not in CHANGEABLE_SECTIONS
+            for k, v in configs.differences(old, c).items()
+            if k not in CHANGEABLE_KEYS and k.split(".")[0] not in changeable
         }
         if fixed:
             shown = "; ".join(f"{k} {was} -> {now}" for k, (was, now) in fixed.items())

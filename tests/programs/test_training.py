@@ -364,6 +364,13 @@ def test_another_configuration_shows_the_difference_and_refuses(unbroken, tmp_pa
     assert "optim.lr 0.002 -> 0.5" in err and "log.every" not in err
 
 
+def test_settings_of_a_part_that_is_not_used_may_change(unbroken, tmp_path):
+    copy_of(unbroken, tmp_path)
+    train(tmp_path, "--transformer.context", "5", "--inverse.distances", "[2]")
+    _, err = train(tmp_path, "--model.dynamics", "transformer", expect=2)
+    assert "model.dynamics rssm -> transformer" in err
+
+
 def test_a_start_that_failed_leaves_the_directory_free(tmp_path):
     train(tmp_path, "--env.task", "pendulum", "--replay.capacity_gb", "1e-5", expect=2)
     train(tmp_path, "--env.task", "pendulum")

@@ -409,6 +409,11 @@ def learns_policy(c: Config) -> bool:
     return needs_critic or c.planner.proposals > 0
 
 
+def unused_sections(c: Config) -> set[str]:
+    """Sections of the dynamics and objectives that a configuration does not choose."""
+    return {*registry.DYNAMICS, *registry.OBJECTIVES} - {c.model.dynamics, *c.loss.objective}
+
+
 def plans_to_goal(c: Config) -> bool:
     """Whether plans are scored by a goal instead of by rewards."""
     return states_fact(registry.PLAN_SCORES[c.planner.score], "needs_goal")
