@@ -15,7 +15,7 @@ import worldmodel
 from runs import ROOT, seed_dir, train
 from worldmodel import DreamEnv
 from worldmodel.errors import RunError
-from worldmodel.evaluation.quality.evaluated_model import EvaluatedRun
+from worldmodel.evaluation.quality.evaluated_agent import EvaluatedAgent
 from worldmodel.replay.saved_episodes import SavedEpisodes
 
 
@@ -103,7 +103,7 @@ def test_it_starts_from_the_posterior_after_the_context(tmp_path):
             k: v[begin : info["step"] + 1]
             for k, v in SavedEpisodes(env.run.path).read_episode(info["episode"]).items()
         }
-        post, _ = EvaluatedRun(env.run, 0).observe(
+        post, _ = EvaluatedAgent(env.run.agent, 0).observe(
             {**rows, "is_first": np.arange(len(rows["reward"])) == 0}
         )
         for key in env.state:

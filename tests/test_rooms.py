@@ -1,6 +1,7 @@
 """The plan of the house: who imports whom, no circles, and what each room says of itself."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ FLOORS = (
     "programs",
 )
 MOST_MODULES = 12  # beside the rooms
+LONGEST_CHAIN = 13  # files, each of which imports the next
 
 
 def read_modules(root, packages):
@@ -83,6 +85,16 @@ def find_circle(imports):
     return next((circle for name in sorted(imports) if (circle := visit(name))), None)
 
 
+def find_longest_chain(imports):
+    """The longest list of modules of which each imports the next; there may be no circle."""
+
+    @cache
+    def chain_from(name):
+        return (name, *max(map(chain_from, sorted(imports[name])), key=len, default=()))
+
+    return max(map(chain_from, sorted(imports)), key=len)
+
+
 def room_of(module):
     return module.split(".")[1] if module.startswith("worldmodel.") else module
 
@@ -108,6 +120,17 @@ def test_no_import_circle_is_left():
 def test_a_circle_is_found():
     assert find_circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["b", "c", "b"]
     assert find_circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) is None
+
+
+def test_no_chain_of_imports_grows_longer():
+    """A longer one: look for the helper or dataclass that could move into a file further down."""
+    chain = find_longest_chain(IMPORTS)
+    assert len(chain) <= LONGEST_CHAIN, " > ".join(chain)
+
+
+def test_the_longest_chain_is_found():
+    imports = {"a": {"b", "d"}, "b": {"c"}, "c": {"d"}, "d": set(), "e": {"c"}}
+    assert find_longest_chain(imports) == ("a", "b", "c", "d")
 
 
 def test_rooms_import_only_what_stands_below_them():

@@ -31,7 +31,8 @@ from worldmodel.model.world_model import WorldModel
 from worldmodel.policy.actor_critic import Actor, ActorCritic
 from worldmodel.policy.agent import Agent
 from worldmodel.policy.behaviors import BehaviorParts, Planning
-from worldmodel.policy.goals import Goal, load_goal
+from worldmodel.policy.goal_files import load_goal
+from worldmodel.policy.goals import Goal
 from worldmodel.policy.plan_scores import PlanScore, ScoreInputs
 from worldmodel.policy.planners.proposals import make_proposal
 from worldmodel.replay.samplers import Sampler

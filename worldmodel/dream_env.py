@@ -12,12 +12,11 @@ from gymnasium import spaces
 
 from worldmodel.errors import RunError, UsageError
 from worldmodel.model.mean_image import to_pixels
-from worldmodel.policy.agent import Agent
 from worldmodel.replay.buffer import ReplayError
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.rollout.montage import join_arrays
 from worldmodel.saved_run import Run, check_seen
-from worldmodel.spaces import State, add_prefix, map_state
+from worldmodel.spaces import State, map_state
 from worldmodel.system.runtime import autocast
 
 OBSERVED = ("pixels", "features")
@@ -105,7 +104,7 @@ class DreamEnv(gymnasium.Env):
             rows = self._make_first_row(options["obs"])
         else:
             rows, info = self._sample_replay()
-        self.state, self.steps = observe_rows(self.agent, rows, self.generator), 0
+        self.state, self.steps = self.agent.observe_rows(rows, self.generator), 0
         return self._observe(), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -184,25 +183,6 @@ class DreamEnv(gymnasium.Env):
 
     def _no_action(self) -> np.ndarray:
         return np.zeros((1, self.run.action_space.size), np.float32)
-
-
-@torch.no_grad()
-def observe_rows(
-    agent: Agent, rows: dict[str, np.ndarray], generator: torch.Generator, count: int = 1
-) -> State:
-    """Sample posterior states (K,...) after rows (T,...), of which the first starts an episode."""
-    carry = agent.init(count)
-    keys = [*agent.model.observation, "prev_action"]
-    state: State = {}
-    for t in range(len(rows["prev_action"])):
-        obs: dict[str, torch.Tensor] = {
-            k: torch.from_numpy(rows[k][t : t + 1]).expand(count, *rows[k].shape[1:]) for k in keys
-        }
-        obs["is_first"] = torch.full((count,), t == 0)
-        with autocast(agent.device, agent.precision):
-            state, _ = agent.filter(obs, carry, generator)
-        carry = {**carry, **add_prefix(state, "state/")}
-    return map_state(state, torch.Tensor.float)
 
 
 def _check_choice(name: str, value: Any, allowed: tuple) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from worldmodel import build, memory_estimate
 from worldmodel.checkpoint import store, validate
+from worldmodel.checkpoint.saved_spaces import read_spaces
 from worldmodel.config import loading
 from worldmodel.config.schema import Config, learns_policy
 from worldmodel.errors import RunError, UsageError
@@ -20,7 +21,7 @@ from worldmodel.policy.actor_critic import ActorCritic
 from worldmodel.policy.agent import Agent, Carry
 from worldmodel.rollout.montage import join_pictures
 from worldmodel.run_directory import RunDir
-from worldmodel.spaces import ActionSpace, ObservationSpace, select_prefix
+from worldmodel.spaces import ObservationSpace, select_prefix
 from worldmodel.system import runtime
 from worldmodel.system.runtime import autocast, make_generator
 
@@ -152,11 +153,3 @@ def check_seen(observation: ObservationSpace, obs: Any) -> dict[str, np.ndarray]
         if name in observation.pictures and seen[name].dtype != np.uint8:
             raise UsageError(f"pictures are uint8, 0 to 255, and this one is {seen[name].dtype}")
     return seen
-
-
-def read_spaces(state: dict[str, Any]) -> tuple[ObservationSpace, ActionSpace]:
-    """The spaces a checkpoint was trained with."""
-    validate.check_spaces(state)
-    a = state["action"]
-    observation = ObservationSpace(validate.check_observation(state))
-    return observation, ActionSpace(a["size"], tuple(a["groups"]), a["scalar"])

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from worldmodel.errors import UsageError
 
 Row = dict[str, Any]  # one row of experience of one environment
+Columns = dict[str, np.ndarray]  # an episode's rows, key by key (T,...)
 Batch = dict[str, Tensor]
 # Leaves (...,X); only the dynamics that made it knows what they are
 State = dict[str, Tensor]
@@ -139,6 +140,11 @@ def find_vectors(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def map_state(state: State, change: Callable[[Tensor], Tensor]) -> State:
     """Apply a function to every leaf: an index, a shape, a device."""
     return {k: change(v) for k, v in state.items()}
+
+
+def select_states(state: State, index: np.ndarray) -> State:
+    """States (T,...) at indices of any shape."""
+    return {k: v[torch.as_tensor(index, device=v.device)] for k, v in state.items()}
 
 
 def join_states(states: Sequence[State], join: Callable[[list[Tensor]], Tensor]) -> State:

@@ -14,38 +14,38 @@ from envs.parallel.vector import SerialEnv
 from runs import ROOT, evaluate, mistaken, seed_dir, train
 from tiny_world import SPACE, Frozen, Grid, Perfect, Shuffled, wander
 from worldmodel.evaluation.imagination import (
+    episode_source,
     futures,
     latent_traversal,
-    observed_episode,
     uncertainty,
     useful_horizon,
 )
 from worldmodel.evaluation.imagination.observed_episode import ObservedEpisode
 from worldmodel.evaluation.plotting import grids, media
-from worldmodel.evaluation.quality import run_policies
-from worldmodel.evaluation.quality.evaluated_model import EvaluatedRun
+from worldmodel.evaluation.quality import policies
+from worldmodel.evaluation.quality.evaluated_agent import EvaluatedAgent
 from worldmodel.evaluation.quality.held_out_episodes import collect_episodes, load_replay_episodes
 from worldmodel.evaluation.quality.open_loop_error import MeanBaseline
+from worldmodel.evaluation.quality.run_policies import make_behaviors
 from worldmodel.rollout.collector import Rollout, episode_seeds
 from worldmodel.spaces import ActionSpace
 
 CONTEXT = 3
+CONFIG = SimpleNamespace(
+    replay=SimpleNamespace(length=8),
+    loss=SimpleNamespace(overshooting=1),
+    imag=SimpleNamespace(horizon=5),
+)
 
 
 def seen_by(model):
     """The longest of some of the grid's episodes, as a model sees it."""
-    config = SimpleNamespace(
-        replay=SimpleNamespace(length=8),
-        loss=SimpleNamespace(overshooting=1),
-        imag=SimpleNamespace(horizon=5),
-    )
     with SerialEnv(Grid, 1) as envs:
         rollout = Rollout(envs, SPACE, episode_seeds(1))
         episodes = collect_episodes(rollout, wander(), 6, lambda done: None)
     episode = max(episodes, key=len)
     posterior, _ = model.observe(episode.columns)
     return ObservedEpisode(
-        SimpleNamespace(config=config),
         model,
         episode,
         posterior,
@@ -58,7 +58,7 @@ def seen_by(model):
 
 def test_a_perfect_model_has_an_unlimited_horizon_and_no_disagreement():
     observed = seen_by(Perfect())
-    found = useful_horizon.measure_long_rollouts(observed, 8, 2)
+    found = useful_horizon.measure_long_rollouts(observed, CONFIG, 8, 2)
     assert (
         (found["mse"]["model"] == 0).all()
         and (found["kl"]["model"] == 0).all()
@@ -77,7 +77,7 @@ def test_a_perfect_model_has_an_unlimited_horizon_and_no_disagreement():
 
 
 def test_a_frozen_model_equals_the_last_frame_and_has_no_useful_horizon():
-    found = useful_horizon.measure_long_rollouts(seen_by(Frozen()), 8, 2)
+    found = useful_horizon.measure_long_rollouts(seen_by(Frozen()), CONFIG, 8, 2)
     np.testing.assert_array_equal(found["mse"]["model"], found["mse"]["copy"])
     np.testing.assert_array_equal(found["mse"]["model"], found["mse"]["single"])
     assert found["behind_copy"] == 1 == found["kl_behind_copy"]
@@ -109,16 +109,16 @@ def test_the_longest_rollouts_leave_room_for_other_starts():
 
 
 def test_constant_actions():
-    names, actions = zip(*run_policies.list_constant_actions(ActionSpace(2)), strict=True)
+    names, actions = zip(*policies.list_constant_actions(ActionSpace(2)), strict=True)
     assert names[:3] == ("nothing", "dimension 0 at -1", "dimension 0 at +1") and len(names) == 5
     assert np.array_equal(actions[4], [0, 1])
-    names, actions = zip(*run_policies.list_constant_actions(ActionSpace(5, (3, 2))), strict=True)
+    names, actions = zip(*policies.list_constant_actions(ActionSpace(5, (3, 2))), strict=True)
     assert (
         len(names) == 5
         and np.array_equal(actions[1], [0, 1, 0, 1, 0])
         and np.array_equal(actions[4], [1, 0, 0, 0, 1])
     )
-    assert len(run_policies.list_constant_actions(ActionSpace(20))) == run_policies.MAX_ACTIONS
+    assert len(policies.list_constant_actions(ActionSpace(20))) == policies.MAX_ACTIONS
 
 
 def test_grids_show_every_picture_in_its_place():
@@ -201,12 +201,15 @@ def test_all_files_of_a_model_without_a_decoder(blind_dir):
 def test_samples_differ_by_seed_and_a_traversal_changes_one_group(blind_dir):
     run = worldmodel.load(blind_dir)
     [episode] = load_replay_episodes(run.path, 1)
-    model = EvaluatedRun(run, 0)
+    model = EvaluatedAgent(run.agent, 0)
     picture = MeanBaseline.fit([episode]).picture
     observed = ObservedEpisode(
-        run, model, episode, model.observe(episode.columns)[0], "replay", 4, picture, ""
+        model, episode, model.observe(episode.columns)[0], "replay", 4, picture, ""
     )
-    one, two, again = (futures.imagine_futures(observed, 5, 2)[0][i].pictures for i in (0, 1, 0))
+    behaviors, _ = make_behaviors(run)
+    one, two, again = (
+        futures.imagine_futures(observed, behaviors, 5, 2)[i].pictures for i in (0, 1, 0)
+    )
     assert np.array_equal(one, again) and not np.array_equal(one, two)
     here = {k: v[3:4] for k, v in observed.posteriors.items()}
     stoch, _ = latent_traversal._vary_classes(here, observed.posteriors)
@@ -260,7 +263,7 @@ def test_a_run_of_an_older_format(moved, monkeypatch):
 
 def test_a_model_that_cannot_draw_says_so(monkeypatch):
     monkeypatch.setattr(
-        observed_episode, "EvaluatedRun", lambda run, seed: SimpleNamespace(can_draw=False)
+        episode_source, "EvaluatedAgent", lambda agent, seed: SimpleNamespace(can_draw=False)
     )
     with pytest.raises(ValueError, match="this model cannot draw: train it on pictures"):
-        observed_episode.observe_episode(None, None, "fresh", 0, 5)
+        episode_source.observe_episode(SimpleNamespace(agent=None), None, "fresh", 0, 5)

@@ -18,7 +18,7 @@ from tiny_world import (
     quality_of,
 )
 from worldmodel.evaluation.quality.action_sensitivity import measure_sensitivity
-from worldmodel.evaluation.quality.held_out_episodes import Simulator, collect_episodes
+from worldmodel.evaluation.quality.held_out_episodes import collect_episodes
 from worldmodel.evaluation.quality.image_metrics import psnr, squared_error, ssim
 from worldmodel.evaluation.quality.prediction_metrics import (
     brier_score,
@@ -28,6 +28,7 @@ from worldmodel.evaluation.quality.prediction_metrics import (
     rank_values,
     spearman,
 )
+from worldmodel.evaluation.quality.simulator import Simulator
 from worldmodel.evaluation.quality.state_probe import measure_by_horizon
 from worldmodel.evaluation.results import to_plain
 from worldmodel.rollout.collector import Rollout, episode_seeds

@@ -8,8 +8,8 @@ import torch
 
 from tiny_world import Perfect, quality_of
 from worldmodel import registry
-from worldmodel.evaluation.quality.held_out_episodes import RecordedEpisode
 from worldmodel.evaluation.quality.open_loop_error import add_centre_kl, choose_starts
+from worldmodel.evaluation.quality.recorded_episode import RecordedEpisode
 from worldmodel.model.latents.categorical import Categorical
 from worldmodel.model.latents.deterministic import Deterministic
 from worldmodel.model.latents.gaussian import Gaussian

@@ -15,6 +15,7 @@ from worldmodel import registry
 from worldmodel.errors import RunError
 from worldmodel.evaluation.commands.play import start_session
 from worldmodel.evaluation.play.session import MAX_STEPS
+from worldmodel.evaluation.quality.run_policies import make_behaviors
 from worldmodel.replay.saved_episodes import SavedEpisodes
 
 LENGTH = 15
@@ -143,7 +144,7 @@ def test_simulator_and_model_get_the_same_actions(run_dir):
     given = np.stack(done[last + 1 :])
     imagined = np.stack([m.action for m in session.history[1:]])
     assert np.array_equal(given, imagined) and len(given) == 5
-    with make_simulator(session.rollouts.run) as alone:
+    with make_simulator(worldmodel.load(run_dir)) as alone:
         steps = [alone.reset(0, session.start.seed)]
         steps += [alone.step(0, action) for action in imagined]
     for moment, step in zip(session.history, steps, strict=True):
@@ -205,10 +206,9 @@ def test_a_simulator_that_does_not_reproduce_the_replay_is_noticed(run_dir):
 
 def test_every_driver_acts_and_planners_keep_their_plans(actor_dir):
     session = make_session(actor_dir)
-    assert (
-        list(session.rollouts.drivers) == ["actor_critic", "mpc", "random"]
-        and session.rollouts.left_out == []
-    )
+    behaviors, left_out = make_behaviors(worldmodel.load(actor_dir))
+    assert list(behaviors) == ["actor_critic", "mpc", "random"] and left_out == []
+    assert list(session.rollouts.drivers) == list(behaviors)
     moments = [session.step(driver) for driver in ("actor_critic", "mpc", "mpc", "random")]
     assert [m.driver for m in moments] == ["actor_critic", "mpc", "mpc", "random"]
     assert all(
@@ -292,7 +292,7 @@ def test_without_a_simulator_a_session_starts_from_the_replay(run_dir):
     assert moment.real.picture is None and "replay" in session.start.label
     with pytest.raises(ValueError, match="no simulator"):
         session.start_episode()
-    assert session.save_clip(session.rollouts.run.path / "eval", 0, 1).exists()
+    assert session.save_clip(run_dir / "eval", 0, 1).exists()
 
 
 def test_without_a_simulator_and_a_replay_no_session_can_start(run_dir, tmp_path):

@@ -19,15 +19,12 @@ from tiny_world import (
     quality_of,
     to_column,
 )
-from worldmodel.evaluation.quality.evaluated_model import EvaluatedRun
-from worldmodel.evaluation.quality.held_out_episodes import (
-    Simulator,
-    collect_episodes,
-    load_replay_episodes,
-)
-from worldmodel.evaluation.quality.plan_returns import TrialCounts, choose_trial_starts
+from worldmodel.evaluation.quality.evaluated_agent import EvaluatedAgent
+from worldmodel.evaluation.quality.held_out_episodes import collect_episodes, load_replay_episodes
 from worldmodel.evaluation.quality.policy_returns import measure_policy_returns, rank_policies
 from worldmodel.evaluation.quality.run_policies import make_policies
+from worldmodel.evaluation.quality.simulator import Simulator
+from worldmodel.evaluation.quality.trial_starts import TrialCounts, choose_trial_starts
 from worldmodel.rollout.collector import Rollout, episode_seeds
 
 
@@ -131,7 +128,7 @@ def test_the_policies_of_a_run(tmp_path, args):
         "random",
     } < policies.keys()
     assert len(policies) >= 6 and any(name.startswith("always ") for name in policies)
-    model = EvaluatedRun(run, 0)
+    model = EvaluatedAgent(run.agent, 0)
     [episode] = load_replay_episodes(run.path, 1)
     state = {k: v[3:4] for k, v in model.observe(episode.columns)[0].items()}
     row = {k: v[4] for k, v in episode.columns.items()}
@@ -155,7 +152,7 @@ def test_row_by_row_observation_equals_whole_sequences(tmp_path):
     )
     run = worldmodel.load(seed_dir(tmp_path))
     [episode] = load_replay_episodes(run.path, 1)
-    model = EvaluatedRun(run, 0)
+    model = EvaluatedAgent(run.agent, 0)
     whole, _ = model.observe(episode.columns)
     state = {k: v[2:3] for k, v in whole.items()}
     for t in range(3, 8):

@@ -18,6 +18,7 @@ import torch
 import mutate
 from worldmodel.checkpoint import store, validate
 from worldmodel.checkpoint.format import parse_tensors, report_incompatible, seal_manifest
+from worldmodel.checkpoint.saved_spaces import read_spaces
 from worldmodel.checkpoint.store import CheckpointError
 from worldmodel.config import loading
 from worldmodel.errors import RunError
@@ -26,7 +27,6 @@ from worldmodel.replay.chunk import Layout, ReplayError
 from worldmodel.replay.compressed_chunk import CompressedChunk
 from worldmodel.replay.samplers.uniform import Uniform
 from worldmodel.run_directory import RunDir
-from worldmodel.saved_run import read_spaces
 from worldmodel.training.logger import Means
 
 TIMES = float(os.environ.get("WM_FUZZ", "1"))

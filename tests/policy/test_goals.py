@@ -19,7 +19,8 @@ from worldmodel import build, registry
 from worldmodel.checkpoint import store
 from worldmodel.config import loading
 from worldmodel.config.schema import GoalConfig
-from worldmodel.policy.goals import Goal, load_goal
+from worldmodel.policy.goal_files import load_goal
+from worldmodel.policy.goals import Goal
 from worldmodel.policy.plan_scores import ScoreInputs
 from worldmodel.policy.plan_scores.goal_distance import GoalDistance
 from worldmodel.replay.buffer import Replay, ReplayError

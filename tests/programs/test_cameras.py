@@ -19,7 +19,7 @@ from worldmodel.dream_env import DreamEnv
 from worldmodel.evaluation.commands.play import start_session
 from worldmodel.evaluation.imagination.open_loop import imagine_open_loop
 from worldmodel.evaluation.play.start_points import ReplayStarts
-from worldmodel.policy.goals import load_goal
+from worldmodel.policy.goal_files import load_goal
 from worldmodel.replay.saved_episodes import SavedEpisodes
 
 TASK = ("--env.task", "dmc:cartpole_balance", "--env.render", "ray", "--env.time_limit", "12")
@@ -62,7 +62,7 @@ def test_a_second_camera_is_one_entry_of_the_configuration(two_cameras):
 
 
 def test_the_replay_holds_what_each_camera_saw(two_cameras):
-    start = ReplayStarts(worldmodel.load(two_cameras)).make_start(0, 3)
+    start = ReplayStarts(two_cameras, 0).make_start(0, 3)
     for name, number in (("camera0", 0), ("camera1", 1)):
         env = envs.make("dmc:cartpole_balance", size=(32, 32), render="ray", camera=number)
         pictures = [env.reset(seed=start.seed)[0]]

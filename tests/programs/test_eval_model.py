@@ -12,7 +12,7 @@ import worldmodel
 from runs import ROOT, evaluate, mistaken, seed_dir, train
 from worldmodel.evaluation.imagination.open_loop import imagine_open_loop
 from worldmodel.evaluation.quality import held_out_episodes
-from worldmodel.evaluation.quality.evaluated_model import EvaluatedRun
+from worldmodel.evaluation.quality.evaluated_agent import EvaluatedAgent
 from worldmodel.evaluation.quality.held_out_episodes import load_replay_episodes
 from worldmodel.evaluation.quality.plan_returns import imagine_plans
 
@@ -241,7 +241,7 @@ def test_an_evaluated_run_imagines_as_the_agent_does(tmp_path):
     [episode] = load_replay_episodes(run.path, 1)
     rows = [{k: v[t] for k, v in episode.columns.items()} for t in range(len(episode))]
     wanted = imagine_open_loop(run.agent, rows, 4, torch.Generator())
-    model = EvaluatedRun(run, 0)
+    model = EvaluatedAgent(run.agent, 0)
     post, prior = model.observe(episode.columns)
     ahead = torch.from_numpy(episode.columns["prev_action"][4:])[None]
     found = model.imagine({k: v[3:4] for k, v in post.items()}, ahead)
@@ -255,7 +255,7 @@ def test_plans_are_imagined_with_the_same_draws(run_dir):
     """Equal plans give equal rollouts, although the latent is sampled."""
     run = worldmodel.load(run_dir)
     [episode] = load_replay_episodes(run.path, 1)
-    model = EvaluatedRun(run, 0)
+    model = EvaluatedAgent(run.agent, 0)
     state = {k: v[5:6] for k, v in model.observe(episode.columns)[0].items()}
     plan = torch.full((1, 4, 2), 0.5)
     returns, pictures = imagine_plans(

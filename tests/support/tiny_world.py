@@ -8,10 +8,11 @@ import torch
 from gymnasium import spaces
 
 from envs.parallel.vector import SerialEnv
-from worldmodel.evaluation.quality.held_out_episodes import Simulator, collect_episodes
+from worldmodel.evaluation.quality.held_out_episodes import collect_episodes
 from worldmodel.evaluation.quality.model_quality import SimulatorTrials, measure_quality
-from worldmodel.evaluation.quality.plan_returns import TrialCounts
-from worldmodel.evaluation.quality.policy_returns import make_constant_policy, make_noisy_policy
+from worldmodel.evaluation.quality.policies import make_constant_policy, make_noisy_policy
+from worldmodel.evaluation.quality.simulator import Simulator
+from worldmodel.evaluation.quality.trial_starts import TrialCounts
 from worldmodel.rollout.collector import Rollout, episode_seeds
 from worldmodel.spaces import ActionSpace
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldmodel.model.objectives import Context, Objective
+from worldmodel.spaces import Losses, Metrics
 
 
-class Probe(nn.Module):
+class Probe(Objective):
     """Learns to draw pictures of features behind a stop-gradient, where no objective does.
 
     Its loss is in no sum, its gradients are clipped apart, and it draws no random numbers: the
@@ -19,13 +19,15 @@ class Probe(nn.Module):
 
     def __init__(self, decoder: Objective):
         super().__init__()
-        self.decoder = decoder
+        self.decoder, self.loss_names = decoder, decoder.loss_names
 
-    def loss(self, ctx: Context) -> Tensor:
-        """Mean loss of the pictures, apart from everything else's graph."""
-        seen = replace(ctx, feat=ctx.feat.detach(), slow=None)
-        losses, _ = self.decoder(seen)
-        return torch.stack([loss.mean() for loss in losses.values()]).sum()
+    @property
+    def draws(self) -> bool:
+        return True
+
+    def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
+        """The decoder's losses, apart from everything else's graph."""
+        return self.decoder(replace(ctx, feat=ctx.feat.detach(), slow=None))
 
     def decode(self, feat: Tensor) -> dict[str, Tensor]:
         return self.decoder.decode(feat)

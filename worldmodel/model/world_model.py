@@ -17,7 +17,6 @@ from worldmodel.model.kl import free_nats, overshooting
 from worldmodel.model.mean_image import MeanImage
 from worldmodel.model.networks import Encoder
 from worldmodel.model.objectives import Comparing, Context, Objective, Parts
-from worldmodel.model.probe_decoder import Probe
 from worldmodel.model.representation_metrics import spread
 from worldmodel.spaces import (
     Batch,
@@ -58,7 +57,7 @@ class WorldModel(nn.Module):
         shift: int,
         mean_image_updates: int,
         ema: float,
-        probe: Probe | None,
+        probe: Objective | None,
         world: World = ALONE,
     ):
         super().__init__()
@@ -155,7 +154,8 @@ class WorldModel(nn.Module):
             losses.update({k: v * self.objective_weights[name] for k, v in own.items()})
             metrics.update(extra)
         if self.probe is not None:
-            metrics["loss/probe"] = self.probe.loss(ctx)
+            shown, _ = self.probe(ctx)
+            metrics["loss/probe"] = torch.stack([v.mean() for v in shown.values()]).sum()
         losses["reward"] = self.reward.loss(feat, batch["reward"])
         losses["cont"] = self.cont.loss(feat, 1.0 - batch["is_terminal"].float())
         losses.update(self._kl_losses(batch, post, prior))
@@ -241,7 +241,7 @@ class WorldModel(nn.Module):
             return dynamics.kl(belief, prior)
         return (dynamics.mean_latent(belief) - dynamics.mean_latent(prior)).square().sum(-1)
 
-    def _artist(self) -> Objective | Probe | None:
+    def _artist(self) -> Objective | None:
         """What draws pictures: an objective, or the probe."""
         return next((o for o in self._objectives() if o.draws), self.probe)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.model.world_model import WorldModel
-from worldmodel.spaces import ActionSpace, State, add_prefix, select_prefix
+from worldmodel.spaces import ActionSpace, Columns, State, add_prefix, map_state, select_prefix
 from worldmodel.system.runtime import autocast
 
 Carry = dict[str, Tensor]
@@ -68,3 +68,20 @@ class Agent:
             select_prefix(carry, "state/"), embed, previous, is_first, generator
         )
         return state, is_first
+
+    @torch.no_grad()
+    def observe_rows(self, rows: Columns, generator: torch.Generator, count: int = 1) -> State:
+        """Sample posterior states (K,...) after rows (T,...); the first starts an episode."""
+        carry = self.init(count)
+        keys = [*self.model.observation, "prev_action"]
+        state: State = {}
+        for t in range(len(rows["prev_action"])):
+            obs: dict[str, Tensor] = {
+                k: torch.from_numpy(rows[k][t : t + 1]).expand(count, *rows[k].shape[1:])
+                for k in keys
+            }
+            obs["is_first"] = torch.full((count,), t == 0)
+            with autocast(self.device, self.precision):
+                state, _ = self.filter(obs, carry, generator)
+            carry = {**carry, **add_prefix(state, "state/")}
+        return map_state(state, Tensor.float)

@@ -14,9 +14,11 @@ from worldmodel.evaluation.imagination import (
     uncertainty,
     useful_horizon,
 )
-from worldmodel.evaluation.imagination.observed_episode import ObservedEpisode, observe_episode
+from worldmodel.evaluation.imagination.episode_source import observe_episode
+from worldmodel.evaluation.imagination.observed_episode import ObservedEpisode
 from worldmodel.evaluation.imagination.open_loop import imagine_open_loop
 from worldmodel.evaluation.plotting import grids, media
+from worldmodel.evaluation.quality.run_policies import make_behaviors
 from worldmodel.evaluation.results import write_result
 from worldmodel.saved_run import Run
 from worldmodel.system.console import Progress, say
@@ -41,7 +43,7 @@ class ImagineOptions:
 
 
 # It returns a line about the result and the files that it wrote.
-Visualization = Callable[[ObservedEpisode, ImagineOptions, Path], tuple[str, list[Path]]]
+Visualization = Callable[[Run, ObservedEpisode, ImagineOptions, Path], tuple[str, list[Path]]]
 
 
 def visualize_imagination(run: Run, make: Callable[..., Any], options: ImagineOptions) -> None:
@@ -60,7 +62,7 @@ def visualize_imagination(run: Run, make: Callable[..., Any], options: ImagineOp
     paths: list[Path] = []
     for number, (name, work) in enumerate(parts.items()):
         bar.update(number, name)
-        line, files = work(observed, options, target)
+        line, files = work(run, observed, options, target)
         lines.append(line)
         paths += files
     bar.update(len(parts))
@@ -70,11 +72,13 @@ def visualize_imagination(run: Run, make: Callable[..., Any], options: ImagineOp
         say(media.NO_MP4)
 
 
-def write_numbers(target: Path, observed: ObservedEpisode, values: dict[str, Any]) -> Path:
+def write_numbers(
+    target: Path, run: Run, observed: ObservedEpisode, values: dict[str, Any]
+) -> Path:
     """Write a file of numbers and what they were measured on."""
     about = {
-        "run": str(observed.run.path),
-        "frames": observed.run.frames,
+        "run": str(run.path),
+        "frames": run.frames,
         "source": observed.source,
         "context": observed.context,
     }
@@ -86,15 +90,15 @@ def limit_length(observed: ObservedEpisode, options: ImagineOptions) -> int:
 
 
 def compare_with_truth(
-    observed: ObservedEpisode, options: ImagineOptions, target: Path
+    run: Run, observed: ObservedEpisode, options: ImagineOptions, target: Path
 ) -> tuple[str, list[Path]]:
     """The context frames, then the open-loop prediction beside truth and error."""
     context = observed.context
     result = imagine_open_loop(
-        observed.run.agent,
+        run.agent,
         observed.rows(context + limit_length(observed, options)),
         context,
-        observed.run.generator,
+        run.generator,
     )
     still = result.truth[context - 1 : context]
     own, frozen = result.measure_mse()[context:], result.measure_mse(still)[context:]
@@ -104,7 +108,7 @@ def compare_with_truth(
         "reward": result.reward,
         "predicted_reward": result.predicted_reward,
     }
-    made = [write_numbers(target / "imagine.json", observed, values)]
+    made = [write_numbers(target / "imagine.json", run, observed, values)]
     made += media.save_video(target / "imagine", result.make_video(), FPS)
     made.append(
         media.save_png(target / "imagine.png", media.enlarge(result.make_strip(STILLS), 384))
@@ -117,11 +121,12 @@ def compare_with_truth(
 
 
 def show_futures(
-    observed: ObservedEpisode, options: ImagineOptions, target: Path
+    run: Run, observed: ObservedEpisode, options: ImagineOptions, target: Path
 ) -> tuple[str, list[Path]]:
     """Futures from one state: other random draws, other actions, other policies."""
     length = limit_length(observed, options)
-    found, left_out = futures.imagine_futures(observed, length, options.samples)
+    behaviors, left_out = make_behaviors(run)
+    found = futures.imagine_futures(observed, behaviors, length, options.samples)
     real = observed.true_pictures(slice(observed.context, observed.context + length))
     shown = [("truth", real), *((f.label, f.pictures) for f in found)]
     named = [("truth", real), *((f.name, f.pictures) for f in found)]
@@ -129,7 +134,9 @@ def show_futures(
         {"kind": f.kind, "name": f.name, "reward": f.reward, "continuation": f.cont} for f in found
     ]
     made = [
-        write_numbers(target / "futures.json", observed, {"left_out": left_out, "futures": rows})
+        write_numbers(
+            target / "futures.json", run, observed, {"left_out": left_out, "futures": rows}
+        )
     ]
     made += media.save_video(target / "futures", grids.tile_videos(named, 6), FPS)
     made.append(media.save_png(target / "futures.png", grids.stack_strips(shown, STILLS, 48)))
@@ -141,25 +148,28 @@ def show_futures(
 
 
 def show_long_rollouts(
-    observed: ObservedEpisode, options: ImagineOptions, target: Path
+    run: Run, observed: ObservedEpisode, options: ImagineOptions, target: Path
 ) -> tuple[str, list[Path]]:
     """Long rollouts and their useful horizon."""
     found = useful_horizon.measure_long_rollouts(
-        observed, useful_horizon.choose_length(observed, options.long), options.samples
+        observed,
+        run.config,
+        useful_horizon.choose_length(observed, options.long),
+        options.samples,
     )
     title = (
-        f"{observed.run.config.env.task}: rollouts of up to {found['length']} steps "
+        f"{run.config.env.task}: rollouts of up to {found['length']} steps "
         f"from {found['dreams']} starts"
     )
     made = [
-        write_numbers(target / "long.json", observed, found),
+        write_numbers(target / "long.json", run, observed, found),
         useful_horizon.plot_long_rollouts(observed, found, target / "long.png", title),
     ]
     return useful_horizon.describe_rollouts(found), made
 
 
 def show_latents(
-    observed: ObservedEpisode, options: ImagineOptions, target: Path
+    run: Run, observed: ObservedEpisode, options: ImagineOptions, target: Path
 ) -> tuple[str, list[Path]]:
     """What each latent group draws, and an interpolation between two states."""
     line, ends = latent_traversal.interpolate_states(observed)
@@ -167,7 +177,7 @@ def show_latents(
     picture = grids.stack_strips([line, *videos], latent_traversal.BETWEEN + 2, 64)
     made = [
         write_numbers(
-            target / "latents.json", observed, {"interpolation": ends, "traversal": found}
+            target / "latents.json", run, observed, {"interpolation": ends, "traversal": found}
         ),
         media.save_png(target / "latents.png", picture),
     ]
@@ -180,7 +190,7 @@ def show_latents(
 
 
 def show_disagreement(
-    observed: ObservedEpisode, options: ImagineOptions, target: Path
+    run: Run, observed: ObservedEpisode, options: ImagineOptions, target: Path
 ) -> tuple[str, list[Path]]:
     """The disagreement of rollouts of the same actions."""
     found = uncertainty.measure_disagreement(
@@ -193,7 +203,7 @@ def show_disagreement(
     )
     made = [
         write_numbers(
-            target / "uncertainty.json", observed, {"samples": options.samples, **values}
+            target / "uncertainty.json", run, observed, {"samples": options.samples, **values}
         ),
         uncertainty.plot_disagreement(found, target / "uncertainty.png", title),
     ]

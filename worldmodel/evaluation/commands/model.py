@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worldmodel.evaluation.quality.evaluated_model import EvaluatedRun, make_planners
+from worldmodel.evaluation.quality.evaluated_agent import EvaluatedAgent
 from worldmodel.evaluation.quality.held_out_episodes import (
-    RecordedEpisode,
-    Simulator,
     collect_episodes,
     load_other_episodes,
     load_replay_episodes,
@@ -20,10 +18,12 @@ from worldmodel.evaluation.quality.model_quality import (
     SimulatorTrials,
     measure_quality,
 )
-from worldmodel.evaluation.quality.plan_returns import TrialCounts
 from worldmodel.evaluation.quality.quality_plots import plot_quality
-from worldmodel.evaluation.quality.run_policies import make_policies
+from worldmodel.evaluation.quality.recorded_episode import RecordedEpisode
+from worldmodel.evaluation.quality.run_policies import make_planners, make_policies
+from worldmodel.evaluation.quality.simulator import Simulator
 from worldmodel.evaluation.quality.summary_text import format_summary
+from worldmodel.evaluation.quality.trial_starts import TrialCounts
 from worldmodel.evaluation.results import to_plain, write_result
 from worldmodel.evaluation.returns.evaluation_rollout import (
     make_evaluation_rollout,
@@ -126,7 +126,7 @@ def _measure(
 ) -> QualityResults:
     bar = Progress(len(episodes) + (real.work if real else 0), "measuring")
     quality = measure_quality(
-        EvaluatedRun(run, options.seed),
+        EvaluatedAgent(run.agent, options.seed),
         episodes,
         options.context,
         options.length,

@@ -18,7 +18,8 @@ from worldmodel.evaluation.play.protocol import PlayProtocol
 from worldmodel.evaluation.play.server import Server
 from worldmodel.evaluation.play.session import Session
 from worldmodel.evaluation.play.start_points import ReplayStarts
-from worldmodel.evaluation.quality.held_out_episodes import Simulator
+from worldmodel.evaluation.quality.run_policies import make_behaviors
+from worldmodel.evaluation.quality.simulator import Simulator
 from worldmodel.evaluation.returns.evaluation_rollout import (
     make_evaluation_rollout,
     make_first_available,
@@ -78,7 +79,9 @@ def start_session(
     notes: list[str],
 ) -> PlayProtocol:
     """A session at its first step with its protocol; RunError if no rollout can start."""
-    rollouts, replay = ParallelRollouts(run), ReplayStarts(run)
+    drivers, left_out = make_behaviors(run)
+    rollouts = ParallelRollouts(run.agent, run.policy, drivers)
+    replay = ReplayStarts(run.path, run.config.run.seed)
     simulator = (
         Simulator(envs, make_evaluation_rollout(run, envs, seed)[0].to_env) if envs else None
     )
@@ -92,11 +95,11 @@ def start_session(
             f"{run.path}: {'; '.join(notes)}; {replay.problem}: no rollout can start",
             4,
         )
-    notes = [*notes, *rollouts.left_out, *([replay.problem] if replay.problem else [])]
+    notes = [*notes, *left_out, *([replay.problem] if replay.problem else [])]
     if not rollouts.can_draw:
         notes.append("this model cannot draw: its predictions are shown as curves only")
     about = f"{run.config.env.task}, {run.path}, trained on {run.frames} frames"
-    return PlayProtocol(session, directory, about, notes)
+    return PlayProtocol(session, directory, about, notes, run.config.env.repeat)
 
 
 def has_screen() -> bool:

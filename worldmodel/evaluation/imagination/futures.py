@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from worldmodel.evaluation.imagination.observed_episode import ObservedEpisode
-from worldmodel.evaluation.quality.run_policies import (
-    BEHAVIOR_LABELS,
-    list_constant_actions,
-    make_behaviors,
-)
+from worldmodel.evaluation.quality.policies import BEHAVIOR_LABELS, list_constant_actions
 from worldmodel.spaces import State, join_states, map_state
 from worldmodel.system.runtime import autocast, make_generator
 
@@ -39,33 +37,32 @@ class Future:
 
 
 def imagine_futures(
-    observed: ObservedEpisode, length: int, samples: int
-) -> tuple[list[Future], list[str]]:
-    """Imagine from the end of the context; the lines name policies that the run lacks."""
+    observed: ObservedEpisode, behaviors: Mapping[str, Any], length: int, samples: int
+) -> list[Future]:
+    """Imagine from the end of the context: samples, constant actions, behaviors by name."""
     found = []
     recorded = observed.actions(observed.context, length)
     for k in range(samples):
         observed.model.reseed(k)
         states = observed.model.imagine(observed.start, recorded)
         found.append(_make_future(observed, "sample", f"sample {k + 1}", states))
-    for name, action in list_constant_actions(observed.run.action_space):
+    for name, action in list_constant_actions(observed.model.agent.space):
         observed.model.reseed(0)
         plan = torch.from_numpy(action).expand(1, length, -1)
         found.append(
             _make_future(observed, "action", name, observed.model.imagine(observed.start, plan))
         )
-    behaviors, left_out = make_behaviors(observed.run)
     for name, behavior in behaviors.items():
         observed.model.reseed(0)
         states = imagine_policy(observed, behavior, length)
         found.append(_make_future(observed, "policy", BEHAVIOR_LABELS[name], states))
-    return found, left_out
+    return found
 
 
 @torch.no_grad()
 def imagine_policy(observed: ObservedEpisode, behavior, length: int) -> State:
     """Imagine step by step with the actions that a behavior chooses."""
-    agent = observed.run.agent
+    agent = observed.model.agent
     generator = make_generator(observed.model.seed, 14, device=agent.device.type)
     state, carry, steps = observed.start, behavior.init(1), []
     for t in range(length):

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.evaluation.imagination.observed_episode import ObservedEpisode
-from worldmodel.evaluation.quality.open_loop_error import select_states
-from worldmodel.spaces import State, map_state
+from worldmodel.spaces import State, map_state, select_states
 
 MAX_GROUPS, VALUES, BETWEEN = 8, 7, 9
 MAX_DEVIATION = 3.0  # in standard deviations over the episode, to either side
@@ -25,7 +24,7 @@ def traverse_groups(
     categorical group takes its classes, the most common of the episode first. The rest of the
     state stays that of the posterior.
     """
-    dynamics = observed.run.model.dynamics
+    dynamics = observed.model.agent.model.dynamics
     here = select_states(observed.posteriors, np.array([observed.context - 1]))
     latent, episode = dynamics.distribution(here), dynamics.distribution(observed.posteriors)
     vary = _vary_classes if "logits" in latent else _vary_numbers

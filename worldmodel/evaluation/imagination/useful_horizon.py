@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from worldmodel.config.schema import Config
 from worldmodel.evaluation.imagination.observed_episode import ObservedEpisode
 from worldmodel.evaluation.plotting.style import COLORS, load_pyplot, save_figure
 from worldmodel.evaluation.quality.image_metrics import squared_error
-from worldmodel.evaluation.quality.open_loop_error import choose_starts, select_states
+from worldmodel.evaluation.quality.open_loop_error import choose_starts
+from worldmodel.spaces import select_states
 
 PATIENCE = 3
 Curve = np.ndarray
@@ -42,8 +44,13 @@ def choose_length(observed: ObservedEpisode, wanted: int | None) -> int:
     return min(wanted, most) if wanted else max(1, most // 2)
 
 
-def measure_long_rollouts(observed: ObservedEpisode, length: int, samples: int) -> dict[str, Any]:
-    """Errors by horizon (H,) over rollouts from many steps of the episode, and the horizons."""
+def measure_long_rollouts(
+    observed: ObservedEpisode, c: Config, length: int, samples: int
+) -> dict[str, Any]:
+    """Errors by horizon (H,) over rollouts from many steps of the episode, and the horizons.
+
+    The configuration says over how many steps the model was trained.
+    """
     starts = choose_starts(observed.episode, observed.context, length)
     rows = [_measure_errors(observed, int(start), length, samples) for start in starts]
     reach = max(len(row["mean"]) for row in rows)
@@ -52,7 +59,6 @@ def measure_long_rollouts(observed: ObservedEpisode, length: int, samples: int) 
         for k in rows[0]
     }
     curves = {k: np.nanmean(np.stack(v), 0) for k, v in padded.items()}
-    c = observed.run.config
     return {
         "length": reach,
         "dreams": len(starts),

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from worldmodel.dream_env import observe_rows
 from worldmodel.errors import UsageError
-from worldmodel.evaluation.quality.evaluated_model import Columns
-from worldmodel.evaluation.quality.run_policies import BEHAVIOR_LABELS, make_behaviors
+from worldmodel.evaluation.quality.policies import BEHAVIOR_LABELS
 from worldmodel.model.mean_image import to_pixels
+from worldmodel.policy.actor_critic import ActorCritic
+from worldmodel.policy.agent import Agent
 from worldmodel.rollout.montage import join_pictures
-from worldmodel.saved_run import Run
-from worldmodel.spaces import State, map_state
+from worldmodel.spaces import Columns, State, map_state
 from worldmodel.system.runtime import autocast, make_generator
 
 ROLLOUTS = 8
@@ -38,16 +38,22 @@ class Prediction:
 class ParallelRollouts:
     """Imagined rollouts of one action sequence; every call gets a seed, so all is repeatable."""
 
-    def __init__(self, run: Run, count: int = ROLLOUTS):
-        self.run, self.model, self.agent, self.count = run, run.model, run.agent, count
-        self.seen = list(run.observation_space)
-        self.can_draw = run.model.can_draw
-        self.drivers, self.left_out = make_behaviors(run)
+    def __init__(
+        self,
+        agent: Agent,
+        policy: ActorCritic | None,
+        drivers: dict[str, Any],
+        count: int = ROLLOUTS,
+    ):
+        self.agent, self.model, self.policy, self.count = agent, agent.model, policy, count
+        self.drivers = drivers
+        self.seen = list(self.model.observation)
+        self.can_draw = self.model.can_draw
 
     def observe(self, rows: Columns, seed: int) -> State:
         """Posterior states (K,...) after rows (T,...), of which the first starts an episode."""
         rows = {k: rows[k] for k in [*self.seen, "prev_action"]}
-        return observe_rows(self.agent, rows, self._generator(seed), self.count)
+        return self.agent.observe_rows(rows, self._generator(seed), self.count)
 
     @torch.no_grad()
     def imagine_step(self, state: State, action: np.ndarray, seed: int) -> State:
@@ -62,8 +68,7 @@ class ParallelRollouts:
         with autocast(self.agent.device, self.agent.precision):
             feat = self.model.dynamics.features(state)
             reward, cont = (float(x) for x in self.model.outlook(feat[:1]))
-            policy = self.run.policy
-            value = float(policy.value(feat[:1])) if policy is not None else None
+            value = None if self.policy is None else float(self.policy.value(feat[:1]))
             pictures = None
             if self.can_draw:
                 pictures = join_pictures(self.model.decode(feat[None]))[0].float().clamp(0, 1)

@@ -11,7 +11,7 @@ import numpy as np
 
 from worldmodel.errors import UsageError
 from worldmodel.evaluation.play.session import HAND, MAX_STEPS, Moment, Session
-from worldmodel.evaluation.quality.run_policies import BEHAVIOR_LABELS
+from worldmodel.evaluation.quality.policies import BEHAVIOR_LABELS
 
 Request = dict[str, Any]
 MAX_INTEGER = 10**9
@@ -20,24 +20,27 @@ MAX_INTEGER = 10**9
 class PlayProtocol:
     """One method per endpoint; UsageError in one line if a request cannot be carried out."""
 
-    def __init__(self, session: Session, directory: Path, about: str, notes: list[str]):
+    def __init__(
+        self, session: Session, directory: Path, about: str, notes: list[str], repeat: int
+    ):
         self.session, self.directory, self.about, self.notes = session, directory, about, notes
+        self.repeat = repeat  # frames of a step
 
     def state(self, request: Request) -> dict[str, Any]:
         """Everything the page needs when it is opened."""
         check_keys(request)
-        s, run = self.session, self.session.rollouts.run
+        s, agent = self.session, self.session.rollouts.agent
         drivers = [{"name": n, "label": BEHAVIOR_LABELS[n]} for n in s.rollouts.drivers]
         return {
             "about": self.about,
             "notes": self.notes,
-            "groups": list(run.action_space.groups),
-            "size": run.action_space.size,
-            "repeat": run.config.env.repeat,
+            "groups": list(agent.space.groups),
+            "size": agent.space.size,
+            "repeat": self.repeat,
             "drivers": [{"name": HAND, "label": "you, by hand"}, *drivers],
             "can_draw": s.rollouts.can_draw,
-            "pictures": list(run.observation_space.pictures),
-            "value": run.policy is not None,
+            "pictures": list(agent.model.observation.pictures),
+            "value": s.rollouts.policy is not None,
             "rollouts": s.rollouts.count,
             "simulator": s.simulator is not None,
             "replay": s.replay.count,

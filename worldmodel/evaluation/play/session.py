@@ -17,7 +17,7 @@ from worldmodel.errors import UsageError, exit_code_of
 from worldmodel.evaluation.play.parallel_rollouts import ParallelRollouts, Prediction
 from worldmodel.evaluation.play.start_points import ReplayStarts, SessionStart
 from worldmodel.evaluation.plotting import media
-from worldmodel.evaluation.quality.held_out_episodes import Simulator
+from worldmodel.evaluation.quality.simulator import Simulator
 from worldmodel.evaluation.returns.evaluation_rollout import SEED_STREAM
 from worldmodel.rollout.collector import episode_seeds
 from worldmodel.rollout.montage import join_row
@@ -87,7 +87,7 @@ class Session:
         if first is None:
             raise UsageError(f"no new episode: {self.note}")
         self.number += 1
-        nothing = np.zeros((0, self.rollouts.run.action_space.size), np.float32)
+        nothing = np.zeros((0, self.rollouts.agent.space.size), np.float32)
         rows = {k: v[None] for k, v in first.obs.items()} | {
             "prev_action": np.zeros((1, nothing.shape[1]), np.float32)
         }
@@ -176,7 +176,7 @@ class Session:
 
     def encode_action(self, action: Any) -> np.ndarray:
         """Convert an action by hand, numbers in [-1, 1] or choices, to the model's vector (A,)."""
-        space = self.rollouts.run.action_space
+        space = self.rollouts.agent.space
         wanted = len(space.groups) or space.size
         numbers = action if isinstance(action, list | tuple | np.ndarray) else [action]
         if len(numbers) != wanted or any(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from worldmodel.errors import UsageError, WorldModelError
-from worldmodel.evaluation.quality.evaluated_model import Columns
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.rollout.collector import episode_seeds
-from worldmodel.saved_run import Run
+from worldmodel.spaces import Columns
 from worldmodel.system.runtime import STREAMS
 
 
@@ -29,13 +29,16 @@ class SessionStart:
 
 
 class ReplayStarts:
-    """The starts in a run's replay; `problem` says why there are none."""
+    """The starts in the replay of a run; `problem` says why there are none.
 
-    def __init__(self, run: Run):
-        self.run, self.problem = run, ""
+    `seed` is the one the run was trained with.
+    """
+
+    def __init__(self, run: Path, seed: int):
+        self.seed, self.problem = seed, ""
         self.saved: SavedEpisodes | None = None
         try:
-            self.saved = SavedEpisodes(run.path)
+            self.saved = SavedEpisodes(run)
         except (WorldModelError, OSError) as error:
             self.problem = f"the replay cannot be read ({error})"
         if self.saved and not self.saved.count:
@@ -61,15 +64,15 @@ class ReplayStarts:
             f"step {step} of the replay's episode {number}",
             (1, number, step),
             rows,
-            self._seed(self.saved, number),
+            self._find_seed(self.saved, number),
             rows["prev_action"][1:],
         )
 
-    def _seed(self, saved: SavedEpisodes, number: int) -> int | None:
+    def _find_seed(self, saved: SavedEpisodes, number: int) -> int | None:
         """The seed with which this episode was collected, counted from the newest number."""
         stream, after = saved.locate_episode(number)
         if stream >= len(saved.collecting):
             return None  # another rank collected it
         last = saved.collecting[stream]["number"] - int(saved.collecting[stream]["fresh"])
-        seeds = episode_seeds(self.run.config.run.seed, STREAMS["collect"])
+        seeds = episode_seeds(self.seed, STREAMS["collect"])
         return seeds(stream, last - after) if last >= after else None

@@ -11,7 +11,6 @@ import torch
 
 from worldmodel.errors import UsageError
 from worldmodel.evaluation.quality.evaluated_model import EvaluatedModel, Planner
-from worldmodel.evaluation.quality.held_out_episodes import RecordedEpisode, Simulator
 from worldmodel.evaluation.quality.open_loop_error import (
     MeanBaseline,
     Table,
@@ -22,19 +21,20 @@ from worldmodel.evaluation.quality.open_loop_error import (
 )
 from worldmodel.evaluation.quality.plan_returns import (
     PlanTrials,
-    TrialCounts,
-    TrialStart,
-    choose_trial_starts,
     compare_returns,
     measure_plan_sensitivity,
     try_plans,
 )
-from worldmodel.evaluation.quality.policy_returns import (
-    Policies,
-    measure_policy_returns,
-    rank_policies,
-)
+from worldmodel.evaluation.quality.policies import Policies
+from worldmodel.evaluation.quality.policy_returns import measure_policy_returns, rank_policies
+from worldmodel.evaluation.quality.recorded_episode import RecordedEpisode
+from worldmodel.evaluation.quality.simulator import Simulator
 from worldmodel.evaluation.quality.state_probe import measure_by_horizon
+from worldmodel.evaluation.quality.trial_starts import (
+    TrialCounts,
+    TrialStart,
+    choose_trial_starts,
+)
 from worldmodel.model.representation_metrics import spread
 from worldmodel.spaces import ActionSpace, State
 

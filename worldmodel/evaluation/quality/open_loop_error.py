@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from worldmodel.evaluation.quality.evaluated_model import EvaluatedModel
-from worldmodel.evaluation.quality.held_out_episodes import RecordedEpisode
 from worldmodel.evaluation.quality.image_metrics import psnr, squared_error, ssim
 from worldmodel.evaluation.quality.prediction_metrics import (
     brier_score,
@@ -23,7 +22,8 @@ from worldmodel.evaluation.quality.prediction_metrics import (
     compute_reliability,
     pearson,
 )
-from worldmodel.spaces import State
+from worldmodel.evaluation.quality.recorded_episode import RecordedEpisode
+from worldmodel.spaces import State, select_states
 
 WINDOWS = 8  # rollouts from an episode
 MEASURED_KEYS = ("prev_action", "reward", "is_terminal")
@@ -66,11 +66,6 @@ def choose_starts(episode: RecordedEpisode, context: int, length: int) -> np.nda
         if last >= first
         else np.empty(0, int)
     )
-
-
-def select_states(state: State, index: np.ndarray) -> State:
-    """States (T,...) at indices of any shape."""
-    return {k: v[torch.as_tensor(index, device=v.device)] for k, v in state.items()}
 
 
 def measure_windows(

@@ -17,32 +17,13 @@ from torch import Tensor
 
 from worldmodel.evaluation.quality.action_sensitivity import measure_sensitivity
 from worldmodel.evaluation.quality.evaluated_model import EvaluatedModel, Planner
-from worldmodel.evaluation.quality.held_out_episodes import Branch, RecordedEpisode, Simulator
-from worldmodel.evaluation.quality.open_loop_error import select_states
 from worldmodel.evaluation.quality.prediction_metrics import spearman
+from worldmodel.evaluation.quality.simulator import Branch, Simulator
+from worldmodel.evaluation.quality.trial_starts import TrialCounts, TrialStart
 from worldmodel.rollout.episodes import interval
 from worldmodel.spaces import ActionSpace, State
 
 SAMPLES = 8  # imagined rollouts per plan, which are averaged
-
-
-@dataclass(frozen=True)
-class TrialCounts:
-    """Number of starts, random plans per start, steps of a plan, and steps of a policy."""
-
-    starts: int
-    plans: int
-    length: int
-    policy_steps: int
-
-
-@dataclass(frozen=True)
-class TrialStart:
-    """A step of an episode and its posterior (1,...)."""
-
-    episode: RecordedEpisode
-    step: int
-    state: State
 
 
 @dataclass
@@ -106,24 +87,6 @@ def imagine_plans(
             decoded = model.decode(rollout) / SAMPLES
             pictures = decoded if pictures is None else pictures + decoded
     return (total / SAMPLES).numpy(), pictures
-
-
-def choose_trial_starts(
-    episodes: Sequence[RecordedEpisode],
-    posteriors: Sequence[State],
-    counts: TrialCounts,
-    context: int,
-    seed: int,
-) -> list[TrialStart]:
-    """Random steps of the episodes, with room for plans and policies if episodes are long."""
-    rng, found = np.random.default_rng(seed), []
-    long = [i for i, e in enumerate(episodes) if len(e) > context]
-    for n in range(counts.starts):
-        episode, posterior = episodes[long[n % len(long)]], posteriors[long[n % len(long)]]
-        last = max(context - 1, len(episode) - 1 - max(counts.length, counts.policy_steps))
-        step = int(rng.integers(context - 1, last + 1))
-        found.append(TrialStart(episode, step, select_states(posterior, np.array([step]))))
-    return found
 
 
 def try_plans(

@@ -13,20 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from worldmodel.evaluation.quality.evaluated_model import EvaluatedModel
-from worldmodel.evaluation.quality.held_out_episodes import Branch, Simulator
-from worldmodel.evaluation.quality.plan_returns import TrialStart
+from worldmodel.evaluation.quality.policies import Act, Policies
 from worldmodel.evaluation.quality.prediction_metrics import spearman
+from worldmodel.evaluation.quality.simulator import Branch, Simulator
+from worldmodel.evaluation.quality.trial_starts import TrialStart
 from worldmodel.rollout.episodes import interval
-from worldmodel.spaces import ActionSpace, State
+from worldmodel.spaces import State
 from worldmodel.system.runtime import mix_seeds
 
 SAMPLES = 8  # imagined rollouts per policy and start, which are averaged
-Act = Callable[[State], Tensor]  # states (N,...) -> actions (N,A)
-# By name: a function from a seed to a policy at the start of an episode.
-Policies = dict[str, Callable[[int], Act]]
 
 
 @dataclass
@@ -120,35 +117,3 @@ def average_with_interval(name: str, values: np.ndarray, seed: int) -> dict[str,
     """The mean over starts with its interval."""
     low, high = interval(values, seed)
     return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
-
-
-def make_constant_policy(action: Tensor) -> Callable[[int], Act]:
-    """A policy that always takes the same action (A,)."""
-    return lambda policy_seed: lambda state: action.expand(_count(state), -1)
-
-
-def make_noisy_policy(
-    begin: Callable[[int], Act], share: float, space: ActionSpace
-) -> Callable[[int], Act]:
-    """A policy that takes a random action with this probability.
-
-    All rollouts and the simulator use the same random draws, so that differences come from the
-    model. The replaced action is computed all the same, because a planner warm-starts from its
-    last plan.
-    """
-
-    def fresh(policy_seed: int) -> Act:
-        act, generator = begin(policy_seed), torch.Generator().manual_seed(policy_seed)
-
-        def choose(state: State) -> Tensor:
-            action, other = act(state), space.random(1, generator)
-            swapped = float(torch.rand((), generator=generator)) < share
-            return other.expand_as(action) if swapped else action
-
-        return choose
-
-    return fresh
-
-
-def _count(state: State) -> int:
-    return len(next(iter(state.values())))

@@ -1,31 +1,31 @@
-"""The policies of a saved run: its behaviors, noisy versions of them, constant actions."""
+"""What a saved run can act by: its behaviors and planners, policies made from them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from worldmodel.config.loading import ConfigError
 from worldmodel.config.schema import plans_to_goal
 from worldmodel.errors import RunError
-from worldmodel.evaluation.quality.policy_returns import (
+from worldmodel.evaluation.quality.evaluated_model import Planner
+from worldmodel.evaluation.quality.policies import (
+    BEHAVIOR_LABELS,
     Act,
     Policies,
+    list_constant_actions,
     make_constant_policy,
     make_noisy_policy,
 )
 from worldmodel.saved_run import Run
-from worldmodel.spaces import ActionSpace, State, count_states
+from worldmodel.spaces import State, count_states
 from worldmodel.system.runtime import autocast, make_generator
 
 CANDIDATE_SHARE = 0.25  # of the planner's candidates: it plans at every step of every rollout
 NOISE = {"1/3 random": 1 / 3, "2/3 random": 2 / 3}
 MAX_CONSTANT = 4  # constant actions among the policies
-MAX_ACTIONS = 8  # constant actions in a list
-BEHAVIOR_LABELS = {"actor_critic": "the actor", "mpc": "the planner", "random": "random actions"}
 
 
 def make_policies(run: Run, seed: int) -> Policies:
@@ -95,28 +95,6 @@ def _make_policy(run: Run, seed: int) -> Any:
     return begin
 
 
-def list_constant_actions(space: ActionSpace) -> list[tuple[str, np.ndarray]]:
-    """Constant actions: every choice of every group, or zero and both ends per dimension."""
-    found: list[tuple[str, np.ndarray]] = []
-    if not space.discrete:
-        found.append(("nothing", np.zeros(space.size, np.float32)))
-        names = (
-            ["the action"] if space.size == 1 else [f"dimension {i}" for i in range(space.size)]
-        )
-        for i in range(space.size):
-            for end in (-1.0, 1.0):
-                action = np.zeros(space.size, np.float32)
-                action[i] = end
-                found.append((f"{names[i]} at {end:+.0f}", action))
-        return found[:MAX_ACTIONS]
-    for i, count in enumerate(space.groups):
-        for choice in range(count):
-            picks = [torch.tensor(choice if i == j else 0) for j in range(len(space.groups))]
-            name = f"choice {choice}" if len(space.groups) == 1 else f"group {i}: choice {choice}"
-            found.append((name, space.one_hot(picks).numpy()))
-    return found[:MAX_ACTIONS]
-
-
 def make_behaviors(run: Run) -> tuple[dict[str, Any], list[str]]:
     """The behaviors that the run can use, its own first, and a line for each that it cannot."""
     own = run.config.behavior.name
@@ -130,3 +108,45 @@ def make_behaviors(run: Run) -> tuple[dict[str, Any], list[str]]:
                 f"{BEHAVIOR_LABELS[name]} cannot act: this run has no actor and no critic"
             )
     return found, left_out
+
+
+def make_planners(run: Run, seed: int) -> tuple[dict[str, Planner], int, list[str]]:
+    """The run's actor and planner as functions of states, their horizon, and what is missing."""
+    generator = make_generator(seed, 12, device=run.agent.device.type)
+    length, left_out = run.config.planner.horizon, []
+    found: dict[str, Planner] = {}
+    if run.policy is not None:
+        policy = run.policy
+        found["actor"] = _wrap_planner(
+            run, lambda state: policy.plans(run.model, state, 1, length, generator)[:, 0]
+        )
+    if plans_to_goal(run.config):
+        left_out.append("this run plans to a goal instead of reward: no planner is measured")
+        return found, length, left_out
+    try:
+        behavior = run.apply_overrides([("behavior.name", "mpc")]).agent.behavior
+    except RunError:
+        left_out.append(
+            "this run's planner needs an actor or a critic, and the run has none: no planner is "
+            "measured"
+        )
+        return found, length, left_out
+
+    def search(state: State) -> Tensor:
+        count = count_states(state)
+        fresh = torch.ones(count, dtype=torch.bool, device=run.agent.device)
+        return behavior.plan(state, behavior.init(count), fresh, generator)
+
+    found["planner"] = _wrap_planner(run, search)
+    return found, length, left_out
+
+
+def _wrap_planner(run: Run, plan: Planner) -> Planner:
+    """Plan in the precision in which the run acts, without gradients."""
+
+    @torch.no_grad()
+    def wrapped(state: State) -> Tensor:
+        with autocast(run.agent.device, run.agent.precision):
+            return plan(state).float().cpu()
+
+    return wrapped
