@@ -1,8 +1,9 @@
 """Collect the scores of several runs and seeds into one small JSONL file and one PNG.
 
-curves.py TARGET SOURCE [SOURCE ...] [LABEL=LEVEL ...]
+curves.py TARGET SOURCE [SOURCE ...] [LABEL=LEVEL ...] [--training]
 
-A source is a run directory, RUN@NAME to rename it, or the scores.jsonl of an earlier target.
+A source is a run directory, RUN@NAME to rename it, or the scores.jsonl of an earlier target. With
+--training the episodes collected for training are drawn as well, exploration noise included.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ from worldmodel.config import loading
 from worldmodel.evaluation.plotting.style import COLORS, load_pyplot, save_figure
 
 
-def collect_scores(sources: list[str]) -> list[dict]:
-    """Collect one line per evaluation of each seed, with the wall-clock time if it was logged."""
+def collect_scores(sources: list[str], training: bool = False) -> list[dict]:
+    """Collect one line per evaluation of each seed, with the wall-clock time if it was logged.
+
+    With `training`, also one line per frame count at which training episodes ended.
+    """
     lines = []
     for source in sources:
         path, _, name = source.partition("@")
@@ -35,14 +39,39 @@ def collect_scores(sources: list[str]) -> list[dict]:
             "seed": c["run"]["seed"],
         }
         lines += [{**named, **x} for x in read_json_lines(Path(path) / "scores.jsonl")]
+        if training:
+            lines += [{**named, **x} for x in average_training_episodes(Path(path))]
     return lines
+
+
+def average_training_episodes(run: Path) -> list[dict]:
+    """Average the returns of the training episodes that ended at the same frame count."""
+    returns: dict[int, list[float]] = {}
+    for line in read_json_lines(run / "metrics.jsonl"):
+        if "episode/score" in line:
+            returns.setdefault(line["frames"], []).append(line["episode/score"])
+    return [
+        {
+            "frames": frames,
+            "training/score": float(np.mean(scores)),
+            "training/episodes": len(scores),
+        }
+        for frames, scores in returns.items()
+    ]
 
 
 def draw_curves(lines: list[dict], target: Path, levels: dict[str, float]) -> None:
     """Draw each run in a colour: seeds thin, their mean thick; reference levels are dashed."""
     figure, axes = load_pyplot().subplots(figsize=(6.4, 4), dpi=110)
     for name, color in zip(dict.fromkeys(x["name"] for x in lines), COLORS, strict=False):
-        draw_seeds(axes, [x for x in lines if x["name"] == name], name, color)
+        own = [x for x in lines if x["name"] == name]
+        for kind, marker, suffix in (
+            ("training", "--x", ", training episodes"),
+            ("eval", "-o", ""),
+        ):
+            scores = [{**x, "score": x[f"{kind}/score"]} for x in own if f"{kind}/score" in x]
+            if scores:
+                draw_seeds(axes, scores, name + suffix, color, marker)
     for name, level in levels.items():
         axes.axhline(level, ls="--", lw=1, color="#555555")
         axes.annotate(
@@ -55,21 +84,21 @@ def draw_curves(lines: list[dict], target: Path, levels: dict[str, float]) -> No
         )
     axes.set(
         xlabel="environment frames",
-        ylabel="evaluation return (higher is better)",
+        ylabel="return (higher is better)",
         title=lines[0]["task"],
     )
     axes.legend(fontsize=8)
     save_figure(figure, target)
 
 
-def draw_seeds(axes, lines: list[dict], name: str, color: str) -> None:
+def draw_seeds(axes, lines: list[dict], name: str, color: str, marker: str) -> None:
     seeds = sorted({x["seed"] for x in lines})
     for seed in seeds:
         own = [x for x in lines if x["seed"] == seed]
         axes.plot(
             [x["frames"] for x in own],
-            [x["eval/score"] for x in own],
-            "-o",
+            [x["score"] for x in own],
+            marker,
             ms=3,
             lw=1,
             alpha=0.4,
@@ -79,15 +108,15 @@ def draw_seeds(axes, lines: list[dict], name: str, color: str) -> None:
     shared = [
         f for f in frames if len({x["seed"] for x in lines if x["frames"] == f}) == len(seeds)
     ]
-    means = [np.mean([x["eval/score"] for x in lines if x["frames"] == f]) for f in shared]
+    means = [np.mean([x["score"] for x in lines if x["frames"] == f]) for f in shared]
     kind = f"mean of {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
-    axes.plot(shared, means, lw=2.5, color=color, label=f"{name}, {kind}")
+    axes.plot(shared, means, marker, lw=2.5, color=color, label=f"{name}, {kind}")
 
 
 def main(argv: list[str]) -> int:
     levels = {k: float(v) for k, v in (a.split("=") for a in argv if "=" in a)}
-    target, *sources = (a for a in argv if "=" not in a)
-    lines, folder = collect_scores(sources), Path(target)
+    target, *sources = (a for a in argv if "=" not in a and a != "--training")
+    lines, folder = collect_scores(sources, "--training" in argv), Path(target)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "scores.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     draw_curves(lines, folder / "curve.png", levels)
