@@ -50,7 +50,7 @@ def train(config, words, load) -> int:
 
 def main(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
-        say(USAGE.format(presets=", ".join(loading.presets())))
+        say(USAGE.format(presets=", ".join(loading.list_presets())))
         return 0
     is_main = os.environ.get("RANK", "0") == "0"
     try:

@@ -17,7 +17,7 @@ from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.replay.buffer import Replay
 from worldmodel.replay.samplers.uniform import Uniform
-from worldmodel.rollout.collector import Rollout, episode_seeds, spaces_of
+from worldmodel.rollout.collector import Rollout, convert_spaces, make_episode_seeds
 from worldmodel.rollout.player import Player
 from worldmodel.spaces import Batch
 from worldmodel.system import runtime
@@ -35,7 +35,7 @@ class Collector:
         c = loading.parse([*presets, "behavior.name=actor_critic", "replay.codec=zstd"])
         make = partial(envs.make, TASK, size=(64, 64), repeat=REPEAT, render=render)
         self.envs = make_vector(make, count)
-        observation, space = spaces_of(self.envs)
+        observation, space = convert_spaces(self.envs)
         model = build.make_model(c, observation, space)
         policy = build.make_policy(c, model, space)
         agent = build.make_agent(c, model, space, torch.device("cpu"), policy)
@@ -43,9 +43,9 @@ class Collector:
         self.player = Player(agent, count, "train", runtime.make_generator(0))
         generator = np.random.default_rng(0)
         self.random = lambda rows: generator.uniform(-1, 1, (len(rows), space.size))
-        self.rollout = Rollout(self.envs, space, episode_seeds(0))
+        self.rollout = Rollout(self.envs, space, make_episode_seeds(0))
         self.replay = Replay(
-            build.replay_spec(observation, space),
+            build.make_replay_spec(observation, space),
             capacity_bytes=10**9,
             store="ram",
             codec="zstd",

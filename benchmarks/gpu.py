@@ -128,11 +128,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--updates", type=int, default=200)
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     args = parser.parse_args(argv)
-    unknown = [p for p in args.presets if p not in loading.presets()]
+    known = loading.list_presets()
+    unknown = [p for p in args.presets if p not in known]
     if unknown:
-        sys.stderr.write(
-            f"no preset called {', '.join(unknown)}; there are {', '.join(loading.presets())}\n"
-        )
+        sys.stderr.write(f"no preset called {', '.join(unknown)}; there are {', '.join(known)}\n")
         return 2
     if args.device == "cuda" and not torch.cuda.is_available():
         sys.stderr.write("this torch sees no GPU; --device cpu runs the same code without one\n")

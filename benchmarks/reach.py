@@ -103,7 +103,7 @@ class GoalTask:
 
 def open_runs(paths: list[str], changes: list[tuple[str, str]]) -> dict[str, Any]:
     """Open runs and let each plan towards a goal picture; ValueError if their tasks differ."""
-    from worldmodel.config.schema import COMPARING
+    from worldmodel.config.schema import DISTANCE_OBJECTIVES
     from worldmodel.saved_run import Run
 
     fixed = [
@@ -119,7 +119,7 @@ def open_runs(paths: list[str], changes: list[tuple[str, str]]) -> dict[str, Any
     runs = {}
     for path in paths:
         run = Run.open(path)
-        learnt = any(run.config.loss.objective.get(name) for name in COMPARING)
+        learnt = any(run.config.loss.objective.get(name) for name in DISTANCE_OBJECTIVES)
         goal = [
             ("goal.image", "given"),
             ("goal.run", "null"),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import envs
-from worldmodel.replay.buffer import Replay, bytes_per_row
+from worldmodel.replay.buffer import Replay, count_row_bytes
 from worldmodel.replay.samplers.uniform import Uniform
 
 BATCH, LENGTH = 16, 32
@@ -160,7 +160,7 @@ def measure() -> dict[str, dict[str, Any]]:
         "replay.sample.16x32": make_entry(ram, "ms", ram_naive),
         "replay.sample.16x32.disk": make_entry(disk, "ms", ram_naive),
         "replay.sample.16x32.1M": make_entry(million, "ms", small),
-        "replay.bytes_per_frame": make_entry(bytes_per_row(make_spec(64)), "B", 64 * 64 * 3),
+        "replay.bytes_per_frame": make_entry(count_row_bytes(make_spec(64)), "B", 64 * 64 * 3),
         **measure_compression(),
     }
 

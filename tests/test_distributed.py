@@ -8,7 +8,7 @@ from ranks import environment, learners
 from worldmodel.config import loading
 from worldmodel.distributed import ALONE, Launch, World, format_rank_prefix, join_ranks
 from worldmodel.errors import RunError
-from worldmodel.model.kl import free_nats
+from worldmodel.model.kl import apply_free_nats
 from worldmodel.run_directory import RunDir
 from worldmodel.system import runtime
 from worldmodel.system.stop_request import Stop
@@ -103,11 +103,11 @@ def test_what_is_not_finite_on_one_rank_is_skipped_by_all():
 
 def test_free_nats_ask_on_which_side_the_mean_of_all_ranks_is():
     kl = torch.tensor([[0.5, 4.0]])
-    assert torch.equal(free_nats(kl, 2.0, "mean"), kl)
+    assert torch.equal(apply_free_nats(kl, 2.0, "mean"), kl)
     assert torch.equal(
-        free_nats(kl, 2.0, "mean", lambda own: (own + 1.0) / 2), torch.full((1, 2), 2.0)
+        apply_free_nats(kl, 2.0, "mean", lambda own: (own + 1.0) / 2), torch.full((1, 2), 2.0)
     )
-    assert torch.equal(free_nats(kl, 2.0, "element", lambda own: own - 9), kl.clamp(min=2.0))
+    assert torch.equal(apply_free_nats(kl, 2.0, "element", lambda own: own - 9), kl.clamp(min=2.0))
 
 
 def test_alone_nothing_is_exchanged():

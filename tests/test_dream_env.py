@@ -131,7 +131,7 @@ def test_it_stops_at_the_horizon_and_pays_the_predicted_reward(run_dir):
 def test_it_terminates_as_the_continuation_head_says(catcher_dir, ends):
     env = DreamEnv(catcher_dir, obs="features", ends=ends, horizon=1000)
     chance = 0.7 if ends == "drawn" else 0.4
-    env.model.outlook = lambda feat: (feat.new_zeros(1), feat.new_full((1,), chance))
+    env.model.predict_for_planning = lambda feat: (feat.new_zeros(1), feat.new_full((1,), chance))
     env.reset(seed=0)
     share = np.mean([env.step(1)[2] for _ in range(300)])
     assert share == pytest.approx(0.3, abs=0.08) if ends == "drawn" else share == 1

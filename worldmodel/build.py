@@ -16,10 +16,10 @@ from worldmodel.config.schema import (
     ModelConfig,
     PlannerConfig,
     ReplayConfig,
+    get_settings,
     learns_policy,
+    list_used_objectives,
     plans_to_goal,
-    settings_of,
-    used_objectives,
 )
 from worldmodel.distributed import ALONE, World
 from worldmodel.model.dynamics import Dynamics
@@ -61,7 +61,7 @@ def make_latent(m: ModelConfig, size: int | None = None):
 def make_dynamics(c: Config, actions: int, embed: int) -> Dynamics:
     name = c.model.dynamics
     dynamics = registry.import_class(registry.DYNAMICS, name)
-    settings = settings_of(c, registry.DYNAMICS, name)
+    settings = get_settings(c, registry.DYNAMICS, name)
     return dynamics(settings, partial(make_latent, c.model), actions=actions, embed=embed)
 
 
@@ -76,7 +76,7 @@ def make_model(
     spec = ModelSpec(obs, space, feat, encoder.size, m.cnn, m.patch, m.units, c.ema.rate)
     objectives: dict[str, tuple[Objective, float]] = {
         name: (make_objective(c, name, spec), c.loss.objective[name])
-        for name in used_objectives(c)
+        for name in list_used_objectives(c)
     }
     names = [n for module, _ in objectives.values() for n in module.loss_names]
     names += ["reward", "cont", "dyn", "rep"] + (["overshoot"] if c.loss.overshooting > 1 else [])
@@ -88,7 +88,7 @@ def make_model(
         objectives,
         SCALAR_HEADS[m.reward_head](feat, m.layers, m.units, m.bins),
         ContinueHead(feat, m.layers, m.units),
-        scales=loss_scales(c, [n for n in names if n not in replaced]),
+        scales=make_loss_scales(c, [n for n in names if n not in replaced]),
         free=c.loss.free if dynamics.noisy else 0.0,
         free_on=c.loss.free_on,
         overshooting=c.loss.overshooting,
@@ -102,23 +102,23 @@ def make_model(
 
 def make_objective(c: Config, name: str, spec: ModelSpec, **options: Any) -> Objective:
     objective = registry.import_class(registry.OBJECTIVES, name)
-    return objective(settings_of(c, registry.OBJECTIVES, name), spec, **options)
+    return objective(get_settings(c, registry.OBJECTIVES, name), spec, **options)
 
 
 def make_probe(c: Config, spec: ModelSpec, objectives: list[Objective]) -> Probe | None:
-    """A decoder to look at the model by, where nothing else draws; random numbers stay as they
-    were.
+    """A decoder to look at the model with, if no objective decodes pictures; it leaves the random
+    state unchanged.
     """
-    if not c.loss.probe or not spec.obs.pictures or any(o.draws for o in objectives):
+    if not c.loss.probe or not spec.obs.pictures or any(o.can_draw for o in objectives):
         return None
     pictures = replace(spec, obs=ObservationSpace(spec.obs.pictures))
     with torch.random.fork_rng(devices=[]):
         return Probe(make_objective(c, "reconstruction", pictures, even=True))
 
 
-def loss_scales(c: Config, names: list[str]) -> dict[str, float]:
-    """The weight of every loss the model has, by name: an objective's own losses have that of the
-    objective alone, and image/NAME that of image.
+def make_loss_scales(c: Config, names: list[str]) -> dict[str, float]:
+    """The scale of every loss by name: that of `image` for image/NAME, and 1 for an objective's
+    own losses, which its weight scales already.
     """
     table = {
         "image": c.loss.image,
@@ -128,8 +128,8 @@ def loss_scales(c: Config, names: list[str]) -> dict[str, float]:
         "dyn": c.loss.dyn,
         "rep": c.loss.rep,
         "overshoot": c.loss.overshoot,
-        "dreamt_reward": c.loss.reward,
-        "dreamt_cont": c.loss.cont,
+        "imagined_reward": c.loss.reward,
+        "imagined_cont": c.loss.cont,
     }
     return {name: table.get(name.partition("/")[0], 1.0) for name in names}
 
@@ -154,11 +154,11 @@ def make_planner(p: PlannerConfig):
 def make_plan_score(
     c: Config, policy: ActorCritic | None, goal: Callable[[], Goal] | None
 ) -> Callable[..., PlanScore]:
-    """What makes the configured score for states: `(model, state, generator) -> score`."""
+    """Make the function (model, state, generator) -> score of the configured plan score."""
     name = c.planner.score
     inputs = ScoreInputs(
         discount=c.planner.discount,
-        settings=settings_of(c, registry.PLAN_SCORES, name),
+        settings=get_settings(c, registry.PLAN_SCORES, name),
         value=None if policy is None else policy.value,
         goal=goal,
     )
@@ -172,7 +172,7 @@ def make_behavior(
     planning = Planning(
         make_planner(p),
         make_proposal(space, p.init_std, p.min_std, p.color),
-        make_plan_score(c, policy, goal_of(c, model)),
+        make_plan_score(c, policy, make_goal_loader(c, model)),
         p,
     )
     behavior = registry.import_class(registry.BEHAVIORS, c.behavior.name)
@@ -180,15 +180,15 @@ def make_behavior(
 
 
 def check_goal(c: Config, model: WorldModel) -> None:
-    """Refuse a goal that cannot be had now rather than when the first plan is made."""
-    goal = goal_of(c, model)
+    """Load the goal once, so that a bad one is refused before the first plan."""
+    goal = make_goal_loader(c, model)
     if goal is not None:
         goal()
 
 
-def goal_of(c: Config, model: WorldModel) -> Callable[[], Goal] | None:
-    """What loads the goal once, where plans are scored by one; a saved run opens without
-    the file.
+def make_goal_loader(c: Config, model: WorldModel) -> Callable[[], Goal] | None:
+    """Make a function that loads the goal once, if plans are scored by one; a saved run opens
+    without the goal's file.
     """
     if c.behavior.name != "mpc" or not plans_to_goal(c):
         return None
@@ -212,7 +212,7 @@ def make_sampler(r: ReplayConfig) -> Sampler:
     return registry.import_class(registry.SAMPLERS, r.sampler)(r)
 
 
-def replay_spec(
+def make_replay_spec(
     obs: ObservationSpace, space: ActionSpace
 ) -> dict[str, tuple[tuple[int, ...], str]]:
     """Keys, shapes and types of one row of experience."""

@@ -317,7 +317,7 @@ def check_same_config(world: World, c: Config) -> None:
     """Check that all ranks have the same configuration; otherwise all end with exit code 2."""
     configurations = world.gather(configs.to_plain(c)) if world.size > 1 else []
     for rank, own in enumerate(configurations):
-        different = configs.differences(configurations[0], own)
+        different = configs.find_differences(configurations[0], own)
         if different and not world.main:
             raise MainRankFailed(2)
         if different:

@@ -115,7 +115,8 @@ class DreamEnv(gymnasium.Env):
             found = self.model.dynamics.imagine_step(self.state, vector, self.generator)
             self.state = map_state(found, torch.Tensor.float)
             reward, cont = (
-                float(x) for x in self.model.outlook(self.model.dynamics.features(self.state))
+                float(x)
+                for x in self.model.predict_for_planning(self.model.dynamics.features(self.state))
             )
         self.steps += 1
         bar = self.np_random.random() if self.ends == "drawn" else 0.5

@@ -9,8 +9,8 @@ from worldmodel.config.schema import Config, learns_policy
 from worldmodel.distributed import ALONE, World
 from worldmodel.errors import UsageError
 from worldmodel.model.dynamics import Dynamics
-from worldmodel.model.networks import shrunk
-from worldmodel.replay.capacity import bytes_per_row
+from worldmodel.model.networks import compute_encoded_size
+from worldmodel.replay.capacity import count_row_bytes
 from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.system.available_memory import GB, available_memory
 
@@ -92,7 +92,9 @@ def find_widest_layer(c: Config, obs: ObservationSpace) -> int:
     """Return the width of the widest layer; its square roughly bounds any weight matrix."""
     m = c.model
     dynamics = (min(p.shape) for p in _lay_out_dynamics(c).parameters() if p.dim() > 1)
-    sides = [shrunk(shape[:2], len(m.cnn), m.patch) for shape in obs.pictures.values()]
+    sides = [
+        compute_encoded_size(shape[:2], len(m.cnn), m.patch) for shape in obs.pictures.values()
+    ]
     flat = sum(height * width * m.cnn[-1] for height, width in sides)
     return max(count_features(c), *dynamics, m.units, m.bins, *m.cnn, flat)
 
@@ -111,7 +113,7 @@ def estimate_update(c: Config, obs: ObservationSpace) -> int:
     m, total = c.model, 0
     states = c.replay.batch * c.replay.length
     for height, width, colours in obs.pictures.values():
-        sides = [shrunk((height, width), i + 1, m.patch) for i in range(len(m.cnn))]
+        sides = [compute_encoded_size((height, width), i + 1, m.patch) for i in range(len(m.cnn))]
         inner = sum(h * w * channels for (h, w), channels in zip(sides, m.cnn, strict=True))
         total += states * (
             height * width * colours * (1 + BYTES_PER_ACTIVATION)
@@ -129,7 +131,7 @@ def estimate_update(c: Config, obs: ObservationSpace) -> int:
 
 def estimate_replay(c: Config, obs: ObservationSpace, space: ActionSpace, world: World) -> int:
     """Estimate the bytes of replay that this machine's ranks keep in memory."""
-    row = bytes_per_row(build.replay_spec(obs, space))
+    row = count_row_bytes(build.make_replay_spec(obs, space))
     kept = min(int(c.replay.capacity_gb * GB), estimate_rows(c, c.env.num * world.size) * row)
     return kept * world.local_size // world.size if c.replay.store == "ram" else 0
 

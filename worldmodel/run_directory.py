@@ -15,7 +15,7 @@ from typing import Any
 
 from worldmodel.checkpoint.format import CHECKPOINT_NAME
 from worldmodel.config import loading as configs
-from worldmodel.config.schema import Config, unused_sections
+from worldmodel.config.schema import Config, find_unused_sections
 from worldmodel.errors import RunError
 from worldmodel.system.files import replace_file, write_with_retries
 
@@ -265,10 +265,10 @@ class RunDir:
                 "over with --run.fresh true, which keeps this directory beside the new one",
                 4,
             ) from None
-        changeable = unused_sections(old).union(CHANGEABLE_SECTIONS)
+        changeable = find_unused_sections(old).union(CHANGEABLE_SECTIONS)
         fixed = {
             k: v
-            for k, v in configs.differences(old, c).items()
+            for k, v in configs.find_differences(old, c).items()
             if k not in CHANGEABLE_KEYS and k.split(".")[0] not in changeable
         }
         if fixed:

@@ -53,7 +53,7 @@ class Run:
 
     def apply_overrides(self, overrides: Sequence[tuple[str, str]]) -> Run:
         """The same model with other keys of behavior, planner and goal, as pairs (key, text)."""
-        c = loading.change(self.config, overrides, OVERRIDABLE)
+        c = loading.apply_overrides(self.config, overrides, OVERRIDABLE)
         if learns_policy(c) and self.policy is None:
             raise RunError(
                 "this run trained no actor and no critic: behavior.name can be random or mpc, "

@@ -27,16 +27,16 @@ def train(*args):
     )
 
 
-@pytest.mark.parametrize("name", loading.presets())
+@pytest.mark.parametrize("name", loading.list_presets())
 def test_every_preset_is_a_valid_configuration(name):
-    saved = loading.read_yaml(loading.preset_files()[name])
+    saved = loading.read_yaml(loading.find_preset_files()[name])
     assert loading.parse([name]).run.name == saved.get("run", {}).get("name", name)
 
 
 def test_a_preset_is_found_by_its_bare_name_in_any_folder():
     files = [f for f in loading.CONFIG_DIR.rglob("*.yaml") if f.name != "defaults.yaml"]
     assert len({f.stem for f in files}) == len(files), "two presets have the same name"
-    assert sorted(f.stem for f in files) == loading.presets()
+    assert sorted(f.stem for f in files) == loading.list_presets()
 
 
 def test_layers_apply_left_to_right_and_overrides_last():
@@ -87,7 +87,7 @@ def test_a_key_of_an_earlier_version_is_read_by_its_new_name_and_says_so(
     assert caplog.records[-1].message == f"{tmp_path}/old/c.yaml: {said}"
     preset = tmp_path / "presets" / "mine.yaml"
     preset.write_text("train: {ratio: 0.125}")
-    monkeypatch.setattr(loading, "preset_files", lambda: {"mine": preset})
+    monkeypatch.setattr(loading, "find_preset_files", lambda: {"mine": preset})
     assert loading.parse(["mine"]).train == wanted.train
     assert caplog.records[-1].message == f"mine.yaml: {said}" and len(caplog.records) == 3
     preset.write_text("train: {ratio: 0.125, updates_per_step: 0.25}")
@@ -108,7 +108,7 @@ def test_yaml_round_trip(tmp_path):
     c = loading.parse(["planet", "--env.camera", "1"])
     (tmp_path / "c.yaml").write_text(loading.to_yaml(c))
     assert loading.load(tmp_path / "c.yaml") == c
-    assert loading.differences(c, loading.parse(["planet"])) == {"env.camera": (1, None)}
+    assert loading.find_differences(c, loading.parse(["planet"])) == {"env.camera": (1, None)}
 
 
 @pytest.mark.fault(
@@ -194,7 +194,7 @@ def test_unreadable_yaml_is_one_line(tmp_path):
     ):
         bad.write_text(text)
         with pytest.raises(loading.ConfigError):
-            loading.build(loading.read_yaml(bad), [])
+            loading.build_config(loading.read_yaml(bad), [])
 
 
 def test_the_schema_names_exactly_the_heads_that_can_be_built():
@@ -218,13 +218,13 @@ def test_every_component_is_where_its_registry_says_with_the_settings_read_from_
                 k: v for k, v in vars(own).items() if isinstance(v, bool | str) and k[0] != "_"
             }
             assert facts == {k: getattr(read, k) for k in facts}
-            section = schema.settings_of(loading.parse([]), table, name)
+            section = schema.get_settings(loading.parse([]), table, name)
             assert isinstance(section, read) == is_dataclass(own)
 
 
 def test_components_that_share_a_section_agree_on_the_types_of_its_keys():
     for table in registry.TABLES:
-        for kinds in component_settings.settings_by_section(table).values():
+        for kinds in component_settings.group_settings(table).values():
             types = {}
             for kind in kinds:
                 for key, hint in get_type_hints(kind, include_extras=True).items():

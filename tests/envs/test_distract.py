@@ -25,7 +25,7 @@ from envs.parallel.vector import SerialEnv, make_vector
 from envs.tasks.canvas import Canvas
 from runs import ROOT, evaluate, seed_dir, train
 from worldmodel.config import loading
-from worldmodel.rollout.collector import Rollout, episode_seeds
+from worldmodel.rollout.collector import Rollout, make_episode_seeds
 from worldmodel.spaces import ActionSpace
 
 TASKS = (*envs.TASKS, "dmc:walker_walk", "dmc:ball_in_cup_catch")
@@ -196,13 +196,13 @@ def test_parallel_environments_and_simulating_again_show_the_same_pictures():
     steps = []
     for kind in (SerialEnv, lambda *args: make_vector(*args)):
         with kind(make, 2) as vector:
-            rollout = Rollout(vector, ActionSpace(2), episode_seeds(3))
+            rollout = Rollout(vector, ActionSpace(2), make_episode_seeds(3))
             rows = [rollout.step(lambda rows: np.full((2, 2), 0.3, np.float32)) for _ in range(20)]
             steps.append(np.stack([[row["image"] for row in each] for each in rows]))
             state = json.loads(json.dumps(rollout.state_dict()))
     np.testing.assert_array_equal(*steps)
     with SerialEnv(make, 2) as vector:
-        again = Rollout(vector, ActionSpace(2), episode_seeds(3))
+        again = Rollout(vector, ActionSpace(2), make_episode_seeds(3))
         again.load_state_dict(state)
         assert [e.number for e in again.episodes] == [e["number"] for e in state["episodes"]], (
             "none was given up"

@@ -27,7 +27,7 @@ from worldmodel.evaluation.quality.evaluated_agent import EvaluatedAgent
 from worldmodel.evaluation.quality.held_out_episodes import collect_episodes, load_replay_episodes
 from worldmodel.evaluation.quality.open_loop_error import MeanBaseline
 from worldmodel.evaluation.quality.run_policies import make_behaviors
-from worldmodel.rollout.collector import Rollout, episode_seeds
+from worldmodel.rollout.collector import Rollout, make_episode_seeds
 from worldmodel.spaces import ActionSpace
 
 CONTEXT = 3
@@ -41,7 +41,7 @@ CONFIG = SimpleNamespace(
 def seen_by(model):
     """The longest of some of the grid's episodes, as a model sees it."""
     with SerialEnv(Grid, 1) as envs:
-        rollout = Rollout(envs, SPACE, episode_seeds(1))
+        rollout = Rollout(envs, SPACE, make_episode_seeds(1))
         episodes = collect_episodes(rollout, wander(), 6, lambda done: None)
     episode = max(episodes, key=len)
     posterior, _ = model.observe(episode.columns)

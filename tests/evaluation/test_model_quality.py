@@ -31,7 +31,7 @@ from worldmodel.evaluation.quality.prediction_metrics import (
 from worldmodel.evaluation.quality.simulator import Simulator
 from worldmodel.evaluation.quality.state_probe import measure_by_horizon
 from worldmodel.evaluation.results import to_plain
-from worldmodel.rollout.collector import Rollout, episode_seeds
+from worldmodel.rollout.collector import Rollout, make_episode_seeds
 
 
 def naive_ssim(x, y):
@@ -239,7 +239,7 @@ def test_a_simulated_plan_ends_by_termination_or_time_limit():
     """Steps after an end count and earn nothing; of steps after a time limit nothing is known."""
     towards, stay = np.full((1, 2), -1, np.float32), np.zeros((1, 2), np.float32)
     with SerialEnv(Grid, 1) as envs:
-        rollout = Rollout(envs, SPACE, episode_seeds(1))
+        rollout = Rollout(envs, SPACE, make_episode_seeds(1))
         simulator = Simulator(envs, rollout.to_env)
         [ended] = collect_episodes(rollout, lambda rows: towards, 1, lambda done: None)
         [limited] = collect_episodes(rollout, lambda rows: stay, 1, lambda done: None)

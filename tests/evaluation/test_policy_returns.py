@@ -25,14 +25,14 @@ from worldmodel.evaluation.quality.policy_returns import measure_policy_returns,
 from worldmodel.evaluation.quality.run_policies import make_policies
 from worldmodel.evaluation.quality.simulator import Simulator
 from worldmodel.evaluation.quality.trial_starts import TrialCounts, choose_trial_starts
-from worldmodel.rollout.collector import Rollout, episode_seeds
+from worldmodel.rollout.collector import Rollout, make_episode_seeds
 
 
 def run_policies(model, policies, count=6, seed=0):
     """The returns of policies from steps of one episode, and the cells (S,2) they start from."""
     stay = np.zeros((1, 2), np.float32)
     with SerialEnv(Grid, 1) as envs:
-        rollout = Rollout(envs, SPACE, episode_seeds(1))
+        rollout = Rollout(envs, SPACE, make_episode_seeds(1))
         episodes = collect_episodes(rollout, lambda rows: stay, 3, lambda done: None)
         simulator = Simulator(envs, rollout.to_env)
         posteriors = [model.observe(e.columns)[0] for e in episodes]

@@ -64,7 +64,7 @@ def test_one_start_has_no_interval_and_few_starts_have_a_warning(axes):
         " to " in line for line in one
     )
     assert (
-        "from 4 starts (--starts): intervals over so few say little" in few[-1]
+        "from 4 starts (--starts): intervals over so few are unreliable" in few[-1]
         and len(many) == len(few) - 1
     )
     assert "imagined minus real 1 (0.5 to 1.5)" in many[0]

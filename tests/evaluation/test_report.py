@@ -193,7 +193,7 @@ def test_names_and_values_are_escaped(run_dir, tmp_path):
     path = tmp_path / "<script>alert(1)</script>" / "seed0"
     shutil.copytree(run_dir, path, ignore=shutil.ignore_patterns("eval"))
     evil = "\"><script>alert('x')</script><img src=x onerror=alert(1)>&amp;"
-    c = configs.change(
+    c = configs.apply_overrides(
         read_run(path).config,
         [("run.name", json.dumps(evil)), ("run.root", json.dumps("</pre><b>"))],
     )
@@ -247,7 +247,10 @@ def test_the_printed_command_reproduces_the_configuration(run_dir):
         ("model.cnn", "[4, 8]"),
         ("env.time_limit", "null"),
     ]
-    for config in (read_run(run_dir).config, configs.change(read_run(run_dir).config, odd)):
+    for config in (
+        read_run(run_dir).config,
+        configs.apply_overrides(read_run(run_dir).config, odd),
+    ):
         program, command, *words = shlex.split(learning_section.format_train_command(config))
         assert (program, command) == ("./wm", "train") and configs.parse(words) == config
 
@@ -311,7 +314,9 @@ def test_runs_of_two_tasks_are_refused(run_dir, tmp_path):
     path = tmp_path / "seed0"
     path.mkdir()
     (path / "config.yaml").write_text(
-        configs.to_yaml(configs.change(read_run(run_dir).config, [("env.task", "catcher")]))
+        configs.to_yaml(
+            configs.apply_overrides(read_run(run_dir).config, [("env.task", "catcher")])
+        )
     )
     assert "of different tasks: " in evaluate(run_dir, path, "report", expect=2)[1]
 

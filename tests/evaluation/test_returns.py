@@ -14,8 +14,8 @@ from envs.parallel.vector import SerialEnv
 from runs import ROOT, evaluate, mistaken, seed_dir, train
 from worldmodel.evaluation.plotting import media
 from worldmodel.evaluation.returns import seed_statistics
-from worldmodel.rollout.collector import Rollout, episode_seeds
-from worldmodel.rollout.episodes import Evaluation, Film, run_episodes
+from worldmodel.rollout.collector import Rollout, make_episode_seeds
+from worldmodel.rollout.episodes import CompressedVideo, Evaluation, run_episodes
 from worldmodel.rollout.statistics import (
     AGGREGATES,
     compute_iqm,
@@ -84,25 +84,25 @@ class Goal(gymnasium.Env):
 
 
 def play_episodes(count, episodes=5):
-    seeds_of = episode_seeds(3)
+    seeds_of = make_episode_seeds(3)
     with SerialEnv(Goal, count) as envs:
         rollout = Rollout(
             envs, ActionSpace(1), lambda env, number: seeds_of(0, number * count + env)
         )
-        return run_episodes(rollout, lambda rows: np.zeros((count, 1)), episodes, films=True)
+        return run_episodes(rollout, lambda rows: np.zeros((count, 1)), episodes, keep_videos=True)
 
 
 def test_episodes_do_not_depend_on_the_number_of_environments():
     one, three = play_episodes(1), play_episodes(3)
     assert one.scores == three.scores and one.lengths == [4] * 5 and len(set(one.scores)) > 1
-    assert [film.pictures()[0, 0, 0, 0] * 4 for film in three.films] == three.scores
-    assert all(film.pictures().shape == (5, 16, 16, 3) for film in three.films)
+    assert [video.pictures()[0, 0, 0, 0] * 4 for video in three.videos] == three.scores
+    assert all(video.pictures().shape == (5, 16, 16, 3) for video in three.videos)
 
 
 def test_a_success_at_any_step_counts():
     result = play_episodes(2)
     assert result.successes == [score / 4 % 2 == 0 for score in result.scores]
-    summary = result.summary()
+    summary = result.summarize()
     assert summary["eval/success"] == np.mean(result.successes)
     assert (
         0
@@ -111,15 +111,25 @@ def test_a_success_at_any_step_counts():
         <= summary["eval/success_high"]
         <= 1
     )
-    assert "eval/success" not in Evaluation([1.0], [3], [], [None]).summary()
+    assert "eval/success" not in Evaluation([1.0], [3], [], [None]).summarize()
 
 
 def test_best_median_and_worst():
-    assert Evaluation([3.0, 9, 1, 5], [1] * 4, []).places() == {"best": 1, "median": 0, "worst": 2}
-    assert Evaluation([2.0, 2], [1] * 2, []).places() == {"best": 0, "median": 0, "worst": 0}
+    assert Evaluation([3.0, 9, 1, 5], [1] * 4, []).pick_episodes() == {
+        "best": 1,
+        "median": 0,
+        "worst": 2,
+    }
+    assert Evaluation([2.0, 2], [1] * 2, []).pick_episodes() == {
+        "best": 0,
+        "median": 0,
+        "worst": 0,
+    }
     pictures = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
-    assert np.array_equal(Film.of([{"image": p} for p in pictures]).pictures(), pictures)
-    assert Film.of([{"vector": np.zeros(3, np.float32)}]) is None
+    assert np.array_equal(
+        CompressedVideo.compress([{"image": p} for p in pictures]).pictures(), pictures
+    )
+    assert CompressedVideo.compress([{"vector": np.zeros(3, np.float32)}]) is None
 
 
 def test_videos_in_every_available_format(tmp_path, monkeypatch):
@@ -200,7 +210,7 @@ def test_several_runs_have_an_aggregate(two_seeds):
     result = json.loads((two_seeds[0] / "eval" / "seeds.json").read_text())
     assert len(result["runs"]) == 2 and len(result["tasks"]["counter"]["debug"]["runs"][0]) == 2
     assert (
-        "an interval over so few says little" in out
+        "an interval over so few is unreliable" in out
         and (two_seeds[0] / "eval" / "seeds.png").exists()
     )
     again, _ = evaluate(*two_seeds, "returns", "--from", "saved")

@@ -197,7 +197,7 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path):
     said = go(
         tmp_path,
         *[
-            f"--{s}.{k}={loading.as_text(v)}"
+            f"--{s}.{k}={loading.format_value(v)}"
             for s, table in saved.items()
             for k, v in table.items()
         ],

@@ -190,7 +190,7 @@ def fitting(pairs, picture):
 
 
 BASE = {
-    key: loading.as_text(value)
+    key: loading.format_value(value)
     for section, table in loading.to_plain(loading.parse(["debug"])).items()
     for key, value in ((f"{section}.{k}", v) for k, v in table.items())
 }

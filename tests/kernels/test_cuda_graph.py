@@ -12,7 +12,7 @@ from blocks import batch_of
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.kernels import elementwise
-from worldmodel.kernels.cuda_graph import Captured
+from worldmodel.kernels.cuda_graph import GraphedStep
 from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.training.learner import Learner
 
@@ -55,7 +55,7 @@ class Again:
     def __init__(self):
         self.captures = self.replays = 0
 
-    def aside(self, step):
+    def run_aside(self, step):
         return step()
 
     def capture(self, step):
@@ -107,7 +107,7 @@ def learner_of(recorder, *overrides):
 def trained(recorder, *overrides, updates=14, spoil=(), spare=()):
     """Everything a learner holds after some updates, the metrics of each, and the learner."""
     learner, shown = learner_of(recorder, *overrides), []
-    if not elementwise.library():
+    if not elementwise.load_library():
         pytest.skip("steps are fused by a library that was not built here")
     for i in range(updates):
         batch = batch_of(i, SPACE, batch=4)[0]
@@ -145,7 +145,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_no_update_waits_for_the_device_and_a_graph_gives_the_same_numbers(form, monkeypatch):
-    monkeypatch.setattr(elementwise, "takes", lambda x: False)  # a GPU has no C functions
+    monkeypatch.setattr(elementwise, "accepts", lambda x: False)  # a GPU has no C functions
     held, shown, _ = trained(None, *form, spoil=(9,))
     recorder = Again()
     same, likewise, learner = trained(recorder, *form, spoil=(9,))
@@ -195,13 +195,13 @@ def test_each_kind_of_update_has_its_graph_and_reads_one_copy_of_the_batch():
         return {"sum": batch["x"].sum()}
 
     recorder = Again()
-    captured = Captured(step, recorder)
+    captured = GraphedStep(step, recorder)
     for i in range(12):
         assert captured(i % 2, {"x": torch.full((3,), float(i))})["sum"] == 3 * i
     assert recorder.captures == 2 and len(set(seen)) == 1
     captured(0, {"x": torch.zeros(5)})
     assert len(set(seen)) == 2
-    captured.forget()  # what the graphs read is no longer there
+    captured.forget_graphs()  # what the graphs read is no longer there
     for i in range(5):
         assert captured(0, {"x": torch.full((3,), float(i))})["sum"] == 3 * i
     assert recorder.captures == 3

@@ -14,13 +14,13 @@ from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.kernels import c_library, elementwise
 from worldmodel.model.dynamics.rssm import gru_cell
-from worldmodel.model.heads import TwoHotHead, two_hot, two_hot_loss, two_hot_mean
+from worldmodel.model.heads import TwoHotHead, encode_two_hot, two_hot_loss, two_hot_mean
 from worldmodel.model.mean_image import centre_image, picture_error
 from worldmodel.model.networks import (
     MLP,
     Norm,
+    compute_log_probs,
     interleave_phases,
-    mixed_log_probs,
     norm_silu,
     pick_one_hot,
 )
@@ -29,7 +29,7 @@ from worldmodel.training.learner import Learner
 
 ROWS, SIZE = (3, 7), 37  # 37: a last part that no vector register is filled by
 needs_library = pytest.mark.skipif(
-    elementwise.library() is None, reason="no C compiler here; torch does these steps"
+    elementwise.load_library() is None, reason="no C compiler here; torch does these steps"
 )
 
 
@@ -106,7 +106,7 @@ def test_draws_pick_what_torch_picks_and_pass_the_probabilities_gradients(unimix
     uniform[0], uniform[1] = 0.0, 1 - 2**-24
     got = pick_one_hot(logits, uniform, unimix)
     assert got is not None and (got.sum(-1) == 1).all()
-    probs = mixed_log_probs(logits.float(), unimix).exp()
+    probs = compute_log_probs(logits.float(), unimix).exp()
     sums = probs.double().cumsum(-1)
     at = got.argmax(-1, keepdim=True)
     upper, lower = sums.gather(-1, at), (sums - probs).gather(-1, at)
@@ -126,7 +126,7 @@ def test_two_hot_heads_are_torchs():
     bins = head.bins.where(head.bins.abs() < 1e3, 0.0)
     mean = lambda r: two_hot_mean(r, bins)  # noqa: E731
     close(grads_of(mean, [read], weight), grads_of(mean, [exact(read)], weight))
-    low, share = two_hot(torch.randn(*ROWS) * 100, head.bins)
+    low, share = encode_two_hot(torch.randn(*ROWS) * 100, head.bins)
     loss = lambda r: two_hot_loss(r, low, share)  # noqa: E731
     close(grads_of(loss, [read], weight), grads_of(loss, [exact(read)], weight))
     assert (two_hot_mean(torch.zeros(5, 255).bfloat16(), head.bins) == 0).all()
@@ -135,7 +135,7 @@ def test_two_hot_heads_are_torchs():
 @needs_library
 @pytest.mark.parametrize("silu", [False, True])
 @pytest.mark.parametrize("channels", [1, 3, 5, 8])
-def test_doubled_maps_are_torchs(channels, silu):
+def test_interleaved_phases_are_torchs(channels, silu):
     phases, weight = rough(2, 5, 7, 4 * channels), torch.randn(2, 8, 12, channels)
     double = lambda x: interleave_phases(x, silu)  # noqa: E731
     close(grads_of(double, [phases], weight), grads_of(double, [exact(phases)], weight))
@@ -241,7 +241,7 @@ def test_a_whole_update_is_the_same_with_and_without(monkeypatch):
 
     want, exact_parts = gradients("fp32")
     with_library, fused_parts = gradients("bf16")
-    monkeypatch.setattr(elementwise, "library", lambda: None)
+    monkeypatch.setattr(elementwise, "load_library", lambda: None)
     without, torch_parts = gradients("bf16")
     assert (
         abs(with_library - want) <= 2e-3 * want.abs() and abs(without - want) <= 2e-3 * want.abs()
@@ -256,9 +256,9 @@ def test_a_whole_update_is_the_same_with_and_without(monkeypatch):
 
 def test_without_a_compiler_torch_does_the_work(tmp_path):
     code = (
-        "import torch; from worldmodel.kernels.c_library import library; "
+        "import torch; from worldmodel.kernels.c_library import load_library; "
         "from worldmodel.model.networks import MLP; "
-        "print(library()); "
+        "print(load_library()); "
     )
     code += "print(MLP(4, 2, 1, 8)(torch.zeros(1, 4)).shape)"
     env = dict(os.environ, CC="no-such-compiler", XDG_CACHE_HOME=str(tmp_path))
@@ -274,7 +274,7 @@ def test_a_compiler_that_fails_is_one_line_and_no_more(tmp_path, monkeypatch, ca
     broken.chmod(0o755)
     monkeypatch.setenv("CC", str(broken))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert c_library.library.__wrapped__() is None
+    assert c_library.load_library.__wrapped__() is None
     assert [r.getMessage() for r in caplog.records] == [
         "fused steps were not built (something is missing); torch does their work, slower"
     ]

@@ -6,11 +6,12 @@ import torch
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.kernels import planning_step
-from worldmodel.model.networks import MLP, side_by_side
+from worldmodel.model.networks import MLP, apply_side_by_side
 from worldmodel.spaces import ActionSpace, ObservationSpace
 
 pytestmark = pytest.mark.skipif(
-    not planning_step.here(), reason="no compiler, or no 512-bit bf16 products: torch does it all"
+    not planning_step.is_available(),
+    reason="no compiler, or no 512-bit bf16 products: torch does it all",
 )
 # Deter, hidden, actions
 SIZES = {
@@ -66,7 +67,9 @@ def test_a_step_is_the_cells_and_touches_nothing_else(size, latent, n):
     row, old, following = rows_of(rssm, n)
     action, new = torch.rand(n, SIZES[size][2]) * 2 - 1, torch.full_like(old, NOTHING)
     stoch = row[:, hidden + deter :].clone()
-    planning_step.Step(rssm).go(row, action, old, following, new, torch.Generator().manual_seed(5))
+    planning_step.PackedStep(rssm).run(
+        row, action, old, following, new, torch.Generator().manual_seed(5)
+    )
     with torch.no_grad():
         state = {"deter": old, "stoch": stoch.float().view(n, *rssm.latent.shape)}
         want = rssm._advance(state, rssm.from_action(action))
@@ -95,7 +98,7 @@ def test_threads_change_nothing():
         torch.manual_seed(1)
         row, old, following = rows_of(rssm, 200)
         torch.set_num_threads(threads)
-        planning_step.Step(rssm).go(
+        planning_step.PackedStep(rssm).run(
             row, torch.ones(200, 6), old, following, new := torch.empty_like(old)
         )
         found.append(new)
@@ -114,9 +117,9 @@ def test_a_head_answers_as_its_network_does(layers, units, outputs, exact):
     whole_rows = torch.randn(5, 7, 60).bfloat16()
     feat = whole_rows[..., 10:56]  # apart, as features lie in rows
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), planning_step.fixed_weights():
-        assert planning_step.Reader.can(net, feat)
+        assert planning_step.PackedMLP.supports(net, feat)
         got = net(feat)
-        both = side_by_side([net, net], feat)
+        both = apply_side_by_side([net, net], feat)
     want = net(feat.float())
     assert got.dtype == (torch.float32 if exact else torch.bfloat16)
     close(got, want)
@@ -127,16 +130,16 @@ def test_who_wants_gradients_or_changes_weights_is_left_to_torch():
     net, feat = MLP(8, 1, 1, 8), torch.randn(3, 8).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         with planning_step.fixed_weights():
-            assert not planning_step.Reader.can(net, feat)
+            assert not planning_step.PackedMLP.supports(net, feat)
             assert net(feat).requires_grad
         with torch.no_grad():
-            assert not planning_step.Reader.can(net, feat)
+            assert not planning_step.PackedMLP.supports(net, feat)
             with planning_step.fixed_weights():
-                assert planning_step.Reader.can(net, feat) and not planning_step.Reader.can(
-                    net, feat.float()
-                )
-                assert not planning_step.Reader.can(MLP(7, 1, 1, 8), feat[:, :7])
-                assert not planning_step.Reader.can(MLP(8, 1, 1, 7), feat)
+                assert planning_step.PackedMLP.supports(
+                    net, feat
+                ) and not planning_step.PackedMLP.supports(net, feat.float())
+                assert not planning_step.PackedMLP.supports(MLP(7, 1, 1, 8), feat[:, :7])
+                assert not planning_step.PackedMLP.supports(MLP(8, 1, 1, 7), feat)
 
 
 def test_what_is_made_of_fixed_weights_is_packed_once_and_forgotten_afterwards():
@@ -149,6 +152,6 @@ def test_what_is_made_of_fixed_weights_is_packed_once_and_forgotten_afterwards()
 
     with planning_step.fixed_weights():
         with planning_step.fixed_weights():
-            assert planning_step.once(owner, make) == 1
-        assert planning_step.once(owner, make) == 1
-    assert planning_step.once(owner, make) == 2
+            assert planning_step.keep_while_fixed(owner, make) == 1
+        assert planning_step.keep_while_fixed(owner, make) == 1
+    assert planning_step.keep_while_fixed(owner, make) == 2

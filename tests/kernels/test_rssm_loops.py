@@ -8,15 +8,16 @@ import torch
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.kernels import elementwise, rssm_loops
-from worldmodel.kernels.planning_step import Step, fixed_weights
-from worldmodel.kernels.rssm_loops import Walk
+from worldmodel.kernels.planning_step import PackedStep, fixed_weights
+from worldmodel.kernels.rssm_loops import KernelRollout
 from worldmodel.model.dynamics import Rollout
 from worldmodel.spaces import ActionSpace, ObservationSpace
 
 B, T, A = 5, 7, 3
 LATENTS = ["categorical", "gaussian", "deterministic"]
 pytestmark = pytest.mark.skipif(
-    elementwise.library() is None, reason="no C compiler here; autograd goes through the loops"
+    elementwise.load_library() is None,
+    reason="no C compiler here; autograd goes through the loops",
 )
 
 
@@ -54,7 +55,7 @@ def both_ways(monkeypatch, function):
     results = []
     for by_hand in (True, False):
         if not by_hand:
-            monkeypatch.setattr(rssm_loops, "replaces", lambda rssm, like: False)
+            monkeypatch.setattr(rssm_loops, "can_replace", lambda rssm, like: False)
         torch.manual_seed(3)
         with torch.autocast("cpu", torch.bfloat16):
             results.append(function())
@@ -100,43 +101,43 @@ def test_walking(monkeypatch, latent):
 
     def run():
         actions.grad = None
-        walk = rssm.start_rollout(start, T)
-        kinds.append(type(walk))
+        rollout = rssm.start_rollout(start, T)
+        kinds.append(type(rollout))
         feats = []
         for t in range(T):
-            feats.append(walk.features.clone())
+            feats.append(rollout.features.clone())
             # A closed loop, as with an actor: what is seen decides, without a gradient.
-            walk.step(actions[t] + walk.features[:, :A].float())
+            rollout.step(actions[t] + rollout.features[:, :A].float())
         assert (
-            torch.equal(walk.features_before(), torch.stack(feats))
-            and not walk.features_before().requires_grad
+            torch.equal(rollout.features_before(), torch.stack(feats))
+            and not rollout.features_before().requires_grad
         )
-        (arrived,), _ = with_loss(rssm, [walk.features_after()])
+        (arrived,), _ = with_loss(rssm, [rollout.features_after()])
         return arrived, actions.grad.clone()
 
     (arrived, grad), (arrived_, grad_) = both_ways(monkeypatch, run)
-    assert kinds == [Walk, Rollout]
+    assert kinds == [KernelRollout, Rollout]
     close(arrived, arrived_)
     close(grad, grad_, 4e-2)
 
 
 @pytest.mark.parametrize(("latent", "whole"), [("categorical", False), ("deterministic", True)])
-def test_a_walk_without_gradients_takes_the_same_way(latent, whole, monkeypatch):
+def test_a_rollout_without_gradients_takes_the_same_way(latent, whole, monkeypatch):
     """To the last bit step by step; where a step is one call it rounds less, and draws may come
     out otherwise.
     """
     if not whole:
-        monkeypatch.setattr(Step, "can", lambda rssm: False)
+        monkeypatch.setattr(PackedStep, "supports", lambda rssm: False)
     rssm = rssm_of(latent)
     start = {k: torch.randn(v.shape) for k, v in rssm.initial(B).items()}
     actions = torch.randn(T, B, A).requires_grad_()
     found = []
     for graph in (True, False):
         with torch.set_grad_enabled(graph), torch.autocast("cpu", torch.bfloat16):
-            walk = rssm.start_rollout(start, T, torch.Generator().manual_seed(2))
+            rollout = rssm.start_rollout(start, T, torch.Generator().manual_seed(2))
             for t in range(T):
-                walk.step(actions[t])
-            found.append(walk.features_after())
+                rollout.step(actions[t])
+            found.append(rollout.features_after())
     assert found[0].requires_grad and not found[1].requires_grad
     close(found[1], found[0], 1e-2 if whole else 0.0)
 
@@ -165,9 +166,9 @@ def test_walks_follow_the_weights_but_where_they_are_fixed():
 
     def walked():
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            walk = rssm.start_rollout(rssm.initial(B), 1, torch.Generator().manual_seed(2))
-            walk.step(torch.ones(B, A))
-            return walk.features_after()
+            rollout = rssm.start_rollout(rssm.initial(B), 1, torch.Generator().manual_seed(2))
+            rollout.step(torch.ones(B, A))
+            return rollout.features_after()
 
     first = walked()
     with fixed_weights():

@@ -7,13 +7,13 @@ import torch
 
 from blocks import batch_of, learner_of
 from test_model import T, make, random_batch
-from worldmodel.model.augment import draw_shifts, shifted
+from worldmodel.model.augment import draw_shifts, shift_pictures
 from worldmodel.replay.start_states import BurnInStart
 
 
 def test_a_shift_by_hand():
     picture = torch.arange(12.0).view(1, 1, 3, 4, 1).expand(1, 2, 3, 4, 3)
-    found = shifted(picture, torch.tensor([[[1, -2]]]).expand(1, 2, 2))[0, 0, :, :, 0]
+    found = shift_pictures(picture, torch.tensor([[[1, -2]]]).expand(1, 2, 2))[0, 0, :, :, 0]
     # a row from below comes up, the last one twice; two columns go right, the first one three
     # times
     want = torch.tensor([[4, 4, 4, 5], [8, 8, 8, 9], [8, 8, 8, 9]]).float()
@@ -31,7 +31,7 @@ def test_shifts_are_drawn_per_sequence_within_bounds_and_evenly():
 def test_every_sequence_moves_as_it_was_told():
     picture = torch.rand(3, 4, 8, 6, 3)
     shifts = draw_shifts(3, 4, 2, torch.device("cpu"))
-    found = shifted(picture, shifts)
+    found = shift_pictures(picture, shifts)
     for b in range(3):
         y, x = shifts[b, 0].tolist()
         rows, columns = (torch.arange(8) + y).clamp(0, 7), (torch.arange(6) + x).clamp(0, 5)
@@ -62,9 +62,11 @@ def test_the_slow_encoder_has_a_view_of_its_own():
     model.slow.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]["image"]))
     moved = model.augment(batch)
     embed, post, prior = model.observe(moved)
-    ctx = model._context(moved, embed, post, prior, model.dynamics.features(post))
+    ctx = model._make_context(moved, embed, post, prior, model.dynamics.features(post))
     model.objectives["prototypes"](ctx)
-    own = shifted(model.mean_images.image.take_out(batch["image"]), moved["shift/image"])
+    own = shift_pictures(
+        model.mean_images.image.subtract_from(batch["image"]), moved["shift/image"]
+    )
     assert seen[0].shape == own.shape and not torch.equal(seen[0], own)
 
 

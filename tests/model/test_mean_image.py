@@ -36,25 +36,25 @@ def pictures(*shape, seed=0):
 
 def test_it_is_the_mean_of_the_watched_updates_and_then_stays():
     batches = [pictures(2, 3, 4, 6, 3, seed=i) for i in range(5)]
-    mean_image = MeanImage((4, 6, 3), watched=3)
+    mean_image = MeanImage((4, 6, 3), updates=3)
     for update, batch in enumerate(batches):
-        mean_image.watch(batch, update)
+        mean_image.accumulate(batch, update)
     want = torch.stack(batches[:3]).float().mean((0, 1, 2))
     torch.testing.assert_close(mean_image.picture, want)
 
 
 def test_without_it_pictures_are_centred_around_grey_and_checkpoints_hold_nothing():
-    mean_image, image = MeanImage((4, 6, 3), watched=0), pictures(2, 3, 4, 6, 3)
-    mean_image.watch(image, 0)
-    torch.testing.assert_close(mean_image.take_out(image), image / 255 - 0.5)
+    mean_image, image = MeanImage((4, 6, 3), updates=0), pictures(2, 3, 4, 6, 3)
+    mean_image.accumulate(image, 0)
+    torch.testing.assert_close(mean_image.subtract_from(image), image / 255 - 0.5)
     assert not mean_image.state_dict()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_taken_out_can_be_put_back(dtype):
-    mean_image, image = MeanImage((4, 6, 3), watched=1), pictures(2, 3, 4, 6, 3)
-    mean_image.watch(image, 0)
-    back = to_pixels(mean_image.put_back(mean_image.take_out(image, dtype)))
+    mean_image, image = MeanImage((4, 6, 3), updates=1), pictures(2, 3, 4, 6, 3)
+    mean_image.accumulate(image, 0)
+    back = to_pixels(mean_image.add_to(mean_image.subtract_from(image, dtype)))
     assert (back.int() - image.int()).abs().max() <= (0 if dtype == torch.float32 else 1)
 
 

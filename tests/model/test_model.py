@@ -13,7 +13,7 @@ import torch
 from worldmodel import build, registry
 from worldmodel.config import loading
 from worldmodel.config.component_settings import read_settings
-from worldmodel.model.kl import free_nats, overshooting
+from worldmodel.model.kl import apply_free_nats, compute_overshooting
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.model.networks import Unpatch
 from worldmodel.model.objectives import Context, Parts
@@ -257,9 +257,9 @@ def test_any_divisible_picture_comes_back_in_its_own_size(size):
 
 
 def test_doubling_equals_a_transposed_convolution():
-    from worldmodel.model.networks import Doubling
+    from worldmodel.model.networks import Upsample
 
-    layer, plain = Doubling(5, 3), torch.nn.ConvTranspose2d(5, 3, 4, 2, 1)
+    layer, plain = Upsample(5, 3), torch.nn.ConvTranspose2d(5, 3, 4, 2, 1)
     with torch.no_grad():
         phases = layer.phases.weight.view(2, 2, 3, 5, 2, 2)  # y, x, outputs, inputs, kernel
         for y, x in itertools.product(range(2), range(2)):
@@ -330,10 +330,10 @@ def test_gaussian_samples_are_reparameterised():
 def test_free_nats_by_hand():
     kl = torch.tensor([[0.5, 4.0], [1.0, 2.5]], requires_grad=True)
     torch.testing.assert_close(
-        free_nats(kl, 1.0, "element"), torch.tensor([[1.0, 4.0], [1.0, 2.5]])
+        apply_free_nats(kl, 1.0, "element"), torch.tensor([[1.0, 4.0], [1.0, 2.5]])
     )
-    assert torch.equal(free_nats(kl, 1.9, "mean"), kl)  # the mean is 2
-    clipped = free_nats(kl, 2.1, "mean")
+    assert torch.equal(apply_free_nats(kl, 1.9, "mean"), kl)  # the mean is 2
+    clipped = apply_free_nats(kl, 2.1, "mean")
     assert torch.equal(clipped, torch.full((2, 2), 2.1))
     (grad,) = torch.autograd.grad(clipped.sum(), kl, allow_unused=True)
     assert grad is None or not grad.any()
@@ -344,7 +344,7 @@ def test_overshooting_equals_a_naive_loop(monkeypatch):
     without_noise(model, monkeypatch)
     batch = random_batch()
     _, post, _ = model.observe(batch)
-    found = overshooting(model.dynamics, post, batch["prev_action"], batch["is_first"], 4)
+    found = compute_overshooting(model.dynamics, post, batch["prev_action"], batch["is_first"], 4)
     for b, t in itertools.product(range(B), range(T)):
         kls = []
         for d in range(2, 5):
@@ -362,12 +362,12 @@ def test_overshooting_equals_a_naive_loop(monkeypatch):
 
 
 def test_two_hot_round_trip_and_an_untrained_head_says_zero():
-    from worldmodel.model.heads import TwoHotHead, two_hot
+    from worldmodel.model.heads import TwoHotHead, encode_two_hot
 
     head = TwoHotHead(6, 1, 8, 255)
     torch.testing.assert_close(head.mean(torch.randn(4, 6)), torch.zeros(4))
     x = torch.tensor([-30.0, -1.3, 0.0, 0.004, 7.7, 900.0])
-    low, share = two_hot(x, head.bins)
+    low, share = encode_two_hot(x, head.bins)
     assert ((share >= 0) & (share <= 1)).all() and (head.bins == -head.bins.flip(0)).all()
     torch.testing.assert_close((1 - share) * head.bins[low] + share * head.bins[low + 1], x)
     # the loss is least where the two bins carry exactly these weights

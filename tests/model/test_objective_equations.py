@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from test_model import B, T, make
 from test_objectives import GROUPS, QUICK, batch_for, context
-from worldmodel.model.objectives.barlow import squared_correlations, standardised
+from worldmodel.model.objectives.barlow import standardise, sum_squared_correlations
 from worldmodel.model.objectives.prototypes import sinkhorn
 from worldmodel.spaces import ActionSpace, map_state
 
@@ -30,8 +30,8 @@ def asked(name, *settings, space=None):
     return model, ctx, objective, objective(ctx)[0]
 
 
-def dreamt_on(model, ctx, distance, b, t):
-    """Features at step t of row b, dreamt from so many steps before; None where an episode starts
+def imagine_features(model, ctx, distance, b, t):
+    """Features at step t of row b, imagined from so many steps before; None where an episode starts
     in between.
     """
     if t < distance or ctx.batch["is_first"][b, t - distance + 1 : t + 1].any():
@@ -51,7 +51,9 @@ def test_contrastive_equals_a_naive_loop(form, negatives):
     everyone = list(itertools.product(range(B), range(T)))
     for b, t in itertools.product(range(B), range(T)):
         parts = []
-        for c in (c[0] for d in (0, 2) if (c := dreamt_on(model, ctx, d, b, t)) is not None):
+        for c in (
+            c[0] for d in (0, 2) if (c := imagine_features(model, ctx, d, b, t)) is not None
+        ):
             others = [x for x in everyone if x[0] != b]
             rivals = {
                 "all": everyone,
@@ -73,14 +75,14 @@ def test_forward_contrastive_equals_its_equation(similarity):
     model, ctx, objective, found = asked("forward_contrastive", f"similarity={similarity}")
     seen = objective.see(ctx.embed).flatten(0, 1)
     for b, t in itertools.product(range(B), range(1, T)):
-        feat = dreamt_on(model, ctx, 1, b, t)
+        feat = imagine_features(model, ctx, 1, b, t)
         if feat is None:
             continue
-        dreamt = objective.predict(feat)
+        imagined = objective.predict(feat)
         h = (
-            (-(dreamt - seen).square().sum(-1)).exp()
+            (-(imagined - seen).square().sum(-1)).exp()
             if similarity == "distance"
-            else (seen @ dreamt[0]).exp()
+            else (seen @ imagined[0]).exp()
         )
         want = -(h[b * T + t] / h.sum()).log()
         torch.testing.assert_close(found["forward_contrastive"][b, t], want, rtol=1e-3, atol=1e-3)
@@ -124,13 +126,13 @@ def test_inverse_cannot_peep_at_the_action():
 def test_barlow_equals_its_equation_by_either_product(steps):
     _, model = make("loss.objective={barlow: 1.0}", *QUICK, "barlow.redundancy=0.01")
     g = torch.Generator().manual_seed(0)
-    a, b = (standardised(torch.randn(2, steps, 13, generator=g)) for _ in range(2))
+    a, b = (standardise(torch.randn(2, steps, 13, generator=g)) for _ in range(2))
     c = a.T @ b / len(a)
-    torch.testing.assert_close(squared_correlations(a, b), c.square().sum())
+    torch.testing.assert_close(sum_squared_correlations(a, b), c.square().sum())
     ctx = context(model, batch_for())
     ours, theirs = (
-        standardised(model.objectives["barlow"].project(ctx.feat)),
-        standardised(ctx.embed),
+        standardise(model.objectives["barlow"].project(ctx.feat)),
+        standardise(ctx.embed),
     )
     c = ours.T @ theirs / (B * T)
     off = c - torch.diag(c.diagonal())
@@ -155,7 +157,7 @@ def test_bootstrap_equals_its_equation(distances):
     model, ctx, objective, found = asked("bootstrap", f"distances={distances}")
     aims = ctx.slow - ctx.slow.mean((0, 1))
     for b, t in itertools.product(range(B), range(T)):
-        feats = [dreamt_on(model, ctx, d, b, t) for d in distances]
+        feats = [imagine_features(model, ctx, d, b, t) for d in distances]
         parts = [
             1 - F.cosine_similarity(objective.predict(f)[0], aims[b, t], 0)
             for f in feats
@@ -192,7 +194,7 @@ def test_the_inverse_models_forward_part_equals_its_equation():
     seen = objective.see(ctx.embed)
     seen = F.rms_norm(seen - seen.mean((0, 1)), (32,), eps=1e-5)
     for b, t in itertools.product(range(B), range(T)):
-        feats = [ctx.feat[b : b + 1, t], *(dreamt_on(model, ctx, d, b, t) for d in (1, 2))]
+        feats = [ctx.feat[b : b + 1, t], *(imagine_features(model, ctx, d, b, t) for d in (1, 2))]
         parts = [
             0.5 * (objective.predict(f)[0] - seen[b, t]).square().sum()
             for f in feats
@@ -202,14 +204,14 @@ def test_the_inverse_models_forward_part_equals_its_equation():
         torch.testing.assert_close(found["inverse_forward"][b, t], want, rtol=1e-4, atol=1e-4)
 
 
-def test_reward_only_reads_each_steps_own_reward_off_its_dreams():
+def test_reward_only_predicts_each_steps_own_reward_in_imagination():
     model, ctx, _, found = asked("reward_only", "distances=[1, 3]")
     for b, t in itertools.product(range(B), range(T)):
-        feats = [f for d in (1, 3) if (f := dreamt_on(model, ctx, d, b, t)) is not None]
+        feats = [f for d in (1, 3) if (f := imagine_features(model, ctx, d, b, t)) is not None]
         goes_on = 1.0 - ctx.batch["is_terminal"][b, t].float()
         said_of = {
-            "dreamt_reward": (model.reward, ctx.batch["reward"][b, t]),
-            "dreamt_cont": (model.cont, goes_on),
+            "imagined_reward": (model.reward, ctx.batch["reward"][b, t]),
+            "imagined_cont": (model.cont, goes_on),
         }
         for name, (head, said) in said_of.items():
             parts = [head.loss(f, said[None])[0] for f in feats]

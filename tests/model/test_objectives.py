@@ -12,9 +12,9 @@ from runs import fingerprint, seed_dir, train
 from test_model import B, T, make, random_batch
 from worldmodel import registry
 from worldmodel.config import loading, ranges, schema
-from worldmodel.model.objectives import Comparing, Context, bottleneck
-from worldmodel.model.objectives.pairs import allowed
-from worldmodel.model.representation_metrics import spread
+from worldmodel.model.objectives import Context, DistanceObjective, bottleneck
+from worldmodel.model.objectives.pairs import mask_candidates
+from worldmodel.model.representation_metrics import measure_spread
 from worldmodel.spaces import ActionSpace
 from worldmodel.training.learner import Learner
 
@@ -29,7 +29,7 @@ QUICK = [
 GROUPS = ActionSpace(5, (2, 3))
 
 # Whose gradients come from an objective's own losses: the encoder's, the prior's (that is, the
-# transition's dreams).
+# transition's imagined steps).
 TEACHES = {
     "reconstruction": (True, False),
     "contrastive": (True, True),
@@ -47,8 +47,8 @@ PAIRED = {
     "forward_contrastive",
     "inverse",
     "bootstrap",
-    "dreamt_reward",
-    "dreamt_cont",
+    "imagined_reward",
+    "imagined_cont",
 }
 
 
@@ -70,7 +70,7 @@ def batch_for(space=None, **options):
 
 def context(model, batch):
     embed, post, prior = model.observe(batch)
-    return model._context(batch, embed, post, prior, model.dynamics.features(post))
+    return model._make_context(batch, embed, post, prior, model.dynamics.features(post))
 
 
 def own_losses(model, batch):
@@ -204,16 +204,16 @@ def test_an_update_logs_whether_it_collapses(name):
 
 def test_collapse_by_hand():
     g = torch.Generator().manual_seed(0)
-    broad = spread("x", torch.randn(8, 60, 10, generator=g))
+    broad = measure_spread("x", torch.randn(8, 60, 10, generator=g))
     assert broad["x/rank"] > 9 and broad["x/std"].item() == pytest.approx(1, abs=0.1)
-    line = spread("x", torch.randn(8, 60, 1, generator=g) * torch.randn(10, generator=g))
+    line = measure_spread("x", torch.randn(8, 60, 1, generator=g) * torch.randn(10, generator=g))
     assert line["x/rank"].item() == pytest.approx(1, abs=1e-3)
-    still = spread("x", torch.ones(8, 60, 10))
+    still = measure_spread("x", torch.ones(8, 60, 10))
     assert still["x/rank"] == 0 and still["x/std"] == 0
     wide = torch.randn(4, 5, 300, generator=g)  # fewer steps than directions
     covariance = torch.cov(wide.flatten(0, 1).T, correction=0)
     want = covariance.trace() ** 2 / covariance.square().sum()
-    torch.testing.assert_close(spread("x", wide)["x/rank"], want, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(measure_spread("x", wide)["x/rank"], want, rtol=1e-3, atol=1e-3)
 
 
 def test_a_collapse_shows():
@@ -243,7 +243,7 @@ def test_a_mix_weighs_each_of_its_parts():
     want = sum(model.scales[k] * shown[f"loss/{k}"] for k in model.scales)
     torch.testing.assert_close(total, want)
     assert (
-        model.scales["dreamt_reward"] == model.scales["reward"]
+        model.scales["imagined_reward"] == model.scales["reward"]
         and model.scales["contrastive"] == 1
     )
 
@@ -258,7 +258,7 @@ def test_negatives_are_where_they_are_asked_for():
             i,
             s,
         )
-        assert allowed(kind, 3, 4, torch.device("cpu"))[b * 4 + t, i * 4 + s] == want
+        assert mask_candidates(kind, 3, 4, torch.device("cpu"))[b * 4 + t, i * 4 + s] == want
 
 
 def test_prototypes_wait_and_stay_on_the_sphere():
@@ -408,5 +408,5 @@ def test_what_cannot_be_asked_of_objectives(args, wanted):
 
 def test_the_schema_knows_who_can_compare():
     classes = {name: registry.import_class(registry.OBJECTIVES, name) for name in NAMES}
-    comparing = {name for name, kind in classes.items() if issubclass(kind, Comparing)}
-    assert comparing == set(schema.COMPARING) and TEACHES.keys() <= classes.keys()
+    comparing = {name for name, kind in classes.items() if issubclass(kind, DistanceObjective)}
+    assert comparing == set(schema.DISTANCE_OBJECTIVES) and TEACHES.keys() <= classes.keys()

@@ -66,7 +66,7 @@ def test_the_budget_holds_the_kl():
     assert kl[0.1] < 0.7 * kl[0.0], kl
 
 
-def test_rewards_are_foreseen_along_dreams():
+def test_rewards_are_predicted_in_imagination():
     learner, _ = taught("{reward_only: 1.0}", 100, "loss.reward=100", paid=True)
     batch, _ = batch_of(999, cut=False, paid=True)
     model = learner.model

@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from worldmodel.model.networks import looked_up
+from worldmodel.model.networks import pick_indices
 from worldmodel.policy.action_distributions import (
     CONTINUOUS,
     BoundedNormal,
     OneHotGroups,
     TanhNormal,
     TruncatedNormal,
-    legal,
+    clip_actions,
 )
 
 GRID = torch.linspace(-1 + 5e-6, 1 - 5e-6, 200_001, dtype=torch.float64)
@@ -129,10 +129,10 @@ def test_unlikely_choices_stay_possible():
 
 def test_a_legal_action_is_in_the_box_and_passes_its_gradient():
     action = torch.tensor([-3.0, 0.5, 1.2], requires_grad=True)
-    legal(action).sum().backward()
-    assert torch.equal(legal(action).detach(), torch.tensor([-1.0, 0.5, 1.0])) and torch.equal(
-        action.grad, torch.ones(3)
-    )
+    clip_actions(action).sum().backward()
+    assert torch.equal(
+        clip_actions(action).detach(), torch.tensor([-1.0, 0.5, 1.0])
+    ) and torch.equal(action.grad, torch.ones(3))
 
 
 def test_tanh_log_prob_is_finite_at_the_edges():
@@ -146,7 +146,7 @@ def test_tanh_log_prob_is_finite_at_the_edges():
 def test_draws_follow_probabilities_that_differ_by_orders_of_magnitude():
     probs = torch.tensor([[0.0, 0.5, 1e-3, 0.0, 0.499, 0.0], [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
     uniform = torch.rand(200_000, 2, generator=torch.Generator().manual_seed(0))
-    picks = looked_up(probs.log().expand(200_000, 2, 6), uniform)
+    picks = pick_indices(probs.log().expand(200_000, 2, 6), uniform)
     shares = torch.stack([(picks[:, 0] == k).float().mean() for k in range(6)])
     assert (picks[:, 1] == 0).all() and shares[[0, 3, 5]].eq(
         0
@@ -157,4 +157,4 @@ def test_draws_follow_probabilities_that_differ_by_orders_of_magnitude():
 
 def test_a_draw_at_the_end_of_the_sum_is_still_a_class():
     logs = torch.full((1000, 32), -5.0).log_softmax(-1)
-    assert looked_up(logs, torch.full((1000,), 1 - 2**-24)).max() == 31
+    assert pick_indices(logs, torch.full((1000,), 1 - 2**-24)).max() == 31

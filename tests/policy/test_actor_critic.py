@@ -7,7 +7,12 @@ from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.model.dynamics import Rollout
 from worldmodel.model.heads import GaussianHead
-from worldmodel.policy.actor_critic import Actor, ActorCritic, frozen, lambda_returns_across
+from worldmodel.policy.actor_critic import (
+    Actor,
+    ActorCritic,
+    compute_replay_returns,
+    freeze_weights,
+)
 from worldmodel.policy.lambda_returns import ReturnScale, lambda_returns
 from worldmodel.spaces import ActionSpace, ObservationSpace, count_states
 from worldmodel.training.learner import Learner
@@ -49,10 +54,10 @@ def test_returns_on_replayed_rows_stop_at_the_end_of_an_episode():
     reward = torch.tensor([[0.0, 1.0, 1.0, 50.0, 1.0]])
     value = torch.tensor([[7.0, 7.0, 7.0, 9.0, 9.0]])
     last = torch.tensor([[0.0, 0.0, 1.0, 0.0, 0.0]])  # row 2 ends an episode, row 3 begins another
-    cut_short = lambda_returns_across(reward, value, torch.full((1, 5), 0.5), last, 1.0)
+    cut_short = compute_replay_returns(reward, value, torch.full((1, 5), 0.5), last, 1.0)
     torch.testing.assert_close(cut_short[0, :2], torch.tensor([1 + 0.5 * (1 + 3.5), 1 + 3.5]))
     over = torch.tensor([[0.5, 0.5, 0.0, 0.5, 0.5]])
-    ended = lambda_returns_across(reward, value, over, last, 1.0)
+    ended = compute_replay_returns(reward, value, over, last, 1.0)
     torch.testing.assert_close(ended[0, :2], torch.tensor([1.5, 1.0]))
 
 
@@ -92,7 +97,7 @@ class Known:
         return Rollout(self, state, generator)
 
     def predict(self, feat, *heads):
-        """What the last dream arrived at; its rewards are not in the features."""
+        """The states that the last rollout arrived at; its rewards are not in the features."""
         states = {k: torch.stack([s[k] for s in self.arrivals]) for k in ("deter", "stoch")}
         self.arrivals = []
         return self.reward_of(states), self.cont_of(states), *(head.mean(feat) for head in heads)
@@ -245,7 +250,7 @@ def chain_world():
         over = (place == PLACES) | (place == -1)
         there = torch.nn.functional.one_hot(place.clamp(0, PLACES - 1), PLACES + 1).float()
         gone = torch.nn.functional.one_hot(torch.tensor(PLACES), PLACES + 1).float()
-        # one past the end there is nothing any more; a dream that goes on from it collects rubbish
+        # one past the end there is nothing any more; a rollout that goes on from it collects rubbish
         # that must not count
         already = x[..., PLACES] > 0.5
         x = torch.where((over | already).unsqueeze(-1), gone, there)
@@ -411,7 +416,7 @@ def test_only_the_replayed_critic_loss_reaches_the_world_model():
 
 def test_weights_are_unfrozen_again_even_after_an_error():
     _, model, _ = whole()
-    with pytest.raises(ValueError), frozen(model):
+    with pytest.raises(ValueError), freeze_weights(model):
         assert not any(p.requires_grad for p in model.parameters())
         raise ValueError
     assert all(p.requires_grad for p in model.parameters())
@@ -487,7 +492,7 @@ def test_nothing_of_a_non_finite_update_is_kept():
     assert all(torch.isfinite(v).all() for v in policy.state_dict().values())
 
 
-def test_dreams_start_from_as_many_states_as_asked_and_the_dead_count_nothing():
+def test_rollouts_start_from_as_many_states_as_asked_and_the_dead_count_nothing():
     _, model, policy = whole("imag.starts=5", "critic.replay=0")
     batch = random_batch()
     seen = []

@@ -14,7 +14,7 @@ from worldmodel.policy.plan_scores import ScoreInputs
 from worldmodel.policy.plan_scores.reward import Reward
 from worldmodel.policy.plan_scores.reward_and_value import RewardAndValue
 from worldmodel.policy.planners.cem import CEM, Settings
-from worldmodel.policy.planners.proposals import Box, OneHot, Seeded
+from worldmodel.policy.planners.proposals import Box, OneHot, SeededProposal
 from worldmodel.spaces import ActionSpace, ObservationSpace
 
 SPACE = ActionSpace(2)
@@ -38,7 +38,7 @@ class LineWorld:
     def features(self, state):
         return state["deter"]
 
-    def outlook(self, feat):
+    def predict_for_planning(self, feat):
         reward = feat[..., 0]
         return reward, torch.full_like(reward, self.cont)
 
@@ -235,9 +235,9 @@ def test_a_planner_takes_the_actors_plan_where_its_own_search_would_not_find_it(
     generator = torch.Generator().manual_seed(0)
     mean, std = box.start(1, 4, 2)
     alone = cem(60, 2, 3)(score, mean, std, box, generator)
-    seeded = cem(60, 2, 3)(score, mean, std, Seeded(box, drafts), generator)
+    seeded = cem(60, 2, 3)(score, mean, std, SeededProposal(box, drafts), generator)
     assert score(seeded.unsqueeze(1)).item() == 1 and score(alone.unsqueeze(1)).item() == 0
-    drawn = Seeded(box, drafts).sample(mean, std, 60, generator)
+    drawn = SeededProposal(box, drafts).sample(mean, std, 60, generator)
     assert drawn.shape == (1, 60, 4, 2) and torch.equal(drawn[:, -3:], drafts)
 
 
@@ -245,7 +245,7 @@ def test_the_critic_closes_a_plan_with_what_is_left_to_gain():
     """Reward 1 a step, the chance of going on 1/2, a value of 8 at the end: discounts by hand."""
 
     class Ending(LineWorld):
-        def outlook(self, feat):
+        def predict_for_planning(self, feat):
             ones = torch.ones(feat.shape[:2])
             return ones, 0.5 * ones
 
@@ -292,16 +292,16 @@ def test_a_model_that_saw_no_end_expects_none():
         "is_terminal": torch.zeros(2, 5, dtype=torch.bool),
         "image": torch.zeros(2, 5, 32, 32, 3),
     }
-    model.watch(batch, 0)
-    reward, cont = model.outlook(feat)
+    model.begin_update(batch, 0)
+    reward, cont = model.predict_for_planning(feat)
     assert (cont == 1).all() and torch.equal(reward, model.predict(feat)[0])
     batch["is_terminal"][1, 2] = True
-    model.watch(batch, 1)
+    model.begin_update(batch, 1)
     batch["is_terminal"][:] = False
-    model.watch(batch, 2)
+    model.begin_update(batch, 2)
     assert (
-        torch.equal(model.outlook(feat)[1], model.predict(feat)[1])
-        and (model.outlook(feat)[1] < 1).all()
+        torch.equal(model.predict_for_planning(feat)[1], model.predict(feat)[1])
+        and (model.predict_for_planning(feat)[1] < 1).all()
     )
 
 

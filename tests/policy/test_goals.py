@@ -40,7 +40,7 @@ class Line(LineWorld):
     def encode(self, batch):
         return batch["image"]
 
-    def goal_distance(self, states, goal, kind):
+    def measure_goal_distance(self, states, goal, kind):
         return (states["deter"] - goal).square().sum(-1)
 
 
@@ -74,9 +74,11 @@ def test_distances_are_between_what_is_predicted_and_what_would_be_believed(late
     goal = model.encode({"image": batch["image"][:1, :1]})
     lat, dynamics = model.dynamics.latent, model.dynamics
     prior, belief = dynamics.predict_latent(states), dynamics.infer_latent(states, goal)
-    torch.testing.assert_close(model.goal_distance(states, goal, "kl"), lat.kl(belief, prior))
+    torch.testing.assert_close(
+        model.measure_goal_distance(states, goal, "kl"), lat.kl(belief, prior)
+    )
     want = (lat.expected(belief) - lat.expected(prior)).square().sum(-1)
-    torch.testing.assert_close(model.goal_distance(states, goal, "belief"), want)
+    torch.testing.assert_close(model.measure_goal_distance(states, goal, "belief"), want)
     assert (want > 0).all() and want.shape == batch["is_first"].shape
     # What was really seen there is what the posterior believed.
     own = dynamics.infer_latent(states, model.encode(batch))

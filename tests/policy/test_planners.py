@@ -9,7 +9,7 @@ import torch
 from worldmodel import build, registry
 from worldmodel.config import loading
 from worldmodel.evaluation.returns.drivers import ICEM_OVERRIDES
-from worldmodel.policy.planners.proposals import Box, OneHot, Seeded, coloured
+from worldmodel.policy.planners.proposals import Box, OneHot, SeededProposal, colour_noise
 from worldmodel.spaces import ActionSpace
 
 BATCH, HORIZON, SIZE = 3, 5, 2
@@ -206,7 +206,7 @@ def test_kept_elites_stand_again_and_rounds_shrink():
 
 def test_drafts_never_fill_a_shrunken_round():
     drafts = torch.full((BATCH, 30, HORIZON, SIZE), 0.25)
-    drawn = Seeded(Box(), drafts).sample(
+    drawn = SeededProposal(Box(), drafts).sample(
         torch.zeros(BATCH, HORIZON, SIZE), torch.ones(BATCH, HORIZON, SIZE), 20, None
     )
     assert (
@@ -220,7 +220,7 @@ def test_drafts_never_fill_a_shrunken_round():
 @pytest.mark.parametrize("color", [0.5, 2.0, 4.0])
 def test_coloured_noise_has_unit_variance_and_pushes_one_way_for_longer(horizon, color):
     white = torch.randn(20000, horizon, 1, generator=torch.Generator().manual_seed(0))
-    noise = coloured(white, color)
+    noise = colour_noise(white, color)
     torch.testing.assert_close(noise.std(0), torch.ones(horizon, 1), atol=0.03, rtol=0)
     if horizon > 2:
         together = (noise[:, 1:] * noise[:, :-1]).mean()

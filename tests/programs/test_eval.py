@@ -12,7 +12,7 @@ from PIL import Image, ImageSequence
 
 import worldmodel
 from runs import ROOT, evaluate, mistaken, seed_dir, train
-from worldmodel.rollout.collector import Rollout, episode_seeds
+from worldmodel.rollout.collector import Rollout, make_episode_seeds
 from worldmodel.rollout.episodes import bootstrap_interval, run_episodes
 from worldmodel.spaces import ActionSpace
 
@@ -241,6 +241,6 @@ def test_episodes_are_shared_evenly_among_environments():
     from envs.parallel.vector import SerialEnv
 
     with SerialEnv(lambda: envs.make("counter", size=(16, 16)), 2) as vector:
-        rollout = Rollout(vector, ActionSpace(1), episode_seeds(3))
+        rollout = Rollout(vector, ActionSpace(1), make_episode_seeds(3))
         result = run_episodes(rollout, lambda rows: np.zeros((2, 1)), 5)
     assert result.scores == [210.0] * 5 and result.lengths == [20] * 5

@@ -57,4 +57,4 @@ def test_choices_are_driven_in_every_way(run_dir):
             and x["eval/score_low"] <= x["eval/score"] <= x["eval/score_high"]
         )
         assert f"{x['eval/score_low']:.1f} to {x['eval/score_high']:.1f}" in out
-    assert "2 episodes per driver (--episodes): intervals over so few say little" in out
+    assert "2 episodes per driver (--episodes): intervals over so few are unreliable" in out

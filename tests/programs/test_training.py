@@ -16,7 +16,7 @@ import torch
 import train as train_py
 from runs import fingerprint, seed_dir, start, train
 from worldmodel.errors import Diverged
-from worldmodel.rollout.collector import Rollout, episode_seeds
+from worldmodel.rollout.collector import Rollout, make_episode_seeds
 from worldmodel.spaces import ActionSpace
 from worldmodel.training.logger import JsonLines, Means
 from worldmodel.training.trainer import Trainer
@@ -410,7 +410,7 @@ def test_the_counter_loses_no_step_and_keeps_order(unbroken):
 
     space = ActionSpace(1)
     with make_vector(CounterMaker(envs), 1) as vector:
-        rollout = Rollout(vector, space, episode_seeds(1))
+        rollout = Rollout(vector, space, make_episode_seeds(1))
         sent, rows = [], []
 
         def policy(batch):
@@ -443,7 +443,7 @@ def test_a_policy_that_goes_mad_never_reaches_the_environment():
     from envs.parallel.vector import make_vector
 
     with make_vector(CounterMaker(envs), 1) as vector:
-        rollout = Rollout(vector, ActionSpace(1), episode_seeds(1))
+        rollout = Rollout(vector, ActionSpace(1), make_episode_seeds(1))
         rollout.step(lambda rows: np.zeros((1, 1)))
         with pytest.raises(Diverged):
             rollout.step(lambda rows: np.full((1, 1), np.nan))
@@ -477,11 +477,11 @@ def test_an_environment_that_comes_out_elsewhere_starts_a_new_episode(maker, cap
 
     rng = np.random.default_rng(0)
     with make_vector(maker(envs), 1) as vector:
-        rollout = Rollout(vector, ActionSpace(1), episode_seeds(1))
+        rollout = Rollout(vector, ActionSpace(1), make_episode_seeds(1))
         for _ in range(1 if maker is Drifting else 9):
             rollout.step(lambda rows: rng.uniform(-1, 1, (1, 1)))
         state = json.loads(json.dumps(rollout.state_dict()))
-        again = Rollout(vector, ActionSpace(1), episode_seeds(1))
+        again = Rollout(vector, ActionSpace(1), make_episode_seeds(1))
         again.load_state_dict(state)
         assert again.fresh == [maker is Drifting] and again.episodes[0].number == (
             maker is Drifting

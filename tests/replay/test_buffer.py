@@ -21,8 +21,8 @@ from worldmodel.replay.buffer import (
     Replay,
     ReplayError,
     ReplayMissing,
-    bytes_per_row,
     check_capacity,
+    count_row_bytes,
     describe_capacity,
 )
 from worldmodel.replay.samplers.uniform import Uniform
@@ -36,7 +36,7 @@ SPEC = {
     **{key: ((), "bool") for key in FLAGS},
     "clock": ((), "int64"),
 }
-ROW = bytes_per_row(SPEC)
+ROW = count_row_bytes(SPEC)
 EPISODE = 7
 
 
@@ -67,7 +67,7 @@ def make(
     sampler=None,
 ):
     """Make a buffer; its store may name a codec as well."""
-    size = bytes_per_row(spec)
+    size = count_row_bytes(spec)
     store, _, codec = store.partition(" ")
     return Replay(
         spec,
@@ -154,7 +154,7 @@ def test_batches_are_copies():
 def test_images_of_64_cost_at_most_12300_bytes():
     spec = {**SPEC, "image": ((64, 64, 3), "uint8"), "prev_action": ((1,), "float32")}
     spec.pop("clock")
-    assert bytes_per_row(spec) == 64 * 64 * 3 + 4 + 4 + 1
+    assert count_row_bytes(spec) == 64 * 64 * 3 + 4 + 4 + 1
 
 
 @pytest.mark.parametrize("length", [1, 6, 17])
@@ -273,7 +273,7 @@ def test_other_mistakes_are_refused(tmp_path):
     with pytest.raises(ValueError, match="needs a directory"):
         make(store="disk")
     with pytest.raises(ValueError, match="only bool, int and float"):
-        bytes_per_row({"x": ((), object)})
+        count_row_bytes({"x": ((), object)})
 
 
 def test_flush_only_appends(tmp_path):

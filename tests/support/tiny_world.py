@@ -13,7 +13,7 @@ from worldmodel.evaluation.quality.model_quality import SimulatorTrials, measure
 from worldmodel.evaluation.quality.policies import make_constant_policy, make_noisy_policy
 from worldmodel.evaluation.quality.simulator import Simulator
 from worldmodel.evaluation.quality.trial_starts import TrialCounts
-from worldmodel.rollout.collector import Rollout, episode_seeds
+from worldmodel.rollout.collector import Rollout, make_episode_seeds
 from worldmodel.spaces import ActionSpace
 
 CELLS, SIDE = 12, 24
@@ -215,7 +215,7 @@ def wander():
 def quality_of(model, kind=Grid, episodes=6, own=True, keep=("image", "vector"), real=True):
     """`measure` on a few of the grid's episodes."""
     with SerialEnv(kind, 1) as envs:
-        rollout = Rollout(envs, SPACE, episode_seeds(1))
+        rollout = Rollout(envs, SPACE, make_episode_seeds(1))
         recorded = collect_episodes(rollout, wander(), episodes, lambda done: None)
         for episode in recorded:
             for key in {"image", "vector"} - set(keep):

@@ -6,8 +6,8 @@ A component that has settings declares them beside its class:
     class Settings:
         size: Count
 
-Importing that file would import torch, which takes longer than a wrong configuration should have
-to wait. So this module compiles only the class `Settings` of it, after the file's imports from
+Importing that file would import torch, which takes longer than refusing a wrong configuration
+should. So this module compiles only the class `Settings` of it, after the file's imports from
 the modules in VISIBLE. A plain attribute of `Settings` (without an annotation) states a fact about
 the component; a method may check the configuration. Both see nothing but those imports. A
 component with facts and no keys declares `Settings` as a plain class.
@@ -61,7 +61,7 @@ def states_fact(place: str, fact: str) -> bool:
     return bool(getattr(read_settings(place), fact, False))
 
 
-def settings_by_section(components: Mapping[str, str]) -> dict[str, list[type]]:
+def group_settings(components: Mapping[str, str]) -> dict[str, list[type]]:
     """Settings of a table's components by the section of the configuration that holds their keys:
     the `section` that the settings state, or else the component's name.
     """

@@ -25,10 +25,10 @@ from worldmodel.config.yaml_io import (
     MAX_BITS,
     UNREADABLE,
     ConfigError,
-    named,
-    parsed,
+    describe_value,
+    format_name,
+    parse_yaml,
     read_yaml,
-    shown,
 )
 from worldmodel.errors import exit_code_of
 
@@ -41,18 +41,18 @@ CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 
 
 @functools.cache
-def preset_files() -> dict[str, Path]:
+def find_preset_files() -> dict[str, Path]:
     """The file of every preset by its bare name, whichever folder of configs/ it lies in."""
     return {f.stem: f for f in sorted(CONFIG_DIR.glob("*/*.yaml"))}
 
 
-def presets() -> list[str]:
+def list_presets() -> list[str]:
     """Names of all presets."""
-    return sorted(preset_files())
+    return sorted(find_preset_files())
 
 
 @functools.cache
-def _defaults() -> dict[str, Any]:
+def _read_defaults() -> dict[str, Any]:
     return read_yaml(CONFIG_DIR / "defaults.yaml", one_line_strings=True)
 
 
@@ -61,15 +61,15 @@ def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) 
     error too.
     """
     names, overrides, problems = split_arguments(argv)
-    values = copy.deepcopy(_defaults())
+    values = copy.deepcopy(_read_defaults())
     for name in names:
-        if name not in presets():
+        if name not in list_presets():
             problems.append(
-                f"unknown preset '{name}'{suggest(name, presets())}; there are "
-                f"{', '.join(presets())}"
+                f"unknown preset '{name}'{suggest(name, list_presets())}; there are "
+                f"{', '.join(list_presets())}"
             )
             continue
-        file = preset_files()[name]
+        file = find_preset_files()[name]
         merge(values, rename_keys(read_yaml(file), f"{file.name}: "))
     for key, text in overrides:
         problem = assign(values, key, text)
@@ -85,14 +85,14 @@ def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) 
             if exit_code_of(error) is None:
                 raise
             problems.append(f"env.task: {error}")
-    return build(values, problems)
+    return build_config(values, problems)
 
 
 def load(path: Path) -> Config:
-    """A resolved configuration out of a run directory; keys younger than the run take their
-    defaults, and are named.
+    """Load the configuration of a run directory; keys that it lacks take their defaults, with a
+    warning.
     """
-    values = copy.deepcopy(_defaults())
+    values = copy.deepcopy(_read_defaults())
     saved = rename_keys(read_yaml(path), f"{path}: ")
     lacking = [
         f"{s}.{k}" for s, table in values.items() for k in table if k not in _table(saved, s)
@@ -100,7 +100,7 @@ def load(path: Path) -> Config:
     if lacking:
         log.warning("%s lacks %s: the defaults are taken", path, ", ".join(lacking))
     merge(values, saved)
-    return build(values, [])
+    return build_config(values, [])
 
 
 def _table(values: Mapping[str, Any], section: str) -> Mapping[str, Any]:
@@ -108,11 +108,11 @@ def _table(values: Mapping[str, Any], section: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def change(
+def apply_overrides(
     config: Config, pairs: Sequence[tuple[str, str]], sections: Sequence[str] = ()
 ) -> Config:
-    """The configuration with other values, `(key, text)`; of these sections only, where any are
-    named.
+    """Return the configuration with overrides `(key, text)`; only of `sections`, if any are
+    given.
     """
     values = to_plain(config)
     problems = []
@@ -127,12 +127,12 @@ def change(
         problem = assign(values, key, text)
         if problem:
             problems.append(problem)
-    return build(values, problems)
+    return build_config(values, problems)
 
 
-def build(values: Mapping[str, Any], problems: list[str]) -> Config:
-    """Typed construction of plain values; problems found earlier are reported with the
-    new ones.
+def build_config(values: Mapping[str, Any], problems: list[str]) -> Config:
+    """Build a configuration from plain values; ConfigError lists their problems and earlier
+    ones.
     """
     config = _convert(values, Config, "", problems)
     if not problems:
@@ -200,9 +200,9 @@ def assign(values: dict[str, Any], key: str, text: str) -> str | None:
     if len(parts) < 2 or ".".join(parts[:2]) not in known:
         return f"unknown key '{key}'{suggest(key, known)}"
     try:
-        value = parsed(text)
+        value = parse_yaml(text)
     except UNREADABLE:
-        return f"{key}: cannot read the value {shown(text)}"
+        return f"{key}: cannot read the value {describe_value(text)}"
     node = values[parts[0]]
     for part in parts[1:-1]:
         node = node.get(part) if isinstance(node, dict) else None
@@ -242,18 +242,18 @@ def to_yaml(config: Config) -> str:
     return stream.getvalue()
 
 
-def as_text(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A plain value as it is written on a command line; `assign` reads it back."""
     if isinstance(value, str):
         try:
-            plain = parsed(value) == value
+            plain = parse_yaml(value) == value
         except UNREADABLE:
             plain = False
         return value if plain else json.dumps(value)
     return json.dumps(to_plain(value))
 
 
-def differences(old: Config | Mapping, new: Config | Mapping) -> dict[str, tuple[Any, Any]]:
+def find_differences(old: Config | Mapping, new: Config | Mapping) -> dict[str, tuple[Any, Any]]:
     """Dotted keys whose values differ, of configurations or their plain tables: {key:
     (old, new)}.
     """
@@ -283,11 +283,13 @@ def _convert(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
         return _convert_list(value, kind, where, problems)
     if origin is dict:
         if not isinstance(value, dict):
-            problems.append(f"{where}: expected a table like {{name: weight}}, got {shown(value)}")
+            problems.append(
+                f"{where}: expected a table like {{name: weight}}, got {describe_value(value)}"
+            )
             return None
         return {
             _convert(k, args[0], where, problems): _convert(
-                v, args[1], f"{where}.{named(k)}", problems
+                v, args[1], f"{where}.{format_name(k)}", problems
             )
             for k, v in value.items()
         }
@@ -304,13 +306,13 @@ def _pick_kind(value: Any, kinds: Sequence[Any]) -> Any:
 
 def _convert_table(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
     if not isinstance(value, Mapping):
-        problems.append(f"{where}: expected a table, got {shown(value)}")
+        problems.append(f"{where}: expected a table, got {describe_value(value)}")
         return None
     hints = get_type_hints(kind, include_extras=True)
     prefix = f"{where}." if where else ""
     for key in value:
         if key not in hints:
-            name = named(key)
+            name = format_name(key)
             problems.append(f"unknown key '{prefix}{name}'{suggest(name, list(hints))}")
     for key in hints:
         if key not in value:
@@ -331,7 +333,7 @@ def _convert_list(value: Any, kind: Any, where: str, problems: list[str]) -> Any
         or (origin is tuple and len(value) != len(args))
     ):
         wanted = f"{len(args)} values" if origin is tuple else "a list of values"
-        problems.append(f"{where}: expected {wanted}, got {shown(value)}")
+        problems.append(f"{where}: expected {wanted}, got {describe_value(value)}")
         return None
     inner = args if origin is tuple else [args[0]] * len(value)
     return origin(
@@ -342,14 +344,14 @@ def _convert_list(value: Any, kind: Any, where: str, problems: list[str]) -> Any
 
 def _convert_scalar(value: Any, kind: type, where: str, problems: list[str]) -> Any:
     if isinstance(value, int) and value.bit_length() > MAX_BITS:
-        problems.append(f"{where}: expected {kind.__name__}, got {shown(value)}")
+        problems.append(f"{where}: expected {kind.__name__}, got {describe_value(value)}")
         return None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is int and isinstance(value, float) and value.is_integer():  # 1e5 frames
         value = int(value)
     if type(value) is not kind:
-        problems.append(f"{where}: expected {kind.__name__}, got {shown(value)}")
+        problems.append(f"{where}: expected {kind.__name__}, got {describe_value(value)}")
         return None
     if isinstance(value, float) and not math.isfinite(value):
         problems.append(f"{where}: expected a finite number, got {value}")
@@ -360,7 +362,7 @@ def _convert_scalar(value: Any, kind: type, where: str, problems: list[str]) -> 
 def _check_name(value: Any, names: Sequence[str], where: str, problems: list[str]) -> Any:
     if isinstance(value, str) and value in names:
         return value
-    given = named(value)
+    given = format_name(value)
     problems.append(f"{where}: {given!r} is not one of {', '.join(names)}{suggest(given, names)}")
     return None
 

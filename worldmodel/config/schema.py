@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from worldmodel import registry
 from worldmodel.config.component_settings import (
+    group_settings,
     join_settings,
     read_settings,
-    settings_by_section,
     states_fact,
 )
 from worldmodel.config.ranges import Count, Natural, OneOf, Positive, Range, Share, Weight
@@ -251,7 +251,7 @@ def _add_component_sections() -> type:
     """`ProgramConfig` with the keys of every component that a registry names."""
     sections = {name: [kind] for name, kind in get_type_hints(ProgramConfig).items()}
     for table in registry.TABLES:
-        for section, settings in settings_by_section(table).items():
+        for section, settings in group_settings(table).items():
             sections.setdefault(section, []).extend(settings)
     kinds = [(name, join_settings(name, parts)) for name, parts in sections.items()]
     return make_dataclass("Config", kinds, bases=(ProgramConfig,), frozen=True)
@@ -332,15 +332,15 @@ def _policy_contradictions(c: Config) -> list[str]:
 
 
 def _component_contradictions(c: Config, table: Mapping[str, str], name: str) -> list[str]:
-    """What a component's own settings object to, where they check anything."""
+    """Contradictions that a component's own settings find, if they check any."""
     check = getattr(read_settings(table[name]), "contradictions", None)
-    return check(settings_of(c, table, name), c) if check else []
+    return check(get_settings(c, table, name), c) if check else []
 
 
 def _objective_contradictions(c: Config) -> list[str]:
     found = []
-    for name in used_objectives(c):
-        settings = settings_of(c, registry.OBJECTIVES, name)
+    for name in list_used_objectives(c):
+        settings = get_settings(c, registry.OBJECTIVES, name)
         furthest = max(getattr(settings, "distances", [0]))
         if furthest >= c.replay.length:
             found.append(
@@ -373,30 +373,31 @@ def _goal_contradictions(c: Config) -> list[str]:
         found.append(f"planner.score: {c.planner.score} needs goal.image or goal.run; {how}")
     if c.goal.distance != "learnt":
         return found
-    comparing = [name for name in used_objectives(c) if name in COMPARING]
+    comparing = [name for name in list_used_objectives(c) if name in DISTANCE_OBJECTIVES]
     if not comparing:
         found.append(
-            f"goal.distance: learnt needs one of {', '.join(COMPARING)} in loss.objective"
+            f"goal.distance: learnt needs one of {', '.join(DISTANCE_OBJECTIVES)} in "
+            f"loss.objective"
         )
         return found
     heaviest = max(comparing, key=c.loss.objective.__getitem__)
-    explain = getattr(settings_of(c, registry.OBJECTIVES, heaviest), "explain_no_distance", None)
+    explain = getattr(get_settings(c, registry.OBJECTIVES, heaviest), "explain_no_distance", None)
     problem = explain() if explain else None
     return [*found, f"goal.distance: {problem}"] if problem else found
 
 
-def settings_of(c: Config, table: Mapping[str, str], name: str) -> Any:
+def get_settings(c: Config, table: Mapping[str, str], name: str) -> Any:
     """The section that holds the settings of a registry's component; None where it has none."""
     kind = read_settings(table[name])
     return getattr(c, getattr(kind, "section", name)) if kind and kind.__annotations__ else None
 
 
-def used_objectives(c: Config) -> list[str]:
+def list_used_objectives(c: Config) -> list[str]:
     return [name for name, weight in c.loss.objective.items() if weight]
 
 
-# Objectives that can say how near features are to a picture, which `goal.distance: learnt` asks.
-COMPARING = tuple(
+# Objectives that measure a distance between features and pictures, for `goal.distance: learnt`.
+DISTANCE_OBJECTIVES = tuple(
     name for name, place in registry.OBJECTIVES.items() if states_fact(place, "measures_distance")
 )
 
@@ -409,7 +410,7 @@ def learns_policy(c: Config) -> bool:
     return needs_critic or c.planner.proposals > 0
 
 
-def unused_sections(c: Config) -> set[str]:
+def find_unused_sections(c: Config) -> set[str]:
     """Sections of the dynamics and objectives that a configuration does not choose."""
     return {*registry.DYNAMICS, *registry.OBJECTIVES} - {c.model.dynamics, *c.loss.objective}
 

@@ -1,6 +1,4 @@
-"""YAML as plain data, from anyone: bounded in size, without objects, shown in a line however large
-it has become.
-"""
+"""Untrusted YAML as plain data: bounded in size, without objects, and described in one line."""
 
 from __future__ import annotations
 
@@ -54,7 +52,7 @@ def read_yaml(path: Path, one_line_strings: bool = False) -> dict[str, Any]:
         raise ConfigError([f"{path.name}: more than {MAX_BYTES:,} bytes are no configuration"])
     try:
         decoded = text.decode()
-        data = parsed(COMMENT.sub("", decoded) if one_line_strings else decoded)
+        data = parse_yaml(COMMENT.sub("", decoded) if one_line_strings else decoded)
     except UNREADABLE as error:
         raise ConfigError(
             [f"{path.name}: not valid YAML ({' '.join(str(error).split())[:160]})"]
@@ -68,15 +66,13 @@ def read_yaml(path: Path, one_line_strings: bool = False) -> dict[str, Any]:
     return data
 
 
-def parsed(text: str) -> Any:
-    """Plain data out of YAML text; one of UNREADABLE where it is none."""
+def parse_yaml(text: str) -> Any:
+    """Parse YAML text to plain data; raises one of UNREADABLE."""
     return YAML(typ="safe", pure=True).load(text)
 
 
-def shown(value: Any) -> str:
-    """A value's kind and beginning; YAML's references may make of a few lines a value
-    without end.
-    """
+def describe_value(value: Any) -> str:
+    """A value's type and beginning; YAML's references can make a huge value of a few lines."""
     if isinstance(value, int) and value.bit_length() > MAX_BITS:
         return f"int of {value.bit_length()} bits"
     if isinstance(value, str | int | float):
@@ -84,7 +80,7 @@ def shown(value: Any) -> str:
     return "nothing" if value is None else f"{type(value).__name__} {reprlib.repr(value)[:60]!r}"
 
 
-def named(key: Any) -> str:
+def format_name(key: Any) -> str:
     """A name or a choice, on one line."""
-    text = str(key)[:60] if isinstance(key, str | float) or key is None else shown(key)
+    text = str(key)[:60] if isinstance(key, str | float) or key is None else describe_value(key)
     return " ".join(text.split())

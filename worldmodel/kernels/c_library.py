@@ -38,34 +38,32 @@ SMALL = 1 << 14  # numbers below which a second thread costs more than it helps
 
 
 def call(name: str, *arguments: Tensor | int | float | None) -> None:
-    """One C function over tensors, counts and factors, in that order; the number of threads is
-    added.
-    """
-    turned: list[ctypes._SimpleCData] = []
+    """Call a C function with tensors, counts and factors; the number of threads is added."""
+    converted: list[ctypes._SimpleCData] = []
     most = 0
     for a in arguments:
         if isinstance(a, Tensor):
-            turned.append(ctypes.c_void_p(a.data_ptr()))
+            converted.append(ctypes.c_void_p(a.data_ptr()))
             most = max(most, a.numel())
         elif a is None:
-            turned.append(ctypes.c_void_p(None))
+            converted.append(ctypes.c_void_p(None))
         else:
-            turned.append(ctypes.c_int64(a) if isinstance(a, int) else ctypes.c_float(a))
-    turned.append(ctypes.c_int(torch.get_num_threads() if most >= SMALL else 1))
-    getattr(library(), name)(*turned)
+            converted.append(ctypes.c_int64(a) if isinstance(a, int) else ctypes.c_float(a))
+    converted.append(ctypes.c_int(torch.get_num_threads() if most >= SMALL else 1))
+    getattr(load_library(), name)(*converted)
 
 
-def either(x: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """As the C functions take what may come in either precision: bf16, or fp32 in a
-    second place.
+def split_by_precision(x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Two arguments for a tensor of either precision: bf16 in the first place, fp32 in the
+    second.
     """
     return (x, None) if x.dtype == torch.bfloat16 else (None, x)
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """The loaded library, built on first use and kept in the user's cache; None, with one line,
-    where that fails.
+def load_library() -> ctypes.CDLL | None:
+    """Load the library, built on first use and kept in the user's cache; None, with a log line, if
+    that fails.
     """
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
@@ -74,22 +72,22 @@ def library() -> ctypes.CDLL | None:
         )
         return None
     try:
-        return ctypes.CDLL(str(_built(compiler)))
+        return ctypes.CDLL(str(_build_library(compiler)))
     except (OSError, subprocess.SubprocessError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        output = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
         log.warning(
             "fused steps were not built (%s); torch does their work, slower",
-            said[-1] if said else error,
+            output[-1] if output else error,
         )
         return None
 
 
-def _built(compiler: str) -> Path:
-    """Path of the library for this source and processor; written in one move, so that two runs may
-    build at once.
+def _build_library(compiler: str) -> Path:
+    """The path of the library for this source and processor, built if missing; one rename puts it
+    in place, so that two runs may build at once.
     """
-    text = "\n".join([*(s.read_text() for s in SOURCES), compiler, *FLAGS, _processor()])
-    place = _cache() / f"fused-{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
+    text = "\n".join([*(s.read_text() for s in SOURCES), compiler, *FLAGS, _describe_processor()])
+    place = _find_cache() / f"fused-{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
     if place.exists():
         return place
     with tempfile.TemporaryDirectory(dir=place.parent) as folder:
@@ -105,7 +103,7 @@ def _built(compiler: str) -> Path:
     return place
 
 
-def _cache() -> Path:
+def _find_cache() -> Path:
     """A folder of the user's own for built libraries; a fresh temporary one where the home cannot
     be written.
     """
@@ -119,9 +117,9 @@ def _cache() -> Path:
     return Path(tempfile.mkdtemp(prefix="worldmodel-"))
 
 
-def _processor() -> str:
-    """What -march=native looked at: a home shared by several machines holds one library for each
-    kind.
+def _describe_processor() -> str:
+    """The processor's features, which -march=native depends on; a home shared by several kinds of
+    machines holds one library for each.
     """
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,8 +1,7 @@
 """One update as a CUDA graph: thousands of small kernels started by a single call.
 
-A captured step may not wait for the device, choose by what a tensor holds, or look at anything but
-its inputs; what differs between updates for other reasons is their `kind`, and each kind has a
-graph of its own.
+A captured step must not wait for the device, branch on a tensor's values, or read anything but its
+inputs. Whatever else differs between updates is their `kind`, and each kind has its own graph.
 """
 
 from __future__ import annotations
@@ -19,18 +18,20 @@ from worldmodel.spaces import Batch, Metrics
 log = logging.getLogger(__name__)
 
 Step = Callable[[], Metrics]
-# Names, shapes and kinds of a batch's tensors
-Look = tuple[tuple[str, torch.Size, torch.dtype], ...]
+# Names, shapes and types of a batch's tensors
+BatchLayout = tuple[tuple[str, torch.Size, torch.dtype], ...]
 
 
 class Recorder(Protocol):
-    """What makes graphs: torch on a GPU; something simpler in tests."""
+    """Makes graphs: by torch on a GPU, in a simpler way in tests."""
 
-    def aside(self, step: Step) -> Metrics:
-        """Run a step as it is, where it does not disturb captures to come."""
+    def run_aside(self, step: Step) -> Metrics:
+        """Run a step without a graph, in a way that does not disturb later captures."""
 
     def capture(self, step: Step) -> tuple[Callable[[], None], Metrics]:
-        """Record a step without running it: what runs it, and where its results will be."""
+        """Record a step without running it; return what runs it, and the tensors of its
+        results.
+        """
 
 
 class CudaRecorder:
@@ -40,7 +41,7 @@ class CudaRecorder:
         self.stream = torch.cuda.Stream(device)
         self.pool = torch.cuda.graph_pool_handle()
 
-    def aside(self, step: Step) -> Metrics:
+    def run_aside(self, step: Step) -> Metrics:
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             found = step()
@@ -55,8 +56,8 @@ class CudaRecorder:
 
 
 @dataclass
-class Plan:
-    """How updates of one kind are run."""
+class Recording:
+    """The inputs and the graph of updates of one kind."""
 
     batch: Batch  # the tensors the graph reads
     seen: int = 0  # updates run without a graph
@@ -64,56 +65,58 @@ class Plan:
     graph: tuple[Callable[[], None], Metrics] | None = None
 
 
-class Captured:
-    """Runs `step(batch)`: a few times as it is, then as a graph; without one, after a line, where
-    that fails.
+class GraphedStep:
+    """Runs `step(batch)` a few times without a graph, then as a graph; if the capture fails,
+    without one after a warning.
 
-    Results are good until the next call.
+    Results are valid until the next call.
     """
 
     # updates before a capture: libraries choose their kernels, the optimiser makes its state
-    warm = 3
+    warmup = 3
 
     def __init__(self, step: Callable[[Batch], Metrics], recorder: Recorder | None):
         self.step, self.recorder = step, recorder
-        self.plans: dict[tuple[Hashable, Look], Plan] = {}
+        self.recordings: dict[tuple[Hashable, BatchLayout], Recording] = {}
 
     def __call__(self, kind: Hashable, batch: Batch) -> Metrics:
         if self.recorder is None:
             return self.step(batch)
-        plan = self._plan(kind, batch)
+        recording = self._find_recording(kind, batch)
         for name, value in batch.items():
-            plan.batch[name].copy_(value, non_blocking=True)
-        if plan.graph is None and plan.seen < self.warm:
-            plan.seen += 1
-            return self.recorder.aside(lambda: self.step(plan.batch))
-        if plan.graph is None:
+            recording.batch[name].copy_(value, non_blocking=True)
+        if recording.graph is None and recording.seen < self.warmup:
+            recording.seen += 1
+            return self.recorder.run_aside(lambda: self.step(recording.batch))
+        if recording.graph is None:
             try:
-                plan.graph = self.recorder.capture(lambda: self.step(plan.batch))
+                recording.graph = self.recorder.capture(lambda: self.step(recording.batch))
             except RuntimeError as error:
                 log.warning(
                     "updates run without a CUDA graph, slower: %s", str(error).splitlines()[0]
                 )
                 self.recorder = None
                 return self.step(batch)
-        replay, found = plan.graph
+        replay, found = recording.graph
         replay()
         return found
 
-    def forget(self) -> None:
-        """Graphs hold the memory of weights' and optimiser's tensors: where those are replaced,
-        all begin anew.
+    def forget_graphs(self) -> None:
+        """Drop all graphs: they use the memory of weights and optimiser states that have been
+        replaced.
         """
-        self.plans = {}
+        self.recordings = {}
 
-    def _plan(self, kind: Hashable, batch: Batch) -> Plan:
-        """The plan of this kind of update; kinds whose batches look alike read the same
-        tensors.
+    def _find_recording(self, kind: Hashable, batch: Batch) -> Recording:
+        """Find or begin the recording of a kind of update; kinds with equal batch layouts share
+        inputs.
         """
-        look = tuple((name, v.shape, v.dtype) for name, v in sorted(batch.items()))
-        if (kind, look) not in self.plans:
-            alike = next((p.batch for (_, other), p in self.plans.items() if other == look), None)
-            self.plans[kind, look] = Plan(
+        layout = tuple((name, v.shape, v.dtype) for name, v in sorted(batch.items()))
+        if (kind, layout) not in self.recordings:
+            alike = next(
+                (p.batch for (_, other), p in self.recordings.items() if other == layout), None
+            )
+            self.recordings[kind, layout] = Recording(
                 alike or {k: torch.empty_like(v) for k, v in batch.items()}
             )
-        return self.plans[kind, look]
+        return self.recordings[kind, layout]

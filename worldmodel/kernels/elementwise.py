@@ -1,7 +1,7 @@
 """The steps between matrix products, each in one pass over memory on a CPU in bf16.
 
-Every function replaces the equation of model/ that it decorates, and returns None where that has
-to compute.
+Every function replaces the equation of model/ that it decorates, and returns None where the
+equation has to compute.
 """
 
 from __future__ import annotations
@@ -9,57 +9,57 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from worldmodel.kernels.c_library import BLOCKS, call, either, library
+from worldmodel.kernels.c_library import BLOCKS, call, load_library, split_by_precision
 
 
 def norm_silu(x: Tensor, norm: nn.RMSNorm, fine: bool = False) -> Tensor | None:
-    if not takes(x):
+    if not accepts(x):
         return None
     return _NormSilu.apply(x, norm.weight, norm.eps, fine)
 
 
-def gru(gates: Tensor, norm: nn.RMSNorm, state: Tensor) -> Tensor | None:
-    if not takes(gates):
+def gru_cell(gates: Tensor, norm: nn.RMSNorm, state: Tensor) -> Tensor | None:
+    if not accepts(gates):
         return None
     return _Gru.apply(gates, norm.weight, norm.eps, state)
 
 
-def draw(logits: Tensor, uniform: Tensor, unimix: float) -> Tensor | None:
-    return _Draw.apply(logits, uniform, unimix) if takes(logits) else None
+def pick_one_hot(logits: Tensor, uniform: Tensor, unimix: float) -> Tensor | None:
+    return _Draw.apply(logits, uniform, unimix) if accepts(logits) else None
 
 
-def twohot_mean(read: Tensor, bins: Tensor) -> Tensor | None:
-    return _TwoHotMean.apply(read, bins) if takes(read) else None
+def two_hot_mean(read: Tensor, bins: Tensor) -> Tensor | None:
+    return _TwoHotMean.apply(read, bins) if accepts(read) else None
 
 
-def twohot_loss(read: Tensor, low: Tensor, share: Tensor) -> Tensor | None:
-    return _TwoHotLoss.apply(read, low, share) if takes(read) else None
+def two_hot_loss(read: Tensor, low: Tensor, share: Tensor) -> Tensor | None:
+    return _TwoHotLoss.apply(read, low, share) if accepts(read) else None
 
 
-def centred(image: Tensor, backdrop: Tensor, dtype: torch.dtype) -> Tensor | None:
-    if dtype != torch.bfloat16 or not _here(image):
+def centre_image(image: Tensor, backdrop: Tensor, dtype: torch.dtype) -> Tensor | None:
+    if dtype != torch.bfloat16 or not _has_library_for(image):
         return None
     y, image = torch.empty_like(image, dtype=dtype), image.contiguous()
     count = backdrop.numel()
-    call("centred", image, backdrop.contiguous(), y, image.numel() // count, count)
+    call("centre_image", image, backdrop.contiguous(), y, image.numel() // count, count)
     return y
 
 
 def picture_error(mean: Tensor, image: Tensor, backdrop: Tensor) -> Tensor | None:
-    return _PictureError.apply(mean, image, backdrop) if takes(mean) else None
+    return _PictureError.apply(mean, image, backdrop) if accepts(mean) else None
 
 
-def doubled(phases: Tensor, silu: bool) -> Tensor | None:
-    return _Doubled.apply(phases, silu) if takes(phases) else None
+def interleave_phases(phases: Tensor, silu: bool) -> Tensor | None:
+    return _InterleavePhases.apply(phases, silu) if accepts(phases) else None
 
 
-def takes(x: Tensor) -> bool:
+def accepts(x: Tensor) -> bool:
     """Whether the C functions work on tensors like this one."""
-    return x.dtype == torch.bfloat16 and _here(x)
+    return x.dtype == torch.bfloat16 and _has_library_for(x)
 
 
-def _here(x: Tensor) -> bool:
-    return x.device.type == "cpu" and library() is not None
+def _has_library_for(x: Tensor) -> bool:
+    return x.device.type == "cpu" and load_library() is not None
 
 
 class _NormSilu(torch.autograd.Function):
@@ -69,7 +69,7 @@ class _NormSilu(torch.autograd.Function):
         y = torch.empty_like(x, dtype=torch.float32 if fine else x.dtype)
         n, d = x.numel() // x.shape[-1], x.shape[-1]
         scale = weight.new_empty(n)
-        call("norm_silu", x, weight, *either(y), scale, n, d, d, eps)
+        call("norm_silu", x, weight, *split_by_precision(y), scale, n, d, d, eps)
         ctx.save_for_backward(x, weight, scale)
         return y
 
@@ -79,7 +79,19 @@ class _NormSilu(torch.autograd.Function):
         grad, back = grads[0].contiguous(), torch.empty_like(x)
         n, d = len(scale), x.shape[-1]
         sums = weight.new_empty(BLOCKS, d) if ctx.needs_input_grad[1] else None
-        call("norm_silu_back", *either(grad), x, weight, scale, back, sums, n, d, d, BLOCKS)
+        call(
+            "norm_silu_back",
+            *split_by_precision(grad),
+            x,
+            weight,
+            scale,
+            back,
+            sums,
+            n,
+            d,
+            d,
+            BLOCKS,
+        )
         return back, None if sums is None else sums.sum(0), None, None
 
 
@@ -210,14 +222,14 @@ class _PictureError(torch.autograd.Function):
         return back, None, None
 
 
-class _Doubled(torch.autograd.Function):
+class _InterleavePhases(torch.autograd.Function):
     @staticmethod
     def forward(ctx, phases: Tensor, silu: bool) -> Tensor:
         phases = phases.contiguous()
         n, rows, columns, channels = phases.shape
         ctx.sizes = (n, rows - 1, columns - 1, channels // 4, int(silu))
         y = phases.new_empty(n, 2 * rows - 2, 2 * columns - 2, channels // 4)
-        call("doubled", phases, y, *ctx.sizes)
+        call("interleave_phases", phases, y, *ctx.sizes)
         ctx.save_for_backward(phases)
         return y
 
@@ -225,5 +237,5 @@ class _Doubled(torch.autograd.Function):
     def backward(ctx, *grads: Tensor):
         (phases,) = ctx.saved_tensors
         back = torch.empty_like(phases)
-        call("doubled_back", grads[0].contiguous(), phases, back, *ctx.sizes)
+        call("interleave_phases_back", grads[0].contiguous(), phases, back, *ctx.sizes)
         return back, None

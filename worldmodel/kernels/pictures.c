@@ -2,13 +2,13 @@
 #include "common.h"
 
 /* Pixels x (n, d) against a backdrop of d values, to numbers around zero. */
-void centred(const uint8_t *x, const float *backdrop, bf16 *y, i64 n, i64 d, int threads) {
+void centre_image(const uint8_t *x, const float *backdrop, bf16 *y, i64 n, i64 d, int threads) {
     ROWS for (i64 i = 0; i < n; i++) {
         SIMD for (i64 j = 0; j < d; j++) y[i * d + j] = rounded((x[i * d + j] - backdrop[j]) * (1.0f / 255));
     }
 }
 
-/* Half the squared distance y (n) of drawn pictures `mean` (n, d) from centred pixels x, and the differences. */
+/* Half the squared distance y (n) of decoded pictures `mean` (n, d) from centred pixels x, and the differences. */
 void picture_error(const bf16 *mean, const uint8_t *x, const float *backdrop, bf16 *gap, float *y, i64 n, i64 d,
                    int threads) {
     ROWS for (i64 i = 0; i < n; i++) {
@@ -47,7 +47,7 @@ static inline void copy_runs(const bf16 *from, bf16 *to, i64 from_step, i64 to_s
 }
 
 /* Interleave the four phases of x (n, h+1, w+1, 2, 2, c) to a map (n, 2h, 2w, c), its border cut off; then SiLU. */
-void doubled(const bf16 *x, bf16 *y, i64 n, i64 h, i64 w, i64 c, i64 silu, int threads) {
+void interleave_phases(const bf16 *x, bf16 *y, i64 n, i64 h, i64 w, i64 c, i64 silu, int threads) {
     ROWS for (i64 row = 0; row < n * 2 * h; row++) {
         i64 up = row % (2 * h) + 1, size = 2 * w * c;
         const bf16 *from = x + ((row / (2 * h) * (h + 1) + up / 2) * (w + 1) * 2 + up % 2) * 2 * c;
@@ -60,7 +60,7 @@ void doubled(const bf16 *x, bf16 *y, i64 n, i64 h, i64 w, i64 c, i64 silu, int t
     }
 }
 
-void doubled_back(const bf16 *gy, const bf16 *x, bf16 *gx, i64 n, i64 h, i64 w, i64 c, i64 silu, int threads) {
+void interleave_phases_back(const bf16 *gy, const bf16 *x, bf16 *gx, i64 n, i64 h, i64 w, i64 c, i64 silu, int threads) {
     ROWS for (i64 row = 0; row < n * (h + 1); row++) {
         i64 size = 4 * (w + 1) * c;
         const bf16 *a = x + row * size;

@@ -1,4 +1,4 @@
-/* A dream's step and a head, whole: a few rows go through all products and what lies between without leaving the cache.
+/* An imagined step and a head in one call: a few rows go through all products and the steps between within the cache.
  *
  * For processors that multiply bf16 in 512-bit registers; elsewhere these functions are missing and their callers do
  * without. Weights come packed: for each 32 outputs, for each pair of inputs, 32 pairs. Sizes are padded with zeros to
@@ -149,9 +149,9 @@ static void draw_of(i64 rows, const float *y, i64 apart, const float *noise, i64
 }
 
 /* From states in rows [input | deter | stoch] of `size`, inputs missing, and actions: the next deter, here and in the
- * next rows, and there either the latent drawn by `noise`, or in `params` the prior's parameters. */
-void dream_step(bf16 *row, const bf16 *action, const float *old, bf16 *next, float *deter, const float *noise,
-                bf16 *params, const bf16 *from_action, const float *bias, const bf16 *from_stoch, const float *input_norm,
+ * next rows, and there either the latent sampled with `noise`, or in `params` the prior's parameters. */
+void imagine_step(bf16 *row, const bf16 *action, const float *old, bf16 *next, float *deter, const float *noise,
+                  bf16 *params, const bf16 *from_action, const float *bias, const bf16 *from_stoch, const float *input_norm,
                 const bf16 *into_gates, const float *gates_bias, const float *gru_norm, const bf16 *to_prior,
                 const float *prior_norm, const bf16 *to_params, const float *params_bias, i64 n, i64 size, i64 actions,
                 i64 stoch, i64 hidden, i64 d, i64 count, float eps, float least, int threads) {
@@ -183,7 +183,7 @@ void dream_step(bf16 *row, const bf16 *action, const float *old, bf16 *next, flo
 
 /* An MLP's outputs (n, outputs) of features x (n, k) in rows that lie `apart`: `fine` by fp32 weights `exact`
  * (outputs, padded units), or `rough` by packed ones. */
-void read_head(const bf16 *x, float *fine, bf16 *rough, const bf16 *first, const bf16 *rest, const float *norms,
+void run_mlp(const bf16 *x, float *fine, bf16 *rough, const bf16 *first, const bf16 *rest, const float *norms,
                const float *exact, const bf16 *last, const float *bias, i64 n, i64 apart, i64 k, i64 layers, i64 units,
                i64 outputs, float eps, int threads) {
     i64 u = padded(units), o = padded(outputs), most = u > o ? u : o;

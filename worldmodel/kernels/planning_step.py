@@ -1,7 +1,8 @@
-"""A dream's step and a head's answer in one call each, where nobody wants gradients and the
-processor multiplies bf16.
+"""An imagined step and a head's output in one call each, without gradients, on processors that
+multiply bf16.
 
-Weights are packed first; inside `fixed_weights()`, where no weight changes, once.
+Weights are packed first: once inside `fixed_weights()`, where no weight changes, otherwise anew
+each time.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from worldmodel.kernels.c_library import call, library
+from worldmodel.kernels.c_library import call, load_library
 
 BF16 = torch.bfloat16
 WIDE = 32  # outputs that a packed matrix keeps together
 
-# what was made of modules' weights, while they are fixed
+# packed weights by their owner's id, while weights are fixed
 _kept: dict[int, tuple[object, Any]] | None = None
 
 
 @contextlib.contextmanager
 def fixed_weights() -> Iterator[None]:
-    """No weight changes in here, so that what is made of them is made once."""
+    """Pack weights only once inside; none may change there."""
     global _kept
     before, _kept = _kept, _kept if _kept is not None else {}
     try:
@@ -33,8 +34,8 @@ def fixed_weights() -> Iterator[None]:
         _kept = before
 
 
-def once(owner: object, make: Callable[[], Any]) -> Any:
-    """What `make` gives, made anew unless the weights are fixed."""
+def keep_while_fixed(owner: object, make: Callable[[], Any]) -> Any:
+    """Return `make()`, kept for its owner while weights are fixed."""
     if _kept is None:
         return make()
     if id(owner) not in _kept:
@@ -42,12 +43,12 @@ def once(owner: object, make: Callable[[], Any]) -> Any:
     return _kept[id(owner)][1]
 
 
-def here() -> bool:
-    """Whether this machine can."""
-    return library() is not None and hasattr(library(), "dream_step")
+def is_available() -> bool:
+    """Whether the library has these functions."""
+    return load_library() is not None and hasattr(load_library(), "imagine_step")
 
 
-def packed(weight: Tensor) -> Tensor:
+def pack_matrix(weight: Tensor) -> Tensor:
     """A matrix (M,K), K made even, in the order that the C half multiplies by."""
     (m, k), wide = weight.shape, -(-weight.shape[0] // WIDE)
     full = torch.zeros(wide * WIDE, k + k % 2, dtype=BF16)
@@ -55,42 +56,42 @@ def packed(weight: Tensor) -> Tensor:
     return full.view(wide, WIDE, -1, 2).transpose(1, 2).contiguous()
 
 
-def padded(vector: Tensor) -> Tensor:
+def pad_vector(vector: Tensor) -> Tensor:
     """(...,M) in fp32, M filled up with zeros."""
     return nn.functional.pad(vector.detach().float(), (0, -vector.shape[-1] % WIDE)).contiguous()
 
 
-class Step:
+class PackedStep:
     """The transition and the prior of an RSSM, packed."""
 
     def __init__(self, rssm):
         gru, prior = rssm.gru, rssm.prior_net
-        gates = [packed(w) for w in gru.gates.weight.chunk(3)]
+        gates = [pack_matrix(w) for w in gru.gates.weight.chunk(3)]
         self.actions = rssm.from_action.in_features
         self.hidden, self.deter, self.latent = rssm.from_action.out_features, gru.size, rssm.latent
         self.count, self.eps = rssm.latent.num_params, gru.norm.eps
         self.weights = (
-            packed(rssm.from_action.weight),
-            padded(rssm.from_action.bias),
-            packed(rssm.from_stoch.weight),
-            padded(rssm.input_norm.weight),
+            pack_matrix(rssm.from_action.weight),
+            pad_vector(rssm.from_action.bias),
+            pack_matrix(rssm.from_stoch.weight),
+            pad_vector(rssm.input_norm.weight),
             torch.cat(gates),
-            padded(gru.gates.bias.view(3, -1)),
-            padded(gru.norm.weight.view(3, -1)),
-            packed(prior.hidden[0].weight),
-            padded(prior.norms[0].weight),
-            packed(prior.out.weight),
-            padded(prior.out.bias),
+            pad_vector(gru.gates.bias.view(3, -1)),
+            pad_vector(gru.norm.weight.view(3, -1)),
+            pack_matrix(prior.hidden[0].weight),
+            pad_vector(prior.norms[0].weight),
+            pack_matrix(prior.out.weight),
+            pad_vector(prior.out.bias),
         )
 
     @staticmethod
-    def can(rssm) -> bool:
-        """Whether the sizes suit: pairs of inputs go together."""
-        return here() and not any(
+    def supports(rssm) -> bool:
+        """Whether all sizes are even, since inputs are multiplied in pairs."""
+        return is_available() and not any(
             x % 2 for x in (rssm.from_action.out_features, rssm.gru.size, rssm.latent.size)
         )
 
-    def go(
+    def run(
         self,
         row: Tensor,
         action: Tensor,
@@ -116,7 +117,7 @@ class Step:
         sizes = n, row.stride(0), even, self.latent.size, self.hidden, self.deter, self.count
         both = self.eps, self.latent.min_std if normal else 0.0
         call(
-            "dream_step",
+            "imagine_step",
             row,
             given.contiguous(),
             old,
@@ -129,10 +130,10 @@ class Step:
             *both,
         )
         if params is not None:
-            self.latent.draw_into(params, following[:, self.hidden + self.deter :], generator)
+            self.latent.sample_into(params, following[:, self.hidden + self.deter :], generator)
 
 
-class Reader:
+class PackedMLP:
     """An MLP, packed."""
 
     def __init__(self, net):
@@ -143,22 +144,20 @@ class Reader:
             net.out.out_features,
             net.norms[0].eps,
         )
-        self.first = packed(net.hidden[0].weight)
+        self.first = pack_matrix(net.hidden[0].weight)
         self.rest = (
-            torch.cat([packed(layer.weight) for layer in net.hidden[1:]])
+            torch.cat([pack_matrix(layer.weight) for layer in net.hidden[1:]])
             if self.layers > 1
             else None
         )
-        self.norms = padded(torch.stack([norm.weight for norm in net.norms]))
-        self.fine = padded(net.out.weight) if self.exact else None
-        self.last = None if self.exact else packed(net.out.weight)
-        self.bias = padded(net.out.bias)
+        self.norms = pad_vector(torch.stack([norm.weight for norm in net.norms]))
+        self.fine = pad_vector(net.out.weight) if self.exact else None
+        self.last = None if self.exact else pack_matrix(net.out.weight)
+        self.bias = pad_vector(net.out.bias)
 
     @staticmethod
-    def can(net, x: Tensor) -> bool:
-        """Whether this is a question without gradients, asked again and again of the same weights,
-        in fitting sizes.
-        """
+    def supports(net, x: Tensor) -> bool:
+        """Whether no gradients are wanted, weights are fixed, and sizes are even."""
         fits = (
             x.dtype == BF16
             and x.device.type == "cpu"
@@ -167,12 +166,12 @@ class Reader:
         )
         return (
             fits
-            and here()
+            and is_available()
             and len(net.hidden) > 0
             and not (x.shape[-1] % 2 or net.out.in_features % 2)
         )
 
-    def read(self, x: Tensor) -> Tensor:
+    def run(self, x: Tensor) -> Tensor:
         """(...,K) to (...,outputs), in fp32 where the MLP's output is exact."""
         rows = x.reshape(-1, self.inputs)
         rows = rows if rows.stride(1) == 1 else rows.contiguous()
@@ -180,19 +179,19 @@ class Reader:
         both = (out, None) if self.exact else (None, out)
         weights = self.first, self.rest, self.norms, self.fine, self.last, self.bias
         sizes = len(rows), rows.stride(0), self.inputs, self.layers, self.units, self.outputs
-        call("read_head", rows, *both, *weights, *sizes, self.eps)
+        call("run_mlp", rows, *both, *weights, *sizes, self.eps)
         return out
 
 
-def read(net, x: Tensor) -> Tensor | None:
+def run_mlp(net, x: Tensor) -> Tensor | None:
     """An MLP's output for (...,K)."""
-    if not Reader.can(net, x):
+    if not PackedMLP.supports(net, x):
         return None
-    return cast(Reader, once(net, lambda: Reader(net))).read(x)
+    return cast(PackedMLP, keep_while_fixed(net, lambda: PackedMLP(net))).run(x)
 
 
-def read_side_by_side(nets: Sequence, x: Tensor) -> list[Tensor] | None:
+def run_side_by_side(nets: Sequence, x: Tensor) -> list[Tensor] | None:
     """Several MLPs' outputs, one by one, since each takes a single call."""
-    if not all(Reader.can(net, x) for net in nets):
+    if not all(PackedMLP.supports(net, x) for net in nets):
         return None
     return [net(x) for net in nets]

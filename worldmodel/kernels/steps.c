@@ -168,7 +168,7 @@ static inline __attribute__((always_inline)) void draw_one(const bf16 *restrict 
     SUM(total) for (i64 j = 0; j < k; j++) total += p[j] = exponential(f(a[j]) - most);
     float part = (1.0f - mix) / total;
     SIMD for (i64 j = 0; j < k; j++) { p[j] = p[j] * part + mix / k; o[j] = 0; }
-    /* How many running sums u has passed, whole runs first; counted rather than branched on, which would be guesswork. */
+    /* How many running sums u has passed, whole runs first; counted without branches, which would be mispredicted. */
     i64 runs = (k - 1) / RUN, pick = 0, passed = 0;
     float ahead = 0;
     for (i64 r = 0; r < runs; r++) {
@@ -187,8 +187,8 @@ static inline __attribute__((always_inline)) void draw_one(const bf16 *restrict 
 
 /* One-hot draws y (n, k) of categories with logits x and a uniform share `mix`, by one uniform number u each.
  *
- * `probs` are kept for the way back: gradients pass as if the probabilities had come out. Every `groups` draws make a row
- * of y, and rows lie `apart`.
+ * `probs` are kept for the backward pass: gradients pass straight through to the probabilities. Every `groups` draws
+ * make a row of y, and rows lie `apart`.
  */
 void draw(const bf16 *x, const float *u, bf16 *y, float *probs, i64 n, i64 k, i64 groups, i64 apart, float mix,
           int threads) {

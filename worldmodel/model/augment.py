@@ -1,6 +1,4 @@
-"""Random shifts of pictures (Kostrikov et al. 2020; one shift for a whole sequence as in
-DreamerPro).
-"""
+"""Random shifts of pictures (Kostrikov et al. 2020), one for a whole sequence as in DreamerPro."""
 
 from __future__ import annotations
 
@@ -9,16 +7,12 @@ from torch import Tensor
 
 
 def draw_shifts(batch: int, length: int, most: int, device: torch.device) -> Tensor:
-    """Rows and columns to move by, each at most `most` either way, drawn once per sequence:
-    (B,T,2).
-    """
+    """Draw row and column shifts (B,T,2) from -most to most, one pair per sequence."""
     return torch.randint(-most, most + 1, (batch, 1, 2), device=device).expand(-1, length, -1)
 
 
-def shifted(pictures: Tensor, shifts: Tensor) -> Tensor:
-    """Pictures (B,T,H,W,3) moved by shifts (B,T,2), alike over T; what comes in at an edge repeats
-    it.
-    """
+def shift_pictures(pictures: Tensor, shifts: Tensor) -> Tensor:
+    """Shift pictures (B,T,H,W,C) by (B,T,2), the same over T; pixels at an edge repeat."""
     batch, length, height, width, _ = pictures.shape
     device = pictures.device
     rows = (torch.arange(height, device=device) + shifts[:, 0, :1]).clamp(0, height - 1)

@@ -1,4 +1,4 @@
-"""A copy that follows slowly."""
+"""A slowly updated copy of a module."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Slow(nn.Module):
+class SlowCopy(nn.Module):
     """An exponential moving average of a module's weights; it is never trained itself."""
 
     def __init__(self, module: nn.Module, rate: float):

@@ -1,8 +1,7 @@
-"""Small predictors on features: reward, value, continuation; each has `mean(feat)` and `loss(feat,
-target)`.
+"""Heads on features for reward, value and continuation: `mean(feat)` and `loss(feat, target)`.
 
-They take these in two steps as well, so that one pass through the network serves several
-questions: `read(feat)`, then `mean_of(read)` and `loss_of(read, target)`.
+Both also come in two steps, so that one pass through the network serves both: `read(feat)`, then
+`mean_of(read)` and `loss_of(read, target)`.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.kernels import elementwise, replaceable_by
-from worldmodel.model.networks import MLP, side_by_side, symexp
+from worldmodel.model.networks import MLP, apply_side_by_side, symexp
 
 
 class ScalarHead(nn.Module):
-    """A number from features, (...,F) -> (...); the parts that differ are below."""
+    """Predicts a number from features, (...,F) -> (...)."""
 
     net: MLP
 
@@ -59,7 +58,7 @@ class TwoHotHead(ScalarHead):
         super().__init__()
         self.net = MLP(inputs, bins, layers, units, zero_output=True, exact=False)
         self.bins: Tensor
-        # Mirrored exactly, so that a symmetric guess is zero.
+        # Mirrored exactly, so that a symmetric prediction is zero.
         half = symexp(torch.linspace(-20, 20, bins))[: bins // 2]
         middle = torch.zeros(bins % 2)
         self.register_buffer("bins", torch.cat([half, middle, -half.flip(0)]), persistent=False)
@@ -68,31 +67,29 @@ class TwoHotHead(ScalarHead):
         return two_hot_mean(read, self.bins)
 
     def loss_of(self, read: Tensor, target: Tensor) -> Tensor:
-        return two_hot_loss(read, *two_hot(target, self.bins))
+        return two_hot_loss(read, *encode_two_hot(target, self.bins))
 
 
-def two_hot(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
-    """The bin below x and the share of the one above it, so that their weighted mean is x: (...)
-    -> (...), (...).
-    """
+def encode_two_hot(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
+    """The index of the bin below x and the weight of the bin above it: (...) -> (...), (...)."""
     x = x.float().clamp(bins[0], bins[-1])
     low = (torch.searchsorted(bins, x.contiguous(), right=True) - 1).clamp(0, len(bins) - 2)
     return low, (x - bins[low]) / (bins[low + 1] - bins[low])
 
 
-@replaceable_by(elementwise.twohot_mean)
+@replaceable_by(elementwise.two_hot_mean)
 def two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:
     """The mean of logits (...,K) over bins that mirror each other around zero: (...)."""
     terms = logits.float().softmax(-1) * bins
     half = len(bins) // 2
-    # Bins reach +-5e8: summing mirrored pairs first lets a symmetric guess cancel to zero exactly.
+    # Bins reach +-5e8: summing mirrored pairs first lets a symmetric prediction cancel to zero.
     pairs = terms[..., :half] + terms[..., -half:].flip(-1)
     return pairs.sum(-1) + terms[..., half : len(bins) - half].sum(-1)
 
 
-@replaceable_by(elementwise.twohot_loss)
+@replaceable_by(elementwise.two_hot_loss)
 def two_hot_loss(logits: Tensor, low: Tensor, share: Tensor) -> Tensor:
-    """Cross-entropy (...) of logits (...,K) with the codes that `two_hot` returns."""
+    """Cross-entropy (...) of logits (...,K) with the codes of `encode_two_hot`."""
     log_probs = logits.float().log_softmax(-1)
     below = log_probs.gather(-1, low.unsqueeze(-1)).squeeze(-1)
     above = log_probs.gather(-1, low.unsqueeze(-1) + 1).squeeze(-1)
@@ -115,7 +112,7 @@ class ContinueHead(ScalarHead):
         )
 
 
-def means(heads: Sequence[ScalarHead], feat: Tensor) -> list[Tensor]:
-    """What several heads say of the same features."""
-    reads = side_by_side([head.net for head in heads], feat)
+def predict_means(heads: Sequence[ScalarHead], feat: Tensor) -> list[Tensor]:
+    """Means of several heads on the same features."""
+    reads = apply_side_by_side([head.net for head in heads], feat)
     return [head.mean_of(read) for head, read in zip(heads, reads, strict=True)]

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from worldmodel.model.dynamics import Dynamics
-from worldmodel.model.multi_step import Average, dreams
+from worldmodel.model.multi_step import Average, imagine_from_each_step
 from worldmodel.spaces import State
 
 
-def free_nats(
+def apply_free_nats(
     kl: Tensor, free: float, on: str, over_ranks: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
     """Keep the KL from being pushed below `free`: per step (Dreamer 3) or on the batch's mean
     (Dreamer 1, 2).
 
-    `over_ranks` makes one process's mean that of all, so that they are on the same side of it.
+    `over_ranks` averages the mean over processes, so that all are on the same side of `free`.
     """
     if on == "element":
         return kl.clamp(min=free)
@@ -26,10 +26,10 @@ def free_nats(
     return torch.where(mean >= free, kl, torch.full_like(kl, free))
 
 
-def overshooting(
+def compute_overshooting(
     dynamics: Dynamics, post: State, prev_action: Tensor, is_first: Tensor, steps: int
 ) -> Tensor:
-    """Mean KL(sg(posterior at t) || prior at t dreamt from t-d), over distances d = 2..steps:
+    """Mean KL(sg(posterior at t) || prior at t imagined from t-d), over distances d = 2..steps:
     (B,T).
 
     Pairs with an episode's start between them are masked. With times as letters, steps = 3, T = 5:
@@ -37,7 +37,9 @@ def overshooting(
         d = 2: posts at a b c predict c d e      d = 3: posts at a b predict d e
     """
     mean = Average(is_first)
-    for distance, state, unbroken in dreams(dynamics, post, prev_action, is_first, steps):
+    for distance, state, unbroken in imagine_from_each_step(
+        dynamics, post, prev_action, is_first, steps
+    ):
         if distance == 1:  # the plain ELBO already trains this one
             continue
         target = {k: v[:, distance:].detach() for k, v in dynamics.distribution(post).items()}

@@ -1,4 +1,4 @@
-"""Dreams that start from every step of a batch at once, and averages over how far they reach."""
+"""Imagined rollouts from every step of a batch at once, and averages over their distances."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from worldmodel.model.dynamics import Dynamics
 from worldmodel.spaces import State, map_state
 
 
-def dreams(
+def imagine_from_each_step(
     dynamics: Dynamics, post: State, prev_action: Tensor, is_first: Tensor, steps: int
 ) -> Iterator[tuple[int, State, Tensor]]:
-    """For d = 1..steps: d, the states (B,T-d,...) dreamt from posteriors (B,T,...) with the real
-    actions, and whether no episode starts on the way (B,T-d). Entry t belongs to step t+d.
+    """Imagine from every posterior (B,T,...) at once, with the real actions.
+
+    Yields for d = 1..steps: d, the states (B,T-d,...), and a mask (B,T-d) of the rollouts that
+    cross no start of an episode. Entry t belongs to step t+d.
     """
     length = prev_action.shape[1]
     state = post
@@ -25,7 +27,7 @@ def dreams(
         reach = length - distance
         state = _first_steps(state, reach)
         unbroken = unbroken[:, :reach] & ~is_first[:, distance:].bool()
-        state = _flat_step(dynamics, state, prev_action[:, distance:])
+        state = _imagine_one_step(dynamics, state, prev_action[:, distance:])
         yield distance, state, unbroken
 
 
@@ -33,7 +35,7 @@ def _first_steps(state: State, count: int) -> State:
     return map_state(state, lambda v: v[:, :count])
 
 
-def _flat_step(dynamics: Dynamics, state: State, actions: Tensor) -> State:
+def _imagine_one_step(dynamics: Dynamics, state: State, actions: Tensor) -> State:
     """One imagined step from every (B,T) state at once."""
     flat = map_state(state, lambda v: v.flatten(0, 1))
     found = dynamics.imagine_step(flat, actions.flatten(0, 1))
@@ -41,16 +43,14 @@ def _flat_step(dynamics: Dynamics, state: State, actions: Tensor) -> State:
 
 
 class Average:
-    """Mean of what different distances say of the same step; where none can say anything it is
-    zero.
-    """
+    """The mean loss of each step over distances; zero where no distance counts."""
 
     def __init__(self, is_first: Tensor):
         self.total = torch.zeros(is_first.shape, device=is_first.device)
         self.count = torch.zeros_like(self.total)
 
     def add(self, distance: int, loss: Tensor, valid: Tensor) -> None:
-        """Losses (B,T-d) of the steps from d on, of which only valid ones count."""
+        """Add the losses (B,T-d) of the steps from d on; only valid ones count."""
         pad = (distance, 0)
         self.total = self.total + F.pad(loss * valid, pad)
         self.count = self.count + F.pad(valid.float(), pad)

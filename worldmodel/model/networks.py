@@ -16,7 +16,7 @@ from worldmodel.spaces import ObservationSpace
 
 
 class Norm(nn.RMSNorm):
-    """RMSNorm in fp32, whatever comes in."""
+    """RMSNorm in fp32, whatever the precision of its input."""
 
     def __init__(self, size: int):
         super().__init__(size, eps=1e-4)
@@ -45,18 +45,18 @@ class MLP(nn.Module):
             nn.Linear(a, b, bias=False) for a, b in zip(sizes, sizes[1:], strict=False)
         )
         self.norms = nn.ModuleList(Norm(units) for _ in range(layers))
-        self.out = (Exact if exact else nn.Linear)(sizes[-1], outputs)
+        self.out = (Fp32Linear if exact else nn.Linear)(sizes[-1], outputs)
         if zero_output:
             nn.init.zeros_(self.out.weight)
             self.out.bias.data.zero_()
 
-    @replaceable_by(planning_step.read)
+    @replaceable_by(planning_step.run_mlp)
     def forward(self, x: Tensor) -> Tensor:
         return self.rest(self.hidden[0](x)) if len(self.hidden) else self.out(x)
 
     def rest(self, x: Tensor) -> Tensor:
         """All but the first linear layer."""
-        last, fine = len(self.norms) - 1, isinstance(self.out, Exact)
+        last, fine = len(self.norms) - 1, isinstance(self.out, Fp32Linear)
         for i, norm in enumerate(self.norms):
             x = x if i == 0 else self.hidden[i](x)
             x = norm_silu(x, cast(Norm, norm), fine and i == last)
@@ -69,10 +69,10 @@ def norm_silu(x: Tensor, norm: nn.RMSNorm, fine: bool = False) -> Tensor:
     return F.silu(norm(x))
 
 
-@replaceable_by(planning_step.read_side_by_side)
-def side_by_side(nets: Sequence[MLP], x: Tensor) -> list[Tensor]:
-    """Several networks on one input, whose gradient is then one matrix product instead of one and
-    a sum for each.
+@replaceable_by(planning_step.run_side_by_side)
+def apply_side_by_side(nets: Sequence[MLP], x: Tensor) -> list[Tensor]:
+    """Apply several networks to one input, whose gradient is then one matrix product instead of a
+    sum of several.
     """
     if not all(len(net.hidden) for net in nets):
         return [net(x) for net in nets]
@@ -102,7 +102,7 @@ class _SideBySide(torch.autograd.Function):
         return by_x, *(grad.flatten(0, -2).t() @ x.flatten(0, -2)).split(sizes)
 
 
-class Exact(nn.Linear):
+class Fp32Linear(nn.Linear):
     """A linear layer in fp32 even under autocast, for outputs whose small differences matter.
 
     In bf16 neighbouring rewards near 8 lie 0.03 apart, and a planner could not tell good plans
@@ -127,14 +127,14 @@ class BlockLinear(nn.Module):
         return torch.einsum("...gi,gio->...go", x, self.weight) + self.bias
 
 
-def shrunk(size: tuple[int, int], layers: int, patch: int) -> tuple[int, int]:
-    """Picture size after the first layer's patches and a halving in every other."""
+def compute_encoded_size(size: tuple[int, int], layers: int, patch: int) -> tuple[int, int]:
+    """Height and width after the first layer's patches and a halving by every other layer."""
     factor = patch * 2 ** (layers - 1)
     return size[0] // factor, size[1] // factor
 
 
-def lay_out(module: nn.Module) -> None:
-    """Convolutions start with weights that keep the signal's size, and lie channels-last, which is
+def initialize_convs(module: nn.Module) -> None:
+    """Give convolutions weights that keep the signal's size, stored channels-last, which is
     faster.
     """
     for conv in module.modules():
@@ -146,19 +146,19 @@ def lay_out(module: nn.Module) -> None:
 
 
 class ImageEncoder(nn.Module):
-    """Strided convolutions, a halving each: (N,H,W,C) -> (N,E); a `patch` above 2 is one
-    projection at first.
+    """Strided convolutions that each halve the picture: (N,H,W,C) -> (N,E). With a `patch` above 2
+    the first layer projects patches.
     """
 
     def __init__(self, shape: tuple[int, int, int], channels: Sequence[int], patch: int):
         super().__init__()
-        kernel = (patch, patch) if patch > 2 else (4, 2, 1)  # its size, stride and padding
+        kernel = (patch, patch) if patch > 2 else (4, 2, 1)  # size, stride and padding
         first = nn.Conv2d(shape[2], channels[0], *kernel)
         halving = (nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(channels, channels[1:], strict=False))
         self.convs = nn.ModuleList([first, *halving])
-        height, width = shrunk(shape[:2], len(channels), patch)
+        height, width = compute_encoded_size(shape[:2], len(channels), patch)
         self.size = height * width * channels[-1]
-        lay_out(self)
+        initialize_convs(self)
 
     def forward(self, image: Tensor) -> Tensor:
         x = image.permute(0, 3, 1, 2)  # channels-last already
@@ -167,9 +167,8 @@ class ImageEncoder(nn.Module):
         return x.permute(0, 2, 3, 1).flatten(1)
 
 
-class Doubling(nn.Module):
-    """What a transposed 4x4 convolution of stride 2 computes, as a 2x2 convolution per output
-    phase.
+class Upsample(nn.Module):
+    """A transposed 4x4 convolution of stride 2, computed as a 2x2 convolution per output phase.
 
     Each output pixel sees 2x2 inputs through one of four kernels. Cutting a border of one from the
     interleaved phases puts them in place. On a CPU its backward pass takes half the time of
@@ -185,9 +184,11 @@ class Doubling(nn.Module):
         return interleave_phases(self.phases(x).permute(0, 2, 3, 1), silu).permute(0, 3, 1, 2)
 
 
-@replaceable_by(elementwise.doubled)
+@replaceable_by(elementwise.interleave_phases)
 def interleave_phases(phases: Tensor, silu: bool) -> Tensor:
-    """Four phases (N,h+1,w+1,4C) to one map (N,2h,2w,C) without its border, then perhaps SiLU."""
+    """Interleave four phases (N,h+1,w+1,4C) to one map (N,2h,2w,C) without its border; `silu` adds
+    SiLU.
+    """
     n, rows, columns, channels = phases.shape
     split = phases.view(n, rows, columns, 2, 2, channels // 4)
     whole = split.transpose(2, 3).reshape(n, 2 * rows, 2 * columns, channels // 4)[:, 1:-1, 1:-1]
@@ -210,22 +211,22 @@ class Unpatch(nn.Module):
 
 
 class ImageDecoder(nn.Module):
-    """The encoder's mirror image: features (N,F) -> mean picture (N,H,W,C), less the
-    mean image.
+    """The encoder's mirror image: features (N,F) -> mean picture (N,H,W,C) without the mean
+    image.
     """
 
     def __init__(
         self, inputs: int, shape: tuple[int, int, int], channels: Sequence[int], patch: int
     ):
         super().__init__()
-        self.start = (*shrunk(shape[:2], len(channels), patch), channels[-1])
+        self.start = (*compute_encoded_size(shape[:2], len(channels), patch), channels[-1])
         self.project = nn.Linear(inputs, math.prod(self.start))
         back = list(reversed(channels))
-        doubling = (Doubling(a, b) for a, b in zip(back, back[1:], strict=False))
+        doubling = (Upsample(a, b) for a, b in zip(back, back[1:], strict=False))
         colours = shape[2]
-        last = Unpatch(back[-1], colours, patch) if patch > 2 else Doubling(back[-1], colours)
+        last = Unpatch(back[-1], colours, patch) if patch > 2 else Upsample(back[-1], colours)
         self.convs = nn.ModuleList([*doubling, last])
-        lay_out(self)
+        initialize_convs(self)
 
     def forward(self, feat: Tensor) -> Tensor:
         x = self.project(feat).unflatten(1, self.start).permute(0, 3, 1, 2)
@@ -249,7 +250,9 @@ class VectorDecoder(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pictures, less their mean images, and vectors to one embedding: (B,T,...) -> (B,T,E)."""
+    """Encodes pictures, without their mean images, and vectors to one embedding: (B,T,...) ->
+    (B,T,E).
+    """
 
     def __init__(
         self, observation: ObservationSpace, channels: Sequence[int], patch: int, units: int
@@ -283,34 +286,33 @@ def symexp(x: Tensor) -> Tensor:
     return torch.sign(x) * torch.expm1(torch.abs(x))
 
 
-def mixed_log_probs(logits: Tensor, unimix: float) -> Tensor:
+def compute_log_probs(logits: Tensor, unimix: float) -> Tensor:
     """Log-probabilities with a share `unimix` of uniform mixed in."""
     if not unimix:
         return logits.log_softmax(-1)
     return ((1 - unimix) * logits.softmax(-1) + unimix / logits.shape[-1]).log()
 
 
-def one_hot_draw(logits: Tensor, unimix: float, generator: torch.Generator | None) -> Tensor:
-    """One-hot codes drawn from logits (...,K), their gradients straight through to the
+def sample_one_hot(logits: Tensor, unimix: float, generator: torch.Generator | None) -> Tensor:
+    """Sample one-hot codes from logits (...,K), with straight-through gradients to the
     probabilities.
     """
     uniform = torch.rand(logits.shape[:-1], generator=generator, device=logits.device)
     return pick_one_hot(logits, uniform, unimix)
 
 
-@replaceable_by(elementwise.draw)
+@replaceable_by(elementwise.pick_one_hot)
 def pick_one_hot(logits: Tensor, uniform: Tensor, unimix: float) -> Tensor:
     """One-hot codes (...,K) that uniform numbers (...) pick from the probabilities."""
-    logs = mixed_log_probs(logits.float(), unimix)
-    return straight_through(logs, looked_up(logs, uniform))
+    logs = compute_log_probs(logits.float(), unimix)
+    return straight_through(logs, pick_indices(logs, uniform))
 
 
-def looked_up(logs: Tensor, uniform: Tensor) -> Tensor:
-    """Indices (...) drawn from log-probabilities (...,K): where uniform numbers (...) fall in the
-    running sum.
+def pick_indices(logs: Tensor, uniform: Tensor) -> Tensor:
+    """Indices (...) of the classes in which uniform numbers (...) fall, by cumulative probability.
 
-    On a CPU a tenth of the time of torch.multinomial over many rows and a third of Gumbel's K
-    numbers each.
+    On a CPU this takes a tenth of the time of torch.multinomial over many rows, and a third of
+    that of Gumbel noise, which needs K numbers each.
     """
     sums = logs.detach().exp().cumsum(-1)
     # The sums may end a rounding error away from one.

@@ -1,4 +1,4 @@
-"""A decoder that looks at a model without being part of it."""
+"""A decoder to look at a model with, which does not affect its training."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from worldmodel.spaces import Losses, Metrics
 
 
 class Probe(Objective):
-    """Learns to draw pictures of features behind a stop-gradient, where no objective does.
+    """Learns to decode pictures from features behind a stop-gradient, if no objective does.
 
-    Its loss is in no sum, its gradients are clipped apart, and it draws no random numbers: the
-    rest learns bit for bit as it would without.
+    Its loss is added to no other, its gradients are clipped separately, and it draws no random
+    numbers: the rest is trained bit for bit as without it.
     """
 
     def __init__(self, decoder: Objective):
@@ -22,11 +22,11 @@ class Probe(Objective):
         self.decoder, self.loss_names = decoder, decoder.loss_names
 
     @property
-    def draws(self) -> bool:
+    def can_draw(self) -> bool:
         return True
 
     def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
-        """The decoder's losses, apart from everything else's graph."""
+        """The decoder's losses, outside the model's graph."""
         return self.decoder(replace(ctx, feat=ctx.feat.detach(), slow=None))
 
     def decode(self, feat: Tensor) -> dict[str, Tensor]:

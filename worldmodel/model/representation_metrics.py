@@ -7,11 +7,11 @@ from torch import Tensor
 
 from worldmodel.spaces import Metrics
 
-ROWS = 256  # steps of a batch that are looked at
+ROWS = 256  # steps of a batch that are measured, at most
 
 
 @torch.no_grad()
-def spread(name: str, x: Tensor) -> Metrics:
+def measure_spread(name: str, x: Tensor) -> Metrics:
     """Of vectors (B,T,D): mean standard deviation, and effective rank (sum l)^2 / sum l^2 of the
     covariance's spectrum.
 

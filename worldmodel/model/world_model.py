@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from worldmodel.distributed import ALONE, World
 from worldmodel.errors import UsageError
-from worldmodel.model.augment import draw_shifts, shifted
+from worldmodel.model.augment import draw_shifts, shift_pictures
 from worldmodel.model.dynamics import Dynamics
-from worldmodel.model.ema import Slow
-from worldmodel.model.heads import ContinueHead, ScalarHead, means
-from worldmodel.model.kl import free_nats, overshooting
+from worldmodel.model.ema import SlowCopy
+from worldmodel.model.heads import ContinueHead, ScalarHead, predict_means
+from worldmodel.model.kl import apply_free_nats, compute_overshooting
 from worldmodel.model.mean_image import MeanImage
 from worldmodel.model.networks import Encoder
-from worldmodel.model.objectives import Comparing, Context, Objective, Parts
-from worldmodel.model.representation_metrics import spread
+from worldmodel.model.objectives import Context, DistanceObjective, Objective, Parts
+from worldmodel.model.representation_metrics import measure_spread
 from worldmodel.spaces import (
     Batch,
     Losses,
@@ -35,11 +35,11 @@ class WorldModel(nn.Module):
     """Encoder, dynamics, representation objectives and heads.
 
     `scales` holds the weight of every loss by name; the losses' names must equal its keys. `ema`
-    is the rate at which a slow encoder follows, where an objective aims at one.
-    `mean_image_updates` updates estimate the mean images.
+    is the rate of the slow encoder, if an objective uses one. `mean_image_updates` updates
+    estimate the mean images.
     """
 
-    measure_every = 10  # updates between looks at how far the representation spreads
+    measure_every = 10  # updates between measurements of the representation's spread
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class WorldModel(nn.Module):
         self.cont = cont
         self.objectives = nn.ModuleDict({name: module for name, (module, _) in objectives.items()})
         self.objective_weights = {name: weight for name, (_, weight) in objectives.items()}
-        self.ends: Tensor  # whether any episode ever ended for good
+        self.ends: Tensor  # whether any episode has terminated
         self.register_buffer("ends", torch.tensor(False))
         self.scales, self.world = scales, world
         self.free, self.free_on, self.overshooting, self.shift = free, free_on, overshooting, shift
@@ -78,24 +78,25 @@ class WorldModel(nn.Module):
             name for objective, _ in objectives.values() for name in objective.replaces
         }
         self.slow = (
-            Slow(encoder, ema) if any(o.needs_slow for o, _ in objectives.values()) else None
+            SlowCopy(encoder, ema) if any(o.needs_slow for o, _ in objectives.values()) else None
         )
         self.probe = probe
         self.measuring = True
 
-    def watch(self, batch: Batch, update: int) -> Hashable:
-        """Before an update is made of a batch: take in its mean picture, and whether episodes end.
+    def begin_update(self, batch: Batch, update: int) -> Hashable:
+        """Prepare an update on a batch: update the mean images, and note whether episodes
+        terminate.
 
-        What is returned tells updates apart that do different things.
+        The result differs between updates that run different operations.
         """
         self.measuring = update % self.measure_every == 0
         self.ends |= self.world.mean(batch["is_terminal"].any().float()) > 0
         for name, mean_image in self._mean_images().items():
-            mean_image.watch(batch[name], update, self.world.mean)
-        return self.measuring, *(o.phase(update) for o in self._objectives())
+            mean_image.accumulate(batch[name], update, self.world.mean)
+        return self.measuring, *(o.begin_update(update) for o in self._objectives())
 
     def augment(self, batch: Batch) -> Batch:
-        """The batch, with a draw of how its pictures are to be moved where that is asked for."""
+        """Add random shifts of the pictures to the batch, if the configuration has any."""
         if not self.shift:
             return batch
         (size, length), device = batch["is_first"].shape, batch["is_first"].device
@@ -104,29 +105,29 @@ class WorldModel(nn.Module):
         return {**batch, **shifts}
 
     def after_update(self) -> None:
-        """Once the weights have moved: what follows them does."""
+        """Update what follows the weights, once they have moved."""
         if self.slow is not None:
             self.slow.follow(self.encoder)
         for objective in self._objectives():
             objective.after_update(self.world.mean)
 
-    def by_hand(self) -> list[Tensor]:
-        """Weights that `after_update` moves besides the optimiser."""
-        return [w for objective in self._objectives() for w in objective.by_hand()]
+    def list_adjusted_weights(self) -> list[Tensor]:
+        """Trained weights that `after_update` changes too."""
+        return [w for objective in self._objectives() for w in objective.list_adjusted_weights()]
 
     def _objectives(self) -> list[Objective]:
         return [o for o in self.objectives.values() if isinstance(o, Objective)]
 
     def encode(self, batch: Batch, encoder: nn.Module | None = None) -> Tensor:
-        """Embeddings (B,T,E) of what was seen, by the model's encoder or another."""
+        """Embeddings (B,T,E) of observations, by the model's encoder or another."""
         encoder = self.encoder if encoder is None else encoder
         seen = dict(batch)
         for name, mean_image in self._mean_images().items():
-            rough = torch.is_autocast_enabled(batch[name].device.type)
-            dtype = torch.bfloat16 if rough else torch.float32
-            seen[name] = mean_image.take_out(batch[name], dtype)
+            low = torch.is_autocast_enabled(batch[name].device.type)
+            dtype = torch.bfloat16 if low else torch.float32
+            seen[name] = mean_image.subtract_from(batch[name], dtype)
             if f"shift/{name}" in batch:
-                seen[name] = shifted(seen[name], batch[f"shift/{name}"])
+                seen[name] = shift_pictures(seen[name], batch[f"shift/{name}"])
         return encoder(seen)
 
     def _mean_images(self) -> dict[str, MeanImage]:
@@ -148,7 +149,7 @@ class WorldModel(nn.Module):
         feat = self.dynamics.features(post)
         losses: Losses = {}
         metrics: Metrics = {}
-        ctx = self._context(batch, embed, post, prior, feat)
+        ctx = self._make_context(batch, embed, post, prior, feat)
         for name, objective in self.objectives.items():
             own, extra = objective(ctx)
             losses.update({k: v * self.objective_weights[name] for k, v in own.items()})
@@ -161,15 +162,15 @@ class WorldModel(nn.Module):
         losses.update(self._kl_losses(batch, post, prior))
         metrics["kl"] = self.dynamics.kl(post, prior).mean()
         if self.measuring:
-            metrics |= spread("embed", embed) | spread(
+            metrics |= measure_spread("embed", embed) | measure_spread(
                 "feat", self.dynamics.expected_features(post)
             )
         return losses, metrics, post, feat
 
-    def _context(
+    def _make_context(
         self, batch: Batch, embed: Tensor, post: State, prior: State, feat: Tensor
     ) -> Context:
-        """What objectives are given; the slow encoder looks at a view of its own."""
+        """The input of the objectives; the slow encoder sees pictures with shifts of their own."""
         slow = self.encode(self.augment(batch), self.slow) if self.slow is not None else None
         parts = Parts(self.dynamics, self.reward, self.cont)
         return Context(batch, embed, post, prior, feat, self._mean_images(), parts, slow)
@@ -196,28 +197,28 @@ class WorldModel(nn.Module):
     def _kl_losses(self, batch: Batch, post: State, prior: State) -> Losses:
         kl, stop = self.dynamics.kl, Tensor.detach
         losses = {
-            "dyn": self._free_nats(kl(map_state(post, stop), prior)),
-            "rep": self._free_nats(kl(post, map_state(prior, stop))),
+            "dyn": self._apply_free_nats(kl(map_state(post, stop), prior)),
+            "rep": self._apply_free_nats(kl(post, map_state(prior, stop))),
         }
         if self.overshooting > 1:
-            raw = overshooting(
+            raw = compute_overshooting(
                 self.dynamics, post, batch["prev_action"], batch["is_first"], self.overshooting
             )
-            losses["overshoot"] = self._free_nats(raw)
+            losses["overshoot"] = self._apply_free_nats(raw)
         return {k: v for k, v in losses.items() if k not in self.replaced}
 
-    def _free_nats(self, kl: Tensor) -> Tensor:
-        return free_nats(kl, self.free, self.free_on, self.world.mean)
+    def _apply_free_nats(self, kl: Tensor) -> Tensor:
+        return apply_free_nats(kl, self.free, self.free_on, self.world.mean)
 
     def predict(self, feat: Tensor, *others: ScalarHead) -> list[Tensor]:
-        """Expected reward, probability of going on, and what other heads say, by features
+        """Expected reward, probability of continuing, and the means of other heads, from features
         (...,F).
         """
-        return means([self.reward, self.cont, *others], feat)
+        return predict_means([self.reward, self.cont, *others], feat)
 
-    def outlook(self, feat: Tensor) -> tuple[Tensor, Tensor]:
-        """`predict` for planners: a model that saw no end expects none, and need not ask
-        its head.
+    def predict_for_planning(self, feat: Tensor) -> tuple[Tensor, Tensor]:
+        """`predict` for planners; a model that has seen no termination predicts none, without its
+        head.
         """
         if self.ends:
             reward, cont = self.predict(feat)
@@ -225,38 +226,40 @@ class WorldModel(nn.Module):
         reward = self.reward.mean(feat)
         return reward, torch.ones_like(reward)
 
-    def goal_distance(self, states: State, goal: Tensor, kind: str) -> Tensor:
-        """How far predicted states (...,) are from a goal's embedding, which broadcasts: (...,).
+    def measure_goal_distance(self, states: State, goal: Tensor, kind: str) -> Tensor:
+        """Distance (...) of imagined states (...,) from a goal's embedding, which broadcasts.
 
-        `belief` and `kl` compare what the model predicts there with what it would believe if it
-        saw the goal there; `learnt` asks the objective of the largest weight that can tell.
+        `belief` and `kl` compare the prior at a state with the posterior if the goal were observed
+        there; `learnt` asks the distance objective of the largest weight.
         """
         if kind == "learnt":
-            comparing = {k: o for k, o in self.objectives.items() if isinstance(o, Comparing)}
+            comparing = {
+                k: o for k, o in self.objectives.items() if isinstance(o, DistanceObjective)
+            }
             heaviest = max(comparing, key=self.objective_weights.__getitem__)
             return comparing[heaviest].distance(self.dynamics.features(states), goal)
         dynamics = self.dynamics
-        prior, belief = dynamics.predict_latent(states), dynamics.infer_latent(states, goal)
+        prior, posterior = dynamics.predict_latent(states), dynamics.infer_latent(states, goal)
         if kind == "kl":
-            return dynamics.kl(belief, prior)
-        return (dynamics.mean_latent(belief) - dynamics.mean_latent(prior)).square().sum(-1)
+            return dynamics.kl(posterior, prior)
+        return (dynamics.mean_latent(posterior) - dynamics.mean_latent(prior)).square().sum(-1)
 
-    def _artist(self) -> Objective | None:
-        """What draws pictures: an objective, or the probe."""
-        return next((o for o in self._objectives() if o.draws), self.probe)
+    def _find_decoder(self) -> Objective | None:
+        """What decodes pictures: an objective, or the probe."""
+        return next((o for o in self._objectives() if o.can_draw), self.probe)
 
     @property
     def can_draw(self) -> bool:
         """Whether features can be made into pictures."""
-        return self._artist() is not None
+        return self._find_decoder() is not None
 
     def decode(self, feat: Tensor) -> dict[str, Tensor]:
         """Mean pictures (B,T,H,W,C) of features (B,T,F) by name, in about [0, 1]."""
-        artist = self._artist()
-        if artist is None:
+        decoder = self._find_decoder()
+        if decoder is None:
             raise UsageError(
                 "this model cannot draw: give it pictures (env.obs), and loss.probe or "
                 "loss.objective.reconstruction"
             )
         means = self._mean_images()
-        return {name: means[name].put_back(x) for name, x in artist.decode(feat).items()}
+        return {name: means[name].add_to(x) for name, x in decoder.decode(feat).items()}

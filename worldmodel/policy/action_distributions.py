@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.model.networks import mixed_log_probs, one_hot_draw, straight_through
+from worldmodel.model.networks import compute_log_probs, sample_one_hot, straight_through
 
 LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
 
@@ -23,8 +23,8 @@ class BoundedNormal:
     """A normal whose mean lies in [-1, 1] and whose std is bounded (Dreamer 3); samples may leave
     the box.
 
-    `legal` puts a sample into the box before anything acts on it; log_prob is of the sample as
-    drawn.
+    `clip_actions` puts a sample into the box before it is used; log_prob is that of the sample
+    itself.
     """
 
     def __init__(self, mean: Tensor, raw_std: Tensor, min_std: float, max_std: float):
@@ -51,7 +51,7 @@ class TanhNormal:
 
     def __init__(self, mean: Tensor, raw_std: Tensor, min_std: float, max_std: float):
         self.mean = 5.0 * torch.tanh(mean / 5.0)
-        # Dreamer 1 starts at softplus(5) and has no upper bound; the bound is where the squashed
+        # Dreamer 1 starts at softplus(5) and has no upper bound; at large stds the squashed
         # density is U-shaped.
         self.std = (F.softplus(raw_std + 5.0) + min_std).clamp(max=max_std)
 
@@ -62,13 +62,13 @@ class TanhNormal:
         return torch.tanh(self.mean)
 
     def log_prob(self, action: Tensor) -> Tensor:
-        return self._log_prob_before(torch.atanh(action.clamp(-1 + 1e-6, 1 - 1e-6)))
+        return self._log_prob_of_tanh(torch.atanh(action.clamp(-1 + 1e-6, 1 - 1e-6)))
 
     def entropy(self) -> Tensor:
-        return -self._log_prob_before(self.mean + self.std * torch.randn_like(self.mean))
+        return -self._log_prob_of_tanh(self.mean + self.std * torch.randn_like(self.mean))
 
-    def _log_prob_before(self, x: Tensor) -> Tensor:
-        """Of tanh(x); log(1 - tanh(x)^2) is written without cancellation."""
+    def _log_prob_of_tanh(self, x: Tensor) -> Tensor:
+        """Log-probability of tanh(x); log(1 - tanh(x)^2) is written without cancellation."""
         slope = 2 * (math.log(2) - x - F.softplus(-2 * x))
         return (normal_log_prob(x, self.mean, self.std) - slope).sum(-1)
 
@@ -108,10 +108,12 @@ class OneHotGroups:
 
     def __init__(self, logits: Tensor, groups: Sequence[int], unimix: float):
         self.logits, self.unimix = logits.split(list(groups), -1), unimix
-        self.log_probs = [mixed_log_probs(part, unimix) for part in self.logits]
+        self.log_probs = [compute_log_probs(part, unimix) for part in self.logits]
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        return torch.cat([one_hot_draw(part, self.unimix, generator) for part in self.logits], -1)
+        return torch.cat(
+            [sample_one_hot(part, self.unimix, generator) for part in self.logits], -1
+        )
 
     def mode(self) -> Tensor:
         return torch.cat([straight_through(logs, logs.argmax(-1)) for logs in self.log_probs], -1)
@@ -131,9 +133,9 @@ CONTINUOUS: dict[str, type[BoundedNormal] | type[TanhNormal] | type[TruncatedNor
 }
 
 
-def legal(action: Tensor) -> Tensor:
-    """Into the box [-1, 1], gradients passing as if nothing had been cut; one-hot actions are
-    inside already.
+def clip_actions(action: Tensor) -> Tensor:
+    """Clip actions to [-1, 1] with straight-through gradients; one-hot actions stay as they
+    are.
     """
     return action.clamp(-1, 1).detach() + (action - action.detach())
 

@@ -1,7 +1,7 @@
 """The imagination actor-critic: Dreamer 1, 2 and 3 are values of its settings.
 
-From posterior states s_0 the actor dreams: a_t ~ actor(s_t), s_{t+1} = model(s_t, a_t), t < H.
-Rewards r_{t+1}, chances of going on c_{t+1} and values v_{t+1} are read off the arrivals, and
+From posterior states s_0 the actor imagines: a_t ~ actor(s_t), s_{t+1} = model(s_t, a_t), t < H.
+Rewards r_{t+1}, continuation probabilities c_{t+1} and values v_{t+1} are predicted, and
 
     G_t = r_{t+1} + gamma c_{t+1} ((1 - lambda) v_{t+1} + lambda G_{t+1})   lambda-return
     w_t = c_0 prod_{k=1..t} gamma c_k                     probability of being alive
@@ -21,7 +21,7 @@ from worldmodel.config.schema import ActorConfig, CriticConfig, ImagConfig
 from worldmodel.distributed import ALONE, World
 from worldmodel.model.heads import ScalarHead
 from worldmodel.model.networks import MLP, BlockLinear
-from worldmodel.policy.action_distributions import CONTINUOUS, Dist, OneHotGroups, legal
+from worldmodel.policy.action_distributions import CONTINUOUS, Dist, OneHotGroups, clip_actions
 from worldmodel.policy.lambda_returns import ReturnScale, lambda_returns
 from worldmodel.spaces import ActionSpace, Batch, Metrics, State, count_states, map_state
 
@@ -50,12 +50,12 @@ class Actor(nn.Module):
 
 
 @dataclass(frozen=True)
-class Dream:
-    """N imagined rollouts, time first. Entry t of what is arrived at belongs to state t+1."""
+class ImaginedRollouts:
+    """N imagined rollouts, time first. Entry t of reward, cont and value belongs to state t+1."""
 
-    seen: Tensor  # (H,N,F), without a graph
-    read: Tensor  # (H,N,...), what the actor made of it
-    drawn: Tensor  # (H,N,A), as the actor drew them
+    feat: Tensor  # (H,N,F), without a graph
+    actor_output: Tensor  # (H,N,...), of the actor's network
+    action: Tensor  # (H,N,A), before clipping
     reward: Tensor  # (H,N)
     cont: Tensor  # (H,N)
     value: Tensor  # (H,N)
@@ -86,13 +86,13 @@ class ActorCritic(nn.Module):
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     @property
-    def closing(self) -> ScalarHead:
-        """What returns are bootstrapped from: the slow critic or the critic itself."""
+    def bootstrap_critic(self) -> ScalarHead:
+        """The critic that returns are bootstrapped from: the slow critic or the critic itself."""
         slow = self.slow is not None and self.critic_config.bootstrap == "slow"
         return self.slow if slow else self.critic  # type: ignore[return-value]
 
     def value(self, feat: Tensor) -> Tensor:
-        return self.closing.mean(feat)
+        return self.bootstrap_critic.mean(feat)
 
     def losses(
         self, model, batch: Batch, post: State, feat: Tensor
@@ -100,20 +100,20 @@ class ActorCritic(nn.Module):
         """Scalar losses of actor and critic from the posteriors (B,T,...) of a batch; feat (B,T,F)
         keeps its graph.
         """
-        picks = self._starts(batch["is_terminal"])
+        picks = self._pick_starts(batch["is_terminal"])
         start = map_state(post, lambda v: v.detach().flatten(0, 1)[picks])
         alive = 1.0 - batch["is_terminal"].float().flatten()[picks]
         with (
             torch.set_grad_enabled(self.actor_config.gradient != "reinforce"),
-            frozen(model, self.critic),
+            freeze_weights(model, self.critic),
         ):
-            dream = self.dream(model, start)
-        discount = self.imag.discount * dream.cont
-        returns = lambda_returns(dream.reward, dream.value, discount, self.imag.lam, dim=0)
+            imagined = self.imagine_rollouts(model, start)
+        discount = self.imag.discount * imagined.cont
+        returns = lambda_returns(imagined.reward, imagined.value, discount, self.imag.lam, dim=0)
         weight = torch.cat([alive.unsqueeze(0), discount[:-1].detach()]).cumprod(0)
         losses = {}
-        losses["actor"], entropy = self._actor_loss(dream, returns, weight)
-        losses["critic"], metrics = self._critic_loss(dream.seen, returns.detach(), weight)
+        losses["actor"], entropy = self._actor_loss(imagined, returns, weight)
+        losses["critic"], metrics = self._critic_loss(imagined.feat, returns.detach(), weight)
         if self.critic_config.replay:
             losses["critic_replay"] = self.critic_config.replay * self._replay_loss(
                 batch, feat, returns, picks
@@ -121,11 +121,11 @@ class ActorCritic(nn.Module):
         found = {
             "entropy": entropy,
             "return": returns.mean().detach(),
-            "imag_reward": dream.reward.mean().detach(),
+            "imag_reward": imagined.reward.mean().detach(),
         }
         return losses, {**metrics, **found}
 
-    def _starts(self, is_terminal: Tensor) -> Tensor:
+    def _pick_starts(self, is_terminal: Tensor) -> Tensor:
         """Flat indices (N,) of the states to imagine from: all, or `imag.starts` of them at
         random.
         """
@@ -134,8 +134,10 @@ class ActorCritic(nn.Module):
             return torch.arange(count, device=is_terminal.device)
         return torch.randperm(count, device=is_terminal.device)[: self.imag.starts]
 
-    def dream(self, model, state: State, generator: torch.Generator | None = None) -> Dream:
-        """Follow the actor for H steps; it sees features without their graph, as in every
+    def imagine_rollouts(
+        self, model, state: State, generator: torch.Generator | None = None
+    ) -> ImaginedRollouts:
+        """Imagine H steps with the actor; it sees features without their graph, as in every
         Dreamer.
         """
         rollout = model.dynamics.start_rollout(state, self.imag.horizon, generator)
@@ -143,29 +145,35 @@ class ActorCritic(nn.Module):
         for _ in range(self.imag.horizon):
             reads.append(self.actor.read(rollout.features))
             drawn.append(self.actor.dist_of(reads[-1]).sample(generator))
-            rollout.step(legal(drawn[-1]))
-        read = model.predict(rollout.features_after(), self.closing)
-        return Dream(rollout.features_before(), torch.stack(reads), torch.stack(drawn), *read)
+            rollout.step(clip_actions(drawn[-1]))
+        read = model.predict(rollout.features_after(), self.bootstrap_critic)
+        return ImaginedRollouts(
+            rollout.features_before(), torch.stack(reads), torch.stack(drawn), *read
+        )
 
     @torch.no_grad()
-    def plans(
+    def propose_plans(
         self, model, state: State, count: int, horizon: int, generator: torch.Generator | None
     ) -> Tensor:
-        """Action sequences (B,count,H,A) the actor takes in dreams from states (B,...)."""
+        """Action sequences (B,count,H,A) that the actor takes in imagination from states
+        (B,...).
+        """
         batch = count_states(state)
         starts = map_state(state, lambda v: v.repeat_interleave(count, 0))
         rollout = model.dynamics.start_rollout(starts, horizon, generator)
         actions = []
         for _ in range(horizon):
-            actions.append(legal(self.actor(rollout.features).sample(generator)))
+            actions.append(clip_actions(self.actor(rollout.features).sample(generator)))
             rollout.step(actions[-1])
         return torch.stack(actions, 1).unflatten(0, (batch, count))
 
-    def _actor_loss(self, dream: Dream, returns: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def _actor_loss(
+        self, imagined: ImaginedRollouts, returns: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Minus the objective: returns through the model, or log-probabilities times advantage,
         plus entropy.
 
-        Also the mean entropy where dreams start.
+        Returns the mean entropy at the start states as well.
         """
         a = self.actor_config
         scale = (
@@ -174,15 +182,17 @@ class ActorCritic(nn.Module):
             else 1.0
         )
         share = {"dynamics": 0.0, "reinforce": 1.0, "mix": a.mix}[a.gradient]
-        # Dreams for likelihood ratios alone carry no graph.
-        policy = self.actor(dream.seen) if share == 1 else self.actor.dist_of(dream.read)
+        # Rollouts for likelihood ratios alone carry no graph.
+        policy = (
+            self.actor(imagined.feat) if share == 1 else self.actor.dist_of(imagined.actor_output)
+        )
         entropy = policy.entropy()
         gain = a.entropy * entropy
         if share > 0:
             with torch.no_grad():
-                baseline = torch.cat([self.value(dream.seen[:1]), dream.value[:-1]])
+                baseline = torch.cat([self.value(imagined.feat[:1]), imagined.value[:-1]])
                 advantage = (returns - baseline) / scale
-            gain = gain + share * policy.log_prob(dream.drawn.detach()) * advantage
+            gain = gain + share * policy.log_prob(imagined.action.detach()) * advantage
         if share < 1:
             gain = gain + (1 - share) * returns / scale
         return -(weight * gain).mean(), entropy[0].mean().detach()
@@ -191,13 +201,13 @@ class ActorCritic(nn.Module):
         self, feats: Tensor, returns: Tensor, weight: Tensor
     ) -> tuple[Tensor, Metrics]:
         read = self.critic.read(feats)
-        loss = (weight * self._fit(read, feats, returns)).mean()
+        loss = (weight * self._fit_loss(read, feats, returns)).mean()
         value = self.critic.mean_of(read.detach())
         return loss, {"value": value.mean(), "value_error": (value - returns).abs().mean()}
 
-    def _fit(self, read: Tensor, feat: Tensor, target: Tensor) -> Tensor:
-        """The loss of what the critic read off features against a target, and its pull towards the
-        slow copy.
+    def _fit_loss(self, read: Tensor, feat: Tensor, target: Tensor) -> Tensor:
+        """The loss of the critic's output `read` on features, against a target and the slow
+        critic.
         """
         loss = self.critic.loss_of(read, target)
         if self.slow is not None and self.critic_config.pull:
@@ -207,8 +217,7 @@ class ActorCritic(nn.Module):
         return loss
 
     def _replay_loss(self, batch: Batch, feat: Tensor, returns: Tensor, picks: Tensor) -> Tensor:
-        """The critic on the sequence that really happened; the only place where it trains the
-        world model.
+        """The critic's loss on the replayed sequence; no other critic loss trains the world model.
 
         The value of each state is the return imagined from it, or the critic's where nothing was
         imagined.
@@ -218,15 +227,19 @@ class ActorCritic(nn.Module):
             value.view(-1)[picks] = returns[0].detach()
             going = 1.0 - batch["is_terminal"].float()
             last = batch["is_last"].float()
-            target = lambda_returns_across(
+            target = compute_replay_returns(
                 batch["reward"], value, self.imag.discount * going, last, self.imag.lam
             )
         before = feat[:, :-1]
-        return ((1 - last[:, :-1]) * self._fit(self.critic.read(before), before, target)).mean()
+        return (
+            (1 - last[:, :-1]) * self._fit_loss(self.critic.read(before), before, target)
+        ).mean()
 
     @torch.no_grad()
     def after_update(self) -> None:
-        """Move the slow critic: a little every time, or all the way every so often."""
+        """Update the slow critic: a little at every update (ema), or by a copy at every few
+        (copy).
+        """
         self.updates += 1
         c = self.critic_config
         if self.slow is None:
@@ -241,7 +254,7 @@ class ActorCritic(nn.Module):
             )
 
 
-def lambda_returns_across(
+def compute_replay_returns(
     reward: Tensor, value: Tensor, discount: Tensor, last: Tensor, lam: float
 ) -> Tensor:
     """Lambda-returns along replayed rows (B,T), for their first T-1 states; none reaches across an
@@ -254,11 +267,11 @@ def lambda_returns_across(
 
 
 @contextlib.contextmanager
-def frozen(*modules: nn.Module) -> Iterator[None]:
+def freeze_weights(*modules: nn.Module) -> Iterator[None]:
     """Gradients pass through these modules without reaching their weights.
 
-    Under autocast the matrices are cast to its precision here, once, instead of at each of a
-    dream's steps.
+    Under autocast the matrices are cast to its precision here, once, instead of at each imagined
+    step.
     """
     inner = [part for m in modules if isinstance(m, nn.Module) for part in m.modules()]
     kept = [(part, dict(part._parameters)) for part in inner if part._parameters]

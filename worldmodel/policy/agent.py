@@ -43,8 +43,8 @@ class Agent:
         self, obs: dict[str, Tensor], carry: Carry, mode: str, generator: torch.Generator
     ) -> tuple[Tensor, Carry]:
         """obs: what is seen (B,...) by name, is_first (B,) -> action (B,A), carry."""
-        # One picture is read sooner in fp32: converting the weights would take longer than
-        # multiplying by them.
+        # A single picture is encoded faster in fp32: converting the weights to bf16 would take
+        # longer than multiplying by them.
         single = (
             self.device.type == "cpu" and len(obs["is_first"]) == 1 and not self.behavior.plans
         )
@@ -59,7 +59,7 @@ class Agent:
     def filter(
         self, obs: dict[str, Tensor], carry: Carry, generator: torch.Generator
     ) -> tuple[State, Tensor]:
-        """Take an observation in: the posterior state, and is_first on the device."""
+        """Filter an observation: the posterior state, and is_first on the device."""
         is_first = obs["is_first"].to(self.device)
         seen = {k: obs[k].unsqueeze(1).to(self.device) for k in self.model.observation}
         embed = self.model.encode(seen).squeeze(1)

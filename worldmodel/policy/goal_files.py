@@ -1,4 +1,4 @@
-"""Goals from files: a picture, or an observation out of a saved run's replay."""
+"""Goals from files: a picture, or an observation from a saved run's replay."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # of picture files, by number of
 
 
 def load_goal(g: GoalConfig, observation: ObservationSpace) -> Goal:
-    """The goal that a configuration names; UsageError in one line where there is none
-    that fits.
-    """
+    """Load the goal of a configuration; UsageError if there is none that fits."""
     if g.image is not None:
         found = read_pictures(g.image, observation)
     else:
@@ -32,7 +30,7 @@ def load_goal(g: GoalConfig, observation: ObservationSpace) -> Goal:
 def read_pictures(
     image: str | dict[str, str], observation: ObservationSpace
 ) -> dict[str, np.ndarray]:
-    """The file of every picture that the run sees, by name."""
+    """Read the file of every picture that the run sees, by name."""
     pictures = observation.pictures
     if not pictures:
         raise UsageError(
@@ -54,7 +52,9 @@ def read_pictures(
 
 
 def read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """A picture file as pixels (H,W,C) uint8 of just the size that the run sees."""
+    """Read a picture file as pixels (H,W,C) uint8; UsageError unless it has the size that the run
+    sees.
+    """
     height, width, channels = shape
     try:
         with Image.open(path) as picture:
@@ -76,8 +76,8 @@ def read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
 def read_step(
     run: Path, episode: int, step: int, observation: ObservationSpace
 ) -> dict[str, np.ndarray]:
-    """What was observed at a step of an episode in a run's replay; negative numbers count from the
-    last.
+    """Read the observation at a step of an episode in a run's replay; negative numbers count from
+    the last.
     """
     try:
         rows = SavedEpisodes(run).read_episode(episode)

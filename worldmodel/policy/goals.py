@@ -1,4 +1,4 @@
-"""What a plan is to reach."""
+"""The goal of a plan."""
 
 from __future__ import annotations
 

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 def lambda_returns(
     reward: Tensor, value: Tensor, discount: Tensor, lam: float | Tensor, dim: int = 1
 ) -> Tensor:
-    """What each state before a step is worth, from leaves of one shape (Dreamer 1, eq. 6 with
-    weights); time is `dim`.
+    """The lambda-return of the state before each step, from tensors of one shape (Dreamer 1, eq. 6
+    with weights); time is `dim`.
 
         G_t = reward_t + discount_t ((1 - lam) value_t + lam G_{t+1})
         G_H = value of the last arrival
 
-    `discount` holds the chance of going on as well: zero where the arrival is the end. `lam` may
-    differ by step.
+    `discount` includes the continuation probability: zero where the episode terminates on
+    arrival. `lam` may differ by step.
     """
     mix = lam.expand_as(reward) if isinstance(lam, Tensor) else torch.full_like(reward, lam)
     steps = [x.unbind(dim) for x in (reward, value, discount, mix)]
@@ -49,8 +49,8 @@ class ReturnScale(nn.Module):
     def update(
         self, returns: Tensor, over_ranks: Callable[[Tensor], Tensor] | None = None
     ) -> Tensor:
-        """Take returns in; what to divide by. Early averages are freed of the zero they started
-        from.
+        """Add returns to the range; return what to divide by. Early averages are corrected for
+        their start from zero.
 
         `over_ranks` adds the returns (N,) of other processes, so that all divide by the same.
         """

@@ -12,7 +12,7 @@ from worldmodel.evaluation.returns.evaluation_rollout import (
     make_evaluation_rollout,
     record_episode,
 )
-from worldmodel.rollout.episodes import spoken
+from worldmodel.rollout.episodes import format_interval
 from worldmodel.system.console import say
 from worldmodel.training.evaluation_media import CONTEXT, LENGTH
 
@@ -47,9 +47,9 @@ def evaluate_finished_run(t, envs, stop) -> bool:
         return False
     if not t.world.main:
         return True
-    s = result.summary()
+    s = result.summarize()
     count = len(result.scores)
-    ends = spoken(s["eval/score_low"], s["eval/score_high"], count)
+    ends = format_interval(s["eval/score_low"], s["eval/score_high"], count)
     say(
         f"final score {s['eval/score']:.1f} ({ends}) over {count} episode{'s' * (count != 1)} "
         f"it has not seen"

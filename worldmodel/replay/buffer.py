@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.errors import UsageError
-from worldmodel.replay.capacity import bytes_per_row, check_capacity, describe_capacity
+from worldmodel.replay.capacity import check_capacity, count_row_bytes, describe_capacity
 from worldmodel.replay.chunk import (
     ALL_STREAMS,
     Chunk,
@@ -22,7 +22,7 @@ from worldmodel.replay.chunk import (
     ReplayMissing,
     Row,
     Spec,
-    chunk_files,
+    list_chunk_files,
 )
 from worldmodel.replay.compressed_chunk import CompressedChunk
 from worldmodel.replay.manifest import Manifest
@@ -34,8 +34,8 @@ __all__ = [
     "Replay",
     "ReplayError",
     "ReplayMissing",
-    "bytes_per_row",
     "check_capacity",
+    "count_row_bytes",
     "describe_capacity",
 ]
 
@@ -83,7 +83,7 @@ class Replay:
             first_stream, ALL_STREAMS.stop if last else self.streams.stop
         )
         self.capacity_bytes = int(capacity_bytes)
-        # As they come; packed, more fit
+        # Uncompressed; more compressed rows fit
         self.capacity_rows = self.capacity_bytes // self.layout.row_bytes
         if self.capacity_rows < 1:
             raise UsageError(
@@ -267,7 +267,7 @@ class Replay:
         if self._owned:
             return
         directory.mkdir(parents=True, exist_ok=True)
-        for name in chunk_files(directory, self._managed_streams):
+        for name in list_chunk_files(directory, self._managed_streams):
             quarantine(directory / name, "other-run")
         self._owned = True
 
@@ -306,7 +306,7 @@ class Replay:
         generator and the row numbers are restored, and the buffer is empty.
         """
         manifest = Manifest(state, self.layout, self._max_chunk_rows)
-        files = set(chunk_files(self.directory)) if self.directory else set()
+        files = set(list_chunk_files(self.directory)) if self.directory else set()
         if (
             not discard
             and not manifest.names & files
@@ -320,7 +320,7 @@ class Replay:
         if self.directory is None or discard:
             return
         strays = (
-            set(chunk_files(self.directory, self._managed_streams))
+            set(list_chunk_files(self.directory, self._managed_streams))
             - manifest.names
             - set(other_files)
         )

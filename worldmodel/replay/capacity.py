@@ -11,14 +11,14 @@ from worldmodel.replay.chunk import CHUNK_NAME, Layout, Spec
 from worldmodel.system.available_memory import GB, available_memory
 
 
-def bytes_per_row(spec: Spec) -> int:
+def count_row_bytes(spec: Spec) -> int:
     """Return the stored size of one row in bytes."""
     return Layout(spec).row_bytes
 
 
 def describe_capacity(spec: Spec, capacity_bytes: int, store: str) -> str:
     """Describe the full buffer's predicted size in one line."""
-    size = bytes_per_row(spec)
+    size = count_row_bytes(spec)
     rows = capacity_bytes // size
     place = "in RAM" if store == "ram" else "on disk"
     return f"replay: up to {rows:,} rows of {size:,} bytes, {rows * size / GB:.2f} GB {place}"
@@ -26,9 +26,9 @@ def describe_capacity(spec: Spec, capacity_bytes: int, store: str) -> str:
 
 def check_capacity(spec: Spec, capacity_bytes: int, store: str, directory: Path | None) -> None:
     """Raise ValueError, naming the key to lower, if memory or disk cannot hold the full buffer."""
-    if capacity_bytes < bytes_per_row(spec):
+    if capacity_bytes < count_row_bytes(spec):
         raise UsageError(
-            f"replay.capacity_gb holds no row of {bytes_per_row(spec):,} bytes; raise it"
+            f"replay.capacity_gb holds no row of {count_row_bytes(spec):,} bytes; raise it"
         )
     # With store ram the rows are also written to files, so that a restart can read them.
     places = {"memory": available_memory()} if store == "ram" else {}

@@ -20,7 +20,7 @@ from worldmodel.system.files import open_regular, read_exactly, write_all
 
 CHUNK_NAME = re.compile(
     r"(\d{4,6})-(\d{8,12})\.(rows|zrows)"
-)  # as they came, or packed (packed.py)
+)  # rows, or compressed rows (compressed_chunk.py)
 ALL_STREAMS = range(10**6)  # the stream numbers that fit into a file name
 
 Spec = Mapping[str, tuple[tuple[int, ...], Any]]
@@ -136,7 +136,7 @@ class Layout:
         return {key: [list(shape), dtype.str] for key, (shape, dtype) in self.spec.items()}
 
 
-def chunk_files(directory: Path, streams: range = ALL_STREAMS) -> list[str]:
+def list_chunk_files(directory: Path, streams: range = ALL_STREAMS) -> list[str]:
     """List the names of these streams' chunk files in a directory, sorted."""
     if not directory.is_dir():
         return []

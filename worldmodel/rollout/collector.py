@@ -19,8 +19,8 @@ Policy = Callable[[list[Row]], np.ndarray]
 SUCCESS = ("success", "is_success")  # what Gymnasium's tasks call it in a step's info
 
 
-def spaces_of(envs) -> tuple[ObservationSpace, ActionSpace]:
-    """Gymnasium's spaces as the model's."""
+def convert_spaces(envs) -> tuple[ObservationSpace, ActionSpace]:
+    """Convert Gymnasium's spaces to the model's."""
     observation, action = envs.observation_space, envs.action_space
     if isinstance(observation, gymnasium.spaces.Dict):
         parts: dict[str, Any] = dict(observation.spaces)
@@ -34,8 +34,10 @@ def spaces_of(envs) -> tuple[ObservationSpace, ActionSpace]:
     return seen, ActionSpace(sum(groups), groups, scalar)
 
 
-def episode_seeds(*entropy: int) -> Callable[[int, int], int]:
-    """Seeds by (environment, episode number), unrelated for different entropy."""
+def make_episode_seeds(*entropy: int) -> Callable[[int, int], int]:
+    """Make a function (environment, episode number) -> seed; different entropy gives unrelated
+    seeds.
+    """
 
     def seed(env: int, episode: int) -> int:
         return int(np.random.SeedSequence([*entropy, env, episode]).generate_state(1)[0] >> 1)
@@ -54,8 +56,8 @@ class Episode:
 
 
 class VectorEnv(Protocol):
-    """Environments side by side, by number; a step says obs, reward, is_first, is_last,
-    is_terminal and info.
+    """Several environments by number; a step has obs, reward, is_first, is_last, is_terminal and
+    info.
     """
 
     num_envs: int
@@ -174,7 +176,7 @@ class Rollout:
                 "seed": e.seed,
                 "actions": [a.tolist() for a in e.actions],
                 "fresh": fresh,
-                "seen": checksum(seen),
+                "seen": compute_checksum(seen),
             }
             for e, fresh, seen in zip(self.episodes, self.fresh, self.seen, strict=True)
         ]
@@ -215,7 +217,7 @@ class Rollout:
             if not np.isfinite(self.actions[i]).all():
                 raise ValueError("an action of an open episode is not finite")
             self._make_row(i, self.envs.step(i, self.to_env(self.actions[i])))
-        if self.fresh[i] or checksum(self.seen[i]) != saved["seen"]:
+        if self.fresh[i] or compute_checksum(self.seen[i]) != saved["seen"]:
             log.warning(
                 "environment %d, simulated again from seed and actions, came out elsewhere: it "
                 "is not deterministic, or something about it has changed; its open episode is "
@@ -232,6 +234,6 @@ def check_natural(value: Any, below: int = 2**53) -> int:
     return value
 
 
-def checksum(obs: dict[str, np.ndarray]) -> int:
-    """One number for an observation."""
+def compute_checksum(obs: dict[str, np.ndarray]) -> int:
+    """The CRC-32 of an observation."""
     return zlib.crc32(b"".join(np.ascontiguousarray(obs[k]).tobytes() for k in sorted(obs)))

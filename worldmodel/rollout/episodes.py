@@ -1,4 +1,4 @@
-"""Returns over whole episodes, apart from training: own environments, own seeds, no replay."""
+"""Scores of whole episodes, apart from training: own environments, own seeds, no replay."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from worldmodel.spaces import Row
 
 
 @dataclass(frozen=True)
-class Film:
-    """The pictures (T,H,W,3) uint8 of an episode, packed: those of many episodes would not fit
+class CompressedVideo:
+    """The pictures (T,H,W,3) uint8 of an episode, compressed: those of many episodes would not fit
     into memory.
     """
 
-    packed: bytes
+    data: bytes
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, rows: list[Row]) -> Film | None:
-        """None where there are no pictures."""
-        shown = _shown(rows)
+    def compress(cls, rows: list[Row]) -> CompressedVideo | None:
+        """Compress the pictures of an episode's rows; None if there are none."""
+        shown = _join_pictures(rows)
         if not shown:
             return None
         pictures = np.stack(shown)
         return cls(zlib.compress(pictures.tobytes(), 1), pictures.shape)
 
     def pictures(self) -> np.ndarray:
-        return np.frombuffer(zlib.decompress(self.packed), np.uint8).reshape(self.shape)
+        return np.frombuffer(zlib.decompress(self.data), np.uint8).reshape(self.shape)
 
 
-def _shown(rows: list[Row]) -> list[np.ndarray]:
+def _join_pictures(rows: list[Row]) -> list[np.ndarray]:
     """The pictures (H,W,3) of rows, several of one row side by side."""
     return [picture for row in rows if (picture := join_row(row)) is not None]
 
@@ -45,22 +45,21 @@ def _shown(rows: list[Row]) -> list[np.ndarray]:
 class Evaluation:
     """One entry per episode, in their order, and the rows of the first.
 
-    `successes` says whether the task called any step of an episode a success, None where it says
-    nothing of the kind.
+    `successes` says whether any step of an episode was a success, None if the task does not tell.
     """
 
     scores: list[float]
     lengths: list[int]
     first: list[Row]
     successes: list[bool | None] = field(default_factory=list)
-    films: list[Film | None] = field(default_factory=list)
+    videos: list[CompressedVideo | None] = field(default_factory=list)
 
     @property
     def video(self) -> list[np.ndarray]:
         """The pictures of the first episode."""
-        return _shown(self.first)
+        return _join_pictures(self.first)
 
-    def summary(self, seed: int = 0) -> dict[str, float]:
+    def summarize(self, seed: int = 0) -> dict[str, float]:
         """Mean, spread and a 95 % bootstrap interval of the mean; the share of successes where it
         is known.
         """
@@ -83,7 +82,7 @@ class Evaluation:
             }
         return found
 
-    def robust(self, seed: int = 0) -> dict[str, float]:
+    def estimate_iqm(self, seed: int = 0) -> dict[str, float]:
         """The interquartile mean over episodes and its 95 % bootstrap interval."""
         found = estimate_aggregates([np.array(self.scores)], seed)["iqm"]
         return {
@@ -92,8 +91,8 @@ class Evaluation:
             "eval/iqm_high": found["high"],
         }
 
-    def places(self) -> dict[str, int]:
-        """Which episode was the best, the median one (the lower of two) and the worst; the first
+    def pick_episodes(self) -> dict[str, int]:
+        """The numbers of the best, the median (the lower of two) and the worst episode; the first
         of equals.
         """
         order = sorted(range(len(self.scores)), key=lambda i: self.scores[i])
@@ -104,32 +103,32 @@ class Evaluation:
         }
 
 
-FEW = 5  # episodes or starts below which an interval says little
+FEW = 5  # an interval over fewer episodes or starts comes with a warning
 
 
-def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """`bootstrap_interval`, and NaN of a single value: nothing is known of how far others would
-    lie.
-    """
+def estimate_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """`bootstrap_interval` of several values; NaN for a single one, whose spread is unknown."""
     return bootstrap_interval(values, seed) if len(values) > 1 else (float("nan"), float("nan"))
 
 
-def doubts(over: str, count: int) -> list[str]:
-    """A line on intervals over few of what `over` names; none where there are enough."""
+def warn_few_values(over: str, count: int) -> list[str]:
+    """A line that warns of intervals over few values, which `over` names; none if there are
+    enough.
+    """
     return (
-        [f"{over}: {'no intervals' if count == 1 else 'intervals over so few say little'}"]
+        [f"{over}: {'no intervals' if count == 1 else 'intervals over so few are unreliable'}"]
         if count < FEW
         else []
     )
 
 
-def spoken(low: float, high: float, count: int) -> str:
-    """An interval in words; of few values with a warning, of a single one none."""
+def format_interval(low: float, high: float, count: int) -> str:
+    """Format an interval; with a warning if it is over few values, and without bounds if
+    over one.
+    """
     if count < 2:
         return "no interval of one"
-    return f"95 % interval {low:.1f} to {high:.1f}" + ", which says little of so few" * (
-        count < FEW
-    )
+    return f"95 % interval {low:.1f} to {high:.1f}" + ", unreliable with so few" * (count < FEW)
 
 
 def bootstrap_interval(
@@ -147,16 +146,16 @@ def run_episodes(
     policy: Policy,
     episodes: int,
     on_step: Callable[[int], bool] | None = None,
-    films: bool = False,
+    keep_videos: bool = False,
 ) -> Evaluation | None:
-    """Whole episodes 0..episodes-1 by number; None where `on_step(episodes done)` asks to stop.
+    """Play episodes 0 to episodes-1; None if `on_step(episodes done)` asks to stop.
 
     With several environments each plays its share, so that short episodes are not
     over-represented.
     """
     count = rollout.envs.num_envs
     share = [len(range(i, episodes, count)) for i in range(count)]
-    done: dict[tuple[int, int], tuple[float, int, bool | None, Film | None]] = {}
+    done: dict[tuple[int, int], tuple[float, int, bool | None, CompressedVideo | None]] = {}
     first: list[Row] = []
     open_rows: list[list[Row]] = [[] for _ in range(count)]
     while len(done) < episodes:
@@ -166,16 +165,16 @@ def run_episodes(
         if running[0] == 0:
             first.append(rows[0])
         for i in range(count):
-            if films and running[i] < share[i]:
+            if keep_videos and running[i] < share[i]:
                 open_rows[i].append(rows[i])
         finished = rollout.pop_finished()
         ended = [i for i, row in enumerate(rows) if row["is_last"]]
         for i, episode in zip(ended, finished, strict=True):
             if running[i] < share[i]:
-                film, open_rows[i] = Film.of(open_rows[i]), []
-                done[running[i], i] = (episode.score, lengths[i] + 1, episode.success, film)
+                video, open_rows[i] = CompressedVideo.compress(open_rows[i]), []
+                done[running[i], i] = (episode.score, lengths[i] + 1, episode.success, video)
         if on_step and on_step(len(done)):
             return None
     results = [done[key] for key in sorted(done)]
-    scores, steps, successes, packed = (list(column) for column in zip(*results, strict=True))
-    return Evaluation(scores, steps, first, successes, packed)
+    scores, steps, successes, videos = (list(column) for column in zip(*results, strict=True))
+    return Evaluation(scores, steps, first, successes, videos)

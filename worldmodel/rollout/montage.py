@@ -1,4 +1,4 @@
-"""Several pictures of one step as a single one, side by side: what people are shown."""
+"""Joins several pictures of one step side by side, to be shown to people."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def join_pictures(pictures: Mapping[str, Tensor]) -> Tensor:
 
 
 def join_arrays(pictures: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The same for arrays."""
+    """`join_pictures` for arrays."""
     return join_pictures({k: torch.from_numpy(v) for k, v in pictures.items()}).numpy()
 
 
@@ -43,7 +43,7 @@ def _split_channels(picture: Tensor) -> list[Tensor]:
 
 
 def _scale(picture: Tensor, height: int) -> Tensor:
-    """Nearest pixels of (...,h,w,3) at another height, its proportions kept."""
+    """Scale (...,h,w,3) to another height by nearest pixels, its proportions kept."""
     old_height, old_width = picture.shape[-3:-1]
     if old_height == height:
         return picture

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from worldmodel.distributed import World
 from worldmodel.policy.agent import Agent
-from worldmodel.rollout.collector import Rollout, VectorEnv, episode_seeds
+from worldmodel.rollout.collector import Rollout, VectorEnv, make_episode_seeds
 from worldmodel.rollout.episodes import Evaluation, run_episodes
 from worldmodel.rollout.player import Player
 from worldmodel.system.runtime import make_generator
@@ -36,7 +36,7 @@ class Evaluator:
             return self._follow(stop)
         entropy, device = (*self.entropy, frames), self.agent.device.type
         player = Player(self.agent, envs.num_envs, "eval", make_generator(*entropy, device=device))
-        rollout = Rollout(envs, self.agent.space, episode_seeds(*entropy))
+        rollout = Rollout(envs, self.agent.space, make_episode_seeds(*entropy))
 
         def after_step(done: int) -> bool:
             self.world.any(done == episodes)  # tells the others
@@ -46,7 +46,7 @@ class Evaluator:
         if result is None:
             return None
         minutes = {"time/minutes": self.logger.minutes}
-        self.logger.write_scores(frames, {**result.summary(), **minutes})
+        self.logger.write_scores(frames, {**result.summarize(), **minutes})
         evaluation_media.log_evaluation(
             self.logger, frames, self.agent, result, make_generator(*entropy, 1, device=device)
         )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from worldmodel.config.schema import OptimConfig
 from worldmodel.distributed import ALONE, World
 from worldmodel.errors import Diverged
-from worldmodel.kernels.cuda_graph import Captured, CudaRecorder, Recorder
+from worldmodel.kernels.cuda_graph import CudaRecorder, GraphedStep, Recorder
 from worldmodel.model.world_model import BY_ROW, WorldModel
 from worldmodel.policy.actor_critic import ActorCritic
 from worldmodel.replay.start_states import ZeroStart
@@ -54,7 +54,7 @@ class Learner:
         self.masked = device.type != "cpu" or recorder is not None
         parts = select_parameters(model, policy, config)
         self.optimizers = Optimizers(parts, config, self.masked)
-        trained = set(self.optimizers.parameters) - set(model.by_hand())
+        trained = set(self.optimizers.parameters) - set(model.list_adjusted_weights())
         modules = [model, *([policy] if policy is not None else [])]
         # Tensors that follow the trained ones without gradients, such as moving averages.
         self.followers = [
@@ -65,7 +65,7 @@ class Learner:
         self.count = torch.zeros((), dtype=torch.int64, device=device)
         # Skipped updates: in all, and in a row up to now
         self.skips = torch.zeros(2, dtype=torch.int64, device=device)
-        self.step = Captured(self._step, recorder)
+        self.step = GraphedStep(self._step, recorder)
 
     @property
     def skipped(self) -> int:
@@ -78,7 +78,7 @@ class Learner:
         The metrics are on the device, and valid until the next update.
         """
         batch = move_to_device(batch, self.device)
-        kind = self.model.watch(batch, self.updates), self._trains_policy()
+        kind = self.model.begin_update(batch, self.updates), self._trains_policy()
         self.optimizers.warm_up(self.updates)
         self.count.fill_(self.updates)
         metrics = self.step(kind, batch)
@@ -164,7 +164,7 @@ class Learner:
         """Note that weights and optimizers have been replaced by earlier ones."""
         self.rollbacks += 1
         self.skips[1] = 0
-        self.step.forget()
+        self.step.forget_graphs()
 
     def state_dict(self) -> dict[str, int]:
         """Return the counters; weights and optimizers are saved apart."""

@@ -16,8 +16,7 @@ Tensors = list[Tensor]
 
 
 class Optimizer:
-    """What moves parameters by their gradients: a learning rate, and moments of each parameter
-    once it has moved.
+    """Moves parameters by their gradients; keeps moments of each parameter from its first step on.
 
     These are not torch.optim's, because the first one of those in a process imports the compiler
     (93 modules of torch._dynamo with torch 2.13): 2.3 to 2.9 s of processor time in eight starts,
@@ -120,20 +119,20 @@ class LaProp(Optimizer):
         counts = torch._foreach_clamp_min(steps, 1)
         torch._foreach_mul_(squares, 1 - go * (1 - beta2))
         torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
-        size = torch._foreach_div(squares, _without(beta2, counts))
+        size = torch._foreach_div(squares, _compute_corrections(beta2, counts))
         torch._foreach_sqrt_(size)
         torch._foreach_add_(size, self.eps)
         torch._foreach_mul_(means, 1 - go * (1 - beta1))
         torch._foreach_addcdiv_(means, grads, size, 1 - beta1)
         if self.weight_decay:
             torch._foreach_mul_(params, 1 - go * self.lr * self.weight_decay)
-        rates = torch._foreach_reciprocal(_without(beta1, counts))
+        rates = torch._foreach_reciprocal(_compute_corrections(beta1, counts))
         torch._foreach_mul_(rates, -go * self.lr)
         torch._foreach_add_(params, torch._foreach_mul(means, rates))
 
 
-def _without(beta: float, counts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """1 - beta^n: how much of an average that started from zero is not the zero."""
+def _compute_corrections(beta: float, counts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """1 - beta^n: the share of a moving average from zero that is not the zero."""
     powers = torch._foreach_pow(beta, counts)
     torch._foreach_mul_(powers, -1)
     torch._foreach_add_(powers, 1)
@@ -141,13 +140,13 @@ def _without(beta: float, counts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def clip_global(params: list[Tensor], most: float) -> Tensor:
-    """Scale all gradients together so that their joint norm is at most `most`; the norm before."""
+    """Scale all gradients so that their joint norm is at most `most`; return the norm before."""
     return torch.nn.utils.clip_grad_norm_(params, most, foreach=True)
 
 
 def clip_adaptive(params: list[Tensor], share: float, floor: float = 1e-3) -> Tensor:
-    """Each tensor's gradient to at most `share` of the tensor's own norm (AGC per tensor); the
-    joint norm before.
+    """Scale each tensor's gradient to at most `share` of the tensor's norm (AGC per tensor);
+    return the joint norm before.
     """
     params = [p for p in params if p.grad is not None]
     grads = [p.grad for p in params if p.grad is not None]
@@ -195,7 +194,9 @@ class Optimizers:
             optimizer.zero_grad()
 
     def warm_up(self, update: int) -> None:
-        """Learning rates for update number `update`: linear from nothing over the first ones."""
+        """Set the learning rates for update number `update`, which rise linearly over `warmup`
+        updates.
+        """
         if update > self.config.warmup:
             return
         share = min(1.0, (update + 1) / max(1, self.config.warmup))
@@ -212,8 +213,8 @@ class Optimizers:
         elif good:
             optimizer.step()
 
-    def _placed(self) -> Iterator[tuple[int, dict[Any, Any], Tensor]]:
-        """Every parameter with its place among all, and the states of its part."""
+    def _enumerate_parameters(self) -> Iterator[tuple[int, dict[Any, Any], Tensor]]:
+        """The number of every parameter, the states of its part, and the parameter."""
         i = 0
         for name, part in self.parts.items():
             for p in part:
@@ -224,7 +225,7 @@ class Optimizers:
         """All states as flat named tensors."""
         return {
             f"{i}/{k}": v
-            for i, states, p in self._placed()
+            for i, states, p in self._enumerate_parameters()
             if p in states
             for k, v in states[p].items()
         }
@@ -235,9 +236,9 @@ class Optimizers:
         for name, value in state.items():
             place, key = name.split("/")
             found.setdefault(int(place), {})[key] = value
-        for i, _, p in self._placed():
+        for i, _, p in self._enumerate_parameters():
             self._check(i, found.get(i, {}), p)
-        for i, states, p in self._placed():
+        for i, states, p in self._enumerate_parameters():
             states.pop(p, None)
             if i in found:
                 # The fused optimiser walks memory, not coordinates: moments must lie as their
@@ -251,9 +252,7 @@ class Optimizers:
                 states[p] = {k: v.detach() for k, v in laid_out.items()}
 
     def _check(self, i: int, found: dict[str, Tensor], p: Tensor) -> None:
-        """ValueError unless these are the states that the optimiser keeps of a parameter, or none
-        yet.
-        """
+        """Raise ValueError unless these are the states of a parameter, or none yet."""
         counter = OPTIMIZERS[self.config.name].COUNTER
         wanted = {
             "step": (torch.Size(), counter),

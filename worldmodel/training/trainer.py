@@ -15,9 +15,9 @@ from worldmodel import build, memory_estimate
 from worldmodel.config.schema import Config
 from worldmodel.distributed import ALONE, World
 from worldmodel.errors import Diverged, UsageError
-from worldmodel.replay.buffer import Replay, bytes_per_row, check_capacity, describe_capacity
+from worldmodel.replay.buffer import Replay, check_capacity, count_row_bytes, describe_capacity
 from worldmodel.replay.start_states import NO_STATE
-from worldmodel.rollout.collector import Rollout, VectorEnv, episode_seeds, spaces_of
+from worldmodel.rollout.collector import Rollout, VectorEnv, convert_spaces, make_episode_seeds
 from worldmodel.rollout.episodes import Evaluation
 from worldmodel.rollout.player import Player
 from worldmodel.run_directory import RunDir
@@ -76,7 +76,7 @@ class Trainer:
     ):
         self.config, self.envs, self.run, self.world = config, envs, run, world
         torch.manual_seed(config.run.seed)
-        self.obs_space, self.action_space = spaces_of(envs)
+        self.obs_space, self.action_space = convert_spaces(envs)
         memory_estimate.check_memory(config, self.obs_space, self.action_space, device, world)
         self._make_learner(device)
         self._make_collection(device)
@@ -122,7 +122,7 @@ class Trainer:
         seed, rank, count = self.config.run.seed, self.world.rank, self.envs.num_envs
         # Environments are numbered over all ranks; so are the replay's streams.
         self.first_env = rank * count
-        seeds = episode_seeds(seed, STREAMS["collect"])
+        seeds = make_episode_seeds(seed, STREAMS["collect"])
         self.rollout = Rollout(
             self.envs, self.action_space, lambda i, episode: seeds(self.first_env + i, episode)
         )
@@ -138,12 +138,12 @@ class Trainer:
     def _make_replay(self, seed: np.random.SeedSequence) -> Replay:
         """Make this rank's share of the replay; UsageError if it is too large or too small."""
         config, world, count = self.config, self.world, self.envs.num_envs
-        spec = build.replay_spec(self.obs_space, self.action_space) | self.starts.spec(
+        spec = build.make_replay_spec(self.obs_space, self.action_space) | self.starts.spec(
             self.model.dynamics.initial(1)
         )
         capacity = int(config.replay.capacity_gb * 1e9)
         rows = memory_estimate.estimate_rows(config, count * world.size)
-        expected = min(capacity, rows * bytes_per_row(spec))
+        expected = min(capacity, rows * count_row_bytes(spec))
         local = expected * world.local_size // world.size
         check_capacity(spec, local, config.replay.store, self.run.replay)
         self.replay_size = describe_capacity(spec, expected, config.replay.store)
@@ -309,7 +309,7 @@ class Trainer:
             return None
         self.due.eval = False
         if self.world.main:
-            self.last_eval = result.summary()["eval/score"]
+            self.last_eval = result.summarize()["eval/score"]
         return result
 
     def save(self) -> None:

@@ -56,7 +56,7 @@ def compare_drivers(run: Run, make: Callable[..., Any], options: CompareOptions)
             result = run_episodes(rollout, timed, options.episodes, draw)
             assert result is not None
             results[name] = {
-                **result.summary(options.seed),
+                **result.summarize(options.seed),
                 "scores": result.scores,
                 "way": driver.name,
                 "candidates": driver.candidates,

@@ -11,7 +11,7 @@ from worldmodel.errors import RunError
 from worldmodel.evaluation.plotting import media
 from worldmodel.evaluation.results import write_result
 from worldmodel.evaluation.returns.evaluation_rollout import make_evaluation_rollout
-from worldmodel.rollout.episodes import Evaluation, run_episodes, spoken
+from worldmodel.rollout.episodes import Evaluation, format_interval, run_episodes
 from worldmodel.run_directory import RunDir
 from worldmodel.saved_run import Run
 from worldmodel.system.console import Progress, say
@@ -58,7 +58,7 @@ def evaluate_returns(
             bar.update(done)
             return False
 
-        result = run_episodes(rollout, player, options.episodes, draw, films=True)
+        result = run_episodes(rollout, player, options.episodes, draw, keep_videos=True)
         bar.close()
     assert result is not None
     lines = {
@@ -68,12 +68,12 @@ def evaluate_returns(
         "frames": run.frames,
         "seed": options.seed,
         "envs": options.env_count,
-        **result.summary(options.seed),
-        **result.robust(options.seed),
+        **result.summarize(options.seed),
+        **result.estimate_iqm(options.seed),
         "scores": result.scores,
         "lengths": result.lengths,
         "successes": result.successes,
-        "places": result.places(),
+        "places": result.pick_episodes(),
     }
     made = [target / FILE, *_save_videos(result, target)]
     write_result(target / FILE, lines)
@@ -86,17 +86,17 @@ def evaluate_returns(
 
 def _save_videos(result: Evaluation, target: Path) -> list[Path]:
     made: list[Path] = []
-    for name, place in result.places().items():
-        film = result.films[place]
-        if film is not None:
-            made += media.save_video(target / name, film.pictures())
+    for name, place in result.pick_episodes().items():
+        video = result.videos[place]
+        if video is not None:
+            made += media.save_video(target / name, video.pictures())
     return made
 
 
 def format_returns(x: dict[str, Any]) -> str:
     """The results as text."""
     count = x["eval/episodes"]
-    ends = spoken(x["eval/score_low"], x["eval/score_high"], count)
+    ends = format_interval(x["eval/score_low"], x["eval/score_high"], count)
     iqm = f", {x['eval/iqm_low']:.1f} to {x['eval/iqm_high']:.1f}" * (count > 1)
     lines = [
         f"return {x['eval/score']:.1f}, {ends}, {count} episode{'s' * (count != 1)}; higher is "

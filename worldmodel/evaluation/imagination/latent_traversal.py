@@ -32,12 +32,12 @@ def traverse_groups(
     groups, count = stoch.shape[:2]
     many = map_state(here, lambda v: v.expand(groups * count, *v.shape[1:]))
     states = dynamics.replace_latent(many, stoch.flatten(0, 1))
-    drawn = observed.model.decode(states).unflatten(0, (groups, count))
-    effect = (drawn - drawn.mean(1, keepdim=True)).square().mean((1, 2, 3, 4)).sqrt().numpy()
+    decoded = observed.model.decode(states).unflatten(0, (groups, count))
+    effect = (decoded - decoded.mean(1, keepdim=True)).square().mean((1, 2, 3, 4)).sqrt().numpy()
     order = np.argsort(-effect)[:MAX_GROUPS]
     videos = []
     for g in order:
-        pictures = drawn[g].mul(255).round().byte().numpy()
+        pictures = decoded[g].mul(255).round().byte().numpy()
         videos.append((f"group {g}, {values}: changes pixels by {effect[g]:.3f}", pictures))
     return videos, {"values": values, "effect": effect, "shown": order}
 

@@ -64,8 +64,8 @@ class OpenLoopRollout:
 
     def measure_mse(self, instead: np.ndarray | None = None) -> np.ndarray:
         """Mean squared error (T,) of the model's pictures, or of others, with pixels in [0,1]."""
-        guess = self.model if instead is None else instead
-        gap = (guess.astype(np.float32) - self.truth.astype(np.float32)) / 255
+        predicted = self.model if instead is None else instead
+        gap = (predicted.astype(np.float32) - self.truth.astype(np.float32)) / 255
         return np.square(gap).mean((1, 2, 3))
 
 

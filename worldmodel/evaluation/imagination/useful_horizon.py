@@ -28,10 +28,10 @@ Curve = np.ndarray
 
 
 def find_useful_horizon(
-    own: Sequence[float] | Curve, guess: Sequence[float] | Curve
+    own: Sequence[float] | Curve, baseline: Sequence[float] | Curve
 ) -> int | None:
-    """The first of `PATIENCE` steps in a row (from 1) with `own` >= `guess`, or None."""
-    behind = np.asarray(own) >= np.asarray(guess)
+    """The first of `PATIENCE` steps in a row (from 1) with `own` >= `baseline`, or None."""
+    behind = np.asarray(own) >= np.asarray(baseline)
     for h in range(len(behind) - PATIENCE + 1):
         if behind[h : h + PATIENCE].all():
             return h + 1
@@ -101,13 +101,13 @@ def _measure_errors(
         kl += observed.model.kl(real, rollout)[0] / samples
     assert single is not None
     still = {k: v.unsqueeze(1) for k, v in begin.items()}
-    guesses = {
+    predictions = {
         "model": total,
         "single": single,
         "copy": last.expand_as(truth),
         "mean": observed.mean_picture.expand_as(truth),
     }
-    errors = {name: squared_error(guess, truth).numpy() for name, guess in guesses.items()}
+    errors = {name: squared_error(x, truth).numpy() for name, x in predictions.items()}
     return {**errors, "kl": kl.numpy(), "kl_copy": observed.model.kl(real, still)[0].numpy()}
 
 

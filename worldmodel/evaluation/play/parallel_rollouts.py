@@ -67,7 +67,7 @@ class ParallelRollouts:
     def predict(self, state: State) -> Prediction:
         with autocast(self.agent.device, self.agent.precision):
             feat = self.model.dynamics.features(state)
-            reward, cont = (float(x) for x in self.model.outlook(feat[:1]))
+            reward, cont = (float(x) for x in self.model.predict_for_planning(feat[:1]))
             value = None if self.policy is None else float(self.policy.value(feat[:1]))
             pictures = None
             if self.can_draw:

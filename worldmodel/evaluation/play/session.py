@@ -19,7 +19,7 @@ from worldmodel.evaluation.play.start_points import ReplayStarts, SessionStart
 from worldmodel.evaluation.plotting import media
 from worldmodel.evaluation.quality.simulator import Simulator
 from worldmodel.evaluation.returns.evaluation_rollout import SEED_STREAM
-from worldmodel.rollout.collector import episode_seeds
+from worldmodel.rollout.collector import make_episode_seeds
 from worldmodel.rollout.montage import join_row
 from worldmodel.spaces import State
 from worldmodel.system.runtime import mix_seeds
@@ -69,7 +69,7 @@ class Session:
     ):
         self.rollouts, self.simulator, self.replay = rollouts, simulator, replay
         self.seed, self.context = seed, context
-        self.seeds = episode_seeds(seed, SEED_STREAM)
+        self.seeds = make_episode_seeds(seed, SEED_STREAM)
         self.number = 0  # of the next new episode
         self.start: SessionStart | None = None
         self.history: list[Moment] = []

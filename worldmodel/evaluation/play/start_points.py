@@ -9,7 +9,7 @@ import numpy as np
 
 from worldmodel.errors import UsageError, WorldModelError
 from worldmodel.replay.saved_episodes import SavedEpisodes
-from worldmodel.rollout.collector import episode_seeds
+from worldmodel.rollout.collector import make_episode_seeds
 from worldmodel.spaces import Columns
 from worldmodel.system.runtime import STREAMS
 
@@ -74,5 +74,5 @@ class ReplayStarts:
         if stream >= len(saved.collecting):
             return None  # another rank collected it
         last = saved.collecting[stream]["number"] - int(saved.collecting[stream]["fresh"])
-        seeds = episode_seeds(self.seed, STREAMS["collect"])
+        seeds = make_episode_seeds(self.seed, STREAMS["collect"])
         return seeds(stream, last - after) if last >= after else None

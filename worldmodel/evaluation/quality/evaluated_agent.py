@@ -65,16 +65,17 @@ class EvaluatedAgent:
         return pictures.float().clamp(0, 1).unflatten(0, feat.shape[:-1]).cpu()
 
     def reward(self, state: State) -> Tensor:
-        return self._outlook(state)[0]
+        return self._predict(state)[0]
 
     def cont(self, state: State) -> Tensor:
-        return self._outlook(state)[1]
+        return self._predict(state)[1]
 
     @torch.no_grad()
-    def _outlook(self, state: State) -> list[Tensor]:
+    def _predict(self, state: State) -> list[Tensor]:
         with autocast(self.agent.device, self.agent.precision):
             return [
-                x.float().cpu() for x in self.model.outlook(self.model.dynamics.features(state))
+                x.float().cpu()
+                for x in self.model.predict_for_planning(self.model.dynamics.features(state))
             ]
 
     def feat(self, state: State) -> Tensor:

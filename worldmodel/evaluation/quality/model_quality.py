@@ -35,7 +35,7 @@ from worldmodel.evaluation.quality.trial_starts import (
     TrialStart,
     choose_trial_starts,
 )
-from worldmodel.model.representation_metrics import spread
+from worldmodel.model.representation_metrics import measure_spread
 from worldmodel.spaces import ActionSpace, State
 
 
@@ -146,7 +146,7 @@ def _measure_features(
     seen = torch.cat([model.feat(b) for b in posteriors])
     last = whole["feat"][:, -1]
     imagined = torch.from_numpy(last[np.isfinite(last).all(-1)]).float()
-    found = spread("posterior", seen[None]) | spread("open_loop", imagined[None])
+    found = measure_spread("posterior", seen[None]) | measure_spread("open_loop", imagined[None])
     return {"size": seen.shape[-1], **{k: float(v) for k, v in found.items()}}
 
 

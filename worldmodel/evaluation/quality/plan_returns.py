@@ -20,7 +20,7 @@ from worldmodel.evaluation.quality.evaluated_model import EvaluatedModel, Planne
 from worldmodel.evaluation.quality.prediction_metrics import spearman
 from worldmodel.evaluation.quality.simulator import Branch, Simulator
 from worldmodel.evaluation.quality.trial_starts import TrialCounts, TrialStart
-from worldmodel.rollout.episodes import interval
+from worldmodel.rollout.episodes import estimate_interval
 from worldmodel.spaces import ActionSpace, State
 
 SAMPLES = 8  # imagined rollouts per plan, which are averaged
@@ -146,7 +146,7 @@ def compare_returns(trials: PlanTrials, seed: int = 0) -> dict[str, Any]:
         gaps = np.array(
             [(own - actual)[start[kind == name] == s].mean() for s in np.unique(start)]
         )
-        low, high = interval(gaps, seed)
+        low, high = estimate_interval(gaps, seed)
         numbers = {
             "imagined": own.mean(),
             "real": actual.mean(),

@@ -32,17 +32,17 @@ def make_noisy_policy(
     last plan.
     """
 
-    def fresh(policy_seed: int) -> Act:
+    def begin_noisy(policy_seed: int) -> Act:
         act, generator = begin(policy_seed), torch.Generator().manual_seed(policy_seed)
 
         def choose(state: State) -> Tensor:
             action, other = act(state), space.random(1, generator)
-            swapped = float(torch.rand((), generator=generator)) < share
-            return other.expand_as(action) if swapped else action
+            is_random = float(torch.rand((), generator=generator)) < share
+            return other.expand_as(action) if is_random else action
 
         return choose
 
-    return fresh
+    return begin_noisy
 
 
 def list_constant_actions(space: ActionSpace) -> list[tuple[str, np.ndarray]]:

@@ -19,7 +19,7 @@ from worldmodel.evaluation.quality.policies import Act, Policies
 from worldmodel.evaluation.quality.prediction_metrics import spearman
 from worldmodel.evaluation.quality.simulator import Branch, Simulator
 from worldmodel.evaluation.quality.trial_starts import TrialStart
-from worldmodel.rollout.episodes import interval
+from worldmodel.rollout.episodes import estimate_interval
 from worldmodel.spaces import State
 from worldmodel.system.runtime import mix_seeds
 
@@ -115,5 +115,5 @@ def rank_policies(found: PolicyReturns, length: int, seed: int = 0) -> dict[str,
 
 def average_with_interval(name: str, values: np.ndarray, seed: int) -> dict[str, float]:
     """The mean over starts with its interval."""
-    low, high = interval(values, seed)
+    low, high = estimate_interval(values, seed)
     return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}

@@ -152,10 +152,15 @@ def _plot_reliability(axes, table: dict[str, list]) -> None:
     The area of a dot grows with the number of predictions.
     """
     rows = [row for row in zip(*table.values(), strict=True) if row[0]]
-    counts, said, was = (np.array(column, float) for column in zip(*rows, strict=True))
+    counts, predicted, was = (np.array(column, float) for column in zip(*rows, strict=True))
     axes.plot([0, 1], [0, 1], **CURVE_STYLES["mean"], label="calibrated")
     axes.scatter(
-        said, was, s=15 + 120 * counts / counts.max(), color="#0072B2", label="model", zorder=3
+        predicted,
+        was,
+        s=15 + 120 * counts / counts.max(),
+        color="#0072B2",
+        label="model",
+        zorder=3,
     )
     axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
     axes.set_title("continuation, calibrated on the line", fontsize=10)
@@ -186,14 +191,14 @@ def _plot_plan_returns(scatter, bars, plans: dict[str, Any] | None) -> None:
     )
     if plans is None:
         return
-    kind, said, was = (np.array(plans[k]) for k in ("kind", "imagined", "real"))
-    low, high = min(said.min(), was.min()), max(said.max(), was.max())
+    kind, predicted, was = (np.array(plans[k]) for k in ("kind", "imagined", "real"))
+    low, high = min(predicted.min(), was.min()), max(predicted.max(), was.max())
     scatter.plot([low, high], [low, high], **CURVE_STYLES["mean"])
     for place, (name, x) in enumerate(plans["by_kind"].items()):
         color, marker = PLAN_STYLES[name]
         scatter.scatter(
             was[kind == name],
-            said[kind == name],
+            predicted[kind == name],
             s=22,
             color=color,
             marker=marker,

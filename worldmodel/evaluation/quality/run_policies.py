@@ -118,7 +118,7 @@ def make_planners(run: Run, seed: int) -> tuple[dict[str, Planner], int, list[st
     if run.policy is not None:
         policy = run.policy
         found["actor"] = _wrap_planner(
-            run, lambda state: policy.plans(run.model, state, 1, length, generator)[:, 0]
+            run, lambda state: policy.propose_plans(run.model, state, 1, length, generator)[:, 0]
         )
     if plans_to_goal(run.config):
         left_out.append("this run plans to a goal instead of reward: no planner is measured")
@@ -145,8 +145,8 @@ def _wrap_planner(run: Run, plan: Planner) -> Planner:
     """Plan in the precision in which the run acts, without gradients."""
 
     @torch.no_grad()
-    def wrapped(state: State) -> Tensor:
+    def plan_as_run(state: State) -> Tensor:
         with autocast(run.agent.device, run.agent.precision):
             return plan(state).float().cpu()
 
-    return wrapped
+    return plan_as_run

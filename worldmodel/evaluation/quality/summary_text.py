@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from worldmodel.rollout.episodes import doubts
+from worldmodel.rollout.episodes import warn_few_values
 
 PATIENCE = 3  # a baseline overtakes the model if it is as accurate for 3 steps in a row
 BASELINES_NOTE = "in brackets: the baselines copy, mean"
@@ -21,8 +21,8 @@ def format_summary(found: dict[str, Any], left_out: Sequence[str]) -> str:
     ]
     lines += [f"  {line}" for line in (*describe_useful_horizons(found), *format_scalars(found))]
     lines += [
-        f"    {name:<28}imagined {said}; real {was}; gap {gap}"
-        for name, said, was, gap in format_policies(found)
+        f"    {name:<28}imagined {imagined}; real {real}; gap {gap}"
+        for name, imagined, real, gap in format_policies(found)
     ]
     return "\n".join([*lines, *format_omissions(left_out)])
 
@@ -181,7 +181,7 @@ def _describe_policies(x: dict[str, Any]) -> list[str]:
 
 
 def _warn_few_starts(what: str, starts: int) -> list[str]:
-    return doubts(
+    return warn_few_values(
         f"{what} from {'one start' if starts == 1 else f'{starts} starts'} (--starts)", starts
     )
 

@@ -33,7 +33,7 @@ from worldmodel.evaluation.report.html import (
 )
 from worldmodel.evaluation.report.reported_run import DAMAGE_ERRORS, ReportedRun, require_number
 from worldmodel.evaluation.report.svg import plot_bars
-from worldmodel.rollout.episodes import spoken
+from worldmodel.rollout.episodes import format_interval
 from worldmodel.rollout.statistics import AGGREGATES
 
 OPEN_LOOP_CAPTION = (
@@ -153,7 +153,7 @@ def render_each(
 def render_returns(runs: Sequence[ReportedRun], missing: list[str]) -> str:
     def show(run: ReportedRun, x: dict[str, Any]) -> str:
         numbers = [require_number(y) for y in x["scores"]]
-        ends = spoken(x["eval/score_low"], x["eval/score_high"], len(numbers))
+        ends = format_interval(x["eval/score_low"], x["eval/score_high"], len(numbers))
         episodes = f"{len(numbers)} episode{'s' * (len(numbers) != 1)}"
         about = f"{episodes} on new seeds (--seed {x['seed']}), after {x['frames']:,} frames"
         more = f"; IQM {x['eval/iqm']:.1f}" if "eval/iqm" in x else ""

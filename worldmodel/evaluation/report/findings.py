@@ -25,12 +25,12 @@ def render_findings(runs: Sequence[ReportedRun]) -> str:
 
 
 def _render_finding(line: Finding) -> str:
-    said, file, part = line
-    return f'<li>{escape(said)} <a class="source" href="#{part}">{escape(file)}</a></li>'
+    text, file, part = line
+    return f'<li>{escape(text)} <a class="source" href="#{part}">{escape(file)}</a></li>'
 
 
 def list_findings(run: ReportedRun) -> list[Finding]:
-    found = [(said, "scores.jsonl", "scores") for said in _describe_training_score(run)]
+    found = [(text, "scores.jsonl", "scores") for text in _describe_training_score(run)]
     makers: tuple[tuple[str, str, Callable[[dict[str, Any]], list[str]]], ...] = (
         ("returns.json", "returns", _describe_returns),
         ("model.json", "model", describe_useful_horizons),
@@ -43,7 +43,7 @@ def list_findings(run: ReportedRun) -> list[Finding]:
             *DAMAGE_ERRORS
         ):  # that part of the page says what is wrong with it
             found += (
-                [(said + _format_frames(run, x), file, part) for said in make(x)]
+                [(text + _format_frames(run, x), file, part) for text in make(x)]
                 if x is not None
                 else []
             )

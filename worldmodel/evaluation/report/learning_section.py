@@ -46,12 +46,12 @@ def format_value(value: object) -> str:
 def render_configuration(runs: Sequence[ReportedRun]) -> str:
     """The keys that differ from the defaults, those that differ between runs, then all keys."""
     first = runs[0].config
-    changed = configs.differences(configs.parse([]), first)
+    changed = configs.find_differences(configs.parse([]), first)
     rows = [(key, format_value(now), format_value(was)) for key, (was, now) in changed.items()]
     parts = [render_table("keys that differ from the defaults", ("key", "here", "default"), rows)]
     odd: dict[str, list[tuple[str, str, str, str]]] = {}
     for run in runs[1:]:
-        for key, (one, other) in configs.differences(first, run.config).items():
+        for key, (one, other) in configs.find_differences(first, run.config).items():
             if key != SEED_KEY:
                 odd.setdefault(key, []).append(
                     (runs[0].name, format_value(one), run.name, format_value(other))
@@ -77,11 +77,11 @@ def render_configuration(runs: Sequence[ReportedRun]) -> str:
 def format_train_command(config: Config) -> str:
     """The command that trains this again: the task and every key that is not the default."""
     changed = {
-        key: now for key, (_, now) in configs.differences(configs.parse([]), config).items()
+        key: now for key, (_, now) in configs.find_differences(configs.parse([]), config).items()
     }
     changed = {"env.task": config.env.task, **changed}
     return "./wm train " + " ".join(
-        f"--{key} {shlex.quote(configs.as_text(value))}" for key, value in changed.items()
+        f"--{key} {shlex.quote(configs.format_value(value))}" for key, value in changed.items()
     )
 
 
@@ -113,7 +113,7 @@ def render_scores(runs: Sequence[ReportedRun], missing: list[str]) -> str:
         make_published_series(method, REFERENCES[i], find_published_reach(known, reach))
         for i, method in enumerate(known)
     ]
-    drawn = plot_lines(
+    plot = plot_lines(
         "return of an episode, higher is better", series, "environment frames", base=0.0
     )
     parts = []
@@ -125,10 +125,8 @@ def render_scores(runs: Sequence[ReportedRun], missing: list[str]) -> str:
     else:
         rows = [format_last_row(run) for run, points in evaluated if points]
         parts.append(render_last_evaluations(rows))
-    format_value = f'<div class="large">{drawn}</div>' if drawn else ""
-    beside = (
-        f'<div class="{"beside" if alone else ""}">{format_value}<div>{"".join(parts)}</div></div>'
-    )
+    curves = f'<div class="large">{plot}</div>' if plot else ""
+    beside = f'<div class="{"beside" if alone else ""}">{curves}<div>{"".join(parts)}</div></div>'
     return beside + "".join(render_published_scores(runs, known, reach))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel import registry
-from worldmodel.config.loading import preset_files, read_yaml
+from worldmodel.config.loading import find_preset_files, read_yaml
 from worldmodel.config.schema import PlannerConfig
 from worldmodel.evaluation.plotting.style import (
     describe_markers,
@@ -20,7 +20,7 @@ from worldmodel.evaluation.plotting.style import (
     save_figure,
     scale_markers,
 )
-from worldmodel.rollout.episodes import doubts
+from worldmodel.rollout.episodes import warn_few_values
 from worldmodel.rollout.player import Player
 from worldmodel.spaces import Row
 
@@ -30,7 +30,7 @@ Overrides = list[tuple[str, str]]
 ICEM_KEYS = ("momentum", "keep", "decay", "color")
 ICEM_OVERRIDES = [
     (f"planner.{k}", str(v))
-    for k, v in read_yaml(preset_files()["icem"])["planner"].items()
+    for k, v in read_yaml(find_preset_files()["icem"])["planner"].items()
     if k in ICEM_KEYS
 ]
 CANDIDATES_PER_PROPOSAL = 20  # with proposals, one candidate in 20 comes from the actor
@@ -157,7 +157,7 @@ def format_table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(
         [
             *lines,
-            *doubts(
+            *warn_few_values(
                 f"{'one episode' if count == 1 else f'{count} episodes'} per driver (--episodes)",
                 count,
             ),

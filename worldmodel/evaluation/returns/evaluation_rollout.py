@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from worldmodel.errors import RunError, exit_code_of
-from worldmodel.rollout.collector import Rollout, episode_seeds
+from worldmodel.rollout.collector import Rollout, make_episode_seeds
 from worldmodel.rollout.player import Player
 from worldmodel.spaces import Row
 from worldmodel.system.runtime import make_generator
@@ -20,7 +20,7 @@ def make_evaluation_rollout(run, envs, seed: int) -> tuple[Rollout, Player]:
     The n-th episode over all environments is the same for any number of environments. `run` is
     anything with an agent and an action_space.
     """
-    count, seeds = envs.num_envs, episode_seeds(seed, SEED_STREAM)
+    count, seeds = envs.num_envs, make_episode_seeds(seed, SEED_STREAM)
     player = Player(
         run.agent, count, "eval", make_generator(seed, SEED_STREAM, device=run.agent.device.type)
     )
@@ -78,5 +78,5 @@ def require_environment(make: Callable[..., Any]) -> Callable[..., Any]:
 
 def summarize_error(error: Exception) -> str:
     """An error's message in one line, without the traceback of an environment's process."""
-    said, _, trace = str(error).partition("Traceback (most recent call last):")
-    return (" ".join(said.split()) or "".join(trace.strip().splitlines()[-1:]))[:200]
+    message, _, trace = str(error).partition("Traceback (most recent call last):")
+    return (" ".join(message.split()) or "".join(trace.strip().splitlines()[-1:]))[:200]

@@ -24,7 +24,7 @@ from worldmodel.rollout.statistics import AGGREGATES, compute_profile, estimate_
 from worldmodel.system.console import say
 
 PROFILE_LEVELS = 101  # returns at which the profile is evaluated
-FEW_RUNS = 3  # an interval over fewer runs says little
+FEW_RUNS = 3  # an interval over fewer runs is unreliable
 Scores = dict[str, dict[str, list[float]]]  # by task, by method: a score per run
 
 
@@ -61,7 +61,7 @@ def write_aggregate(found: Sequence[dict[str, Any]], target: Path, seed: int) ->
     few = min(len(s) for methods in scores.values() for s in methods.values())
     if few < FEW_RUNS:
         lines.append(
-            f"a method has {few} run{'s' * (few > 1)}: an interval over so few says little"
+            f"a method has {few} run{'s' * (few > 1)}: an interval over so few is unreliable"
         )
     runs = [{k: x[k] for k in ("run", "task", "name", "frames", "eval/score")} for x in found]
     path = write_result(target / "seeds.json", {"seed": seed, "runs": runs, **results})

@@ -34,7 +34,8 @@ class Dynamics(nn.Module):
     ) -> tuple[State, State]:
         """Filter sequences (B,T,E), (B,T,A), (B,T): posterior states and priors, leaves (B,T,...).
 
-        `start` is the state before the first step, or empty. Nothing passes a step that is first.
+        `start` is the state before the first step, or empty. Nothing is carried into a step that
+        is first.
         """
         raise NotImplementedError
 
@@ -68,7 +69,7 @@ class Dynamics(nn.Module):
         return Rollout(self, state, generator)
 
     def features(self, state: State) -> Tensor:
-        """What heads, decoder and actor see of states (...,): (...,F)."""
+        """The input of heads, decoder and actor at states (...,): (...,F)."""
         raise NotImplementedError
 
     def expected_features(self, state: State) -> Tensor:
@@ -84,7 +85,7 @@ class Dynamics(nn.Module):
         raise NotImplementedError
 
     def replace_latent(self, state: State, stoch: Tensor) -> State:
-        """States (...,) whose latent's sample is another."""
+        """The states (...,) with another sample of the latent."""
         raise NotImplementedError
 
     def join_features(self, *parts: Tensor) -> Tensor:
@@ -112,12 +113,12 @@ class Dynamics(nn.Module):
         return self.latent.kl(post, prior)
 
     def centre(self, posts: State) -> State:
-        """The one distribution to which the mean KL of many (N,...) is least."""
+        """The single distribution from which the mean KL of many (N,...) is least."""
         return self.latent.centre(self.distribution(posts))
 
 
 class Rollout:
-    """An imagined rollout under way: N states, one `step` per action, features time first."""
+    """An imagined rollout in progress: N states, one `step` per action, features time first."""
 
     def __init__(self, dynamics: Any, state: State, generator: torch.Generator | None):
         self.dynamics, self.state, self.generator = dynamics, state, generator
@@ -125,7 +126,7 @@ class Rollout:
 
     @property
     def features(self) -> Tensor:
-        """Features (N,F) of the present states, without their graph."""
+        """Features (N,F) of the current states, without their graph."""
         return self.trace[-1].detach()
 
     def step(self, action: Tensor) -> None:

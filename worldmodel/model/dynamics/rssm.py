@@ -3,8 +3,8 @@
 prev {deter, stoch} + prev_action --cell--> deter --prior--> stoch   (imagine)
                                             deter + embed --posterior--> stoch   (observe)
 
-A state holds deter (...,D) and stoch (...,S[,K]); besides, `observe` leaves the distribution that
-stoch was drawn from, and `imagine_step` its parameters.
+A state holds deter (...,D) and stoch (...,S[,K]). `observe` adds the distribution of stoch,
+`imagine_step` its parameters.
 """
 
 from __future__ import annotations
@@ -73,17 +73,17 @@ class GRU(nn.Module):
         return gru_cell(gates, self.norm, hidden)
 
 
-@replaceable_by(elementwise.gru)
+@replaceable_by(elementwise.gru_cell)
 def gru_cell(gates: Tensor, norm: nn.RMSNorm, hidden: Tensor) -> Tensor:
-    """The new hidden state (...,D) from the gates (...,3D) before their norm and the old one."""
+    """The new hidden state (...,D) from unnormalised gates (...,3D) and the old hidden state."""
     reset, candidate, update = norm(gates).chunk(3, -1)
     candidate = torch.tanh(torch.sigmoid(reset) * candidate)
     return torch.lerp(hidden, candidate, torch.sigmoid(update - 1))
 
 
 class RSSM(Dynamics):
-    """`transition` says what is carried on: rssm deter and stoch, ssm stoch alone, rnn one
-    noiseless vector.
+    """`transition` selects what is carried between steps: rssm deter and stoch, ssm stoch alone,
+    rnn one noiseless vector.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class RSSM(Dynamics):
         }
 
     def features(self, state: State) -> Tensor:
-        """[deter, stoch], or stoch alone where that is all that is carried."""
+        """[deter, stoch] for rssm, stoch alone for ssm and rnn."""
         flat = self.latent.flat(state["stoch"])
         parts = (state["deter"], flat) if self.transition == "rssm" else (flat,)
         return self.join_features(*parts)
@@ -201,7 +201,7 @@ class RSSM(Dynamics):
         return {k: torch.stack([s[k] for s in steps], 1) for k in ("deter", "stoch")}
 
     def _reset(self, state: State, keep: Tensor) -> State:
-        """Zeros where an episode starts; `where`, so that not even a NaN is carried over."""
+        """Zero the states where an episode starts; `where` stops even a NaN."""
         stoch, keep = state["stoch"], keep.bool()
         wide = keep.view(-1, *[1] * (stoch.dim() - 1))
         return {
@@ -219,5 +219,5 @@ class RSSM(Dynamics):
         return self.gru(x, state["stoch"] if self.transition == "rnn" else state["deter"])
 
     def _posterior(self, deter: Tensor, embed_in: Tensor) -> Tensor:
-        """Parameters of the latent once something was seen."""
+        """The posterior's parameters from deter and the projected embedding."""
         return self.post_out(norm_silu(self.post_deter(deter) + embed_in, self.post_norm))

@@ -1,9 +1,11 @@
-"""Stochastic latents: `num_params`, `dist`, `sample` and `mode` of parameters, `kl(post, prior)`,
-`flat(stoch)`, and `expected(dist)`, what `flat` is on average. `centre(dist)` of many (N,...) is
-the single one (...) to which the mean of their KLs is least: the best of all guesses that never
-change.
+"""Stochastic latents: `num_params`, then `dist`, `sample` and `mode` of parameters, `kl(post,
+prior)`, `flat(stoch)`, and `expected(dist)`, the mean of `flat`.
 
-`draw_into` is `sample` of rows (N,P) in bf16 into flat rows of `out`, without a graph; `way_back`
-takes the gradient by those rows and what `draw_into` returned to the gradient by the parameters.
-`normal` ones are drawn by noise (N,S); those that are not `noisy` have no nats to be free of.
+`centre(dist)` of many distributions (N,...) is the single one (...) from which their mean KL is
+least: the best constant prediction.
+
+`sample_into` samples from parameters (N,P) in bf16 into flat rows of `out`, without a graph.
+`backward_sample` turns the gradient by those rows into the gradient by the parameters, given what
+`sample_into` returned. `normal` latents are sampled with noise (N,S). Free nats apply to the KL of
+`noisy` latents only.
 """

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.kernels.c_library import call
-from worldmodel.model.networks import mixed_log_probs, one_hot_draw, straight_through
+from worldmodel.model.networks import compute_log_probs, sample_one_hot, straight_through
 
 
 class Categorical:
@@ -27,12 +27,14 @@ class Categorical:
         self.unimix = unimix
 
     def dist(self, params: Tensor) -> dict[str, Tensor]:
-        return {"logits": mixed_log_probs(params.float().unflatten(-1, self.shape), self.unimix)}
+        return {"logits": compute_log_probs(params.float().unflatten(-1, self.shape), self.unimix)}
 
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return one_hot_draw(params.unflatten(-1, self.shape), self.unimix, generator)
+        return sample_one_hot(params.unflatten(-1, self.shape), self.unimix, generator)
 
-    def draw_into(self, params: Tensor, out: Tensor, generator: torch.Generator | None) -> Tensor:
+    def sample_into(
+        self, params: Tensor, out: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
         uniform = torch.rand(len(params), self.shape[0], generator=generator)
         probs = torch.empty(len(params), *self.shape)
         call(
@@ -49,7 +51,7 @@ class Categorical:
         )
         return probs
 
-    def way_back(self, grad: Tensor, probs: Tensor) -> Tensor:
+    def backward_sample(self, grad: Tensor, probs: Tensor) -> Tensor:
         back = torch.empty_like(grad)
         call("draw_back", grad, probs, back, len(grad) * self.shape[0], self.shape[1], self.unimix)
         return back

@@ -11,7 +11,7 @@ class Deterministic:
     two outputs.
 
     It is half the squared distance, so that the prior still learns to predict the posterior. Free
-    nats would spare it that: a decoder is as happy with latents too small to be a nat apart.
+    nats would stop that: a decoder can use latents that are less than a nat apart.
     """
 
     dist_keys = ("mean",)
@@ -29,10 +29,10 @@ class Deterministic:
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return params.float()
 
-    def draw_into(self, params: Tensor, out: Tensor, generator: torch.Generator | None) -> None:
+    def sample_into(self, params: Tensor, out: Tensor, generator: torch.Generator | None) -> None:
         out.copy_(params)
 
-    def way_back(self, grad: Tensor, drawn: None) -> Tensor:
+    def backward_sample(self, grad: Tensor, sample: None) -> Tensor:
         return grad
 
     def mode(self, params: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from worldmodel.kernels.c_library import call
 
 
 class Gaussian:
-    """stoch (...,S), drawn by reparameterisation."""
+    """stoch (...,S), sampled by reparameterisation."""
 
     dist_keys = ("mean", "std")
     normal = True
@@ -31,13 +31,15 @@ class Gaussian:
         noise = torch.randn(dist["mean"].shape, generator=generator, device=dist["mean"].device)
         return dist["mean"] + dist["std"] * noise
 
-    def draw_into(self, params: Tensor, out: Tensor, generator: torch.Generator | None) -> Tensor:
+    def sample_into(
+        self, params: Tensor, out: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
         noise = torch.randn(len(params), self.size, generator=generator)
         slope = torch.empty_like(noise)
         call("draw_normal", params, noise, out, slope, *noise.shape, out.stride(0), self.min_std)
         return slope
 
-    def way_back(self, grad: Tensor, slope: Tensor) -> Tensor:
+    def backward_sample(self, grad: Tensor, slope: Tensor) -> Tensor:
         return torch.cat([grad, grad * slope], -1).to(grad.dtype)
 
     def mode(self, params: Tensor) -> Tensor:

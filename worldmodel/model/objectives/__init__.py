@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from worldmodel.model.dynamics import Dynamics
 from worldmodel.model.heads import ContinueHead, ScalarHead
 from worldmodel.model.mean_image import MeanImage
-from worldmodel.model.multi_step import dreams
+from worldmodel.model.multi_step import imagine_from_each_step
 from worldmodel.spaces import ActionSpace, Batch, Losses, Metrics, ObservationSpace, State
 
-Ahead = tuple[int, Tensor, Tensor]
+ImaginedFeatures = tuple[int, Tensor, Tensor]
 Mean = Callable[[Tensor], Tensor]
 
 
@@ -38,7 +38,7 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Parts:
-    """What of the world model an objective may use beside what it saw."""
+    """The parts of the world model that an objective may use."""
 
     dynamics: Dynamics
     reward: ScalarHead
@@ -47,7 +47,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Context:
-    """One training batch as the model saw it; leaves (B,T,...)."""
+    """A training batch with the model's embeddings, states and features; leaves (B,T,...)."""
 
     batch: Batch
     embed: Tensor
@@ -56,33 +56,38 @@ class Context:
     feat: Tensor
     mean_images: Mapping[str, MeanImage]  # of every picture
     parts: Parts
-    slow: Tensor | None = None  # the slow encoder's embeddings, where an objective aims at them
+    slow: Tensor | None = None  # the slow encoder's embeddings, if an objective uses them
 
     @cached_property
-    def _dreams(self) -> Iterator[tuple[int, State, Tensor]]:
+    def _imagined_states(self) -> Iterator[tuple[int, State, Tensor]]:
         batch = self.batch
         length = batch["is_first"].shape[1]
-        return dreams(
+        return imagine_from_each_step(
             self.parts.dynamics, self.post, batch["prev_action"], batch["is_first"], length - 1
         )
 
     @cached_property
-    def _dreamt(self) -> list[Ahead]:
+    def _imagined_features(self) -> list[ImaginedFeatures]:
         return [(0, self.feat, torch.ones_like(self.batch["is_first"], dtype=torch.bool))]
 
-    def ahead(self, distances: Sequence[int]) -> Iterator[Ahead]:
-        """For each distance d: d, features (B,T-d,F) dreamt so far on from posteriors, and which
-        of them no episode's start lies in the way of (B,T-d). Entry t belongs to step t+d.
-        Objectives of a mix share their dreams.
+    def imagine_ahead(self, distances: Sequence[int]) -> Iterator[ImaginedFeatures]:
+        """For each distance d: d, features (B,T-d,F) imagined d steps on from posteriors, and a
+        mask (B,T-d) of the rollouts that cross no start of an episode.
+
+        Entry t belongs to step t+d. All objectives of a model share these rollouts.
         """
         for distance in distances:
-            while len(self._dreamt) <= distance:
-                step, state, unbroken = next(self._dreams)
-                self._dreamt.append((step, self.parts.dynamics.features(state), unbroken))
-            yield self._dreamt[distance]
+            while len(self._imagined_features) <= distance:
+                step, state, unbroken = next(self._imagined_states)
+                self._imagined_features.append(
+                    (step, self.parts.dynamics.features(state), unbroken)
+                )
+            yield self._imagined_features[distance]
 
-    def aim(self, target: str) -> Tensor:
-        """The embeddings (B,T,E) to aim at: `grad`, `stop` or `ema`."""
+    def select_target(self, target: str) -> Tensor:
+        """The target embeddings (B,T,E): with gradient (`grad`), without (`stop`), or the slow
+        encoder's (`ema`).
+        """
         if target == "ema":
             assert self.slow is not None
             return self.slow
@@ -90,47 +95,45 @@ class Context:
 
 
 class Objective(nn.Module):
-    """What an objective says of itself; a subclass overrides what is different.
+    """The base of all objectives; a subclass overrides what is different.
 
     A subclass is built as `Class(settings, spec)`: its section of the configuration, which the
     dataclass `Settings` of its file describes (None without one), and the model's `ModelSpec`.
     """
 
     loss_names: list[str]
-    replaces: tuple[str, ...] = ()  # losses of the model that this one stands for
-    needs_slow = False  # whether it aims at the slow encoder's embeddings
+    replaces: tuple[str, ...] = ()  # losses of the model that this one replaces
+    needs_slow = False  # whether it uses the slow encoder's embeddings
 
     def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
         raise NotImplementedError
 
     @property
-    def draws(self) -> bool:
+    def can_draw(self) -> bool:
         """Whether `decode` makes pictures of features."""
         return False
 
     def decode(self, feat: Tensor) -> dict[str, Tensor]:
-        """Mean pictures (B,T,H,W,C) of features (B,T,F) by name, less their mean images."""
+        """Mean pictures (B,T,H,W,C) of features (B,T,F) by name, without their mean images."""
         raise NotImplementedError
 
-    def phase(self, update: int) -> int:
-        """Before update number `update`: learn what depends on that number, and say which phase it
-        belongs to.
-        """
+    def begin_update(self, update: int) -> int:
+        """Prepare update number `update`; return the phase of training that it belongs to."""
         return 0
 
     def after_update(self, mean: Mean) -> None:
-        """Once the weights have moved; `mean` is over the ranks, which must all come to
-        the same.
+        """Follow the weights' step; `mean` averages over ranks, which must all end up with the
+        same.
         """
 
-    def by_hand(self) -> list[Tensor]:
-        """Weights that `after_update` moves besides the optimiser."""
+    def list_adjusted_weights(self) -> list[Tensor]:
+        """Trained weights that `after_update` changes too."""
         return []
 
 
-class Comparing(Objective):
-    """An objective that can say how far features are from what an embedding shows."""
+class DistanceObjective(Objective):
+    """An objective that measures a distance between features and embeddings."""
 
     def distance(self, feat: Tensor, embed: Tensor) -> Tensor:
-        """(...,F) and (...,E), which broadcast, to (...); less is nearer."""
+        """Distance (...) of features (...,F) from embeddings (...,E), which broadcast."""
         raise NotImplementedError

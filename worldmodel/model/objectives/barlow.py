@@ -35,21 +35,24 @@ class Barlow(Objective):
     def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
         projected = self.project(ctx.feat)
         with torch.autocast(projected.device.type, enabled=False):
-            ours, theirs = standardised(projected), standardised(ctx.aim(self.settings.target))
+            ours, theirs = (
+                standardise(projected),
+                standardise(ctx.select_target(self.settings.target)),
+            )
             same = (ours * theirs).mean(0)
-            others = squared_correlations(ours, theirs) - same.square().sum()
+            others = sum_squared_correlations(ours, theirs) - same.square().sum()
         loss = (1 - same).square().sum() + self.settings.redundancy * others
         return {"barlow": loss.expand(ctx.feat.shape[:2])}, {"barlow/correlation": same.mean()}
 
 
-def standardised(x: Tensor) -> Tensor:
+def standardise(x: Tensor) -> Tensor:
     """(B,T,E) to (B*T,E) of mean 0 and variance 1; what never changes becomes 0."""
     x = x.float().flatten(0, 1)
     x = x - x.mean(0)
     return x / (x.square().mean(0) + 1e-5).sqrt()
 
 
-def squared_correlations(a: Tensor, b: Tensor) -> Tensor:
+def sum_squared_correlations(a: Tensor, b: Tensor) -> Tensor:
     """sum_ij (a'b / N)_ij^2 of (N,E) by whichever of a'b (E,E), and aa' and bb' (N,N), is
     smaller.
     """

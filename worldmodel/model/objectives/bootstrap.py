@@ -12,7 +12,7 @@ from worldmodel.config.ranges import Natural
 from worldmodel.model.multi_step import Average
 from worldmodel.model.networks import MLP
 from worldmodel.model.objectives import Context, ModelSpec, Objective
-from worldmodel.model.objectives.centre import centred
+from worldmodel.model.objectives.centre import subtract_mean
 from worldmodel.spaces import Losses, Metrics
 
 
@@ -22,10 +22,10 @@ class Settings:
 
 
 class Bootstrap(Objective):
-    """1 - cos(predicted, slow embedding), the prediction from features dreamt some steps on.
+    """1 - cos(predicted, slow embedding), the prediction from features imagined some steps ahead.
 
-    The batch's mean is taken out of the embeddings: it is most of every one, and a constant would
-    guess it.
+    The batch's mean is subtracted from the embeddings: it is most of each, and a constant would
+    predict it.
     """
 
     loss_names = ["bootstrap"]
@@ -38,9 +38,9 @@ class Bootstrap(Objective):
 
     def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
         assert ctx.slow is not None
-        target = F.normalize(centred(ctx.slow.float()), dim=-1)
+        target = F.normalize(subtract_mean(ctx.slow.float()), dim=-1)
         mean = Average(ctx.batch["is_first"])
-        for distance, feat, unbroken in ctx.ahead(self.settings.distances):
+        for distance, feat, unbroken in ctx.imagine_ahead(self.settings.distances):
             predicted = F.normalize(self.predict(feat), dim=-1)
             mean.add(distance, 1 - (predicted * target[:, distance:]).sum(-1), unbroken)
         return {"bootstrap": mean.mean()}, {}

@@ -14,7 +14,8 @@ from worldmodel.config.ranges import Positive, Share
 from worldmodel.model.objectives import Context, Mean, ModelSpec, Objective
 from worldmodel.spaces import Losses, Metrics, map_state
 
-# price: a long wait for a first reward is not to make it so low that the budget bites much later
+# Of beta. Without a bound, a long wait for a first reward would make it so low that it would take
+# long to rise again.
 LEAST = 1e-6
 
 
@@ -29,8 +30,8 @@ class Bottleneck(Objective):
     """beta * KL(posterior || sg(prior)), beta rising while the KL is above `nats` and falling
     while below.
 
-    It stands for `rep`. The prior's own fit stays the loss `dyn`, whose weight no price should
-    make small.
+    It replaces `rep`. The prior is still trained by the loss `dyn`, whose weight does not depend
+    on beta.
     """
 
     loss_names = ["bottleneck"]
@@ -51,8 +52,8 @@ class Bottleneck(Objective):
 
     @torch.no_grad()
     def after_update(self, mean: Mean) -> None:
-        """One step of the dual: the price follows what the KL is over the budget, at most by
-        `rate`.
+        """One step of the dual: log beta moves by `rate` times the KL's relative excess over the
+        budget, at most by `rate`.
         """
         assert self._kl is not None
         self.log_beta += self.settings.rate * (mean(self._kl) / self.settings.nats - 1).clamp(

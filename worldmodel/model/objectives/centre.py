@@ -1,4 +1,4 @@
-"""Taking out of embeddings what they all have in common, which is most of every one."""
+"""Subtract from embeddings their mean, which is most of each one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from worldmodel.model.objectives import Mean
 
 
-def centred(x: Tensor) -> Tensor:
+def subtract_mean(x: Tensor) -> Tensor:
     """(B,T,E) without the batch's mean."""
     return x - x.mean((0, 1))
 
 
 class Centre(nn.Module):
-    """The same, and the last batch's mean is remembered for what comes alone."""
+    """Subtracts a batch's mean, and remembers the last one for embeddings outside a batch."""
 
     middle: Tensor
 
@@ -25,10 +25,10 @@ class Centre(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self._seen = x.detach().mean((0, 1))
-        return centred(x)
+        return subtract_mean(x)
 
-    def alone(self, x: Tensor) -> Tensor:
-        """(...,E) as `forward` would have it in the last batch."""
+    def subtract_last_mean(self, x: Tensor) -> Tensor:
+        """(...,E) without the last batch's mean."""
         return x - self.middle
 
     def after_update(self, mean: Mean) -> None:

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodel.config.ranges import Count, Natural, Negatives, Positive, Target
-from worldmodel.model.networks import Exact
-from worldmodel.model.objectives import Comparing, Context, ModelSpec
-from worldmodel.model.objectives.pairs import contest
+from worldmodel.model.networks import Fp32Linear
+from worldmodel.model.objectives import Context, DistanceObjective, ModelSpec
+from worldmodel.model.objectives.pairs import compute_info_nce
 from worldmodel.spaces import Losses, Metrics
 
 
@@ -29,12 +29,12 @@ class Settings:
     target: Target
 
 
-class Contrastive(Comparing):
-    """Features c choose their embedding z among the batch's by c'Wz / temperature, or by the
+class Contrastive(DistanceObjective):
+    """Features c identify their embedding z among the batch's by c'Wz / temperature, or by the
     cosine of projections.
 
-    W = Q'K has at most rank `size`. CPC's step-wise W_k are dreams here: c of d steps later is
-    dreamt with the actions that were done, so that the transition learns from it too.
+    W = Q'K has at most rank `size`. CPC has a matrix W_d for each distance d. Here features are
+    imagined d steps ahead with the actions taken instead, which also trains the transition.
     """
 
     loss_names = ["contrastive"]
@@ -42,23 +42,23 @@ class Contrastive(Comparing):
     def __init__(self, settings: Settings, spec: ModelSpec):
         super().__init__()
         self.settings, self.needs_slow = settings, settings.target == "ema"
-        self.query = Exact(spec.feat, settings.size, bias=False)
-        self.key = Exact(spec.embed, settings.size, bias=False)
+        self.query = Fp32Linear(spec.feat, settings.size, bias=False)
+        self.key = Fp32Linear(spec.embed, settings.size, bias=False)
 
     def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
         settings = self.settings
-        keys = self.key(ctx.aim(settings.target))
-        loss, metrics = contest(
+        keys = self.key(ctx.select_target(settings.target))
+        loss, metrics = compute_info_nce(
             ctx, settings.distances, settings.negatives, self.query, keys, self._similarity
         )
         return {"contrastive": loss}, {f"contrastive/{k}": v for k, v in metrics.items()}
 
     def _similarity(self, queries: Tensor, keys: Tensor) -> Tensor:
-        return self._scaled(queries) @ self._scaled(keys).T / self.settings.temperature
+        return self._scale(queries) @ self._scale(keys).T / self.settings.temperature
 
-    def _scaled(self, x: Tensor) -> Tensor:
+    def _scale(self, x: Tensor) -> Tensor:
         return F.normalize(x, dim=-1) if self.settings.form == "cosine" else x
 
     def distance(self, feat: Tensor, embed: Tensor) -> Tensor:
-        queries, keys = self._scaled(self.query(feat)), self._scaled(self.key(embed))
+        queries, keys = self._scale(self.query(feat)), self._scale(self.key(embed))
         return -(queries * keys).sum(-1) / self.settings.temperature

@@ -1,5 +1,5 @@
-"""The contrastive forward model: a dreamt next latent must find the picture that came (Yan et al.
-2020).
+"""The contrastive forward model: an imagined next latent must identify the next picture (Yan et
+al. 2020).
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Literal
 from torch import Tensor
 
 from worldmodel.config.ranges import Count, Negatives, Target
-from worldmodel.model.networks import Exact
-from worldmodel.model.objectives import Comparing, Context, ModelSpec
-from worldmodel.model.objectives.pairs import contest
+from worldmodel.model.networks import Fp32Linear
+from worldmodel.model.objectives import Context, DistanceObjective, ModelSpec
+from worldmodel.model.objectives.pairs import compute_info_nce
 from worldmodel.spaces import Losses, Metrics
 
 
@@ -26,13 +26,13 @@ class Settings:
     target: Target
 
 
-class ForwardContrastive(Comparing):
+class ForwardContrastive(DistanceObjective):
     """-log h(f(z_t, a_t), z_{t+1}) / sum_j h(f(z_t, a_t), z_j).
 
     h is exp(-|z1 - z2|^2) or exp(z1'z2).
 
-    z = g(picture) is read off the embedding, f(z_t, a_t) off the features that the transition
-    dreams one step on.
+    z = g(picture) is a projection of the embedding, f(z_t, a_t) one of the features that the
+    transition imagines one step ahead.
     """
 
     loss_names = ["forward_contrastive"]
@@ -40,12 +40,12 @@ class ForwardContrastive(Comparing):
     def __init__(self, settings: Settings, spec: ModelSpec):
         super().__init__()
         self.settings, self.needs_slow = settings, settings.target == "ema"
-        self.predict = Exact(spec.feat, settings.size)
-        self.see = Exact(spec.embed, settings.size)
+        self.predict = Fp32Linear(spec.feat, settings.size)
+        self.see = Fp32Linear(spec.embed, settings.size)
 
     def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
-        seen = self.see(ctx.aim(self.settings.target))
-        loss, metrics = contest(
+        seen = self.see(ctx.select_target(self.settings.target))
+        loss, metrics = compute_info_nce(
             ctx, [1], self.settings.negatives, self.predict, seen, self._similarity
         )
         return {"forward_contrastive": loss}, {

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from worldmodel.config.ranges import Count, Weight
 from worldmodel.model.multi_step import Average
-from worldmodel.model.networks import MLP, Exact
-from worldmodel.model.objectives import Comparing, Context, Mean, ModelSpec
+from worldmodel.model.networks import MLP, Fp32Linear
+from worldmodel.model.objectives import Context, DistanceObjective, Mean, ModelSpec
 from worldmodel.model.objectives.centre import Centre
 from worldmodel.spaces import Losses, Metrics
 
@@ -35,14 +35,14 @@ class Settings:
         return None
 
 
-class Inverse(Comparing):
-    """a_t from (z_t, z_{t+d}, d), and z from the features of the same step and from those dreamt d
-    steps on.
+class Inverse(DistanceObjective):
+    """Predicts a_t from (z_t, z_{t+d}, d), and z_{t+d} from features imagined d steps ahead of t,
+    d = 0 included.
 
-    z = norm(P embedding - mean) is the picture's alone: a latent has been told the action by the
-    transition, and would give it away. What z learns by the inverse model, the latent has to hold
-    and to predict for the forward model. The norm keeps z from shrinking, which would please the
-    forward model.
+    z = norm(P embedding - mean) depends on the picture alone: the latent already has the action,
+    through the transition, and would reveal it. What z learns by the inverse model, the latent has
+    to hold and to predict for the forward model. The norm keeps z from shrinking, which would
+    lower the forward loss.
     """
 
     loss_names = ["inverse", "inverse_forward"]
@@ -51,66 +51,70 @@ class Inverse(Comparing):
         super().__init__()
         self.space, self.settings = spec.space, settings
         size = settings.size
-        self.see = Exact(spec.embed, size)
+        self.see = Fp32Linear(spec.embed, size)
         self.centre = Centre(size)
         self.guess = MLP(2 * size + len(settings.distances), spec.space.size, 1, spec.units)
         self.predict = MLP(spec.feat, size, 1, spec.units)
 
     def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
-        seen = self._normed(self.centre(self.see(ctx.embed)))
-        back, known = self._backwards(ctx, seen)
+        seen = self._normalise(self.centre(self.see(ctx.embed)))
+        back, known = self._predict_actions(ctx, seen)
         forth = Average(ctx.batch["is_first"])
-        for d, feat, unbroken in ctx.ahead([0, *self.settings.distances]):
+        for d, feat, unbroken in ctx.imagine_ahead([0, *self.settings.distances]):
             aim = seen.detach() if self.settings.target == "stop" else seen
             forth.add(d, 0.5 * (self.predict(feat) - aim[:, d:]).square().sum(-1), unbroken)
         return {"inverse": back, "inverse_forward": self.settings.forward * forth.mean()}, {
             "inverse/known": known
         }
 
-    def _backwards(self, ctx: Context, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """-log likelihood (B,T) of the action done first, and the share of actions
-        guessed right.
+    def _predict_actions(self, ctx: Context, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """-log likelihood (B,T) of the first action between two steps, and the share predicted
+        right.
         """
         action, length = ctx.batch["prev_action"], seen.shape[1]
         loss, hits = Average(ctx.batch["is_first"]), Average(ctx.batch["is_first"])
         codes = torch.eye(len(self.settings.distances), device=seen.device)
-        for code, (d, _, unbroken) in zip(codes, ctx.ahead(self.settings.distances), strict=True):
+        for code, (d, _, unbroken) in zip(
+            codes, ctx.imagine_ahead(self.settings.distances), strict=True
+        ):
             pair = [seen[:, : length - d], seen[:, d:], code.expand(*unbroken.shape, -1)]
             read, done = self.guess(torch.cat(pair, -1)), action[:, 1 : length - d + 1]
-            loss.add(d, self._loss(read, done), unbroken)
-            hits.add(d, self._hits(read, done), unbroken)
+            loss.add(d, self._action_loss(read, done), unbroken)
+            hits.add(d, self._score_predictions(read, done), unbroken)
         return loss.mean(), hits.total.sum() / hits.count.sum().clamp(min=1)
 
-    def _normed(self, x: Tensor) -> Tensor:
+    def _normalise(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, (self.settings.size,), eps=1e-5)
 
     def after_update(self, mean: Mean) -> None:
         self.centre.after_update(mean)
 
-    def _loss(self, read: Tensor, action: Tensor) -> Tensor:
+    def _action_loss(self, read: Tensor, action: Tensor) -> Tensor:
         """-log likelihood (...,): a category per group, or a Gaussian of unit variance up
         to a constant.
         """
         if not self.space.discrete:
             return 0.5 * (read - action).square().sum(-1)
         return -torch.stack(
-            [(a * r.log_softmax(-1)).sum(-1) for r, a in self._groups(read, action)]
+            [(a * r.log_softmax(-1)).sum(-1) for r, a in self._split_groups(read, action)]
         ).sum(0)
 
-    def _hits(self, read: Tensor, action: Tensor) -> Tensor:
-        """Share of groups guessed right, or of numbers whose sign was."""
+    def _score_predictions(self, read: Tensor, action: Tensor) -> Tensor:
+        """Share of groups predicted right, or of numbers whose sign was."""
         if not self.space.discrete:
             return ((read > 0) == (action > 0)).float().mean(-1)
-        hits = [(r.argmax(-1) == a.argmax(-1)).float() for r, a in self._groups(read, action)]
+        hits = [
+            (r.argmax(-1) == a.argmax(-1)).float() for r, a in self._split_groups(read, action)
+        ]
         return torch.stack(hits).mean(0)
 
-    def _groups(self, read: Tensor, action: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def _split_groups(self, read: Tensor, action: Tensor) -> list[tuple[Tensor, Tensor]]:
         sizes = list(self.space.groups)
         return list(zip(read.split(sizes, -1), action.split(sizes, -1), strict=True))
 
     def distance(self, feat: Tensor, embed: Tensor) -> Tensor:
         return (
-            (self.predict(feat) - self._normed(self.centre.alone(self.see(embed))))
+            (self.predict(feat) - self._normalise(self.centre.subtract_last_mean(self.see(embed))))
             .square()
             .sum(-1)
         )

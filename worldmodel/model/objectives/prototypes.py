@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.config.ranges import Count, Natural, Positive, Range
-from worldmodel.model.ema import Slow
+from worldmodel.model.ema import SlowCopy
 from worldmodel.model.objectives import Context, Mean, ModelSpec, Objective
-from worldmodel.model.objectives.centre import centred
+from worldmodel.model.objectives.centre import subtract_mean
 from worldmodel.spaces import Losses, Metrics
 
 
@@ -32,7 +32,7 @@ class Prototypes(Objective):
     """Cross-entropy of softmax(cos(x, centres) / temperature) with Sinkhorn's assignment of the
     slow encoder's view.
 
-    `prototypes` asks it of x read off the features, `prototypes_view` of x read off the embedding.
+    In `prototypes` x is a projection of the features, in `prototypes_view` one of the embedding.
     """
 
     loss_names = ["prototypes", "prototypes_view"]
@@ -43,7 +43,7 @@ class Prototypes(Objective):
         self.settings = settings
         self.from_feat = nn.Linear(spec.feat, settings.size)
         self.from_embed = nn.Linear(spec.embed, settings.size)
-        self.slow = Slow(self.from_embed, spec.slow_rate)
+        self.slow = SlowCopy(self.from_embed, spec.slow_rate)
         self.centres = nn.Parameter(
             F.normalize(torch.randn(settings.count, settings.size), dim=-1)
         )
@@ -56,7 +56,7 @@ class Prototypes(Objective):
         centres = F.normalize(centres, dim=-1)
         with torch.no_grad():
             targets = sinkhorn(
-                cosines(centred(self.slow(ctx.slow)), centres) / settings.sharpness,
+                compute_cosines(subtract_mean(self.slow(ctx.slow)), centres) / settings.sharpness,
                 settings.rounds,
             )
         losses = {}
@@ -64,15 +64,15 @@ class Prototypes(Objective):
             ("prototypes", self.from_feat(ctx.feat)),
             ("prototypes_view", self.from_embed(ctx.embed)),
         ):
-            logs = (cosines(x, centres) / settings.temperature).log_softmax(-1)
+            logs = (compute_cosines(x, centres) / settings.temperature).log_softmax(-1)
             losses[name] = -(targets * logs).sum(-1).view(shape)
         return losses, {"prototypes/sure": targets.amax(-1).mean()}
 
-    def phase(self, update: int) -> int:
+    def begin_update(self, update: int) -> int:
         self.frozen = update < self.settings.freeze
         return int(self.frozen)
 
-    def by_hand(self) -> list[Tensor]:
+    def list_adjusted_weights(self) -> list[Tensor]:
         return [self.centres]
 
     @torch.no_grad()
@@ -81,7 +81,7 @@ class Prototypes(Objective):
         self.centres.copy_(F.normalize(self.centres, dim=-1))
 
 
-def cosines(x: Tensor, centres: Tensor) -> Tensor:
+def compute_cosines(x: Tensor, centres: Tensor) -> Tensor:
     """(B,T,S) against unit vectors (K,S): (B*T,K)."""
     with torch.autocast(x.device.type, enabled=False):
         return F.normalize(x.float().flatten(0, 1), dim=-1) @ centres.T

@@ -1,4 +1,4 @@
-"""Reconstruct what was seen: the likelihood term of the ELBO."""
+"""Reconstruct the observations: the likelihood term of the ELBO."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Settings:
 class Reconstruction(Objective):
     """Unit-variance Gaussian log-likelihood of pixels and vector, up to a constant; losses (B,T).
 
-    Pictures are the dear part: `share` of the T steps stand for all of them, drawn anew each time,
-    or `even`ly spaced; the same steps of every picture.
+    Pictures are the expensive part: only a `share` of the T steps is decoded, at random steps each
+    time or `even`ly spaced ones, the same for every picture.
     """
 
     def __init__(self, settings: Settings, spec: ModelSpec, even: bool = False):
@@ -42,7 +42,7 @@ class Reconstruction(Objective):
         self.loss_names = [*self.pictures.values(), *self.vectors.values()]
 
     @property
-    def draws(self) -> bool:
+    def can_draw(self) -> bool:
         return bool(self.pictures)
 
     def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
@@ -56,25 +56,25 @@ class Reconstruction(Objective):
         batch, length = ctx.feat.shape[:2]
         count = max(1, round(length * self.share))
         if count == length:
-            return {loss: self._error(ctx, name) for name, loss in self.pictures.items()}
-        picks = self._picks(count, length, ctx.feat.device)
+            return {loss: self._picture_error(ctx, name) for name, loss in self.pictures.items()}
+        picks = self._pick_steps(count, length, ctx.feat.device)
         losses = {}
         for name, loss in self.pictures.items():
-            error = self._error(ctx, name, picks) * (length / count)
+            error = self._picture_error(ctx, name, picks) * (length / count)
             losses[loss] = error.new_zeros(batch, length).index_copy(1, picks, error)
         return losses
 
-    def _error(self, ctx: Context, name: str, picks: Tensor | None = None) -> Tensor:
-        """Half the squared error (B,T) of one picture, at some steps only where they are given."""
+    def _picture_error(self, ctx: Context, name: str, picks: Tensor | None = None) -> Tensor:
+        """Half the squared error (B,T) of one picture, at the steps `picks` if given."""
         feat, picture = ctx.feat, ctx.batch[name]
         if picks is not None:
             feat, picture = feat[:, picks], picture[:, picks]
-        drawn = self.decoders[name](feat.flatten(0, 1))
-        error = ctx.mean_images[name].error(drawn, picture.flatten(0, 1))
+        decoded = self.decoders[name](feat.flatten(0, 1))
+        error = ctx.mean_images[name].error(decoded, picture.flatten(0, 1))
         return error.unflatten(0, feat.shape[:2])
 
-    def _picks(self, count: int, length: int, device: torch.device) -> Tensor:
-        """Which of the steps are drawn."""
+    def _pick_steps(self, count: int, length: int, device: torch.device) -> Tensor:
+        """The steps to decode."""
         if self.even:
             return torch.arange(count, device=device) * length // count
         return torch.randperm(length, device=device)[:count]

@@ -1,5 +1,5 @@
-"""Nothing but reward and continuation, read off dreams as well (as in MuZero, Schrittwieser et al.
-2020).
+"""Reward and continuation alone, predicted from imagined features too (as in MuZero, Schrittwieser
+et al. 2020).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ class Settings:
 
 
 class RewardOnly(Objective):
-    """The heads' losses on features dreamt some steps on with the real actions; the picture is
-    asked for nothing.
+    """The heads' losses on features imagined some steps ahead with the real actions; pictures are
+    not predicted.
     """
 
-    loss_names = ["dreamt_reward", "dreamt_cont"]
+    loss_names = ["imagined_reward", "imagined_cont"]
 
     def __init__(self, settings: Settings, spec: ModelSpec):
         super().__init__()
@@ -31,7 +31,7 @@ class RewardOnly(Objective):
     def forward(self, ctx: Context) -> tuple[Losses, Metrics]:
         batch, parts = ctx.batch, ctx.parts
         reward, cont = Average(batch["is_first"]), Average(batch["is_first"])
-        for d, feat, unbroken in ctx.ahead(self.settings.distances):
+        for d, feat, unbroken in ctx.imagine_ahead(self.settings.distances):
             reward.add(d, parts.reward.loss(feat, batch["reward"][:, d:]), unbroken)
             cont.add(d, parts.cont.loss(feat, 1.0 - batch["is_terminal"][:, d:].float()), unbroken)
-        return {"dreamt_reward": reward.mean(), "dreamt_cont": cont.mean()}, {}
+        return {"imagined_reward": reward.mean(), "imagined_cont": cont.mean()}, {}

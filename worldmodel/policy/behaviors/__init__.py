@@ -1,7 +1,7 @@
 """Behaviours choose actions from model states: `init(B)`, `act(state, carry, mode) -> (action,
 carry)`.
 
-`plans` says whether they dream to choose, which is most of the work then. Each is built as
+`plans` is true if they imagine plans, which then is most of the work. Each is built as
 `Class(parts)`.
 """
 
@@ -31,7 +31,7 @@ class Planning:
 
 @dataclass(frozen=True)
 class BehaviorParts:
-    """What behaviours are built of."""
+    """The parts that behaviours are built of."""
 
     model: WorldModel
     space: ActionSpace

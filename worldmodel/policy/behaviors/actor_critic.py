@@ -1,19 +1,19 @@
-"""The actor at work: no planning, one small network a step."""
+"""Act by the actor: no planning, one small network per step."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from worldmodel.policy.action_distributions import legal
+from worldmodel.policy.action_distributions import clip_actions
 from worldmodel.policy.behaviors import BehaviorParts
-from worldmodel.policy.behaviors.explore import explore
+from worldmodel.policy.behaviors.explore import add_exploration_noise
 from worldmodel.spaces import State
 
 
 class ActorPolicy:
-    """Samples while collecting, with noise on top where asked for; the distribution's mode or a
-    sample otherwise.
+    """Samples while collecting, with noise if there is any; otherwise takes the distribution's
+    mode or a sample.
     """
 
     plans = False
@@ -31,8 +31,10 @@ class ActorPolicy:
     ) -> tuple[Tensor, State]:
         dist = self.policy.actor(self.model.dynamics.features(state))
         if mode != "train" and self.policy.actor_config.greedy:
-            return legal(dist.mode()), carry
-        action = legal(dist.sample(generator))
+            return clip_actions(dist.mode()), carry
+        action = clip_actions(dist.sample(generator))
         return (
-            explore(action, self.space, self.noise, generator) if mode == "train" else action
+            add_exploration_noise(action, self.space, self.noise, generator)
+            if mode == "train"
+            else action
         ), carry

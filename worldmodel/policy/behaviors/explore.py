@@ -8,11 +8,11 @@ from torch import Tensor
 from worldmodel.spaces import ActionSpace
 
 
-def explore(
+def add_exploration_noise(
     action: Tensor, space: ActionSpace, noise: float, generator: torch.Generator | None
 ) -> Tensor:
-    """Gaussian noise within the box; for discrete actions, a random one with probability
-    `noise`.
+    """Add Gaussian noise within the box, or replace discrete actions by random ones with
+    probability `noise`.
     """
     if not noise:
         return action

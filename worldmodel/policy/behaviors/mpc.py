@@ -7,15 +7,15 @@ from torch import Tensor
 
 from worldmodel.kernels.planning_step import fixed_weights
 from worldmodel.policy.behaviors import BehaviorParts
-from worldmodel.policy.behaviors.explore import explore
-from worldmodel.policy.planners.proposals import Box, OneHot, Seeded
+from worldmodel.policy.behaviors.explore import add_exploration_noise
+from worldmodel.policy.planners.proposals import Box, OneHot, SeededProposal
 from worldmodel.spaces import State
 
 
 class MPC:
     """Plans with any planner by any score; noise is added while collecting.
 
-    With an actor-critic, the actor may propose some of the plans.
+    With an actor-critic, the actor may propose some of the candidates.
     """
 
     plans = True
@@ -37,7 +37,7 @@ class MPC:
     ) -> tuple[Tensor, State]:
         plan = self.plan(state, carry, is_first, generator)
         action = (
-            explore(plan[:, 0], self.space, self.noise, generator)
+            add_exploration_noise(plan[:, 0], self.space, self.noise, generator)
             if mode == "train"
             else plan[:, 0]
         )
@@ -53,16 +53,16 @@ class MPC:
             old = self.proposal.resume(carry["plan"].to(mean.device), mean)
             mean = torch.where(is_first[:, None, None], mean, old)
         score = self.make_score(self.model, state, generator)
-        proposal: Box | OneHot | Seeded = self.proposal
+        proposal: Box | OneHot | SeededProposal = self.proposal
         with fixed_weights():
             if self.policy is not None and self.proposals:
-                drafts = self.policy.plans(
+                drafts = self.policy.propose_plans(
                     self.model, state, self.proposals, self.horizon, generator
                 )
-                proposal = Seeded(self.proposal, drafts)
+                proposal = SeededProposal(self.proposal, drafts)
             return self.planner(score, mean, std, proposal, generator)
 
     def _start(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Where a fresh search begins, for as many as a tensor (B,...) holds and on its device."""
+        """Mean and std of a fresh search, with the batch size and device of a tensor (B,...)."""
         mean, std = self.proposal.start(len(like), self.horizon, self.space.size)
         return mean.to(like.device), std.to(like.device)

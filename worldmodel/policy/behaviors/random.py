@@ -1,4 +1,4 @@
-"""Uniform actions: the prefill and the lower line of every comparison."""
+"""Uniform actions: for the prefill, and as a baseline of every comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plan scores: what candidate plans are worth inside the model, made anew for each state.
+"""Plan scores: the worth of candidate plans by the model, made anew for each state.
 
     Score(model, state, generator, inputs)      states with leaves (B,...)
     score(candidates) -> scores                 (B,N,H,A) -> (B,N), higher is better
@@ -33,7 +33,7 @@ class ScoreInputs:
 
 
 class PlanScore:
-    """What plans from states (B,...) are worth."""
+    """Scores plans from states (B,...)."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""How near a plan comes to what a goal shows."""
+"""How near a plan comes to a goal."""
 
 from __future__ import annotations
 
@@ -39,5 +39,5 @@ class GoalDistance(PlanScore):
         if self.goal.at == "end":
             states = map_state(states, lambda v: v[:, -1:])
         embed = self.embed if len(self.embed) == 1 else self.embed.repeat_interleave(count, 0)
-        distance = self.model.goal_distance(states, embed, self.goal.distance)
+        distance = self.model.measure_goal_distance(states, embed, self.goal.distance)
         return -distance.mean(1).view(batch, count)

@@ -10,15 +10,17 @@ from worldmodel.spaces import map_state
 
 
 class Reward(PlanScore):
-    """Sum of predicted rewards, weighted by the predicted chance to be alive on arrival."""
+    """Discounted sum of predicted rewards, each weighted by the predicted probability that no
+    earlier step ended the episode.
+    """
 
     def __call__(self, candidates: Tensor) -> Tensor:
         score, _, _ = self.sum_rewards(candidates)
         return score.view(candidates.shape[:2])
 
     def sum_rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of M = B*N plans (B,N,H,A): scores (M,), and where each ends features (M,F) and the
-        weight (M,) of what would follow.
+        """Of M = B*N plans (B,N,H,A): scores (M,), and at their ends features (M,F) and the weight
+        (M,) of later rewards.
         """
         count, horizon = candidates.shape[1:3]
         start = map_state(self.state, lambda v: v.repeat_interleave(count, 0))
@@ -26,7 +28,7 @@ class Reward(PlanScore):
         for actions in candidates.flatten(0, 1).unbind(1):
             rollout.step(actions)
         feat = rollout.features_after()
-        reward, cont = self.model.outlook(feat)
+        reward, cont = self.model.predict_for_planning(feat)
         alive = torch.cat([torch.ones_like(cont[:1]), cont]).cumprod(0)
         steps = torch.arange(horizon + 1, device=reward.device).unsqueeze(1)
         weight = alive * self.inputs.discount**steps

@@ -1,4 +1,4 @@
-"""Predicted rewards, and what the critic expects where a plan ends."""
+"""Predicted rewards along a plan, and the critic's value at its end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Settings:
 
 
 class RewardAndValue(Reward):
-    """The critic closes the sum of rewards with what is left to gain."""
+    """Adds the critic's value at the end of a plan to its predicted rewards."""
 
     def __call__(self, candidates: Tensor) -> Tensor:
         assert self.inputs.value is not None

@@ -22,13 +22,13 @@ ScoreFn = Callable[[Tensor], Tensor]
 
 @runtime_checkable
 class HasGradient(Protocol):
-    """A score that knows how it changes with the plan."""
+    """A score that has a gradient by the candidates."""
 
     def score_with_gradient(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B,N) and their gradient (B,N,H,A) by candidates (B,N,H,A)."""
 
 
-def checked_scores(score_fn: ScoreFn, candidates: Tensor) -> Tensor:
+def compute_scores(score_fn: ScoreFn, candidates: Tensor) -> Tensor:
     """Scores (B,N) of candidates (B,N,H,A), non-finite ones set to the worst."""
     scores = score_fn(candidates)
     assert scores.shape == candidates.shape[:2], (
@@ -37,6 +37,6 @@ def checked_scores(score_fn: ScoreFn, candidates: Tensor) -> Tensor:
     return scores.float().nan_to_num(nan=-1e30, posinf=-1e30, neginf=-1e30)
 
 
-def take(candidates: Tensor, index: Tensor) -> Tensor:
+def select_candidates(candidates: Tensor, index: Tensor) -> Tensor:
     """Candidates (B,N,H,A) at index (B,K) -> (B,K,H,A)."""
     return candidates.gather(1, index[..., None, None].expand(-1, -1, *candidates.shape[2:]))

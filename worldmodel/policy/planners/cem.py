@@ -1,5 +1,5 @@
-"""The cross-entropy method (PlaNet, algorithm 2), and what iCEM adds to it: kept elites and fewer
-draws each round.
+"""The cross-entropy method (PlaNet, algorithm 2), with iCEM's additions: kept elites and fewer
+candidates each round.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.config.ranges import Count, Range
-from worldmodel.policy.planners import ScoreFn, checked_scores, take
+from worldmodel.policy.planners import ScoreFn, compute_scores, select_candidates
 from worldmodel.policy.planners.proposals import Box, OneHot
 
 
@@ -31,9 +31,9 @@ class Settings:
 class CEM:
     """Refit the search distribution to the elites, `iterations` times; the plan is the last mean.
 
-    A share `keep` of a round's elites stands again in the next, to be scored anew: where the model
-    draws its latents, a good score may have been luck. Each round draws `decay` times fewer
-    candidates, never fewer than four for an elite.
+    A share `keep` of a round's elites are candidates of the next as well, and are scored anew: if
+    the model samples its latents, a good score may be due to the sample. Each round has `decay`
+    times fewer candidates, but no fewer than four for each elite.
     """
 
     def __init__(self, settings: Settings):
@@ -52,19 +52,19 @@ class CEM:
             (mean.shape[0], settings.elites), 1.0 / settings.elites, device=mean.device
         )
         kept = mean.new_zeros(mean.shape[0], 0, *mean.shape[1:])
-        for count in self.counts():
-            drawn = proposal.sample(mean, std, count - kept.shape[1], generator)
-            candidates = torch.cat([drawn, kept], 1)
-            best = take(
-                candidates, checked_scores(score_fn, candidates).topk(settings.elites, 1).indices
+        for count in self.count_candidates():
+            sampled = proposal.sample(mean, std, count - kept.shape[1], generator)
+            candidates = torch.cat([sampled, kept], 1)
+            best = select_candidates(
+                candidates, compute_scores(score_fn, candidates).topk(settings.elites, 1).indices
             )
             kept = best[:, : math.ceil(settings.keep * settings.elites)]
             new_mean, std = proposal.refit(best, weights)
             mean = torch.lerp(new_mean, mean, settings.momentum)
         return proposal.finish(mean)
 
-    def counts(self) -> list[int]:
-        """Candidates of each round, the kept ones among them."""
+    def count_candidates(self) -> list[int]:
+        """The number of candidates in each round, kept ones included."""
         settings = self.settings
         fewest = min(4 * settings.elites, settings.candidates)
         return [

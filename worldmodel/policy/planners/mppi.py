@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.config.ranges import Count, Positive, Range
-from worldmodel.policy.planners import ScoreFn, checked_scores, take
+from worldmodel.policy.planners import ScoreFn, compute_scores, select_candidates
 from worldmodel.policy.planners.proposals import Box, OneHot
 
 
@@ -46,9 +46,9 @@ class MPPI:
         settings = self.settings
         for _ in range(settings.iterations):
             candidates = proposal.sample(mean, std, settings.candidates, generator)
-            scores, best = checked_scores(score_fn, candidates).topk(settings.elites, 1)
+            scores, best = compute_scores(score_fn, candidates).topk(settings.elites, 1)
             spread = scores.std(1, keepdim=True, correction=0).clamp(min=1e-6)
             weights = ((scores - scores[:, :1]) / (spread * settings.temperature)).softmax(1)
-            new_mean, std = proposal.refit(take(candidates, best), weights)
+            new_mean, std = proposal.refit(select_candidates(candidates, best), weights)
             mean = torch.lerp(new_mean, mean, settings.momentum)
         return proposal.finish(mean)

@@ -1,4 +1,4 @@
-"""Where candidates come from: a Gaussian cut to the box, or one-hot draws from group
+"""Where candidates come from: a Gaussian cut to the box, or one-hot samples from group
 probabilities.
 """
 
@@ -13,8 +13,8 @@ from worldmodel.spaces import ActionSpace
 class Box:
     """Continuous actions within [low, high]; the search distribution is N(mean, std), clamped.
 
-    Noise may be coloured over a plan's steps: power falls as frequency^-color, so that plans push
-    one way for longer.
+    Noise may be coloured over a plan's steps: power falls as frequency^-color, so that actions
+    keep their direction for longer.
     """
 
     def __init__(
@@ -44,11 +44,13 @@ class Box:
         batch, *rest = mean.shape
         noise = torch.randn(batch, count, *rest, generator=generator, device=mean.device)
         if self.color:
-            noise = coloured(noise, self.color)
+            noise = colour_noise(noise, self.color)
         return (mean.unsqueeze(1) + std.unsqueeze(1) * noise).clamp(self.low, self.high)
 
-    def uniform(self, mean: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-        """Candidates drawn evenly from the whole box, for random shooting."""
+    def sample_uniform(
+        self, mean: Tensor, count: int, generator: torch.Generator | None
+    ) -> Tensor:
+        """Sample candidates uniformly from the whole box, for random shooting."""
         batch, *rest = mean.shape
         draw = torch.rand(batch, count, *rest, generator=generator, device=mean.device)
         return self.low + (self.high - self.low) * draw
@@ -68,9 +70,9 @@ class Box:
         return plan
 
 
-def coloured(white: Tensor, color: float) -> Tensor:
-    """White noise (...,H,A) made to fall off as frequency^-color over H, of unit variance
-    still.
+def colour_noise(white: Tensor, color: float) -> Tensor:
+    """Turn white noise (...,H,A) into noise of unit variance whose power falls as frequency^-color
+    over H.
     """
     horizon = white.shape[-2]
     frequency = torch.fft.fftfreq(horizon, device=white.device).abs().clamp(min=1 / horizon)
@@ -98,13 +100,15 @@ class OneHot:
         picks = []
         for probs in mean.split(list(self.space.groups), -1):
             probs = (1 - self.floor) * probs + self.floor / probs.shape[-1]
-            drawn = torch.multinomial(
+            sampled = torch.multinomial(
                 probs.flatten(0, 1), count, replacement=True, generator=generator
             )
-            picks.append(drawn.unflatten(0, (batch, horizon)).permute(0, 2, 1))
+            picks.append(sampled.unflatten(0, (batch, horizon)).permute(0, 2, 1))
         return self.space.one_hot(picks)
 
-    def uniform(self, mean: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    def sample_uniform(
+        self, mean: Tensor, count: int, generator: torch.Generator | None
+    ) -> Tensor:
         start, std = self.start(mean.shape[0], mean.shape[1], mean.shape[2])
         return self.sample(start.to(mean.device), std, count, generator)
 
@@ -116,14 +120,14 @@ class OneHot:
         return self.space.one_hot([p.argmax(-1) for p in mean.split(list(self.space.groups), -1)])
 
     def resume(self, plan: Tensor, fresh: Tensor) -> Tensor:
-        """Half way between the old plan, whose codes are certain, and every code alike: so it can
-        still be left.
+        """Half way between the old plan's one-hot codes and the fresh start, so that the search
+        can leave the plan.
         """
         return 0.5 * (plan + fresh)
 
 
-class Seeded:
-    """Another proposal whose last candidates are always the same given ones (B,P,H,A), say an
+class SeededProposal:
+    """Another proposal whose last candidates are always the given drafts (B,P,H,A), such as an
     actor's plans.
     """
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.config.ranges import Count
-from worldmodel.policy.planners import ScoreFn, checked_scores, take
+from worldmodel.policy.planners import ScoreFn, compute_scores, select_candidates
 from worldmodel.policy.planners.proposals import Box, OneHot
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Settings:
 
 
 class Shooting:
-    """Evenly drawn candidates; the plan is the best of them."""
+    """Uniform candidates; the plan is the best of them."""
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -42,6 +42,6 @@ class Shooting:
         proposal: Box | OneHot,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        candidates = proposal.uniform(mean, self.settings.candidates, generator)
-        best = checked_scores(score_fn, candidates).argmax(1, keepdim=True)
-        return take(candidates, best).squeeze(1)
+        candidates = proposal.sample_uniform(mean, self.settings.candidates, generator)
+        best = compute_scores(score_fn, candidates).argmax(1, keepdim=True)
+        return select_candidates(candidates, best).squeeze(1)

@@ -1,4 +1,4 @@
-"""Every start alike."""
+"""Every start with the same probability."""
 
 from __future__ import annotations
 
