@@ -21,11 +21,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass, make_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 VISIBLE = ("typing", "worldmodel.config.ranges")
 DECLARED = re.compile(r"^class Settings\b.*\n(?:[ \t].*\n|\n)*", re.MULTILINE)
 ROOT = Path(__file__).resolve().parents[2]
+
+
+class Section:
+    """A table of the configuration."""
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
 
 
 @cache
@@ -74,11 +81,15 @@ def group_settings(components: Mapping[str, str]) -> dict[str, list[type]]:
 
 
 def join_settings(name: str, parts: Sequence[type]) -> type:
-    """One dataclass with the keys of all parts: a section of the program, which is a dataclass
-    already, or settings as they were read.
-    """
+    """One dataclass with the keys of all parts: sections of the program and settings as read."""
     if len(parts) == 1 and is_dataclass(parts[0]):
         return parts[0]
-    read = [part for part in parts if not is_dataclass(part)]
-    keys = {key: kind for part in read for key, kind in part.__annotations__.items()}
-    return make_dataclass(name, list(keys.items()), bases=tuple(parts), frozen=True)
+    keys: dict[str, Any] = {}
+    for part in parts:
+        if not is_dataclass(part):
+            keys |= get_type_hints(part, include_extras=True)
+    bases = parts if issubclass(parts[0], Section) else (*parts, Section)
+    about = {"__doc__": f"The section `{name}`."}
+    return make_dataclass(
+        name, list(keys.items()), bases=tuple(bases), namespace=about, frozen=True, eq=False
+    )

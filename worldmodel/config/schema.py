@@ -2,6 +2,9 @@
 
 The sections of the program itself are written here. Those of components are read from the
 components' own files. Nothing here imports torch.
+
+Sections share one `__eq__` and each has a docstring, because dataclasses spend a tenth of a
+program's start on making these.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from worldmodel import registry
 from worldmodel.config.component_settings import (
+    Section,
     group_settings,
     join_settings,
     read_settings,
@@ -20,8 +24,10 @@ from worldmodel.config.component_settings import (
 from worldmodel.config.ranges import Count, Natural, OneOf, Positive, Range, Share, Weight
 
 
-@dataclass(frozen=True)
-class RunConfig:
+@dataclass(frozen=True, eq=False)
+class RunConfig(Section):
+    """The run's place, seed, length, device and precision."""
+
     root: str
     name: str
     seed: Annotated[int, Range(0, 2**31 - 1)]
@@ -36,8 +42,10 @@ class RunConfig:
 Side = Annotated[int, Range(8, 1024)]
 
 
-@dataclass(frozen=True)
-class EnvConfig:
+@dataclass(frozen=True, eq=False)
+class EnvConfig(Section):
+    """The task, what of it is observed and how, and its processes."""
+
     task: str
     size: tuple[Side, Side]
     sizes: dict[str, tuple[Side, Side]]
@@ -53,14 +61,15 @@ class EnvConfig:
     restarts: Natural
 
 
-@dataclass(frozen=True)
-class DistractConfig:
+@dataclass(frozen=True, eq=False)
+class DistractConfig(Section):
+    """Moving backgrounds behind a task's foreground."""
+
     strength: Share
     kind: Literal["noise", "blobs", "both"]
 
 
-@dataclass(frozen=True)
-class ReplayConfig:
+class ReplayConfig(Section):
     """The replay itself. The keys of the samplers are added to this section."""
 
     store: Literal["ram", "disk"]
@@ -75,15 +84,19 @@ class ReplayConfig:
     lost: Literal["refuse", "accept"]
 
 
-@dataclass(frozen=True)
-class TrainConfig:
+@dataclass(frozen=True, eq=False)
+class TrainConfig(Section):
+    """How many steps and updates are made, and when."""
+
     prefill: Count
     pretrain: Natural
     updates_per_step: Weight
 
 
-@dataclass(frozen=True)
-class LogConfig:
+@dataclass(frozen=True, eq=False)
+class LogConfig(Section):
+    """When to log, evaluate and save."""
+
     every: Count
     tensorboard: bool
     checkpoint: Count
@@ -93,8 +106,7 @@ class LogConfig:
     final_episodes: Count
 
 
-@dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Section):
     """What every world model has. The keys of the RSSM are added to this section."""
 
     dynamics: Annotated[str, OneOf(registry.DYNAMICS)]
@@ -116,8 +128,10 @@ class ModelConfig:
         def __getattr__(self, key: str) -> Any: ...
 
 
-@dataclass(frozen=True)
-class LossConfig:
+@dataclass(frozen=True, eq=False)
+class LossConfig(Section):
+    """The representation objectives and the weights of all losses."""
+
     objective: dict[Annotated[str, OneOf(registry.OBJECTIVES)], Weight]
     image: Weight
     vector: Weight
@@ -132,8 +146,10 @@ class LossConfig:
     probe: bool
 
 
-@dataclass(frozen=True)
-class OptimConfig:
+@dataclass(frozen=True, eq=False)
+class OptimConfig(Section):
+    """The optimizer and its learning rates."""
+
     name: Literal["adam", "laprop"]
     lr: Positive
     actor_lr: Positive | None
@@ -145,14 +161,18 @@ class OptimConfig:
     warmup: Natural
 
 
-@dataclass(frozen=True)
-class BehaviorConfig:
+@dataclass(frozen=True, eq=False)
+class BehaviorConfig(Section):
+    """What chooses actions."""
+
     name: Annotated[str, OneOf(registry.BEHAVIORS)]
     noise: Weight
 
 
-@dataclass(frozen=True)
-class ImagConfig:
+@dataclass(frozen=True, eq=False)
+class ImagConfig(Section):
+    """The imagined rollouts that train the actor-critic."""
+
     horizon: Count
     starts: Natural
     every: Count
@@ -160,8 +180,10 @@ class ImagConfig:
     lam: Share
 
 
-@dataclass(frozen=True)
-class ActorConfig:
+@dataclass(frozen=True, eq=False)
+class ActorConfig(Section):
+    """The actor and its loss."""
+
     dist: Literal["bounded", "tanh", "truncated"]
     gradient: Literal["dynamics", "reinforce", "mix"]
     mix: Share
@@ -174,8 +196,10 @@ class ActorConfig:
     greedy: bool
 
 
-@dataclass(frozen=True)
-class CriticConfig:
+@dataclass(frozen=True, eq=False)
+class CriticConfig(Section):
+    """The critic, its target copy and its loss."""
+
     head: Literal["gaussian", "twohot"]
     slow: Literal["none", "ema", "copy"]
     rate: Share
@@ -185,8 +209,8 @@ class CriticConfig:
     replay: Weight
 
 
-@dataclass(frozen=True)
-class PlannerConfig:
+@dataclass(frozen=True, eq=False)
+class PlannerConfig(Section):
     """What every search shares. The keys of the planners themselves are added to this section."""
 
     name: Annotated[str, OneOf(registry.PLANNERS)]
@@ -204,18 +228,24 @@ class PlannerConfig:
         def __getattr__(self, key: str) -> Any: ...
 
 
-@dataclass(frozen=True)
-class AugmentConfig:
+@dataclass(frozen=True, eq=False)
+class AugmentConfig(Section):
+    """Random shifts of images."""
+
     shift: Natural
 
 
-@dataclass(frozen=True)
-class EmaConfig:
+@dataclass(frozen=True, eq=False)
+class EmaConfig(Section):
+    """The slow copy of the encoder."""
+
     rate: Share
 
 
-@dataclass(frozen=True)
-class GoalConfig:
+@dataclass(frozen=True, eq=False)
+class GoalConfig(Section):
+    """The goal observation, and how far from it a state is."""
+
     image: str | dict[str, str] | None
     run: str | None
     episode: int
@@ -224,8 +254,8 @@ class GoalConfig:
     at: Literal["every", "end"]
 
 
-@dataclass(frozen=True)
-class ProgramConfig:
+@dataclass(frozen=True, eq=False)
+class ProgramConfig(Section):
     """The sections of the program itself."""
 
     run: RunConfig
@@ -254,7 +284,10 @@ def _add_component_sections() -> type:
         for section, settings in group_settings(table).items():
             sections.setdefault(section, []).extend(settings)
     kinds = [(name, join_settings(name, parts)) for name, parts in sections.items()]
-    return make_dataclass("Config", kinds, bases=(ProgramConfig,), frozen=True)
+    about = {"__doc__": ProgramConfig.__doc__}
+    return make_dataclass(
+        "Config", kinds, bases=(ProgramConfig,), namespace=about, frozen=True, eq=False
+    )
 
 
 if TYPE_CHECKING:
