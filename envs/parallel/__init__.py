@@ -1,4 +1,4 @@
-"""Environments side by side in supervised processes.
+"""Environments side by side: vector.py steps and restarts them, worker.py runs in each process.
 
 Training and evaluation are handed what it makes.
 """

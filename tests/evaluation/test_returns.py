@@ -15,7 +15,7 @@ from runs import ROOT, evaluate, mistaken, seed_dir, train
 from worldmodel.evaluation.plotting import media
 from worldmodel.evaluation.returns import seed_statistics
 from worldmodel.rollout.collector import Rollout, make_episode_seeds
-from worldmodel.rollout.episodes import CompressedVideo, Evaluation, run_episodes
+from worldmodel.rollout.evaluation_episodes import CompressedVideo, Evaluation, run_episodes
 from worldmodel.rollout.statistics import (
     AGGREGATES,
     compute_iqm,

@@ -12,9 +12,9 @@ from PIL import Image
 from runs import ROOT, fingerprint, seed_dir, train
 from test_model import A, H, W, make, random_batch
 from worldmodel import build, registry
-from worldmodel.rollout.episodes import Evaluation
+from worldmodel.rollout.evaluation_episodes import Evaluation
 from worldmodel.spaces import ActionSpace
-from worldmodel.training import evaluation_media
+from worldmodel.training import tensorboard_media
 from worldmodel.training.logger import Logger
 
 QUICK = (
@@ -71,7 +71,7 @@ def test_every_objective_logs_a_rollout(name, tmp_path):
     rows = [{k: v.numpy() for k, v in row.items()} for row in rows_of(random_batch(length=12))]
     logger = Logger(tmp_path, tensorboard=True)
     logger.open(0)
-    evaluation_media.log_evaluation(
+    tensorboard_media.log_evaluation(
         logger, 30, agent, Evaluation([1.0], [11], rows), torch.Generator().manual_seed(0)
     )
     logger.close()

@@ -2,6 +2,7 @@
 
 The mathematics stands in model/. A kernel replaces an equation there that is decorated with
 `replaceable_by`, wherever it computes the same; without any kernel everything works, only slower.
+The model, the learner and the planning behavior use them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The KL terms of the ELBO: free nats, the dyn/rep split, latent overshooting."""
+"""The KL terms of the ELBO: balance of prior and posterior, free nats, latent overshooting."""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ from torch import Tensor
 
 from worldmodel.model.dynamics import Dynamics
 from worldmodel.model.multi_step import Average, imagine_from_each_step
-from worldmodel.spaces import State
+from worldmodel.spaces import State, map_state
+
+
+def balance_kl(dynamics: Dynamics, post: State, prior: State) -> dict[str, Tensor]:
+    """The KL (B,T) once for the prior and once for the posterior, to be weighed apart:
+
+    dyn = KL(sg(post) || prior) trains the prior, rep = KL(post || sg(prior)) the posterior.
+    """
+    stop = Tensor.detach
+    return {
+        "dyn": dynamics.kl(map_state(post, stop), prior),
+        "rep": dynamics.kl(post, map_state(prior, stop)),
+    }
 
 
 def apply_free_nats(

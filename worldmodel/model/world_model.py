@@ -13,7 +13,7 @@ from worldmodel.model.augment import draw_shifts, shift_pictures
 from worldmodel.model.dynamics import Dynamics
 from worldmodel.model.ema import SlowCopy
 from worldmodel.model.heads import ContinueHead, ScalarHead, predict_means
-from worldmodel.model.kl import apply_free_nats, compute_overshooting
+from worldmodel.model.kl import apply_free_nats, balance_kl, compute_overshooting
 from worldmodel.model.mean_image import MeanImage
 from worldmodel.model.networks import Encoder
 from worldmodel.model.objectives import Context, DistanceObjective, Objective, Parts
@@ -24,7 +24,6 @@ from worldmodel.spaces import (
     Metrics,
     ObservationSpace,
     State,
-    map_state,
     select_prefix,
 )
 
@@ -195,20 +194,16 @@ class WorldModel(nn.Module):
         return total, {**metrics, **shown, "loss/total": total}, post, feat
 
     def _kl_losses(self, batch: Batch, post: State, prior: State) -> Losses:
-        kl, stop = self.dynamics.kl, Tensor.detach
-        losses = {
-            "dyn": self._apply_free_nats(kl(map_state(post, stop), prior)),
-            "rep": self._apply_free_nats(kl(post, map_state(prior, stop))),
-        }
+        raw = balance_kl(self.dynamics, post, prior)
         if self.overshooting > 1:
-            raw = compute_overshooting(
+            raw["overshoot"] = compute_overshooting(
                 self.dynamics, post, batch["prev_action"], batch["is_first"], self.overshooting
             )
-            losses["overshoot"] = self._apply_free_nats(raw)
-        return {k: v for k, v in losses.items() if k not in self.replaced}
-
-    def _apply_free_nats(self, kl: Tensor) -> Tensor:
-        return apply_free_nats(kl, self.free, self.free_on, self.world.mean)
+        return {
+            k: apply_free_nats(kl, self.free, self.free_on, self.world.mean)
+            for k, kl in raw.items()
+            if k not in self.replaced
+        }
 
     def predict(self, feat: Tensor, *others: ScalarHead) -> list[Tensor]:
         """Expected reward, probability of continuing, and the means of other heads, from features

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from worldmodel.evaluation.imagination.open_loop import imagine_open_loop
 from worldmodel.evaluation.plotting import media
+from worldmodel.evaluation.plotting.learning_curve import plot_learning_curve
 from worldmodel.evaluation.returns.evaluation_rollout import (
     make_evaluation_rollout,
     record_episode,
 )
-from worldmodel.rollout.episodes import format_interval
+from worldmodel.rollout.evaluation_episodes import format_interval
 from worldmodel.system.console import say
-from worldmodel.training.evaluation_media import CONTEXT, LENGTH
+from worldmodel.training.tensorboard_media import CONTEXT, LENGTH
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def evaluate_finished_run(t, envs, stop) -> bool:
     title = f"{t.config.env.task}, {t.config.run.name}"
     save_picture(
         "curve",
-        lambda: media.plot_learning_curve(
+        lambda: plot_learning_curve(
             t.run.path, t.run.path / "curve.png", title, bool(t.config.env.patience)
         ),
     )

@@ -18,7 +18,7 @@ from worldmodel.errors import Diverged, UsageError
 from worldmodel.replay.buffer import Replay, check_capacity, count_row_bytes, describe_capacity
 from worldmodel.replay.start_states import NO_STATE
 from worldmodel.rollout.collector import Rollout, VectorEnv, convert_spaces, make_episode_seeds
-from worldmodel.rollout.episodes import Evaluation
+from worldmodel.rollout.evaluation_episodes import Evaluation
 from worldmodel.rollout.player import Player
 from worldmodel.run_directory import RunDir
 from worldmodel.spaces import Row, select_prefix

@@ -1,4 +1,4 @@
-"""One module for each `eval.py RUN COMMAND`, and the closing evaluation of a training.
+"""One module for each `eval.py RUN COMMAND`.
 
-Only the programs and the trainer use it; it may import every other room of evaluation.
+Only the programs use it; it may import every other room of evaluation.
 """

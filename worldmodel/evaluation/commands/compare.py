@@ -19,7 +19,7 @@ from worldmodel.evaluation.returns.evaluation_rollout import (
     make_evaluation_rollout,
     require_environment,
 )
-from worldmodel.rollout.episodes import run_episodes
+from worldmodel.rollout.evaluation_episodes import run_episodes
 from worldmodel.saved_run import Run
 from worldmodel.system.console import Progress, say
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from worldmodel.rollout.episodes import warn_few_values
+from worldmodel.rollout.evaluation_episodes import warn_few_values
 
 PATIENCE = 3  # a baseline overtakes the model if it is as accurate for 3 steps in a row
 BASELINES_NOTE = "in brackets: the baselines copy, mean"

@@ -33,7 +33,7 @@ from worldmodel.evaluation.report.html import (
 )
 from worldmodel.evaluation.report.reported_run import DAMAGE_ERRORS, ReportedRun, require_number
 from worldmodel.evaluation.report.svg import plot_bars
-from worldmodel.rollout.episodes import format_interval
+from worldmodel.rollout.evaluation_episodes import format_interval
 from worldmodel.rollout.statistics import AGGREGATES
 
 OPEN_LOOP_CAPTION = (

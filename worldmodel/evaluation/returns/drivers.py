@@ -20,7 +20,7 @@ from worldmodel.evaluation.plotting.style import (
     save_figure,
     scale_markers,
 )
-from worldmodel.rollout.episodes import warn_few_values
+from worldmodel.rollout.evaluation_episodes import warn_few_values
 from worldmodel.rollout.player import Player
 from worldmodel.spaces import Row
 

@@ -1,7 +1,8 @@
 """Dynamics: how a latent state follows from states, actions and embeddings.
 
-One file per dynamics; build.py names them. A state is opaque outside the file that makes it:
-others may only map over its leaves (`spaces.map_state`).
+One file per dynamics; registry.py names them, build.py imports them, the world model calls them.
+A state is opaque outside the file that makes it: others may only map over its leaves
+(`spaces.map_state`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
-"""Behaviours choose actions from model states: `init(B)`, `act(state, carry, mode) -> (action,
-carry)`.
+"""Behaviors choose actions from model states.
 
-`plans` is true if they imagine plans, which then is most of the work. Each is built as
-`Class(parts)`.
+    behavior = Class(parts)
+    behavior.init(B) -> carry
+    behavior.act(state, carry, is_first, mode, generator) -> (action, carry)
+
+`mode` is "train" or "eval". `plans` is true for those that plan, which takes most of the time.
+One file each; registry.py names them, build.py imports them, the agent calls them.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     Score(model, state, generator, inputs)      states with leaves (B,...)
     score(candidates) -> scores                 (B,N,H,A) -> (B,N), higher is better
 
-Planners are handed scores and never see the model. One file per score; build.py names them.
+Planners are handed scores and never see the model. One file per score; registry.py names them,
+build.py imports them, the behavior `mpc` makes them.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ are where the search starts; a proposal (box or one-hot) draws legal candidates 
 refits them to weighted candidates.
 
 A planner that can use more than numbers asks whether the score offers it, by a protocol as
-`HasGradient` below: `isinstance(score_fn, HasGradient)`.
+`HasGradient` below: `isinstance(score_fn, HasGradient)`. One file per planner; registry.py names
+them, build.py imports them, the behavior `mpc` and `compare` call them.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import torch
 from worldmodel.evaluation.imagination.open_loop import imagine_open_loop
 from worldmodel.evaluation.plotting.media import encode_gif
 from worldmodel.policy.agent import Agent
-from worldmodel.rollout.episodes import Evaluation
+from worldmodel.rollout.evaluation_episodes import Evaluation
 from worldmodel.training.logger import Logger
 
 CONTEXT, LENGTH = 5, 50
