@@ -1,10 +1,11 @@
 """Compare the speed of two source trees: interleaved pairs, 95 % interval of each ratio.
 
-python benchmarks/compare_trees.py BEFORE AFTER [--pairs 15] [--out FILE] update plan policy ...
+python benchmarks/compare_trees.py BEFORE AFTER [--pairs 15] [--calls 3] [--out FILE] GROUP ...
 
 Each tree runs its own benchmarks/run.py in a process of its own that stays alive; the two take
-turns, and change who goes first from pair to pair. A ratio is AFTER / BEFORE of one pair: below
-1 is faster for seconds. The interval is a bootstrap of the median ratio over pairs.
+turns, and change who goes first from pair to pair. Within a pair, a tree's figure is the median of
+`--calls` calls, or of more if they take less than a second. A ratio is AFTER / BEFORE of one pair:
+below 1 is faster for seconds. The interval is a bootstrap of the median ratio over pairs.
 """
 
 from __future__ import annotations
@@ -22,11 +23,27 @@ import numpy as np
 
 # Runs inside a tree: one group name a line in, its figures as one line of JSON out.
 WORKER = """
-import json, os, sys
+import json, os, statistics, sys, time
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 sys.path.insert(0, os.getcwd())
-from benchmarks import run
+from benchmarks import compute, process, run
+calls = int(sys.argv[1])
+
+def measure_median(function, repeats, warm=2):
+    function()
+    times = []
+    while len(times) < repeats and (len(times) < calls or sum(times) < 1):
+        began = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+for name in ("measure_seconds", "median_seconds"):  # its name now and before
+    if hasattr(compute, name):
+        setattr(compute, name, measure_median)
+startup = getattr(process, "measure_startup", None) or process.startup
+startup.__defaults__ = (min(calls, *startup.__defaults__),)
 groups = run.groups()
 for line in sys.stdin:
     names = [g for g in groups if run.matches(g, line.strip())]
@@ -41,10 +58,10 @@ for line in sys.stdin:
 class Tree:
     """A worker process that measures one source tree."""
 
-    def __init__(self, path: Path, python: str):
+    def __init__(self, path: Path, python: str, calls: int):
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
-            [python, "-c", WORKER], cwd=path, stdin=pipe, stdout=pipe, text=True
+            [python, "-c", WORKER, str(calls)], cwd=path, stdin=pipe, stdout=pipe, text=True
         )
 
     def measure(self, group: str) -> dict[str, dict[str, Any]]:
@@ -93,9 +110,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("after", type=Path)
     parser.add_argument("groups", nargs="+", metavar="GROUP")
     parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--calls", type=int, default=3)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
-    trees = [Tree(path.resolve(), sys.executable) for path in (args.before, args.after)]
+    paths = [args.before.resolve(), args.after.resolve()]
+    trees = [Tree(path, sys.executable, args.calls) for path in paths]
     try:
         ratios = compare(*trees, args.groups, args.pairs)
     finally:
