@@ -172,3 +172,16 @@ def test_each_room_says_what_it_is_for_and_who_may_use_it(path):
     said = ast.get_docstring(ast.parse(path.read_text()))
     assert said, "no docstring"
     assert len(said.split("\n\n")) >= 2, "what it is for, an empty line, who may use it"
+
+
+def test_the_architecture_page_lists_every_file():
+    page = (ROOT / "docs" / "architecture.md").read_text().partition("## Every file")[2]
+    listed, folder = set(), ""
+    for line in page.splitlines():
+        if line.startswith("`"):
+            folder = line.strip("`")
+        elif line.startswith("- `"):
+            listed.add(folder + line.split("`")[1])
+    files = [f for package in ("worldmodel", "envs") for f in (ROOT / package).rglob("*.py")]
+    found = {str(f.relative_to(ROOT)) for f in files if f.name != "__init__.py"}
+    assert listed == found

@@ -17,8 +17,8 @@ from worldmodel.evaluation.imagination import (
     episode_source,
     futures,
     latent_traversal,
+    long_rollouts,
     uncertainty,
-    useful_horizon,
 )
 from worldmodel.evaluation.imagination.observed_episode import ObservedEpisode
 from worldmodel.evaluation.plotting import grids, media
@@ -27,6 +27,7 @@ from worldmodel.evaluation.quality.evaluated_agent import EvaluatedAgent
 from worldmodel.evaluation.quality.held_out_episodes import collect_episodes, load_replay_episodes
 from worldmodel.evaluation.quality.open_loop_error import MeanBaseline
 from worldmodel.evaluation.quality.run_policies import make_behaviors
+from worldmodel.evaluation.quality.useful_horizon import find_useful_horizon
 from worldmodel.rollout.collector import Rollout, make_episode_seeds
 from worldmodel.spaces import ActionSpace
 
@@ -58,7 +59,7 @@ def seen_by(model):
 
 def test_a_perfect_model_has_an_unlimited_horizon_and_no_disagreement():
     observed = seen_by(Perfect())
-    found = useful_horizon.measure_long_rollouts(observed, CONFIG, 8, 2)
+    found = long_rollouts.measure_long_rollouts(observed, CONFIG, 8, 2)
     assert (
         (found["mse"]["model"] == 0).all()
         and (found["kl"]["model"] == 0).all()
@@ -67,7 +68,7 @@ def test_a_perfect_model_has_an_unlimited_horizon_and_no_disagreement():
     assert (
         found["behind_copy"] is None and (found["mse"]["mean"] > 0).all() and found["length"] == 8
     )
-    assert "is beyond 8 steps" in useful_horizon.describe_rollouts(found)
+    assert "is beyond 8 steps" in long_rollouts.describe_rollouts(found)
     parts = uncertainty.measure_disagreement(observed, 6, 4)
     assert (
         (parts["std"] == 0).all()
@@ -77,7 +78,7 @@ def test_a_perfect_model_has_an_unlimited_horizon_and_no_disagreement():
 
 
 def test_a_frozen_model_equals_the_last_frame_and_has_no_useful_horizon():
-    found = useful_horizon.measure_long_rollouts(seen_by(Frozen()), CONFIG, 8, 2)
+    found = long_rollouts.measure_long_rollouts(seen_by(Frozen()), CONFIG, 8, 2)
     np.testing.assert_array_equal(found["mse"]["model"], found["mse"]["copy"])
     np.testing.assert_array_equal(found["mse"]["model"], found["mse"]["single"])
     assert found["behind_copy"] == 1 == found["kl_behind_copy"]
@@ -94,14 +95,14 @@ def test_rollouts_of_random_actions_disagree_where_they_are_wrong():
 
 
 def test_a_horizon_needs_several_steps_in_a_row():
-    assert useful_horizon.find_useful_horizon([1, 3, 1, 3, 3, 3, 1], [2] * 7) == 4
-    assert useful_horizon.find_useful_horizon([1, 3, 3], [2] * 3) is None
-    assert useful_horizon.find_useful_horizon([2, 2, 2], [2] * 3) == 1
+    assert find_useful_horizon([1, 3, 1, 3, 3, 3, 1], [2] * 7) == 4
+    assert find_useful_horizon([1, 3, 3], [2] * 3) is None
+    assert find_useful_horizon([2, 2, 2], [2] * 3) == 1
 
 
 def test_the_longest_rollouts_leave_room_for_other_starts():
     observed = SimpleNamespace(episode=range(30), context=10)
-    assert [useful_horizon.choose_length(observed, wanted) for wanted in (None, 7, 99)] == [
+    assert [long_rollouts.choose_length(observed, wanted) for wanted in (None, 7, 99)] == [
         10,
         7,
         20,

@@ -5,7 +5,7 @@ has no interval.
 import numpy as np
 import pytest
 
-from worldmodel.evaluation.imagination import useful_horizon
+from worldmodel.evaluation.imagination import long_rollouts
 from worldmodel.evaluation.plotting.style import load_pyplot
 from worldmodel.evaluation.quality import quality_plots, summary_text
 
@@ -36,7 +36,7 @@ def test_ticks_are_whole_steps(axes, steps):
     assert whole(axes)
     axes.clear()
     curves = {"model": np.linspace(1, 2, steps), "copy": np.linspace(2, 3, steps)}
-    useful_horizon._plot_errors(axes, "latent KL", curves, {"trained": {"sequence": 3}}, None)
+    long_rollouts._plot_errors(axes, "latent KL", curves, {"trained": {"sequence": 3}}, None)
     assert whole(axes) and axes.get_legend().get_texts()[0].get_text() == "samples, on average"
 
 

@@ -11,8 +11,8 @@ from worldmodel import build
 from worldmodel.evaluation.imagination import (
     futures,
     latent_traversal,
+    long_rollouts,
     uncertainty,
-    useful_horizon,
 )
 from worldmodel.evaluation.imagination.episode_source import observe_episode
 from worldmodel.evaluation.imagination.observed_episode import ObservedEpisode
@@ -151,10 +151,10 @@ def show_long_rollouts(
     run: Run, observed: ObservedEpisode, options: ImagineOptions, target: Path
 ) -> tuple[str, list[Path]]:
     """Long rollouts and their useful horizon."""
-    found = useful_horizon.measure_long_rollouts(
+    found = long_rollouts.measure_long_rollouts(
         observed,
         run.config,
-        useful_horizon.choose_length(observed, options.long),
+        long_rollouts.choose_length(observed, options.long),
         options.samples,
     )
     title = (
@@ -163,9 +163,9 @@ def show_long_rollouts(
     )
     made = [
         write_numbers(target / "long.json", run, observed, found),
-        useful_horizon.plot_long_rollouts(observed, found, target / "long.png", title),
+        long_rollouts.plot_long_rollouts(observed, found, target / "long.png", title),
     ]
-    return useful_horizon.describe_rollouts(found), made
+    return long_rollouts.describe_rollouts(found), made
 
 
 def show_latents(

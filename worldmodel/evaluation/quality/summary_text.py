@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from worldmodel.evaluation.quality.useful_horizon import find_useful_horizon
 from worldmodel.rollout.evaluation_episodes import warn_few_values
 
-PATIENCE = 3  # a baseline overtakes the model if it is as accurate for 3 steps in a row
 BASELINES_NOTE = "in brackets: the baselines copy, mean"
 
 
@@ -141,16 +141,9 @@ def describe_useful_horizons(x: dict[str, Any]) -> list[str]:
 
 
 def count_useful_steps(curve: dict[str, list[float | None]]) -> int:
-    """Steps before a baseline is as accurate as the model for PATIENCE steps in a row."""
-    own, *others = (curve[name] for name in ("model", "copy", "mean"))
-    behind = [
-        any(a is not None and b is not None and a >= b for b in row)
-        for a, *row in zip(own, *others, strict=True)
-    ]
-    wait = min(PATIENCE, len(behind))
-    return next(
-        (h for h in range(len(behind) - wait + 1) if all(behind[h : h + wait])), len(behind)
-    )
+    """Steps before one of the baselines is as accurate as the model for several in a row."""
+    horizon = find_useful_horizon(*(curve[name] for name in ("model", "copy", "mean")))
+    return len(curve["model"]) if horizon is None else horizon - 1
 
 
 def _describe_useful_horizon(name: str, steps: int, most: int) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from worldmodel.policy.action_distributions import clip_actions
 from worldmodel.policy.behaviors import BehaviorParts
-from worldmodel.policy.behaviors.explore import add_exploration_noise
+from worldmodel.policy.exploration_noise import add_exploration_noise
 from worldmodel.spaces import State
 
 

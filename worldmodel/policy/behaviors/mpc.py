@@ -7,7 +7,7 @@ from torch import Tensor
 
 from worldmodel.kernels.planning_step import fixed_weights
 from worldmodel.policy.behaviors import BehaviorParts
-from worldmodel.policy.behaviors.explore import add_exploration_noise
+from worldmodel.policy.exploration_noise import add_exploration_noise
 from worldmodel.policy.planners.proposals import Box, OneHot, SeededProposal
 from worldmodel.spaces import State
 

@@ -1,15 +1,13 @@
-"""The useful horizon: from which step a constant picture is as accurate as an imagined rollout.
+"""Long rollouts beside the truth, and their useful horizon.
 
-The horizon is the first of `PATIENCE` steps in a row at which the squared error of the mean over
-several samples is no less than that of the mean picture of many episodes. The mean over samples
-counts, because a single sample of an unpredictable future has twice its error in any model. The
-horizons relative to the last seen frame and, by the mean KL, to the last seen latent are found in
-the same way.
+The useful horizon is where the squared error of the mean over several samples is no less than that
+of the mean picture of many episodes. The mean over samples counts, because a single sample of an
+unpredictable future has twice its error in any model. The horizons relative to the last seen frame
+and, by the mean KL, to the last seen latent are found in the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +19,10 @@ from worldmodel.evaluation.imagination.observed_episode import ObservedEpisode
 from worldmodel.evaluation.plotting.style import COLORS, load_pyplot, save_figure
 from worldmodel.evaluation.quality.image_metrics import squared_error
 from worldmodel.evaluation.quality.open_loop_error import choose_starts
+from worldmodel.evaluation.quality.useful_horizon import PATIENCE, find_useful_horizon
 from worldmodel.spaces import select_states
 
-PATIENCE = 3
 Curve = np.ndarray
-
-
-def find_useful_horizon(
-    own: Sequence[float] | Curve, baseline: Sequence[float] | Curve
-) -> int | None:
-    """The first of `PATIENCE` steps in a row (from 1) with `own` >= `baseline`, or None."""
-    behind = np.asarray(own) >= np.asarray(baseline)
-    for h in range(len(behind) - PATIENCE + 1):
-        if behind[h : h + PATIENCE].all():
-            return h + 1
-    return None
 
 
 def choose_length(observed: ObservedEpisode, wanted: int | None) -> int:
