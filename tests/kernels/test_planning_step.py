@@ -1,4 +1,4 @@
-"""A dream's step and a head's answer in one call are what torch makes of the same weights."""
+"""An imagined step and an MLP in one C call equal what torch makes of the same weights."""
 
 import pytest
 import torch
@@ -6,8 +6,9 @@ import torch
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.kernels import planning_step
+from worldmodel.model.dynamics import Rollout
 from worldmodel.model.networks import MLP, apply_side_by_side
-from worldmodel.spaces import ActionSpace, ObservationSpace
+from worldmodel.spaces import ActionSpace, ObservationSpace, map_state
 
 pytestmark = pytest.mark.skipif(
     not planning_step.is_available(),
@@ -104,6 +105,52 @@ def test_threads_change_nothing():
         found.append(new)
     torch.set_num_threads(before)
     assert torch.equal(*found)
+
+
+# A categorical's draw on the edge between two classes may fall to either side, and lead elsewhere.
+@pytest.mark.parametrize("latent", ["gaussian", "deterministic"])
+def test_a_rollout_without_gradients_takes_the_same_way(latent):
+    rssm = rssm_of(*SIZES["small"], latent)
+    start = map_state(rssm.initial(5), torch.randn_like)
+    actions, found = torch.randn(7, 5, 3), []
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for begin in (rssm.start_rollout, lambda state, _, dice: Rollout(rssm, state, dice)):
+            rollout = begin(start, 7, torch.Generator().manual_seed(2))
+            features = []
+            for action in actions:
+                features.append(rollout.features.clone())
+                rollout.step(action)
+            assert torch.equal(rollout.features_before(), torch.stack(features))
+            found.append((type(rollout), rollout.features_before(), rollout.features_after()))
+    assert [kind for kind, *_ in found] == [planning_step.PlanningRollout, Rollout]
+    for got, want in zip(found[0][1:], found[1][1:], strict=True):
+        close(got, want, 2e-2)
+
+
+@pytest.mark.parametrize("change", ["model.transition=ssm", "model.blocks=2", "model.hidden=23"])
+def test_other_cells_and_sizes_are_left_to_torch(change):
+    c = loading.parse(["debug", change])
+    dynamics = build.make_dynamics(c, 3, 10)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert type(dynamics.start_rollout(dynamics.initial(2), 1)) is Rollout
+
+
+def test_rollouts_follow_the_weights_but_where_they_are_fixed():
+    rssm = rssm_of(*SIZES["small"], "gaussian")
+
+    def roll_out():
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            rollout = rssm.start_rollout(rssm.initial(4), 1, torch.Generator().manual_seed(2))
+            rollout.step(torch.ones(4, 3))
+            return rollout.features_after()
+
+    first = roll_out()
+    with planning_step.fixed_weights():
+        assert torch.equal(first, roll_out())
+        rssm.from_action.weight.data += 1
+        # The promise broken: it is what makes planning quick.
+        assert torch.equal(first, roll_out())
+    assert not torch.equal(first, roll_out())
 
 
 @pytest.mark.parametrize("exact", [True, False])

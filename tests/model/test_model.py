@@ -157,6 +157,18 @@ def test_is_first_equals_a_fresh_start(model, monkeypatch):
         same_states(model, *({k: v[:, t] for k, v in x.items()} for x in (whole, fresh_post)))
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_not_even_a_nan_is_carried_over_a_start(precision):
+    _, model = make("model.latent=categorical")
+    embed = torch.randn(B, T, model.encoder.size)
+    embed[:, 2] = float("nan")
+    first = torch.zeros(B, T, dtype=torch.bool)
+    first[:, 3] = True
+    with torch.autocast("cpu", precision, enabled=precision == torch.bfloat16):
+        post, _ = model.dynamics.observe(embed, torch.randn(B, T, A), first, {})
+    assert post["logits"][:, 2].isnan().all() and post["logits"][:, 3:].isfinite().all()
+
+
 def test_imagining_equals_single_steps_and_uses_the_actions(model):
     start = model.dynamics.imagine_step(
         model.dynamics.initial(B), torch.ones(B, A), torch.Generator().manual_seed(1)

@@ -52,9 +52,3 @@ static inline float exponential(float x) { /* to 1 in 10^7: 2^k times a polynomi
 
 static inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 static inline float hyperbolic(float x) { return 2.0f * sigmoid(2.0f * x) - 1.0f; }
-
-static inline float softplus(float x) { /* max(x, 0) + log(1 + e^-|x|), the logarithm as 2 atanh(e / (2 + e)) */
-    float e = exponential(x < 0 ? x : -x), s = e / (2.0f + e), q = s * s;
-    float p = 1.0f + q * (1.0f / 3 + q * (1.0f / 5 + q * (1.0f / 7 + q * (1.0f / 9 + q * (1.0f / 11)))));
-    return (x > 0 ? x : 0.0f) + 2.0f * s * p;
-}

@@ -69,7 +69,7 @@ class _NormSilu(torch.autograd.Function):
         y = torch.empty_like(x, dtype=torch.float32 if fine else x.dtype)
         n, d = x.numel() // x.shape[-1], x.shape[-1]
         scale = weight.new_empty(n)
-        call("norm_silu", x, weight, *split_by_precision(y), scale, n, d, d, eps)
+        call("norm_silu", x, weight, *split_by_precision(y), scale, n, d, eps)
         ctx.save_for_backward(x, weight, scale)
         return y
 
@@ -80,17 +80,7 @@ class _NormSilu(torch.autograd.Function):
         n, d = len(scale), x.shape[-1]
         sums = weight.new_empty(BLOCKS, d) if ctx.needs_input_grad[1] else None
         call(
-            "norm_silu_back",
-            *split_by_precision(grad),
-            x,
-            weight,
-            scale,
-            back,
-            sums,
-            n,
-            d,
-            d,
-            BLOCKS,
+            "norm_silu_back", *split_by_precision(grad), x, weight, scale, back, sums, n, d, BLOCKS
         )
         return back, None if sums is None else sums.sum(0), None, None
 
@@ -101,7 +91,7 @@ class _Gru(torch.autograd.Function):
         gates, state = gates.contiguous(), state.float().contiguous()
         y, n, d = torch.empty_like(state), state.numel() // state.shape[-1], state.shape[-1]
         scale = weight.new_empty(n)
-        call("gru", gates, weight, state, y, None, scale, n, d, d, eps)
+        call("gru", gates, weight, state, y, scale, n, d, eps)
         ctx.save_for_backward(gates, weight, state, scale)
         return y
 

@@ -18,6 +18,8 @@ from worldmodel.kernels.c_library import call, load_library
 
 BF16 = torch.bfloat16
 WIDE = 32  # outputs that a packed matrix keeps together
+# Latents by the keys of their distributions
+NORMAL, CATEGORICAL, NOISELESS = ("mean", "std"), ("logits",), ("mean",)
 
 # packed weights by their owner's id, while weights are fixed
 _kept: dict[int, tuple[object, Any]] | None = None
@@ -86,10 +88,13 @@ class PackedStep:
 
     @staticmethod
     def supports(rssm) -> bool:
-        """Whether all sizes are even, since inputs are multiplied in pairs."""
-        return is_available() and not any(
-            x % 2 for x in (rssm.from_action.out_features, rssm.gru.size, rssm.latent.size)
-        )
+        """Whether the C half has this cell and latent, in even sizes: inputs go in pairs."""
+        if not is_available() or rssm.transition != "rssm" or rssm.gru.blocks != 1:
+            return False
+        if rssm.latent.dist_keys not in (NORMAL, CATEGORICAL, NOISELESS):
+            return False
+        sizes = rssm.from_action.out_features, rssm.gru.size, rssm.latent.size
+        return not any(size % 2 for size in sizes)
 
     def run(
         self,
@@ -111,7 +116,7 @@ class PackedStep:
         )
         if given is not action:
             given[:, : self.actions] = action
-        normal = self.latent.normal
+        normal = self.latent.dist_keys == NORMAL
         noise = torch.randn(n, self.latent.size, generator=generator) if normal else None
         params = None if normal else torch.empty(n, self.count, dtype=BF16)
         sizes = n, row.stride(0), even, self.latent.size, self.hidden, self.deter, self.count
@@ -129,8 +134,74 @@ class PackedStep:
             *sizes,
             *both,
         )
-        if params is not None:
-            self.latent.sample_into(params, following[:, self.hidden + self.deter :], generator)
+        if params is None:
+            return
+        stoch = following[:, self.hidden + self.deter :]
+        if self.latent.dist_keys == NOISELESS:
+            stoch.copy_(params)
+            return
+        groups, classes = self.latent.shape
+        uniform = torch.rand(n, groups, generator=generator)
+        probs = torch.empty(n, groups, classes)
+        call(
+            "draw",
+            params,
+            uniform,
+            stoch,
+            probs,
+            n * groups,
+            classes,
+            groups,
+            stoch.stride(0),
+            self.latent.unimix,
+        )
+
+
+class PlanningRollout:
+    """`dynamics.Rollout` without gradients, in rows [input | deter | stoch].
+
+    The last two parts are the features.
+    """
+
+    def __init__(
+        self, rssm, state: dict[str, Tensor], steps: int, generator: torch.Generator | None
+    ):
+        self.generator, self.done, self.hidden = generator, 0, rssm.from_action.out_features
+        n, deter = state["deter"].shape
+        inner = self.hidden + deter
+        self.rows = torch.empty(steps + 1, n, inner + rssm.latent.size, dtype=BF16)
+        self.deter = torch.empty(steps + 1, n, deter)
+        self.deter[0] = state["deter"]
+        self.rows[0, :, self.hidden : inner] = state["deter"]
+        self.rows[0, :, inner:] = rssm.latent.flat(state["stoch"])
+        self.packed = keep_while_fixed(rssm.gru, lambda: PackedStep(rssm))
+
+    @property
+    def features(self) -> Tensor:
+        return self.rows[self.done, :, self.hidden :]
+
+    def step(self, action: Tensor) -> None:
+        t = self.done
+        rows, deter = self.rows, self.deter
+        self.packed.run(rows[t], action, deter[t], rows[t + 1], deter[t + 1], self.generator)
+        self.done += 1
+
+    def features_before(self) -> Tensor:
+        return self.rows[: self.done, :, self.hidden :]
+
+    def features_after(self) -> Tensor:
+        return self.rows[1 : self.done + 1, :, self.hidden :]
+
+
+def start_rollout(
+    rssm, state: dict[str, Tensor], steps: int, generator: torch.Generator | None = None
+) -> Any | None:
+    """`RSSM.start_rollout` in bf16 on a CPU, if no gradients are wanted; else None."""
+    in_bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == BF16
+    on_cpu = state["deter"].device.type == "cpu"
+    if torch.is_grad_enabled() or not in_bf16 or not on_cpu or not PackedStep.supports(rssm):
+        return None
+    return PlanningRollout(rssm, state, steps, generator)
 
 
 class PackedMLP:

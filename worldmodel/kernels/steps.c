@@ -7,28 +7,24 @@ static inline float scale_of(const bf16 *x, i64 d, float eps) { /* RMSNorm's fac
     return 1.0f / sqrtf(s / d + eps);
 }
 
-/* silu(w * x * scale): the norm and nonlinearity after a linear layer. `fine` instead of y keeps fp32. Rows of the result
- * lie `apart` numbers from each other.
- */
-void norm_silu(const bf16 *x, const float *w, bf16 *y, float *fine, float *scale, i64 n, i64 d, i64 apart, float eps,
-               int threads) {
+/* silu(w * x * scale): the norm and nonlinearity after a linear layer. `fine` instead of y keeps fp32. */
+void norm_silu(const bf16 *x, const float *w, bf16 *y, float *fine, float *scale, i64 n, i64 d, float eps, int threads) {
     ROWS for (i64 i = 0; i < n; i++) {
         const bf16 *a = x + i * d;
         float s = scale[i] = scale_of(a, d, eps);
         if (fine) {
-            float *o = fine + i * apart;
+            float *o = fine + i * d;
             SIMD for (i64 j = 0; j < d; j++) { float v = f(a[j]) * s * w[j]; o[j] = v * sigmoid(v); }
         } else {
-            bf16 *o = y + i * apart;
+            bf16 *o = y + i * d;
             SIMD for (i64 j = 0; j < d; j++) { float v = f(a[j]) * s * w[j]; o[j] = rounded(v * sigmoid(v)); }
         }
     }
 }
 
-/* Gradients by x, and by w as partial sums gw (blocks, d) unless it is NULL; they come in as gy or as `fine`, in rows
- * that lie `apart`. */
+/* Gradients by x, and by w as partial sums gw (blocks, d) unless it is NULL; they come in as gy or as `fine`. */
 void norm_silu_back(const bf16 *gy, const float *fine, const bf16 *x, const float *w, const float *scale, bf16 *gx,
-                    float *gw, i64 n, i64 d, i64 apart, i64 blocks, int threads) {
+                    float *gw, i64 n, i64 d, i64 blocks, int threads) {
     ROWS for (i64 b = 0; b < blocks; b++) {
         float g[d], h[d], sum[d];
         memset(sum, 0, sizeof sum);
@@ -37,9 +33,9 @@ void norm_silu_back(const bf16 *gy, const float *fine, const bf16 *x, const floa
             bf16 *o = gx + i * d;
             float s = scale[i], dot = 0;
             if (fine) {
-                SIMD for (i64 j = 0; j < d; j++) g[j] = fine[i * apart + j];
+                SIMD for (i64 j = 0; j < d; j++) g[j] = fine[i * d + j];
             } else {
-                SIMD for (i64 j = 0; j < d; j++) g[j] = f(gy[i * apart + j]);
+                SIMD for (i64 j = 0; j < d; j++) g[j] = f(gy[i * d + j]);
             }
             SUM(dot) for (i64 j = 0; j < d; j++) {
                 h[j] = f(a[j]) * s;
@@ -57,10 +53,8 @@ void norm_silu_back(const bf16 *gy, const float *fine, const bf16 *x, const floa
     }
 }
 
-/* The GRU's new state from its normalised gates x (n, 3d): reset, candidate, update (Dreamer 2's form). It is rounded
- * into `rough` as well unless that is NULL, in rows that lie `apart`. */
-void gru(const bf16 *x, const float *w, const float *state, float *y, bf16 *rough, float *scale, i64 n, i64 d, i64 apart,
-         float eps, int threads) {
+/* The GRU's new state from its normalised gates x (n, 3d): reset, candidate, update (Dreamer 2's form). */
+void gru(const bf16 *x, const float *w, const float *state, float *y, float *scale, i64 n, i64 d, float eps, int threads) {
     ROWS for (i64 i = 0; i < n; i++) {
         const bf16 *a = x + i * 3 * d;
         const float *old = state + i * d;
@@ -72,7 +66,6 @@ void gru(const bf16 *x, const float *w, const float *state, float *y, bf16 *roug
             float update = sigmoid(f(a[2 * d + j]) * s * w[2 * d + j] - 1.0f);
             o[j] = old[j] + update * (candidate - old[j]);
         }
-        if (rough) { SIMD for (i64 j = 0; j < d; j++) rough[i * apart + j] = rounded(o[j]); }
     }
 }
 
@@ -211,19 +204,5 @@ void draw_back(const bf16 *gy, const float *probs, bf16 *gx, i64 n, i64 k, float
         SUM(dot) for (i64 j = 0; j < k; j++) dot += f(g[j]) * (p[j] - mix / k);
         dot /= 1.0f - mix;
         SIMD for (i64 j = 0; j < k; j++) o[j] = rounded((p[j] - mix / k) * (f(g[j]) - dot));
-    }
-}
-
-/* Draws y (n, d) of normals with means and raw stds x (n, 2d), by standard normal numbers u; rows of y lie `apart`.
- * `slope` keeps what an output's gradient is multiplied by on its way to the raw std.
- */
-void draw_normal(const bf16 *x, const float *u, bf16 *y, float *slope, i64 n, i64 d, i64 apart, float least, int threads) {
-    ROWS for (i64 i = 0; i < n; i++) {
-        const bf16 *a = x + i * 2 * d;
-        SIMD for (i64 j = 0; j < d; j++) {
-            float raw = f(a[d + j]), v = u[i * d + j];
-            y[i * apart + j] = rounded(f(a[j]) + (softplus(raw) + least) * v);
-            slope[i * d + j] = v * sigmoid(raw);
-        }
     }
 }

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.config.ranges import Count
-from worldmodel.kernels import elementwise, replaceable_by, rssm_loops
+from worldmodel.kernels import elementwise, planning_step, replaceable_by
 from worldmodel.model.dynamics import Dynamics, Rollout
 from worldmodel.model.networks import MLP, BlockLinear, Norm, norm_silu
-from worldmodel.spaces import State
+from worldmodel.spaces import State, join_states
 
 if TYPE_CHECKING:
     from worldmodel.config.schema import Config
@@ -133,27 +133,16 @@ class RSSM(Dynamics):
         action_in = self.from_action(prev_action * keep)
         embed_in = self.post_embed(embed)
         state = start or self.initial(embed.shape[0])
-        deter, stoch, params = self._filter(action_in, embed_in, is_first, state)
-        post = {"deter": deter, "stoch": stoch, **self.latent.dist(params)}
-        return post, self.latent.dist(self.prior_net(deter))
-
-    @replaceable_by(rssm_loops.filter_sequences)
-    def _filter(
-        self, action_in: Tensor, embed_in: Tensor, is_first: Tensor, state: State
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Posteriors' deter, stoch and parameters (B,T,...) from projected actions and embeddings
-        (B,T,hidden).
-        """
-        keep = (~is_first.bool()).float().unsqueeze(-1)
         steps = []
-        for t in range(embed_in.shape[1]):
+        for t in range(embed.shape[1]):
             state = self._reset(state, keep[:, t])
             deter = self._advance(state, action_in[:, t])
             params = self._posterior(deter, embed_in[:, t])
             state = {"deter": deter, "stoch": self.latent.sample(params)}
-            steps.append((deter, state["stoch"], params))
-        deters, stochs, all_params = (torch.stack(x, 1) for x in zip(*steps, strict=True))
-        return deters, stochs, all_params
+            steps.append({**state, "params": params})
+        post = join_states(steps, lambda leaves: torch.stack(leaves, 1))
+        post |= self.latent.dist(post.pop("params"))
+        return post, self.latent.dist(self.prior_net(post["deter"]))
 
     def observe_step(
         self,
@@ -185,7 +174,7 @@ class RSSM(Dynamics):
         params = self.prior_net(deter)
         return {"deter": deter, "stoch": self.latent.sample(params, generator), "params": params}
 
-    @replaceable_by(rssm_loops.start_rollout)
+    @replaceable_by(planning_step.start_rollout)
     def start_rollout(
         self, state: State, steps: int, generator: torch.Generator | None = None
     ) -> Rollout:

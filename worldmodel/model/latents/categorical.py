@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from worldmodel.kernels.c_library import call
 from worldmodel.model.networks import compute_log_probs, sample_one_hot, straight_through
 
 
@@ -17,7 +16,6 @@ class Categorical:
     """
 
     dist_keys = ("logits",)
-    normal = False
     noisy = True
 
     def __init__(self, stoch: int, classes: int, unimix: float, min_std: float):
@@ -31,30 +29,6 @@ class Categorical:
 
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return sample_one_hot(params.unflatten(-1, self.shape), self.unimix, generator)
-
-    def sample_into(
-        self, params: Tensor, out: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
-        uniform = torch.rand(len(params), self.shape[0], generator=generator)
-        probs = torch.empty(len(params), *self.shape)
-        call(
-            "draw",
-            params,
-            uniform,
-            out,
-            probs,
-            uniform.numel(),
-            self.shape[1],
-            self.shape[0],
-            out.stride(0),
-            self.unimix,
-        )
-        return probs
-
-    def backward_sample(self, grad: Tensor, probs: Tensor) -> Tensor:
-        back = torch.empty_like(grad)
-        call("draw_back", grad, probs, back, len(grad) * self.shape[0], self.shape[1], self.unimix)
-        return back
 
     def mode(self, params: Tensor) -> Tensor:
         logs = self.dist(params)["logits"]

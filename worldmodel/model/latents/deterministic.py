@@ -15,7 +15,6 @@ class Deterministic:
     """
 
     dist_keys = ("mean",)
-    normal = False
     noisy = False
 
     def __init__(self, stoch: int, classes: int, unimix: float, min_std: float):
@@ -28,12 +27,6 @@ class Deterministic:
 
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return params.float()
-
-    def sample_into(self, params: Tensor, out: Tensor, generator: torch.Generator | None) -> None:
-        out.copy_(params)
-
-    def backward_sample(self, grad: Tensor, sample: None) -> Tensor:
-        return grad
 
     def mode(self, params: Tensor) -> Tensor:
         return params.float()

@@ -6,14 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.kernels.c_library import call
-
 
 class Gaussian:
     """stoch (...,S), sampled by reparameterisation."""
 
     dist_keys = ("mean", "std")
-    normal = True
     noisy = True
 
     def __init__(self, stoch: int, classes: int, unimix: float, min_std: float):
@@ -30,17 +27,6 @@ class Gaussian:
         dist = self.dist(params)
         noise = torch.randn(dist["mean"].shape, generator=generator, device=dist["mean"].device)
         return dist["mean"] + dist["std"] * noise
-
-    def sample_into(
-        self, params: Tensor, out: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
-        noise = torch.randn(len(params), self.size, generator=generator)
-        slope = torch.empty_like(noise)
-        call("draw_normal", params, noise, out, slope, *noise.shape, out.stride(0), self.min_std)
-        return slope
-
-    def backward_sample(self, grad: Tensor, slope: Tensor) -> Tensor:
-        return torch.cat([grad, grad * slope], -1).to(grad.dtype)
 
     def mode(self, params: Tensor) -> Tensor:
         return self.dist(params)["mean"]
