@@ -13,7 +13,8 @@ from PIL import Image, ImageSequence
 import worldmodel
 from runs import ROOT, evaluate, mistaken, seed_dir, train
 from worldmodel.rollout.collector import Rollout, make_episode_seeds
-from worldmodel.rollout.evaluation_episodes import bootstrap_interval, run_episodes
+from worldmodel.rollout.evaluation_episodes import run_episodes
+from worldmodel.rollout.statistics import bootstrap_interval
 from worldmodel.spaces import ActionSpace
 
 

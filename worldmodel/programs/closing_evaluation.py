@@ -13,7 +13,7 @@ from worldmodel.evaluation.returns.evaluation_rollout import (
     make_evaluation_rollout,
     record_episode,
 )
-from worldmodel.rollout.evaluation_episodes import format_interval
+from worldmodel.rollout.statistics import format_interval
 from worldmodel.system.console import say
 from worldmodel.training.tensorboard_media import CONTEXT, LENGTH
 

@@ -1,4 +1,4 @@
-"""Scores of whole episodes, apart from training: own environments, own seeds, no replay."""
+"""Whole episodes played for an evaluation: own environments, own seeds, no replay."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from worldmodel.rollout.collector import Policy, Rollout
 from worldmodel.rollout.montage import join_row
-from worldmodel.rollout.statistics import PERCENTILES, estimate_aggregates
+from worldmodel.rollout.statistics import bootstrap_interval, estimate_aggregates
 from worldmodel.spaces import Row
 
 
@@ -101,44 +101,6 @@ class Evaluation:
             "median": order[(len(order) - 1) // 2],
             "worst": order[0],
         }
-
-
-FEW = 5  # an interval over fewer episodes or starts comes with a warning
-
-
-def estimate_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """`bootstrap_interval` of several values; NaN for a single one, whose spread is unknown."""
-    return bootstrap_interval(values, seed) if len(values) > 1 else (float("nan"), float("nan"))
-
-
-def warn_few_values(over: str, count: int) -> list[str]:
-    """A line that warns of intervals over few values, which `over` names; none if there are
-    enough.
-    """
-    return (
-        [f"{over}: {'no intervals' if count == 1 else 'intervals over so few are unreliable'}"]
-        if count < FEW
-        else []
-    )
-
-
-def format_interval(low: float, high: float, count: int) -> str:
-    """Format an interval; with a warning if it is over few values, and without bounds if
-    over one.
-    """
-    if count < 2:
-        return "no interval of one"
-    return f"95 % interval {low:.1f} to {high:.1f}" + ", unreliable with so few" * (count < FEW)
-
-
-def bootstrap_interval(
-    scores: np.ndarray, seed: int = 0, draws: int = 10_000
-) -> tuple[float, float]:
-    """95 % percentile-bootstrap interval of the mean."""
-    rng = np.random.default_rng(seed)
-    means = scores[rng.integers(0, len(scores), (draws, len(scores)))].mean(1)
-    low, high = np.percentile(means, PERCENTILES)
-    return float(low), float(high)
 
 
 def run_episodes(

@@ -1,4 +1,4 @@
-"""Aggregates of scores with bootstrap intervals, after Agarwal et al. 2021 ("rliable").
+"""Bootstrap intervals of scores and of their aggregates, after Agarwal et al. 2021 ("rliable").
 
 The runs of one task are a stratum (N,). The bootstrap resamples each stratum independently.
 """
@@ -12,6 +12,7 @@ import numpy as np
 Strata = Sequence[np.ndarray]
 PERCENTILES = (2.5, 97.5)
 RESAMPLES = 10_000
+FEW = 5  # an interval over fewer episodes or starts comes with a warning
 
 
 def compute_mean(strata: Strata) -> np.ndarray:
@@ -68,3 +69,38 @@ def compute_profile(
         shares(np.concatenate(resample_runs(strata, seed, draws), -1)), PERCENTILES, 0
     )
     return {"share": shares(np.concatenate(strata)), "low": low, "high": high}
+
+
+def estimate_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """`bootstrap_interval` of several values; NaN for a single one, whose spread is unknown."""
+    return bootstrap_interval(values, seed) if len(values) > 1 else (float("nan"), float("nan"))
+
+
+def warn_few_values(over: str, count: int) -> list[str]:
+    """A line that warns of intervals over few values, which `over` names; none if there are
+    enough.
+    """
+    return (
+        [f"{over}: {'no intervals' if count == 1 else 'intervals over so few are unreliable'}"]
+        if count < FEW
+        else []
+    )
+
+
+def format_interval(low: float, high: float, count: int) -> str:
+    """Format an interval; with a warning if it is over few values, and without bounds if
+    over one.
+    """
+    if count < 2:
+        return "no interval of one"
+    return f"95 % interval {low:.1f} to {high:.1f}" + ", unreliable with so few" * (count < FEW)
+
+
+def bootstrap_interval(
+    scores: np.ndarray, seed: int = 0, draws: int = 10_000
+) -> tuple[float, float]:
+    """95 % percentile-bootstrap interval of the mean."""
+    rng = np.random.default_rng(seed)
+    means = scores[rng.integers(0, len(scores), (draws, len(scores)))].mean(1)
+    low, high = np.percentile(means, PERCENTILES)
+    return float(low), float(high)

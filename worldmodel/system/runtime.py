@@ -1,4 +1,4 @@
-"""Process-wide settings: device, threads, precision, memory allocator and random seeds."""
+"""Process-wide settings: device, number of threads, precision, memory allocator, random seeds."""
 
 from __future__ import annotations
 

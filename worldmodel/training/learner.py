@@ -1,5 +1,6 @@
-"""One gradient step on everything that learns: precision, clipping, warm-up, and no step where a
-number is not finite.
+"""One gradient step on everything that learns: precision, averaging over ranks, clipping.
+
+A step is skipped if a number in it is not finite.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Gradient clipping and optimisers: Adam with a global clip, and LaProp with adaptive gradient
-clipping (Dreamer 3).
-"""
+"""Gradient clipping, learning-rate warm-up, and the optimisers AdamW and LaProp (Dreamer 3)."""
 
 from __future__ import annotations
 

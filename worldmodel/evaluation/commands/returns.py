@@ -11,7 +11,8 @@ from worldmodel.errors import RunError
 from worldmodel.evaluation.plotting import media
 from worldmodel.evaluation.results import write_result
 from worldmodel.evaluation.returns.evaluation_rollout import make_evaluation_rollout
-from worldmodel.rollout.evaluation_episodes import Evaluation, format_interval, run_episodes
+from worldmodel.rollout.evaluation_episodes import Evaluation, run_episodes
+from worldmodel.rollout.statistics import format_interval
 from worldmodel.run_directory import RunDir
 from worldmodel.saved_run import Run
 from worldmodel.system.console import Progress, say

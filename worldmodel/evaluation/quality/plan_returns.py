@@ -20,7 +20,7 @@ from worldmodel.evaluation.quality.evaluated_model import EvaluatedModel, Planne
 from worldmodel.evaluation.quality.prediction_metrics import spearman
 from worldmodel.evaluation.quality.simulator import Branch, Simulator
 from worldmodel.evaluation.quality.trial_starts import TrialCounts, TrialStart
-from worldmodel.rollout.evaluation_episodes import estimate_interval
+from worldmodel.rollout.statistics import estimate_interval
 from worldmodel.spaces import ActionSpace, State
 
 SAMPLES = 8  # imagined rollouts per plan, which are averaged

@@ -19,7 +19,7 @@ from worldmodel.evaluation.quality.policies import Act, Policies
 from worldmodel.evaluation.quality.prediction_metrics import spearman
 from worldmodel.evaluation.quality.simulator import Branch, Simulator
 from worldmodel.evaluation.quality.trial_starts import TrialStart
-from worldmodel.rollout.evaluation_episodes import estimate_interval
+from worldmodel.rollout.statistics import estimate_interval
 from worldmodel.spaces import State
 from worldmodel.system.runtime import mix_seeds
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from worldmodel.evaluation.quality.useful_horizon import find_useful_horizon
-from worldmodel.rollout.evaluation_episodes import warn_few_values
+from worldmodel.rollout.statistics import warn_few_values
 
 BASELINES_NOTE = "in brackets: the baselines copy, mean"
 

@@ -33,8 +33,7 @@ from worldmodel.evaluation.report.html import (
 )
 from worldmodel.evaluation.report.reported_run import DAMAGE_ERRORS, ReportedRun, require_number
 from worldmodel.evaluation.report.svg import plot_bars
-from worldmodel.rollout.evaluation_episodes import format_interval
-from worldmodel.rollout.statistics import AGGREGATES
+from worldmodel.rollout.statistics import AGGREGATES, format_interval
 
 OPEN_LOOP_CAPTION = (
     "imagined rollout from {}: truth, model (green bar: frames seen; orange bar: actions alone), "

@@ -20,8 +20,8 @@ from worldmodel.evaluation.plotting.style import (
     save_figure,
     scale_markers,
 )
-from worldmodel.rollout.evaluation_episodes import warn_few_values
 from worldmodel.rollout.player import Player
+from worldmodel.rollout.statistics import warn_few_values
 from worldmodel.spaces import Row
 
 Overrides = list[tuple[str, str]]

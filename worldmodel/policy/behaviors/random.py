@@ -1,4 +1,4 @@
-"""Uniform actions: for the prefill, and as a baseline of every comparison."""
+"""Uniform actions, as a baseline of every comparison."""
 
 from __future__ import annotations
 
