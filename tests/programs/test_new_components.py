@@ -1,6 +1,6 @@
 """A new component is one file, one line in a registry and its keys in defaults.yaml: copies of the
-tree get an objective, a planner, a plan score and a replay sampler that way, train with them, and
-pass the contract tests, which nobody told of them.
+tree get an objective, a planner, a plan score, a replay sampler and a dynamics that way, train
+with them, and pass the contract tests, which nobody told of them.
 """
 
 import json
@@ -179,7 +179,96 @@ class Window(Sampler):
     "replay",
     "  window: 50                # window: steps that may be drawn",
 )
-ADDED = [OBJECTIVE, PLANNER, SCORE, SAMPLER]
+DYNAMICS = Component(
+    "DYNAMICS",
+    "markov",
+    "worldmodel.model.dynamics.markov:Markov",
+    '''"""A Markov chain of latents: each follows from the last one and the action alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from worldmodel.config.ranges import Count
+from worldmodel.model.dynamics import Dynamics
+from worldmodel.model.networks import MLP
+from worldmodel.spaces import join_states
+
+
+@dataclass(frozen=True)
+class Settings:
+    width: Count
+
+
+class Markov(Dynamics):
+    """A state holds stoch (...,S[,K]) and prior, the parameters that were predicted for it."""
+
+    def __init__(self, settings: Settings, make_latent, *, actions: int, embed: int):
+        super().__init__()
+        self.latent = make_latent()
+        self.feature_size, count = self.latent.size, self.latent.num_params
+        self.prior_net = MLP(self.feature_size + actions, count, 1, settings.width, exact=False)
+        self.post_net = MLP(embed, count, 1, settings.width, exact=False)
+
+    def initial(self, batch):
+        zeros = self.post_net.out.weight.new_zeros
+        return {
+            "stoch": zeros(batch, *self.latent.shape),
+            "prior": zeros(batch, self.latent.num_params),
+        }
+
+    def observe(self, embed, prev_action, is_first, start):
+        params = self.post_net(embed)
+        stoch = self.latent.sample(params).float()
+        first = (start or self.initial(len(embed)))["stoch"].unsqueeze(1)
+        before = torch.cat([first, stoch[:, :-1]], 1)
+        prior = self._predict(before, prev_action, is_first)
+        post = {"stoch": stoch, "prior": prior.float(), **self.latent.dist(params)}
+        return post, self.latent.dist(prior)
+
+    def observe_step(self, state, embed, prev_action, is_first, generator):
+        prior = self._predict(state["stoch"], prev_action, is_first).float()
+        stoch = self.latent.sample(self.post_net(embed), generator).float()
+        return {"stoch": stoch, "prior": prior}
+
+    def imagine_step(self, state, action, generator=None):
+        prior = self._predict(state["stoch"], action).float()
+        return {"stoch": self.latent.sample(prior, generator).float(), "prior": prior}
+
+    def imagine(self, state, actions, generator=None):
+        steps = []
+        for action in actions.unbind(1):
+            state = self.imagine_step(state, action, generator)
+            steps.append(state)
+        return join_states(steps, lambda leaves: torch.stack(leaves, 1))
+
+    def features(self, state):
+        return self.join_features(self.latent.flat(state["stoch"]))
+
+    def expected_features(self, state):
+        return self.latent.expected(state)
+
+    def predict_latent(self, state):
+        return self.latent.dist(state["prior"])
+
+    def infer_latent(self, state, embed):
+        return self.latent.dist(self.post_net(embed))
+
+    def replace_latent(self, state, stoch):
+        return {**state, "stoch": stoch}
+
+    def _predict(self, stoch, action, is_first=None):
+        inputs = torch.cat([self.latent.flat(stoch), action], -1)
+        if is_first is not None:
+            inputs = torch.where(is_first.bool().unsqueeze(-1), 0.0, inputs)
+        return self.prior_net(inputs)
+''',
+    "markov",
+    "  width: 32                 # units of both networks",
+)
+ADDED = [OBJECTIVE, PLANNER, SCORE, SAMPLER, DYNAMICS]
 
 
 def add(tree, component):
@@ -274,7 +363,7 @@ def test_what_is_wrong_with_new_keys_is_said_as_with_old_ones(tree):
 def test_a_run_trains_plans_and_resumes_with_them(tree, tmp_path):
     words = ["train.py", "debug", "--run.root", tmp_path, "--loss.objective", "{brightness: 1.0}"]
     words += ["--planner.name", "ascent", "--planner.score", "thrift"]
-    words += ["--replay.sampler", "window"]
+    words += ["--replay.sampler", "window", "--model.dynamics", "markov"]
     words += ["--env.task", "pendulum", "--log.every", "4", "--run.frames"]
     python(tree, *words, "36")
     run = seed_dir(tmp_path, "pendulum")
@@ -288,7 +377,7 @@ def test_a_run_trains_plans_and_resumes_with_them(tree, tmp_path):
 @pytest.mark.slow
 def test_the_contract_tests_enrol_them(tree):
     files = ["model/test_objectives.py", "policy/test_planners.py", "policy/test_plan_scores.py"]
-    files += ["replay/test_samplers.py"]
+    files += ["replay/test_samplers.py", "model/test_model.py"]
     rules = ["test_style.py", "config/test_loading.py"]
     named = " or ".join(component.name for component in ADDED)
     done = python(
