@@ -92,13 +92,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--long",
         type=parse_positive,
-        help="imagine: steps of the longest rollouts (as far as the episode goes)",
+        help="imagine: steps of the longest rollouts (half of the episode)",
     )
     add(
         "--samples",
         type=parse_samples,
         default=8,
-        help="imagine: rollouts of the same actions, to see where they part (8)",
+        help="imagine: rollouts of the same actions, to see how they differ (8)",
     )
     add(
         "--from",
