@@ -1,4 +1,4 @@
-"""Open-loop errors of a model by horizon, beside two baselines without dynamics.
+"""Open-loop errors of pictures, rewards and continuation (Brier), beside two baselines.
 
 `copy` repeats the last seen frame, reward and latent. `mean` always predicts the mean of the
 measured episodes.

@@ -1,4 +1,4 @@
-"""Model-predictive control: plan in the latent space at every step, do the first action."""
+"""Model-predictive control: plan at every step from the last plan, shifted; take one action."""
 
 from __future__ import annotations
 
