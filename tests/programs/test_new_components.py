@@ -306,7 +306,7 @@ def tree(tmp_path_factory):
 
 def python(tree, *words, expect=0):
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST"))}
-    env |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    env |= {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *map(str, words)], cwd=tree, env=env, capture_output=True, text=True
     )

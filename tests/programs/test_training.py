@@ -117,24 +117,6 @@ def test_stopped_in_mid_episode_and_resumed_equals_the_unbroken_run(unbroken, tm
     assert shorter == fingerprint(unbroken)
 
 
-@pytest.mark.parametrize(
-    "extra",
-    [
-        ("--env.num", "2"),
-        ("--behavior.name", "random"),
-        ("--env.task", "pendulum", "--env.time_limit", "40"),
-    ],
-)
-def test_resume_is_exact_with_two_environments_another_behaviour_and_another_task(tmp_path, extra):
-    task = extra[1] if "task" in extra[0] else "counter"
-    train(tmp_path / "a", *extra)
-    train(tmp_path / "b", *extra, "--run.frames", "67")
-    train(tmp_path / "b", *extra)
-    assert fingerprint(seed_dir(tmp_path / "a", task)) == fingerprint(
-        seed_dir(tmp_path / "b", task)
-    )
-
-
 LONG = ("--run.frames", "400", "--log.every", "1")
 
 
@@ -209,8 +191,11 @@ BOTH = (
     [
         (),
         ("--env.task", "catcher", "--planner.name", "mppi"),
-        ("--replay.store", "disk"),
-        (*ACTOR, "--replay.start", "stored", "--optim.name", "laprop", "--env.num", "2"),
+        (
+            *ACTOR,
+            *("--replay.start", "stored", "--replay.store", "disk"),
+            *("--optim.name", "laprop", "--env.num", "2"),
+        ),
         (*BOTH, "--env.task", "catcher", "--replay.start", "burnin", "--replay.burnin", "3"),
     ],
 )
