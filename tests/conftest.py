@@ -24,6 +24,8 @@ LONGEST = (
     "test_saves.py",
     "test_forged_directories.py",
     "test_exact_resume.py",
+    "test_new_components.py",
+    "test_wm.py",
 )
 
 
