@@ -41,7 +41,7 @@ class RankLost(WorldModelError):
     exit_code = 74
 
 
-class MainRankFailed(WorldModelError):
+class MainRankFailure(WorldModelError):
     """Rank 0 failed and reports why; this rank ends silently with the same exit code."""
 
     def __init__(self, exit_code: int):
@@ -259,7 +259,7 @@ class DistributedWorld(World):
         if not self.main:
             code = self.sum([0])[0]
             if code:
-                raise MainRankFailed(code)
+                raise MainRankFailure(code)
             return None
         try:
             done = act()
@@ -319,7 +319,7 @@ def check_same_config(world: World, c: Config) -> None:
     for rank, own in enumerate(configurations):
         different = configs.find_differences(configurations[0], own)
         if different and not world.main:
-            raise MainRankFailed(2)
+            raise MainRankFailure(2)
         if different:
             shown = "; ".join(
                 f"{key} {first} -> {other}" for key, (first, other) in different.items()

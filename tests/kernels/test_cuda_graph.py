@@ -150,7 +150,7 @@ def test_no_update_waits_for_the_device_and_a_graph_gives_the_same_numbers(form,
     recorder = Again()
     same, likewise, learner = trained(recorder, *form, spoil=(9,))
     assert recorder.replays >= 4 and learner.step.recorder is recorder
-    assert learner.skipped == 1 and held.keys() == same.keys()
+    assert learner.skip_count == 1 and held.keys() == same.keys()
     for name, value in held.items():
         torch.testing.assert_close(same[name], value, rtol=0, atol=0, equal_nan=True, msg=name)
     for before, after in zip(shown, likewise, strict=True):
@@ -160,7 +160,7 @@ def test_no_update_waits_for_the_device_and_a_graph_gives_the_same_numbers(form,
 def test_a_probe_that_breaks_stops_only_itself_in_a_graph_too():
     held, _, _ = trained(None, "loss.objective={inverse: 1.0}", spare=(9,))
     same, _, learner = trained(Again(), "loss.objective={inverse: 1.0}", spare=(9,))
-    assert learner.skipped == 0
+    assert learner.skip_count == 0
     for name, value in held.items():
         torch.testing.assert_close(same[name], value, rtol=0, atol=0, equal_nan=True, msg=name)
 

@@ -402,7 +402,7 @@ def test_a_non_finite_batch_is_skipped_and_counted_and_a_row_of_them_ends_the_ru
     bad = random_batch()
     bad["reward"][0, 0] = float("nan")
     learner.update(bad)
-    assert learner.skipped == 1 and all(
+    assert learner.skip_count == 1 and all(
         torch.equal(v, before[k]) for k, v in model.state_dict().items()
     )
     learner.update(random_batch())

@@ -483,7 +483,7 @@ def test_nothing_of_a_non_finite_update_is_kept():
     bad = random_batch()
     bad["reward"][0, 3] = float("nan")
     learner.update(bad)
-    assert learner.skipped == 1
+    assert learner.skip_count == 1
     assert all(
         torch.equal(v, policy.state_dict()[k])
         for k, v in before.items()

@@ -248,7 +248,7 @@ class Markov(Dynamics):
         return self.join_features(self.latent.flat(state["stoch"]))
 
     def expected_features(self, state):
-        return self.latent.expected(state)
+        return self.latent.compute_mean(state)
 
     def predict_latent(self, state):
         return self.latent.dist(state["prior"])

@@ -110,7 +110,7 @@ def test_the_learner_updates_from_every_kind_of_start(starts):
         batch = {**tail(batch), **stored_columns(model, state, 0)}
     before = [p.clone() for p in learner.optimizers.parameters]
     metrics = learner.update(batch)
-    assert torch.isfinite(metrics["loss/total"]) and learner.skipped == 0
+    assert torch.isfinite(metrics["loss/total"]) and learner.skip_count == 0
     assert any(
         not torch.equal(a, b) for a, b in zip(before, learner.optimizers.parameters, strict=True)
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from worldmodel.distributed import MainRankFailed, format_rank_prefix
+from worldmodel.distributed import MainRankFailure, format_rank_prefix
 from worldmodel.errors import exit_code_of
 
 ENVIRONMENT = 3  # the exit code of environments that fail
@@ -60,7 +60,7 @@ def run_command(command: Callable[[], int], kept: str = "") -> int:
     logging.captureWarnings(True)
     try:
         return command()
-    except MainRankFailed as error:
+    except MainRankFailure as error:
         return error.exit_code
     except KeyboardInterrupt:
         return _report(f"interrupted{kept}", 130)

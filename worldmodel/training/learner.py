@@ -69,7 +69,7 @@ class Learner:
         self.step = GraphedStep(self._step, recorder)
 
     @property
-    def skipped(self) -> int:
+    def skip_count(self) -> int:
         """The number of updates skipped because of non-finite numbers."""
         return int(self.skips[0])
 

@@ -107,7 +107,7 @@ class Dynamics(nn.Module):
 
     def mean_latent(self, state: State) -> Tensor:
         """The mean (...,S) of the latent's distribution."""
-        return self.latent.expected(state)
+        return self.latent.compute_mean(state)
 
     def kl(self, post: State, prior: State) -> Tensor:
         """KL divergence (...) between the latent's distributions."""

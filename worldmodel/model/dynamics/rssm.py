@@ -123,7 +123,7 @@ class RSSM(Dynamics):
         return self.join_features(*parts)
 
     def expected_features(self, state: State) -> Tensor:
-        mean = self.latent.expected(state)
+        mean = self.latent.compute_mean(state)
         return torch.cat([state["deter"], mean], -1) if self.transition == "rssm" else mean
 
     def observe(

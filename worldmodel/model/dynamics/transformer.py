@@ -199,7 +199,7 @@ class Transformer(Dynamics):
         return self.join_features(state["hidden"], self.latent.flat(state["stoch"]))
 
     def expected_features(self, state: State) -> Tensor:
-        return torch.cat([state["hidden"], self.latent.expected(state)], -1)
+        return torch.cat([state["hidden"], self.latent.compute_mean(state)], -1)
 
     def predict_latent(self, state: State) -> State:
         params = state["params"] if "params" in state else self.prior_net(state["hidden"])

@@ -34,7 +34,7 @@ class Categorical:
         logs = self.dist(params)["logits"]
         return straight_through(logs, logs.argmax(-1))
 
-    def expected(self, dist: dict[str, Tensor]) -> Tensor:
+    def compute_mean(self, dist: dict[str, Tensor]) -> Tensor:
         return dist["logits"].exp().flatten(-2)
 
     def kl(self, post: dict[str, Tensor], prior: dict[str, Tensor]) -> Tensor:

@@ -31,7 +31,7 @@ class Gaussian:
     def mode(self, params: Tensor) -> Tensor:
         return self.dist(params)["mean"]
 
-    def expected(self, dist: dict[str, Tensor]) -> Tensor:
+    def compute_mean(self, dist: dict[str, Tensor]) -> Tensor:
         return dist["mean"]
 
     def kl(self, post: dict[str, Tensor], prior: dict[str, Tensor]) -> Tensor:
