@@ -19,7 +19,8 @@ from worldmodel import build, registry
 from worldmodel.checkpoint import store
 from worldmodel.config import loading
 from worldmodel.config.schema import GoalConfig
-from worldmodel.policy.goal_files import load_goal
+from worldmodel.errors import UsageError
+from worldmodel.policy.goal_files import load_goal, read_pictures
 from worldmodel.policy.goals import Goal
 from worldmodel.policy.plan_scores import ScoreInputs
 from worldmodel.policy.plan_scores.goal_distance import GoalDistance
@@ -390,3 +391,9 @@ def test_the_point_mass_is_pushed_to_where_a_picture_shows_it():
     """
     end, start = reach("{forward_contrastive: 10.0}", "learnt", updates=300, goals=5)
     assert start > 0.7 and end < 0.25, (start, end)
+
+
+def test_one_picture_for_two_cameras_is_a_users_mistake():
+    cameras = ObservationSpace({"camera0": (8, 8, 3), "camera1": (8, 8, 3)})
+    with pytest.raises(UsageError, match="sees 2 pictures; give a file for each of them"):
+        read_pictures("goal.png", cameras)

@@ -44,7 +44,7 @@ def read_pictures(
     files = image if isinstance(image, dict) else {next(iter(pictures)): image}
     if files.keys() != pictures.keys():
         wanted = ", ".join(f"{name}: FILE" for name in pictures)
-        raise ValueError(
+        raise UsageError(
             f"goal.image: this run sees {len(pictures)} pictures; give a file for each of them, "
             f"{{{wanted}}}"
         )
