@@ -5,6 +5,7 @@ contract.
 import pytest
 import torch
 
+from test_model import A, B, T, random_batch
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.model.mean_image import to_pixels
@@ -12,7 +13,6 @@ from worldmodel.rollout.montage import join_pictures
 from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.training.learner import Learner
 
-B, T, A = 3, 7, 2
 SPECS = {
     "image": {"image": (16, 24, 3)},
     "image and vector": {"image": (16, 24, 3), "vector": 5},
@@ -52,15 +52,7 @@ def make_model(observation, *overrides):
 
 def make_batch(observation, seed=0):
     g = torch.Generator().manual_seed(seed)
-    is_first = torch.zeros(B, T, dtype=torch.bool)
-    is_first[:, 0] = is_first[1, 4] = True
-    batch = {
-        "prev_action": torch.rand(B, T, A, generator=g) * 2 - 1,
-        "reward": torch.randn(B, T, generator=g),
-        "is_first": is_first,
-        "is_last": is_first.roll(-1, 1),
-        "is_terminal": torch.rand(B, T, generator=g) < 0.1,
-    }
+    batch = random_batch(image=False, seed=seed)
     for name, shape in observation.pictures.items():
         batch[name] = torch.randint(0, 256, (B, T, *shape), generator=g, dtype=torch.uint8)
     for name, size in observation.vectors.items():
