@@ -45,13 +45,11 @@ for name in ("measure_seconds", "median_seconds"):  # its name now and before
 startup = getattr(process, "measure_startup", None) or process.startup
 startup.__defaults__ = (min(calls, *startup.__defaults__),)
 short_run = "time_short_run" if hasattr(process, "time_short_run") else "short_run"
-if calls < 3:  # a tree measures three short runs
-    time_short_run = functools.cache(getattr(process, short_run))
-    setattr(process, short_run, time_short_run)
+time_short_run = functools.cache(getattr(process, short_run))  # one a pair instead of three
+setattr(process, short_run, time_short_run)
 groups = run.groups()
 for line in sys.stdin:
-    if calls < 3:
-        time_short_run.cache_clear()
+    time_short_run.cache_clear()
     names = [g for g in groups if run.matches(g, line.strip())]
     found = {}
     for name in names:
