@@ -1,11 +1,13 @@
 """Make docs/reliability.md from the results of the fault tests.
 
-python benchmarks/reliability.py [--run] [FILE]
+python benchmarks/reliability.py [--run] [--repeat N] [--rows 27-39,9] [FILE]
 
---run first runs every test marked `fault` and rewrites FILE (docs/results/reliability.jsonl) with
-a line for each test that passed: its row, the fault, how often, the outcome and the steps lost. A
-test that did not run or did not pass is not in the table. --soak and --saves add the figures of
-benchmarks/soak.py and benchmarks/saves.py.
+--run first runs the tests marked `fault` and rewrites FILE (docs/results/reliability.jsonl) with a
+line for each test that passed: its row, the fault, how often, the outcome and the steps lost.
+--repeat runs each of them N times, each time in a new process, and adds up how often. --rows runs
+those rows alone and keeps the lines of the others. A test that failed in any repetition, or did
+not run in all of them, is named at the end and has no line; the exit code is 1 then. --soak and
+--saves add the figures of benchmarks/soak.py and benchmarks/saves.py.
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD, PAGE = ROOT / "docs" / "results" / "reliability.jsonl", ROOT / "docs" / "reliability.md"
+ROWS = range(1, 40)  # the rows of the table
 
 HEAD = """# Reliability
 
@@ -68,22 +73,88 @@ WM_SOAK=60 pytest tests/faults/test_soak.py
 """
 
 
-def run_fault_tests(record: Path) -> int:
-    """Run the fault tests, which record their results; return pytest's exit code.
+def parse_rows(text: str) -> set[int]:
+    """Read '27-39,9' as a set of rows."""
+    rows = set[int]()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        rows |= set(range(int(first), int(last or first) + 1))
+    return rows
 
-    The figures of soak and saves stay in the record.
+
+def run_fault_tests(record: Path, rows: set[int], repeat: int) -> int:
+    """Run the fault tests of these rows, and rewrite their lines in the record; return 1 if any
+    test failed.
+
+    All other lines of the record stay.
     """
     record.parent.mkdir(parents=True, exist_ok=True)
-    kept = (
-        [x for x in record.read_text().splitlines() if "kind" in json.loads(x)]
-        if record.exists()
-        else []
-    )
-    record.write_text("".join(f"{x}\n" for x in kept))
-    env = {**os.environ, "WM_SURVIVED": str(record)}
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-m", "fault", "tests"], cwd=ROOT, env=env
-    ).returncode
+    before = read_lines(record) if record.exists() else []
+    kept = [line for line in before if line.get("row") not in rows]
+    runs: list[dict] = []
+    good = True
+    for number in range(1, repeat + 1):
+        print(f"repetition {number} of {repeat}", flush=True)
+        found, code = run_once(rows)
+        good = good and code == 0
+        for line in found:
+            if not line["passed"]:
+                print(f"FAILED in repetition {number}: {line['test']} ({line['case']})")
+        runs += found
+        passed, failed = add_up(runs, number)
+        text = "".join(json.dumps(line) + "\n" for line in kept + passed)
+        record.write_text(text)  # after each repetition, so that a stop keeps those before it
+    for case, reason in failed.items():
+        print(f"not in the table: {case}: {reason}")
+    for row in sorted(rows - {line["row"] for line in runs}):
+        print(f"no test of row {row} has run")
+    return int(bool(failed) or not good)
+
+
+def run_once(rows: set[int]) -> tuple[list[dict], int]:
+    """Run the fault tests of these rows once; return a line for each of them, passed or not, and
+    pytest's exit code.
+    """
+    files = [
+        str(path)
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        if rows & {int(x) for x in re.findall(r"mark\.fault\(\s*(\d+)", path.read_text())}
+    ]
+    if not files:
+        return [], 1
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder, "found.jsonl")
+        found.touch()
+        env = {**os.environ, "WM_SURVIVED": str(found), "WM_ROWS": json.dumps(sorted(rows))}
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "fault", *files]
+        code = subprocess.run(command, cwd=ROOT, env=env).returncode
+        return read_lines(found), code
+
+
+def add_up(lines: list[dict], repeat: int) -> tuple[list[dict], dict[str, str]]:
+    """Make one line of each case that passed in all repetitions; name the others and say why."""
+    groups: dict[tuple, list[dict]] = {}
+    for line in lines:
+        case = (line["row"], line["injected"], line["test"], line["case"])
+        groups.setdefault(case, []).append(line)
+    passed, failed = [], {}
+    for (_, _, test, case), found in groups.items():
+        count = sum(line["passed"] for line in found)
+        if count < len(found):
+            failed[f"{test} ({case})"] = f"failed {len(found) - count} of {len(found)} times"
+        elif count < repeat:
+            failed[f"{test} ({case})"] = f"ran {count} of {repeat} times"
+        else:
+            line = {**found[-1], "times": sum(line.get("times", 1) for line in found)}
+            if any("lost" in line for line in found):
+                line["lost"] = max(line["lost"] for line in found if "lost" in line)
+            del line["passed"]
+            passed.append(line)
+    return passed, failed
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def format_table(lines: list[dict]) -> str:
@@ -144,7 +215,7 @@ def make_page(lines: list[dict]) -> str:
     """Make the whole document."""
     tests = [line for line in lines if "row" in line]
     seen = {line["row"] for line in tests}
-    missing = [str(row) for row in range(1, 27) if row not in seen]
+    missing = [str(row) for row in ROWS if row not in seen]
     text = HEAD + format_table(tests)
     fuzzed = sum(
         line.get("times", 0)
@@ -173,12 +244,14 @@ def make_page(lines: list[dict]) -> str:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("record", nargs="?", type=Path, default=RECORD)
-    parser.add_argument("--run", action="store_true")
+    parser.add_argument("--run", action="store_true", help="run the fault tests first")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run each N times (1)")
+    parser.add_argument("--rows", type=parse_rows, default=set(ROWS), help="27-39,9; or all")
     for kind in ("soak", "saves"):
         parser.add_argument(f"--{kind}", type=Path, help=f"the output of benchmarks/{kind}.py")
     parser.add_argument("--on", default="", help="the machine on which --soak and --saves ran")
     args = parser.parse_args(argv)
-    code = run_fault_tests(args.record) if args.run else 0
+    code = run_fault_tests(args.record, args.rows, args.repeat) if args.run else 0
     with args.record.open("a") as file:
         for kind in ("soak", "saves"):
             if path := getattr(args, kind):
@@ -186,7 +259,7 @@ def main(argv: list[str]) -> int:
                     json.dumps({"kind": kind, "on": args.on, **json.loads(path.read_text())})
                     + "\n"
                 )
-    PAGE.write_text(make_page([json.loads(x) for x in args.record.read_text().splitlines()]))
+    PAGE.write_text(make_page(read_lines(args.record)))
     return code
 
 

@@ -1,7 +1,7 @@
 """Tests use one thread each: the tensors are tiny, and threads would only wait for each other.
 
-What a test marked `fault` has survived is noted as a line of JSON in the file that WM_SURVIVED
-names; benchmarks/reliability.py makes a table of them.
+What a test marked `fault` has survived, or not, is noted as a line of JSON in the file that
+WM_SURVIVED names; benchmarks/reliability.py makes a table of them. WM_ROWS chooses rows of it.
 """
 
 import json
@@ -27,9 +27,16 @@ LONGEST = (
     "test_new_components.py",
     "test_wm.py",
 )
+OUTCOMES = pytest.StashKey[set[str]]()  # of a test's setup, call and teardown
 
 
 def pytest_collection_modifyitems(items):
+    if rows := json.loads(os.environ.get("WM_ROWS", "[]")):
+        items[:] = [
+            item
+            for item in items
+            if any(mark.args[0] in rows for mark in item.iter_markers("fault"))
+        ]
     items.sort(
         key=lambda item: (
             LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST)
@@ -49,8 +56,10 @@ def one_thread():
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
+    outcomes = item.stash.setdefault(OUTCOMES, set())
+    outcomes.add(report.outcome)
     path = os.environ.get("WM_SURVIVED")
-    if not path or report.when != "call" or not report.passed:
+    if not path or report.when != "teardown" or "skipped" in outcomes:
         return
     with open(path, "a") as file:
         for mark in item.iter_markers("fault"):
@@ -62,6 +71,7 @@ def pytest_runtest_makereport(item, call):
                 "outcome": outcome,
                 "test": test,
                 "case": item.name,
+                "passed": "failed" not in outcomes,
             }
             line |= dict(item.user_properties)
             file.write(json.dumps(line) + "\n")
