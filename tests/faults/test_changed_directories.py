@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from children import SHORT, go
+from children import SHORT, go, in_one
+from mutate import BOMB
 from runs import seed_dir
 from test_store import forge
 from worldmodel.checkpoint.format import FORMAT, seal_manifest
 from worldmodel.config import loading
+from worldmodel.config.yaml_io import MAX_BYTES
 
 OLD = Path(__file__).parents[1] / "support" / "run-of-format-1.tar.xz"
 MORE = (*SHORT, "--run.frames", "90")
@@ -147,12 +149,51 @@ def test_nothing_is_written_through_a_link(run, tmp_path, name):
     "one line, exit 4",
 )
 def test_a_bomb_of_references_is_one_line(run, tmp_path):
-    from mutate import BOMB
-
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace("seed: 0", f"seed: [{BOMB}]"))
     said = go(tmp_path / "root", str(run), program="eval", expect=4)
-    assert "run.seed: expected int, got list" in said and len(said) < 2000
+    assert "references such as *a are not read" in said and len(said.splitlines()) == 1
+    assert len(said) < 400
+
+
+MERGES = "<<: [" + "{<<: [" * 6 + "{a: 1}" + "]}" * 6 + "]"
+HOSTILE = {
+    "merge keys": (MERGES, "merge keys (<<) are not read"),
+    "merged references": (
+        "a: &a {x: 1}\n" + "".join(f"b{i}: &b {{<<: [*a, *a]}}\n" for i in range(9)),
+        "references such as *a",
+    ),
+    "a reference to itself": ("run: &a [*a]", "references such as *a"),
+    "brackets": ("run: " + "[" * 60_000, "nested more than"),
+    "a duplicate of a bomb": (f"run: 1\nrun: [{BOMB}]", "references such as *a"),
+    "more than a configuration": ("#" * (MAX_BYTES + 1), "are no configuration"),
+}
+
+
+def _opened(call, run):
+    found = {}
+    for what, (text, _) in HOSTILE.items():
+        (run / "config.yaml").write_text(text)
+        found[what] = [
+            call("eval", run),
+            call("train", "debug", "--run.root", run.parents[2], *MORE),
+        ]
+    return found
+
+
+@pytest.mark.fault(
+    30,
+    "merge keys, references to references or to themselves, 60,000 brackets and 64 KB in a saved "
+    "configuration of valid YAML",
+    "eval.py and train.py: exit 4 and one line, within seconds",
+)
+def test_yaml_that_grows_is_refused_in_one_line(run, tmp_path, record_property):
+    found = in_one(tmp_path, _opened, run)
+    for what, answers in found.items():
+        for code, said in answers:
+            assert code == 4 and len(said.strip().splitlines()) == 1, (what, said)
+            assert HOSTILE[what][1] in said and len(said) < 600, (what, said)
+    record_property("times", sum(map(len, found.values())))
 
 
 @pytest.mark.fault(

@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.nodes import MappingNode
 
 from worldmodel.errors import UsageError
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 16  # the parser reads some 20 KB in a second
 MAX_BITS = 63
+MAX_DEPTH = 20  # the parser's time grows with the square of the depth
+MERGE = "tag:yaml.org,2002:merge"
 # A comment that cannot be the end of a quoted string.
 COMMENT = re.compile(r"""(?:^|[ ]+)#[^"'\n]*$""", re.MULTILINE)
 # YAML's own errors, and what its constructors of numbers, dates and tables let through.
@@ -37,6 +42,21 @@ class ConfigError(UsageError):
     def __init__(self, problems: Sequence[str]):
         self.problems = list(problems)
         super().__init__("\n".join(self.problems))
+
+
+class PlainComposer(Composer):
+    """Refuses what can make much of a few lines: references, merge keys and deep nesting."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.parser.check_event(AliasEvent):
+            name = self.parser.peek_event().anchor
+            raise ValueError(f"references such as *{name} are not read: write the value again")
+        if self.depth >= MAX_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
+        node = super().compose_node(parent, index)
+        if isinstance(node, MappingNode) and any(key.tag == MERGE for key, _ in node.value):
+            raise ValueError("merge keys (<<) are not read: write the values out")
+        return node
 
 
 def read_yaml(path: Path, one_line_strings: bool = False) -> dict[str, Any]:
@@ -68,11 +88,13 @@ def read_yaml(path: Path, one_line_strings: bool = False) -> dict[str, Any]:
 
 def parse_yaml(text: str) -> Any:
     """Parse YAML text to plain data; raises one of UNREADABLE."""
-    return YAML(typ="safe", pure=True).load(text)
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Composer = PlainComposer
+    return yaml.load(text)
 
 
 def describe_value(value: Any) -> str:
-    """A value's type and beginning; YAML's references can make a huge value of a few lines."""
+    """A value's type and beginning."""
     if isinstance(value, int) and value.bit_length() > MAX_BITS:
         return f"int of {value.bit_length()} bits"
     if isinstance(value, str | int | float):
