@@ -10,11 +10,12 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from worldmodel.kernels import library_cache
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def load_library() -> ctypes.CDLL | None:
         )
         return None
     try:
-        return ctypes.CDLL(str(_build_library(compiler)))
+        return _open_library(compiler)
     except (OSError, subprocess.SubprocessError) as error:
         output = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
         log.warning(
@@ -82,39 +83,31 @@ def load_library() -> ctypes.CDLL | None:
         return None
 
 
-def _build_library(compiler: str) -> Path:
-    """The path of the library for this source and processor, built if missing; one rename puts it
-    in place, so that two runs may build at once.
+def _open_library(compiler: str) -> ctypes.CDLL:
+    """Load the kept library for this source and processor; build it if it is missing or damaged.
+
+    Without a cache it is built in a temporary folder, which is removed once it is loaded.
     """
     text = "\n".join([*(s.read_text() for s in SOURCES), compiler, *FLAGS, _describe_processor()])
-    place = _find_cache() / f"fused-{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
-    if place.exists():
-        return place
-    with tempfile.TemporaryDirectory(dir=place.parent) as folder:
-        made = Path(folder) / "fused.so"
-        base = [compiler, *map(str, SOURCES[1:]), "-o", str(made), *FLAGS, "-lm"]
-        # Not every compiler brings OpenMP; without it the library works on one thread.
-        if (
-            subprocess.run([*base, "-fopenmp"], capture_output=True, timeout=SECONDS).returncode
-            != 0
-        ):
-            subprocess.run(base, check=True, capture_output=True, text=True, timeout=SECONDS)
-        made.replace(place)
-    return place
+    name = f"fused-{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
+    cache = library_cache.find_cache()
+    if cache is not None and library_cache.is_intact(cache / name):
+        return ctypes.CDLL(str(cache / name))
+    with library_cache.make_workplace(cache) as folder:
+        if exposed := library_cache.find_exposed(Path(folder)):
+            raise PermissionError(f"others may write {exposed}; set TMPDIR to a folder of yours")
+        made = Path(folder) / name
+        _build_library(compiler, made)
+        if cache is not None and Path(folder).parent == cache:
+            made = library_cache.keep(made, cache)
+        return ctypes.CDLL(str(made))
 
 
-def _find_cache() -> Path:
-    """A folder of the user's own for built libraries; a fresh temporary one where the home cannot
-    be written.
-    """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "worldmodel"
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        if os.access(home, os.W_OK):
-            return home
-    except OSError:
-        pass
-    return Path(tempfile.mkdtemp(prefix="worldmodel-"))
+def _build_library(compiler: str, made: Path) -> None:
+    base = [compiler, *map(str, SOURCES[1:]), "-o", str(made), *FLAGS, "-lm"]
+    # Not every compiler brings OpenMP; without it the library works on one thread.
+    if subprocess.run([*base, "-fopenmp"], capture_output=True, timeout=SECONDS).returncode != 0:
+        subprocess.run(base, check=True, capture_output=True, text=True, timeout=SECONDS)
 
 
 def _describe_processor() -> str:
