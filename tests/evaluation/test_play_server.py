@@ -15,6 +15,7 @@ import pytest
 
 from runs import ROOT, evaluate, seed_dir, train
 from worldmodel.errors import UsageError
+from worldmodel.evaluation.play import connections
 from worldmodel.evaluation.play.job_queue import BusyError, JobQueue
 from worldmodel.evaluation.play.server import MAX_BODY, Server
 
@@ -151,7 +152,7 @@ def test_other_refusals(server):
     assert ask(server, Content_Length="9" * 30)[0] == 413
     assert ask(server, path="nothing")[0] == 404 == ask(server, "GET", "deed")[0]
     assert ask(server, "GET", "look?twice=one")[0] == 400
-    assert ask(server, "PUT")[0] == 501
+    assert ask(server, "PUT")[0] == 405
 
 
 def test_an_internal_error_is_one_line_on_the_page_and_a_traceback_in_the_log(server, caplog):
@@ -178,6 +179,63 @@ def test_a_thousand_bad_frames_and_torn_requests(server, caplog, capfd):
             )
     assert ask(server)[0] == 200
     assert "Traceback" not in caplog.text + "".join(capfd.readouterr())
+
+
+def open_with(server, data):
+    client = socket.create_connection(("127.0.0.1", server.server_port), timeout=20)
+    client.sendall(data)
+    return client
+
+
+@pytest.mark.fault(
+    32,
+    "connections that send nothing, half a line, half the headers or half a body, the server "
+    "alone with a limit of 0.2 seconds",
+    "each is answered with 408 and closed; a client that sends whole requests goes on",
+)
+def test_a_slow_client_is_answered_and_closed(server, monkeypatch, record_property):
+    monkeypatch.setattr(connections, "FIRST_S", 0.2)
+    host = f"Host: 127.0.0.1:{server.server_port}\r\n".encode()
+    path = f"POST /{server.token}/deed HTTP/1.1\r\n".encode()
+    parts = [b"", path[:20], path, path + host]
+    body = b'Content-Type: application/json\r\nContent-Length: 12\r\n\r\n{"twi'
+    parts += [path + host + body]
+    for part in parts:
+        with open_with(server, part) as client:
+            answer = client.makefile("rb").read()
+        assert answer.startswith(b"HTTP/1.1 408 "), (part, answer)
+        assert ask(server)[0] == 200
+    record_property("times", len(parts))
+
+
+@pytest.mark.fault(
+    32,
+    "as many connections as there may be, all of whose requests are still being answered",
+    "the next one is answered with 503; when they are done, the next is served",
+)
+def test_while_all_connections_are_answered_the_next_is_refused(server, monkeypatch):
+    monkeypatch.setattr(connections, "MOST", 2)
+    begun, over = threading.Semaphore(0), threading.Event()
+
+    def wait(asked):
+        begun.release()
+        over.wait(20)
+        return {}
+
+    monkeypatch.setattr(server.job_queue, "submit", lambda job: job())
+    server.commands["wait"] = wait
+    threads = [
+        threading.Thread(target=ask, args=(server,), kwargs={"path": "wait"}) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+        assert begun.acquire(timeout=20)
+    with open_with(server, b"") as client:
+        assert client.makefile("rb").read().startswith(b"HTTP/1.1 503 ")
+    over.set()
+    for thread in threads:
+        thread.join(20)
+    assert ask(server)[0] == 200
 
 
 @pytest.mark.fault(26, "a connection to another address of this machine", "not accepted")

@@ -3,6 +3,7 @@ dream goes on after.
 """
 
 import json
+import os
 import random
 import re
 import signal
@@ -11,6 +12,7 @@ import socket
 import pytest
 
 from test_play_server import run_dir, served
+from worldmodel.evaluation.play.connections import MOST
 from worldmodel.evaluation.play.server import MAX_BODY
 
 __all__ = ["run_dir"]  # a fixture of every test here
@@ -190,6 +192,107 @@ def test_a_huge_body_is_not_read(run_dir, record_property):
         good_step(int(port), token)
         finish(process)
     record_property("times", 3 * len(sizes) + 1)
+
+
+def odd_requests(port, token):
+    """What no browser sends, by what is wrong with it."""
+    host, good = f"Host: 127.0.0.1:{port}\r\n".encode(), b'{"at": 0}'
+    line, json_type = (
+        f"POST /{token}/step HTTP/1.1\r\n".encode(),
+        b"Content-Type: application/json",
+    )
+    state = f"/{token}/state".encode()
+    chunked = b"Transfer-Encoding: chunked\r\n"
+    ended = b"Content-Length: 9\r\n\r\n" + good
+    yield from {
+        "another method": b"BREW " + state + b" HTTP/1.1\r\n" + host + b"\r\n",
+        "PUT": b"PUT " + state + b" HTTP/1.1\r\n" + host + b"\r\n",
+        "HEAD": b"HEAD " + state + b" HTTP/1.1\r\n" + host + b"\r\n",
+        "CONNECT": b"CONNECT 127.0.0.1:22 HTTP/1.1\r\n\r\n",
+        "lower case": b"get " + state + b" HTTP/1.1\r\n" + host + b"\r\n",
+        "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "HTTP/9.9": b"GET " + state + b" HTTP/9.9\r\n" + host + b"\r\n",
+        "no version": b"GET /x\r\n\r\n",
+        "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        "an empty line": b"\r\n",
+        "a long line": b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n",
+        "a long header": line + host + b"X: " + b"x" * 70_000 + b"\r\n\r\n",
+        "many headers": line + host + b"X: y\r\n" * 101 + b"\r\n",
+        "megabytes of headers": line + host + (b"X: " + b"x" * 999 + b"\r\n") * 2000 + b"\r\n",
+        "NUL in the path": b"GET " + state + b"\x00 HTTP/1.1\r\n" + host + b"\r\n",
+        "NUL in a header": line + host + b"X: a\x00b\r\n" + json_type + b"\r\n" + ended,
+        "not UTF-8 in the path": b"GET /\xff\xfe/\x80 HTTP/1.1\r\n" + host + b"\r\n",
+        "not UTF-8 in the body": line
+        + host
+        + json_type
+        + b"\r\nContent-Length: 4\r\n\r\n\xff{}\xff",
+        "a header without colon": line + host + b"nothing\r\n" + json_type + b"\r\n" + ended,
+        "a folded header": line + host + b"X: a\r\n b\r\n" + json_type + b"\r\n" + ended,
+        "two hosts": line + host + b"Host: evil\r\n" + json_type + b"\r\n" + ended,
+        "two lengths": line + host + json_type + b"\r\nContent-Length: 2\r\n" + ended,
+        "a negative length": line + host + json_type + b"\r\nContent-Length: -9\r\n\r\n" + good,
+        "a length in words": line + host + json_type + b"\r\nContent-Length: 0x9\r\n\r\n" + good,
+        "chunks": line
+        + host
+        + json_type
+        + b"\r\n"
+        + chunked
+        + b"\r\n9\r\n"
+        + good
+        + b"\r\n0\r\n\r\n",
+        "chunks and a length": line + host + json_type + b"\r\n" + chunked + ended,
+        "a body after GET": b"GET " + state + b" HTTP/1.1\r\n" + host + ended,
+        "an absolute address": b"GET http://evil.example"
+        + state
+        + b" HTTP/1.1\r\n"
+        + host
+        + b"\r\n",
+        "a proxy's address": b"GET http://127.0.0.1:%d" % port
+        + state
+        + b" HTTP/1.1\r\n"
+        + host
+        + b"\r\n",
+        "dots": b"GET /" + token.encode() + b"/../../etc/passwd HTTP/1.1\r\n" + host + b"\r\n",
+    }.items()
+
+
+@pytest.mark.fault(
+    32,
+    "methods, versions, headers, lengths, encodings and addresses that no browser sends; garbage "
+    "behind a valid request; 200 connections held open with half a request; to the real eval.py "
+    "play",
+    "each is answered with 4xx, at most 64 connections are kept; a valid step works between and "
+    "while they are held",
+)
+def test_what_no_browser_sends_and_held_connections(run_dir, record_property):
+    with served(run_dir) as (process, url):
+        port, token = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/([\w-]{20,})/", url).groups()
+        port, times = int(port), 0
+        for what, data in odd_requests(port, token):
+            assert 400 <= status_of(port, data) < 500, what
+            times += 1
+        good_step(port, token)
+        body = json.dumps({"at": 0, "driver": "hand", "action": [0.5, -0.5]}).encode()
+        whole = request(port, token, "step", body, Connection="keep-alive")
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+            client.sendall(whole + b"\x00garbage\r\n\r\n")
+            answers = client.makefile("rb").read()
+        assert re.findall(rb"HTTP/1\.1 (\d{3})", answers) == [b"200", b"400"]
+        held = []
+        try:
+            for _ in range(200):
+                held.append(socket.create_connection(("127.0.0.1", port), timeout=60))
+                held[-1].sendall(whole[:60])
+            good_step(port, token)
+            for client in held[: 200 - MOST]:
+                assert client.recv(1 << 10).startswith(b"HTTP/1.1 503 ")
+            assert len(os.listdir(f"/proc/{process.pid}/task")) < 2 * MOST
+        finally:
+            for client in held:
+                client.close()
+        good_step(port, token)
+        finish(process)
+    record_property("times", times + 1 + len(held))
 
 
 def good_step(port, token):

@@ -6,10 +6,13 @@ and is refused.
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import logging
+import re
 import secrets
+import socket
 import socketserver
 import sys
 from collections.abc import Callable
@@ -20,13 +23,20 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from worldmodel.errors import RunError, UsageError, WorldModelError
+from worldmodel.evaluation.play.connections import IDLE_S, Connections, send_status
 from worldmodel.evaluation.play.job_queue import BusyError, JobQueue
 
 log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 MAX_BODY = 1 << 16
-IDLE_S = 60.0  # after which a silent connection is closed
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+# What http.server calls an error of its own is one of the client here.
+REFUSALS = {
+    HTTPStatus.NOT_IMPLEMENTED: HTTPStatus.METHOD_NOT_ALLOWED,
+    HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: HTTPStatus.BAD_REQUEST,
+}
+LINGER_S, LINGER_BYTES = 1.0, 1 << 22  # unread input of a refused request
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
     "connect-src 'self'; "
@@ -59,6 +69,7 @@ class Server(ThreadingHTTPServer):
     ):
         self.job_queue, self.page, self.queries, self.commands = job_queue, page, queries, commands
         self.token = secrets.token_urlsafe(24)
+        self.connections = Connections()
         try:
             super().__init__((HOST, port), Handler)
         except OSError as error:
@@ -72,6 +83,20 @@ class Server(ThreadingHTTPServer):
     def server_bind(self) -> None:
         socketserver.TCPServer.server_bind(self)  # HTTPServer would look up the host name
         self.server_name, self.server_port = HOST, int(self.server_address[1])
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self.connections.add(request):
+            super().process_request(request, client_address)
+        else:
+            send_status(request, HTTPStatus.SERVICE_UNAVAILABLE)
+            self.shutdown_request(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.connections.remove(request)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        self.connections.end_late()
 
     @property
     def url(self) -> str:
@@ -89,6 +114,40 @@ class Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "worldmodel", ""
     disable_nagle_algorithm = True  # otherwise every frame waits for an acknowledgement
     timeout = IDLE_S
+    default_request_version = "HTTP/1.1"  # a request that names none gets a whole answer too
+    refused = False
+
+    def handle_one_request(self) -> None:
+        self.server.connections.await_request(self.connection)
+        super().handle_one_request()
+
+    def parse_request(self) -> bool:
+        if self.raw_requestline.strip():
+            return super().parse_request()
+        self.requestline, self.request_version, self.command = "", "HTTP/1.1", ""
+        self._refuse(HTTPStatus.BAD_REQUEST, "there is no request")
+        return False
+
+    def send_error(self, code: int, message: str | None = None, explain: Any = None) -> None:
+        """Refuse in our form what http.server refuses."""
+        status = HTTPStatus(code)
+        self._refuse(REFUSALS.get(status, status), message or status.phrase)
+
+    def finish(self) -> None:
+        super().finish()
+        if self.refused:
+            self._discard_rest()
+
+    def _discard_rest(self) -> None:
+        """Read what the client still sends: closing before would reset the connection, and the
+        client might lose the answer.
+        """
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(LINGER_S)
+            left = LINGER_BYTES
+            while left > 0 and (data := self.connection.recv(1 << 16)):
+                left -= len(data)
 
     def do_GET(self) -> None:
         self._respond(self._handle_get)
@@ -118,7 +177,8 @@ class Handler(BaseHTTPRequestHandler):
             )
 
     def _authorize(self) -> str:
-        """Check host, origin and token; return the rest of the path."""
+        """Check headers, host, origin and token; return the rest of the path."""
+        self._check_headers()
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
         if host not in self.server.hosts or (
             origin is not None and origin.removeprefix("http://") != host
@@ -132,6 +192,18 @@ class Handler(BaseHTTPRequestHandler):
                 "the address has no valid token: open the one in the terminal",
             )
         return request
+
+    def _check_headers(self) -> None:
+        """Refuse headers of which a reader could make two things."""
+        if self.headers.defects or any(CONTROL.search(k + v) for k, v in self.headers.items()):
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "a header is malformed")
+        for name in ("Host", "Origin", "Content-Length", "Content-Type"):
+            if len(self.headers.get_all(name, [])) > 1:
+                raise RefusedError(HTTPStatus.BAD_REQUEST, f"give {name} once")
+        if "Transfer-Encoding" in self.headers:
+            raise RefusedError(HTTPStatus.LENGTH_REQUIRED, "give the Content-Length instead")
+        if self.command == "GET" and self.headers.get("Content-Length", "0") != "0":
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "a GET has no body")
 
     def _handle_get(self, request: str) -> tuple[bytes, str]:
         name, _, query = request.partition("?")
@@ -152,6 +224,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get_content_type() != "application/json":
             raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "give application/json")
         body = self.rfile.read(int(length))
+        if len(body) < int(length):
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "the body ended early")
         try:
             request = json.loads(body)
         except (ValueError, RecursionError):
@@ -165,11 +239,12 @@ class Handler(BaseHTTPRequestHandler):
     ) -> tuple[bytes, str]:
         if name not in questions:
             raise RefusedError(HTTPStatus.NOT_FOUND, "there is no such endpoint")
+        self.server.connections.begin_answer(self.connection)
         found = self.server.job_queue.submit(partial(questions[name], request))
         return json.dumps(found, allow_nan=False).encode(), "application/json"
 
     def _refuse(self, status: HTTPStatus, line: str) -> None:
-        self.close_connection = True
+        self.close_connection = self.refused = True
         self._send(
             status, json.dumps({"error": " ".join(line.split())}).encode(), "application/json"
         )
