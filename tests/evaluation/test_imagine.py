@@ -163,7 +163,8 @@ def read(run, name):
 
 
 def test_all_files_of_a_model_without_a_decoder(blind_dir):
-    out, err = evaluate(blind_dir, "imagine", "--length", "6", "--samples", "3", "--long", "7")
+    options = ("--length", "6", "--samples", "3", "--long", "7")
+    out, err = evaluate(blind_dir, "imagine", *options, figures=True)
     eval_dir = blind_dir / "eval"
     assert len(read(blind_dir, "imagine")["image_mse"]) == 6
     found = read(blind_dir, "futures")

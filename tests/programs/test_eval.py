@@ -82,7 +82,7 @@ def acting_dir(tmp_path_factory):
 
 def test_compare_drives_one_model_in_every_way(acting_dir):
     small = ("--planner.candidates", "20", "--planner.elites=4", "--budgets", "0.5,1,2")
-    out, err = evaluate(acting_dir, "compare", "--episodes", "1", *small)
+    out, err = evaluate(acting_dir, "compare", "--episodes", "1", *small, figures=True)
     result = json.loads((acting_dir / "eval" / "compare.json").read_text())
     planners = (
         "shooting",

@@ -32,7 +32,7 @@ def result(run_dir):
 
 
 def test_it_writes_numbers_plots_and_a_summary(run_dir):
-    out, err = evaluate(run_dir, "model", *QUICK, "--length", "6")
+    out, err = evaluate(run_dir, "model", *QUICK, "--length", "6", figures=True)
     found = result(run_dir)
     assert found["source"] == "fresh" and found["episodes"] == 3 and found["steps"] == 3 * 16
     assert len(found["windows"]) == 6 and min(found["windows"]) > 0

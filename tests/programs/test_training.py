@@ -26,7 +26,7 @@ from worldmodel.training.trainer import Trainer
 def unbroken(tmp_path_factory):
     """A run that nobody disturbed."""
     root = tmp_path_factory.mktemp("unbroken")
-    train(root)
+    train(root, figures=True)
     return seed_dir(root)
 
 

@@ -79,6 +79,7 @@ def _in_one(found, log, work, args, before):
         sys.stderr.flush()
         return code, log.read_text()
 
+    forked.leave_figures_blank()
     if before:
         before()
     found.write_text(json.dumps(work(call, *args)))

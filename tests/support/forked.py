@@ -10,6 +10,8 @@ import tempfile
 from multiprocessing import forkserver
 from pathlib import Path
 
+from PIL import Image
+
 TESTS = Path(__file__).resolve().parents[1]
 PRELOAD = (
     "ranks",
@@ -42,11 +44,11 @@ def processes():
     return context
 
 
-def start(program, argv, out, err=None, before=None, env=None):
+def start(program, argv, out, err=None, before=None, env=None, figures=False):
     """`program` (train, eval) with what it says in files; `before` is called in its
     process first.
     """
-    given = (program, list(map(str, argv)), out, err, before, env or {})
+    given = (program, list(map(str, argv)), out, err, before, env or {}, figures)
     process = processes().Process(target=_run, args=given, daemon=True)
     process.start()
     return process
@@ -62,21 +64,39 @@ def ended(process, said):
     return process.exitcode
 
 
-def run(program, *argv, expect=0):
+def run(program, *argv, expect=0, figures=False):
     """A program to its end: what it said and complained of; fails unless it exits as expected
     without a traceback.
     """
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        code = ended(start(program, argv, out, err), lambda: out.read_text() + err.read_text())
+        process = start(program, argv, out, err, figures=figures)
+        code = ended(process, lambda: out.read_text() + err.read_text())
         said, complained = out.read_text(), err.read_text()
     assert code == expect, f"exit {code}, wanted {expect}\n{said}\n{complained}"
     assert "Traceback" not in complained, complained
     return said, complained
 
 
-def _run(program, argv, out, err, before, env):
+def leave_figures_blank():
+    """Save every figure as a white picture of its size from now on.
+
+    Drawing one takes longer than training a tiny agent.
+    """
+    from matplotlib.figure import Figure
+
+    Figure.savefig = _save_blank
+
+
+def _save_blank(figure, target):
+    width, height = (figure.get_size_inches() * figure.dpi).astype(int)
+    Image.new("RGB", (width, height), "white").save(target)
+
+
+def _run(program, argv, out, err, before, env, figures):
     os.environ.update(env)
+    if not figures:
+        leave_figures_blank()
     sys.argv = [f"{program}.py", *argv]
     redirect(out, err)
     if before:

@@ -29,14 +29,14 @@ def start(root, *args):
     )
 
 
-def train(root, *args, expect=0):
+def train(root, *args, **options):
     """train.py to its end; fails unless it exits as expected, always without a traceback."""
-    return forked.run("train", "debug", "--run.root", root, *args, expect=expect)
+    return forked.run("train", "debug", "--run.root", root, *args, **options)
 
 
-def evaluate(*args, expect=0):
+def evaluate(*args, **options):
     """eval.py to its end, as `train`."""
-    return forked.run("eval", *args, expect=expect)
+    return forked.run("eval", *args, **options)
 
 
 def seed_dir(root, task="counter", name="debug", seed=0):

@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 log = logging.getLogger(__name__)
 
@@ -21,26 +21,40 @@ NO_MP4 = (
 )
 
 
+def choose_scale(frames: np.ndarray, height: int = 192) -> int:
+    """The whole number by which pictures (...,H,W,3) are scaled to about `height`."""
+    return max(1, round(height / frames.shape[-3]))
+
+
 def enlarge(frames: np.ndarray, height: int = 192) -> np.ndarray:
     """Scale pictures (...,H,W,3) by a whole number to about `height`, without smoothing."""
-    factor = max(1, round(height / frames.shape[-3]))
+    factor = choose_scale(frames, height)
     return frames.repeat(factor, -3).repeat(factor, -2)
 
 
 def save_gif(path: Path, frames: Sequence[np.ndarray] | np.ndarray, fps: float = 20.0) -> Path:
+    frames = np.asarray(frames)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode_gif(enlarge(np.asarray(frames)), fps))
+    path.write_bytes(encode_gif(frames, fps, choose_scale(frames)))
     return path
 
 
-def encode_gif(frames: np.ndarray, fps: float = 20.0) -> bytes:
-    """A looping GIF with one palette for the whole video, which keeps it small and steady."""
+def encode_gif(frames: np.ndarray, fps: float = 20.0, scale: int = 1) -> bytes:
+    """A looping GIF with one palette for the whole video, which keeps it small and steady.
+
+    Colours are chosen before the pictures are enlarged: the same, for a fraction of the pixels.
+    """
     sample = frames[np.linspace(0, len(frames) - 1, min(16, len(frames))).round().astype(int)]
     palette = Image.fromarray(np.concatenate(list(sample))).quantize(
         256, method=Image.Quantize.MEDIANCUT
     )
     pictures = [
-        Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.NONE) for f in frames
+        ImageOps.scale(
+            Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.NONE),
+            scale,
+            Image.Resampling.NEAREST,
+        )
+        for f in frames
     ]
     found, more = (
         BytesIO(),
