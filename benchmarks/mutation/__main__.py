@@ -1,0 +1,186 @@
+"""Put wrong equations into a copy of the code, one at a time, and see whether a test fails.
+
+python -m benchmarks.mutation --list        the mutants that are drawn
+python -m benchmarks.mutation --record      which tests run which lines (once, and after changes)
+python -m benchmarks.mutation               run those without a result; writes results and page
+python -m benchmarks.mutation --survivors   run survivors again, with more tests
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import queue
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from benchmarks.mutation.draw import draw_mutants
+from benchmarks.mutation.lines import choose_tests, load_record, record_file
+from benchmarks.mutation.operators import Mutant
+from benchmarks.mutation.results import (
+    KILLED,
+    NOT_RUN,
+    SURVIVED,
+    TIMEOUT,
+    Outcome,
+    append_outcome,
+    read_equivalents,
+    read_outcomes,
+    render_page,
+    write_outcomes,
+)
+from benchmarks.mutation.workplace import ROOT, Workplace, hash_text
+
+RECORD = ROOT / ".mutation" / "lines.json"
+RESULTS = ROOT / "docs" / "results" / "mutation" / "mutants.jsonl"
+EQUIVALENT = Path(__file__).with_name("equivalent.json")
+PAGE = ROOT / "docs" / "mutation.md"
+BEGIN, END = "<!-- generated: results -->", "<!-- end of the results -->"
+
+# Tests whose lines are recorded: those of the packages, and two that start the whole program.
+RECORDED = [f"tests/{room}/test_*.py" for room in ("model", "policy", "replay", "rollout")]
+RECORDED += [f"tests/{room}/test_*.py" for room in ("training", "kernels", "checkpoint")]
+RECORDED += ["tests/test_dream_env.py", "tests/programs/test_training.py"]
+RECORDED += ["tests/faults/test_exact_resume.py"]
+
+# Code that runs only on hardware of its own: its tests are skipped elsewhere.
+NEEDS = {
+    "worldmodel/kernels/planning_step.py": "a processor that multiplies bf16",
+    "worldmodel/kernels/cuda_graph.py": "a GPU",
+}
+SECONDS, MORE_SECONDS = 40.0, 400.0  # of tests a mutant, as they were recorded
+
+
+def record_lines(names: Iterable[str]) -> None:
+    """Record the tests of files that have changed since they were recorded."""
+    record = load_record(RECORD)
+    RECORD.parent.mkdir(exist_ok=True)
+    with Workplace() as place:
+        for name in names:
+            if record.get(name, {}).get("sha") == hash_text(ROOT / name):
+                continue
+            before = time.monotonic()
+            record[name] = record_file(place, name)
+            RECORD.write_text(json.dumps(record))
+            passed, others = len(record[name]["tests"]), len(record[name]["others"])
+            seconds = time.monotonic() - before
+            say(f"{name}: {passed} tests recorded, {others} left out, {seconds:.0f} s")
+
+
+def list_recorded() -> list[str]:
+    found = (path for pattern in RECORDED for path in sorted(ROOT.glob(pattern)))
+    return [path.relative_to(ROOT).as_posix() for path in found]
+
+
+def run_one(place: Workplace, mutant: Mutant, tests: dict[str, float]) -> Outcome:
+    before = time.monotonic()
+    status, test, own, message = SURVIVED, None, None, "no test runs this line"
+    if tests:
+        answer = place.run_mutant(mutant, tests)
+        status = {"passed": SURVIVED, "timeout": TIMEOUT}.get(answer["outcome"], KILLED)
+        if answer["outcome"] == "empty":
+            raise RuntimeError(f"none of these tests exists: {list(tests)}")
+        test, message = answer.get("test"), answer.get("message", answer["outcome"])
+        own = answer["seconds"].get(test)
+    elif mutant.path in NEEDS:
+        status, message = NOT_RUN, f"needs {NEEDS[mutant.path]}"
+    seconds = round(time.monotonic() - before, 1)
+    sha = hash_text(place.tree / mutant.path)
+    facts = (sha, status, test, own, message[:200], seconds, len(tests))
+    return Outcome(*mutant.key, mutant.operator, *facts)
+
+
+def is_due(mutant: Mutant, known: Outcome | None, survivors: bool) -> bool:
+    if known is None or known.sha != hash_text(ROOT / mutant.path):
+        return True
+    return survivors and known.status in (SURVIVED, NOT_RUN)
+
+
+def run_mutants(mutants: list[Mutant], workers: int, survivors: bool) -> None:
+    record, known = load_record(RECORD), read_outcomes(RESULTS)
+    due: queue.SimpleQueue[Mutant] = queue.SimpleQueue()
+    for mutant in mutants:
+        if is_due(mutant, known.get(mutant.key), survivors):
+            due.put(mutant)
+    total, lock, done = due.qsize(), threading.Lock(), 0
+
+    def work() -> None:
+        nonlocal done
+        with Workplace() as place:
+            place.compile_all(record)
+            while True:
+                try:
+                    mutant = due.get_nowait()
+                except queue.Empty:
+                    return
+                outcome = run_with_the_last_first(place, mutant)
+                with lock:
+                    append_outcome(RESULTS, outcome)
+                    done += 1
+                    what = outcome.test or outcome.message
+                    say(f"{done}/{total} {outcome.status}, {show(mutant)}: {what}")
+
+    def run_with_the_last_first(place: Workplace, mutant: Mutant) -> Outcome:
+        """A mutant that is run again meets the test that killed it before all others."""
+        budget = MORE_SECONDS if survivors else SECONDS
+        tests = choose_tests(mutant, record, budget)
+        before = known.get(mutant.key)
+        if before and before.test in tests and not survivors:
+            outcome = run_one(place, mutant, {before.test: tests[before.test]})
+            if outcome.status != SURVIVED:
+                return outcome
+        return run_one(place, mutant, tests)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def write_report(mutants: list[Mutant]) -> None:
+    """Sort the results as drawn, drop those of mutants that are gone, and write the page."""
+    outcomes = read_outcomes(RESULTS)
+    write_outcomes(RESULTS, (outcomes[m.key] for m in mutants if m.key in outcomes))
+    text = render_page(mutants, outcomes, read_equivalents(EQUIVALENT))
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}")
+
+
+def show(mutant: Mutant) -> str:
+    return f"{mutant.path}:{mutant.lineno} {mutant.operator}: {mutant.change[:70]}"
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks.mutation", description=__doc__)
+    parser.add_argument("--list", action="store_true", help="show the mutants and end")
+    parser.add_argument("--record", action="store_true", help="record lines before")
+    parser.add_argument("--report", action="store_true", help="write the page and end")
+    parser.add_argument("--survivors", action="store_true", help="run survivors again")
+    parser.add_argument("--only", default="", help="only mutants of paths that contain this")
+    parser.add_argument("--workers", type=int, default=1)
+    options = parser.parse_args()
+    mutants = draw_mutants(ROOT)
+    if options.list:
+        for m in mutants:
+            say(f"{show(m)} | {m.line}")
+        return
+    if options.record:
+        record_lines(list_recorded())
+    if not options.report:
+        if not RECORD.exists():
+            sys.exit("no lines are recorded yet: run with --record first")
+        chosen = [m for m in mutants if options.only in m.path]
+        run_mutants(chosen, options.workers, options.survivors)
+    write_report(mutants)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Draws mutants by a fixed seed: from each package in proportion to its lines, one a line.
+
+A line's place in the draw depends on nothing but its own text and function, so that a change
+elsewhere leaves the rest of the draw as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from benchmarks.mutation.operators import Mutant, find_mutants
+
+SEED = 0
+COUNT = 320
+# The longest prefix counts.
+PACKAGES = (
+    "worldmodel/model",
+    "worldmodel/model/objectives",
+    "worldmodel/policy",
+    "worldmodel/policy/planners",
+    "worldmodel/replay",
+    "worldmodel/rollout",
+    "worldmodel/training",
+    "worldmodel/kernels",
+)
+
+
+def find_package(path: str) -> str | None:
+    """The package that a file belongs to."""
+    return max((p for p in PACKAGES if path.startswith(p + "/")), key=len, default=None)
+
+
+def rank(*of: object) -> str:
+    """A number at random for a thing, the same at every call, as text that sorts."""
+    return hashlib.sha256(repr((SEED, *of)).encode()).hexdigest()
+
+
+def draw_mutants(root: Path, count: int = COUNT) -> list[Mutant]:
+    """About `count` mutants, those of a package in the order of the draw."""
+    sources: dict[str, dict[str, bytes]] = {package: {} for package in PACKAGES}
+    for path in sorted((root / "worldmodel").rglob("*.py")):
+        name = path.relative_to(root).as_posix()
+        if package := find_package(name):
+            sources[package][name] = path.read_bytes()
+    sizes = {p: sum(s.count(b"\n") for s in files.values()) for p, files in sources.items()}
+    found = []
+    for package, files in sources.items():
+        share = round(count * sizes[package] / sum(sizes.values()))
+        found += draw_from_files(files, share)
+    return found
+
+
+def draw_from_files(files: dict[str, bytes], count: int) -> list[Mutant]:
+    lines: dict[tuple[str, int], list[Mutant]] = {}
+    for name, source in files.items():
+        for mutant in find_mutants(name, source):
+            lines.setdefault((name, mutant.lineno), []).append(mutant)
+    for mutants in lines.values():
+        mutants.sort(key=lambda m: (rank(m.operator, *m.key[:3]), rank("mutant", *m.key)))
+    ordered = sorted(
+        lines.values(), key=lambda found: rank("line", found[0].path, *line_of(found[0]))
+    )
+    drawn: list[Mutant] = []
+    for mutants in ordered:
+        if len(drawn) == count:
+            break
+        drawn += [m for m in mutants if m.is_valid(files[m.path])][:1]
+    return drawn
+
+
+def line_of(mutant: Mutant) -> tuple[str, str, int]:
+    return mutant.function, mutant.line, mutant.number
