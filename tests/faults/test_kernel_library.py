@@ -14,7 +14,7 @@ import pytest
 
 from children import SHORT, go, in_one
 from runs import seed_dir
-from worldmodel.kernels import c_library, library_cache
+from worldmodel.kernels import c_library
 
 needs_compiler = pytest.mark.skipif(
     shutil.which("cc") is None, reason="no C compiler here; torch does these steps"
@@ -218,7 +218,7 @@ def _torn(call, root, built):
         library = plant(root / what / "worldmodel", name, built / "good.so")
         tear(library)
         found[what] = open_with(call, root, what, built)
-        found[what]["kept"] = library_cache.is_intact(library)
+        found[what]["kept"] = c_library._is_intact(library)
         found[what] |= {"again": open_with(call, root, what, built)["builds"]}
     return found
 
@@ -272,10 +272,10 @@ def test_a_user_without_a_home_has_no_cache(monkeypatch):
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", fail)
-    assert library_cache.find_cache() is None
+    assert c_library._find_cache() is None
 
 
 def test_a_cache_is_made_for_its_user_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a" / "b"))
-    found = library_cache.find_cache()
+    found = c_library._find_cache()
     assert found is not None and stat.S_IMODE(found.stat().st_mode) == 0o700

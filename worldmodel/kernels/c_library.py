@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import grp
 import hashlib
 import logging
 import os
 import platform
+import pwd
 import shutil
+import stat
 import subprocess
+import tempfile
 from pathlib import Path
 
 import torch
 from torch import Tensor
-
-from worldmodel.kernels import library_cache
 
 log = logging.getLogger(__name__)
 
@@ -90,16 +92,16 @@ def _open_library(compiler: str) -> ctypes.CDLL:
     """
     text = "\n".join([*(s.read_text() for s in SOURCES), compiler, *FLAGS, _describe_processor()])
     name = f"fused-{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
-    cache = library_cache.find_cache()
-    if cache is not None and library_cache.is_intact(cache / name):
+    cache = _find_cache()
+    if cache is not None and _is_intact(cache / name):
         return ctypes.CDLL(str(cache / name))
-    with library_cache.make_workplace(cache) as folder:
-        if exposed := library_cache.find_exposed(Path(folder)):
+    with _make_workplace(cache) as folder:
+        if exposed := _find_exposed(Path(folder)):
             raise PermissionError(f"others may write {exposed}; set TMPDIR to a folder of yours")
         made = Path(folder) / name
         _build_library(compiler, made)
         if cache is not None and Path(folder).parent == cache:
-            made = library_cache.keep(made, cache)
+            made = _keep(made, cache)
         return ctypes.CDLL(str(made))
 
 
@@ -108,6 +110,109 @@ def _build_library(compiler: str, made: Path) -> None:
     # Not every compiler brings OpenMP; without it the library works on one thread.
     if subprocess.run([*base, "-fopenmp"], capture_output=True, timeout=SECONDS).returncode != 0:
         subprocess.run(base, check=True, capture_output=True, text=True, timeout=SECONDS)
+
+
+def _find_cache() -> Path | None:
+    """The user's folder for built libraries; None if there is no home, or others may write it."""
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = base / "worldmodel"
+        if not base.is_absolute():
+            return None
+        exposed = _find_exposed(folder)
+        if exposed is None:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return folder
+    except (OSError, RuntimeError):  # pathlib's error for a user without a home
+        return None
+    log.warning(
+        "others may write %s, so no compiled steps are kept there: they are built at every start "
+        "(chmod go-w, if it is yours)",
+        exposed,
+    )
+    return None
+
+
+def _find_exposed(folder: Path) -> Path | None:
+    """Return the folder, or one above it, that somebody else may write; None if there is none."""
+    real = folder.resolve()
+    for place in dict.fromkeys((real, *real.parents, *folder.parents)):
+        if place.exists() and not _is_closed(place.stat(), place != real):
+            return place
+    return None
+
+
+def _is_closed(found: os.stat_result, is_parent: bool = False) -> bool:
+    """Whether this user and root alone may write it; in a parent, exchange what is in it."""
+    # Where a user namespace hides root, the owner of / stands for it.
+    if found.st_uid not in (0, os.geteuid(), Path("/").stat().st_uid):
+        return False
+    if is_parent and found.st_mode & stat.S_ISVTX:
+        return True
+    shared = stat.S_IWOTH
+    if not (is_parent and _is_group_of_one(found.st_gid)):
+        shared |= stat.S_IWGRP
+    return not found.st_mode & shared
+
+
+def _is_group_of_one(number: int) -> bool:
+    """Whether it is the user's private group, which may write what is made under umask 002."""
+    try:
+        group, user = grp.getgrgid(number), pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return False
+    return group.gr_name == user and set(group.gr_mem) <= {user}
+
+
+def _is_intact(library: Path) -> bool:
+    """Whether nobody else wrote this library, and it has the sha256 that is kept beside it."""
+    try:
+        for path in (library, _locate_digest(library)):
+            if not (_is_closed(path.lstat()) and stat.S_ISREG(path.lstat().st_mode)):
+                return False
+        return _locate_digest(library).read_text() == _hash_bytes(library.read_bytes())
+    except (OSError, ValueError):
+        return False
+
+
+def _make_workplace(cache: Path | None) -> tempfile.TemporaryDirectory[str]:
+    """A private folder to build in, inside the cache if that can be written."""
+    try:
+        return tempfile.TemporaryDirectory(dir=cache, prefix="building-")
+    except OSError:
+        if cache is None:
+            raise
+        return tempfile.TemporaryDirectory(prefix="worldmodel-")
+
+
+def _keep(library: Path, cache: Path) -> Path:
+    """Move a library from its workplace inside the cache into it, with its sha256."""
+    digest = _locate_digest(library)
+    library.chmod(0o600)
+    digest.write_text(_hash_bytes(library.read_bytes()))
+    digest.chmod(0o600)
+    for path in (library, digest):
+        _fsync(path)
+        # One rename each: two programs may build at once, and what they build is equal.
+        path.replace(cache / path.name)
+    _fsync(cache)
+    return cache / library.name
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _locate_digest(library: Path) -> Path:
+    return library.with_suffix(".sha256")
+
+
+def _hash_bytes(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _describe_processor() -> str:

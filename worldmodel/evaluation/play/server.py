@@ -116,6 +116,7 @@ class Handler(BaseHTTPRequestHandler):
     timeout = IDLE_S
     default_request_version = "HTTP/1.1"  # a request that names none gets a whole answer too
     refused = False
+    raw_requestline: bytes
 
     def handle_one_request(self) -> None:
         self.server.connections.await_request(self.connection)
