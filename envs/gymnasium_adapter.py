@@ -17,6 +17,7 @@ from .errors import EnvSettingsError
 from .wrappers import (
     ActionRepeat,
     NormalizeAction,
+    RefuseAutoreset,
     Resize,
     TimeLimit,
     check_picture_shape,
@@ -117,7 +118,7 @@ def adapt(
 ) -> gymnasium.Env:
     """Wrap `env` with normalised actions, a time limit, an action repeat and observations."""
     try:
-        env = adapt_action(env, name)
+        env = adapt_action(RefuseAutoreset(env), name)
         if time_limit is not None:
             env = TimeLimit(env, time_limit)
         return adapt_obs(ActionRepeat(env, repeat), name, size, obs, sizes)

@@ -8,8 +8,25 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils.env_checker import data_equivalence
 
 from .errors import EnvDataError, EnvSettingsError
+
+LAST_OBS = ("final_obs", "final_observation", "terminal_observation")  # of an autoreset, in info
+
+
+class RefuseAutoreset(gymnasium.Wrapper):
+    """Raise EnvDataError where an episode's last step observes the next episode's start."""
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        for last in (info[key] for key in LAST_OBS if key in info):
+            if (terminated or truncated) and not data_equivalence(last, obs):
+                raise EnvDataError(
+                    f"{type(self.unwrapped).__name__} resets itself in the step that ends an "
+                    "episode: return the last observation, and start the next episode in reset()"
+                )
+        return obs, reward, terminated, truncated, info
 
 
 class ActionRepeat(gymnasium.Wrapper):
