@@ -43,7 +43,8 @@ BEGIN, END = "<!-- generated: results -->", "<!-- end of the results -->"
 # Tests whose lines are recorded: those of the packages, and two that start the whole program.
 RECORDED = [f"tests/{room}/test_*.py" for room in ("model", "policy", "replay", "rollout")]
 RECORDED += [f"tests/{room}/test_*.py" for room in ("training", "kernels", "checkpoint")]
-RECORDED += ["tests/test_dream_env.py", "tests/programs/test_training.py"]
+RECORDED += ["tests/test_published_equations.py", "tests/test_dream_env.py"]
+RECORDED += ["tests/programs/test_training.py"]
 RECORDED += ["tests/faults/test_exact_resume.py"]
 
 # Code that runs only on hardware of its own: its tests are skipped elsewhere.
