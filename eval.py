@@ -8,6 +8,7 @@ import sys
 
 import envs
 from worldmodel.programs.eval_options import parse_eval_arguments
+from worldmodel.system.process_end import end_process
 
 
 def main(argv: list[str]) -> int:
@@ -20,4 +21,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end_process(main(sys.argv[1:]))

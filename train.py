@@ -10,6 +10,7 @@ import envs
 from worldmodel.config import loading
 from worldmodel.system.console import say
 from worldmodel.system.cpu_cores import LoadMeter
+from worldmodel.system.process_end import end_process
 
 USAGE = """python train.py [PRESET ...] [--section.key value ...]
 
@@ -87,7 +88,7 @@ def leave(code: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    sys.exit(code)
+    end_process(code)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,10 @@ TAIL = """
   parallel environments. On a GPU reductions may add in another order from run to run; equality
   there is neither promised nor measured.
 - With `env.num 1`, and always in evaluation, the environment runs in the training process. Its
-  exceptions are caught, but a hanging environment hangs the run, and a crash ends it. With
+  exceptions are caught, `sys.exit` and `os._exit` too, and what it changes of the process is
+  undone after each call: working directory, signal handlers, `sys.stdout`, warnings, NumPy's error
+  handling, torch's seed, threads, dtype and gradients. But a hanging environment hangs the run,
+  and a crash ends it. With
   `env.num 2` or more every collecting environment runs in its own supervised process. Evaluation
   has no such option (`log.eval 0` leaves only the closing evaluation). `kill -9` ends a hanging
   run, and the same command resumes it from the last checkpoint.

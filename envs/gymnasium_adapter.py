@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import inspect
@@ -16,11 +17,12 @@ from gymnasium import error, spaces
 from .errors import EnvSettingsError
 from .wrappers import (
     ActionRepeat,
+    CheckReturn,
     NormalizeAction,
     RefuseAutoreset,
     Resize,
     TimeLimit,
-    check_picture_shape,
+    check_picture,
     pick_sizes,
     resize,
 )
@@ -118,12 +120,13 @@ def adapt(
 ) -> gymnasium.Env:
     """Wrap `env` with normalised actions, a time limit, an action repeat and observations."""
     try:
-        env = adapt_action(RefuseAutoreset(env), name)
+        env = adapt_action(RefuseAutoreset(CheckReturn(env)), name)
         if time_limit is not None:
             env = TimeLimit(env, time_limit)
         return adapt_obs(ActionRepeat(env, repeat), name, size, obs, sizes)
     except BaseException:
-        env.close()
+        with contextlib.suppress(Exception):  # the first error says more
+            env.close()
         raise
 
 
@@ -150,9 +153,17 @@ class _IndexAction(gymnasium.ActionWrapper):
         return (np.asarray(action) + self.first).reshape(self.inner.shape).astype(self.inner.dtype)
 
 
+def read_space(env: gymnasium.Env, name: str, attribute: str) -> spaces.Space:
+    """Return a space of the environment; EnvSettingsError if it has none."""
+    space = getattr(env, attribute, None)
+    if not isinstance(space, spaces.Space):
+        raise EnvSettingsError(f"{name}: {attribute} must be a gymnasium space, not {space!r:.80}")
+    return space
+
+
 def adapt_action(env: gymnasium.Env, name: str) -> gymnasium.Env:
     """Bring the action space to Box(-1, 1, (A,)), Discrete or MultiDiscrete."""
-    space = env.action_space
+    space = read_space(env, name, "action_space")
     if isinstance(space, spaces.Box):
         return NormalizeAction(env, name)
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
@@ -200,7 +211,7 @@ def adapt_obs(
     A picture, or a Dict of pictures and vectors, is kept. Anything else is flattened into a
     vector, and the picture is the result of render().
     """
-    space = env.observation_space
+    space = read_space(env, name, "observation_space")
     if _holds_pictures(space):
         return _FromDict(env, name, size, obs, sizes)
     pick_sizes(name, [], size, sizes)  # a single picture has env.size
@@ -262,7 +273,7 @@ class _FromDict(gymnasium.ObservationWrapper):
         """Convert one entry to a picture of its size, or to a flat vector."""
         space = self.source[key]
         if key in self.sizes:
-            return resize(check_picture_shape(value, space), self.sizes[key], self.channels[key])
+            return resize(check_picture(value, space), self.sizes[key], self.channels[key])
         return np.asarray(spaces.flatten(space, value), np.float32)
 
 
@@ -289,6 +300,11 @@ def _probe_render(env: gymnasium.Env, name: str) -> None:
     """Draw one picture now, so that a missing package is reported before training starts."""
     try:
         env.reset(seed=0)
+    except error.DependencyNotInstalled as problem:
+        raise EnvSettingsError(
+            f"{name} cannot start without a package: {_join_lines(problem)}"
+        ) from problem
+    try:
         picture = env.render()
     except error.DependencyNotInstalled as problem:
         raise EnvSettingsError(
@@ -302,6 +318,11 @@ def _probe_render(env: gymnasium.Env, name: str) -> None:
         raise EnvSettingsError(
             f"{name} has no image observation and render() gives no (H, W, 3) picture: "
             "use obs=state or support render_mode='rgb_array'"
+        )
+    if not np.issubdtype(picture.dtype, np.integer):
+        raise EnvSettingsError(
+            f"{name}: render() gives pictures of dtype {picture.dtype}; they must be uint8, "
+            "0 to 255, or use obs=state"
         )
 
 

@@ -29,25 +29,41 @@ class RefuseAutoreset(gymnasium.Wrapper):
         return obs, reward, terminated, truncated, info
 
 
-class ActionRepeat(gymnasium.Wrapper):
-    """Apply each action `repeat` times or until the episode ends, and sum the rewards.
+class FrameCounter:
+    """An environment of this package that knows how many control steps its last step took."""
 
-    info['frames'] counts the steps.
+    frames = 1
+
+
+def count_frames(env: gymnasium.Env) -> int:
+    """Count the control steps of the last step.
+
+    Only classes of this package are asked. A user's environment, which lies inside of them, may
+    call anything `frames`.
     """
+    while not isinstance(env, FrameCounter):
+        if not isinstance(env, gymnasium.Wrapper):
+            return 1
+        env = env.env
+    return env.frames
+
+
+class ActionRepeat(gymnasium.Wrapper, FrameCounter):
+    """Apply each action `repeat` times or until the episode ends, and sum the rewards."""
 
     def __init__(self, env: gymnasium.Env, repeat: int):
         super().__init__(env)
         self.repeat = repeat
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
-        total, frames = 0.0, 0
-        for _ in range(self.repeat):
+        total, self.frames = 0.0, 0
+        while self.frames < self.repeat:
             obs, reward, terminated, truncated, info = self.env.step(action)
             total += float(reward)
-            frames += info.get("frames", 1)
+            self.frames += 1
             if terminated or truncated:
                 break
-        return obs, total, terminated, truncated, {**info, "frames": frames}
+        return obs, total, terminated, truncated, info
 
 
 class TimeLimit(gymnasium.Wrapper):
@@ -85,7 +101,7 @@ class Patience(gymnasium.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
         obs, reward, terminated, truncated, info = self.env.step(action)
-        poor = float(reward) <= self.floor * info.get("frames", 1)
+        poor = float(reward) <= self.floor * count_frames(self.env)
         self.poor = self.poor + 1 if poor else 0
         return obs, reward, terminated, truncated or self.poor >= self.steps, info
 
@@ -151,15 +167,21 @@ class Resize(gymnasium.ObservationWrapper):
         self.observation_space = spaces.Box(0, 255, (*size, self.channels), np.uint8)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
-        picture = check_picture_shape(observation, self.env.observation_space)
+        picture = check_picture(observation, self.env.observation_space)
         return resize(picture, self.size, self.channels)
 
 
-def check_picture_shape(picture: Any, space: gymnasium.Space) -> Any:
-    """Return the picture; EnvDataError if its shape is wrong, which resizing would hide."""
-    if np.shape(picture) != space.shape:
-        raise EnvDataError(f"observation has shape {np.shape(picture)}, expected {space.shape}")
-    return picture
+def check_picture(picture: Any, space: gymnasium.Space) -> np.ndarray:
+    """Return the picture; EnvDataError if its shape or dtype is wrong, which resizing would hide.
+
+    Only pictures of dtype uint8 come here.
+    """
+    value = np.asarray(picture)
+    if value.shape != space.shape:
+        raise EnvDataError(f"observation has shape {value.shape}, expected {space.shape}")
+    if value.dtype != np.uint8:
+        raise EnvDataError(f"observation has dtype {value.dtype}, expected uint8")
+    return value
 
 
 class NormalizeAction(gymnasium.ActionWrapper):
@@ -186,6 +208,61 @@ class NormalizeAction(gymnasium.ActionWrapper):
         return scaled.reshape(self.inner.shape).astype(self.inner.dtype)
 
 
+def check_reward(reward: Any) -> float:
+    """Return a reward as a float; EnvDataError unless it is one finite number."""
+    value = np.asarray(reward)
+    if (
+        value.size != 1
+        or not np.issubdtype(value.dtype, np.number)
+        and value.dtype != bool
+        or np.iscomplexobj(value)
+        or not np.isfinite(value).all()
+    ):
+        raise EnvDataError(f"reward must be one finite number, not {reward!r:.80}")
+    return float(value.item())
+
+
+def check_flag(name: str, flag: Any) -> bool:
+    """Return terminated or truncated as a bool; EnvDataError unless it is a flag or a number."""
+    value = np.asarray(flag)
+    if value.size != 1 or value.dtype != bool and not np.issubdtype(value.dtype, np.integer):
+        raise EnvDataError(f"{name} must be True or False, not {flag!r:.80}")
+    return bool(value.item())
+
+
+class CheckReturn(gymnasium.Wrapper):
+    """Raise EnvDataError unless reset and step return what Gymnasium asks for.
+
+    It lies directly around a user's environment, so that other wrappers may rely on it.
+    """
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        found = self.env.reset(seed=seed, options=options)
+        obs, info = _unpack(found, "reset", ("observation", "info"))
+        return obs, _check_info(info)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        names = ("observation", "reward", "terminated", "truncated", "info")
+        obs, reward, *flags, info = _unpack(self.env.step(action), "step", names)
+        terminated, truncated = map(check_flag, names[2:4], flags)
+        return obs, check_reward(reward), terminated, truncated, _check_info(info)
+
+
+def _unpack(found: Any, method: str, names: tuple[str, ...]) -> tuple:
+    if not isinstance(found, tuple) or len(found) != len(names):
+        count = f" of {len(found)}" if isinstance(found, tuple) else ""
+        raise EnvDataError(
+            f"{method} must return ({', '.join(names)}), not a {type(found).__name__}{count}"
+        )
+    return found
+
+
+def _check_info(info: Any) -> dict:
+    if not isinstance(info, dict):
+        raise EnvDataError(f"info must be a dict, not {type(info).__name__}")
+    return info
+
+
 class Check(gymnasium.Wrapper):
     """Raise EnvDataError for an action, observation or reward outside its space or not finite.
 
@@ -208,14 +285,11 @@ class Check(gymnasium.Wrapper):
         self.count += 1
         obs, reward, terminated, truncated, info = self.env.step(self._check_action(action))
         self._check_obs(obs)
-        value = np.asarray(reward)
-        if (
-            value.shape != ()
-            or not np.issubdtype(value.dtype, np.number)
-            or not np.isfinite(value)
-        ):
-            raise self._make_error(f"reward must be one finite number, not {reward!r}")
-        return obs, float(value), bool(terminated), bool(truncated), info
+        try:
+            value = check_reward(reward)
+        except EnvDataError as problem:
+            raise self._make_error(str(problem)) from None
+        return obs, value, bool(terminated), bool(truncated), info
 
     def _make_error(self, what: str) -> EnvDataError:
         return EnvDataError(f"{self.name}, step {self.count}: {what}")

@@ -38,7 +38,7 @@ def check_memory(
     world: World = ALONE,
 ) -> None:
     """Raise UsageError, naming the keys to lower, if this machine's ranks need too much memory."""
-    parts = {"an update": estimate_update(c, obs), "a plan": estimate_plan(c, space)}
+    parts = {"an update": estimate_update(c, obs, space), "a plan": estimate_plan(c, space)}
     if device.type == "cuda":
         _raise_if_short(c, obs, space, parts, torch.cuda.mem_get_info(device)[0])
     else:
@@ -65,7 +65,9 @@ def _raise_if_short(
     here: int = 1,
 ) -> None:
     # Counting weights exactly takes a second, so only count when they might matter.
-    if here * BYTES_PER_WEIGHT * 50 * find_widest_layer(c, obs) ** 2 > free // 10:
+    widest = find_widest_layer(c, obs)
+    largest = widest * max(widest, space.size)
+    if here * BYTES_PER_WEIGHT * 50 * largest > free // 10:
         parts = {"weights": here * BYTES_PER_WEIGHT * count_weights(c, obs, space), **parts}
     needed = sum(parts.values())
     if needed > free:
@@ -74,8 +76,15 @@ def _raise_if_short(
         raise UsageError(
             f"this run needs at least {needed / GB:.2f} GB of memory ({shown}) but only "
             f"{free / GB:.2f} GB are "
-            f"available; lower {KEYS_TO_LOWER[most]}"
+            f"available; {_advise(most, space.size > widest, space)}"
         )
+
+
+def _advise(most: str, is_action: bool, space: ActionSpace) -> str:
+    """Say what to lower; no key helps against actions that are wider than any layer."""
+    if is_action:
+        return f"an action of this environment is a vector of {space.size:,} numbers; make it less"
+    return f"lower {KEYS_TO_LOWER[most]}"
 
 
 def count_features(c: Config) -> int:
@@ -108,10 +117,10 @@ def count_weights(c: Config, obs: ObservationSpace, space: ActionSpace) -> int:
     return sum(p.numel() for module in modules for p in module.parameters())
 
 
-def estimate_update(c: Config, obs: ObservationSpace) -> int:
+def estimate_update(c: Config, obs: ObservationSpace, space: ActionSpace) -> int:
     """Estimate the bytes of a batch, its activations in encoder and decoder, and imagination."""
-    m, total = c.model, 0
-    states = c.replay.batch * c.replay.length
+    m, states = c.model, c.replay.batch * c.replay.length
+    total = 4 * states * space.size
     for height, width, colours in obs.pictures.values():
         sides = [compute_encoded_size((height, width), i + 1, m.patch) for i in range(len(m.cnn))]
         inner = sum(h * w * channels for (h, w), channels in zip(sides, m.cnn, strict=True))

@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from ..errors import EnvSettingsError
 from ..names import ALIASES
-from ..wrappers import pick_sizes, place_side_by_side
+from ..wrappers import FrameCounter, pick_sizes, place_side_by_side
 from . import render as rendering
 from .segmentation import mask_foreground
 
@@ -42,7 +42,7 @@ def split_task(task: str) -> tuple[str, str]:
     return names[name]
 
 
-class DMC(gymnasium.Env):
+class DMC(gymnasium.Env, FrameCounter):
     """One task of the suite; a step repeats its action and sums the rewards."""
 
     metadata = {"render_modes": ["rgb_array"]}
@@ -170,11 +170,11 @@ class DMC(gymnasium.Env):
             self._env.task.random.seed(words)
         self._last = self._env.reset()
         self._running = True
-        return self._observe(), {"frames": 0, "seed": seed}
+        return self._observe(), {"seed": seed}
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Repeat the action, clipped to [-1, 1], until the episode ends, and sum the rewards."""
-        reward, frames = self.advance(action)
+        reward, self.frames = self.advance(action)
         over = self._last.last()
         terminated = bool(over and self._last.discount == 0)
         return (
@@ -182,7 +182,7 @@ class DMC(gymnasium.Env):
             reward,
             terminated,
             bool(over and not terminated),
-            {"frames": frames},
+            {},
         )
 
     def advance(self, action: np.ndarray) -> tuple[float, int]:

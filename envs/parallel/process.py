@@ -127,7 +127,8 @@ class Worker:
         try:
             self.process.wait(max(deadline - time.monotonic(), 0.0))
         except subprocess.TimeoutExpired:
-            self.process.kill()  # works on a stopped process too
+            # The environment's own processes too, and it works on stopped ones
+            os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         if self.process.stdin:
             self.process.stdin.close()

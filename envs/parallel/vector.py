@@ -4,11 +4,10 @@ the run.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import pickle
+import signal
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 
@@ -18,7 +17,8 @@ from gymnasium import spaces
 
 from ..errors import EnvFailure, EnvSettingsError
 from .process import Fault, Worker
-from .worker import GRACE_S, Command, Obs, Step, Stepper, describe
+from .process_state import ProcessState
+from .worker import GRACE_S, Command, Obs, Step, Stepper, describe, describe_failure
 
 __all__ = [
     "EnvFailure",
@@ -79,7 +79,7 @@ class SupervisedEnvs:
         """Wait for all that has begun and return the Steps by environment.
 
         Where an environment fails, its Step repeats the last observation with is_last set and
-        info['fault'] saying why; it must be reset next. A reset that fails is tried again.
+        `fault` saying why; it must be reset next. A reset that fails is tried again.
         """
         return self._finish(sorted(self._begun))
 
@@ -103,9 +103,8 @@ class SupervisedEnvs:
                     notes[i] = self._book(i, todo[i], outcome)
                     if todo[i].kind == "reset":
                         continue
-                    outcome = Step(self._obs[i], 0.0, False, True, False, {"frames": 0})
-                if i in notes:
-                    outcome.info["fault"] = notes[i]
+                    outcome = Step(self._obs[i], 0.0, False, True, False)
+                outcome.fault = notes.get(i, "")
                 steps[i] = self._follow(i, outcome)
                 del todo[i]
         return {i: steps[i] for i in numbers}
@@ -162,12 +161,14 @@ class SerialEnv(SupervisedEnvs):
     def __init__(self, make_fn: MakeFn, num_envs: int = 1, *, restart_budget: int = 10):
         super().__init__(num_envs, restart_budget)
         self._make_fn = make_fn
-        try:
-            steppers = [Stepper(make_fn) for _ in range(num_envs)]
-        except EnvSettingsError:
-            raise
-        except Exception as problem:
-            raise _not_started(0, Fault(describe(problem), traceback.format_exc())) from problem
+        self._states = [ProcessState() for _ in range(num_envs)]
+        steppers = []
+        for i, state in enumerate(self._states):
+            try:
+                with state.lend():
+                    steppers.append(Stepper(make_fn))
+            except BaseException as problem:
+                raise _not_started(i, _to_fault(problem)) from problem
         self._steppers: list[Stepper | None] = list(steppers)
         self.observation_space, self.action_space = steppers[0].spaces
 
@@ -176,14 +177,15 @@ class SerialEnv(SupervisedEnvs):
 
     def _one(self, i: int, command: Command) -> Step | Fault:
         try:
-            stepper = self._steppers[i] or Stepper(self._make_fn)
-            self._steppers[i] = stepper
-            step = stepper.apply(command)
+            with self._states[i].lend():
+                stepper = self._steppers[i] or Stepper(self._make_fn)
+                self._steppers[i] = stepper
+                step = stepper.apply(command)
             # The caller's, as from a worker
             step.obs = {key: value.copy() for key, value in step.obs.items()}
             return step
-        except Exception as problem:
-            return Fault(describe(problem), traceback.format_exc())
+        except BaseException as problem:
+            return _to_fault(problem)
 
     def _restart(self, i: int) -> None:
         # Built again by the reset that must follow
@@ -192,8 +194,11 @@ class SerialEnv(SupervisedEnvs):
             None,
         )
         if stepper:
-            with contextlib.suppress(Exception):
-                stepper.close()
+            try:
+                with self._states[i].lend():
+                    stepper.close()
+            except BaseException as problem:
+                log.warning("env worker %d, closing: %s", i, _to_fault(problem).error)
 
     def close(self) -> None:
         for i in range(self.num_envs):
@@ -299,6 +304,17 @@ def _pickled(make_fn: MakeFn) -> bytes:
     if b"__main__" in recipe:
         raise EnvSettingsError(f"{advice}, not the script itself")
     return recipe
+
+
+def _to_fault(problem: BaseException) -> Fault:
+    """Return what code of the environment raised as a fault; sys.exit there ends no run.
+
+    Only Ctrl-C passes: Python's own handler raises KeyboardInterrupt wherever it strikes.
+    """
+    is_raised_by_signal = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if isinstance(problem, KeyboardInterrupt) and is_raised_by_signal:
+        raise problem
+    return Fault(*describe_failure(problem))
 
 
 def _not_started(i: int, fault: Fault) -> Exception:

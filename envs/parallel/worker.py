@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import logging
 import mmap
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -21,11 +24,13 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from ..errors import EnvSettingsError
-from ..wrappers import Check
+from ..errors import EnvError, EnvSettingsError
+from ..wrappers import Check, count_frames
 
 Obs = dict[str, np.ndarray]
 GRACE_S = 2.0
+
+log = logging.getLogger(__name__)
 
 
 class Command(NamedTuple):
@@ -37,8 +42,10 @@ class Command(NamedTuple):
 
 @dataclass
 class Step:
-    """One row: the observation and the reward on arrival; info['fault'] is set where the
-    environment failed.
+    """One row: the observation and the reward on arrival.
+
+    `info` is the environment's own, `frames` the control steps that the step took, and `fault`
+    the line that says how the environment failed.
     """
 
     obs: Obs
@@ -47,6 +54,8 @@ class Step:
     is_last: bool
     is_terminal: bool
     info: dict[str, Any] = field(default_factory=dict)
+    frames: int = 0
+    fault: str = ""
 
 
 class Stepper:
@@ -66,11 +75,16 @@ class Stepper:
         """Carry out a command; an episode is a function of its seed and the actions after it."""
         if command.kind == "reset":
             obs, info = self.env.reset(seed=command.value)
-            return Step(self._as_dict(obs), 0.0, True, False, False, {**plain(info), "frames": 0})
+            return Step(self._as_dict(obs), 0.0, True, False, False, plain(info))
         obs, reward, terminated, truncated, info = self.env.step(command.value)
-        info = {"frames": 1, **plain(info)}
         return Step(
-            self._as_dict(obs), float(reward), False, terminated or truncated, terminated, info
+            self._as_dict(obs),
+            reward,
+            False,
+            terminated or truncated,
+            terminated,
+            plain(info),
+            count_frames(self.env),
         )
 
     def close(self) -> None:
@@ -95,8 +109,9 @@ def plain(info: dict[str, Any]) -> dict[str, Any]:
     for key, value in info.items():
         if isinstance(value, np.generic):
             value = value.item()
-        if value is None or isinstance(value, (bool, int, float, str)):
-            kept[key] = value
+        kind = next((kind for kind in (bool, int, float, str) if isinstance(value, kind)), None)
+        if type(key) is str and (kind or value is None):
+            kept[key] = kind(value) if kind else None  # an enum's class may not cross processes
     return kept
 
 
@@ -129,18 +144,19 @@ def main(pipe_fd: int, block_fd: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         # They are meant for the parent, which closes the pipe
         signal.signal(number, signal.SIG_IGN)
+    atexit.register(_end_group)  # the first to be registered is the last to be called
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     pipe = Connection(pipe_fd)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
             stepper = Stepper(pickle.loads(pipe.recv_bytes()))
-        except Exception as problem:
-            pipe.send(_failure(problem))
+        except BaseException as problem:
+            pipe.send(("failed", *describe_failure(problem)))
             return
         try:
             _serve(pipe, block_fd, stepper)
         finally:
-            stepper.close()
+            _close(stepper)
 
 
 def _serve(pipe: Connection, block_fd: int, stepper: Stepper) -> None:
@@ -153,21 +169,32 @@ def _serve(pipe: Connection, block_fd: int, stepper: Stepper) -> None:
         command = pipe.recv()
         try:
             step = stepper.apply(command)
-        except Exception as problem:
-            pipe.send(_failure(problem))
+        except BaseException as problem:
+            pipe.send(("failed", *describe_failure(problem)))
             return
         for key, array in arrays.items():
             array[...] = step.obs[key]
-        pipe.send(("step", step.reward, step.is_first, step.is_last, step.is_terminal, step.info))
+        fields = (step.reward, step.is_first, step.is_last, step.is_terminal)
+        pipe.send(("step", *fields, step.info, step.frames))
 
 
-def _failure(problem: Exception) -> tuple[str, str, str, bool]:
+def _close(stepper: Stepper) -> None:
+    try:
+        stepper.close()
+    except BaseException as problem:
+        log.warning("an env worker, closing: %s", describe(problem))
+
+
+def describe_failure(problem: BaseException) -> tuple[str, str, bool]:
     """Return what the parent needs to know: the error in one line, its traceback, and whether it
     is about a setting of the user's.
+
+    The errors of this package say all that there is to know without a traceback.
     """
     about_settings = isinstance(problem, EnvSettingsError)
     line = " ".join(str(problem).split()) if about_settings else describe(problem)
-    return "failed", line, traceback.format_exc(), about_settings
+    trace = "" if isinstance(problem, EnvError) else "".join(traceback.format_exception(problem))
+    return line, trace, about_settings
 
 
 def describe(problem: BaseException) -> str:
@@ -183,4 +210,15 @@ def _leave_with_parent() -> None:
     while os.read(0, 1):
         pass
     time.sleep(GRACE_S)  # the main loop sees its pipe close too and is let finish
-    os._exit(0)
+    _end_group()
+
+
+def _end_group() -> None:
+    """End this process and all that the environment has started in it.
+
+    A worker leads a process group of its own.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # an environment may have put anything there
+            stream.flush()
+    os.killpg(os.getpid(), signal.SIGKILL)

@@ -62,7 +62,7 @@ class Task(gymnasium.Env):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         reward, terminated = self.advance(action)
-        return self._observe(), float(reward), bool(terminated), False, {"frames": 1}
+        return self._observe(), float(reward), bool(terminated), False, {}
 
     def render(self) -> np.ndarray:
         self.board.clear()

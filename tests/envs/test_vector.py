@@ -74,7 +74,7 @@ def same(a: Step, b: Step) -> None:
         b.is_last,
         b.is_terminal,
     )
-    assert a.info == b.info
+    assert (a.info, a.frames, a.fault) == (b.info, b.frames, b.fault)
 
 
 def play(env, seeds: list[int], num_steps: int) -> list[list[Step]]:
@@ -132,7 +132,7 @@ def test_no_step_is_lost_or_reordered():
                     step.obs["vector"], np.float32([t, tags[i], sent[i][0]])
                 )
                 assert (step.reward, step.is_last, step.is_terminal) == (t, t == 20, False)
-                assert step.info == {"frames": 1}
+                assert step.info == {} and step.frames == 1
 
 
 def test_environments_work_while_the_caller_does_something_else(tmp_path):
@@ -173,7 +173,7 @@ def test_a_step_begun_early_may_fail_like_any_other(fault, words):
         step_all(env, [Start(1), Start(2)])
         begin(env, [OK, DO[fault]])
         steps = list(env.finish().values())
-        assert steps[0].reward == 1 and steps[1].is_last and words in steps[1].info["fault"]
+        assert steps[0].reward == 1 and steps[1].is_last and words in steps[1].fault
         assert [s.reward for s in step_all(env, [OK, Start(4)])] == [2, 0]
 
 
@@ -211,10 +211,10 @@ def test_an_env_that_raises_or_hands_over_bad_data_costs_one_episode(kind, fault
             False,
         )
         np.testing.assert_array_equal(failed.obs["vector"], good[0].obs["vector"])
-        line = failed.info["fault"]
+        line = failed.fault
         assert "\n" not in line and "worker 0" in line and "step 2" in line and words in line
         assert f"action [{DO[fault][0]:.1f}" in line
-        assert other.reward == 2 and not other.is_last and "fault" not in other.info
+        assert other.reward == 2 and not other.is_last and not other.fault
         with pytest.raises(ValueError, match="reset it first"):
             env.step(0, OK)
         again, other = step_all(env, [Start(13), OK])
@@ -237,7 +237,7 @@ def test_a_worker_that_dies_or_hangs_in_a_step_is_replaced(fault, words):
         pid = env._workers[1].process.pid
         steps = step_all(env, [OK, DO[fault], OK])
         assert [step.is_last for step in steps] == [False, True, False]
-        assert words in steps[1].info["fault"] and "worker 1" in steps[1].info["fault"]
+        assert words in steps[1].fault and "worker 1" in steps[1].fault
         assert not wait_gone([pid], 0)
         steps = step_all(env, [OK, Start(21), OK])
         assert [step.reward for step in steps] == [2, 0, 2]
@@ -252,7 +252,7 @@ def test_a_worker_killed_or_stopped_between_steps_is_replaced(number, words):
         step_all(env, [Start(1), Start(2)])
         os.kill(env._workers[0].process.pid, number)
         steps = step_all(env, [OK, OK])
-        assert words in steps[0].info["fault"]
+        assert words in steps[0].fault
         assert steps[0].is_last and steps[1].reward == 1
         assert step_all(env, [Start(3), OK])[0].is_first
 
@@ -262,9 +262,7 @@ def test_a_nan_action_never_reaches_the_environment():
         with kind(Faulty, 2) as env:
             step_all(env, [Start(1), Start(2)])
             bad, good = step_all(env, [np.full(1, np.nan, np.float32), OK])
-            assert (
-                "EnvDataError" in bad.info["fault"] and "action is not finite" in bad.info["fault"]
-            )
+            assert "EnvDataError" in bad.fault and "action is not finite" in bad.fault
             assert good.reward == 1
 
 
@@ -290,7 +288,7 @@ def test_a_reset_that_fails_is_tried_again(kind, tmp_path):
         assert [step.is_first for step in steps] == [True, True]
         assert [step.obs["vector"][1] for step in steps] == [31, 32]
         assert 1 <= env.faults <= 2
-        assert any("did not start" in step.info.get("fault", "") for step in steps)
+        assert any("did not start" in step.fault for step in steps)
 
 
 def test_workers_ignore_the_signals_meant_for_the_parent():
@@ -308,7 +306,6 @@ def test_workers_import_neither_torch_nor_the_main_module():
         assert step_all(env, [Start(1), Start(2)])[0].info == {
             "main": False,
             "torch": False,
-            "frames": 0,
         }
 
 

@@ -64,6 +64,8 @@ def run_command(command: Callable[[], int], kept: str = "") -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return _report(f"interrupted{kept}", 130)
+    except SystemExit as error:  # its own code may be 0
+        return _report(f"a library ended the program by sys.exit({error.code!r}){kept}", 1)
     except Exception as error:
         code = exit_code_of(error)
         if code is not None:

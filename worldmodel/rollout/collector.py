@@ -10,12 +10,13 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 
-from worldmodel.errors import Diverged
+from worldmodel.errors import Diverged, UsageError
 from worldmodel.spaces import ActionSpace, ObservationSpace, Row
 
 log = logging.getLogger(__name__)
 
 Policy = Callable[[list[Row]], np.ndarray]
+MAX_CHOICES = 1_000_000
 SUCCESS = ("success", "is_success")  # what Gymnasium's tasks call it in a step's info
 
 
@@ -31,6 +32,12 @@ def convert_spaces(envs) -> tuple[ObservationSpace, ActionSpace]:
         return seen, ActionSpace(int(np.prod(action.shape)))
     scalar = isinstance(action, gymnasium.spaces.Discrete)
     groups = tuple(int(n) for n in ([action.n] if scalar else action.nvec))
+    if sum(groups) > MAX_CHOICES:
+        raise UsageError(
+            f"this environment offers {sum(groups):,} choices of action, and each is a number of "
+            f"a one-hot vector, of which there may be {MAX_CHOICES:,}; give it fewer, or a Box or "
+            "MultiDiscrete space"
+        )
     return seen, ActionSpace(sum(groups), groups, scalar)
 
 
@@ -56,8 +63,10 @@ class Episode:
 
 
 class VectorEnv(Protocol):
-    """Several environments by number; a step has obs, reward, is_first, is_last, is_terminal and
-    info.
+    """Several environments by number.
+
+    A step has obs, reward, is_first, is_last, is_terminal, frames, fault and info. Only `info` is
+    the environment's own, and nothing but SUCCESS is read from it.
     """
 
     num_envs: int
@@ -146,11 +155,11 @@ class Rollout:
         if not result.is_first:
             episode.actions.append(action)
             episode.score += float(result.reward)
-            self.frames += int(result.info.get("frames", 1))
+            self.frames += result.frames
             self.steps += 1
             for flag in (result.info[key] for key in SUCCESS if key in result.info):
                 episode.success = bool(episode.success) or bool(flag)
-        self.faults += "fault" in result.info
+        self.faults += bool(result.fault)
         self.fresh[i] = result.is_last
         self.seen[i] = result.obs
         if result.is_last:

@@ -259,11 +259,7 @@ class Session:
     @staticmethod
     def _read_step(step: Any) -> RealStep:
         over = (
-            "it failed"
-            if "fault" in step.info
-            else "for good"
-            if step.is_terminal
-            else "at its time limit"
+            "it failed" if step.fault else "for good" if step.is_terminal else "at its time limit"
         )
         reward = None if step.is_first else float(step.reward)
         return RealStep(join_row(step.obs), reward, over if step.is_last else "", True)

@@ -77,7 +77,7 @@ class Simulator:
         for t in range(length):
             action = choose(row)
             result = self.act(action)
-            if "fault" in result.info:
+            if result.fault:
                 break
             found.reward[t], found.seen[t], found.counted[t] = result.reward, True, True
             if found.pictures is not None:
