@@ -6,6 +6,11 @@ stands in worldmodel/programs/evaluation.py.
 
 import sys
 
+from worldmodel.system.process_start import prepare_process
+
+if __name__ == "__main__":
+    prepare_process()  # before the imports, which take seconds
+
 import envs
 from worldmodel.programs.eval_options import parse_eval_arguments
 from worldmodel.system.process_end import end_process
@@ -15,9 +20,9 @@ def main(argv: list[str]) -> int:
     args = parse_eval_arguments(argv)
 
     from worldmodel.programs.evaluation import evaluate  # torch is imported from here on
-    from worldmodel.programs.exit_codes import run_command
+    from worldmodel.programs.exit_codes import check_output, run_command
 
-    return run_command(lambda: evaluate(args, envs))
+    return run_command(lambda: evaluate(args, envs)) or check_output()
 
 
 if __name__ == "__main__":

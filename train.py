@@ -6,6 +6,11 @@ Run the same command again to resume.
 import os
 import sys
 
+from worldmodel.system.process_start import prepare_process
+
+if __name__ == "__main__":
+    prepare_process()  # before the imports, which take seconds
+
 import envs
 from worldmodel.config import loading
 from worldmodel.system.console import say
@@ -60,14 +65,11 @@ def main(argv: list[str]) -> int:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # all ranks of a machine get the same words
             sys.stderr.write(f"{error}\n")
         return 2
-    try:
-        load = LoadMeter()
-        from worldmodel.programs.exit_codes import run_command  # torch is imported from here on
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted before anything was begun\n")
-        return 130
+    load = LoadMeter()
+    from worldmodel.programs.exit_codes import run_command  # torch is imported from here on
+
     code = run_command(lambda: train(config, argv, load), KEPT)
-    if config.run.fresh and code not in (0, 2, 75) and is_main:
+    if config.run.fresh and code in (3, 4, 5, 74) and is_main:
         sys.stderr.write(
             "--run.fresh true starts over whenever it is given; to go on, leave it out\n"
         )

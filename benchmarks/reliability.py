@@ -39,6 +39,28 @@ test does not measure it.
 |---|---|---|---|---|---|
 """
 TAIL = """
+## Exit codes
+
+| code | meaning | afterwards |
+|---|---|---|
+| 0 | done: `status.json` of a training says so | |
+| 1 | a bug, with its traceback | the same command resumes from the last checkpoint |
+| 2 | a setting, an argument or a question that cannot be used | nothing was changed |
+| 3 | the environment fails; `./wm` cannot set up; `./wm doctor`: not ready | the same command resumes once that is mended |
+| 4 | saved data is damaged, missing or of another version | nothing was changed, except that damaged checkpoints are set aside |
+| 5 | diverged | the last good checkpoint is kept |
+| 74 | disk, memory, a busy directory, a lost rank; an evaluation whose standard output cannot be written | the same command resumes from the last checkpoint; the files of such an evaluation are complete |
+| 75 | stopped by a signal or by `run.max_minutes` | all is saved; the same command resumes |
+| 129, 130, 138, 143 | ended by SIGHUP, SIGINT, SIGUSR1 or SIGTERM | before the first step: nothing was begun, and the directory of a new run is removed; by a second signal: the same command resumes from the last checkpoint |
+
+Signals: SIGINT (Ctrl-C), SIGTERM, SIGHUP (a closed terminal) and SIGUSR1 are equal. SIGHUP is
+ignored if it was so at the start, as with `nohup`. `eval.py` ends at the first signal (`play`
+closes and exits with 0).
+
+Output: where standard output or standard error is full, closed or a broken pipe, what is printed
+is lost and nothing else. A training ends as it would have. An evaluation writes its files, and
+then exits with 74 if standard output refused something; a closed pipe (`| head -1`) is no error.
+
 ## Limits
 
 - The rows of `benchmarks/saves.py` repeat the same 256 frames, so they compress better than those
@@ -59,9 +81,8 @@ TAIL = """
   `env.num 2` or more every collecting environment runs in its own supervised process. Evaluation
   has no such option (`log.eval 0` leaves only the closing evaluation). `kill -9` ends a hanging
   run, and the same command resumes it from the last checkpoint.
-- Exit codes: 0 done, 2 configuration, 3 environment, 4 bad data, 5 diverged, 74 disk, memory,
-  busy directory or lost rank, 75 stopped and resumable, 130 or 143 ended at once by a signal. The
-  last checkpoint is kept in every case.
+- In the first hundredth of a second Python itself starts: SIGINT shows Python's traceback then,
+  and other signals end the process without a line.
 - `worldmodel/system/fault_injection.py` names every sub-step of a save at which a fault can be
   injected.
 

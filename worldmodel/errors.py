@@ -1,8 +1,10 @@
 """Errors that are meant for the user, as one family: each knows the exit code of a program.
 
 A program prints such an error as one line and ends with its code: 2 settings, 3 environment,
-4 bad data, 5 diverged, 74 I/O, memory or a lost process. Any other exception is a bug: its
-traceback is printed and the exit code is 1.
+4 bad data, 5 diverged, 74 I/O, memory or a lost process, and 128 and its number for a signal
+before anything is begun. Any other exception is a bug: its traceback is printed and the exit code
+is 1. The other codes are 0 for done and 75 for stopped and resumable; docs/reliability.md lists
+them all.
 """
 
 from __future__ import annotations

@@ -20,8 +20,13 @@ from .worker import GRACE_S, Obs, Step, views
 
 # importing a simulator on a busy machine is slow, and says nothing about its steps
 START_TIMEOUT_S = 180.0
+# Signals are meant for the parent, which closes the pipe. They are blocked while a worker starts,
+# so that it lives to ignore them.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _CODE = (
-    f"import sys; sys.path[:] = sys.argv[3:]; from {__package__}.worker import main; "
+    f"import signal as s, sys; numbers = {tuple(map(int, _SIGNALS))}; "
+    "[s.signal(n, s.SIG_IGN) for n in numbers]; s.pthread_sigmask(s.SIG_UNBLOCK, numbers); "
+    f"sys.path[:] = sys.argv[3:]; from {__package__}.worker import main; "
     "main(*map(int, sys.argv[1:3]))"
 )
 
@@ -48,6 +53,7 @@ class Worker:
         # no name, so none can be left over.
         self.pipe, other = Pipe()
         self._block_fd = _unnamed_file()
+        blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _CODE, str(other.fileno()), str(self._block_fd), *sys.path],
@@ -62,6 +68,7 @@ class Worker:
             self.pipe.close()
             raise
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked_before)
             other.close()
         self._views: Obs = {}
         self.spaces: tuple[spaces.Space, spaces.Space] | None = None

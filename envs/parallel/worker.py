@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import io
 import logging
 import mmap
 import os
@@ -137,14 +138,27 @@ def views(block: mmap.mmap, space: spaces.Space) -> Obs:
     }
 
 
+class _LossyFile(io.FileIO):
+    """Where an environment prints; what nobody can read any more is lost."""
+
+    def write(self, data) -> int:
+        size = memoryview(data).nbytes
+        try:
+            written = super().write(data)
+        except OSError:
+            return size
+        return size if written is None else written  # None: it would block
+
+
 def main(pipe_fd: int, block_fd: int) -> None:
     """Serve commands from the pipe until it closes; observations go back through the
     shared block.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
-        # They are meant for the parent, which closes the pipe
-        signal.signal(number, signal.SIG_IGN)
     atexit.register(_end_group)  # the first to be registered is the last to be called
+    output = io.BufferedWriter(_LossyFile(2, "w", closefd=False))
+    sys.stdout = sys.stderr = io.TextIOWrapper(
+        output, errors="backslashreplace", line_buffering=True
+    )
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     pipe = Connection(pipe_fd)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):

@@ -18,6 +18,7 @@ from gymnasium import spaces
 
 import envs
 from benchmarks.soak import list_children, measure_process, read_status
+from envs.parallel.process import Worker
 from envs.parallel.vector import EnvFailure, SerialEnv, Step, VectorEnv, make_vector
 from faulty import DO, Broken, Faulty, Noting
 
@@ -294,11 +295,29 @@ def test_a_reset_that_fails_is_tried_again(kind, tmp_path):
 def test_workers_ignore_the_signals_meant_for_the_parent():
     with VectorEnv(Faulty, 2) as env:
         step_all(env, [Start(1), Start(2)])
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
             os.kill(env._workers[0].process.pid, number)
         assert os.getpgid(env._workers[0].process.pid) != os.getpgid(0)
         assert [step.reward for step in step_all(env, [OK, OK])] == [1, 1]
         assert env.faults == 0
+
+
+@pytest.mark.fault(
+    34,
+    "SIGINT, SIGTERM, SIGUSR1 and SIGHUP to a worker at the moment it is started, before it can "
+    "have imported anything",
+    "it starts and works",
+)
+def test_a_worker_that_has_just_been_started_ignores_them_too(record_property):
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+    worker = Worker(pickle.dumps(Faulty))
+    try:
+        for number in signals:
+            os.kill(worker.process.pid, number)
+        assert worker.await_ready() is None
+    finally:
+        worker.stop()
+    record_property("times", len(signals))
 
 
 def test_workers_import_neither_torch_nor_the_main_module():

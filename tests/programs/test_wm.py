@@ -31,6 +31,8 @@ def make_tree(root):
     (root / "train.py").write_text(TRAIN)
     (root / "worldmodel" / "__init__.py").touch()
     (root / "worldmodel" / "system" / "__init__.py").touch()
+    start = Path("worldmodel", "system", "process_start.py")
+    shutil.copy(ROOT / start, root / start)
     (root / "worldmodel" / "system" / "doctor.py").write_text(
         "import os, sys; print('doctor', os.getcwd()); sys.exit(3)\n"
     )
@@ -253,7 +255,7 @@ def test_interrupted_install_stops_pip_and_is_remembered(ready, tmp_path):
     )
     wait_for(lambda: "Processing" in log.read_text())
     wm.send_signal(signal.SIGTERM)
-    assert wm.wait(120) == 130 and "stopped" in wm.stderr.read()
+    assert wm.wait(120) == 143 and "stopped" in wm.stderr.read()
     assert (ready / ".venv" / "wm.busy").exists() and not (ready / ".venv" / "wm.core").exists()
 
 

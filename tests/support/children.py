@@ -35,6 +35,21 @@ SHORT = (
     "--replay.capacity_gb",
     "1e-4",
 )
+# Enough of a run to train, to log, to save and to be evaluated.
+BRIEF = (
+    "--train.prefill",
+    "10",
+    "--run.frames",
+    "24",
+    "--log.checkpoint",
+    "8",
+    "--log.eval",
+    "0",
+    "--log.every",
+    "5",
+    "--log.final_episodes",
+    "1",
+)
 
 
 def go(root, *args, expect=0, before=None, env=None, program="train", traceback=False):
@@ -230,3 +245,43 @@ def _refused_at_the_end(path):
         return done
 
     closing_evaluation.evaluate_finished_run = struck
+
+
+def break_streams(out, err, look=0):
+    """Standard output and error that are "full", "closed" or a broken "pipe", from the start or
+    from the so manieth look on; "" leaves one alone.
+    """
+    return partial(_break_streams, out, err, look)
+
+
+def _break_streams(out, err, look):
+    def strike():
+        for number, way in ((1, out), (2, err)):
+            if way == "closed":
+                os.close(number)
+            elif way == "full":
+                os.dup2(os.open("/dev/full", os.O_WRONLY), number)
+            elif way == "pipe":
+                reader, writer = os.pipe()
+                os.close(reader)
+                os.dup2(writer, number)
+
+    if not look:
+        strike()
+        return
+    from worldmodel.system.console import Progress
+
+    began = Progress.__init__
+
+    def begin(self, *args, **options):
+        began(self, *args, **options)
+        self.period = 0.0  # a line at every step
+
+    def count(_):
+        nonlocal look
+        look -= 1
+        if look == 0:
+            strike()
+
+    Progress.__init__ = begin
+    _watch(count)

@@ -147,3 +147,15 @@ class NoStart(Faulty):
 
     def __init__(self):
         raise AttributeError("boom\nof two lines")
+
+
+class Talking(Moody):
+    """Prints at every step."""
+
+    def step(self, action):
+        print("a step", flush=True)
+        print("a warning", file=sys.stderr)
+        return super().step(action)
+
+    def _mood(self):
+        return "even"

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel.system.files import replace_file
+
 
 def write_result(path: Path, values: dict[str, Any]) -> Path:
     """Write values as JSON; numbers that are not finite become null."""
-    path.write_text(json.dumps(to_plain(values), indent=1, allow_nan=False) + "\n")
+    replace_file(path, json.dumps(to_plain(values), indent=1, allow_nan=False) + "\n")
     return path
 
 

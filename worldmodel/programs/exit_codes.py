@@ -12,6 +12,7 @@ import torch
 
 from worldmodel.distributed import MainRankFailure, format_rank_prefix
 from worldmodel.errors import exit_code_of
+from worldmodel.system.process_start import get_output_error
 
 ENVIRONMENT = 3  # the exit code of environments that fail
 USE_LESS_MEMORY = (
@@ -75,6 +76,21 @@ def run_command(command: Callable[[], int], kept: str = "") -> int:
         if _is_out_of_memory(error):
             return _report(f"out of memory{_details(error)}; {USE_LESS_MEMORY}{kept}", 74)
         raise
+
+
+def check_output() -> int:
+    """Return the exit code of an evaluation that succeeded: 74 if its output could not be written.
+
+    A reader that closes its pipe early, as `head` does, has read what it wanted.
+    """
+    error = get_output_error()
+    if error is None or isinstance(error, BrokenPipeError):
+        return 0
+    return _report(
+        f"standard output cannot be written ({_disk_message(error)}); the files in the run's "
+        "eval/ are complete",
+        74,
+    )
 
 
 def _message(error: Exception) -> str:

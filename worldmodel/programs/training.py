@@ -85,11 +85,15 @@ def open_training(
     with world, run:
         before = world.run_on_main(lambda: run.open(config, launch.restarts))
         run.check_shared()
+        stop.check_start()
         config = fill_in_choices(config, before, world, environments, load)
         runtime.configure_torch(config.run.threads)
         with open_environments(config, world, environments) as (envs, test_env):
+            stop.check_start()
             trainer = Trainer(config, envs, run, device, world)
+            stop.check_start()
             resumed = trainer.resume()
+            stop.check_start()
             if world.any(
                 world.main and resumed and run.is_done(trainer.frames, config.run.frames)
             ):

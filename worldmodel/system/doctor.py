@@ -17,6 +17,7 @@ from typing import Any
 
 from worldmodel.system.console import say
 from worldmodel.system.cpu_cores import LoadMeter, count_cores
+from worldmodel.system.process_start import prepare_process
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTRAS = {
@@ -264,4 +265,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    prepare_process()
     sys.exit(main())

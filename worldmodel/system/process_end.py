@@ -7,6 +7,8 @@ import sys
 import threading
 from typing import NoReturn
 
+from worldmodel.system.process_start import write_line
+
 GRACE_S = 5.0
 
 
@@ -23,5 +25,5 @@ def end_process(code: int) -> NoReturn:
 
 
 def _leave_behind(code: int) -> None:
-    os.write(2, b"warning: threads or processes that the environment has started still run\n")
+    write_line("warning: threads or processes that the environment has started still run")
     os._exit(code)
