@@ -53,7 +53,8 @@ def choose_tests(mutant: Mutant, record: dict[str, Any], budget: float) -> dict[
         moved = entry["sources"].get(mutant.path) != now  # lines are others than when recorded
         for test, facts in entry["tests"].items():
             lines = facts["lines"].get(mutant.path, ())
-            if any(moved or first <= line <= last for line in lines):
+            own = first == 1 and name.startswith(room)  # it runs, or is read, on import
+            if own or any(moved or first <= line <= last for line in lines):
                 found.append((not name.startswith(room), facts["seconds"], test))
     chosen, spent = {}, 0.0
     for _, seconds, test in sorted(found):

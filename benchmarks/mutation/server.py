@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -242,6 +243,7 @@ def serve(tree: Path, scratch: Path) -> None:
     for name in sorted(find_imports(tree)):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    gc.freeze()  # a collection in a fork would copy the pages of all that is shared
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:

@@ -79,6 +79,18 @@ def test_the_bounded_normal_by_hand():
     )
 
 
+def test_means_and_spreads_follow_the_networks_output_as_published():
+    """Dreamer 1: 5 tanh(m / 5) and softplus(s + 5); Dreamer 2: tanh(m) and 2 sigmoid(s / 2)."""
+    mean, raw = torch.tensor([[2.0]]), torch.tensor([[-1.5]])
+    tanh, truncated = TanhNormal(mean, raw, 0.1, 20.0), TruncatedNormal(mean, raw, 0.1, 20.0)
+    assert tanh.mean.item() == pytest.approx(5 * math.tanh(0.4))
+    assert tanh.std.item() == pytest.approx(math.log(1 + math.exp(3.5)) + 0.1)
+    assert truncated.mean.item() == pytest.approx(math.tanh(2.0))
+    assert truncated.std.item() == pytest.approx(2 / (1 + math.exp(0.75)) + 0.1)
+    for kind in (TanhNormal, TruncatedNormal):
+        assert kind(mean, raw + 30, 0.1, 1.5).std.item() == pytest.approx(1.5)
+
+
 @pytest.mark.parametrize("name", CONTINUOUS)
 def test_samples_carry_gradients_to_mean_and_spread(name):
     mean, raw = torch.zeros(500, 1, requires_grad=True), torch.zeros(500, 1, requires_grad=True)

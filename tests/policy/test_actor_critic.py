@@ -72,6 +72,15 @@ def test_the_scale_of_returns_is_their_percentile_range_and_never_below_one():
     assert ReturnScale().update(returns / 1000).item() == 1.0
 
 
+def test_later_ranges_count_by_the_decay():
+    """Ranges of 90, then 180: (0.99 * 0.01 * 90 + 0.01 * 180) / (0.99 * 0.01 + 0.01)."""
+    scale, returns = ReturnScale(), torch.linspace(0, 100, 1001)
+    scale.update(returns)
+    assert scale.update(2 * returns).item() == pytest.approx((0.99 * 90 + 180) / 1.99, rel=1e-3)
+    # A range that is not finite is left out.
+    assert scale.update(returns / 0).item() == pytest.approx((0.99 * 90 + 180) / 1.99, rel=1e-3)
+
+
 class Known:
     """A world known exactly, with the interface of a world model: `step` is (state, action) ->
     next state.

@@ -241,6 +241,21 @@ def test_a_planner_takes_the_actors_plan_where_its_own_search_would_not_find_it(
     assert drawn.shape == (1, 60, 4, 2) and torch.equal(drawn[:, -3:], drafts)
 
 
+@pytest.mark.parametrize(("proposals", "wanted"), [(3, 0.77), (0, 0.0)])
+def test_as_many_plans_of_the_actor_as_asked_are_candidates(proposals, wanted):
+    class Drafting:
+        def propose_plans(self, model, state, count, horizon, generator):
+            return torch.full((len(state["deter"]), count, horizon, 2), 0.77)
+
+    def last(score_fn, mean, std, proposal, generator):
+        return proposal.sample(mean, 0 * std, 4, generator)[:, -1]
+
+    behavior = mpc(last, proposals=proposals)
+    behavior.policy = Drafting()
+    plan = behavior.plan(STATE, behavior.init(2), NEITHER, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(plan, torch.full((2, 5, 2), wanted))
+
+
 def test_the_critic_closes_a_plan_with_what_is_left_to_gain():
     """Reward 1 a step, the chance of going on 1/2, a value of 8 at the end: discounts by hand."""
 
