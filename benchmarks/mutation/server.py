@@ -95,6 +95,7 @@ class ChosenTests:
     def __init__(self, tests: Sequence[str], pipe: int, recorder):
         self.rank = {test: i for i, test in enumerate(tests)}
         self.pipe, self.recorder = pipe, recorder
+        self.seconds: dict[str, float] = {}
 
     def send(self, **event) -> None:
         os.write(self.pipe, (json.dumps(event) + "\n").encode())
@@ -119,8 +120,10 @@ class ChosenTests:
         if report.failed:
             last = [line for line in report.longreprtext.splitlines() if line.startswith("E ")]
             self.send(failed=report.nodeid, when=report.when, message=" ".join(last)[:200])
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
         if report.when == "call":
-            self.send(ended=report.nodeid, seconds=report.duration, outcome=report.outcome)
+            seconds = self.seconds[report.nodeid]
+            self.send(ended=report.nodeid, seconds=seconds, outcome=report.outcome)
 
     def pytest_collectreport(self, report):
         if report.failed:

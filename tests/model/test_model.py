@@ -184,6 +184,31 @@ def test_imagining_equals_single_steps_and_uses_the_actions(model):
     assert not torch.allclose(model.dynamics.features(whole), model.dynamics.features(other))
 
 
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_rollout_begun_for_its_steps_is_imagining(model, graph):
+    first, second = (torch.Generator().manual_seed(2) for _ in range(2))
+    start = model.dynamics.imagine_step(model.dynamics.initial(B), torch.ones(B, A), first)
+    actions = torch.rand(B, 4, A)
+    with torch.set_grad_enabled(graph):
+        whole = model.dynamics.features(model.dynamics.imagine(start, actions, first))
+        model.dynamics.imagine_step(model.dynamics.initial(B), torch.ones(B, A), second)
+        rollout = model.dynamics.start_rollout(start, 4, second)
+        before = [rollout.features]
+        for action in actions.unbind(1):
+            rollout.step(action)
+            before.append(rollout.features)
+    torch.testing.assert_close(rollout.features_after(), whole.transpose(0, 1))
+    torch.testing.assert_close(rollout.features_before(), torch.stack(before[:-1]))
+    torch.testing.assert_close(before[0], model.dynamics.features(start))
+    assert rollout.features_after().requires_grad == graph
+    assert not rollout.features_before().requires_grad and not before[-1].requires_grad
+    if graph:  # and it leads back to where each action was used
+        moved = torch.autograd.grad(
+            rollout.features_after().sum(), [*model.dynamics.parameters()], allow_unused=True
+        )
+        assert any(g is not None and g.abs().sum() > 0 for g in moved)
+
+
 def test_dyn_trains_the_prior_and_rep_the_posterior(model):
     """Each alone: no state is carried where every step begins an episode, so that a posterior and
     a prior meet in their KL only.
@@ -388,6 +413,25 @@ def test_two_hot_round_trip_and_an_untrained_head_says_zero():
     torch.testing.assert_close(head.mean(torch.zeros(6, 6)), x, rtol=1e-4, atol=1e-4)
     own_entropy = torch.special.entr(torch.stack([share, 1 - share])).sum(0)
     torch.testing.assert_close(head.loss(torch.zeros(6, 6), x), own_entropy, rtol=1e-4, atol=1e-4)
+
+
+def test_heads_have_as_many_layers_of_as_many_units_as_asked():
+    from worldmodel.model.heads import ContinueHead, GaussianHead, TwoHotHead
+
+    for head in (ContinueHead(6, 2, 9), GaussianHead(6, 2, 9), TwoHotHead(6, 2, 9, 15)):
+        assert [tuple(layer.weight.shape) for layer in head.net.hidden] == [(9, 6), (9, 9)]
+
+
+def test_under_autocast_two_hot_heads_read_in_bf16_and_numbers_in_fp32():
+    """A number of bf16 near 8 would be rounded by 0.03; logits go through a softmax in fp32."""
+    from worldmodel.model.heads import ContinueHead, GaussianHead, TwoHotHead
+
+    feat = torch.randn(3, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert TwoHotHead(6, 1, 8, 255).read(feat).dtype == torch.bfloat16
+        assert TwoHotHead(6, 1, 8, 255).mean(feat).dtype == torch.float32
+        for kind in (GaussianHead, ContinueHead):
+            assert kind(6, 1, 8).read(feat).dtype == torch.float32
 
 
 def test_a_non_finite_batch_is_skipped_and_counted_and_a_row_of_them_ends_the_run():

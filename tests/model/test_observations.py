@@ -165,6 +165,14 @@ def test_the_probe_draws_every_picture():
         "front",
         "wrist",
     }
+    batch = make_batch(observation)
+    torch.manual_seed(1)
+    _, metrics, post, feat = model.losses(batch)
+    ctx = model._make_context(batch, model.encode(batch), post, post, feat)
+    shown, _ = model.probe(ctx)
+    assert len(shown) == 2  # the loss of the probe is the sum of its pictures' means
+    wanted = sum(loss.mean() for loss in shown.values())
+    torch.testing.assert_close(metrics["loss/probe"], wanted)
 
 
 def test_the_kernels_take_pictures_of_any_number_of_channels(observation):

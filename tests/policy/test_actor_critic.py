@@ -70,6 +70,7 @@ def test_the_scale_of_returns_is_their_percentile_range_and_never_below_one():
         found = scale.update(returns * 2)
     assert found.item() == pytest.approx(180, abs=0.2)
     assert ReturnScale().update(returns / 1000).item() == 1.0
+    assert ReturnScale().state_dict().keys() == {"range", "seen"}  # what checkpoints hold
 
 
 def test_later_ranges_count_by_the_decay():

@@ -227,6 +227,18 @@ def test_coloured_noise_has_unit_variance_and_pushes_one_way_for_longer(horizon,
         assert together > 0.15 * color and together > (white[:, 1:] * white[:, :-1]).mean() + 0.1
 
 
+def test_a_box_draws_noise_of_the_colour_it_is_given():
+    zero, one = torch.zeros(2, 12, 1), torch.ones(2, 12, 1)
+    white, coloured = (
+        Box(-9.0, 9.0, color=color).sample(zero, one, 500, torch.Generator().manual_seed(0))
+        for color in (0.0, 2.0)
+    )
+    torch.testing.assert_close(coloured, colour_noise(white, 2.0))
+    assert not torch.equal(white, coloured)
+    _, std = Box().start(1, 3, 2)
+    assert (std == 1.0).all()
+
+
 def test_scores_of_the_wrong_shape_are_caught():
     with pytest.raises(AssertionError):
         plan("cem", lambda candidates: candidates.sum(-1), Box())
