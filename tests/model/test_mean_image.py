@@ -48,6 +48,7 @@ def test_without_it_pictures_are_centred_around_grey_and_checkpoints_hold_nothin
     mean_image.accumulate(image, 0)
     torch.testing.assert_close(mean_image.subtract_from(image), image / 255 - 0.5)
     assert not mean_image.state_dict()
+    assert MeanImage((4, 6, 3), updates=1).state_dict().keys() == {"picture"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

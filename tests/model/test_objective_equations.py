@@ -122,6 +122,13 @@ def test_inverse_cannot_peep_at_the_action():
     torch.testing.assert_close(*answers)
 
 
+def test_standardised_numbers_are_around_zero_with_unit_variance():
+    x = torch.tensor([[[1.0, 5.0], [3.0, 5.0]], [[5.0, 5.0], [7.0, 5.0]]])
+    spread = (5 + 1e-5) ** 0.5  # of 1, 3, 5 and 7 around 4; what never changes becomes 0
+    wanted = torch.tensor([[-3 / spread, 0], [-1 / spread, 0], [1 / spread, 0], [3 / spread, 0]])
+    torch.testing.assert_close(standardise(x), wanted)
+
+
 @pytest.mark.parametrize("steps", [5, 400])
 def test_barlow_equals_its_equation_by_either_product(steps):
     _, model = make("loss.objective={barlow: 1.0}", *QUICK, "barlow.redundancy=0.01")
@@ -202,6 +209,15 @@ def test_the_inverse_models_forward_part_equals_its_equation():
         ]
         want = 0.3 * torch.stack(parts).mean()
         torch.testing.assert_close(found["inverse_forward"][b, t], want, rtol=1e-4, atol=1e-4)
+
+
+def test_the_inverse_models_distance_is_its_forward_error_around_the_last_mean():
+    _, ctx, objective, _ = asked("inverse", "forward=0.3")
+    middle = objective.see(ctx.embed).mean((0, 1))
+    objective.after_update(lambda x: x)
+    seen = F.rms_norm(objective.see(ctx.embed) - middle, (32,), eps=1e-5)
+    wanted = (objective.predict(ctx.feat) - seen).square().sum(-1)
+    torch.testing.assert_close(objective.distance(ctx.feat, ctx.embed), wanted)
 
 
 def test_reward_only_predicts_each_steps_own_reward_in_imagination():

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from typing import get_args
 
 import pytest
@@ -296,7 +297,12 @@ def test_the_bottlenecks_price_follows_the_kl():
     assert "rep" not in model.scales and {"dyn", "bottleneck"} <= model.scales.keys()
     ctx = context(model, batch_for())
     losses, metrics = objective(ctx)
-    torch.testing.assert_close(losses["bottleneck"], 0.5 * model.dynamics.kl(ctx.post, ctx.prior))
+    kl = model.dynamics.kl(ctx.post, ctx.prior)
+    torch.testing.assert_close(losses["bottleneck"], 0.5 * kl)
+    objective.after_update(lambda x: x)
+    excess = (kl.mean() / objective.settings.nats - 1).clamp(-1, 1).item()
+    assert objective.log_beta.item() == pytest.approx(math.log(0.5) + 0.1 * excess)
+    assert 0 < abs(excess) < 1
     for kl, moved in ((6.0, 0.1), (30.0, 0.1), (3.0, 0.0), (1.5, -0.05)):
         before = objective.log_beta.item()
         objective._kl = torch.tensor(kl)

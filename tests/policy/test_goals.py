@@ -289,6 +289,11 @@ def test_episodes_of_a_replay_come_whole_and_nothing_is_touched(tmp_path, codec)
         assert (rows["image"] == episode + 100 * stream).all() and (
             rows["vector"][:, 1] == stream
         ).all()
+    for number in range(10):
+        stream, episode = divmod(number, 5)
+        assert episodes.locate_episode(number) == (stream, 4 - episode)
+    with pytest.raises(UsageError, match="there is no episode 10"):
+        episodes.locate_episode(10)
     assert hashes(run) == before
 
 

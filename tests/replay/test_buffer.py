@@ -25,6 +25,9 @@ from worldmodel.replay.buffer import (
     count_row_bytes,
     describe_capacity,
 )
+from worldmodel.replay.capacity import available_disk
+from worldmodel.replay.chunk import Layout
+from worldmodel.replay.manifest import Manifest
 from worldmodel.replay.samplers.uniform import Uniform
 from worldmodel.system.available_memory import available_memory
 
@@ -448,6 +451,19 @@ def test_missing_is_refused(tmp_path):
     reload(make(tmp_path / "c").state_dict(), tmp_path / "c")  # nothing was there to lose
 
 
+def test_rows_that_one_stream_wrote_are_missed_beside_a_stream_without_any(tmp_path):
+    state = make(tmp_path).state_dict()
+    with pytest.raises(ReplayMissing):
+        reload({**state, "next": {"0": 5, "1": 0}}, tmp_path)
+
+
+def test_streams_may_have_as_many_rows_as_a_float_can_count(tmp_path):
+    state = {**make(tmp_path).state_dict(), "next": {"0": 2**53, "1": 0}}
+    assert Manifest(state, Layout(SPEC), 8).next == {0: 2**53, 1: 0}
+    with pytest.raises(ReplayError, match="is not an integer from 0"):
+        Manifest({**state, "next": {"0": 2**53 + 1, "1": 0}}, Layout(SPEC), 8)
+
+
 def test_garbage_is_kept_while_a_checkpoint_needs_it(tmp_path):
     replay = make(tmp_path, rows=100)
     states = []
@@ -493,6 +509,13 @@ def test_another_runs_files_are_moved_aside(tmp_path):
         10**6 + 101,
         10**6 + 102,
     }
+
+
+def test_files_of_streams_that_nobody_writes_any_more_are_moved_aside_too(tmp_path):
+    fill(make(tmp_path, streams=3), 10, streams=(0, 1, 2)).flush()
+    old = chunk_names(tmp_path)
+    fill(make(tmp_path), 3).flush()
+    assert aside(tmp_path) == [f"{name}-other-run" for name in old]
 
 
 def edit(state, **changes):
@@ -711,7 +734,15 @@ def test_capacity_is_predicted_and_refused(tmp_path, monkeypatch):
         check_capacity(SPEC, 3, "ram", None)
     monkeypatch.setattr("worldmodel.replay.capacity.available_memory", lambda: 10**9)
     with pytest.raises(ValueError, match="lower replay.capacity_gb to 0.8"):
-        check_capacity(SPEC, 2 * 10**9, "ram", None)
+        check_capacity(SPEC, 10**9 + 1, "ram", None)
+    check_capacity(SPEC, 10**9, "ram", None)
+
+
+def test_links_to_large_files_are_not_space_that_the_replay_holds(tmp_path):
+    (tmp_path / "large").write_bytes(bytes(1 << 20))
+    free = available_disk(tmp_path)
+    (tmp_path / "0000-00000000.rows").symlink_to(tmp_path / "large")
+    assert available_disk(tmp_path) < free + (1 << 19)
 
 
 def test_memory_is_the_least_of_machine_and_cgroup(tmp_path):

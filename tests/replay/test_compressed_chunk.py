@@ -20,6 +20,7 @@ from test_buffer import (
     row,
 )
 
+from worldmodel.replay import compressed_chunk
 from worldmodel.replay.buffer import Replay, ReplayError
 from worldmodel.replay.chunk import Layout
 from worldmodel.replay.compressed_chunk import BLOCK, HEADER, CompressedChunk, bound_file_size
@@ -52,6 +53,31 @@ def test_pictures_take_less_and_come_back_bit_for_bit(tmp_path, store):
     batch = replay.sample(8, 50)
     for b, t in np.ndindex(8, 50):
         assert np.array_equal(batch["image"][b, t], make_picture(int(batch["clock"][b, t])))
+
+
+def test_a_file_that_cannot_be_written_whole_is_emptied(tmp_path, monkeypatch):
+    layout = Layout(SPEC)
+    chunk = CompressedChunk.compress(0, 0, 0, np.zeros(9, layout.dtype))
+    write_all, reached = compressed_chunk.write_all, []
+    path = tmp_path / chunk.name
+
+    def reach(point):
+        reached.append((point, path.stat().st_size))
+
+    monkeypatch.setattr(compressed_chunk.fault_injection, "reach", reach)
+    chunk.save(tmp_path)
+    size = path.stat().st_size
+    assert reached == [("replay-torn", size // 2), ("replay-unsynced", size)]
+
+    def fill_disk(fd, data):
+        if os.lseek(fd, 0, os.SEEK_CUR):
+            raise OSError("no space")
+        write_all(fd, data)
+
+    monkeypatch.setattr(compressed_chunk, "write_all", fill_disk)
+    with pytest.raises(OSError, match="no space"):
+        chunk.save(tmp_path)
+    assert path.stat().st_size == 0
 
 
 @pytest.mark.parametrize("rows", [1, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK])

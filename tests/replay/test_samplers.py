@@ -11,6 +11,7 @@ from test_shards import save_state, shard
 
 from worldmodel import build, registry
 from worldmodel.config import loading
+from worldmodel.replay.samplers import draw_by_weight
 from worldmodel.replay.samplers.uniform import Uniform
 from worldmodel.replay.segments import Segments
 from worldmodel.replay.shards import reshard
@@ -197,6 +198,14 @@ def test_the_index_numbers_every_legal_start():
 def test_uniform_is_uniform():
     index = index_of(*RUNS)
     assert_distributed(counts_of(Uniform(), index), np.ones(len(index)))
+
+
+def test_a_draw_at_the_very_end_is_the_last_start():
+    class End:
+        def random(self, size):
+            return np.ones(size)  # where rounding may reach
+
+    assert draw_by_weight(np.array([2.0, 1.0, 4.0]), 3, End()).tolist() == [2, 2, 2]
 
 
 def test_uniform_draws_the_numbers_it_always_has():
