@@ -5,7 +5,7 @@ worldmodel.
 """
 
 from .errors import EnvError, EnvSettingsError
-from .names import FORMS, NAMES, SUITE, TASKS, check_name
+from .names import FORMS, NAMES, SUITE, TASKS, check_name, names_code
 from .registry import choose_renderer, load_expert, make, make_factory, make_vector
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "EnvError",
     "EnvSettingsError",
     "check_name",
+    "names_code",
     "make_factory",
     "load_expert",
     "make",

@@ -46,6 +46,17 @@ def check_id(name: str) -> None:
         raise EnvSettingsError(f"gym:{name}: {_join_lines(problem)}") from problem
 
 
+def names_code(name: str) -> bool:
+    """Say whether making the id imports a module of another package than `check_id` knows."""
+    if ":" in name:
+        return True
+    spec = gymnasium.registry.get(name)
+    entry = spec.entry_point if spec else ""
+    module = entry.partition(":")[0] if isinstance(entry, str) else entry.__module__
+    packages = ("gymnasium", *(package for package, _ in _NAMESPACES.values()))
+    return spec is not None and module.partition(".")[0] not in packages
+
+
 def _make_unknown_error(name: str) -> EnvSettingsError:
     near = difflib.get_close_matches(name, gymnasium.registry.keys(), 1, 0.5)
     hint = f", did you mean 'gym:{near[0]}'?" if near else ""
@@ -95,6 +106,8 @@ def make_custom(name: str, size: tuple[int, int]) -> gymnasium.Env:
         raise EnvSettingsError(
             f"{name}: {attribute} must be a gymnasium.Env class or a function that returns one"
         )
+    if inspect.isclass(target) and not issubclass(target, gymnasium.Env):
+        raise EnvSettingsError(f"{name}: {attribute} is a class, but no gymnasium.Env")
     offers = {"size": size, "render_mode": "rgb_array"}
     try:
         taken = set(inspect.signature(target).parameters)

@@ -74,6 +74,17 @@ def check_name(name: str) -> None:
         )
 
 
+def names_code(name: str) -> bool:
+    """Say whether making `name` imports a module that neither this project nor Gymnasium chose."""
+    plain = name.removeprefix(DISTRACT)
+    prefix, _, rest = plain.partition(":")
+    if prefix == "gym":
+        from . import gymnasium_adapter
+
+        return gymnasium_adapter.names_code(rest)
+    return plain not in NAMES and prefix != "dmc"
+
+
 def _is_importable(module: str) -> bool:
     return module in sys.modules or importlib.util.find_spec(module) is not None
 

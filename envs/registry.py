@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .errors import EnvSettingsError
-from .names import DISTRACT, NAMES, check_name
+from .names import DISTRACT, NAMES, check_name, names_code
 
 if TYPE_CHECKING:
     import gymnasium
@@ -26,11 +26,17 @@ _CLASSES = {
 _OBS = ("pixels", "state", "both")
 
 
-def make_factory(env: Any, distract: Any) -> partial[gymnasium.Env]:
+def make_factory(env: Any, distract: Any, trust: bool = False) -> partial[gymnasium.Env]:
     """Return `make` with the settings of a run's sections env and distract bound.
 
-    Patience is left out: only collecting uses it.
+    Patience is left out: only collecting uses it. A task that names code is refused without
+    `trust`, because anyone may have written a saved run's settings.
     """
+    if names_code(env.task) and not trust:
+        raise EnvSettingsError(
+            f"env.task {env.task[:60]!r} names code, and making it executes that code: if you "
+            f"trust it, give make_factory trust=True"
+        )
     return partial(
         make,
         env.task,

@@ -11,8 +11,16 @@ from worldmodel.config.schema import DistractConfig, EnvConfig
 class Environments(Protocol):
     """The functions of the package `envs` that a training or an evaluation calls."""
 
-    def make_factory(self, env: EnvConfig, distract: DistractConfig) -> Callable[..., Any]:
-        """Return a function that makes one environment with a run's settings."""
+    def names_code(self, task: str) -> bool:
+        """Say whether making the environment of a task imports code that the task names."""
+
+    def make_factory(
+        self, env: EnvConfig, distract: DistractConfig, trust: bool = False
+    ) -> Callable[..., Any]:
+        """Return a function that makes one environment with a run's settings.
+
+        A task that names code is refused without `trust`.
+        """
 
     def make_vector(
         self, make: Callable[[], Any], num: int, *, timeout_s: float, restart_budget: int

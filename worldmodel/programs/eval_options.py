@@ -136,6 +136,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="play: where to serve; 0 takes any that is free (0)",
     )
+    add(
+        "--trust",
+        action="store_true",
+        help="import the code that a run names as its env.task, though you did not train it here",
+    )
     add("--no-browser", action="store_true", help="play: open no browser, only say the address")
 
 

@@ -11,24 +11,32 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from worldmodel.errors import UsageError
+from worldmodel.config import loading
+from worldmodel.config.yaml_io import format_name
+from worldmodel.errors import RunError, UsageError
 from worldmodel.programs.environments import Environments
 from worldmodel.saved_run import Run
-from worldmodel.system import runtime
+from worldmodel.system import runtime, trusted_code
 from worldmodel.system.console import say
 from worldmodel.system.cpu_cores import count_cores
+
+TASK = "env.task"
 
 
 def open_run(
     args: Namespace, path: Path, environments: Environments
 ) -> tuple[Run, Callable[..., Any]]:
     """Open a run; return it and a function (obs, num) that makes its environments."""
-    run = Run.open(path, args.device).apply_overrides(args.overrides)
+    overrides = [pair for pair in args.overrides if pair[0] != TASK]
+    run = Run.open(path, args.device).apply_overrides(overrides)
+    distrust = find_distrust(args, run, environments)
     runtime.configure_torch(min(run.config.run.threads, count_cores()))
     env, distract = run.config.env, run.config.distract
-    factory = environments.make_factory(env, distract)
 
     def make(obs: str = env.obs, num: int = 1):
+        if distrust:
+            raise RunError(distrust, 3)
+        factory = environments.make_factory(env, distract, trust=True)
         one = partial(factory, obs=obs, render=args.render or env.render, held_out=True)
         return environments.make_vector(
             one, num, timeout_s=env.timeout, restart_budget=env.restarts
@@ -37,6 +45,23 @@ def open_run(
     (run.path / "eval").mkdir(exist_ok=True)
     say(f"{env.task}, {run.path}, trained on {run.frames} frames")
     return run, make
+
+
+def find_distrust(args: Namespace, run: Run, environments: Environments) -> str:
+    """Say why the code that a saved run names must not be imported; an empty string if it may."""
+    task, named = run.config.env.task, [pair for pair in args.overrides if pair[0] == TASK]
+    shown = repr(format_name(task))
+    if named and loading.apply_overrides(run.config, named).env.task != task:
+        raise UsageError(f"--{TASK}: the task of {run.path} is {shown}, and it cannot be changed")
+    if named or not environments.names_code(task):
+        return ""
+    why = trusted_code.find_distrust(run.path, run.config)
+    if not why:
+        return ""
+    if args.trust:
+        say(f"--trust: the environment is made by the code {shown}, which {run.path} names")
+        return ""
+    return f"{TASK} {shown} names code, which is imported with --trust only: {why}"
 
 
 def evaluate_returns(args: Namespace, environments: Environments) -> None:

@@ -15,7 +15,7 @@ from worldmodel.distributed import World
 from worldmodel.programs import closing_evaluation
 from worldmodel.programs.environments import Environments
 from worldmodel.run_directory import RunDir
-from worldmodel.system import provenance, runtime, stop_request
+from worldmodel.system import provenance, runtime, stop_request, trusted_code
 from worldmodel.system.console import Progress, say, say_nothing
 from worldmodel.system.cpu_cores import LoadMeter
 from worldmodel.system.stop_request import Stop
@@ -94,6 +94,8 @@ def open_training(
             stop.check_start()
             resumed = trainer.resume()
             stop.check_start()
+            if world.main and environments.names_code(config.env.task):
+                trusted_code.sign_code(run.path, config)
             if world.any(
                 world.main and resumed and run.is_done(trainer.frames, config.run.frames)
             ):
@@ -139,7 +141,8 @@ def open_environments(
 ) -> Iterator[tuple[Any, Any]]:
     """Make the environments of this rank and, on rank 0, one to test in."""
     env = config.env
-    make = environments.make_factory(env, config.distract)
+    # The command line named this task; a resumed run that was saved with another is refused.
+    make = environments.make_factory(env, config.distract, trust=True)
     make_vector = partial(
         environments.make_vector, timeout_s=env.timeout, restart_budget=env.restarts
     )

@@ -1,0 +1,288 @@
+"""Saved runs whose configuration names code, opened by the real programs: nothing is imported that
+the user neither trained with nor names.
+"""
+
+import os
+import pwd
+import shutil
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from children import in_one
+from runs import seed_dir
+
+SHORT = (
+    *("--run.frames", "36", "--env.time_limit", "9", "--train.pretrain", "1"),
+    *("--log.every", "1000", "--log.checkpoint", "1000"),
+    *("--log.eval", "0", "--log.final_episodes", "1", "--replay.capacity_gb", "1e-3"),
+)
+SHORT_EVAL = ("--episodes", "1", "--envs", "1", "--length", "4", "--long", "6", "--samples", "2")
+EVIL = """from pathlib import Path
+Path({marker!r}).touch()
+import gymnasium
+class Env(gymnasium.Env): pass
+gymnasium.register("ns/Id-v0", Env)
+gymnasium.register("Id-v0", Env)
+"""
+OWN = """from pathlib import Path
+import gymnasium
+from envs.tasks.counter import Counter
+class Own(Counter): pass
+class Other(Counter): pass
+class NoEnv:
+    def __init__(self): Path({marker!r}).touch()
+def make_nothing(): return [1]
+gymnasium.register("ns/NoEnv-v0", list)
+gymnasium.register("ns/Nothing-v0", "own:make_nothing")
+"""
+CRAFTED = (
+    "torch.distributed.run:main",
+    "pytest:main",
+    "http.server:test",
+    "evil:Env",
+    "evil:missing",
+    "evil_parent.child:Env",
+    "evil_parent:child.Env",
+    "gym:evil:Id-v0",
+    "gym:evil:ns/Id-v0",
+    "distract:evil:Env",
+    "distract:distract:evil:Env",
+    "distract:gym:evil:ns/Id-v0",
+    "__main__:main",
+    "eval:main",
+    "os:abort",
+    "evil",
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Modules that leave a mark when they are imported, and one of the user's own."""
+    place = tmp_path / "modules"
+    (place / "evil_parent").mkdir(parents=True)
+    evil = EVIL.format(marker=str(tmp_path / "touched"))
+    (place / "evil.py").write_text(evil)
+    (place / "evil_parent" / "__init__.py").write_text(evil)
+    (place / "evil_parent" / "child.py").write_text("import gymnasium\nEnv = gymnasium.Env\n")
+    (place / "own.py").write_text(OWN.format(marker=str(tmp_path / "touched")))
+    return tmp_path
+
+
+def name_task(run, task, before):
+    """Write another task into a saved configuration."""
+    text = (run / "config.yaml").read_text()
+    assert f"task: {before}\n" in text
+    (run / "config.yaml").write_text(text.replace(f"task: {before}\n", f"task: {task}\n"))
+
+
+def refused(found, task="", code=3):
+    """Say whether a program ended with this code and one line, which says what to do."""
+    last = found[1].strip().splitlines()[-1]
+    return (
+        found[0] == code
+        and "Traceback" not in found[1]
+        and f"{task}' names code, which is imported with --trust only" in last
+    )
+
+
+@pytest.mark.fault(
+    27,
+    "a saved run's env.task names a program of a library, a module on PYTHONPATH, a package with "
+    "a module in it, or an id that a module registers, also behind distract:",
+    "nothing is imported or called; returns, compare and probe exit 3 with one line; imagine, "
+    "model and play use the replay, report and the Python API need no code; a resume exits 2",
+)
+def test_code_that_a_crafted_run_names_is_not_imported(folder, record_property):
+    found = in_one(folder, open_crafted, str(folder))
+    for task, answer in found["returns"].items():
+        assert refused(answer, task), (task, answer)
+    for words, answer in found["need it"].items():
+        assert refused(answer, "evil:Env"), (words, answer)
+    for words, (code, said) in found["do without"].items():
+        lines = [line for line in said.splitlines() if "names code" in line]
+        assert code == 0 and "Traceback" not in said, (words, said)
+        assert len(lines) == (words != "report"), (words, said)
+        assert all("using the run's replay" in x or "no simulator" in x for x in lines), lines
+    code, said = found["resume"]
+    assert code == 2 and "env.task evil:Env -> counter" in said and "Traceback" not in said
+    assert "trust=True" in found["api"]
+    assert found["imported"] == [] and not (folder / "touched").exists()
+    record_property("times", len(CRAFTED) + len(found["need it"]) + len(found["do without"]) + 2)
+
+
+def open_crafted(call, folder):
+    """Open a run with every command, and with each of the tasks."""
+    import http.server
+
+    import pytest as library
+
+    import envs
+    from worldmodel.dream_env import DreamEnv
+    from worldmodel.evaluation.play.job_queue import JobQueue
+    from worldmodel.saved_run import Run
+
+    root, marker = Path(folder, "root"), Path(folder, "touched")
+    sys.path.insert(0, str(Path(folder, "modules")))
+    train = ("train", "debug", "--run.root", root, *SHORT)
+    assert call(*train)[0] == 0
+    run, task, found = seed_dir(root), "counter", {"returns": {}}
+    library.main = http.server.test = os.abort = lambda *_: marker.touch()
+    JobQueue.process = lambda self, over: None  # the page is served, and nobody asks for it
+    for other in CRAFTED:
+        name_task(run, other, task)
+        task = other
+        found["returns"][task] = call("eval", run, *SHORT_EVAL)
+    name_task(run, "evil:Env", task)
+    for kind, words in (
+        ("need it", ("compare", "probe --episodes 3")),
+        ("do without", ("imagine", "model", "play --no-browser", "report")),
+    ):
+        found[kind] = {
+            w: call("eval", run, *w.split()[:1], *SHORT_EVAL, *w.split()[1:]) for w in words
+        }
+    found["resume"] = call(*train)
+    opened = Run.open(run)
+    dream = DreamEnv(opened)
+    dream.reset(seed=1)
+    dream.step(dream.action_space.sample())
+    try:
+        envs.make_factory(opened.config.env, opened.config.distract)
+    except envs.EnvError as error:
+        found["api"] = str(error)
+    evil = ("evil", "evil_parent", "evil_parent.child", "torch.distributed.run")
+    found["imported"] = [name for name in evil if name in sys.modules]
+    return found
+
+
+@pytest.mark.fault(
+    27,
+    "a run with the user's own environment: moved, copied from a user with another key, its "
+    "configuration changed, its signature or the key damaged, the key open to others, the state "
+    "folder unwritable, no HOME",
+    "the user's own run is evaluated, also after a move; every other exits 3 with one line, "
+    "unless --trust or --env.task names its code",
+)
+def test_only_a_run_trained_here_imports_its_code(folder, record_property):
+    found = in_one(folder, open_own, str(folder))
+    assert found.pop("modes") == [0o700, 0o600]
+    for what, (code, said) in found.pop("trained").items():
+        warned = [line for line in said.splitlines() if "cannot be signed" in line]
+        assert code == 0 and "Traceback" not in said, (what, said)
+        assert len(warned) == (what != "with a key"), (what, said)
+    works, changed = ("moved", "trusted", "named"), found.pop("another task named")
+    for what, answer in found.items():
+        if what in works:
+            assert answer[0] == 0 and "return " in answer[1], (what, answer)
+            assert ("--trust: the environment is made by the code 'own:Own'" in answer[1]) == (
+                what == "trusted"
+            )
+        else:
+            assert refused(answer), (what, answer)
+    assert "others may open it" in found["key open to others"][1]
+    assert "others may open it" in found["state folder open to others"][1]
+    assert "it is damaged" in found["key damaged"][1]
+    assert changed[0] == 2 and "the task of" in changed[1] and "'own:Own'" in changed[1]
+    record_property("times", len(found) + 3)
+
+
+def open_own(call, folder):
+    """Train with an environment of one's own; move, copy and change the run."""
+    sys.path.insert(0, str(Path(folder, "modules")))
+    found, state = {"trained": {}}, Path(folder, "state")
+    os.environ["XDG_STATE_HOME"] = str(state)
+    root, run = Path(folder, "root"), seed_dir(Path(folder, "root"), "own_Own")
+
+    def train(**options):
+        return call("train", "debug", "--env.task", "own:Own", "--run.root", root, *SHORT)
+
+    def evaluate(*args):
+        return call("eval", run, *SHORT_EVAL, *args)
+
+    # Without a home the run is not signed; the same command signs it once there is one.
+    by_number, home = pwd.getpwuid, os.environ.pop("HOME", None)
+    del os.environ["XDG_STATE_HOME"]
+    pwd.getpwuid = lambda number: {}[number]
+    found["trained"]["no HOME"] = train()
+    found["no HOME"] = evaluate()
+    pwd.getpwuid = by_number
+    os.environ.update({} if home is None else {"HOME": home})
+    os.environ["XDG_STATE_HOME"] = str(run / "config.yaml")
+    found["trained"]["unwritable"] = train()
+    found["unwritable"] = evaluate()
+    os.environ["XDG_STATE_HOME"] = str(state)
+    found["no key yet"] = evaluate()
+    found["trained"]["with a key"] = train()
+    key, signature = state / "worldmodel" / "key", "code.signature"
+    found["modes"] = [stat.S_IMODE(path.stat().st_mode) for path in (key.parent, key)]
+
+    run = run.rename(Path(folder, "moved"))
+    for what, path, mode in (
+        ("key open to others", key, 0o640),
+        ("state folder open to others", key.parent, 0o755),
+    ):
+        kept = stat.S_IMODE(path.stat().st_mode)
+        path.chmod(mode)
+        found[what] = evaluate()
+        path.chmod(kept)
+    for what, path, data in (
+        ("key damaged", key, b"short"),
+        ("key of another user", key, bytes(32)),
+        ("signature damaged", run / signature, b"\xff" * 64),
+        ("signature empty", run / signature, b""),
+        ("signature huge", run / signature, b"0" * 10_000),
+    ):
+        kept = path.read_bytes()
+        path.write_bytes(data)
+        found[what] = evaluate()
+        path.write_bytes(kept)
+    text = (run / "config.yaml").read_text()
+    for what, old, new in (
+        ("another class", "task: own:Own", "task: own:Other"),
+        ("another size", "- 32\n  - 32\n", "- 16\n  - 16\n"),
+    ):
+        assert old in text
+        (run / "config.yaml").write_text(text.replace(old, new, 1))
+        found[what] = evaluate()
+    (run / "config.yaml").write_text(text)
+    found["moved"] = evaluate()
+
+    (run / signature).unlink()
+    found["no signature"] = evaluate()
+    shutil.rmtree(state)
+    found["trusted"] = evaluate("--trust")
+    found["named"] = evaluate("--env.task", "own:Own")
+    found["another task named"] = evaluate("--env.task", "counter")
+    return found
+
+
+@pytest.mark.fault(
+    27,
+    "trusted code that is no environment: a class, a function that returns a list, and Gymnasium "
+    "ids of both",
+    "train.py exits 2 or 3 and eval.py 3, with one line; the class is never instantiated",
+)
+def test_trusted_code_must_be_an_environment(folder, record_property):
+    found = in_one(folder, open_no_environment, str(folder))
+    for words, (code, said) in found.items():
+        name, task = words.split()
+        lines = [line for line in said.splitlines() if "gymnasium.Env" in line]
+        assert code in (2, 3) and len(lines) == 1 and "Traceback" not in said, (words, said)
+    assert not (folder / "touched").exists()
+    record_property("times", len(found))
+
+
+def open_no_environment(call, folder):
+    sys.path.insert(0, str(Path(folder, "modules")))
+    root, task, found = Path(folder, "root"), "counter", {}
+    assert call("train", "debug", "--run.root", root, *SHORT)[0] == 0
+    for other in ("own:NoEnv", "own:make_nothing", "gym:own:ns/NoEnv-v0", "gym:own:ns/Nothing-v0"):
+        name_task(seed_dir(root), other, task)
+        task = other
+        found[f"eval {task}"] = call("eval", seed_dir(root), *SHORT_EVAL, "--trust")
+        found[f"train {task}"] = call(
+            "train", "debug", "--env.task", task, "--run.root", Path(folder, "new"), *SHORT
+        )
+    return found
