@@ -61,6 +61,41 @@ Output: where standard output or standard error is full, closed or a broken pipe
 is lost and nothing else. A training ends as it would have. An evaluation writes its files, and
 then exits with 74 if standard output refused something; a closed pipe (`| head -1`) is no error.
 
+## Trust
+
+Opening a run executes nothing that its user did not name. Who may have written what:
+
+| what | who may have written it | what is done with it |
+|---|---|---|
+| a run directory: `config.yaml`, checkpoints, replay, logs, results | anyone | read as data of checked shape and size; never unpickled, never a YAML object, never followed through a link |
+| code that `env.task` of a saved run names: `module:Class`, `gym:module:Id`, also behind `distract:` | anyone | imported only if this user trained the run here, or names the code |
+| the command line, and modules on `PYTHONPATH` | the user | executed as named: `train.py` imports the `env.task` that it is given |
+| this checkout, its `.venv`, the state folder | the user | executed or believed |
+| requests to the page of `play` | anyone on this machine | answered with a token and in the page's own name only |
+
+- A training whose task names code writes `code.signature` into the run directory: an HMAC-SHA256
+  of that name and of what the code is called with. The key is 32 random bytes in
+  `$XDG_STATE_HOME/worldmodel/key` (without that variable `~/.local/state/worldmodel/key`). It is
+  made when it is first needed. It counts only if file and folder belong to the user and are closed
+  to everyone else.
+- A run that its user moves keeps that trust. A copy from elsewhere, a changed name, another key
+  or no key at all ends it. Whoever copies a signature can only have the code of that signature
+  imported, which the user has trained with.
+- `./wm eval RUN --trust` imports the code all the same and prints its name;
+  `--env.task NAME` does so only if the run names exactly this. Without either, `imagine`, `model`
+  and `play` use the replay and say so in one line; `returns`, `compare` and `probe` end with one
+  line and exit code 3. `report` and `returns --from saved` need no environment.
+- In Python, `worldmodel.load` and `DreamEnv` import nothing that a run names, and
+  `envs.make_factory` refuses such a task without `trust=True`.
+- A resumed training imports the task of its command line. A run that was saved with another task
+  is refused, exit code 2. Presets are files of this checkout and named without a path.
+- Trusted code must be a subclass of `gymnasium.Env` or a function that returns one. Another class
+  is never instantiated. A function has to be called before its result can be checked.
+- Built-in tasks, `dmc:` tasks and the ids of Gymnasium and `ale_py` need no trust: they import
+  installed packages that this project names, not the run.
+- `worldmodel/system/trusted_code.py` lists every configuration key that may name code. A test
+  fails if a new key of free text is neither listed there nor known to be harmless.
+
 ## Limits
 
 - The rows of `benchmarks/saves.py` repeat the same 256 frames, so they compress better than those

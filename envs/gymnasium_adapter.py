@@ -78,6 +78,10 @@ def make_registered(name: str, size: tuple[int, int]) -> gymnasium.Env:
         raise _make_unknown_error(name) from problem
     except error.Error as problem:
         raise EnvSettingsError(f"gym:{name} cannot be made: {_join_lines(problem)}") from problem
+    except TypeError as problem:
+        if "gymnasium.Env" not in str(problem):  # not Gymnasium's own check of what was made
+            raise
+        raise EnvSettingsError(f"gym:{name} cannot be made: {_join_lines(problem)}") from problem
 
 
 def _fix_pip(text: str) -> str:
@@ -107,7 +111,7 @@ def make_custom(name: str, size: tuple[int, int]) -> gymnasium.Env:
             f"{name}: {attribute} must be a gymnasium.Env class or a function that returns one"
         )
     if inspect.isclass(target) and not issubclass(target, gymnasium.Env):
-        raise EnvSettingsError(f"{name}: {attribute} is a class, but no gymnasium.Env")
+        raise EnvSettingsError(f"{name}: {attribute} is a class, but not a gymnasium.Env")
     offers = {"size": size, "render_mode": "rgb_array"}
     try:
         taken = set(inspect.signature(target).parameters)

@@ -27,6 +27,7 @@ from envs.wrappers import (
     count_frames,
     resize,
 )
+from worldmodel.config import loading
 
 # Mean return over 100 seeds as the tasks' own files state it: the expert's, the random policy's.
 RETURNS = {
@@ -547,6 +548,43 @@ def test_a_name_that_cannot_be_made_is_explained_in_one_line(name, words):
 def test_an_option_that_cannot_be_is_explained(options, words):
     with pytest.raises(ValueError, match=words):
         envs.make("pendulum", **options)
+
+
+@pytest.mark.parametrize(
+    "name, answer",
+    [
+        ("pendulum", False),
+        ("distract:pendulum", False),
+        ("dmc:walker_walk", False),
+        ("distract:dmc:walker_walk", False),
+        ("gym:CartPole-v1", False),
+        ("gym:NoSuchGame-v1", False),
+        ("gym:ALE/Pong-v5", False),
+        ("helper_env:Plain", True),
+        ("distract:helper_env:Plain", True),
+        ("distract:distract:pendulum", True),
+        ("gym:helper_env:Plain-v0", True),
+        ("gym:helper_env:mine/Plain-v0", True),
+        ("distract:gym:helper_env:mine/Plain-v0", True),
+        ("gym:Registered-v0", True),
+        ("gym:RegisteredByName-v0", True),
+        ("helper_env", True),
+        ("", True),
+    ],
+)
+def test_only_names_of_this_project_and_of_gymnasium_name_no_code(name, answer, monkeypatch):
+    for other, entry in (("Registered-v0", Scripted), ("RegisteredByName-v0", "helper_env:Plain")):
+        spec = gymnasium.envs.registration.EnvSpec(other, entry)
+        monkeypatch.setitem(gymnasium.registry, other, spec)
+    assert envs.names_code(name) is answer
+
+
+def test_a_factory_makes_code_only_if_it_is_trusted():
+    config = loading.parse(["debug", "--env.task", "helper_env:Plain"])
+    with pytest.raises(ValueError, match="'helper_env:Plain' names code.*trust=True"):
+        envs.make_factory(config.env, config.distract)
+    trusted = envs.make_factory(config.env, config.distract, trust=True)
+    assert trusted.args == ("helper_env:Plain",)
 
 
 def test_there_is_an_expert_for_built_ins_only():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from children import in_one
+from children import go, in_one
 from runs import seed_dir
 
 SHORT = (
@@ -34,8 +34,9 @@ class Own(Counter): pass
 class Other(Counter): pass
 class NoEnv:
     def __init__(self): Path({marker!r}).touch()
-def make_nothing(): return [1]
-gymnasium.register("ns/NoEnv-v0", list)
+class Words(dict): pass
+def make_nothing(**options): return [1]
+gymnasium.register("ns/NoEnv-v0", Words)
 gymnasium.register("ns/Nothing-v0", "own:make_nothing")
 """
 CRAFTED = (
@@ -58,9 +59,17 @@ CRAFTED = (
 )
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("made")
+    go(root, *SHORT)
+    return root
+
+
 @pytest.fixture
-def folder(tmp_path):
-    """Modules that leave a mark when they are imported, and one of the user's own."""
+def folder(made, tmp_path):
+    """A run of a built-in task in `root`, modules that leave a mark when they are imported, and one of the user's own."""
+    shutil.copytree(made, tmp_path / "root")
     place = tmp_path / "modules"
     (place / "evil_parent").mkdir(parents=True)
     evil = EVIL.format(marker=str(tmp_path / "touched"))
@@ -126,8 +135,6 @@ def open_crafted(call, folder):
 
     root, marker = Path(folder, "root"), Path(folder, "touched")
     sys.path.insert(0, str(Path(folder, "modules")))
-    train = ("train", "debug", "--run.root", root, *SHORT)
-    assert call(*train)[0] == 0
     run, task, found = seed_dir(root), "counter", {"returns": {}}
     library.main = http.server.test = os.abort = lambda *_: marker.touch()
     JobQueue.process = lambda self, over: None  # the page is served, and nobody asks for it
@@ -143,7 +150,7 @@ def open_crafted(call, folder):
         found[kind] = {
             w: call("eval", run, *w.split()[:1], *SHORT_EVAL, *w.split()[1:]) for w in words
         }
-    found["resume"] = call(*train)
+    found["resume"] = call("train", "debug", "--run.root", root, *SHORT)
     opened = Run.open(run)
     dream = DreamEnv(opened)
     dream.reset(seed=1)
@@ -193,9 +200,10 @@ def open_own(call, folder):
     sys.path.insert(0, str(Path(folder, "modules")))
     found, state = {"trained": {}}, Path(folder, "state")
     os.environ["XDG_STATE_HOME"] = str(state)
-    root, run = Path(folder, "root"), seed_dir(Path(folder, "root"), "own_Own")
+    root = Path(folder, "root")
+    run = seed_dir(root, "own_Own")
 
-    def train(**options):
+    def train():
         return call("train", "debug", "--env.task", "own:Own", "--run.root", root, *SHORT)
 
     def evaluate(*args):
@@ -277,7 +285,6 @@ def test_trusted_code_must_be_an_environment(folder, record_property):
 def open_no_environment(call, folder):
     sys.path.insert(0, str(Path(folder, "modules")))
     root, task, found = Path(folder, "root"), "counter", {}
-    assert call("train", "debug", "--run.root", root, *SHORT)[0] == 0
     for other in ("own:NoEnv", "own:make_nothing", "gym:own:ns/NoEnv-v0", "gym:own:ns/Nothing-v0"):
         name_task(seed_dir(root), other, task)
         task = other
