@@ -5,15 +5,19 @@ import fcntl
 import importlib.machinery
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+from worldmodel.system import doctor
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = (
@@ -214,20 +218,70 @@ def test_failed_install_shows_pips_words_and_is_tried_again(ready):
 
 def test_what_is_installed_is_compiled_at_once(ready):
     """Compiling at first use, on a disk that is full by then, would leave broken files."""
-    about = "Metadata-Version: 2.1\nName: little\nVersion: 1\n"
-    how = "Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    with zipfile.ZipFile(ready / "little-1-py3-none-any.whl", "w") as wheel:
-        for name, text in (
-            ("little.py", "GREETING = 1\n"),
-            ("little-1.dist-info/METADATA", about),
-            ("little-1.dist-info/WHEEL", how),
-            ("little-1.dist-info/RECORD", ""),
-        ):
-            wheel.writestr(name, text)
+    make_wheel(ready, "little", {"little.py": "GREETING = 1\n"})
     (ready / "requirements.txt").write_text("./little-1-py3-none-any.whl\n")
     done = call(ready, "train")
     assert done.returncode == 0 and "compiling" in done.stderr, done.stderr
     assert list(ready.glob(".venv/lib/python*/site-packages/__pycache__/little.*.pyc"))
+
+
+def make_wheel(folder, name, files):
+    """Write a wheel that pip installs without a network; its name."""
+    about = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n"
+    how = "Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    info = f"{name}-1.dist-info"
+    record = "".join(f"{place},,{len(text)}\n" for place, text in files.items())
+    meta = {f"{info}/METADATA": about, f"{info}/WHEEL": how, f"{info}/RECORD": record}
+    path = folder / f"{name}-1-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for place, text in (files | meta).items():
+            wheel.writestr(place, text)
+    return path.name
+
+
+@pytest.mark.fault(
+    38,
+    "in .venv a package's folder deleted, a native library truncated, another deleted, a module "
+    "emptied, a package lost with its metadata, pip deleted too",
+    "./wm names the packages, installs them again and starts the program; doctor says not ready",
+)
+def test_a_damaged_environment_is_found_and_mended(ready, monkeypatch, record_property):
+    whole = {
+        "gone": {"gone/__init__.py": "A = 1\n"},
+        "torn": {"torn/__init__.py": "A = 1\n", "torn/lib/libtorn.so.1": "x" * 9999},
+        "bare": {"bare/__init__.py": "A = 1\n", "bare/core.cpython-311.so": "x" * 99},
+        "void": {"void.py": "A = 1\n"},
+        "lost": {"lost/__init__.py": "A = 1\n"},
+        "kept": {"kept/__init__.py": "A = 1\n"},
+    }
+    names = [f"./{make_wheel(ready, name, files)}\n" for name, files in whole.items()]
+    (ready / "requirements.txt").write_text("".join(names))
+    assert call(ready, "train").returncode == 0
+    site = next((ready / ".venv").glob("lib/python*/site-packages"))
+    (site / "kept" / "__init__.py").write_text("A = 1  # and a word of the user's\n")
+    assert call(ready, "train").stderr == ""
+
+    for name in ("gone", "lost", "lost-1.dist-info", "pip"):
+        shutil.rmtree(site / name)
+    os.truncate(site / "torn/lib/libtorn.so.1", 5000)
+    (site / "bare/core.cpython-311.so").unlink()
+    (site / "void.py").write_text("")
+    found = list(metadata.Distribution.discover(path=[str(site)]))
+    monkeypatch.setattr(doctor.metadata, "distributions", lambda name=None: found)
+    finding = doctor.check_packages()
+    assert finding.blocks
+    assert re.fullmatch(r"DAMAGED bare==1, gone==1, pip==\S+, torn==1, void==1", finding.value)
+
+    mended = call(ready, "train")
+    assert mended.returncode == 0 and "Traceback" not in mended.stderr, mended.stderr
+    assert "wm: damaged or missing: lost, " in mended.stderr
+    line = next(x for x in mended.stderr.splitlines() if "damaged or missing" in x)
+    assert sorted(line.split(": ")[-1].split(", ")) == ["bare", "gone", "lost", "torn", "void"]
+    for files in whole.values():
+        for place, text in files.items():
+            assert place.startswith("kept") or (site / place).read_text() == text
+    assert call(ready, "train").stderr == ""
+    record_property("times", 5)
 
 
 @pytest.mark.parametrize("damage", ["killed while installing", "no python"])

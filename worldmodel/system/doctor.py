@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import os
@@ -86,18 +87,45 @@ def read_answer(probe: subprocess.Popen[str], timeout: float) -> Any:
 
 
 def check_packages() -> Finding:
-    """Report which packages of requirements.txt are not installed."""
+    """Report which packages of requirements.txt are not installed, and which lost files."""
     listed = [
         re.match(r"[\w.-]+", line) for line in (ROOT / "requirements.txt").read_text().splitlines()
     ]
     missing = [name.group() for name in listed if name and not find_version(name.group())]
-    value = "MISSING " + ", ".join(missing) if missing else "all of requirements.txt"
+    damaged = find_damaged_packages()
+    faults = [
+        f"{what} {', '.join(names)}"
+        for what, names in (("MISSING", missing), ("DAMAGED", damaged))
+        if names
+    ]
+    fixes = ["-r requirements.txt"] if missing else []
+    fixes += [f"--force-reinstall --no-deps {' '.join(damaged)}"] if damaged else []
     return Finding(
         "packages",
-        value,
-        make_pip_command("-r requirements.txt") if missing else "",
-        bool(missing),
+        "; ".join(faults) or "all of requirements.txt",
+        "; ".join(map(make_pip_command, fixes)),
+        bool(faults),
     )
+
+
+def find_damaged_packages() -> list[str]:
+    """Name the installed packages that lost a file or a part of one."""
+    found = []
+    for package in metadata.distributions():
+        rows = csv.reader((package.read_text("RECORD") or "").splitlines())
+        wanted = {row[0]: int(row[2]) for row in rows if row[2:] and row[2]}  # none of byte code
+        if any(has_lost(str(package.locate_file(name)), size) for name, size in wanted.items()):
+            found.append(f"{package.name}=={package.version}")
+    return sorted(found)
+
+
+def has_lost(path: str, wanted: int) -> bool:
+    """Say whether a file is missing, or not as long as it was; a module may have been edited."""
+    try:
+        size = os.stat(path).st_size
+    except OSError:
+        return True
+    return size != wanted and (size == 0 or not path.endswith(".py"))
 
 
 def check_torch(found: Any, busy: int = 0) -> Finding:
