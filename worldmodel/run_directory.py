@@ -103,9 +103,17 @@ class RunDir:
         self._take_lock()
         if not self._has_checkpoints():
             self._check_untrained()
-        elif self.config_file.exists():
-            return self._check_same_config(c)
-        return None
+            return None
+        if not os.path.lexists(self.config_file):
+            raise RunError(
+                f"{self.path} holds checkpoints but no config.yaml, so nobody can say how they "
+                "were trained. Nothing was changed: restore the file, or start over with "
+                "--run.fresh true, which keeps this directory beside the new one",
+                4,
+            )
+        if not self._read_status():
+            log.warning("%s is missing or cannot be read; it is written again", self.status_file)
+        return self._check_same_config(c)
 
     def check_links(self) -> None:
         """Refuse symbolic links: an untrusted run directory could redirect writes elsewhere."""

@@ -79,7 +79,7 @@ def strike_in(place, number):
     from worldmodel.training.trainer import Trainer
 
     owner, name = {
-        "directory": (RunDir, "check_links"),
+        "directory": (RunDir, "_has_checkpoints"),
         "worker": (Worker, "await_ready"),
         "trainer": (Trainer, "_make_learner"),
         "resume": (Trainer, "resume"),

@@ -94,6 +94,8 @@ def load(path: Path) -> Config:
     """
     values = copy.deepcopy(_read_defaults())
     saved = rename_keys(read_yaml(path), f"{path}: ")
+    if "task" not in _table(saved, "env"):
+        raise ConfigError([f"{path.name} is empty or cut short: it lacks env.task"])
     lacking = [
         f"{s}.{k}" for s, table in values.items() for k in table if k not in _table(saved, s)
     ]

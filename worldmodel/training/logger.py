@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -17,9 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldmodel.system.files import write_all
+from worldmodel.system.files import quarantine, read_small_file, replace_file, write_all
 
 log = logging.getLogger(__name__)
+
+MAX_BYTES = 1 << 40  # of a log
+LINE_START = re.compile(rb'(?=\{"frames": )')
 
 
 class JsonLines:
@@ -54,10 +58,13 @@ class JsonLines:
     def size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
 
-    def cut(self, size: int) -> None:
-        """Drop what was written after `size` bytes."""
+    def cut(self, size: int, frames: int) -> None:
+        """Drop what was written after a checkpoint, which has noted `size` bytes and `frames`."""
         try:
-            if self.path.exists() and self.size() > size:
+            data = read_small_file(self.path, MAX_BYTES) if self.path.exists() else b""
+            if len(data) < size or not _are_lines(data[:size]):
+                self._mend(data, size, frames)
+            elif len(data) > size:
                 with self.path.open("r+b") as file:
                     file.truncate(size)
         except OSError as error:
@@ -68,6 +75,37 @@ class JsonLines:
                 error.strerror,
                 reason,
             )
+
+    def _mend(self, data: bytes, size: int, frames: int) -> None:
+        """Keep the whole lines of a damaged file, up to these frames, and the file as it was."""
+        pieces = [piece.strip(b"\0\r\n ") for piece in LINE_START.split(data)]
+        lines = [piece + b"\n" for piece in pieces if _read_frames(piece) <= frames]
+        place = f"; as it was it is {quarantine(self.path, 'damaged')}" if data else ""
+        replace_file(self.path, b"".join(lines).decode())
+        log.warning(
+            "%s is %s: %d of its %d bytes up to the checkpoint are left in whole lines%s; "
+            "training goes on",
+            self.path,
+            "damaged" if data else "missing or empty",
+            sum(map(len, lines)),
+            size,
+            place,
+        )
+
+
+def _are_lines(data: bytes) -> bool:
+    *lines, rest = data.split(b"\n")
+    return not rest and all(_read_frames(line) < math.inf for line in lines)
+
+
+def _read_frames(line: bytes) -> float:
+    """Return the frames that a line was written at; infinity if it is none."""
+    with contextlib.suppress(ValueError, RecursionError):
+        values = json.loads(line.decode())
+        frames = values.get("frames") if isinstance(values, dict) else None
+        if isinstance(frames, int):
+            return frames
+    return math.inf
 
 
 class Means:
@@ -137,8 +175,8 @@ class Logger:
     def open(self, frames: int) -> None:
         """Start writing at this frame; lines from after the checkpoint are cut away."""
         saved = self._resumed or {"metrics": 0, "scores": 0, "minutes": 0.0}
-        self.metrics.cut(int(saved["metrics"]))
-        self.scores.cut(int(saved["scores"]))
+        self.metrics.cut(int(saved["metrics"]), frames)
+        self.scores.cut(int(saved["scores"]), frames)
         self.minutes_before = float(saved["minutes"])
         if self.tensorboard:
             self.board = _open_tensorboard(self.run_dir, frames if self._resumed else None)
