@@ -8,7 +8,9 @@ from worldmodel.rollout.statistics import (
     bootstrap_interval,
     compute_profile,
     estimate_aggregates,
+    format_interval,
     resample_runs,
+    warn_few_values,
 )
 
 
@@ -31,6 +33,14 @@ def test_scores_lengths_and_successes_are_summarised_with_intervals_of_their_own
     assert 1.0 <= low < 4.0 < high <= 8.0 and (least, most) == (0.0, 1.0)
     unknown = Evaluation([1.0], [1], [], [None]).summarize()
     assert not any(key.startswith("eval/success") for key in unknown)
+
+
+def test_intervals_over_fewer_than_five_come_with_a_warning():
+    assert warn_few_values("runs", 5) == [] and "runs" in warn_few_values("runs", 4)[0]
+    assert "no intervals" in warn_few_values("runs", 1)[0]
+    assert format_interval(1.0, 2.0, 5) == "95 % interval 1.0 to 2.0"
+    assert format_interval(1.0, 2.0, 4).endswith("unreliable with so few")
+    assert format_interval(1.0, 2.0, 1) == "no interval of one"
 
 
 def test_intervals_are_of_a_documented_number_of_draws_and_seed():

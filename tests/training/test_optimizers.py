@@ -26,6 +26,27 @@ def test_laprop_by_hand():
         assert weight.item() == pytest.approx(value, rel=1e-5)
 
 
+def test_moments_are_averaged_as_published_unless_told_otherwise():
+    for kind in (AdamW, LaProp):
+        optimizer = kind([], 0.1)
+        assert (optimizer.betas, optimizer.eps, optimizer.weight_decay) == ((0.9, 0.999), 1e-20, 0)
+
+
+def test_a_masked_step_of_laprop_is_as_if_it_had_not_been():
+    ours, theirs = (torch.nn.Parameter(torch.tensor([1.0, -2.0])) for _ in range(2))
+    masked = LaProp([ours], torch.tensor(0.1), weight_decay=0.1)
+    plain = LaProp([theirs], 0.1, weight_decay=0.1)
+    for bad, grad in enumerate([[0.5, 3.0], [math.nan, math.inf], [-2.0, 1.0]]):
+        ours.grad = torch.tensor(grad)
+        masked.found_inf = torch.tensor(float(bad == 1))
+        masked.step()
+        if bad != 1:
+            theirs.grad = torch.tensor(grad)
+            plain.step()
+    torch.testing.assert_close(ours, theirs)
+    assert masked.state[ours]["step"] == plain.state[theirs]["step"] == 2
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_adam_is_torchs_own_bit_for_bit(masked):
     """Also where a tensor says that a step is to be left out, and where some weights get no
