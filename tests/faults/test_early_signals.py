@@ -4,14 +4,17 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from children import BRIEF, go, in_one, print_of, signalled_at
+from children import BRIEF, go, in_one, log_of, print_of, signalled_at, start
+from forked import SECONDS, ended
 from runs import ROOT, seed_dir
 
 # A program whose process gets a signal when it imports a module, or is replaced by another.
@@ -148,6 +151,27 @@ def test_a_signal_before_the_first_step_is_a_stop(tmp_path):
     assert code == 75 and "stopped by SIGTERM at 0 frames, all is saved" in said
     assert any(name.endswith("state.json") for name in left)
     go(tmp_path, *BRIEF, "--run.root", tmp_path / "runs")
+
+
+@pytest.mark.fault(
+    35,
+    "SIGTERM to a rank that waits for the others",
+    "ended by it at once, nothing is written",
+)
+def test_a_signal_while_a_rank_waits_for_the_others_ends_it(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    rank = start(tmp_path, *BRIEF, env=ranks)
+    deadline = time.monotonic() + SECONDS
+    listening = f":{port:04X} "
+    while not any(listening in Path(f"/proc/net/{x}").read_text() for x in ("tcp", "tcp6")):
+        assert time.monotonic() < deadline and rank.is_alive(), log_of(tmp_path).read_text()
+        time.sleep(0.02)
+    os.kill(rank.pid, signal.SIGTERM)
+    assert ended(rank, log_of(tmp_path).read_text) == -signal.SIGTERM
+    assert [path.name for path in tmp_path.iterdir()] == ["said.log"]
 
 
 def close_terminal(look):

@@ -46,7 +46,7 @@ class Cluster:
         self.bin.mkdir()
         self.log.touch()
 
-    def job(self, *args, code=0, restarts=None):
+    def job(self, *args, code=0, restarts=None, program=None):
         scontrol = self.bin / "scontrol"
         scontrol.write_text(SCONTROL.format(log=self.log, code=code))
         scontrol.chmod(0o755)
@@ -57,7 +57,11 @@ class Cluster:
             "OMP_NUM_THREADS": "1",
         }
         env |= {"SLURM_RESTART_COUNT": str(restarts)} if restarts else {}
-        script = ["bash", str(ROOT / "docs" / "slurm.sh"), *command(self.root, *SHORT, *args)]
+        script = [
+            "bash",
+            str(ROOT / "docs" / "slurm.sh"),
+            *(program or command(self.root, *SHORT, *args)),
+        ]
         # In a process group of its own, as a job is.
         return subprocess.Popen(
             script,
@@ -117,3 +121,13 @@ def test_a_slurm_job_requeues_itself_until_it_is_done(tmp_path, record_property)
     assert json.loads((seed_dir(tmp_path) / "status.json").read_text())["state"] == "done"
     assert len(list(seed_dir(tmp_path).parent.iterdir())) == 1
     record_property("times", 3)
+
+
+def test_a_slurm_job_warned_before_its_first_step_is_requeued(tmp_path):
+    cluster = Cluster(tmp_path)
+    # What train.py does of a signal until then: it ends by it.
+    job = cluster.job(program=["bash", "-c", "echo started; exec sleep 600"])
+    assert job.stdout.readline() == "started\n"
+    job.send_signal(signal.SIGUSR1)
+    job.communicate(timeout=SECONDS)
+    assert job.returncode == 0 and cluster.log.read_text() == "requeue 4711\n"

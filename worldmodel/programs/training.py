@@ -18,6 +18,7 @@ from worldmodel.run_directory import RunDir
 from worldmodel.system import provenance, runtime, stop_request, trusted_code
 from worldmodel.system.console import Progress, say, say_nothing
 from worldmodel.system.cpu_cores import LoadMeter
+from worldmodel.system.process_start import use_default_signals
 from worldmodel.system.stop_request import Stop
 from worldmodel.training.trainer import Trainer
 
@@ -79,7 +80,9 @@ def open_training(
     """
     launch = distributed.Launch.from_environment(os.environ)
     run, device = RunDir.for_config(config), runtime.pick_rank_device(config.run, launch)
-    world = distributed.join_ranks(launch, device)
+    # The wait for other ranks is none of Python's: a handler would be called minutes later.
+    with use_default_signals() if launch.size > 1 else contextlib.nullcontext():
+        world = distributed.join_ranks(launch, device)
     stop = stop_request.Stop(world, config.run.max_minutes)
     distributed.check_same_config(world, config)
     with world, run:

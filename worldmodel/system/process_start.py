@@ -10,6 +10,7 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn, TextIO
 
@@ -73,6 +74,17 @@ def end_by_signal(number: int, frame: FrameType | None) -> NoReturn:
     if os.environ.get("LOCAL_RANK", "0") == "0":  # all ranks of a machine get the same signals
         write_line(f"stopped by {signal.Signals(number).name}")
     die_by_signal(number)
+
+
+@contextlib.contextmanager
+def use_default_signals() -> Iterator[None]:
+    """Let signals end the process without a line, where no handler of Python could be called."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in list_stop_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def die_by_signal(number: int) -> NoReturn:
