@@ -93,6 +93,8 @@ Opening a run executes nothing that its user did not name. Who may have written 
   is never instantiated. A function has to be called before its result can be checked.
 - Built-in tasks, `dmc:` tasks and the ids of Gymnasium and `ale_py` need no trust: they import
   installed packages that this project names, not the run.
+- `train.py`, `eval.py`, `./wm doctor` and the processes that they start import nothing from the
+  folder in which they are called, unless `PYTHONPATH` names it.
 - `worldmodel/system/trusted_code.py` lists every configuration key that may name code. A test
   fails if a new key of free text is neither listed there nor known to be harmless.
 

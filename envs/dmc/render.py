@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import EnvSettingsError
@@ -68,9 +69,16 @@ class Probe(NamedTuple):
 def _try_backend(backend: str) -> tuple[str, str]:
     """Draw one picture in a subprocess and return the GL device, or "" and the problem."""
     command = [sys.executable, "-c", _PROBE, backend]
+    pipe, folder = subprocess.PIPE, Path(__file__).resolve().parents[2]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_TIMEOUT, stdin=subprocess.DEVNULL
+        done = subprocess.run(  # in the checkout: `python -c` imports from where it is started
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            timeout=_TIMEOUT,
         )
     except subprocess.TimeoutExpired:
         return "", f"no answer in {_TIMEOUT} s"

@@ -23,10 +23,12 @@ START_TIMEOUT_S = 180.0
 # Signals are meant for the parent, which closes the pipe. They are blocked while a worker starts,
 # so that it lives to ignore them.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+# The path comes first: until then Python would import from the folder that it was started in.
 _CODE = (
-    f"import signal as s, sys; numbers = {tuple(map(int, _SIGNALS))}; "
+    "import sys; sys.path[:] = sys.argv[3:]; "
+    f"import signal as s; numbers = {tuple(map(int, _SIGNALS))}; "
     "[s.signal(n, s.SIG_IGN) for n in numbers]; s.pthread_sigmask(s.SIG_UNBLOCK, numbers); "
-    f"sys.path[:] = sys.argv[3:]; from {__package__}.worker import main; "
+    f"from {__package__}.worker import main; "
     "main(*map(int, sys.argv[1:3]))"
 )
 

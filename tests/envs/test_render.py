@@ -350,6 +350,13 @@ def test_a_gl_that_crashes_hangs_or_is_missing_costs_only_the_probe(monkeypatch,
     assert device == "" and problem in why
 
 
+def test_the_probe_imports_nothing_from_the_folder_it_is_started_in(monkeypatch, tmp_path):
+    (tmp_path / "json.py").write_text("raise SystemExit('a module of this folder')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(render, "_PROBE", "import json; print('device:' + json.dumps(1))")
+    assert render._try_backend("egl") == ("1", "")
+
+
 def test_workers_inherit_the_probe(gl_is):
     gl_is("egl", "a device that is not there")
     code = "from envs.dmc.render import probe_gl; print(probe_gl().device)"

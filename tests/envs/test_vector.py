@@ -328,6 +328,14 @@ def test_workers_import_neither_torch_nor_the_main_module():
         }
 
 
+def test_workers_import_nothing_from_the_folder_they_are_started_in(tmp_path, monkeypatch):
+    for name in ("signal", "pickle", "json", "gymnasium"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a module of this folder')\n")
+    monkeypatch.chdir(tmp_path)
+    with VectorEnv(Faulty, 1) as env:
+        assert env.reset(0, seed=1).is_first
+
+
 @pytest.mark.parametrize("hung", [False, True])
 def test_workers_leave_when_the_parent_is_killed(hung):
     code = (

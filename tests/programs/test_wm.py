@@ -149,6 +149,17 @@ def test_modules_are_found_from_any_folder_and_pass_their_exit_code(tree, tmp_pa
     assert (done.stdout, done.returncode) == (f"doctor {tmp_path}\n", 3)
 
 
+def test_no_module_of_the_folder_it_is_called_in_is_imported(tree, tmp_path):
+    (tree / "worldmodel" / "system" / "doctor.py").write_text("import json, worldmodel.system\n")
+    shadows = tmp_path / "shadows"
+    shadows.mkdir()
+    for name in ("json", "signal", "worldmodel"):
+        (shadows / f"{name}.py").write_text("raise SystemExit('a module of this folder')\n")
+    for name in ("doctor", "train"):
+        done = call(tree, name, cwd=shadows, WM_VENV="none")
+        assert done.returncode == 0 and done.stderr == ""
+
+
 def test_tests_run_whole_or_as_named(tree, monkeypatch):
     (tree / "tests").mkdir()
     for name in ("one", "two"):
