@@ -13,16 +13,18 @@ if __name__ == "__main__":
 
 import envs
 from worldmodel.programs.eval_options import parse_eval_arguments
+from worldmodel.system.cpu_cores import LoadMeter
 from worldmodel.system.process_end import end_process
 
 
 def main(argv: list[str]) -> int:
     args = parse_eval_arguments(argv)
 
+    load = LoadMeter()
     from worldmodel.programs.evaluation import evaluate  # torch is imported from here on
     from worldmodel.programs.exit_codes import check_output, run_command
 
-    return run_command(lambda: evaluate(args, envs)) or check_output()
+    return run_command(lambda: evaluate(args, envs, load)) or check_output()
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ class Run:
         """Open the newest sound checkpoint; RunError or CheckpointError if there is none."""
         run = RunDir(Path(path))
         c = run.load_config()
-        saved = store.load_latest(run.checkpoints)
+        saved = store.load_latest(run.checkpoints, change=False)
         if saved is None:
             raise RunError(f"{path} holds no checkpoint yet; train it first", 4)
         with store.report_incompatible(saved.path):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -73,6 +74,7 @@ def mistaken(*args):
     from worldmodel.programs.evaluation import evaluate as evaluate_run
 
     with pytest.raises((SystemExit, WorldModelError)) as mistake:
-        evaluate_run(parse_eval_arguments([str(arg) for arg in args]), envs)
+        idle = SimpleNamespace(count_busy=lambda: 0)
+        evaluate_run(parse_eval_arguments([str(arg) for arg in args]), envs, idle)
     error = mistake.value
     return error.code if isinstance(error, SystemExit) else error.exit_code, str(error)

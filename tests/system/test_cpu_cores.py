@@ -6,9 +6,11 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from runs import command, seed_dir
 from worldmodel.config import loading as configs
+from worldmodel.programs import evaluation
 from worldmodel.system import cpu_cores, runtime
 
 
@@ -88,3 +90,16 @@ def test_a_run_writes_down_its_threads_and_goes_on_with_them(tmp_path):
             preexec_fn=partial(os.sched_setaffinity, 0, used),
         )
         assert configs.load(seed_dir(tmp_path) / "config.yaml").run.threads == 1
+
+
+def test_an_evaluation_uses_the_idle_cores(monkeypatch):
+    seen = []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(runtime, "count_cores", lambda: 5)
+    monkeypatch.setitem(
+        evaluation.COMMANDS, "report", lambda *_: seen.append(torch.get_num_threads())
+    )
+    evaluation.evaluate(
+        SimpleNamespace(command="report"), None, SimpleNamespace(count_busy=lambda: 2)
+    )
+    assert seen == [3]

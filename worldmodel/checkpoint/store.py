@@ -53,6 +53,7 @@ __all__ = [
     "locate",
     "read_all_states",
     "save",
+    "iterate_newest",
     "iterate_states",
     "report_incompatible",
 ]
@@ -259,21 +260,24 @@ def _rename(tensors: dict[str, Tensor], renamed: Mapping[str, str]) -> dict[str,
     return tensors
 
 
-def load_latest(directory: Path) -> LoadedCheckpoint | None:
-    """Load the newest sound checkpoint, quarantining damaged ones; None if there is none."""
-    directory = Path(directory)
-    found = list_checkpoints(directory)
-    for path in reversed(found):
+def load_latest(directory: Path, *, change: bool = True) -> LoadedCheckpoint | None:
+    """Load the newest sound checkpoint; None if there is none.
+
+    Damaged ones are quarantined, unless nothing may be changed: a reader has no lock, and a
+    training may be writing there.
+    """
+    directory, found = Path(directory), False
+    for path in iterate_newest(directory):
         try:
             return load(path)
         except UnusableCheckpoint:
             raise
         except CheckpointError as error:
-            log.warning(
-                "%s; the checkpoint was moved to %s, the previous one is tried",
-                error,
-                quarantine(path, error.why),
-            )
+            if not os.path.lexists(path):
+                continue  # a training that runs has just deleted it, and has written newer ones
+            found = True
+            where = f"was moved to {quarantine(path, error.why)}" if change else "was left there"
+            log.warning("%s; the checkpoint %s, the previous one is tried", error, where)
     # Checkpoints that an earlier start quarantined count too: running the same command again must
     # not silently start from nothing.
     aside = directory / "quarantine"
@@ -282,10 +286,19 @@ def load_latest(directory: Path) -> LoadedCheckpoint | None:
     ):
         raise CheckpointError(
             f"every checkpoint in {directory} is damaged; start over with --run.fresh true, "
-            f"which keeps this directory beside the new one, or restore an undamaged copy; the "
-            f"damaged ones are in {aside}"
+            f"which keeps this directory beside the new one, or restore an undamaged copy"
+            + f"; the damaged ones are in {aside}"
+            * change
         )
     return None
+
+
+def iterate_newest(directory: Path) -> Iterator[Path]:
+    """Yield the newest checkpoint not yielded yet; some may appear meanwhile."""
+    seen: set[Path] = set()
+    while left := [path for path in list_checkpoints(directory) if path not in seen]:
+        seen.add(left[-1])
+        yield left[-1]
 
 
 def read_all_states(directory: Path) -> list[dict[str, Any]]:
@@ -298,7 +311,7 @@ def iterate_states(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
     Weights are not read.
     """
-    for path in reversed(list_checkpoints(Path(directory))):
+    for path in iterate_newest(Path(directory)):
         try:
             expected = read_manifest(path)[1][STATE]
             check_memory(path, {STATE: expected})

@@ -18,7 +18,7 @@ from worldmodel.programs.environments import Environments
 from worldmodel.saved_run import Run
 from worldmodel.system import runtime, trusted_code
 from worldmodel.system.console import say
-from worldmodel.system.cpu_cores import count_cores
+from worldmodel.system.cpu_cores import LoadMeter
 
 TASK = "env.task"
 
@@ -30,7 +30,6 @@ def open_run(
     overrides = [pair for pair in args.overrides if pair[0] != TASK]
     run = Run.open(path, args.device).apply_overrides(overrides)
     distrust = find_distrust(args, run, environments)
-    runtime.configure_torch(min(run.config.run.threads, count_cores()))
     env, distract = run.config.env, run.config.distract
 
     def make(obs: str = env.obs, num: int = 1):
@@ -42,7 +41,6 @@ def open_run(
             one, num, timeout_s=env.timeout, restart_budget=env.restarts
         )
 
-    (run.path / "eval").mkdir(exist_ok=True)
     say(f"{env.task}, {run.path}, trained on {run.frames} frames")
     return run, make
 
@@ -173,7 +171,8 @@ COMMANDS: dict[str, Callable[[Namespace, Environments], None]] = {
 }
 
 
-def evaluate(args: Namespace, environments: Environments) -> int:
-    """Carry out the command of `args`."""
+def evaluate(args: Namespace, environments: Environments, load: LoadMeter) -> int:
+    """Carry out the command of `args` with one thread per core that `load` finds idle."""
+    runtime.configure_torch(runtime.choose_threads(0, None, load))
     COMMANDS[args.command](args, environments)
     return 0

@@ -58,7 +58,7 @@ def is_thread_count_given() -> bool:
 
 
 def choose_threads(configured: int, before: int | None, load: LoadMeter) -> int:
-    """Choose the threads of a run: as configured, else (0) as `before`, else one per idle core.
+    """Choose the threads: as configured, else (0) as the run `before`, else one per idle core.
 
     A resumed run keeps its number of threads: another number sums in another order, rounds
     differently, and the run would not resume exactly.
@@ -70,8 +70,8 @@ def choose_threads(configured: int, before: int | None, load: LoadMeter) -> int:
     busy = min(load.count_busy(), count_cores() - 1)
     if busy:
         log.info(
-            "other programs keep %d of %d cores busy: this run uses %d threads, also when it is "
-            "resumed; --run.threads sets another number",
+            "other programs keep %d of %d cores busy: this program uses %d threads, and so does "
+            "a run when it is resumed; --run.threads or OMP_NUM_THREADS sets another number",
             busy,
             count_cores(),
             count_cores() - busy,

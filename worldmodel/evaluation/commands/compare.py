@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from worldmodel.errors import UsageError
 from worldmodel.evaluation.results import write_result
 from worldmodel.evaluation.returns.drivers import (
@@ -67,6 +69,7 @@ def compare_drivers(run: Run, make: Callable[..., Any], options: CompareOptions)
         "run": str(run.path),
         "frames": run.frames,
         "seed": options.seed,
+        "threads": torch.get_num_threads(),
         "planner": vars(run.config.planner),
     }
     lines = {
@@ -75,12 +78,13 @@ def compare_drivers(run: Run, make: Callable[..., Any], options: CompareOptions)
         "left_out": list(missing.values()),
         "drivers": results,
     }
-    write_result(target / "compare.json", lines)
     title = (
         f"{run.config.env.task}, {run.frames} frames: one model, {options.episodes} episodes "
         f"per driver"
     )
-    say("\n".join([format_table(results), *missing.values()]))
+    timed_on = f"times per action on {torch.get_num_threads()} threads"
+    say("\n".join([format_table(results), timed_on, *missing.values()]))
+    write_result(target / "compare.json", lines)
     say(f"  {target / 'compare.json'}\n  {plot_drivers(results, target / 'compare.png', title)}")
 
 

@@ -50,6 +50,7 @@ def visualize_imagination(run: Run, make: Callable[..., Any], options: ImagineOp
     """Make all visualizations, one after the other; each writes its own files."""
     build.check_goal(run.config, run.model)
     target = run.path / "eval"
+    target.mkdir(exist_ok=True)  # fails early: there is nothing but files to show
     observed = observe_episode(run, make, options.source, options.seed, options.context)
     parts: dict[str, Visualization] = {
         "beside the truth": compare_with_truth,

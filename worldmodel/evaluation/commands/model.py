@@ -67,9 +67,9 @@ def evaluate_model(run: Run, make: Make, options: ModelOptions) -> None:
         "steps": sum(map(len, episodes)),
     }
     lines = {**about, "context": options.context, "left_out": quality.left_out, **found}
-    write_result(target / "model.json", lines)
     title = f"{run.config.env.task}, {run.frames} frames: {len(episodes)} episodes, {source}"
     say(format_summary(found, quality.left_out))
+    write_result(target / "model.json", lines)
     say(f"  {target / 'model.json'}\n  {plot_quality(found, target / 'model.png', title)}")
     say("definitions of all numbers: docs/evaluation.md")
 

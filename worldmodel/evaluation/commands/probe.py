@@ -35,10 +35,9 @@ def probe_state(run: Run, make: Callable[..., Any], episodes: int, seed: int) ->
         "episodes": episodes,
         "r2": r2,
     }
-    target = run.path / "eval" / "probe.json"
-    write_result(target, lines)
     shown = ", ".join("constant" if x is None else f"{x:.3f}" for x in r2)
     say(
         f"R^2 of a linear probe to the simulator's state, by coordinate: {shown}; 1 is best, 0 no "
-        f"better than the mean\n  {target}"
+        f"better than the mean"
     )
+    say(f"  {write_result(run.path / 'eval' / 'probe.json', lines)}")

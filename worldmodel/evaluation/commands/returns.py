@@ -76,9 +76,8 @@ def evaluate_returns(
         "successes": result.successes,
         "places": result.pick_episodes(),
     }
-    made = [target / FILE, *_save_videos(result, target)]
-    write_result(target / FILE, lines)
     say(format_returns(lines))
+    made = [write_result(target / FILE, lines), *_save_videos(result, target)]
     say("\n".join(f"  {path}" for path in made))
     if len(made) > 1 and not any(path.suffix == ".mp4" for path in made):
         say(media.NO_MP4)
