@@ -50,6 +50,7 @@ def choose_pairs(part):
 @pytest.mark.parametrize("part", range(PARTS))
 def test_wrong_equations_on_record_are_still_noticed(part):
     pairs = choose_pairs(part)
+    assert len(pairs) >= COUNT // PARTS, "run python -m benchmarks.mutation: its record is old"
     with Workplace() as place:
         # Without a mutant all pass: what fails afterwards fails because of it.
         answer = place.run_tests(dict.fromkeys((test for _, test in pairs), QUICK))

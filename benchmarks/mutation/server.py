@@ -70,6 +70,7 @@ class Server:
         Returns `outcome` (passed, failed, timeout, crashed, broken), the `test` that failed, its
         `message`, and the seconds of each test.
         """
+        assert tests, "without any, pytest would run all"
         request = {
             "tests": tests,
             "lines": str(lines) if lines else None,
