@@ -99,7 +99,7 @@ def test_help_that_nobody_reads(record_property):
 )
 def test_an_environment_that_prints_into_nothing(tmp_path):
     printing = ("--env.task", "faulty:Talking", "--env.num", "2", "--train.prefill", "16")
-    go(tmp_path, *BRIEF, *printing, before=break_streams("", "pipe", 20))
+    go(tmp_path, *BRIEF, *printing, before=break_streams("", "pipe", 4))
     lines = (seed_dir(tmp_path, task="faulty_Talking") / "metrics.jsonl").read_text().splitlines()
     faults = [x["env/faults"] for x in map(json.loads, lines) if "env/faults" in x]
     assert faults and not any(faults)

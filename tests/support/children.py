@@ -255,16 +255,22 @@ def break_streams(out, err, look=0):
 
 
 def _break_streams(out, err, look):
+    readers = []
+    for number, way in ((1, out), (2, err)):
+        if way == "pipe":  # also of what the program starts, which holds its own end until then
+            reader, writer = os.pipe()
+            os.dup2(writer, number)
+            os.close(writer)
+            readers.append(reader)
+
     def strike():
+        for reader in readers:
+            os.close(reader)
         for number, way in ((1, out), (2, err)):
             if way == "closed":
                 os.close(number)
             elif way == "full":
                 os.dup2(os.open("/dev/full", os.O_WRONLY), number)
-            elif way == "pipe":
-                reader, writer = os.pipe()
-                os.close(reader)
-                os.dup2(writer, number)
 
     if not look:
         strike()
