@@ -8,16 +8,20 @@ from functools import partial
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import envs
 from runs import command
 from worldmodel.checkpoint import store
 from worldmodel.config import loading
+from worldmodel.distributed import ALONE, World
+from worldmodel.errors import Diverged
 from worldmodel.replay.buffer import ReplayMissing
 from worldmodel.rollout.collector import make_episode_seeds
 from worldmodel.run_directory import RunDir
-from worldmodel.system.runtime import STREAMS
+from worldmodel.system.runtime import STREAMS, make_generator
 from worldmodel.training import trainer as trainer_module
+from worldmodel.training import training_state
 from worldmodel.training.trainer import Trainer
 
 QUICK = ("--train.prefill", "20", "--train.updates_per_step", "0.25", "--replay.sampler")
@@ -37,11 +41,11 @@ def vectors(monkeypatch):
         yield make
 
 
-def make_trainer(root, vector, *words):
+def make_trainer(root, vector, *words, world=ALONE):
     config = loading.parse([*command(root)[2:], *QUICK, "prioritized", *words])
     run = RunDir.for_config(config)
     run.path.mkdir(parents=True, exist_ok=True)
-    return Trainer(config, vector, run, torch.device("cpu"))
+    return Trainer(config, vector, run, torch.device("cpu"), world)
 
 
 def train(trainer, steps):
@@ -187,3 +191,95 @@ def test_weights_go_back_to_finite_ones_after_a_good_update(tmp_path, vectors):
     assert torch.equal(head, before)
     next(iter(found.groups["model"].values())).fill_(float("nan"))
     assert not trainer.state._are_finite(found.groups)
+
+
+def test_actions_are_random_until_the_prefill_is_over_and_the_agents_from_then_on(
+    tmp_path, vectors
+):
+    trainer = make_trainer(tmp_path, vectors())
+    assert vars(trainer.due) == {"log": False, "eval": False, "save": False}
+    by_agent, player = [], trainer.player
+
+    class Watched:
+        carry = player.carry
+
+        def __call__(self, rows):
+            by_agent.append(trainer.steps)
+            return player(rows)
+
+    trainer.player = Watched()
+    drawn = make_generator(0, STREAMS["prefill"])
+    for _ in range(10):
+        trainer.collect()
+        wanted = trainer.action_space.random(1, drawn).numpy()
+        assert (trainer.rollout.actions == wanted).all()
+    assert by_agent == []
+    train(trainer, 18)
+    # The step in which the prefill ends is counted after its action was chosen.
+    assert by_agent[0] == 20 and set(by_agent) == set(range(20, 26)) and trainer.prefill.over
+
+
+def test_steps_of_all_ranks_count(tmp_path, vectors, monkeypatch):
+    trainer = make_trainer(tmp_path, vectors())
+    monkeypatch.setattr(type(trainer.world), "sum", lambda world, own: [2 * x for x in own])
+    train(trainer, 5)
+    assert (trainer.steps, trainer.frames) == (
+        2 * trainer.rollout.steps,
+        2 * trainer.rollout.frames,
+    )
+    assert trainer.rollout.steps == 4
+
+
+def test_replay_files_go_once_every_rank_has_seen_the_checkpoint(tmp_path, vectors, monkeypatch):
+    trainer = make_trainer(tmp_path, vectors())
+    train(trainer, 5)
+    seen = []
+    monkeypatch.setattr(type(trainer.world), "wait_for_all", lambda world: seen.append("all"))
+    monkeypatch.setattr(training_state.fault_injection, "reach", seen.append)
+    collect = trainer.replay.collect_garbage
+    monkeypatch.setattr(
+        trainer.replay, "collect_garbage", lambda kept: seen.append("garbage") or collect(kept)
+    )
+    trainer.save()
+    assert seen[-4:] == ["all", "saved", "garbage", "collected"]
+
+
+def test_ranks_share_the_capacity_and_number_their_environments_in_turn(tmp_path, vectors):
+    class Second(World):
+        rank, size, local_size = 1, 2, 2
+
+    alone = make_trainer(tmp_path, vectors(2))
+    second = make_trainer(tmp_path, vectors(2), world=Second())
+    assert second.replay.capacity_rows == alone.replay.capacity_rows // 2
+    assert second.first_env == 2 and not second.state.world.main
+    assert second.rollout.seeds(0, 4) == alone.rollout.seeds(2, 4)
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_diverged_weights_go_back_three_times_and_the_main_rank_says_so(
+    tmp_path, vectors, caplog, main
+):
+    trainer = make_trainer(tmp_path, vectors())
+    train(trainer, 28)
+    trainer.save()
+
+    class Follower(World):
+        rank = 1
+
+    trainer.learner.world = ALONE if main else Follower()
+    weight = trainer.model.reward.net.out.weight
+    before = weight.detach().clone()
+    batch = {"reward": torch.arange(3.0)}
+    for done in range(1, 4):
+        weight.data.add_(1.0)
+        trainer.learner.skips[1] = 5
+        caplog.clear()
+        trainer.recovery.roll_back(Diverged("too far"), batch, 26)
+        assert torch.equal(weight, before) and trainer.learner.rollbacks == done
+        assert trainer.learner.state_dict()["skipped_in_a_row"] == 0
+        said = f"checkpoint 29 again (rollback {done} of at most 3)" in caplog.text
+        assert said == main
+    with pytest.raises(Diverged, match="3 times the run went back.*newest checkpoint is"):
+        trainer.recovery.roll_back(Diverged("too far"), batch, 26)
+    (kept,) = (trainer.run.path / "diverged").iterdir()
+    assert torch.equal(load_file(kept)["reward"], batch["reward"])
