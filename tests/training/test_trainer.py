@@ -15,7 +15,7 @@ from runs import command
 from worldmodel.checkpoint import store
 from worldmodel.config import loading
 from worldmodel.distributed import ALONE, World
-from worldmodel.errors import Diverged
+from worldmodel.errors import Diverged, UsageError
 from worldmodel.replay.buffer import ReplayMissing
 from worldmodel.rollout.collector import make_episode_seeds
 from worldmodel.run_directory import RunDir
@@ -242,6 +242,12 @@ def test_replay_files_go_once_every_rank_has_seen_the_checkpoint(tmp_path, vecto
     )
     trainer.save()
     assert seen[-4:] == ["all", "saved", "garbage", "collected"]
+
+
+def test_a_goal_that_is_not_there_is_refused_before_the_first_step(tmp_path, vectors):
+    goal = "--planner.score", "goal_distance", "--goal.image", str(tmp_path / "none.png")
+    with pytest.raises(UsageError, match="there is no file"):
+        make_trainer(tmp_path, vectors(), *goal)
 
 
 def test_ranks_share_the_capacity_and_number_their_environments_in_turn(tmp_path, vectors):
