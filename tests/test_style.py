@@ -405,6 +405,76 @@ def test_presets_hold_only_known_keys(path):
         assert deeper == [], f"{section}: {deeper} is no table"
 
 
+# Calls that open no file of a run: sources and pages of this package, the machine's own files,
+# results in memory or in a private folder.
+OTHER_FILES = {
+    "checkpoint/store.py: os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 420)",
+    "config/component_settings.py: path.read_text(encoding='utf-8')",
+    "evaluation/commands/play.py: PAGE.read_bytes()",
+    "evaluation/plotting/media.py: made.read_bytes()",
+    "evaluation/plotting/style.py: figure.savefig(content, format=target.suffix[1:])",
+    "evaluation/report/html.py: Image.open(BytesIO(data))",
+    "evaluation/report/page.py: STYLESHEET.read_text(encoding='utf-8')",
+    "evaluation/report/reference.py: TABLE.open(newline='')",
+    "policy/goal_files.py: Image.open(BytesIO(data))",
+    "replay/chunk.py: np.memmap(file, dtype, 'r', shape=(self.rows,))",
+}
+OWN_FILES = ("kernels/", "system/")  # folders that read no run, but files.py, which this is about
+BARE_CALLS = (
+    *("read_text", "read_bytes", "write_text", "write_bytes"),
+    *("memmap", "fromfile", "tofile", "savefig"),
+)
+
+
+def bare_opens(tree):
+    """Calls that open a file without the checks of system/files.py."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        first = node.args[0] if node.args else None
+        if isinstance(node.func, ast.Name):
+            bare = node.func.id == "open" and "opener" not in {k.arg for k in node.keywords}
+        elif isinstance(node.func, ast.Attribute):
+            a_mode = isinstance(first, ast.Constant) and isinstance(first.value, str)
+            known = ast.unparse(node.func.value) in ("os", "io", "Image")
+            bare = node.func.attr in BARE_CALLS or (
+                node.func.attr == "open" and (known or a_mode or first is None)
+            )
+        else:
+            bare = False
+        if bare:
+            yield ast.unparse(node)
+
+
+def test_files_of_runs_are_opened_by_the_functions_that_check_them():
+    """`open(path, mode, opener=open_regular)`, `read_small_file`, `read_json`, `replace_file`."""
+    root = ROOT / "worldmodel"
+    found = {
+        f"{path.relative_to(root)}: {call}"
+        for path in root.rglob("*.py")
+        if not str(path.relative_to(root)).startswith(OWN_FILES)
+        for call in bare_opens(ast.parse(path.read_text()))
+    }
+    assert found == OTHER_FILES
+
+
+@pytest.mark.parametrize(
+    ("source", "bare"),
+    [
+        ("open(path)", True),
+        ("open(path, 'ab', opener=open_regular)", False),
+        ("path.open('w')", True),
+        ("path.open()", True),
+        ("os.open(path, flags)", True),
+        ("self.path.write_text(text)", True),
+        ("np.memmap(path)", True),
+        ("run.open(config)", False),
+    ],
+)
+def test_bare_opens_are_caught(source, bare):
+    assert bool(list(bare_opens(ast.parse(source)))) == bare
+
+
 def test_the_table_of_faults_is_that_of_the_tests():
     """After a change of a marker: `python benchmarks/reliability.py --run`."""
     marked = set()

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import stat
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,14 @@ from worldmodel.checkpoint.format import CHECKPOINT_NAME
 from worldmodel.config import loading as configs
 from worldmodel.config.schema import Config, find_unused_sections
 from worldmodel.errors import RunError
-from worldmodel.system.files import replace_file, write_with_retries
+from worldmodel.system.files import (
+    NOT_A_FILE,
+    LinkedFileError,
+    open_regular,
+    read_json,
+    replace_file,
+    write_with_retries,
+)
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +50,28 @@ MAX_STATUS = 1 << 16
 
 def make_slug(task: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "_", task)
+
+
+def _check_entry(entry: os.DirEntry[str]) -> None:
+    """RunError or LinkedFileError unless it is a regular file with one name."""
+    if entry.is_symlink():
+        raise RunError(
+            f"{entry.path} is a symbolic link, and nothing is read or written through one; "
+            "put the files themselves there (--run.root sets the disk of a run)",
+            4,
+        )
+    try:
+        found = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(found.st_mode):
+        raise RunError(
+            f"{entry.path} is a pipe, a socket or a device, and a run holds none. Nothing was "
+            "changed: delete it",
+            4,
+        )
+    if found.st_nlink > 1:
+        raise LinkedFileError(entry.path)
 
 
 def _write_file(path: Path, text: str, kept: str) -> None:
@@ -69,7 +99,7 @@ class RunDir:
 
     def load_config(self) -> Config:
         """Load the run's configuration; RunError if this is no run directory of this version."""
-        self.check_links()
+        self.check_entries()
         if not self.config_file.is_file():
             raise RunError(
                 f"{self.path} is not a run directory (no config.yaml in it)"
@@ -77,7 +107,7 @@ class RunDir:
                 4,
             )
         try:
-            return configs.load(self.config_file)
+            return configs.load(self.config_file, open_regular)
         except configs.ConfigError as error:
             raise RunError(
                 f"{self.config_file} does not fit this version: {'; '.join(error.problems)}. "
@@ -115,18 +145,20 @@ class RunDir:
             log.warning("%s is missing or cannot be read; it is written again", self.status_file)
         return self._check_same_config(c)
 
-    def check_links(self) -> None:
-        """Refuse symbolic links: an untrusted run directory could redirect writes elsewhere."""
-        watched = [self.path, self.videos, self.path / "eval", self.path / "diverged"]
-        inside = [entry for folder in watched if folder.is_dir() for entry in folder.iterdir()]
-        inside += [folder / "quarantine" for folder in (self.checkpoints, self.replay)]
-        for entry in inside:
-            if entry.is_symlink():
-                raise RunError(
-                    f"{entry} is a symbolic link, and nothing is read or written through one; "
-                    "put the files themselves there (--run.root sets the disk of a run)",
-                    4,
-                )
+    def check_entries(self) -> None:
+        """Refuse links, pipes, sockets and devices, wherever they lie in the directory.
+
+        An untrusted directory could redirect writes to other files with them, or hang a program.
+        """
+        folders = [self.path] if self.path.is_dir() else []
+        while folders:
+            # A training may meanwhile delete checkpoints and chunks.
+            with contextlib.suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(Path(entry.path))
+                    else:
+                        _check_entry(entry)
 
     def check_shared(self) -> None:
         """Check on every rank that it sees the directory that rank 0 has opened."""
@@ -164,11 +196,8 @@ class RunDir:
 
     def _read_status(self) -> dict[str, Any]:
         """Read status.json; an empty dict if it is missing or damaged."""
-        with (
-            contextlib.suppress(OSError, ValueError, RecursionError),
-            self.status_file.open() as file,
-        ):
-            status = json.loads(file.read(MAX_STATUS))
+        with contextlib.suppress(OSError, ValueError):
+            status = read_json(self.status_file, MAX_STATUS)
             return status if isinstance(status, dict) else {}
         return {}
 
@@ -214,9 +243,9 @@ class RunDir:
         """Make the directory and lock it; try again if another process moved it meanwhile."""
         while self._lock is None:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.check_links()
+            self.check_entries()
             place = self.path / "lock"
-            handle = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            handle = open_regular(place, os.O_RDWR | os.O_CREAT)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if place.exists() and os.path.samestat(os.fstat(handle), place.stat()):
@@ -266,10 +295,11 @@ class RunDir:
     def _check_same_config(self, c: Config) -> Config:
         """Return the run's configuration; RunError lists the keys in which the new one differs."""
         try:
-            old = configs.load(self.config_file)
-        except configs.ConfigError as error:
+            old = configs.load(self.config_file, open_regular)
+        except (configs.ConfigError, IsADirectoryError) as error:
+            why = error.problems[0] if isinstance(error, configs.ConfigError) else NOT_A_FILE
             raise RunError(
-                f"{self.config_file} cannot be read ({error.problems[0]}); restore it, or start "
+                f"{self.config_file} cannot be read ({why}); restore it, or start "
                 "over with --run.fresh true, which keeps this directory beside the new one",
                 4,
             ) from None

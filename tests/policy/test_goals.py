@@ -4,6 +4,7 @@ goals come from.
 
 import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -201,11 +202,15 @@ def test_pictures_that_cannot_be_a_goal(tmp_path):
     torn = tmp_path / "torn.png"
     torn.write_bytes(picture(tmp_path / "x.png").read_bytes()[:60])
     (tmp_path / "text.png").write_text("not a picture")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
     for path, observation, wanted in (
         (tmp_path / "none.png", SEEN, "there is no file"),
         (torn, SEEN, "cannot be read as a picture"),
         (tmp_path / "text.png", SEEN, "cannot be read as a picture"),
         (tmp_path, SEEN, "cannot be read as a picture"),
+        (tmp_path / "pipe.png", SEEN, "it is not a regular file"),
+        (tmp_path / "zero.png", SEEN, "it is not a regular file"),
         (picture(tmp_path / "y.png", W, H), SEEN, f"is {W}x{H} pixels, this run sees {H}x{W}"),
         (tmp_path / "x.png", ObservationSpace({"vector": 5}), "this run sees no pictures"),
         (

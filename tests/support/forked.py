@@ -88,9 +88,9 @@ def leave_figures_blank():
     Figure.savefig = _save_blank
 
 
-def _save_blank(figure, target):
+def _save_blank(figure, target, format):
     width, height = (figure.get_size_inches() * figure.dpi).astype(int)
-    Image.new("RGB", (width, height), "white").save(target)
+    Image.new("RGB", (width, height), "white").save(target, format)
 
 
 def _run(program, argv, out, err, before, env, figures):

@@ -88,12 +88,12 @@ def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) 
     return build_config(values, problems)
 
 
-def load(path: Path) -> Config:
+def load(path: Path, opener: Callable[[str, int], int] | None = None) -> Config:
     """Load the configuration of a run directory; keys that it lacks take their defaults, with a
-    warning.
+    warning. `opener` opens the file, as that of Python's `open`.
     """
     values = copy.deepcopy(_read_defaults())
-    saved = rename_keys(read_yaml(path), f"{path}: ")
+    saved = rename_keys(read_yaml(path, opener=opener), f"{path}: ")
     if "task" not in _table(saved, "env"):
         raise ConfigError([f"{path.name} is empty or cut short: it lacks env.task"])
     lacking = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +59,18 @@ class PlainComposer(Composer):
         return node
 
 
-def read_yaml(path: Path, one_line_strings: bool = False) -> dict[str, Any]:
+def read_yaml(
+    path: Path,
+    one_line_strings: bool = False,
+    opener: Callable[[str, int], int] | None = None,
+) -> dict[str, Any]:
     """Plain data from a YAML file; no tags, no objects, nothing larger than a configuration can
     be.
 
     In a file whose strings never go on in a next line, comments are cut out first: the scanner
     reads them letter by letter, which takes half the time of defaults.yaml.
     """
-    with path.open("rb") as file:
+    with open(path, "rb", opener=opener) as file:
         text = file.read(MAX_BYTES + 1)
     if len(text) > MAX_BYTES:
         raise ConfigError([f"{path.name}: more than {MAX_BYTES:,} bytes are no configuration"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from worldmodel.errors import UsageError
 from worldmodel.policy.goals import Goal
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.spaces import ObservationSpace
+from worldmodel.system.files import open_input, read_small_file
 
+MAX_BYTES = 1 << 28
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # of picture files, by number of channels
 
 
@@ -57,7 +60,8 @@ def read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """
     height, width, channels = shape
     try:
-        with Image.open(path) as picture:
+        data = read_small_file(path, MAX_BYTES, open_input)
+        with Image.open(BytesIO(data)) as picture:
             if picture.size != (width, height):
                 w, h = picture.size
                 raise UsageError(

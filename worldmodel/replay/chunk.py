@@ -174,9 +174,8 @@ class Chunk:
         assert directory is not None
         # Map the file at each use: an open map holds a file descriptor, and a million rows are
         # thousands of chunks.
-        return np.asarray(np.memmap(directory / self.name, dtype, "r", shape=(self.rows,)))[
-            first:end
-        ]
+        with os.fdopen(open_regular(directory / self.name), "rb") as file:
+            return np.asarray(np.memmap(file, dtype, "r", shape=(self.rows,)))[first:end]
 
     def release(self) -> None:
         """Drop the rows from memory; `read` maps them from the file from now on."""
@@ -186,9 +185,7 @@ class Chunk:
         """Append the unsaved rows to the file; on an OSError truncate it to the saved rows."""
         assert self.data is not None
         size = self.data.dtype.itemsize
-        fd = os.open(
-            directory / self.name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644
-        )
+        fd = open_regular(directory / self.name, os.O_WRONLY | os.O_CREAT)
         try:
             # If another program truncated the file, rewrite the missing rows from memory.
             start = min(self.saved, os.fstat(fd).st_size // size)
@@ -219,7 +216,8 @@ class Chunk:
         path, size = directory / self.name, self.rows * layout.row_bytes
         # Rows written after the checkpoint are dropped: the resumed run writes them again.
         if not why and path.stat().st_size > size:
-            os.truncate(path, size)
+            with open(path, "r+b", opener=open_regular) as file:
+                file.truncate(size)
         return why
 
     def read_rows(self, directory: Path, layout: Layout, room: int) -> str:

@@ -96,12 +96,9 @@ class CompressedChunk:
     def save(self, directory: Path) -> None:
         """Write the whole file; on an OSError truncate it to nothing."""
         assert self.body is not None
-        fd = os.open(
-            directory / self.name,
-            os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC,
-            0o644,
-        )
+        fd = open_regular(directory / self.name, os.O_WRONLY | os.O_CREAT)
         try:
+            os.ftruncate(fd, 0)
             body = memoryview(self.body)
             write_all(fd, body[: len(body) // 2])
             fault_injection.reach("replay-torn")

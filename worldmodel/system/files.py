@@ -20,7 +20,22 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 RETRIES, RETRY_SECONDS = 3, 0.2
+NOT_A_FILE = "it is not a regular file"
 MAX_MAGNITUDE = 1e300  # of a number read from a file, so that sums of such numbers stay finite
+
+
+class LinkedFileError(WorldModelError, OSError):
+    """A file of a run has a second name, through which a write would change another file."""
+
+    exit_code = 4
+
+    def __init__(self, path: Path | str):
+        super().__init__(
+            errno.EMLINK,
+            f"{path} has a second name (a hard link, as cp -al makes), and writing to it would "
+            "change that file too. Nothing was changed: copy the run with cp -r, which makes "
+            "files of its own, and put the copy in its place",
+        )
 
 
 class WriteError(WorldModelError, OSError):
@@ -65,12 +80,17 @@ def fsync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Replace a small file atomically; a failure leaves the old file and nothing else."""
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Replace a file atomically; a failure leaves the old file and nothing else.
+
+    Whatever has the name, such as a link or a pipe, is replaced and never written to.
+    """
     partial = path.with_suffix(".tmp")
     try:
-        with partial.open("w") as file:
-            file.write(text)
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()
+        with partial.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -80,19 +100,39 @@ def replace_file(path: Path, text: str) -> None:
         raise
 
 
-def open_regular(path: Path) -> int:
-    """Open a regular file for reading, refusing symlinks, pipes and devices with an OSError."""
-    # O_NONBLOCK: opening a named pipe would otherwise hang before it can be refused.
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+def open_regular(path: Path | str, flags: int = os.O_RDONLY) -> int:
+    """Open a file of a run: OSError for a link, pipe, socket or device, and a second name.
+
+    It is also the `opener` of Python's `open`, in any mode that does not truncate.
+    """
+    fd = open_input(path, flags | os.O_NOFOLLOW)
+    if os.fstat(fd).st_nlink > 1:  # 0 if it was replaced meanwhile
         os.close(fd)
-        raise IsADirectoryError(errno.EISDIR, "it is not a regular file", str(path))
+        raise LinkedFileError(path)
     return fd
 
 
-def read_small_file(path: Path, most: int) -> bytes:
+def open_input(path: Path | str, flags: int = os.O_RDONLY) -> int:
+    """Open a file that the user names, through links too: OSError for a pipe, socket or device."""
+    assert not flags & os.O_TRUNC, "it would be emptied before it is checked"
+    # O_NONBLOCK: opening a named pipe would otherwise hang before it can be refused.
+    try:
+        fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # a socket, or a pipe that nobody reads
+            raise
+        raise IsADirectoryError(errno.EISDIR, NOT_A_FILE, str(path)) from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise IsADirectoryError(errno.EISDIR, NOT_A_FILE, str(path))
+    return fd
+
+
+def read_small_file(
+    path: Path, most: int, opener: Callable[[str, int], int] = open_regular
+) -> bytes:
     """Read a whole regular file; OSError if it is not one or holds more than `most` bytes."""
-    with os.fdopen(open_regular(path), "rb") as file:
+    with open(path, "rb", opener=opener) as file:
         data = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)
     if len(data) > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))

@@ -11,6 +11,7 @@ import safetensors.torch
 from worldmodel.checkpoint import store
 from worldmodel.errors import Diverged
 from worldmodel.spaces import Batch
+from worldmodel.system.files import replace_file
 from worldmodel.training.learner import Learner
 from worldmodel.training.training_state import TrainingState
 
@@ -67,7 +68,7 @@ class Recovery:
             path.parent.mkdir(exist_ok=True)
             tensors = {k: v.cpu().contiguous() for k, v in batch.items()}
             facts = {"updates": str(updates), "frames": str(frames)}
-            path.write_bytes(safetensors.torch.save(tensors, facts))
+            replace_file(path, safetensors.torch.save(tensors, facts))
         except OSError as error:
             return (
                 f"the batch could not be written to {path} ({error.strerror}), the checkpoints "

@@ -18,7 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldmodel.system.files import quarantine, read_small_file, replace_file, write_all
+from worldmodel.system.files import (
+    open_regular,
+    quarantine,
+    read_small_file,
+    replace_file,
+    write_all,
+)
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +43,7 @@ class JsonLines:
         """Append one line, whole or not at all; a full disk costs the line, never the run."""
         data = json.dumps({k: _plain(v) for k, v in line.items()}).encode() + b"\n"
         try:
-            with self.path.open("ab", buffering=0) as file:
+            with open(self.path, "ab", buffering=0, opener=open_regular) as file:
                 before = os.fstat(file.fileno()).st_size
                 try:
                     write_all(file.fileno(), memoryview(data))
@@ -65,7 +71,7 @@ class JsonLines:
             if len(data) < size or not _are_lines(data[:size]):
                 self._mend(data, size, frames)
             elif len(data) > size:
-                with self.path.open("r+b") as file:
+                with open(self.path, "r+b", opener=open_regular) as file:
                     file.truncate(size)
         except OSError as error:
             reason = "training goes on, and writes them again"

@@ -12,6 +12,7 @@ import numpy as np
 from worldmodel.errors import UsageError
 from worldmodel.evaluation.play.session import HAND, MAX_STEPS, Moment, Session
 from worldmodel.evaluation.quality.policies import BEHAVIOR_LABELS
+from worldmodel.system.files import replace_file
 
 Request = dict[str, Any]
 MAX_INTEGER = 10**9
@@ -82,7 +83,7 @@ class PlayProtocol:
         assert s.start is not None
         steps = [describe_moment(m, t) for t, m in enumerate(s.history[: last + 1])]
         found = {"start": s.start.label, "first": first, "last": last, "steps": steps}
-        path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+        replace_file(path.with_suffix(".json"), json.dumps(found, indent=1) + "\n")
         return {"path": str(path)}
 
     def _describe_session(self) -> dict[str, Any]:

@@ -6,12 +6,15 @@ import logging
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from worldmodel.system.files import replace_file
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +38,7 @@ def enlarge(frames: np.ndarray, height: int = 192) -> np.ndarray:
 def save_gif(path: Path, frames: Sequence[np.ndarray] | np.ndarray, fps: float = 20.0) -> Path:
     frames = np.asarray(frames)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode_gif(frames, fps, choose_scale(frames)))
+    replace_file(path, encode_gif(frames, fps, choose_scale(frames)))
     return path
 
 
@@ -69,8 +72,10 @@ def save_webp(path: Path, frames: Sequence[np.ndarray] | np.ndarray, fps: float 
     path.parent.mkdir(parents=True, exist_ok=True)
     pictures = [Image.fromarray(f) for f in enlarge(np.asarray(frames))]
     duration = max(20, round(1000 / fps))
+    content = BytesIO()
     pictures[0].save(
-        path,
+        content,
+        "WEBP",
         save_all=True,
         append_images=pictures[1:],
         duration=duration,
@@ -78,6 +83,7 @@ def save_webp(path: Path, frames: Sequence[np.ndarray] | np.ndarray, fps: float 
         quality=80,
         method=2,
     )
+    replace_file(path, content.getvalue())
     return path
 
 
@@ -116,13 +122,16 @@ def save_mp4(
         "-",
     ]
     even = ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p"]
-    command = [program, "-y", "-loglevel", "error", *source, *even, str(path)]
-    done = subprocess.run(command, input=pictures.tobytes(), capture_output=True)
-    if done.returncode:
-        why = " ".join(done.stderr.decode(errors="replace").split())[-200:]
-        log.warning("%s could not be encoded: %s", path.name, why)
-        path.unlink(missing_ok=True)
-        return None
+    with tempfile.TemporaryDirectory(prefix="worldmodel-") as folder:
+        made = Path(folder) / path.name
+        command = [program, "-y", "-loglevel", "error", *source, *even, str(made)]
+        done = subprocess.run(command, input=pictures.tobytes(), capture_output=True)
+        if done.returncode:
+            why = " ".join(done.stderr.decode(errors="replace").split())[-200:]
+            log.warning("%s could not be encoded: %s", path.name, why)
+            path.unlink(missing_ok=True)
+            return None
+        replace_file(path, made.read_bytes())
     return path
 
 
@@ -140,5 +149,7 @@ def save_video(
 
 def save_png(path: Path, picture: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
+    content = BytesIO()
+    Image.fromarray(picture).save(content, "PNG")
+    replace_file(path, content.getvalue())
     return path

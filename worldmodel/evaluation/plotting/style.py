@@ -6,8 +6,11 @@ Every title says which direction is better.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+from worldmodel.system.files import replace_file
 
 # Distinguishable with every kind of colour vision, in this order. Lines also differ in dashes or
 # markers.
@@ -44,7 +47,9 @@ def save_figure(figure: Any, target: Path, title: str = "") -> Path:
     if figure.get_layout_engine() is None:
         figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
     target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target)
+    content = BytesIO()
+    figure.savefig(content, format=target.suffix[1:])
+    replace_file(target, content.getvalue())
     load_pyplot().close(figure)
     return target
 

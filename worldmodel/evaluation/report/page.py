@@ -17,6 +17,7 @@ from worldmodel.evaluation.report.html import (
 from worldmodel.evaluation.report.provenance_section import list_missing_commands
 from worldmodel.evaluation.report.reported_run import DAMAGE_ERRORS, ReportedRun, read_runs
 from worldmodel.system.console import Progress
+from worldmodel.system.files import replace_file
 
 STYLESHEET = Path(__file__).with_name("style.css")
 Section = tuple[str, str, Callable[[], str]]  # its id, its title, its renderer
@@ -27,10 +28,8 @@ def write_report(paths: Sequence[Path], target: Path) -> tuple[Path, list[str]]:
     runs = read_runs(list(paths))
     text, missing = render_page(runs, quiet=False)
     target.parent.mkdir(exist_ok=True)
-    partial = target.with_suffix(".tmp")
     # A path or a damaged file may hold characters that UTF-8 cannot encode.
-    partial.write_bytes(text.encode("utf-8", "replace"))
-    partial.replace(target)
+    replace_file(target, text.encode("utf-8", "replace"))
     return target, missing
 
 
