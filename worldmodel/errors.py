@@ -9,6 +9,20 @@ them all.
 
 from __future__ import annotations
 
+import re
+
+# What a terminal obeys instead of showing it: control characters but the tab, marks that turn the
+# direction of text, line breaks of Unicode, and bytes of file names that are no UTF-8.
+CONTROL = re.compile(
+    "[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def escape_control(text: str, kept: str = "") -> str:
+    """The text on one line, its control characters as Python writes them, but those `kept`."""
+    return CONTROL.sub(lambda m: m[0] if m[0] in kept else ascii(m[0])[1:-1], text)
+
 
 class WorldModelError(Exception):
     """The base of the family; a subclass says which exit code is its own."""

@@ -17,7 +17,7 @@ from typing import Any
 from worldmodel.checkpoint.format import CHECKPOINT_NAME
 from worldmodel.config import loading as configs
 from worldmodel.config.schema import Config, find_unused_sections
-from worldmodel.errors import RunError
+from worldmodel.errors import RunError, escape_control
 from worldmodel.system.files import (
     NOT_A_FILE,
     LinkedFileError,
@@ -54,9 +54,10 @@ def make_slug(task: str) -> str:
 
 def _check_entry(entry: os.DirEntry[str]) -> None:
     """RunError or LinkedFileError unless it is a regular file with one name."""
+    path = escape_control(entry.path)
     if entry.is_symlink():
         raise RunError(
-            f"{entry.path} is a symbolic link, and nothing is read or written through one; "
+            f"{path} is a symbolic link, and nothing is read or written through one; "
             "put the files themselves there (--run.root sets the disk of a run)",
             4,
         )
@@ -66,8 +67,8 @@ def _check_entry(entry: os.DirEntry[str]) -> None:
         return
     if not stat.S_ISREG(found.st_mode):
         raise RunError(
-            f"{entry.path} is a pipe, a socket or a device, and a run holds none. Nothing was "
-            "changed: delete it",
+            f"{path} is a pipe, a socket or a device, and a run holds none. Nothing was changed: "
+            "delete it",
             4,
         )
     if found.st_nlink > 1:
@@ -323,6 +324,9 @@ def _suggest_runs(path: Path) -> str:
     """Name the run directories below the given path, or else in runs/, as a hint."""
     roots = [path if path.is_dir() else Path("runs")]
     found = sorted(
-        str(f.parent) for root in roots if root.is_dir() for f in root.glob("**/config.yaml")
+        escape_control(str(f.parent))
+        for root in roots
+        if root.is_dir()
+        for f in root.glob("**/config.yaml")
     )[:4]
     return f"; there is {', '.join(found)}" if found else "; make one with ./wm train"

@@ -30,7 +30,7 @@ from worldmodel.config.yaml_io import (
     parse_yaml,
     read_yaml,
 )
-from worldmodel.errors import exit_code_of
+from worldmodel.errors import CONTROL, escape_control, exit_code_of
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +64,9 @@ def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) 
     values = copy.deepcopy(_read_defaults())
     for name in names:
         if name not in list_presets():
+            hint = suggest(name, list_presets())
             problems.append(
-                f"unknown preset '{name}'{suggest(name, list_presets())}; there are "
+                f"unknown preset '{escape_control(name)}'{hint}; there are "
                 f"{', '.join(list_presets())}"
             )
             continue
@@ -76,7 +77,7 @@ def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) 
         if problem:
             problems.append(problem)
     if names and "run.name" not in dict(overrides) and values["run"]["name"] == "default":
-        values["run"]["name"] = "-".join(names)
+        values["run"]["name"] = "-".join(name for name in names if name in list_presets())
     task = values["env"]["task"]
     if check_task and isinstance(task, str):
         try:
@@ -156,7 +157,7 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
             key, equals, text = word[2:].partition("=")
             if not equals:
                 if not rest:
-                    problems.append(f"--{key} needs a value")
+                    problems.append(f"--{escape_control(key)} needs a value")
                     break
                 text = rest.pop(0)
             overrides.append((key, text))
@@ -200,7 +201,9 @@ def assign(values: dict[str, Any], key: str, text: str) -> str | None:
     parts = key.split(".")
     known = [f"{s}.{k}" for s, table in values.items() if isinstance(table, dict) for k in table]
     if len(parts) < 2 or ".".join(parts[:2]) not in known:
-        return f"unknown key '{key}'{suggest(key, known)}"
+        return f"unknown key '{escape_control(key)}'{suggest(key, known)}"
+    if CONTROL.search(text):
+        return f"{key}: no line breaks or control characters, got {ascii(text)[:80]}"
     try:
         value = parse_yaml(text)
     except UNREADABLE:
@@ -209,7 +212,8 @@ def assign(values: dict[str, Any], key: str, text: str) -> str | None:
     for part in parts[1:-1]:
         node = node.get(part) if isinstance(node, dict) else None
     if not isinstance(node, dict):
-        return f"unknown key '{key}': {'.'.join(parts[:-1])} is not a table"
+        above = escape_control(".".join(parts[:-1]))
+        return f"unknown key '{escape_control(key)}': {above} is not a table"
     node[parts[-1]] = value
     return None
 
@@ -354,6 +358,9 @@ def _convert_scalar(value: Any, kind: type, where: str, problems: list[str]) -> 
         value = int(value)
     if type(value) is not kind:
         problems.append(f"{where}: expected {kind.__name__}, got {describe_value(value)}")
+        return None
+    if isinstance(value, str) and (CONTROL.search(value) or "\t" in value):
+        problems.append(f"{where}: no line breaks or control characters, got {ascii(value)[:80]}")
         return None
     if isinstance(value, float) and not math.isfinite(value):
         problems.append(f"{where}: expected a finite number, got {value}")

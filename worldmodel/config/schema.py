@@ -305,6 +305,10 @@ def contradictions(c: Config) -> list[str]:
     """Keys that are fine alone and impossible together, one line each."""
     m, p = c.model, c.planner
     found = []
+    if any(part in ("", ".", "..") for part in c.run.name.split("/")):
+        found.append(
+            f"run.name: {c.run.name!r} is no name of a folder; --run.root says where it lies"
+        )
     if p.elites > p.candidates:
         found.append(f"planner.elites: {p.elites} is more than planner.candidates {p.candidates}")
     if p.keep * p.elites > p.candidates - 1:

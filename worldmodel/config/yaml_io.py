@@ -14,7 +14,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent
 from ruamel.yaml.nodes import MappingNode
 
-from worldmodel.errors import UsageError
+from worldmodel.errors import UsageError, escape_control
 
 MAX_BYTES = 1 << 16  # the parser reads some 20 KB in a second
 MAX_BITS = 63
@@ -109,4 +109,4 @@ def describe_value(value: Any) -> str:
 def format_name(key: Any) -> str:
     """A name or a choice, on one line."""
     text = str(key)[:60] if isinstance(key, str | float) or key is None else describe_value(key)
-    return " ".join(text.split())
+    return escape_control(" ".join(text.split()))

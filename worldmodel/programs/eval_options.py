@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from worldmodel.config.loading import split_arguments
+from worldmodel.errors import CONTROL
 
 DESCRIPTION = """Evaluate saved runs. --planner.KEY VALUE, --behavior.KEY VALUE and
 --goal.KEY VALUE drive them in another way than they were trained with, as in
@@ -39,6 +40,9 @@ def parse_eval_arguments(argv: list[str]) -> argparse.Namespace:
         "and what to do with it (returns); returns and report take several",
     )
     add_options(parser)
+    for word in argv:
+        if CONTROL.search(word):
+            parser.error(f"no line breaks or control characters, got {ascii(word)[:80]}")
     own, dotted = split_dotted(argv)
     args = parser.parse_intermixed_args(own)
     split_command(args, parser)

@@ -7,6 +7,8 @@ import sys
 import time
 from typing import TextIO
 
+from worldmodel.errors import escape_control
+
 
 def say(text: str) -> None:
     """Print one line on standard output."""
@@ -62,7 +64,13 @@ class Progress:
         )
         # The next redraw does not clear a line that has wrapped around.
         width = shutil.get_terminal_size((150, 24)).columns - 1
-        self.stream.write(f"\r\033[K{line[:width]}" if self.live else line + "\n")
+        line = escape_control(line)
+        if self.live:
+            # Standard error of a program escapes control sequences in all other text.
+            getattr(self.stream, "write_control", self.stream.write)("\r\033[K")
+            self.stream.write(line[:width])
+        else:
+            self.stream.write(line + "\n")
         self.stream.flush()
 
     def close(self) -> None:

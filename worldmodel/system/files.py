@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from worldmodel.errors import WorldModelError
+from worldmodel.errors import WorldModelError, escape_control
 
 T = TypeVar("T")
 
@@ -32,9 +32,9 @@ class LinkedFileError(WorldModelError, OSError):
     def __init__(self, path: Path | str):
         super().__init__(
             errno.EMLINK,
-            f"{path} has a second name (a hard link, as cp -al makes), and writing to it would "
-            "change that file too. Nothing was changed: copy the run with cp -r, which makes "
-            "files of its own, and put the copy in its place",
+            f"{escape_control(str(path))} has a second name (a hard link, as cp -al makes), and "
+            "writing to it would change that file too. Nothing was changed: copy the run with "
+            "cp -r, which makes files of its own, and put the copy in its place",
         )
 
 

@@ -1,6 +1,6 @@
 """What a program does first: streams that cannot fail, and signals that end it with a line.
 
-A program imports this before anything else; it needs the standard library alone.
+A program imports this before anything else; it needs little more than the standard library.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn, TextIO
+
+from worldmodel.errors import escape_control
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
@@ -40,6 +42,21 @@ class LossyFile(io.FileIO):
         return size if written is None else written  # None: it would block
 
 
+class PlainText(io.TextIOWrapper):
+    """Text for a terminal: what is printed moves no cursor, and hides and renames nothing.
+
+    Names and messages may come from a run or an environment of somebody else's.
+    """
+
+    def write(self, text: str) -> int:
+        super().write(escape_control(text, kept="\n"))
+        return len(text)
+
+    def write_control(self, text: str) -> None:
+        """Write the terminal's own sequences."""
+        super().write(text)
+
+
 def open_standard_streams() -> None:
     """Let a closed, full or broken standard stream cost the output alone."""
     for number in range(3):
@@ -54,7 +71,7 @@ def open_standard_streams() -> None:
 def _open_lossy(number: int, before: TextIO | None) -> TextIO:
     file = io.BufferedWriter(LossyFile(number, "w", closefd=False))
     encoding = before.encoding if before else "utf-8"
-    return io.TextIOWrapper(file, encoding, errors="backslashreplace", line_buffering=True)
+    return PlainText(file, encoding, errors="backslashreplace", line_buffering=True)
 
 
 def get_output_error() -> OSError | None:
