@@ -158,8 +158,8 @@ def test_a_folder_in_the_place_of_a_file(made, tmp_path, record_property):
     for what, answers in found.items():
         for program, (code, said) in answers.items():
             assert code in (0, 4, 74) and "Traceback" not in said, (what, program, code, said)
-            # Three retries may come first.
-            assert code == 0 or len(said.strip().splitlines()) <= 4, (what, program, said)
+            named = what.startswith("a linked") or Path(what).name in said
+            assert code == 0 or named, (what, program, said)
     assert {code for code, _ in found["a linked checkpoint"].values()} == {4}
     record_property("times", sum(map(len, found.values())))
 
