@@ -149,7 +149,8 @@ def test_the_process_ends_with_its_own_exit_code(tmp_path, record_property):
     assert read_status(tmp_path)["state"] == "running"
     for seed, num in enumerate("12", 1):
         env = {"WM_ACCIDENT": "leave_running make", "WM_SLEEP": f"360{seed}.5"}
-        said = go(tmp_path, *TINY, "--env.num", num, "--run.seed", seed, env=env)
+        words = ["--env.num", num, "--run.seed", seed]
+        said = go(tmp_path, *TINY, *words, env=env, before=leave_soon)
         assert read_status(tmp_path, seed)["state"] == "done"
         assert "the environment has started still run" in said
     left = find_sleepers("3601.5", "3602.5")
@@ -157,6 +158,12 @@ def test_the_process_ends_with_its_own_exit_code(tmp_path, record_property):
         os.kill(pid, signal.SIGKILL)
     assert len(left) == 3  # those of the training's own processes: two to test in, one to collect
     record_property("times", 3)
+
+
+def leave_soon():
+    from worldmodel.system import process_end
+
+    process_end.GRACE_S = 0.3
 
 
 def find_sleepers(*seconds):

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from os import _exit  # os._exit is another while an environment runs: envs/parallel/
 from types import FrameType
 from typing import NoReturn, TextIO
 
@@ -108,7 +109,7 @@ def die_by_signal(number: int) -> NoReturn:
     """End the process as the signal does by default, so that a shell sees what ended it."""
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)
-    os._exit(128 + number)  # process 1 of a container does not die of a signal
+    _exit(128 + number)  # process 1 of a container does not die of a signal
 
 
 def write_line(text: str) -> None:
