@@ -17,13 +17,15 @@ from worldmodel.evaluation.quality.held_out_episodes import load_replay_episodes
 from worldmodel.evaluation.quality.plan_returns import imagine_plans
 
 QUICK = ("--episodes", "3", "--starts", "2", "--plans", "4", "--follow", "5")
+FEWEST = ("--episodes", "2", "--starts", "1", "--plans", "4", "--follow", "3", "--length", "4")
+BRIEF = ("--env.time_limit", "15", "--log.eval", "0")
 
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     """Pictures that actions change, episodes of a known length."""
     root = tmp_path_factory.mktemp("measured")
-    train(root, "--env.task", "pointmass", "--env.time_limit", "15", "--run.frames", "60")
+    train(root, "--env.task", "pointmass", "--run.frames", "60", *BRIEF)
     return seed_dir(root, "pointmass")
 
 
@@ -69,20 +71,21 @@ def test_it_writes_numbers_plots_and_a_summary(run_dir):
 
 
 def test_the_same_seed_measures_the_same(run_dir):
-    first = evaluate(run_dir, "model", *QUICK, "--seed", "4")[0]
+    first = evaluate(run_dir, "model", *FEWEST, "--seed", "4")[0]
     numbers = result(run_dir)
     assert (
-        evaluate(run_dir, "model", *QUICK, "--seed", "4")[0] == first
+        evaluate(run_dir, "model", *FEWEST, "--seed", "4")[0] == first
         and result(run_dir) == numbers
     )
-    evaluate(run_dir, "model", *QUICK, "--seed", "5")
+    evaluate(run_dir, "model", *FEWEST, "--seed", "5")
     assert result(run_dir)["mse"] != numbers["mse"]
 
 
 def test_an_actors_plans_are_measured_too(tmp_path):
-    train(tmp_path, "--behavior.name", "actor_critic", "--run.frames", "40", "--imag.starts", "8")
+    short = ("--run.frames", "40", "--log.eval", "0")
+    train(tmp_path, "--behavior.name", "actor_critic", "--imag.starts", "8", *short)
     run = seed_dir(tmp_path)
-    out, _ = evaluate(run, "model", *QUICK, "--planner.horizon", "3")
+    out, _ = evaluate(run, "model", *FEWEST, "--planner.horizon", "3")
     assert set(result(run)["plans"]["by_kind"]) == {"random", "actor", "planner"}
     assert "actions never changed the pictures" in out and "optimism on actor plans" in out
 
@@ -146,7 +149,9 @@ def test_episodes_of_another_run(run_dir, tmp_path, monkeypatch, capsys):
 
 
 def test_one_start_gives_no_interval(run_dir):
-    out, _ = evaluate(run_dir, "model", *QUICK, "--starts", "1", "--length", "3")
+    out, _ = evaluate(
+        run_dir, "model", *QUICK, "--episodes", "2", "--starts", "1", "--length", "3"
+    )
     found = result(run_dir)
     assert found["plans"]["by_kind"]["planner"]["gap_low"] is None is found["policies"]["gap_high"]
     assert (
@@ -173,7 +178,7 @@ def test_a_run_whose_environment_is_not_here_falls_back_on_its_replay(run_dir, t
 
 
 def test_a_run_that_sees_no_pictures(tmp_path):
-    train(tmp_path, "--env.task", "pendulum", "--env.obs", "state", "--run.frames", "40")
+    train(tmp_path, "--env.task", "pendulum", "--env.obs", "state", "--run.frames", "40", *BRIEF)
     run = seed_dir(tmp_path, "pendulum")
     out, _ = evaluate(run, "model", *QUICK, "--length", "5")
     found = result(run)
@@ -182,7 +187,7 @@ def test_a_run_that_sees_no_pictures(tmp_path):
 
 
 def test_a_run_with_discrete_actions_and_ends(tmp_path):
-    train(tmp_path, "--env.task", "catcher", "--run.frames", "60")
+    train(tmp_path, "--env.task", "catcher", "--run.frames", "60", "--log.eval", "0")
     run = seed_dir(tmp_path, "catcher")
     out, _ = evaluate(run, "model", *QUICK, "--planner.horizon", "6")
     found = result(run)
@@ -236,6 +241,8 @@ def test_an_evaluated_run_imagines_as_the_agent_does(tmp_path):
         "fp32",
         "--run.frames",
         "40",
+        "--log.eval",
+        "0",
     )
     run = worldmodel.load(seed_dir(tmp_path))
     [episode] = load_replay_episodes(run.path, 1)

@@ -3,6 +3,7 @@ can't be.
 """
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -12,7 +13,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
+import forked
 import train as train_py
 from runs import fingerprint, seed_dir, start, train
 from worldmodel.errors import Diverged
@@ -117,26 +120,25 @@ def test_stopped_in_mid_episode_and_resumed_equals_the_unbroken_run(unbroken, tm
     assert shorter == fingerprint(unbroken)
 
 
-LONG = ("--run.frames", "400", "--log.every", "1")
+# Its lines and its frames are long apart: a signal arrives well before the end.
+LONG = ("--run.frames", "260", "--log.every", "1", "--log.eval", "0")
 
 
-@pytest.fixture(scope="module")
-def calm_long(tmp_path_factory):
-    root = tmp_path_factory.mktemp("calm")
-    train(root, *LONG)
-    return fingerprint(seed_dir(root))
-
-
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
-def test_a_signal_saves_exits_75_and_the_same_command_goes_on(tmp_path, calm_long, name):
-    process = start(tmp_path, *LONG)
-    wait_for_lines(seed_dir(tmp_path) / "metrics.jsonl", 45)
-    process.send_signal(getattr(signal, name))
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 75, err
-    assert "the same command goes on" in out and "Traceback" not in err
+def test_a_signal_saves_exits_75_and_the_same_command_goes_on(tmp_path):
+    train(tmp_path / "calm", *LONG)
+    said = tmp_path / "said"
+    argv = ["debug", "--run.root", tmp_path, *LONG]
+    for lines, name in ((45, "SIGTERM"), (75, "SIGINT"), (105, "SIGUSR1")):
+        process = forked.start("train", argv, said)
+        wait_for_lines(seed_dir(tmp_path) / "metrics.jsonl", lines)
+        os.kill(process.pid, getattr(signal, name))
+        code = forked.ended(process, said.read_text)
+        text = said.read_text()
+        assert code == 75, text
+        assert "the same command goes on" in text and "Traceback" not in text
+        assert f"stopped by {name}" in text
     train(tmp_path, *LONG)
-    assert fingerprint(seed_dir(tmp_path)) == calm_long
+    assert fingerprint(seed_dir(tmp_path)) == fingerprint(seed_dir(tmp_path / "calm"))
 
 
 class StopAfter:
@@ -156,14 +158,18 @@ class StopAfter:
 
 
 BUSY = (
+    "--train.prefill",
+    "16",
     "--train.pretrain",
-    "9",
+    "6",
     "--train.updates_per_step",
     "0.5",
     "--run.frames",
-    "70",
+    "45",
     "--log.eval",
-    "20",
+    "15",
+    "--env.time_limit",
+    "14",
 )
 
 
@@ -206,6 +212,7 @@ def test_stopped_anywhere_and_often_it_ends_the_same(tmp_path, monkeypatch, extr
     """Between owed updates, inside an evaluation, in mid-episode: nothing is lost or done
     twice.
     """
+    monkeypatch.setattr(Figure, "savefig", forked.save_blank)
     task = "catcher" if "catcher" in extra else "counter"
     here = [*["debug", "--run.root"], str(tmp_path / "calm"), *BUSY, *extra]
     assert train_py.main(here) == 0
@@ -215,7 +222,7 @@ def test_stopped_anywhere_and_often_it_ends_the_same(tmp_path, monkeypatch, extr
     stops = 0
     StopAfter.looks = 3
     while (code := train_py.main(here)) == 75:
-        StopAfter.looks = rng.randint(1, 25) if stops < 12 else 10_000
+        StopAfter.looks = rng.randint(1, 20) if stops < 9 else 10_000
         stops += 1
     assert code == 0 and stops >= 8
     assert fingerprint(seed_dir(tmp_path / "stopped", task)) == fingerprint(
@@ -262,6 +269,10 @@ SMALL = (
     "6",
     "--run.frames",
     "60",
+    "--train.pretrain",
+    "2",
+    "--log.eval",
+    "0",
 )
 
 
@@ -360,8 +371,9 @@ def test_settings_of_a_part_that_is_not_used_may_change(unbroken, tmp_path):
 
 
 def test_a_start_that_failed_leaves_the_directory_free(tmp_path):
-    train(tmp_path, "--env.task", "pendulum", "--replay.capacity_gb", "1e-5", expect=2)
-    train(tmp_path, "--env.task", "pendulum")
+    short = ("--env.task", "pendulum", "--env.time_limit", "20", "--run.frames", "40")
+    train(tmp_path, *short, "--replay.capacity_gb", "1e-5", expect=2)
+    train(tmp_path, *short)
 
 
 def test_an_unfinished_ending_is_made_up_for(unbroken, tmp_path):

@@ -85,10 +85,11 @@ def leave_figures_blank():
     """
     from matplotlib.figure import Figure
 
-    Figure.savefig = _save_blank
+    Figure.savefig = save_blank
 
 
-def _save_blank(figure, target, format):
+def save_blank(figure, target, format=None):
+    """A white picture of the figure's size."""
     width, height = (figure.get_size_inches() * figure.dpi).astype(int)
     Image.new("RGB", (width, height), "white").save(target, format)
 
