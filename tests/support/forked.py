@@ -22,6 +22,7 @@ PRELOAD = (
     "worldmodel.programs.evaluation",
     "matplotlib.pyplot",
     "pytest",
+    "warm",
 )
 SECONDS = 600  # a machine may be busy; none of these takes more than seconds of its own
 

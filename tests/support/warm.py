@@ -1,0 +1,12 @@
+"""What nearly every program does first, done once in the server that programs are forked from."""
+
+import gc
+
+from PIL import Image
+
+from worldmodel.config import loading
+
+loading.to_yaml(loading.parse(["debug"]))
+Image.init()
+gc.collect()
+gc.freeze()  # no collection in a forked program looks at, and so copies, what the server holds
