@@ -6,6 +6,7 @@ WM_SURVIVED names; benchmarks/reliability.py makes a table of them. WM_ROWS choo
 
 import json
 import os
+import sys
 import tempfile
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy reads it as it is imported
@@ -17,6 +18,10 @@ torch.set_num_threads(1)
 
 STATE = tempfile.TemporaryDirectory()  # instead of the user's own state folder, with their key
 os.environ["XDG_STATE_HOME"] = STATE.name
+
+# Without cached bytecode every program that a test starts compiles all files again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # The files that take longest, first: nothing is left over for one core alone at the end.
 LONGEST = (
