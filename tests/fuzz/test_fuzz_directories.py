@@ -8,6 +8,7 @@ import json
 import mmap
 import os
 import random
+import re
 import zlib
 from pathlib import Path
 
@@ -228,8 +229,11 @@ def test_configurations(tmp_path, record_property):
     run = RunDir(tmp_path / "run")
     run.path.mkdir()
     good = loading.to_yaml(loading.parse(["debug"]))
+    sections = re.findall(r"^\w.*\n(?: .*\n)*", good, re.MULTILINE)
+    assert "".join(sections) == good and len(sections) > 20
     for rng in inputs("yaml", 700, record_property):
-        run.config_file.write_text(mutate.in_yaml(rng, good))
+        some = "".join(rng.sample(sections, 5))  # what is left out takes its default
+        run.config_file.write_text(mutate.in_yaml(rng, some))
         try:
             run.load_config()
         except RunError as error:

@@ -310,11 +310,17 @@ def _pick_kind(value: Any, kinds: Sequence[Any]) -> Any:
     return next(kind for kind in kinds if kind is not type(None))
 
 
+@functools.cache
+def _read_hints(table: type) -> dict[str, Any]:
+    """The types of a table's keys with their ranges, read once: evaluating them takes longest."""
+    return get_type_hints(table, include_extras=True)
+
+
 def _convert_table(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
     if not isinstance(value, Mapping):
         problems.append(f"{where}: expected a table, got {describe_value(value)}")
         return None
-    hints = get_type_hints(kind, include_extras=True)
+    hints = _read_hints(kind)
     prefix = f"{where}." if where else ""
     for key in value:
         if key not in hints:
