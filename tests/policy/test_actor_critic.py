@@ -283,9 +283,10 @@ def test_a_chain_with_terminations_gives_the_analytic_values():
         "actor.normalize=none",
         "actor.unimix=0.01",
         "imag.lam=0.9",
+        "critic.rate=0.2",
     )
-    starts = torch.nn.functional.one_hot(torch.arange(PLACES), PLACES + 1).float().repeat(40, 1)
-    practise(learner, chain_world(), lambda: starts, 1000, 0.03)
+    starts = torch.nn.functional.one_hot(torch.arange(PLACES), PLACES + 1).float().repeat(20, 1)
+    practise(learner, chain_world(), lambda: starts, 200, 0.2)
     with torch.no_grad():
         dist = learner.actor(starts[:PLACES])
         value = learner.critic.mean(starts[:PLACES])
