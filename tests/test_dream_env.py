@@ -184,7 +184,8 @@ def test_wrong_actions_and_steps_before_a_reset(run_dir, catcher_dir):
 
 
 def test_a_model_that_cannot_draw_offers_features(tmp_path):
-    train(tmp_path, "--env.task", "pendulum", "--env.obs", "state", "--run.frames", "40")
+    short = ("--run.frames", "40", "--env.time_limit", "20")
+    train(tmp_path, "--env.task", "pendulum", "--env.obs", "state", *short)
     with pytest.raises(ValueError, match="cannot draw"):
         DreamEnv(seed_dir(tmp_path, "pendulum"))
     env = DreamEnv(seed_dir(tmp_path, "pendulum"), obs="features")

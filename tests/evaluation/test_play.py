@@ -325,7 +325,8 @@ def test_a_session_continues_without_a_failed_simulator(run_dir):
 
 
 def test_a_model_that_cannot_draw_has_curves_only(tmp_path):
-    train(tmp_path, "--env.task", "pendulum", "--env.obs", "state", "--run.frames", "40")
+    short = ("--run.frames", "40", "--env.time_limit", "20")
+    train(tmp_path, "--env.task", "pendulum", "--env.obs", "state", *short)
     path = seed_dir(tmp_path, "pendulum")
     run = worldmodel.load(path)
     with make_simulator(run, "both") as vector:

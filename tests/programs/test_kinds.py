@@ -6,7 +6,7 @@ import pytest
 
 from runs import seed_dir, train
 
-SHORT = ("--run.frames", "60", "--log.final_episodes", "1")
+SHORT = ("--run.frames", "60", "--log.eval", "30", "--env.time_limit", "15")
 
 
 @pytest.mark.parametrize(
