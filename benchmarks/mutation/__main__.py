@@ -4,21 +4,24 @@ python -m benchmarks.mutation --list        the mutants that are drawn
 python -m benchmarks.mutation --record      which tests run which lines (once, and after changes)
 python -m benchmarks.mutation               run those without a result; writes results and page
 python -m benchmarks.mutation --survivors   run survivors again, with more tests
+python -m benchmarks.mutation --seed 1      another draw, which no test was written for: its score
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import queue
+import signal
 import sys
-import threading
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from benchmarks.mutation.draw import draw_mutants
+from benchmarks.mutation.draw import COUNT, SEED, draw_mutants
 from benchmarks.mutation.lines import choose_tests, load_record, record_file
 from benchmarks.mutation.operators import Mutant
 from benchmarks.mutation.results import (
@@ -36,7 +39,7 @@ from benchmarks.mutation.results import (
 from benchmarks.mutation.workplace import ROOT, Workplace, hash_text
 
 RECORD = ROOT / ".mutation" / "lines.json"
-RESULTS = ROOT / "docs" / "results" / "mutation" / "mutants.jsonl"
+RESULTS = ROOT / "docs" / "results" / "mutation"
 EQUIVALENT = Path(__file__).with_name("equivalent.json")
 PAGE = ROOT / "docs" / "mutation.md"
 BEGIN, END = "<!-- generated: results -->", "<!-- end of the results -->"
@@ -103,60 +106,65 @@ def run_one(
 
 
 def is_due(mutant: Mutant, known: Outcome | None, survivors: bool) -> bool:
+    """Whether a mutant has no result, or survived and may not: those proven equivalent will."""
     if known is None or known.sha != hash_text(ROOT / mutant.path):
         return True
-    return survivors and known.status in (SURVIVED, NOT_RUN)
+    survived = known.status in (SURVIVED, NOT_RUN)
+    return survivors and survived and mutant.key not in read_equivalents(EQUIVALENT)
 
 
-def run_mutants(mutants: list[Mutant], workers: int, survivors: bool) -> None:
-    record, known = load_record(RECORD), read_outcomes(RESULTS)
-    due: queue.SimpleQueue[Mutant] = queue.SimpleQueue()
-    for mutant in mutants:
-        if is_due(mutant, known.get(mutant.key), survivors):
-            due.put(mutant)
-    total, lock, done = due.qsize(), threading.Lock(), 0
+def run_mutants(mutants: list[Mutant], results: Path, workers: int, survivors: bool) -> None:
+    record, known = load_record(RECORD), read_outcomes(results)
+    due = [m for m in mutants if is_due(m, known.get(m.key), survivors)]
+    idle: queue.SimpleQueue[Workplace] = queue.SimpleQueue()
 
-    def work() -> None:
-        nonlocal done
-        with Workplace() as place:
-            place.compile_all(record)
-            while True:
-                try:
-                    mutant = due.get_nowait()
-                except queue.Empty:
-                    return
-                outcome = run_with_the_last_first(place, mutant)
-                with lock:
-                    append_outcome(RESULTS, outcome)
-                    done += 1
-                    what = outcome.test or outcome.message
-                    say(f"{done}/{total} {outcome.status}, {show(mutant)}: {what}")
-
-    def run_with_the_last_first(place: Workplace, mutant: Mutant) -> Outcome:
+    def run(mutant: Mutant) -> Outcome:
         """A mutant that is run again meets the test that killed it before all others."""
-        budget = MORE_SECONDS if survivors else SECONDS
-        tests = choose_tests(mutant, record, budget)
-        before = known.get(mutant.key)
-        if before and before.test in tests and not survivors:
-            outcome = run_one(place, mutant, {before.test: tests[before.test]}, record)
-            if outcome.status != SURVIVED:
-                return outcome
-        return run_one(place, mutant, tests, record)
+        place = idle.get()
+        try:
+            tests = choose_tests(mutant, record, MORE_SECONDS if survivors else SECONDS)
+            before = known.get(mutant.key)
+            if before and before.test in tests:
+                outcome = run_one(place, mutant, {before.test: tests[before.test]}, record)
+                if outcome.status != SURVIVED:
+                    return outcome
+            return run_one(place, mutant, tests, record)
+        finally:
+            idle.put(place)
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(workers) as pool:
+        places = [stack.enter_context(Workplace()) for _ in range(workers)]
+        for place in places:
+            place.compile_all(record)
+            idle.put(place)
+        found = {pool.submit(run, mutant): mutant for mutant in due}
+        try:
+            for done, future in enumerate(as_completed(found), 1):
+                outcome = future.result()
+                append_outcome(results, outcome)
+                what = outcome.test or outcome.message
+                say(f"{done}/{len(due)} {outcome.status}, {show(found[future])}: {what}")
+        except BaseException:  # also Ctrl-C and SIGTERM: end what runs and begin no more
+            pool.shutdown(wait=False, cancel_futures=True)
+            for place in places:
+                place.server.close()
+            raise
 
 
-def write_report(mutants: list[Mutant]) -> None:
+def write_report(mutants: list[Mutant], results: Path) -> None:
     """Sort the results as drawn, drop those of mutants that are gone, and write the page."""
-    outcomes = read_outcomes(RESULTS)
-    write_outcomes(RESULTS, (outcomes[m.key] for m in mutants if m.key in outcomes))
+    outcomes = read_outcomes(results)
+    write_outcomes(results, (outcomes[m.key] for m in mutants if m.key in outcomes))
     text = render_page(mutants, outcomes, read_equivalents(EQUIVALENT))
+    if results != locate_results(SEED):
+        say(text)
+        return
     before, _, rest = PAGE.read_text().partition(BEGIN)
     PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}")
+
+
+def locate_results(seed: int) -> Path:
+    return RESULTS / ("mutants.jsonl" if seed == SEED else f"seed-{seed}.jsonl")
 
 
 def show(mutant: Mutant) -> str:
@@ -174,9 +182,13 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="write the page and end")
     parser.add_argument("--survivors", action="store_true", help="run survivors again")
     parser.add_argument("--only", default="", help="only mutants of paths that contain this")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
-    mutants = draw_mutants(ROOT)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    mutants = draw_mutants(ROOT, options.count, options.seed)
+    results = locate_results(options.seed)
     if options.list:
         for m in mutants:
             say(f"{show(m)} | {m.line}")
@@ -187,8 +199,8 @@ def main() -> None:
         if not RECORD.exists():
             sys.exit("no lines are recorded yet: run with --record first")
         chosen = [m for m in mutants if options.only in m.path]
-        run_mutants(chosen, options.workers, options.survivors)
-    write_report(mutants)
+        run_mutants(chosen, results, options.workers, options.survivors)
+    write_report(mutants, results)
 
 
 if __name__ == "__main__":

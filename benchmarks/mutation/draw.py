@@ -31,12 +31,12 @@ def find_package(path: str) -> str | None:
     return max((p for p in PACKAGES if path.startswith(p + "/")), key=len, default=None)
 
 
-def rank(*of: object) -> str:
+def rank(*of: object, seed: int = SEED) -> str:
     """A number at random for a thing, the same at every call, as text that sorts."""
-    return hashlib.sha256(repr((SEED, *of)).encode()).hexdigest()
+    return hashlib.sha256(repr((seed, *of)).encode()).hexdigest()
 
 
-def draw_mutants(root: Path, count: int = COUNT) -> list[Mutant]:
+def draw_mutants(root: Path, count: int = COUNT, seed: int = SEED) -> list[Mutant]:
     """About `count` mutants, those of a package in the order of the draw."""
     sources: dict[str, dict[str, bytes]] = {package: {} for package in PACKAGES}
     for path in sorted((root / "worldmodel").rglob("*.py")):
@@ -47,19 +47,25 @@ def draw_mutants(root: Path, count: int = COUNT) -> list[Mutant]:
     found = []
     for package, files in sources.items():
         share = round(count * sizes[package] / sum(sizes.values()))
-        found += draw_from_files(files, share)
+        found += draw_from_files(files, share, seed)
     return found
 
 
-def draw_from_files(files: dict[str, bytes], count: int) -> list[Mutant]:
+def draw_from_files(files: dict[str, bytes], count: int, seed: int = SEED) -> list[Mutant]:
     lines: dict[tuple[str, int], list[Mutant]] = {}
     for name, source in files.items():
         for mutant in find_mutants(name, source):
             lines.setdefault((name, mutant.lineno), []).append(mutant)
     for mutants in lines.values():
-        mutants.sort(key=lambda m: (rank(m.operator, *m.key[:3]), rank("mutant", *m.key)))
+        mutants.sort(
+            key=lambda m: (
+                rank(m.operator, *m.key[:3], seed=seed),
+                rank("mutant", *m.key, seed=seed),
+            )
+        )
     ordered = sorted(
-        lines.values(), key=lambda found: rank("line", found[0].path, *line_of(found[0]))
+        lines.values(),
+        key=lambda found: rank("line", found[0].path, *line_of(found[0]), seed=seed),
     )
     drawn: list[Mutant] = []
     for mutants in ordered:

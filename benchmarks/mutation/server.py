@@ -87,7 +87,7 @@ class Server:
 
     def close(self) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
 
 
 class ChosenTests:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from test_model import KINDS, A, B, make, name_kind
+from worldmodel.config import loading
 
 
 def normalise(x, norm):
@@ -65,3 +66,7 @@ def test_a_transition_without_noise_takes_the_noiseless_latent_alone():
     names = [name_kind(kind) for kind in KINDS]
     assert [name for name in names if "-rnn-" in name] == ["rssm-rnn-deterministic"]
     assert len([name for name in names if "-rssm-" in name]) == 3
+    with pytest.raises(loading.ConfigError) as refused:
+        loading.parse(["model.transition=rnn", "model.latent=gaussian"])
+    assert "needs model.latent deterministic, not gaussian" in refused.value.problems[0]
+    assert loading.parse(["model.transition=rnn", "model.latent=deterministic"])
