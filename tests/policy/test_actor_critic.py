@@ -78,8 +78,9 @@ def test_later_ranges_count_by_the_decay():
     scale, returns = ReturnScale(), torch.linspace(0, 100, 1001)
     scale.update(returns)
     assert scale.update(2 * returns).item() == pytest.approx((0.99 * 90 + 180) / 1.99, rel=1e-3)
-    # A range that is not finite is left out.
-    assert scale.update(returns / 0).item() == pytest.approx((0.99 * 90 + 180) / 1.99, rel=1e-3)
+    # A range that is not finite is left out, be it of infinite returns or too wide a one.
+    for wild in (returns / 0, torch.tensor([-3e38, 3e38]).repeat(50)):
+        assert scale.update(wild).item() == pytest.approx((0.99 * 90 + 180) / 1.99, rel=1e-3)
 
 
 class Known:
