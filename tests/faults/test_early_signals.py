@@ -23,6 +23,7 @@ import os, runpy, signal, sys
 from importlib.abc import MetaPathFinder
 
 program, place, number, *words = sys.argv[1:]
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, which may have started the tests
 
 class Strike(MetaPathFinder):
     def find_spec(self, name, path, target=None):

@@ -35,8 +35,8 @@ def make_tree(root):
     (root / "train.py").write_text(TRAIN)
     (root / "worldmodel" / "__init__.py").touch()
     (root / "worldmodel" / "system" / "__init__.py").touch()
-    start = Path("worldmodel", "system", "process_start.py")
-    shutil.copy(ROOT / start, root / start)
+    for name in ("errors.py", "system/process_start.py"):  # which wm imports
+        shutil.copy(ROOT / "worldmodel" / name, root / "worldmodel" / name)
     (root / "worldmodel" / "system" / "doctor.py").write_text(
         "import os, sys; print('doctor', os.getcwd()); sys.exit(3)\n"
     )

@@ -5,6 +5,7 @@ once.
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 import tempfile
 from multiprocessing import forkserver
@@ -97,6 +98,7 @@ def save_blank(figure, target, format=None):
 
 def _run(program, argv, out, err, before, env, figures):
     os.environ.update(env)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, which may have started the tests
     if not figures:
         leave_figures_blank()
     sys.argv = [f"{program}.py", *argv]
