@@ -41,7 +41,9 @@ class Pyramid:
             if min(height, width) < 2 * smallest:
                 break
             level = level[: height // 2 * 2, : width // 2 * 2]
-            level = level.reshape(height // 2, 2, width // 2, 2, 3).mean((1, 3), dtype=np.float32)
+            # Their mean in the order of np.mean, which takes several times as long.
+            level = level[::2, ::2] + level[::2, 1::2] + level[1::2, ::2] + level[1::2, 1::2]
+            level *= np.float32(0.25)
         self.texels = np.concatenate(levels)
         self.starts = np.array(starts, np.int32)
         self.heights, self.widths = np.array(sizes, np.float32).T.copy()
