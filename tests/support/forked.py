@@ -22,6 +22,7 @@ PRELOAD = (
     "worldmodel.programs.training",
     "worldmodel.programs.evaluation",
     "matplotlib.pyplot",
+    "scipy.ndimage",  # most of what importing dm_control takes
     "pytest",
     "warm",
 )
