@@ -92,9 +92,12 @@ Opening a run executes nothing that its user did not name. Who may have written 
 - Trusted code must be a subclass of `gymnasium.Env` or a function that returns one. Another class
   is never instantiated. A function has to be called before its result can be checked.
 - Built-in tasks, `dmc:` tasks and the ids of Gymnasium and `ale_py` need no trust: they import
-  installed packages that this project names, not the run.
+  installed packages that this project names, not the run. An id that Gymnasium does not know,
+  such as one without its version, does.
+- Pictures are read in formats that Pillow itself decodes. For EPS it would start Ghostscript.
 - `train.py`, `eval.py`, `./wm doctor` and the processes that they start import nothing from the
-  folder in which they are called, unless `PYTHONPATH` names it.
+  folder in which they are called, unless `PYTHONPATH` names it. Nor do the packages that they
+  import: GLFW starts a Python of its own, and matplotlib would read a `matplotlibrc` there.
 - `worldmodel/system/trusted_code.py` lists every configuration key that may name code. A test
   fails if a new key of free text is neither listed there nor known to be harmless.
 

@@ -51,10 +51,12 @@ def names_code(name: str) -> bool:
     if ":" in name:
         return True
     spec = gymnasium.registry.get(name)
-    entry = spec.entry_point if spec else ""
+    if spec is None:  # Gymnasium completes an id without its version, also that of another package
+        return name.partition("/")[0] not in _NAMESPACES
+    entry = spec.entry_point or spec.vector_entry_point or ""
     module = entry.partition(":")[0] if isinstance(entry, str) else entry.__module__
     packages = ("gymnasium", *(package for package, _ in _NAMESPACES.values()))
-    return spec is not None and module.partition(".")[0] not in packages
+    return module.partition(".")[0] not in packages
 
 
 def _make_unknown_error(name: str) -> EnvSettingsError:

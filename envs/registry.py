@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import EnvSettingsError
@@ -111,11 +114,27 @@ def make(
         raise EnvSettingsError(f"{name} has one camera only: leave camera empty (got {camera!r})")
     from .wrappers import Check, Patience
 
-    env = _make_undistracted(plain, size, repeat, time_limit, obs, render, camera, sizes)
+    with contextlib.nullcontext() if names_code(name) else _leave_directory():
+        env = _make_undistracted(plain, size, repeat, time_limit, obs, render, camera, sizes)
     if name != plain:
         env = _add_distractors(env, plain, strength, kind, held_out)
     env = Check(env, name)
     return Patience(env, patience, floor) if patience else env
+
+
+@contextlib.contextmanager
+def _leave_directory() -> Iterator[None]:
+    """Leave the working directory, which may be a run of anyone's, for the checkout.
+
+    The import of GLFW's package starts `python -c`, which imports from where it is started.
+    """
+    before = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.chdir(Path(__file__).resolve().parents[1])
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
 
 
 def load_expert(name: str) -> Callable[[gymnasium.Env], Any]:

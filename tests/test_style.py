@@ -413,10 +413,11 @@ OTHER_FILES = {
     "evaluation/commands/play.py: PAGE.read_bytes()",
     "evaluation/plotting/media.py: made.read_bytes()",
     "evaluation/plotting/style.py: figure.savefig(content, format=target.suffix[1:])",
-    "evaluation/report/html.py: Image.open(BytesIO(data))",
+    "evaluation/plotting/style.py: os.open('.', os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)",
+    "evaluation/report/html.py: Image.open(BytesIO(data), formats=FORMATS)",
     "evaluation/report/page.py: STYLESHEET.read_text(encoding='utf-8')",
     "evaluation/report/reference.py: TABLE.open(newline='')",
-    "policy/goal_files.py: Image.open(BytesIO(data))",
+    "policy/goal_files.py: Image.open(BytesIO(data), formats=FORMATS)",
     "replay/chunk.py: np.memmap(file, dtype, 'r', shape=(self.rows,))",
 }
 OWN_FILES = ("kernels/", "system/")  # folders that read no run, but files.py, which this is about

@@ -6,13 +6,21 @@ import os
 import pwd
 import shutil
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import pytest
+from gymnasium.envs.registration import EnvSpec
+from PIL import Image
 
+import envs
 from children import go, in_one
 from runs import seed_dir
+from worldmodel.errors import UsageError
+from worldmodel.evaluation.report.html import PictureEmbedder
+from worldmodel.policy.goal_files import read_picture
 
 SHORT = (
     *("--run.frames", "36", "--env.time_limit", "9", "--train.pretrain", "1"),
@@ -38,6 +46,23 @@ class Words(dict): pass
 def make_nothing(**options): return [1]
 gymnasium.register("ns/NoEnv-v0", Words)
 gymnasium.register("ns/Nothing-v0", "own:make_nothing")
+"""
+# What eval.py starts, in the order that a script's own path has.
+IN_A_RUN = """
+import sys
+sys.path[0] = sys.argv[1]
+import functools
+import envs
+from envs.dmc import render
+from envs.registry import _leave_directory
+from worldmodel.evaluation.plotting.style import load_pyplot
+counter = functools.partial(envs.make, "counter")
+with envs.make_vector(counter, 2, timeout_s=60, restart_budget=0) as made:
+    print(made.num_envs)
+render._try_backend("egl")
+with _leave_directory():
+    import glfw
+print(load_pyplot().rcParams["lines.linewidth"] == 77)
 """
 CRAFTED = (
     "torch.distributed.run:main",
@@ -293,3 +318,58 @@ def open_no_environment(call, folder):
             "train", "debug", "--env.task", task, "--run.root", Path(folder, "new"), *SHORT
         )
     return found
+
+
+@pytest.mark.fault(
+    27,
+    "the id of an installed plugin of Gymnasium without its version, which Gymnasium completes",
+    "it needs trust, as with its version",
+)
+def test_an_id_without_its_version_needs_the_same_trust(monkeypatch, record_property):
+    monkeypatch.setitem(gymnasium.registry, "plug/Env-v0", EnvSpec("plug/Env-v0", "plugin:Env"))
+    names = ("gym:plug/Env-v0", "gym:plug/Env", "distract:gym:plug/Env", "gym:other/Env-v0")
+    assert all(envs.names_code(name) for name in names)
+    assert not any(map(envs.names_code, ("gym:CartPole-v1", "gym:ALE/Pong-v5", "gym:ALE/Pong")))
+    record_property("times", len(names))
+
+
+@pytest.mark.fault(
+    27,
+    "a run's goal is an EPS picture of the right size, which Pillow has Ghostscript draw",
+    "Ghostscript is not started; one line says that the goal cannot be read",
+)
+def test_no_other_program_draws_a_goal(tmp_path, monkeypatch, record_property):
+    touch = f"#!/bin/sh\ntouch {tmp_path / 'touched'}\n"
+    (tmp_path / "gs").write_text(touch)
+    (tmp_path / "gs").chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    goal = tmp_path / "goal.png"
+    goal.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n")
+    with pytest.raises(UsageError, match="cannot be read as a picture"):
+        read_picture(goal, (32, 32, 3))
+    Image.open(goal)  # Pillow by itself takes it
+    assert "no picture" in PictureEmbedder().embed(goal, "a goal")
+    assert not (tmp_path / "touched").exists()
+    record_property("times", 2)
+
+
+@pytest.mark.fault(
+    27,
+    "the working directory is a run that holds modules named like those of Python and of the "
+    "packages, and a matplotlibrc; worker processes, the probe for GL, GLFW and plots start there",
+    "none of it is imported or read",
+)
+def test_what_lies_in_the_working_directory_is_not_imported(tmp_path, record_property):
+    marker = tmp_path / "touched"
+    evil = f"open({str(marker)!r}, 'w').close()\nraise ImportError(__file__)\n"
+    run = tmp_path / "run"
+    run.mkdir()
+    modules = (*sys.stdlib_module_names, "numpy", "torch", "matplotlib", "glfw", "worldmodel")
+    for name in modules:
+        (run / f"{name}.py").write_text(evil)
+    (run / "matplotlibrc").write_text("lines.linewidth: 77\n")
+    words = [sys.executable, "-c", IN_A_RUN, str(Path(envs.__file__).parents[1])]
+    done = subprocess.run(words, cwd=run, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not marker.exists() and done.stdout.split() == ["2", "False"], done.stdout
+    record_property("times", 4)

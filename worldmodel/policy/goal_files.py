@@ -17,6 +17,8 @@ from worldmodel.spaces import ObservationSpace
 from worldmodel.system.files import open_input, read_small_file
 
 MAX_BYTES = 1 << 28
+# Without formats whose pictures other programs draw, as Ghostscript does those of EPS.
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "PPM", "TIFF")
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # of picture files, by number of channels
 
 
@@ -61,7 +63,7 @@ def read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     height, width, channels = shape
     try:
         data = read_small_file(path, MAX_BYTES, open_input)
-        with Image.open(BytesIO(data)) as picture:
+        with Image.open(BytesIO(data), formats=FORMATS) as picture:
             if picture.size != (width, height):
                 w, h = picture.size
                 raise UsageError(

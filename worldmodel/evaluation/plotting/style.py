@@ -5,7 +5,9 @@ Every title says which direction is better.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h")
 
 def load_pyplot() -> Any:
     """matplotlib.pyplot with this project's style, drawing into memory."""
-    import matplotlib
+    with _leave_directory():
+        import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -38,6 +41,20 @@ def load_pyplot() -> Any:
         }
     )
     return pyplot
+
+
+@contextlib.contextmanager
+def _leave_directory() -> Iterator[None]:
+    """Leave the working directory for that of this file: matplotlib reads a matplotlibrc there,
+    and it may be a run of anyone's.
+    """
+    before = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.chdir(Path(__file__).parent)
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
 
 
 def save_figure(figure: Any, target: Path, title: str = "") -> Path:

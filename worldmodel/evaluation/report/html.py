@@ -25,6 +25,7 @@ PICTURE_ERRORS = (
     Image.DecompressionBombError,
 )
 MEDIA_TYPES = {".gif": "image/gif", ".png": "image/png", ".webp": "image/webp"}
+FORMATS = ("GIF", "PNG", "WEBP")
 
 
 def render_paragraph(text: str, kind: str = "") -> str:
@@ -97,7 +98,9 @@ class PictureEmbedder:
                 count = os.fstat(file.fileno()).st_size
                 size = 4 * count // 3 + 200
                 data = file.read(count) if size <= self.bytes_left else b""
-            width = Image.open(BytesIO(data)).width if size <= self.bytes_left else 0
+            width = (
+                Image.open(BytesIO(data), formats=FORMATS).width if size <= self.bytes_left else 0
+            )
         except PICTURE_ERRORS as error:
             why = getattr(error, "strerror", None)
             return render_paragraph(
