@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from functools import partial
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 from PIL import Image
 
 import envs
+import forked
 from benchmarks.reach import (
     BAR,
     COLUMNS,
@@ -21,7 +20,7 @@ from benchmarks.reach import (
     make_random_policy,
     open_runs,
 )
-from runs import ROOT, seed_dir, train
+from runs import seed_dir, train
 from worldmodel.config import loading
 
 
@@ -80,11 +79,8 @@ def test_the_goal_picture_is_what_would_be_seen_there(task):
     assert c.gap(here.state(), there) == 0
 
 
-def reach(*args, cwd=ROOT, expect=0):
-    command = [sys.executable, str(ROOT / "benchmarks" / "reach.py"), *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
-    assert done.returncode == expect and "Traceback" not in done.stderr, done.stdout + done.stderr
-    return done.stdout, done.stderr
+def reach(*args, expect=0):
+    return forked.run("benchmarks/reach", *args, expect=expect)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +88,7 @@ def trained(tmp_path_factory):
     """Make run directories: contrastive, reconstruction, and one that claims another task."""
     root = tmp_path_factory.mktemp("reach")
     small = ("--env.task", "rope", "--env.size", "[16,16]", "--run.frames", "30")
+    small += ("--env.time_limit", "20")
     train(root, *small, "--loss.objective", "{forward_contrastive: 1.0}")
     train(root, *small, "--run.name", "draws")
     contrast, draws = seed_dir(root, "rope"), seed_dir(root, "rope", "draws")

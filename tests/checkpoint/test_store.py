@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import resource
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-from worldmodel.checkpoint import store
 from worldmodel.checkpoint.format import FORMAT, hash_bytes, seal_manifest
 from worldmodel.checkpoint.store import (
     CheckpointError,
@@ -156,26 +154,22 @@ def test_killed_at_every_sub_step(tmp_path, monkeypatch, point):
     assert all(name.isdigit() for name in names(tmp_path)) and len(names(tmp_path)) == 3
 
 
-def test_killed_program_resumes(tmp_path):
-    program = (
-        "import sys, torch; from worldmodel.checkpoint.store import load_latest, save\n"
-        "found = load_latest(sys.argv[1]); start = found.step if found else 0\n"
-        "print('start', start, flush=True)\n"
-        "for step in range(start + 1, 5): save(sys.argv[1], step, {'m': {'w': torch.full((3,), "
-        "step)}}, {'n': step})\n"
-    )
-    base = {**os.environ, "PYTHONPATH": str(Path(store.__file__).parents[2])}
-    outputs = []
-    for fault in ("save:manifest-torn", None):
-        env = {**base, "WM_FAULT": fault} if fault else base
-        if fault:
-            save(tmp_path, 2, {"m": {"w": torch.full((3,), 2)}}, {"n": 2})
-        done = subprocess.run(
-            [sys.executable, "-c", program, str(tmp_path)], env=env, capture_output=True, text=True
-        )
-        outputs.append((done.returncode, done.stdout.split()))
-    assert outputs == [(137, ["start", "2"]), (0, ["start", "2"])]
-    assert load_latest(tmp_path).state == {"n": 4}
+def save_on(path, seen):
+    """Save up to step 4 from the newest checkpoint on, whose step is noted."""
+    start = load_latest(path).step
+    seen.write_text(str(start))
+    for step in range(start + 1, 5):
+        save(path, step, {"m": {"w": torch.full((3,), step)}}, {"n": step})
+
+
+def test_killed_program_resumes(tmp_path, monkeypatch):
+    seen = tmp_path / "seen"
+    save(tmp_path / "run", 2, {"m": {"w": torch.full((3,), 2)}}, {"n": 2})
+    for fault, code in (("save:manifest-torn", 137), (None, 0)):
+        monkeypatch.setenv("WM_FAULT", fault) if fault else monkeypatch.delenv("WM_FAULT")
+        assert in_child(save_on, tmp_path / "run", seen) == code
+        assert seen.read_text() == "2"
+    assert load_latest(tmp_path / "run").state == {"n": 4}
 
 
 def test_staging_of_a_live_process_is_left_alone(tmp_path):

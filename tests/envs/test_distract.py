@@ -5,8 +5,6 @@ says how.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import textwrap
 import warnings
 from functools import partial
@@ -17,6 +15,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import envs
+from children import go
+from envs import registry
 from envs.distract import FALLOFF, KINDS, Background, make_fractal_noise
 from envs.dmc import render
 from envs.errors import EnvDataError
@@ -24,7 +24,7 @@ from envs.names import DISTRACT
 from envs.parallel.vector import SerialEnv, make_vector
 from envs.tasks.canvas import Canvas
 from envs.wrappers import count_frames
-from runs import ROOT, evaluate, seed_dir, train
+from runs import evaluate, seed_dir, train
 from worldmodel.config import loading
 from worldmodel.rollout.collector import Rollout, make_episode_seeds
 from worldmodel.spaces import ActionSpace
@@ -303,38 +303,25 @@ def test_the_experts_of_built_ins_are_those_of_their_distracted_forms():
     assert rewards[-1] > 0.99
 
 
+def name_environments():
+    """Print the options of every environment that is made from now on."""
+    plain = registry.make
+
+    def make(name, **options):
+        held_out = options.get("held_out", False)
+        print(name, held_out, options["strength"], options["kind"], flush=True)
+        return plain(name, **options)
+
+    registry.make = make
+
+
 def test_the_whole_program_trains_on_some_backgrounds_and_plays_on_others(tmp_path):
     """Every environment that train.py and eval.py make, with whether its backgrounds are
     held out.
     """
-    spy = """
-        import sys, train
-        from envs import registry
-        plain = registry.make
-        def make(name, **options):
-            print(name, options["held_out"] if "held_out" in options else False, options["strength"], options["kind"])
-            return plain(name, **options)
-        registry.make = make
-        sys.exit(train.main(sys.argv[1:]))
-    """
-    args = [
-        "debug",
-        "--run.root",
-        str(tmp_path),
-        "--env.task",
-        "distract:pointmass",
-        "--run.frames",
-        "40",
-        "--distract.strength",
-        "0.75",
-        "--distract.kind",
-        "noise",
-    ]
-    command = [sys.executable, "-c", textwrap.dedent(spy), *args]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    made = sorted(
-        line for line in done.stdout.splitlines() if line.startswith("distract:pointmass")
-    )
+    words = ("--run.frames", "40", "--env.time_limit", "15")
+    words += ("--distract.strength", "0.75", "--distract.kind", "noise")
+    said = go(tmp_path, "--env.task", "distract:pointmass", *words, before=name_environments)
+    made = sorted(line for line in said.splitlines() if line.startswith("distract:pointmass"))
     assert made == ["distract:pointmass False 0.75 noise", "distract:pointmass True 0.75 noise"]
     evaluate(seed_dir(tmp_path, "distract_pointmass"), "--episodes", "1")

@@ -1,7 +1,6 @@
 """TensorBoard during training: a video and an imagined rollout at every evaluation."""
 
 import io
-import subprocess
 import sys
 
 import numpy as np
@@ -9,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from runs import ROOT, fingerprint, seed_dir, train
+from children import in_one
+from runs import fingerprint, seed_dir, train
 from test_model import A, H, W, make, random_batch
 from worldmodel import build, registry
 from worldmodel.rollout.evaluation_episodes import Evaluation
@@ -102,16 +102,13 @@ def test_a_model_that_cannot_draw_shows_the_agent_alone(tmp_path):
     assert events(seed_dir(tmp_path, "pointmass")).Tags()["images"] == ["agent"]
 
 
+def _train_and_list(call, words):
+    return call(*words)[0], "tensorboard" in sys.modules
+
+
 def test_without_tensorboard_its_package_is_not_imported_and_training_is_the_same(
     watched, tmp_path
 ):
-    args = ["debug", "--run.root", str(tmp_path), *QUICK, "--log.tensorboard", "false"]
-    code = (
-        f"import sys, train; code = train.main({args}); sys.exit(code or 9 * ('tensorboard' in "
-        f"sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr
+    words = ("train", "debug", "--run.root", tmp_path, *QUICK, "--log.tensorboard", "false")
+    assert in_one(tmp_path, _train_and_list, words) == [0, False]
     assert fingerprint(seed_dir(tmp_path, "pointmass")) == fingerprint(watched)

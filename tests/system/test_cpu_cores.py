@@ -1,14 +1,14 @@
 """A new run uses one thread per idle core, and a resumed run keeps its number of threads."""
 
 import os
-import subprocess
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from runs import command, seed_dir
+from children import go
+from runs import seed_dir
 from worldmodel.config import loading as configs
 from worldmodel.programs import evaluation
 from worldmodel.system import cpu_cores, runtime
@@ -77,18 +77,17 @@ def test_what_was_asked_for_given_or_taken_before_stays(machine, monkeypatch):
     assert runtime.choose_threads(0, 1, load) == 0
 
 
+def use_cores(cores):
+    """Let a program count these cores, as none has said how many threads to use."""
+    os.environ.pop("OMP_NUM_THREADS")
+    os.sched_setaffinity(0, cores)
+
+
 def test_a_run_writes_down_its_threads_and_goes_on_with_them(tmp_path):
-    env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     there = sorted(os.sched_getaffinity(0))
     for frames, used in ((40, there[:1]), (60, there)):
-        words = command(tmp_path, "--run.threads", "0", "--run.frames", str(frames))
-        subprocess.run(
-            words,
-            env=env,
-            check=True,
-            timeout=300,
-            preexec_fn=partial(os.sched_setaffinity, 0, used),
-        )
+        words = ("--run.threads", "0", "--run.frames", str(frames), "--log.eval", "0")
+        go(tmp_path, *words, before=partial(use_cores, used))
         assert configs.load(seed_dir(tmp_path) / "config.yaml").run.threads == 1
 
 
