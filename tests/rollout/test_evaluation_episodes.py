@@ -45,11 +45,14 @@ def test_intervals_over_fewer_than_five_come_with_a_warning():
 
 def test_intervals_are_of_a_documented_number_of_draws_and_seed():
     strata, levels = [np.array([1.0, 2.0, 5.0]), np.array([0.0, 4.0])], np.array([0.5, 3.0])
-    profile = compute_profile(strata, levels)
-    again = compute_profile(strata, levels, 0, 2000)
+    assert compute_profile(strata, levels)["share"].tolist() == [0.8, 0.4]
+    many = [np.random.default_rng(0).normal(size=400)]
+    places = np.linspace(-1, 1, 50)
+    profile, again, more = (compute_profile(many, places, *n) for n in ((), (0, 2000), (0, 4000)))
     assert all(np.array_equal(profile[key], again[key]) for key in ("share", "low", "high"))
-    assert profile["share"].tolist() == [0.8, 0.4]
-    assert bootstrap_interval(strata[0]) == bootstrap_interval(strata[0], 0, 10_000)
+    assert not np.array_equal(profile["low"], more["low"])
+    assert bootstrap_interval(many[0]) == bootstrap_interval(many[0], 0, 10_000)
+    assert bootstrap_interval(many[0]) != bootstrap_interval(many[0], 0, 20_000)
     drawn = resample_runs(strata)
     assert [x.shape for x in drawn] == [(10_000, 3), (10_000, 2)]
     assert np.array_equal(drawn[0], resample_runs(strata, 0)[0])
