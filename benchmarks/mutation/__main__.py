@@ -97,7 +97,7 @@ def run_one(
         own = answer["seconds"].get(test)
     if status == SURVIVED and mutant.path in NEEDS:
         hardware, own_tests = NEEDS[mutant.path]
-        if not tests or not record[own_tests]["tests"]:
+        if not tests or not record.get(own_tests, {}).get("tests"):
             status, message = NOT_RUN, f"needs {hardware}"
     seconds = round(time.monotonic() - before, 1)
     sha = hash_text(place.tree / mutant.path)

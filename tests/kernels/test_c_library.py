@@ -28,6 +28,10 @@ def test_a_library_that_is_kept_is_its_users_alone_and_has_its_hash_beside_it(tm
     for path in (kept, c_library._locate_digest(kept)):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert c_library._is_intact(kept) and list(work.iterdir()) == []
+    kept.chmod(0o602)  # others may have written it, whatever its hash
+    assert not c_library._is_intact(kept)
+    kept.chmod(0o600)
+    assert c_library._is_intact(kept)
     kept.write_bytes(b"torn")
     assert not c_library._is_intact(kept)
 
