@@ -168,6 +168,24 @@ def test_what_cannot_be(args, wanted):
     assert any(wanted in problem for problem in caught.value.problems), caught.value.problems
 
 
+# Updates to wait for, and how many states of a batch are taken at most: nothing grows with them.
+UNBOUNDED = {"imag.starts", "imag.every", "model.backdrop", "prototypes.freeze"}
+
+
+def test_no_size_of_a_model_or_plan_is_endless():
+    plain = loading.to_plain(loading.parse([]))
+    sizes = [
+        f"{section}.{key}"
+        for section in ("model", "planner", "imag", "contrastive", "inverse", "prototypes")
+        for key, value in plain[section].items()
+        if type(value) is int
+    ]
+    assert {"model.layers", "model.stoch", "planner.horizon", "planner.iterations"} < set(sizes)
+    for size in set(sizes) - UNBOUNDED:
+        with pytest.raises(loading.ConfigError, match=f"^{size}: "):
+            loading.parse(["--" + size, str(2**62)])
+
+
 def test_whole_floats_count_as_integers():
     assert loading.parse(["--run.frames", "1e5"]).run.frames == 100_000
 

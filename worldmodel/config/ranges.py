@@ -25,6 +25,12 @@ class OneOf:
 
 
 Count = Annotated[int, Range(1)]
+# Sizes end where a product of three still fits 64 bits: anyone may have written a saved run.
+Width = Annotated[int, Range(1, 10**6)]
+Horizon = Annotated[int, Range(1, 10**6)]
+Candidates = Annotated[int, Range(1, 10**9)]
+Layers = Annotated[int, Range(1, 100)]
+Rounds = Annotated[int, Range(1, 1000)]
 Natural = Annotated[int, Range(0)]
 Weight = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]

@@ -21,7 +21,18 @@ from worldmodel.config.component_settings import (
     read_settings,
     states_fact,
 )
-from worldmodel.config.ranges import Count, Natural, OneOf, Positive, Range, Share, Weight
+from worldmodel.config.ranges import (
+    Count,
+    Horizon,
+    Layers,
+    Natural,
+    OneOf,
+    Positive,
+    Range,
+    Share,
+    Weight,
+    Width,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,17 +122,17 @@ class ModelConfig(Section):
 
     dynamics: Annotated[str, OneOf(registry.DYNAMICS)]
     latent: Annotated[str, OneOf(registry.LATENTS)]
-    stoch: Count
-    classes: Annotated[int, Range(2)]
+    stoch: Width
+    classes: Annotated[int, Range(2, 10**6)]
     unimix: Annotated[float, Range(0, 0.5)]
     min_std: Positive
-    cnn: list[Count]
+    cnn: list[Width]
     patch: Annotated[int, Range(2, 16)]
     backdrop: Natural
-    layers: Count
-    units: Count
+    layers: Layers
+    units: Width
     reward_head: Literal["gaussian", "twohot"]
-    bins: Annotated[int, Range(3)]
+    bins: Annotated[int, Range(3, 10**6)]
 
     if TYPE_CHECKING:
 
@@ -173,7 +184,7 @@ class BehaviorConfig(Section):
 class ImagConfig(Section):
     """The imagined rollouts that train the actor-critic."""
 
-    horizon: Count
+    horizon: Horizon
     starts: Natural
     every: Count
     discount: Share
@@ -215,7 +226,7 @@ class PlannerConfig(Section):
 
     name: Annotated[str, OneOf(registry.PLANNERS)]
     score: Annotated[str, OneOf(registry.PLAN_SCORES)]
-    horizon: Count
+    horizon: Horizon
     proposals: Natural
     init_std: Positive
     min_std: Positive

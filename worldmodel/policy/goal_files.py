@@ -73,7 +73,12 @@ def read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
             return np.array(picture.convert(MODES[channels])).reshape(shape)
     except FileNotFoundError:
         raise UsageError(f"goal.image: there is no file {path}") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+    except UnidentifiedImageError:
+        raise UsageError(
+            f"goal.image: {path} cannot be read as a picture: its format is none of "
+            f"{', '.join(FORMATS)}"
+        ) from None
+    except (Image.DecompressionBombError, OSError, SyntaxError) as error:
         raise UsageError(
             f"goal.image: {path} cannot be read as a picture ({' '.join(str(error).split())})"
         ) from None

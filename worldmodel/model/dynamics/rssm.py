@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from worldmodel.config.ranges import Count
+from worldmodel.config.ranges import Width
 from worldmodel.kernels import elementwise, planning_step, replaceable_by
 from worldmodel.model.dynamics import Dynamics, Rollout
 from worldmodel.model.networks import MLP, BlockLinear, Norm, norm_silu
@@ -31,9 +31,9 @@ class Settings:
     section = "model"
 
     transition: Literal["rssm", "ssm", "rnn"]
-    deter: Count
-    hidden: Count
-    blocks: Count
+    deter: Width
+    hidden: Width
+    blocks: Width
 
     def contradictions(self, c: Config) -> list[str]:
         found = []

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.config.ranges import Count
+from worldmodel.config.ranges import Layers, Width
 from worldmodel.model.dynamics import Dynamics, Rollout
 from worldmodel.model.networks import MLP, Norm
 from worldmodel.spaces import State, join_states, map_state
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    layers: Count
-    heads: Count
-    width: Count
-    context: Count
+    layers: Layers
+    heads: Width
+    width: Width
+    context: Width
 
     def contradictions(self, c: Config) -> list[str]:
         if self.width % self.heads:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.config.ranges import Count, Natural, Negatives, Positive, Target
+from worldmodel.config.ranges import Natural, Negatives, Positive, Target, Width
 from worldmodel.model.networks import Fp32Linear
 from worldmodel.model.objectives import Context, DistanceObjective, ModelSpec
 from worldmodel.model.objectives.pairs import compute_info_nce
@@ -22,7 +22,7 @@ class Settings:
     measures_distance = True
 
     form: Literal["bilinear", "cosine"]
-    size: Count
+    size: Width
     temperature: Positive
     distances: list[Natural]
     negatives: Negatives

@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from worldmodel.config.ranges import Count, Negatives, Target
+from worldmodel.config.ranges import Negatives, Target, Width
 from worldmodel.model.networks import Fp32Linear
 from worldmodel.model.objectives import Context, DistanceObjective, ModelSpec
 from worldmodel.model.objectives.pairs import compute_info_nce
@@ -21,7 +21,7 @@ class Settings:
     measures_distance = True
 
     similarity: Literal["distance", "dot"]
-    size: Count
+    size: Width
     negatives: Negatives
     target: Target
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.config.ranges import Count, Weight
+from worldmodel.config.ranges import Count, Weight, Width
 from worldmodel.model.multi_step import Average
 from worldmodel.model.networks import MLP, Fp32Linear
 from worldmodel.model.objectives import Context, DistanceObjective, Mean, ModelSpec
@@ -24,7 +24,7 @@ class Settings:
     measures_distance = True
 
     distances: list[Count]
-    size: Count
+    size: Width
     forward: Weight
     target: Literal["grad", "stop"]
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.config.ranges import Count, Natural, Positive, Range
+from worldmodel.config.ranges import Natural, Positive, Range, Rounds, Width
 from worldmodel.model.ema import SlowCopy
 from worldmodel.model.objectives import Context, Mean, ModelSpec, Objective
 from worldmodel.model.objectives.centre import subtract_mean
@@ -20,11 +20,11 @@ from worldmodel.spaces import Losses, Metrics
 
 @dataclass(frozen=True)
 class Settings:
-    count: Annotated[int, Range(2)]
-    size: Count
+    count: Annotated[int, Range(2, 10**6)]
+    size: Width
     temperature: Positive
     sharpness: Positive
-    rounds: Count
+    rounds: Rounds
     freeze: Natural
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from worldmodel.config.ranges import Count, Range
+from worldmodel.config.ranges import Candidates, Count, Range, Rounds
 from worldmodel.policy.planners import ScoreFn, compute_scores, select_candidates
 from worldmodel.policy.planners.proposals import Box, OneHot
 
@@ -20,8 +20,8 @@ from worldmodel.policy.planners.proposals import Box, OneHot
 class Settings:
     section = "planner"
 
-    candidates: Count
-    iterations: Count
+    candidates: Candidates
+    iterations: Rounds
     elites: Count
     momentum: Annotated[float, Range(0, 0.999)]
     keep: Annotated[float, Range(0, 1)]

@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from worldmodel.config.ranges import Count, Positive, Range
+from worldmodel.config.ranges import Candidates, Count, Positive, Range, Rounds
 from worldmodel.policy.planners import ScoreFn, compute_scores, select_candidates
 from worldmodel.policy.planners.proposals import Box, OneHot
 
@@ -17,8 +17,8 @@ from worldmodel.policy.planners.proposals import Box, OneHot
 class Settings:
     section = "planner"
 
-    candidates: Count
-    iterations: Count
+    candidates: Candidates
+    iterations: Rounds
     elites: Count
     temperature: Positive
     momentum: Annotated[float, Range(0, 0.999)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from worldmodel.config.ranges import Count
+from worldmodel.config.ranges import Candidates
 from worldmodel.policy.planners import ScoreFn, compute_scores, select_candidates
 from worldmodel.policy.planners.proposals import Box, OneHot
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Settings:
     section = "planner"
 
-    candidates: Count
+    candidates: Candidates
 
     def contradictions(self, c: Config) -> list[str]:
         if c.planner.proposals:
