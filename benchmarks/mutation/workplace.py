@@ -40,6 +40,7 @@ class Workplace:
 
     def __enter__(self) -> Workplace:
         self.scratch = Path(tempfile.mkdtemp(prefix="mutation-"))
+        self.edits = 0
         self.tree = copy_tree(self.scratch / "tree")
         self.server = Server(self.tree, self.scratch / "tmp")
         return self
@@ -63,7 +64,9 @@ class Workplace:
         path = self.tree / mutant.path
         source, times = path.read_bytes(), path.stat()
         path.write_bytes(mutant.apply(source))
-        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns + 10**10))  # bytecode is by time
+        # Bytecode is found by the time and size of its source: no two mutants have the same.
+        self.edits += 1
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns + self.edits * 10**10))
         try:
             return self.server.run_tests({t: LIMIT + FACTOR * s for t, s in tests.items()})
         finally:
