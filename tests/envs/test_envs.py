@@ -558,7 +558,7 @@ def test_an_option_that_cannot_be_is_explained(options, words):
         ("dmc:walker_walk", False),
         ("distract:dmc:walker_walk", False),
         ("gym:CartPole-v1", False),
-        ("gym:NoSuchGame-v1", False),
+        ("gym:NoSuchGame-v1", True),
         ("gym:ALE/Pong-v5", False),
         ("helper_env:Plain", True),
         ("distract:helper_env:Plain", True),

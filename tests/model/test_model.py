@@ -184,6 +184,15 @@ def test_imagining_equals_single_steps_and_uses_the_actions(model):
     assert not torch.allclose(model.dynamics.features(whole), model.dynamics.features(other))
 
 
+def test_the_kl_is_from_the_posterior_to_the_prior(model):
+    _, post, prior = model.observe(random_batch())
+    found = model.dynamics.kl(post, prior)
+    torch.testing.assert_close(found, model.dynamics.latent.kl(post, prior))
+    # The squared error of the noiseless latent is the same both ways.
+    same = torch.allclose(found, model.dynamics.latent.kl(prior, post))
+    assert same == (not model.dynamics.noisy)
+
+
 @pytest.mark.parametrize("graph", [True, False])
 def test_a_rollout_begun_for_its_steps_is_imagining(model, graph):
     first, second = (torch.Generator().manual_seed(2) for _ in range(2))
