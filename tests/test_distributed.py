@@ -170,7 +170,7 @@ def test_a_signal_passed_on_is_one_request_but_a_later_one_ends_the_process(
 ):
     raised = []
     monkeypatch.setattr("signal.signal", lambda *args: None)
-    monkeypatch.setattr("signal.raise_signal", raised.append)
+    monkeypatch.setattr("worldmodel.system.stop_request.die_by_signal", raised.append)
     stop, now = Stop(world), [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     assert not stop
