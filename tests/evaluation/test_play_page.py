@@ -1,14 +1,16 @@
 """The page in a browser: keys drive, frames change, curves grow, and going back branches off."""
 
 import json
+import re
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import browser
+import forked
 from runs import seed_dir, train
-from test_play_server import served
 
 pytestmark = pytest.mark.skipif(
     browser.PROGRAM is None, reason="there is no chromium here (apt-get install chromium)"
@@ -35,16 +37,30 @@ def run_dir(tmp_path_factory):
     return seed_dir(root, "pointmass")
 
 
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    chromium = browser.Browser(tmp_path_factory.mktemp("chromium") / "profile")
+    yield chromium
+    chromium.close()
+
+
 @pytest.fixture
-def page(run_dir, tmp_path):
-    with served(run_dir) as (_, url):
-        chromium = browser.Browser(tmp_path / "profile")
-        try:
-            chromium.open(url)
-            chromium.wait("!document.getElementById('run').disabled")
-            yield chromium
-        finally:
-            chromium.close()
+def page(run_dir, chromium, tmp_path):
+    """A new session, shown in a browser that has shown others."""
+    said = tmp_path / "said"
+    server = forked.start("eval", [run_dir, "play", "--no-browser"], said)
+    chromium.events.clear()
+    chromium.looks_like(1100, 1000, "light")
+    while not (
+        found := re.search(r"^open (\S+)", said.read_text() if said.exists() else "", re.M)
+    ):
+        assert server.is_alive(), said.read_text()
+        time.sleep(0.05)
+    chromium.open(found[1])
+    chromium.wait("!document.getElementById('run').disabled")
+    yield chromium
+    server.terminate()
+    assert forked.ended(server, said.read_text) == 0, said.read_text()
 
 
 def test_keys_drive_frames_change_and_curves_grow(page, run_dir):
