@@ -16,12 +16,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
+import forked
 import train as train_py
 from runs import seed_dir
 from worldmodel.config import loading, schema
 from worldmodel.config.ranges import OneOf
 from worldmodel.evaluation.plotting import media
+from worldmodel.system import provenance
 
 TIMES = float(os.environ.get("WM_FUZZ", "1"))
 HINTS = {
@@ -286,6 +289,8 @@ TINY = [
     "[3, 4]",
     "--env.size",
     "[16, 16]",
+    "--env.time_limit",
+    "9",
 ]
 
 
@@ -304,6 +309,9 @@ def test_every_right_configuration_trains(tmp_path, capfd, monkeypatch, record_p
         closing_evaluation.evaluate_finished_run,
     )
     media.save_png(tmp_path / "goal.png", np.zeros((16, 16, 3), np.uint8))
+    monkeypatch.setattr(Figure, "savefig", forked.save_blank)
+    versions = provenance.collect_versions()
+    monkeypatch.setattr(provenance, "collect_versions", lambda: versions)
     # Videos and the last episodes are most of so short a run: every fourth has them.
     monkeypatch.setattr(
         closing_evaluation,

@@ -180,7 +180,7 @@ def test_a_run_whose_environment_is_not_here_falls_back_on_its_replay(run_dir, t
 def test_a_run_that_sees_no_pictures(tmp_path):
     train(tmp_path, "--env.task", "pendulum", "--env.obs", "state", "--run.frames", "40", *BRIEF)
     run = seed_dir(tmp_path, "pendulum")
-    out, _ = evaluate(run, "model", *QUICK, "--length", "5")
+    out, _ = evaluate(run, "model", *FEWEST, "--episodes", "3")
     found = result(run)
     assert "cannot draw" in out and "mse" not in found and "sensitivity" not in found
     assert "plans" in found and "probe" in found
@@ -189,7 +189,7 @@ def test_a_run_that_sees_no_pictures(tmp_path):
 def test_a_run_with_discrete_actions_and_ends(tmp_path):
     train(tmp_path, "--env.task", "catcher", "--run.frames", "60", "--log.eval", "0")
     run = seed_dir(tmp_path, "catcher")
-    out, _ = evaluate(run, "model", *QUICK, "--planner.horizon", "6")
+    out, _ = evaluate(run, "model", *FEWEST, "--planner.horizon", "6")
     found = result(run)
     assert found["continuation"]["ends_seen"] > 0 and "no measured episode" not in out
     assert "planner" in found["plans"]["by_kind"]

@@ -5,8 +5,11 @@ import gc
 from PIL import Image
 
 from worldmodel.config import loading
+from worldmodel.system import provenance
 
 loading.to_yaml(loading.parse(["debug"]))
 Image.init()
+versions = provenance.collect_versions()  # it reads packages' descriptions, and calls git
+provenance.collect_versions = lambda: dict(versions)
 gc.collect()
 gc.freeze()  # no collection in a forked program looks at, and so copies, what the server holds
