@@ -8,12 +8,11 @@ from functools import partial
 
 import numpy as np
 import torch
+from worldmodel.envs.parallel.vector import make_vector
 
-import envs
 from benchmarks.compute import make_model_and_batch
 from benchmarks.render import list_usable_renderers
-from envs.parallel.vector import make_vector
-from worldmodel import build
+from worldmodel import build, envs
 from worldmodel.config import loading
 from worldmodel.replay.buffer import Replay
 from worldmodel.replay.samplers.uniform import Uniform

@@ -22,8 +22,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import envs
-from envs.names import DISTRACT
+from worldmodel.envs.names import DISTRACT
+
+from worldmodel import envs
 from worldmodel.config.loading import split_arguments
 from worldmodel.programs.eval_options import parse_natural, parse_positive, split_dotted
 from worldmodel.system.console import Progress, say

@@ -7,10 +7,10 @@ import time
 from typing import Any
 
 import numpy as np
+from worldmodel.envs.dmc.render import RendererError, choose_renderer
+from worldmodel.envs.dmc.suite import DMC
 
-import envs
-from envs.dmc.render import RendererError, choose_renderer
-from envs.dmc.suite import DMC
+from worldmodel import envs
 
 TASKS = ("walker_walk",)
 RENDERERS = ("gl", "fast", "ray")

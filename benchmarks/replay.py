@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-import envs
+from worldmodel import envs
 from worldmodel.replay.buffer import Replay, count_row_bytes
 from worldmodel.replay.samplers.uniform import Uniform
 

@@ -26,9 +26,9 @@ SAVES = 5
 def measure(presets: list[str], rows: int, pixels: int) -> dict:
     """Measure the seconds and megabytes of several saves."""
     import torch
+    from worldmodel.envs.parallel.vector import make_vector
 
-    import envs
-    from envs.parallel.vector import make_vector
+    from worldmodel import envs
     from worldmodel.config import loading
     from worldmodel.run_directory import RunDir
     from worldmodel.training.trainer import Trainer

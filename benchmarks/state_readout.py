@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import envs
+from worldmodel import envs
 from worldmodel.evaluation.plotting.style import load_pyplot, save_figure
 from worldmodel.evaluation.quality.state_probe import measure_held_out_r2
 from worldmodel.saved_run import Run

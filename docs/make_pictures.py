@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support"), str(ROOT / "tests")]
 
 import browser  # noqa: E402 (a tool of the tests)
-import envs  # noqa: E402
 import worldmodel  # noqa: E402
+from worldmodel import envs  # noqa: E402
 
 WIDTH = 480  # of three pictures; the play page is wider, since it holds text
 MARGIN, TITLE = 8, 22

@@ -2,6 +2,7 @@
 
 The programs make environments here and pass them to worldmodel. This package imports nothing of
 worldmodel.
+Its name is worldmodel.envs; `envs`, as a checkout's folder is called, is another name of the same.
 """
 
 from .errors import EnvError, EnvSettingsError
@@ -23,3 +24,8 @@ __all__ = [
     "make_vector",
     "choose_renderer",
 ]
+
+if __name__ == "envs":
+    from .short_name import share_modules
+
+    share_modules()

@@ -8,7 +8,6 @@ import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import EnvSettingsError
@@ -124,13 +123,13 @@ def make(
 
 @contextlib.contextmanager
 def _leave_directory() -> Iterator[None]:
-    """Leave the working directory, which may be a run of anyone's, for the checkout.
+    """Leave the working directory, which may be a run of anyone's, for the root of all folders.
 
     The import of GLFW's package starts `python -c`, which imports from where it is started.
     """
     before = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.chdir(Path(__file__).resolve().parents[1])
+        os.chdir(os.sep)
         yield
     finally:
         os.fchdir(before)

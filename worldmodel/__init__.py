@@ -7,13 +7,18 @@ frames = run.imagine(carry, actions)         # actions (H,A) -> pictures (H,H,W,
 env = worldmodel.DreamEnv(run.path)          # the model as a gymnasium.Env
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from worldmodel.dream_env import DreamEnv
 
 __all__ = ["DreamEnv", "load"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+# Installed, the folders envs/ and configs/ lie in this package. In a checkout they lie beside it.
+if not (Path(__file__).parent / "configs").is_dir():
+    __path__.append(str(Path(__file__).resolve().parents[1]))
 
 
 def load(run_dir, device: str = "cpu"):

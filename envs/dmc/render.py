@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import EnvSettingsError
@@ -69,11 +68,11 @@ class Probe(NamedTuple):
 def _try_backend(backend: str) -> tuple[str, str]:
     """Draw one picture in a subprocess and return the GL device, or "" and the problem."""
     command = [sys.executable, "-c", _PROBE, backend]
-    pipe, folder = subprocess.PIPE, Path(__file__).resolve().parents[2]
+    pipe = subprocess.PIPE
     try:
-        done = subprocess.run(  # in the checkout: `python -c` imports from where it is started
+        done = subprocess.run(
             command,
-            cwd=folder,
+            cwd=os.sep,  # `python -c` imports from where it is started
             stdin=subprocess.DEVNULL,
             stdout=pipe,
             stderr=pipe,

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import envs
 import forked
 from benchmarks.reach import (
     BAR,
@@ -21,6 +20,7 @@ from benchmarks.reach import (
     open_runs,
 )
 from runs import seed_dir, train
+from worldmodel import envs
 from worldmodel.config import loading
 
 

@@ -192,7 +192,7 @@ def test_whole_floats_count_as_integers():
 
 def test_config_errors_come_without_torch():
     code = (
-        "import sys; import train; train.main(['nope']); train.main(['--help']); sys.exit('torch' "
+        "import sys; from worldmodel.command_line import train; train.main(['nope']); train.main(['--help']); sys.exit('torch' "
         "in sys.modules)"
     )
     done = subprocess.run(

@@ -13,18 +13,18 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from worldmodel.envs import registry
+from worldmodel.envs.distract import FALLOFF, KINDS, Background, make_fractal_noise
+from worldmodel.envs.dmc import render
+from worldmodel.envs.errors import EnvDataError
+from worldmodel.envs.names import DISTRACT
+from worldmodel.envs.parallel.vector import SerialEnv, make_vector
+from worldmodel.envs.tasks.canvas import Canvas
+from worldmodel.envs.wrappers import count_frames
 
-import envs
 from children import go
-from envs import registry
-from envs.distract import FALLOFF, KINDS, Background, make_fractal_noise
-from envs.dmc import render
-from envs.errors import EnvDataError
-from envs.names import DISTRACT
-from envs.parallel.vector import SerialEnv, make_vector
-from envs.tasks.canvas import Canvas
-from envs.wrappers import count_frames
 from runs import evaluate, seed_dir, train
+from worldmodel import envs
 from worldmodel.config import loading
 from worldmodel.rollout.collector import Rollout, make_episode_seeds
 from worldmodel.spaces import ActionSpace

@@ -14,8 +14,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
-
-from envs.dmc.suite import DMC
+from worldmodel.envs.dmc.suite import DMC
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -191,7 +190,7 @@ def _python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("backend", ["", "disable", "osmesa", "nonsense"])
 def test_ray_loads_no_gl_library_whatever_mujoco_gl_says(backend):
     code = """
-from envs.dmc.suite import DMC
+from worldmodel.envs.dmc.suite import DMC
 import os
 before = os.environ.get("MUJOCO_GL")
 env = DMC("walker_walk", render="ray")
@@ -207,7 +206,7 @@ print([name for name in ("libegl", "libgl.", "libosmesa", "libglfw") if name in 
 @pytest.mark.parametrize("backend", ["disable", "nonsense"])
 def test_auto_says_in_one_line_what_draws_instead_and_how_to_get_gl(backend):
     code = (
-        "from envs.dmc.suite import DMC\nfor _ in range(2): "
+        "from worldmodel.envs.dmc.suite import DMC\nfor _ in range(2): "
         "print(DMC('cartpole_balance').reset(seed=0)[0].std() > 5)"
     )
     done = _python(code, MUJOCO_GL=backend)

@@ -15,10 +15,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
-
-import envs
-from envs.tasks import rope
-from envs.wrappers import (
+from worldmodel.envs.tasks import rope
+from worldmodel.envs.wrappers import (
     ActionRepeat,
     Check,
     EnvDataError,
@@ -27,6 +25,8 @@ from envs.wrappers import (
     count_frames,
     resize,
 )
+
+from worldmodel import envs
 from worldmodel.config import loading
 
 # Mean return over 100 seeds as the tasks' own files state it: the expert's, the random policy's.
@@ -47,7 +47,7 @@ def missing(module: str) -> pytest.MarkDecorator:
 CONTRACT = [
     *envs.NAMES,
     pytest.param("gym:CartPole-v1", marks=missing("pygame")),
-    pytest.param("dmc:cartpole_balance", marks=missing("envs.dmc.suite")),
+    pytest.param("dmc:cartpole_balance", marks=missing("worldmodel.envs.dmc.suite")),
     "helper_env:Plain",
 ]
 
@@ -243,7 +243,7 @@ def returns(name: str, policy, num_seeds: int) -> tuple[float, float]:
 @pytest.mark.parametrize("name", envs.TASKS)
 def test_expert_and_random_returns_are_as_stated(name):
     stated_expert, stated_random = RETURNS[name]
-    text = importlib.import_module(f"envs.tasks.{name}").__doc__
+    text = importlib.import_module(f"worldmodel.envs.tasks.{name}").__doc__
     assert f"expert {stated_expert}, uniformly random actions {stated_random}." in text
     expert, expert_ends = returns(name, envs.load_expert(name), 100)
     generator = np.random.default_rng(0)
@@ -594,7 +594,7 @@ def test_there_is_an_expert_for_built_ins_only():
 
 def test_names_are_checked_without_importing_a_simulator():
     code = (
-        "import sys, envs\n"
+        "import sys\nfrom worldmodel import envs\n"
         "for name in ('pendulum', 'dmc:cup_catch', 'json.decoder:JSONDecoder'): "
         "envs.check_name(name)\n"
         "try: envs.check_name('dmc:walker_wlk')\n"
@@ -651,3 +651,15 @@ def test_patience_measures_reward_per_control_step():
             done = terminated or truncated
             steps += 1
         assert steps == lasts
+
+
+def test_the_short_name_in_a_checkout_is_another_name_of_the_same_classes():
+    code = (
+        "import envs, envs.parallel.vector as short, worldmodel.envs.parallel.vector as full\n"
+        "from envs.tasks.counter import Counter\n"
+        "from worldmodel.envs.tasks import counter\n"
+        "from worldmodel import envs as package\n"
+        "assert short is full and envs is package and Counter is counter.Counter\n"
+        "assert full.__spec__.name == Counter.__module__.replace('tasks.counter', 'parallel.vector')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,14 +13,14 @@ import types
 import mujoco
 import numpy as np
 import pytest
+from worldmodel.envs.dmc import render
+from worldmodel.envs.dmc.raycast.renderer import RayRenderer
+from worldmodel.envs.dmc.render import RendererError, choose_renderer, make_renderer
+from worldmodel.envs.dmc.segmentation import mask_foreground
+from worldmodel.envs.dmc.suite import DMC
 
-import envs
 from benchmarks.render import measure
-from envs.dmc import render
-from envs.dmc.raycast.renderer import RayRenderer
-from envs.dmc.render import RendererError, choose_renderer, make_renderer
-from envs.dmc.segmentation import mask_foreground
-from envs.dmc.suite import DMC
+from worldmodel import envs
 
 TEN = (
     *("acrobot_swingup", "cartpole_balance", "cheetah_run", "cup_catch", "finger_turn_hard"),
@@ -359,6 +359,6 @@ def test_the_probe_imports_nothing_from_the_folder_it_is_started_in(monkeypatch,
 
 def test_workers_inherit_the_probe(gl_is):
     gl_is("egl", "a device that is not there")
-    code = "from envs.dmc.render import probe_gl; print(probe_gl().device)"
+    code = "from worldmodel.envs.dmc.render import probe_gl; print(probe_gl().device)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert done.stdout.strip() == "a device that is not there", done.stderr

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from gymnasium import spaces
+from worldmodel.envs.parallel.process import Worker
+from worldmodel.envs.parallel.vector import EnvFailure, SerialEnv, Step, VectorEnv, make_vector
 
-import envs
 from benchmarks.soak import list_children, measure_process, read_status
-from envs.parallel.process import Worker
-from envs.parallel.vector import EnvFailure, SerialEnv, Step, VectorEnv, make_vector
 from faulty import DO, Broken, Faulty, Noting
+from worldmodel import envs
 
 ROOT = Path(__file__).resolve().parents[2]
 OK = np.zeros(1, np.float32)
@@ -405,7 +405,7 @@ os.kill(os.getpid(), 9)
 )
 def test_two_hundred_restarts_leave_nothing_behind(monkeypatch, record_property):
     ready = pickle.dumps(("ready", Faulty.observation_space, Faulty.action_space))
-    monkeypatch.setattr("envs.parallel.process._CODE", BRIEF)
+    monkeypatch.setattr("worldmodel.envs.parallel.process._CODE", BRIEF)
     monkeypatch.setenv("WM_READY", ready.hex())
 
     def held() -> dict[str, float]:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from worldmodel.envs.parallel.vector import SerialEnv
 
 import worldmodel
-from envs.parallel.vector import SerialEnv
 from runs import ROOT, evaluate, mistaken, seed_dir, train
 from tiny_world import SPACE, Frozen, Grid, Perfect, Shuffled, wander
 from worldmodel.evaluation.imagination import (

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from worldmodel.envs.parallel.vector import SerialEnv
 
-from envs.parallel.vector import SerialEnv
 from tiny_world import (
     PLAN,
     SPACE,

@@ -5,13 +5,12 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from worldmodel.envs.errors import EnvFailure
+from worldmodel.envs.parallel.vector import SerialEnv
 
-import envs
 import worldmodel
-from envs.errors import EnvFailure
-from envs.parallel.vector import SerialEnv
 from runs import seed_dir, train
-from worldmodel import registry
+from worldmodel import envs, registry
 from worldmodel.errors import RunError
 from worldmodel.evaluation.commands.play import start_session
 from worldmodel.evaluation.play.session import MAX_STEPS

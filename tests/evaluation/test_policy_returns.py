@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from worldmodel.envs.parallel.vector import SerialEnv
 
 import worldmodel
-from envs.parallel.vector import SerialEnv
 from runs import seed_dir, train
 from tiny_world import (
     FOLLOW,

@@ -174,7 +174,7 @@ def test_sound_saved_returns_are_read(tmp_path, capsys):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_an_environment_that_does_not_start_has_a_one_line_reason(count):
-    from envs.parallel.vector import make_vector
+    from worldmodel.envs.parallel.vector import make_vector
 
     made, why = make_first_available(lambda kind: make_vector(NoStart, count), ["pixels"])
     assert made is None and why == "env worker 0 did not start: AttributeError: boom of two lines"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from PIL import Image
+from worldmodel.envs.parallel.vector import SerialEnv
 
-from envs.parallel.vector import SerialEnv
 from runs import ROOT, evaluate, mistaken, seed_dir, train
 from worldmodel.evaluation.plotting import media
 from worldmodel.evaluation.returns import seed_statistics

@@ -127,12 +127,12 @@ def test_a_saved_run_with_control_characters_is_refused_in_one_line(
 
 
 def _raises(text):
-    import envs.tasks.counter
+    from worldmodel.envs.tasks.counter import Counter
 
     def reset(self, **options):
         raise ValueError(f"no level {text}")
 
-    envs.tasks.counter.Counter.reset = reset
+    Counter.reset = reset
 
 
 @pytest.mark.fault(

@@ -53,11 +53,11 @@ def test_a_signal_during_the_imports_is_one_line(tmp_path, record_property):
     train = ("train.py", "debug", "--run.root", str(tmp_path / "runs"))
     evaluate = ("eval.py", str(tmp_path / "runs"))
     ways = [
-        (train, "envs", signal.SIGINT),
+        (train, "worldmodel.envs", signal.SIGINT),
         (train, "worldmodel.config.schema", signal.SIGTERM),
         (train, "torch", signal.SIGHUP),
         (train, "worldmodel.programs.training", signal.SIGUSR1),
-        (evaluate, "envs.names", signal.SIGTERM),
+        (evaluate, "worldmodel.envs.names", signal.SIGTERM),
         (evaluate, "numpy", signal.SIGINT),
         (("wm", *train[1:]), "difflib", signal.SIGINT),
         (("wm", "train", *train[1:]), "os.execve", signal.SIGTERM),
@@ -78,7 +78,8 @@ def test_a_signal_during_the_imports_is_one_line(tmp_path, record_property):
 
 def strike_in(place, number):
     """Let a signal come in the middle of a part of a training's start."""
-    from envs.parallel.process import Worker
+    from worldmodel.envs.parallel.process import Worker
+
     from worldmodel.run_directory import RunDir
     from worldmodel.training.trainer import Trainer
 

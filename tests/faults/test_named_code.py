@@ -15,9 +15,9 @@ import pytest
 from gymnasium.envs.registration import EnvSpec
 from PIL import Image
 
-import envs
 from children import go, in_one
 from runs import seed_dir
+from worldmodel import envs
 from worldmodel.errors import UsageError
 from worldmodel.evaluation.report.html import PictureEmbedder
 from worldmodel.policy.goal_files import read_picture
@@ -37,7 +37,7 @@ gymnasium.register("Id-v0", Env)
 """
 OWN = """from pathlib import Path
 import gymnasium
-from envs.tasks.counter import Counter
+from worldmodel.envs.tasks.counter import Counter
 class Own(Counter): pass
 class Other(Counter): pass
 class NoEnv:
@@ -52,9 +52,9 @@ IN_A_RUN = """
 import sys
 sys.path[0] = sys.argv[1]
 import functools
-import envs
-from envs.dmc import render
-from envs.registry import _leave_directory
+from worldmodel import envs
+from worldmodel.envs.dmc import render
+from worldmodel.envs.registry import _leave_directory
 from worldmodel.evaluation.plotting.style import load_pyplot
 counter = functools.partial(envs.make, "counter")
 with envs.make_vector(counter, 2, timeout_s=60, restart_budget=0) as made:
@@ -153,7 +153,7 @@ def open_crafted(call, folder):
 
     import pytest as library
 
-    import envs
+    from worldmodel import envs
     from worldmodel.dream_env import DreamEnv
     from worldmodel.evaluation.play.job_queue import JobQueue
     from worldmodel.saved_run import Run

@@ -10,9 +10,9 @@ import shutil
 
 import pytest
 
-import train as train_py
 from children import SHORT, go, limited, print_of, refused_at_the_end, signalled_at
 from runs import seed_dir, train
+from worldmodel.command_line import train as train_py
 from worldmodel.config import loading
 from worldmodel.errors import RunError
 from worldmodel.run_directory import RunDir

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 import forked
-import train as train_py
 from runs import seed_dir
+from worldmodel.command_line import train as train_py
 from worldmodel.config import loading, schema
 from worldmodel.config.ranges import OneOf
 from worldmodel.evaluation.plotting import media

@@ -12,16 +12,15 @@ from functools import partial
 import pytest
 import torch
 from test_fuzz_directories import MEMORY, TIMES, forget, inputs, peak
+from worldmodel.envs.parallel.vector import make_vector
 
-import envs
 import mutate
-import train as train_py
-from envs.parallel.vector import make_vector
 from runs import command, seed_dir
 from test_forged_directories import reseal
-from worldmodel import build
+from worldmodel import build, envs
 from worldmodel.checkpoint.format import hash_bytes, read_manifest, seal_manifest
 from worldmodel.checkpoint.store import CheckpointError
+from worldmodel.command_line import train as train_py
 from worldmodel.config import loading
 from worldmodel.errors import RunError
 from worldmodel.replay.chunk import ReplayError

@@ -10,11 +10,11 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image
+from worldmodel.envs.parallel.vector import SerialEnv
 
-import envs
 import worldmodel
-from envs.parallel.vector import SerialEnv
 from runs import ROOT, evaluate, seed_dir, train
+from worldmodel import envs
 from worldmodel.dream_env import DreamEnv
 from worldmodel.evaluation.commands.play import start_session
 from worldmodel.evaluation.imagination.open_loop import imagine_open_loop

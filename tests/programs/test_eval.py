@@ -238,8 +238,9 @@ def test_the_interval_covers_the_mean_of_known_scores_about_as_often_as_it_says(
 
 
 def test_episodes_are_shared_evenly_among_environments():
-    import envs
-    from envs.parallel.vector import SerialEnv
+    from worldmodel.envs.parallel.vector import SerialEnv
+
+    from worldmodel import envs
 
     with SerialEnv(lambda: envs.make("counter", size=(16, 16)), 2) as vector:
         rollout = Rollout(vector, ActionSpace(1), make_episode_seeds(3))

@@ -11,12 +11,12 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from worldmodel.envs.errors import EnvError, EnvFailure, EnvSettingsError
+from worldmodel.envs.parallel.vector import make_vector
 
-import envs
 import worldmodel.distributed
 import worldmodel.training.trainer  # noqa: F401  so that the whole family is known
-from envs.errors import EnvError, EnvFailure, EnvSettingsError
-from envs.parallel.vector import make_vector
+from worldmodel import envs
 from worldmodel.checkpoint.store import CheckpointError
 from worldmodel.config.loading import ConfigError
 from worldmodel.errors import Diverged, RunError, UsageError, WorldModelError

@@ -13,9 +13,9 @@ import time
 import pytest
 
 import ranks
-import train as train_py
 from runs import ROOT, fingerprint, seed_dir
 from worldmodel.checkpoint import store
+from worldmodel.command_line import train as train_py
 
 ACTOR = (
     "--behavior.name",

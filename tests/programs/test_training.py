@@ -16,8 +16,8 @@ import torch
 from matplotlib.figure import Figure
 
 import forked
-import train as train_py
 from runs import fingerprint, seed_dir, start, train
+from worldmodel.command_line import train as train_py
 from worldmodel.errors import Diverged
 from worldmodel.rollout.collector import Rollout, make_episode_seeds
 from worldmodel.spaces import ActionSpace
@@ -404,8 +404,9 @@ def test_the_counter_loses_no_step_and_keeps_order(unbroken):
     """Row by row, reward and picture count on together, and every action leads to the row it is
     stored with.
     """
-    import envs
-    from envs.parallel.vector import make_vector
+    from worldmodel.envs.parallel.vector import make_vector
+
+    from worldmodel import envs
 
     space = ActionSpace(1)
     with make_vector(CounterMaker(envs), 1) as vector:
@@ -438,8 +439,9 @@ class CounterMaker:
 
 
 def test_a_policy_that_goes_mad_never_reaches_the_environment():
-    import envs
-    from envs.parallel.vector import make_vector
+    from worldmodel.envs.parallel.vector import make_vector
+
+    from worldmodel import envs
 
     with make_vector(CounterMaker(envs), 1) as vector:
         rollout = Rollout(vector, ActionSpace(1), make_episode_seeds(1))
@@ -471,8 +473,9 @@ class Drifting:
 
 @pytest.mark.parametrize("maker", [CounterMaker, Drifting])
 def test_an_environment_that_comes_out_elsewhere_starts_a_new_episode(maker, caplog):
-    import envs
-    from envs.parallel.vector import make_vector
+    from worldmodel.envs.parallel.vector import make_vector
+
+    from worldmodel import envs
 
     rng = np.random.default_rng(0)
     with make_vector(maker(envs), 1) as vector:

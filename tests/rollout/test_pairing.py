@@ -7,12 +7,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from worldmodel.envs.errors import EnvFailure, EnvSettingsError
+from worldmodel.envs.parallel.vector import SerialEnv, VectorEnv
 
-import envs
-from envs.errors import EnvFailure, EnvSettingsError
-from envs.parallel.vector import SerialEnv, VectorEnv
 from test_model import KINDS, TINY, name_kind, without_noise
-from worldmodel import build, registry
+from worldmodel import build, envs, registry
 from worldmodel.config import loading
 from worldmodel.replay.buffer import Replay
 from worldmodel.replay.samplers.uniform import Uniform

@@ -86,7 +86,9 @@ def _in_one(found, log, work, args, before):
     def call(program, *argv):
         forked.redirect(log)
         try:
-            code = importlib.import_module(program).main(list(map(str, argv)))
+            code = importlib.import_module(f"worldmodel.command_line.{program}").main(
+                list(map(str, argv))
+            )
         except BaseException as error:
             traceback.print_exc()
             code = error.code if isinstance(error, SystemExit) else 1
@@ -94,6 +96,7 @@ def _in_one(found, log, work, args, before):
         sys.stderr.flush()
         return code, log.read_text()
 
+    forked.listen_to_hangups()
     forked.leave_figures_blank()
     if before:
         before()

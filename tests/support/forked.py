@@ -17,8 +17,8 @@ TESTS = Path(__file__).resolve().parents[1]
 PRELOAD = (
     "ranks",
     "eval",
-    "envs.parallel.vector",
-    "envs.tasks.counter",
+    "worldmodel.envs.parallel.vector",
+    "worldmodel.envs.tasks.counter",
     "worldmodel.programs.training",
     "worldmodel.programs.evaluation",
     "matplotlib.pyplot",
@@ -99,7 +99,7 @@ def save_blank(figure, target, format=None):
 
 def _run(program, argv, out, err, before, env, figures):
     os.environ.update(env)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, which may have started the tests
+    listen_to_hangups()
     if not figures:
         leave_figures_blank()
     sys.argv = [f"{program}.py", *argv]
@@ -107,6 +107,11 @@ def _run(program, argv, out, err, before, env, figures):
     if before:
         before()
     runpy.run_path(str(TESTS.parent / f"{program}.py"), run_name="__main__")
+
+
+def listen_to_hangups():
+    """Undo what nohup does, which may have started the tests."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def redirect(out, err=None):

@@ -7,8 +7,7 @@ planned.
 import numpy as np
 import torch
 
-import envs
-from worldmodel import build
+from worldmodel import build, envs
 from worldmodel.config import loading
 from worldmodel.policy.goals import Goal
 from worldmodel.spaces import ActionSpace, ObservationSpace

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-import envs
 import forked
+from worldmodel import envs
 from worldmodel.errors import WorldModelError
 from worldmodel.programs.eval_options import parse_eval_arguments
 

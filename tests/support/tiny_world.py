@@ -6,8 +6,8 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+from worldmodel.envs.parallel.vector import SerialEnv
 
-from envs.parallel.vector import SerialEnv
 from worldmodel.evaluation.quality.held_out_episodes import collect_episodes
 from worldmodel.evaluation.quality.model_quality import SimulatorTrials, measure_quality
 from worldmodel.evaluation.quality.policies import make_constant_policy, make_noisy_policy

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import envs
 from runs import command
+from worldmodel import envs
 from worldmodel.checkpoint import store
 from worldmodel.config import loading
 from worldmodel.distributed import ALONE, World

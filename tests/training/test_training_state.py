@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 import torch
 
-import envs
 from runs import command
+from worldmodel import envs
 from worldmodel.checkpoint.store import CheckpointError
 from worldmodel.config import loading
 from worldmodel.run_directory import RunDir

@@ -37,7 +37,9 @@ log = logging.getLogger(__name__)
 # Keys by the names of earlier versions, which presets, commands and saved runs may still hold.
 RENAMED = {"train.ratio": "train.updates_per_step"}
 
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
+# In a checkout beside the package; installed, in it.
+PACKAGE = Path(__file__).resolve().parents[1]
+CONFIG_DIR = next(d / "configs" for d in (PACKAGE, PACKAGE.parent) if (d / "configs").is_dir())
 
 
 @functools.cache

@@ -42,7 +42,7 @@ print(json.dumps(dict(found, threads=torch.get_num_threads())))
 """
 MUJOCO_PROBE = "import dm_control.mujoco; print('{}')"
 RENDER_PROBE = (
-    "import json; from envs.dmc.render import choose_renderer; "
+    "import json; from worldmodel.envs.dmc.render import choose_renderer; "
     "print(json.dumps(choose_renderer('auto')[:2]))"
 )
 
