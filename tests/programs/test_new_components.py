@@ -356,7 +356,7 @@ def test_what_is_wrong_with_new_keys_is_said_as_with_old_ones(tree):
     ):
         assert done.stderr.count(wanted) == 1, (wanted, done.stderr)
     names = "worldmodel.model.objectives.brightness", "torch"
-    code = f"import sys, train; train.main(['nope']); print([n in sys.modules for n in {names}])"
+    code = f"import sys; from worldmodel.command_line import train; train.main(['nope']); print([n in sys.modules for n in {names}])"
     assert python(tree, "-c", code).stdout.split("\n")[-2] == "[False, False]"
 
 
