@@ -412,6 +412,11 @@ def test_two_hot_round_trip_and_an_untrained_head_says_zero():
     head = TwoHotHead(6, 1, 8, 255)
     torch.testing.assert_close(head.mean(torch.randn(4, 6)), torch.zeros(4))
     x = torch.tensor([-30.0, -1.3, 0.0, 0.004, 7.7, 900.0])
+    # beyond the bins, and between the two lowest and the two highest
+    ends = torch.stack([2 * head.bins[0], head.bins[:2].mean(), head.bins[-2:].mean()])
+    low, share = encode_two_hot(ends, head.bins)
+    assert low.tolist() == [0, 0, 253]
+    torch.testing.assert_close(share, torch.tensor([0.0, 0.5, 0.5]))
     low, share = encode_two_hot(x, head.bins)
     assert ((share >= 0) & (share <= 1)).all() and (head.bins == -head.bins.flip(0)).all()
     torch.testing.assert_close((1 - share) * head.bins[low] + share * head.bins[low + 1], x)
@@ -529,3 +534,13 @@ def test_some_of_the_pictures_stand_for_all_of_them():
         0
     ).all()  # 2 of 7 steps at a time, each step now and then
     torch.testing.assert_close(found[drawn], (want.expand_as(found) * T / 2)[drawn])
+
+
+@pytest.mark.parametrize("patch", [2, 4])
+def test_a_decoder_draws_every_colour_from_its_last_channels(patch):
+    from worldmodel.model.networks import ImageDecoder
+
+    decoder = ImageDecoder(7, (16, 16, 3), [5, 6], patch)
+    assert decoder(torch.randn(2, 7)).shape == (2, 16, 16, 3)
+    seen = [m.weight.shape[:2] for m in decoder.convs[-1].modules() if hasattr(m, "weight")]
+    assert seen and all(5 in shape for shape in seen)

@@ -49,6 +49,12 @@ def quadratic(target):
     return lambda candidates: -(candidates - target.unsqueeze(1)).square().sum((-2, -1))
 
 
+def test_a_search_begins_with_equal_probabilities_in_each_group():
+    mean, _ = OneHot(ActionSpace(5, groups=(2, 3))).start(BATCH, HORIZON, 5)
+    expected = torch.tensor([1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 3]).expand(BATCH, HORIZON, 5)
+    torch.testing.assert_close(mean, expected)
+
+
 @pytest.mark.parametrize("name", PLANNERS)
 def test_reaches_the_optimum_of_a_quadratic_inside_the_box(name):
     # Random shooting can't be sharp in ten dimensions: it gets two, and more draws.

@@ -2,6 +2,7 @@
 files.
 """
 
+import errno
 import json
 import logging
 import multiprocessing
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldmodel.errors import DataError
+from worldmodel.replay import chunk
 from worldmodel.replay.buffer import (
     Replay,
     ReplayError,
@@ -647,6 +649,25 @@ def test_a_file_that_lost_or_gained_bytes_under_a_run_is_mended(tmp_path, left):
     again = reload(replay.state_dict(), tmp_path)
     assert len(again) == 28 and aside(tmp_path) == []
     assert_true(again.sample(5, 14), 14)
+
+
+def test_each_time_that_writing_begins_to_fail_there_is_one_warning(tmp_path, monkeypatch, caplog):
+    replay, write = fill(make(tmp_path), 4), chunk.write_all
+    full = OSError(errno.ENOSPC, "no space")
+
+    def fail(*args):
+        raise full
+
+    for times in (1, 2):
+        monkeypatch.setattr(chunk, "write_all", fail)
+        assert not replay.flush() and not replay.flush()
+        assert len(caplog.records) == times
+        with pytest.raises(OSError, match="no space"):
+            replay.flush(strict=True)
+        monkeypatch.setattr(chunk, "write_all", write)
+        assert replay.flush(strict=True) and len(caplog.records) == times
+        assert_true(reload(replay.state_dict(), tmp_path).sample(3, 4), 4)
+        fill(replay, 4, start=4 * times)
 
 
 STEPS = st.lists(

@@ -149,6 +149,13 @@ def test_a_stream_that_is_written_again_starts_a_chunk(tmp_path):
     assert_true(second.sample(64, 6), 6)  # never across the break
 
 
+def test_a_rank_goes_on_with_the_episodes_of_all_its_environments():
+    (whole,) = manifests_of([11])
+    two = {**whole, "next": {"0": 11, "1": 13, "2": 9}}
+    (resharded,) = reshard([two], 1, 2)
+    assert resharded["next"] == {"0": 11, "1": 13, "2": 16}  # no rank writes stream 2
+
+
 def test_ranks_leave_each_other_s_files_alone(tmp_path):
     for rank in range(2):
         save_state(fill(shard(tmp_path, rank, 2), 20, streams=(rank,)))

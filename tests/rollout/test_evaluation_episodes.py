@@ -57,3 +57,5 @@ def test_intervals_are_of_a_documented_number_of_draws_and_seed():
     assert [x.shape for x in drawn] == [(10_000, 3), (10_000, 2)]
     assert np.array_equal(drawn[0], resample_runs(strata, 0)[0])
     assert estimate_aggregates(strata) == estimate_aggregates(strata, 0, 10_000)
+    episodes = Evaluation([float(x) for x in many[0]], [1] * 400, [])
+    assert episodes.estimate_iqm() == episodes.estimate_iqm(0) != episodes.estimate_iqm(1)
