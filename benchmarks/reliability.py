@@ -101,6 +101,51 @@ Opening a run executes nothing that its user did not name. Who may have written 
 - `worldmodel/system/trusted_code.py` lists every configuration key that may name code. A test
   fails if a new key of free text is neither listed there nor known to be harmless.
 
+## Attacks
+
+Somebody who had not written this code tried to have a run directory execute code, reach files
+outside it, or stop the program. Each attack was made by hand with the real program, before and
+after the mends. The last column names the rows of the table above whose tests repeat it.
+
+| attack | before | after | row |
+|---|---|---|---|
+| `env.task: torch.distributed.run:main` in a run's configuration | executed | one line, exit 3 | 27 |
+| the same with `pytest:main` | executed | one line, exit 3 | 27 |
+| the same with `http.server:test` | opened a port | one line, exit 3 | 27 |
+| `gym:evil_module/evil_module:Env`, also behind `distract:` | imported | one line, exit 3 | 27 |
+| `gym:plug/Env` without a version, from an installed package | imported | needs trust | 27 |
+| an id whose environment gives vectors only, for a run of pictures | AttributeError | needs trust | 27 |
+| 500 bytes of YAML merge keys | hung | exit 4 | 30 |
+| `signal.py` and 16 more names of modules in a run that is the working directory, with `--envs 2` | executed | not imported | 27 |
+| `ctypes.py` there, and a DeepMind Control task (probe of the renderer) | executed | not imported | 27 |
+| `ctypes.py` there, and `gym:InvertedPendulum-v5` (the child of GLFW) | executed | not imported | 27 |
+| `libglfw.so` there | not loaded | not loaded | |
+| `matplotlibrc` there, with a module as backend | not imported | not imported | 27 |
+| `matplotlibrc` there, with `text.usetex` | obeyed | not read | 27 |
+| `./wm doctor` in a run with `worldmodel.py` and `json.py` | executed | not imported | 27 |
+| `./wm test` in a run with a module of pytest's | executed | the tests run in the checkout | |
+| `goal.image: /etc/shadow`, `/dev/zero` | exit 2 | exit 2 | |
+| `goal.image` is an EPS file | Ghostscript executed it | exit 2 | 27 |
+| `goal.image` is a pipe | hung | exit 4 | 29 |
+| task names with spaces, line breaks, `GYM:`, `dmc:../x` | refused | refused | 31 |
+| script tags in names, metrics and configuration, then `report.html` | text | text | |
+| pipes as `status.json`, `*.tmp` and `worst.gif` | hung | one line | 29 |
+| pipes as configuration, logs and checkpoints' files | no hang | no hang | 29 |
+| play: a page of another name (DNS rebinding), a foreign Origin | 403 | 403 | 32 |
+| play: a wrong token, or none | 403 | 403 | 32 |
+| play: paths that leave the page's folder | 404 | 404 | 32 |
+| play: forms of other pages (CSRF) | 415, 404 | 415, 404 | 32 |
+| play: deep JSON, NaN, two lengths, chunks, 500 headers | 4xx | 4xx | 32 |
+| play: the token in the Referer of an image | not sent | not sent | |
+| infinite frames and terminal sequences in a manifest | exit 4 | exit 4 | 15, 31 |
+| pictures of 16,384^3 numbers, 2^20 actions | exit 4 | exit 4 | 15 |
+| an observation named `../../../tmp` | exit 4 | exit 4 | 15 |
+| a replay of objects, of `../../etc/passwd`, of 2^53 rows, of a generator `os.system` | exit 4 | exit 4 | 15 |
+| `model.units: 1e9` | exit 2 | exit 2 | 21 |
+| `replay.capacity_gb: 1e300` and other huge numbers | harmless | harmless | 17 |
+| `stoch: 2^62`, `horizon: 9e18` | RuntimeError, exit 1 | refused as out of range | 17 |
+| `layers: 4000000` | hung | refused as out of range | 17 |
+
 ## Limits
 
 - The rows of `benchmarks/saves.py` repeat the same 256 frames, so they compress better than those
@@ -127,7 +172,7 @@ Opening a run executes nothing that its user did not name. Who may have written 
   injected.
 
 For twenty times as many fuzz inputs, twenty times as many sets of stops, and a soak of one minute
-as in CI:
+(CI: half a minute):
 
 ```
 WM_FUZZ=20 pytest tests/fuzz
