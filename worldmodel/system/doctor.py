@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,12 +22,17 @@ from worldmodel.system.cpu_cores import LoadMeter, count_cores
 from worldmodel.system.process_start import prepare_process
 
 ROOT = Path(__file__).resolve().parents[2]
+START = "./wm train" if (ROOT / "wm").exists() else "wm train"
+# The module of each extra for environments, and the package that has it.
 EXTRAS = {
-    "gym-classic": ("pygame", "pygame"),
-    "gym-box2d": ("Box2D", "gymnasium[box2d]"),
-    "gym-atari": ("ale_py",) * 2,
+    "atari": ("ale_py", "ale-py"),
+    "minigrid": ("minigrid", "minigrid"),
+    "box2d": ("Box2D", "box2d"),
+    "crafter": ("crafter", "crafter"),
 }
-TORCH_REINSTALL = "--force-reinstall 'torch==2.13.*'"
+TORCH_REINSTALL = "--force-reinstall 'torch>=2.11,<2.14'"
+# From Python 3.13 on its requirement labmaze cannot be installed; see requirements.txt.
+DM_CONTROL = ("--no-deps " if sys.version_info >= (3, 13) else "") + "dm-control==1.0.50"
 
 # Each library is probed in its own process: if it crashes or hangs, the report still appears.
 TORCH_PROBE = """
@@ -87,25 +93,35 @@ def read_answer(probe: subprocess.Popen[str], timeout: float) -> Any:
 
 
 def check_packages() -> Finding:
-    """Report which packages of requirements.txt are not installed, and which lost files."""
-    listed = [
-        re.match(r"[\w.-]+", line) for line in (ROOT / "requirements.txt").read_text().splitlines()
-    ]
-    missing = [name.group() for name in listed if name and not find_version(name.group())]
+    """Report which required packages are not installed, and which lost files."""
+    missing = {n: wanted for n, wanted in read_requirements().items() if not find_version(n)}
     damaged = find_damaged_packages()
     faults = [
         f"{what} {', '.join(names)}"
         for what, names in (("MISSING", missing), ("DAMAGED", damaged))
         if names
     ]
-    fixes = ["-r requirements.txt"] if missing else []
+    fixes = [DM_CONTROL] if missing.pop("dm-control", "") else []
+    fixes += [shlex.join(missing.values())] if missing else []
     fixes += [f"--force-reinstall --no-deps {' '.join(damaged)}"] if damaged else []
     return Finding(
         "packages",
-        "; ".join(faults) or "all of requirements.txt",
+        "; ".join(faults) or "all that are required",
         "; ".join(map(make_pip_command, fixes)),
         bool(faults),
     )
+
+
+def read_requirements() -> dict[str, str]:
+    """Read {package: releases} from requirements.txt, or of an installed package's metadata.
+
+    Conditions are left out: what one Python names itself, on another a package brings along.
+    """
+    file = ROOT / "requirements.txt"
+    lines = file.read_text().splitlines() if file.exists() else metadata.requires("worldmodel")
+    wanted = [line.partition(";")[0].strip() for line in lines or [] if "extra ==" not in line]
+    names = [re.match(r"[\w.-]+", line) for line in wanted]
+    return {name.group(): line for name, line in zip(names, wanted, strict=True) if name}
 
 
 def find_damaged_packages() -> list[str]:
@@ -197,7 +213,7 @@ def check_mujoco(found: Any) -> Finding:
         f"{name} {find_version(name) or 'missing'}" for name in ("mujoco", "dm-control")
     )
     if isinstance(found, Failure):
-        fix = make_pip_command("dm-control==1.0.50 'mujoco==3.17.*'")
+        fix = "; ".join(map(make_pip_command, ["'mujoco==3.17.*'", DM_CONTROL]))
         return Finding("mujoco", f"{value}, DO NOT LOAD: {found}", fix, True)
     return Finding("mujoco", f"{value}, load together")
 
@@ -288,7 +304,7 @@ def main() -> int:
     for line in lines:
         say(f"{line.label:<9} {line.value}" + (f"\n          -> {line.hint}" if line.hint else ""))
     blocking = [line.label for line in lines if line.blocks]
-    say(f"\nnot ready: {', '.join(blocking)}" if blocking else "\nready: ./wm train")
+    say(f"\nnot ready: {', '.join(blocking)}" if blocking else "\nready: " + START)
     return 3 if blocking else 0
 
 
