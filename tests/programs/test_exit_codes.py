@@ -93,7 +93,7 @@ def test_memory_that_runs_out_is_one_line(capsys):
 def test_an_unexpected_value_error_shows_its_traceback(program, tmp_path):
     """Raised by a line of the project's own: no user can mend it."""
     code = (
-        f"import sys, {program} as program\n"
+        f"import sys\nfrom worldmodel.command_line import {program} as program\n"
         "from worldmodel.run_directory import RunDir\n"
         "def bug(*_): raise ValueError('a bug of ours')\n"
         "bug.__globals__['__name__'] = 'worldmodel.run_directory'\n"
