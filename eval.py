@@ -4,12 +4,15 @@ The commands are returns, imagine, compare, probe, model, play and report. What 
 stands in worldmodel/programs/evaluation.py.
 """
 
+import sys
+
 from worldmodel.system.process_start import prepare_process
 
 if __name__ == "__main__":
     prepare_process()  # before the imports, which take seconds
 
-from worldmodel.command_line.eval import run
+from worldmodel.command_line.main import main
+from worldmodel.system.process_end import end_process
 
 if __name__ == "__main__":
-    run()
+    end_process(main(["eval", *sys.argv[1:]]))

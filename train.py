@@ -3,12 +3,15 @@
 The training loop stands in worldmodel/command_line/train.py. Run the same command again to resume.
 """
 
+import sys
+
 from worldmodel.system.process_start import prepare_process
 
 if __name__ == "__main__":
     prepare_process()  # before the imports, which take seconds
 
-from worldmodel.command_line.train import run
+from worldmodel.command_line.main import main
+from worldmodel.system.process_end import end_process
 
 if __name__ == "__main__":
-    run()
+    end_process(main(["train", *sys.argv[1:]]))

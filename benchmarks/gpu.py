@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.compute import ACTION, Entry, make_model_and_batch
 from worldmodel import build
-from worldmodel.config import loading
+from worldmodel.config.preset_files import list_presets
 from worldmodel.system import runtime
 from worldmodel.training.learner import Learner
 
@@ -128,7 +128,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--updates", type=int, default=200)
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     args = parser.parse_args(argv)
-    known = loading.list_presets()
+    known = list_presets()
     unknown = [p for p in args.presets if p not in known]
     if unknown:
         sys.stderr.write(f"no preset called {', '.join(unknown)}; there are {', '.join(known)}\n")

@@ -416,6 +416,7 @@ def test_presets_hold_only_known_keys(path):
 OTHER_FILES = {
     "checkpoint/store.py: os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 420)",
     "config/component_settings.py: path.read_text(encoding='utf-8')",
+    "config/preset_files.py: file.read_text(encoding='utf-8')",
     "evaluation/commands/play.py: PAGE.read_bytes()",
     "evaluation/plotting/media.py: made.read_bytes()",
     "evaluation/plotting/style.py: figure.savefig(content, format=target.suffix[1:])",

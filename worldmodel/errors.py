@@ -10,6 +10,7 @@ them all.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 # What a terminal obeys instead of showing it: control characters but the tab, marks that turn the
 # direction of text, line breaks of Unicode, and bytes of file names that are no UTF-8.
@@ -22,6 +23,20 @@ CONTROL = re.compile(
 def escape_control(text: str, kept: str = "") -> str:
     """The text on one line, its control characters as Python writes them, but those `kept`."""
     return CONTROL.sub(lambda m: m[0] if m[0] in kept else ascii(m[0])[1:-1], text)
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """' (did you mean X?)' or nothing; a key's last word counts as well as the whole."""
+    import difflib  # which nothing but a mistake needs
+
+    close = difflib.get_close_matches(name, known, 1, 0.6)
+    if not close:
+        tails = {k.rsplit(".", 1)[-1]: k for k in known}
+        close = [
+            tails[t]
+            for t in difflib.get_close_matches(name.rsplit(".", 1)[-1], list(tails), 1, 0.7)
+        ]
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 class WorldModelError(Exception):

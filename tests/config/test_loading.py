@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldmodel import build, registry
-from worldmodel.config import component_settings, loading, schema
+from worldmodel.config import component_settings, loading, preset_files, schema
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,16 +27,16 @@ def train(*args):
     )
 
 
-@pytest.mark.parametrize("name", loading.list_presets())
+@pytest.mark.parametrize("name", preset_files.list_presets())
 def test_every_preset_is_a_valid_configuration(name):
-    saved = loading.read_yaml(loading.find_preset_files()[name])
+    saved = loading.read_yaml(preset_files.find_preset_files()[name])
     assert loading.parse([name]).run.name == saved.get("run", {}).get("name", name)
 
 
 def test_a_preset_is_found_by_its_bare_name_in_any_folder():
-    files = [f for f in loading.CONFIG_DIR.rglob("*.yaml") if f.name != "defaults.yaml"]
+    files = [f for f in preset_files.CONFIG_DIR.rglob("*.yaml") if f.name != "defaults.yaml"]
     assert len({f.stem for f in files}) == len(files), "two presets have the same name"
-    assert sorted(f.stem for f in files) == loading.list_presets()
+    assert sorted(f.stem for f in files) == preset_files.list_presets()
 
 
 def test_layers_apply_left_to_right_and_overrides_last():
@@ -96,7 +96,7 @@ def test_a_key_of_an_earlier_version_is_read_by_its_new_name_and_says_so(
 
 
 def test_defaults_are_the_same_without_their_comments(tmp_path):
-    path = loading.CONFIG_DIR / "defaults.yaml"
+    path = preset_files.CONFIG_DIR / "defaults.yaml"
     assert loading.read_yaml(path, one_line_strings=True) == loading.read_yaml(path)
     tricky = tmp_path / "tricky.yaml"
     tricky.write_text("a: {b: 'x # y', c: z#z}  # it's\n# d: 1\ne: \"q #\" # f\n  # g\nh: 1 # i\n")
@@ -192,8 +192,8 @@ def test_whole_floats_count_as_integers():
 
 def test_config_errors_come_without_torch():
     code = (
-        "import sys; from worldmodel.command_line import train; train.main(['nope']); train.main(['--help']); sys.exit('torch' "
-        "in sys.modules)"
+        "import sys; from worldmodel.command_line.main import main; main(['train', 'nope']); "
+        "main(['train', '--help']); sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60

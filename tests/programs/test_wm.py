@@ -24,6 +24,13 @@ TRAIN = (
     "import os, sys; print('train', os.getcwd(), sys.prefix, *sys.argv[1:]); "
     "sys.exit(len(sys.argv) - 1)\n"
 )
+WM_IMPORTS = (
+    "errors.py",
+    "system/process_start.py",
+    "system/process_end.py",
+    "system/console.py",
+    "command_line/main.py",
+)
 
 
 def make_tree(root):
@@ -33,9 +40,10 @@ def make_tree(root):
     (root / "requirements.txt").write_text("# nothing\n")
     (root / "pyproject.toml").write_text("[project.optional-dependencies]\ntest = []\n")
     (root / "train.py").write_text(TRAIN)
-    (root / "worldmodel" / "__init__.py").touch()
-    (root / "worldmodel" / "system" / "__init__.py").touch()
-    for name in ("errors.py", "system/process_start.py"):  # which wm imports
+    (root / "worldmodel" / "command_line").mkdir()
+    for name in ("__init__.py", "system/__init__.py", "command_line/__init__.py"):
+        (root / "worldmodel" / name).touch()
+    for name in WM_IMPORTS:
         shutil.copy(ROOT / "worldmodel" / name, root / "worldmodel" / name)
     (root / "worldmodel" / "system" / "doctor.py").write_text(
         "import os, sys; print('doctor', os.getcwd()); sys.exit(3)\n"

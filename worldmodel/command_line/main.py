@@ -1,36 +1,125 @@
-"""The command `wm`, installed with the package: wm train|eval|doctor [arguments]."""
+"""The command `wm`: its commands, and help that needs nothing but the standard library."""
 
+from __future__ import annotations
+
+import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
+from worldmodel.errors import escape_control, suggest
+from worldmodel.system.console import PROGRAM, say
 from worldmodel.system.process_end import end_process
 from worldmodel.system.process_start import prepare_process
 
-USAGE = """usage: wm train|eval|doctor [arguments]
+HELP = ("-h", "--help")
+TESTS = Path(__file__).resolve().parents[2] / "tests"  # in a checkout
+DOCTOR_HELP = """usage: {program} doctor
 
-  wm train    train an agent: wm train [PRESET ...] [--section.key value ...]
-  wm eval     evaluate a run: wm eval RUN
-  wm doctor   report what this machine offers and what would improve it
+Report what this machine offers for training: packages, torch, processor, GPU, renderer, memory,
+disk and optional packages, with a hint for each part that it lacks. Exit code 3 if training cannot
+run here.
+"""
+TEST_HELP = """usage: {program} test [arguments]
+
+Run the tests; arguments go to pytest. Without arguments it runs all of them on several cores.
+
+examples:
+  {program} test -x -k planner
+  {program} test tests/config/test_loading.py
 """
 
 
+def train(args: list[str]) -> int:
+    if wants_help(args):
+        from worldmodel.command_line.train_help import show_help
+
+        return show_help(args[find_help(args) + 1 :])
+    from worldmodel.command_line import train
+
+    return train.main(args)
+
+
+def evaluate(args: list[str]) -> int:
+    from worldmodel.command_line import eval
+
+    return eval.main(args)
+
+
+def report_machine(args: list[str]) -> int:
+    if wants_help(args):
+        return show(DOCTOR_HELP)
+    from worldmodel.system import doctor
+
+    return doctor.main()
+
+
+def run_tests(args: list[str]) -> int:
+    """Replace this process by pytest; ./wm installs pytest first, and does not call this."""
+    if wants_help(args):
+        return show(TEST_HELP)
+    if not TESTS.is_dir():
+        sys.stderr.write("the tests are not installed: clone the repository and run ./wm test\n")
+        return 3
+    os.chdir(TESTS.parent)
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", "-q", *args])
+
+
+COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "train": (train, "train an agent"),
+    "eval": (evaluate, "evaluate a saved run, imagine with it, play in it"),
+    "doctor": (report_machine, "report what this machine offers and what would improve it"),
+    "test": (run_tests, "run the tests"),
+}
+
+
+def main(argv: list[str]) -> int:
+    """Run one command; its exit code."""
+    if not argv or argv[0] in (*HELP, "help"):
+        return show(format_usage())
+    name, *args = argv
+    if name not in COMMANDS:
+        sys.stderr.write(f"wm: {describe_unknown(name)}\n")
+        return 2
+    return COMMANDS[name][0](args)
+
+
+def format_usage() -> str:
+    """The commands, with a line for each."""
+    rows = [f"  {PROGRAM} {name:<12}{about}" for name, (_, about) in COMMANDS.items()]
+    first = f"usage: {PROGRAM} COMMAND [arguments]; {PROGRAM} COMMAND --help explains one"
+    return "\n".join([first, "", *rows])
+
+
+def describe_unknown(name: str) -> str:
+    hint = suggest(name, list(COMMANDS)) or f"; try {PROGRAM} --help"
+    return f"unknown command '{escape_control(name)}'{hint}"
+
+
+def needs_no_packages(name: str, args: list[str]) -> bool:
+    """Whether a command is answered by the standard library alone."""
+    return wants_help(args)
+
+
+def show(text: str) -> int:
+    say(text.format(program=PROGRAM).rstrip())
+    return 0
+
+
+def find_help(args: list[str]) -> int:
+    """Where the first word that asks for help stands; -1 if none does."""
+    return next((i for i, word in enumerate(args) if word in HELP), -1)
+
+
+def wants_help(args: list[str]) -> bool:
+    return find_help(args) >= 0
+
+
 def run() -> None:
-    """Run the command of this process, and end it; each imports only what it needs."""
-    prepare_process()
-    name, sys.argv[1:] = (sys.argv[1:] or ["--help"])[0], sys.argv[2:]
-    if name == "train":
-        from worldmodel.command_line.train import run as run_training
+    """Run the command that an installed `wm` is called with, and end the process."""
+    prepare_process()  # before the imports, which take seconds
+    end_process(main(sys.argv[1:]))
 
-        run_training()
-    elif name == "eval":
-        from worldmodel.command_line.eval import run as run_evaluation
 
-        run_evaluation()
-    elif name == "doctor":
-        from worldmodel.system.doctor import main
-
-        end_process(main())
-    elif name in ("-h", "--help", "help"):
-        sys.stdout.write(USAGE)
-    else:
-        sys.stderr.write(f"wm: unknown command {name!r}; try wm --help\n")
-        end_process(2)
+if __name__ == "__main__":
+    run()

@@ -5,18 +5,8 @@ import sys
 
 from worldmodel import envs
 from worldmodel.config import loading
-from worldmodel.system.console import say
 from worldmodel.system.cpu_cores import LoadMeter
-from worldmodel.system.process_end import end_process
 
-USAGE = """python train.py [PRESET ...] [--section.key value ...]
-
-Presets are layered left to right over configs/defaults.yaml: {presets}
-Without a preset and without env.task it trains the preset quickstart: minutes on a CPU.
-Example: python train.py planet --env.task dmc:cartpole_balance --run.seed 1
-Running the same command again resumes the run; --run.fresh true starts over.
-Several processes, GPUs or machines: torchrun --nproc-per-node N train.py ...; see docs/scaling.md.
-"""
 KEPT = "\nwhat the last checkpoint holds is kept; the same command goes on from there"
 
 
@@ -47,9 +37,7 @@ def train(config, words, load) -> int:
 
 
 def main(argv: list[str]) -> int:
-    if "-h" in argv or "--help" in argv:
-        say(USAGE.format(presets=", ".join(loading.list_presets())))
-        return 0
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     is_main = os.environ.get("RANK", "0") == "0"
     try:
         config = loading.parse(add_default_preset(argv), envs.check_name)
@@ -72,20 +60,3 @@ def add_default_preset(argv: list[str]) -> list[str]:
     """Add the preset quickstart where neither a preset nor a task is named."""
     names, overrides, _ = loading.split_arguments(argv)
     return argv if names or "env.task" in dict(overrides) else ["quickstart", *argv]
-
-
-def leave(code: int) -> None:
-    """End the process; a rank at once, since the threads of torch.distributed may crash while the
-    interpreter shuts down.
-    """
-    if os.environ.get("RANK"):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    end_process(code)
-
-
-def run() -> None:
-    """Run the command of this process, and end it."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    leave(main(sys.argv[1:]))

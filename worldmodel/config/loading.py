@@ -19,6 +19,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from ruamel.yaml import YAML
 
+from worldmodel.config.key_reference import SHORT_NAMES
+from worldmodel.config.preset_files import DEFAULTS, find_preset_files
 from worldmodel.config.ranges import OneOf, Range
 from worldmodel.config.schema import Config, contradictions
 from worldmodel.config.yaml_io import (
@@ -30,32 +32,17 @@ from worldmodel.config.yaml_io import (
     parse_yaml,
     read_yaml,
 )
-from worldmodel.errors import CONTROL, escape_control, exit_code_of
+from worldmodel.errors import CONTROL, escape_control, exit_code_of, suggest
 
 log = logging.getLogger(__name__)
 
 # Keys by the names of earlier versions, which presets, commands and saved runs may still hold.
 RENAMED = {"train.ratio": "train.updates_per_step"}
 
-# In a checkout beside the package; installed, in it.
-PACKAGE = Path(__file__).resolve().parents[1]
-CONFIG_DIR = next(d / "configs" for d in (PACKAGE, PACKAGE.parent) if (d / "configs").is_dir())
-
-
-@functools.cache
-def find_preset_files() -> dict[str, Path]:
-    """The file of every preset by its bare name, whichever folder of configs/ it lies in."""
-    return {f.stem: f for f in sorted(CONFIG_DIR.glob("*/*.yaml"))}
-
-
-def list_presets() -> list[str]:
-    """Names of all presets."""
-    return sorted(find_preset_files())
-
 
 @functools.cache
 def _read_defaults() -> dict[str, Any]:
-    return read_yaml(CONFIG_DIR / "defaults.yaml", one_line_strings=True)
+    return read_yaml(DEFAULTS, one_line_strings=True)
 
 
 def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) -> Config:
@@ -63,13 +50,13 @@ def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) 
     error too.
     """
     names, overrides, problems = split_arguments(argv)
+    presets = sorted(find_preset_files())
     values = copy.deepcopy(_read_defaults())
     for name in names:
-        if name not in list_presets():
-            hint = suggest(name, list_presets())
+        if name not in presets:
             problems.append(
-                f"unknown preset '{escape_control(name)}'{hint}; there are "
-                f"{', '.join(list_presets())}"
+                f"unknown preset '{escape_control(name)}'{suggest(name, presets)}; there are "
+                f"{', '.join(presets)}"
             )
             continue
         file = find_preset_files()[name]
@@ -79,7 +66,7 @@ def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) 
         if problem:
             problems.append(problem)
     if names and "run.name" not in dict(overrides) and values["run"]["name"] == "default":
-        values["run"]["name"] = "-".join(name for name in names if name in list_presets())
+        values["run"]["name"] = "-".join(name for name in names if name in presets)
     task = values["env"]["task"]
     if check_task and isinstance(task, str):
         try:
@@ -148,7 +135,7 @@ def build_config(values: Mapping[str, Any], problems: list[str]) -> Config:
 
 
 def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]], list[str]]:
-    """Presets, (key, text) overrides and problems of a command line."""
+    """Presets, (key, text) overrides and problems of a command line; `--seed` is `--run.seed`."""
     names: list[str] = []
     overrides: list[tuple[str, str]] = []
     problems: list[str] = []
@@ -162,7 +149,7 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
                     problems.append(f"--{escape_control(key)} needs a value")
                     break
                 text = rest.pop(0)
-            overrides.append((key, text))
+            overrides.append((SHORT_NAMES.get(key, key), text))
         elif "=" in word:
             key, _, text = word.partition("=")
             overrides.append((key, text))
@@ -203,7 +190,7 @@ def assign(values: dict[str, Any], key: str, text: str) -> str | None:
     parts = key.split(".")
     known = [f"{s}.{k}" for s, table in values.items() if isinstance(table, dict) for k in table]
     if len(parts) < 2 or ".".join(parts[:2]) not in known:
-        return f"unknown key '{escape_control(key)}'{suggest(key, known)}"
+        return f"unknown key '{escape_control(key)}'{suggest(key, [*SHORT_NAMES, *known])}"
     if CONTROL.search(text):
         return f"{key}: no line breaks or control characters, got {ascii(text)[:80]}"
     try:
@@ -218,18 +205,6 @@ def assign(values: dict[str, Any], key: str, text: str) -> str | None:
         return f"unknown key '{escape_control(key)}': {above} is not a table"
     node[parts[-1]] = value
     return None
-
-
-def suggest(name: str, known: Sequence[str]) -> str:
-    """' (did you mean X?)' or nothing; a key's last word counts as well as the whole."""
-    close = difflib.get_close_matches(name, known, 1, 0.6)
-    if not close:
-        tails = {k.rsplit(".", 1)[-1]: k for k in known}
-        close = [
-            tails[t]
-            for t in difflib.get_close_matches(name.rsplit(".", 1)[-1], list(tails), 1, 0.7)
-        ]
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def to_plain(config: Any) -> Any:

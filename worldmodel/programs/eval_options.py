@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from worldmodel.config.loading import split_arguments
 from worldmodel.errors import CONTROL
+from worldmodel.system.console import PROGRAM
 
 DESCRIPTION = """Evaluate saved runs. --planner.KEY VALUE, --behavior.KEY VALUE and
 --goal.KEY VALUE drive them in another way than they were trained with, as in
@@ -28,10 +28,10 @@ def parse_eval_arguments(argv: list[str]) -> argparse.Namespace:
     --section.key value.
     """
     usage = (
-        f"eval.py RUN [{'|'.join(COMMANDS)}] [options]\n       eval.py RUN [RUN ...] "
-        f"[{'|'.join(TAKE_SEVERAL_RUNS)}]"
+        f"{PROGRAM} eval RUN [{'|'.join(COMMANDS)}] [options]\n"
+        f"       {PROGRAM} eval RUN [RUN ...] [{'|'.join(TAKE_SEVERAL_RUNS)}]"
     )
-    parser = argparse.ArgumentParser(prog="eval.py", description=DESCRIPTION, usage=usage)
+    parser = argparse.ArgumentParser(prog=f"{PROGRAM} eval", description=DESCRIPTION, usage=usage)
     parser.add_argument(
         "words",
         nargs="+",
@@ -47,6 +47,8 @@ def parse_eval_arguments(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_intermixed_args(own)
     split_command(args, parser)
     check_source(args, parser)
+    from worldmodel.config.loading import split_arguments  # which help does without
+
     _, args.overrides, problems = split_arguments(dotted)
     if problems:
         parser.error(problems[0])

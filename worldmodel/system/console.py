@@ -5,9 +5,13 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from pathlib import Path
 from typing import TextIO
 
 from worldmodel.errors import escape_control
+
+# How a user calls this program: an installed package has its configs inside.
+PROGRAM = "wm" if (Path(__file__).parents[1] / "configs").is_dir() else "./wm"
 
 
 def say(text: str) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from worldmodel import registry
-from worldmodel.config.loading import find_preset_files, read_yaml
+from worldmodel.config.preset_files import find_preset_files
 from worldmodel.config.schema import PlannerConfig
+from worldmodel.config.yaml_io import read_yaml
 from worldmodel.evaluation.plotting.style import (
     describe_markers,
     get_line_style,
