@@ -18,6 +18,7 @@ FLOORS = (
     "config",
     "distributed",
     "system",
+    "log_writers",
     "spaces",
     "kernels",
     "checkpoint",

@@ -99,6 +99,7 @@ SEAMS = (
     "worldmodel.policy.plan_scores",
     "worldmodel.policy.behaviors",
     "worldmodel.replay.samplers",
+    "worldmodel.log_writers",
 )
 SHARED = {"worldmodel.policy.planners.proposals"}
 

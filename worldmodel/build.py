@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from worldmodel import registry
+from worldmodel.config.component_settings import read_settings
+from worldmodel.config.loading import format_value, to_plain
 from worldmodel.config.schema import (
     Config,
     ModelConfig,
@@ -22,6 +26,8 @@ from worldmodel.config.schema import (
     plans_to_goal,
 )
 from worldmodel.distributed import ALONE, World
+from worldmodel.errors import UsageError
+from worldmodel.log_writers import LoggedRun, LogWriter
 from worldmodel.model.dynamics import Dynamics
 from worldmodel.model.heads import ContinueHead, GaussianHead, ScalarHead, TwoHotHead
 from worldmodel.model.networks import Encoder
@@ -206,6 +212,33 @@ def make_agent(
     return Agent(
         model, behavior, space, device=device, precision=pick_precision(c.run.precision, device)
     )
+
+
+def check_log_packages(c: Config) -> None:
+    """UsageError if a package is missing that a writer of log.to needs."""
+    for name in c.log.to:
+        settings: Any = read_settings(registry.LOG_WRITERS[name])
+        if find_spec(settings.package) is None:
+            install = f"worldmodel[{settings.extra}]" if settings.extra else settings.package
+            raise UsageError(
+                f"log.to: {name} needs the package {settings.package}, which is not installed: "
+                f"pip install '{install}', or leave {name} out"
+            )
+
+
+def make_log_starts(c: Config, run_dir: Path) -> dict[str, Callable[[int | None], LogWriter]]:
+    """By name in log.to, a function that starts its writer, given the frames it resumes at."""
+    name = f"{c.env.task}/{c.run.name}/seed{c.run.seed}"
+    hparams = {
+        f"{section}.{key}": value if isinstance(value, int | float | str) else format_value(value)
+        for section, keys in to_plain(c).items()
+        for key, value in keys.items()
+    }
+    logged = LoggedRun(run_dir, c.log.project, name, hparams)
+    return {
+        name: partial(registry.import_class(registry.LOG_WRITERS, name), logged)
+        for name in c.log.to
+    }
 
 
 def make_sampler(r: ReplayConfig) -> Sampler:

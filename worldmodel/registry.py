@@ -57,7 +57,22 @@ SAMPLERS = {
     "prioritized": "worldmodel.replay.samplers.prioritized:Prioritized",
 }
 
-TABLES = (DYNAMICS, LATENTS, OBJECTIVES, PLANNERS, PLAN_SCORES, BEHAVIORS, SAMPLERS)
+LOG_WRITERS = {
+    "tensorboard": "worldmodel.log_writers.tensorboard:TensorBoard",
+    "wandb": "worldmodel.log_writers.wandb:Wandb",
+    "trackio": "worldmodel.log_writers.trackio:Trackio",
+}
+
+TABLES = (
+    DYNAMICS,
+    LATENTS,
+    OBJECTIVES,
+    PLANNERS,
+    PLAN_SCORES,
+    BEHAVIORS,
+    SAMPLERS,
+    LOG_WRITERS,
+)
 
 
 def import_class(table: Mapping[str, str], name: str) -> Any:

@@ -12,9 +12,10 @@ from children import in_one
 from runs import fingerprint, seed_dir, train
 from test_model import A, H, W, make, random_batch
 from worldmodel import build, registry
+from worldmodel.config import loading
 from worldmodel.rollout.evaluation_episodes import Evaluation
 from worldmodel.spaces import ActionSpace
-from worldmodel.training import tensorboard_media
+from worldmodel.training import evaluation_media
 from worldmodel.training.logger import Logger
 
 QUICK = (
@@ -22,8 +23,8 @@ QUICK = (
     "pointmass",
     "--env.time_limit",
     "12",
-    "--log.tensorboard",
-    "true",
+    "--log.to",
+    "tensorboard",
     "--run.frames",
     "70",
     "--log.eval",
@@ -69,9 +70,10 @@ def test_every_objective_logs_a_rollout(name, tmp_path):
     )
     agent = build.make_agent(c, model.eval(), ActionSpace(A), torch.device("cpu"), None)
     rows = [{k: v.numpy() for k, v in row.items()} for row in rows_of(random_batch(length=12))]
-    logger = Logger(tmp_path, tensorboard=True)
+    config = loading.apply_overrides(c, [("log.to", "tensorboard")])
+    logger = Logger(tmp_path, build.make_log_starts(config, tmp_path))
     logger.open(0)
-    tensorboard_media.log_evaluation(
+    evaluation_media.log_evaluation(
         logger, 30, agent, Evaluation([1.0], [11], rows), torch.Generator().manual_seed(0)
     )
     logger.close()
@@ -109,6 +111,6 @@ def _train_and_list(call, words):
 def test_without_tensorboard_its_package_is_not_imported_and_training_is_the_same(
     watched, tmp_path
 ):
-    words = ("train", "debug", "--run.root", tmp_path, *QUICK, "--log.tensorboard", "false")
+    words = ("train", "debug", "--run.root", tmp_path, *QUICK, "--log.to", "none")
     assert in_one(tmp_path, _train_and_list, words) == [0, False]
     assert fingerprint(seed_dir(tmp_path, "pointmass")) == fingerprint(watched)

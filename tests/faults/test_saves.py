@@ -152,7 +152,7 @@ def test_a_full_disk_for_the_logs_does_not_end_a_run(tmp_path, record_property):
     held = [*made.glob("checkpoints/*/*"), *made.glob("replay/*.*")]
     most = max(path.stat().st_size for path in held) + 100
     said = go(
-        tmp_path / "full", *args, "--log.tensorboard", "true", before=limited(RLIMIT_FSIZE=most)
+        tmp_path / "full", *args, "--log.to", "tensorboard", before=limited(RLIMIT_FSIZE=most)
     )
     assert (
         1 <= said.count("cannot write metrics.jsonl") <= 3

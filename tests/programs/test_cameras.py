@@ -24,7 +24,7 @@ from worldmodel.replay.saved_episodes import SavedEpisodes
 
 TASK = ("--env.task", "dmc:cartpole_balance", "--env.render", "ray", "--env.time_limit", "12")
 CAMERAS = {"--env.camera": "[0, 1]"}
-SHORT = ("--run.frames", "60", "--log.final_episodes", "1", "--log.tensorboard", "true")
+SHORT = ("--run.frames", "60", "--log.final_episodes", "1", "--log.to", "tensorboard")
 
 
 @pytest.fixture(scope="module")

@@ -67,13 +67,13 @@ def ended(process, said):
     return process.exitcode
 
 
-def run(program, *argv, expect=0, figures=False):
+def run(program, *argv, expect=0, figures=False, env=None):
     """A program to its end: what it said and complained of; fails unless it exits as expected
     without a traceback.
     """
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        process = start(program, argv, out, err, figures=figures)
+        process = start(program, argv, out, err, env=env, figures=figures)
         code = ended(process, lambda: out.read_text() + err.read_text())
         said, complained = out.read_text(), err.read_text()
     assert code == expect, f"exit {code}, wanted {expect}\n{said}\n{complained}"

@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 
 from worldmodel.config.key_reference import SHORT_NAMES
 from worldmodel.config.preset_files import DEFAULTS, find_preset_files
-from worldmodel.config.ranges import OneOf, Range
+from worldmodel.config.ranges import AnyOf, OneOf, Range
 from worldmodel.config.schema import Config, contradictions
 from worldmodel.config.yaml_io import (
     MAX_BITS,
@@ -37,7 +37,7 @@ from worldmodel.errors import CONTROL, escape_control, exit_code_of, suggest
 log = logging.getLogger(__name__)
 
 # Keys by the names of earlier versions, which presets, commands and saved runs may still hold.
-RENAMED = {"train.ratio": "train.updates_per_step"}
+RENAMED = {"train.ratio": "train.updates_per_step", "log.tensorboard": "log.to"}
 
 
 @functools.cache
@@ -167,8 +167,16 @@ def rename_keys(layer: Mapping[str, Any], where: str) -> dict[str, Any]:
         if key in table and new_key not in target:
             log.warning("%s%s is now called %s", where, old, new)
             found[section] = {k: v for k, v in table.items() if k != key}
-            found[new_section] = {**_table(found, new_section), new_key: table[key]}
+            value = _convert_old_value(old, table[key])
+            found[new_section] = {**_table(found, new_section), new_key: value}
     return found
+
+
+def _convert_old_value(old: str, value: Any) -> Any:
+    """The value of an earlier version's key as its new name takes it."""
+    if old == "log.tensorboard" and isinstance(value, bool):
+        return ["tensorboard"] if value else []
+    return value
 
 
 def merge(base: dict[str, Any], layer: Mapping[str, Any]) -> None:
@@ -184,6 +192,7 @@ def merge(base: dict[str, Any], layer: Mapping[str, Any]) -> None:
 
 def assign(values: dict[str, Any], key: str, text: str) -> str | None:
     """Set one dotted key from text; returns the problem where there is one."""
+    given = key
     if key in RENAMED:
         log.warning("%s is now called %s", key, RENAMED[key])
         key = RENAMED[key]
@@ -194,7 +203,7 @@ def assign(values: dict[str, Any], key: str, text: str) -> str | None:
     if CONTROL.search(text):
         return f"{key}: no line breaks or control characters, got {ascii(text)[:80]}"
     try:
-        value = parse_yaml(text)
+        value = _convert_old_value(given, parse_yaml(text))
     except UNREADABLE:
         return f"{key}: cannot read the value {describe_value(text)}"
     node = values[parts[0]]
@@ -251,6 +260,8 @@ def _convert(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
     origin, args = get_origin(kind), get_args(kind)
     if is_dataclass(kind):
         return _convert_table(value, kind, where, problems)
+    if origin is Annotated and isinstance(args[1], AnyOf):
+        return _check_names(value, list(args[1].table), where, problems)
     if origin is Annotated and isinstance(args[1], OneOf):
         return _check_name(value, list(args[1].table), where, problems)
     if origin is Annotated:
@@ -357,6 +368,18 @@ def _check_name(value: Any, names: Sequence[str], where: str, problems: list[str
     given = format_name(value)
     problems.append(f"{where}: {given!r} is not one of {', '.join(names)}{suggest(given, names)}")
     return None
+
+
+def _check_names(value: Any, names: Sequence[str], where: str, problems: list[str]) -> Any:
+    given = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(given, list):
+        problems.append(
+            f"{where}: expected names with commas between them, of {', '.join(names)}, or none; "
+            f"got {describe_value(value)}"
+        )
+        return None
+    listed = [] if given == ["none"] else given
+    return list(dict.fromkeys(_check_name(name, names, where, problems) for name in listed))
 
 
 def _check_range(value: Any, bounds: Range, where: str, problems: list[str]) -> Any:

@@ -24,6 +24,10 @@ class OneOf:
     table: Mapping[str, str]
 
 
+class AnyOf(OneOf):
+    """Any number of these names, as a list or as text with commas; `none` is no name."""
+
+
 Count = Annotated[int, Range(1)]
 # Sizes end where a product of three still fits 64 bits: anyone may have written a saved run.
 Width = Annotated[int, Range(1, 10**6)]

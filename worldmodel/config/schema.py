@@ -22,6 +22,7 @@ from worldmodel.config.component_settings import (
     states_fact,
 )
 from worldmodel.config.ranges import (
+    AnyOf,
     Count,
     Horizon,
     Layers,
@@ -109,7 +110,8 @@ class LogConfig(Section):
     """When to log, evaluate and save."""
 
     every: Count
-    tensorboard: bool
+    to: Annotated[list[str], AnyOf(registry.LOG_WRITERS)]
+    project: str
     checkpoint: Count
     keep: Count
     eval: Natural

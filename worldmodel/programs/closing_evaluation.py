@@ -15,7 +15,7 @@ from worldmodel.evaluation.returns.evaluation_rollout import (
 )
 from worldmodel.rollout.statistics import format_interval
 from worldmodel.system.console import say
-from worldmodel.training.tensorboard_media import CONTEXT, LENGTH
+from worldmodel.training.evaluation_media import CONTEXT, LENGTH
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from worldmodel import distributed
+from worldmodel import build, distributed
 from worldmodel.config.schema import Config
 from worldmodel.distributed import World
 from worldmodel.programs import closing_evaluation
@@ -78,6 +78,7 @@ def open_training(
     `words` are those of the command line, for the record. `load` has been measured since before
     torch was imported.
     """
+    build.check_log_packages(config)
     launch = distributed.Launch.from_environment(os.environ)
     run, device = RunDir.for_config(config), runtime.pick_rank_device(config.run, launch)
     # The wait for other ranks is none of Python's: a handler would be called minutes later.

@@ -11,7 +11,7 @@ from worldmodel.rollout.evaluation_episodes import Evaluation, run_episodes
 from worldmodel.rollout.player import Player
 from worldmodel.system.runtime import make_generator
 from worldmodel.system.stop_request import Stop
-from worldmodel.training import tensorboard_media
+from worldmodel.training import evaluation_media
 from worldmodel.training.logger import Logger
 
 
@@ -47,7 +47,7 @@ class Evaluator:
             return None
         minutes = {"time/minutes": self.logger.minutes}
         self.logger.write_scores(frames, {**result.summarize(), **minutes})
-        tensorboard_media.log_evaluation(
+        evaluation_media.log_evaluation(
             self.logger, frames, self.agent, result, make_generator(*entropy, 1, device=device)
         )
         return result

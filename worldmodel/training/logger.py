@@ -1,4 +1,4 @@
-"""Logs the metrics of a run to JSON lines, which a resume cuts back, and to TensorBoard."""
+"""Logs the metrics of a run to JSON lines, which a resume cuts back, and to its log writers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import logging
 import math
 import os
 import re
-import threading
 import time
-from collections.abc import Mapping
-from operator import attrgetter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodel.log_writers import LogWriter, add_field_keys
 from worldmodel.system.files import (
     open_regular,
     quarantine,
@@ -163,17 +163,20 @@ class Means:
             self.counts[names] = max(1, int(group["count"]))
 
 
+WriterStart = Callable[[int | None], LogWriter]  # called with the frames it resumes at
+
+
 class Logger:
-    """Writes metrics.jsonl, scores.jsonl and TensorBoard, all keyed by environment frames.
+    """Writes metrics.jsonl, scores.jsonl and to the log writers, all keyed by environment frames.
 
     Nothing is written before `open`: only rank 0 opens its logger, and not for a finished run.
     """
 
-    def __init__(self, run_dir: Path, tensorboard: bool):
-        self.run_dir, self.tensorboard = run_dir, tensorboard
+    def __init__(self, run_dir: Path, starts: Mapping[str, WriterStart]):
+        self.run_dir, self.starts = run_dir, starts
         self.metrics = JsonLines(run_dir / "metrics.jsonl")
         self.scores = JsonLines(run_dir / "scores.jsonl")
-        self.board: Any = None
+        self.writers: dict[str, LogWriter] = {}
         self.is_open = False
         self.began, self.minutes_before = time.monotonic(), 0.0
         self._resumed: dict[str, Any] | None = None
@@ -184,8 +187,11 @@ class Logger:
         self.metrics.cut(int(saved["metrics"]), frames)
         self.scores.cut(int(saved["scores"]), frames)
         self.minutes_before = float(saved["minutes"])
-        if self.tensorboard:
-            self.board = _open_tensorboard(self.run_dir, frames if self._resumed else None)
+        for name, start in self.starts.items():
+            try:
+                self.writers[name] = start(frames if self._resumed else None)
+            except Exception as error:
+                _report_failure(name, error)
         self.is_open = True
 
     @property
@@ -203,34 +209,28 @@ class Logger:
         if not self.is_open:
             return
         lines.write({"frames": frames, **values})
-        for key, value in values.items():
-            if isinstance(value, int | float):
-                self._call_board("add_scalar", key, value, frames)
+        numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
+        self._call_writers("add_scalars", frames, add_field_keys(numbers))
 
-    def add_image(self, frames: int, name: str, picture) -> None:
-        """Add a picture (H,W,3) uint8 to TensorBoard."""
-        self._call_board("add_image", name, picture, frames, dataformats="HWC")
+    def add_picture(self, frames: int, name: str, picture: np.ndarray) -> None:
+        """Add a picture (H,W,3) uint8."""
+        self._call_writers("add_picture", frames, name, picture)
 
     def add_video(self, frames: int, name: str, gif: bytes, size: tuple[int, int]) -> None:
-        """Add an animated GIF of a size (H,W) to TensorBoard, which plays it as a picture."""
-        if self.board is not None:
-            self._call_board("file_writer.add_summary", _make_gif_summary(name, gif, size), frames)
+        """Add an animated GIF of a size (H,W)."""
+        self._call_writers("add_video", frames, name, gif, size)
 
-    def _call_board(self, what: str, *args, **options) -> None:
-        """Call a method of TensorBoard's writer; a full disk costs the board, never the run."""
-        if self.board is None:
-            return
-        try:
-            attrgetter(what)(self.board)(*args, **options)
-        except OSError as error:
-            log.warning(
-                "TensorBoard cannot write (%s); training goes on without it",
-                error.strerror or error,
-            )
-            self.board = None
+    def _call_writers(self, what: str, *args: Any) -> None:
+        """Call a method of every writer; one that fails costs its output, never the run."""
+        for name, writer in list(self.writers.items()):
+            try:
+                getattr(writer, what)(*args)
+            except Exception as error:  # of whatever kind its package raises
+                _report_failure(name, error)
+                del self.writers[name]
 
     def close(self) -> None:
-        self._call_board("close")
+        self._call_writers("close")
 
     def state_dict(self) -> dict[str, Any] | None:
         if not self.is_open:
@@ -243,38 +243,11 @@ class Logger:
         self._resumed = state
 
 
-def _open_tensorboard(run_dir: Path, purge_frame: int | None):
-    from torch.utils.tensorboard import SummaryWriter
-
-    usual = threading.excepthook
-
-    def report_thread_error(args: threading.ExceptHookArgs) -> None:
-        """Hide the traceback of its thread on a full disk: `_call_board` reports that."""
-        if not (
-            isinstance(args.exc_value, OSError) and "AsyncWriter" in type(args.thread).__name__
-        ):
-            usual(args)
-
-    threading.excepthook = report_thread_error
-    try:
-        return SummaryWriter(
-            str(run_dir), purge_step=None if purge_frame is None else purge_frame + 1
-        )
-    except OSError as error:
-        log.warning(
-            "TensorBoard cannot write to %s (%s); training goes on without it",
-            run_dir.name,
-            error.strerror,
-        )
-        return None
-
-
-def _make_gif_summary(name: str, gif: bytes, size: tuple[int, int]):
-    """Return a summary with an animated picture; torch's own add_video needs moviepy."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
-    picture = Summary.Image(height=size[0], width=size[1], colorspace=3, encoded_image_string=gif)
-    return Summary(value=[Summary.Value(tag=name, image=picture)])
+def _report_failure(name: str, error: Exception) -> None:
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+    log.warning(
+        "%s cannot log (%s); training goes on without it", name, reason or type(error).__name__
+    )
 
 
 def _plain(value: object) -> object:

@@ -82,7 +82,7 @@ class Trainer:
         self._make_collection(device)
         self.due, self.prefill = Due(), Prefill()
         self.means = Means(device)
-        self.logger = Logger(run.path, config.log.tensorboard)
+        self.logger = Logger(run.path, build.make_log_starts(config, run.path))
         entropy = (config.run.seed, STREAMS["evaluate"])
         self.evaluator = Evaluator(self.agent, self.logger, world, entropy)
         self.state = self._make_state()

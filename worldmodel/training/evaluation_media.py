@@ -1,4 +1,4 @@
-"""The TensorBoard entries of an evaluation: the agent's video, and an imagined rollout."""
+"""What an evaluation logs beside scores: the agent's video, and an imagined rollout."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def log_evaluation(
 ) -> None:
     """Log the first episode's video and, if the model can draw, an imagined rollout beside it."""
     pictures = result.video
-    if logger.board is None or not pictures:
+    if not logger.writers or not pictures:
         return
     stride = -(-len(pictures) // MAX_FRAMES)
     shown = np.stack(pictures[::stride])
     logger.add_video(frames, "agent", encode_gif(shown, FPS), shown.shape[1:3])
     if agent.model.can_draw and len(result.first) > CONTEXT + 1:
-        logger.add_image(
+        logger.add_picture(
             frames,
             "imagined",
             imagine_open_loop(
