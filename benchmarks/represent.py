@@ -1,7 +1,7 @@
 """Compare the representation objectives, with and without moving backgrounds.
 
-represent.py [pendulum|cartpole] [--seeds N] [--only NAME ...] [--where clean distracted] [--out
-DIR] [--summary]
+represent.py [pendulum|cartpole] [--seeds N] [--only NAME ...] [--where clean distracted]
+[--jobs N] [--out DIR] [--summary]
 
 Writes one table and three pictures. Every cell is a training of its own and a linear readout of
 the simulator's state on random episodes (`state_readout.py`). A training is resumed if it was
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -29,11 +28,13 @@ from benchmarks.state_readout import draw_pictures, measure_readout
 from worldmodel import registry
 from worldmodel.checkpoint.validate import read_json_lines
 from worldmodel.config import loading
-from worldmodel.config.loading import Config
 from worldmodel.errors import RunError
 from worldmodel.evaluation.plotting.style import COLORS, get_line_style, load_pyplot, save_figure
-from worldmodel.run_directory import RunDir, make_slug
+from worldmodel.run_directory import make_slug
 from worldmodel.spaces import ActionSpace
+from worldmodel.sweep.grid import Cell
+from worldmodel.sweep.local_pool import LocalPool
+from worldmodel.sweep.progress import STOPPED, SweepProgress
 
 ROOT = Path(__file__).resolve().parent.parent
 WHERE = ("clean", "distracted")
@@ -125,19 +126,24 @@ JOBS: dict[str, tuple[str, ActionSpace, list[str]]] = {
 }
 
 
-def train_cell(job: str, name: str, where: str, seed: int) -> None:
-    """Train one cell unless it is done; exit if train.py is stopped."""
-    if is_finished(job, name, where, seed):
-        return
-    code = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *make_arguments(job, name, where, seed)], cwd=ROOT
-    ).returncode
-    if code and code != DIVERGED:
-        sys.exit(code)
-    if code:
-        sys.stderr.write(
-            f"{find_run_directory(job, name, where, seed)} diverged and is left out\n"
-        )
+def train_cells(job: str, cells: list[tuple[str, str, int]], jobs: int) -> None:
+    """Train the cells (name, where, seed) that are not done; exit if one is stopped or fails."""
+    pending = [make_cell(job, *cell) for cell in cells if not is_finished(job, *cell)]
+    progress = SweepProgress(pending, ROOT / "runs" / "sweeps" / f"represent_{job}" / "logs")
+    LocalPool(jobs, progress).train(pending)
+    for cell in pending:
+        if progress.codes.get(cell) == DIVERGED:
+            sys.stderr.write(f"{cell.run.path} diverged and is left out\n")
+    failed = [code for code in progress.codes.values() if code not in (0, DIVERGED)]
+    if failed or len(progress.codes) < len(pending):
+        sys.exit(next(iter(failed), STOPPED))
+
+
+@cache
+def make_cell(job: str, name: str, where: str, seed: int) -> Cell:
+    """Make a training of the sweep; its run lies in this checkout, wherever it is started."""
+    words = (*make_arguments(job, name, where, seed), "--run.root", str(ROOT / "runs"))
+    return Cell(words, loading.parse(words))
 
 
 def make_arguments(job: str, name: str, where: str, seed: int) -> list[str]:
@@ -169,21 +175,11 @@ def name_run(name: str, where: str) -> str:
 
 def is_finished(job: str, name: str, where: str, seed: int) -> bool:
     """Say whether a cell's training is done; SystemExit if it had other settings."""
-    run = RunDir(find_run_directory(job, name, where, seed))
-    if not run.is_done(0, 0):
-        return False
+    cell = make_cell(job, name, where, seed)
     try:
-        found = run.load_config()
+        return cell.run.is_trained(cell.config)
     except RunError as error:
         sys.exit(str(error))
-    if found != _parse_arguments(tuple(make_arguments(job, name, where, seed))):
-        sys.exit(f"{run.path} was trained with other settings than this table's: move it away")
-    return True
-
-
-@cache
-def _parse_arguments(arguments: tuple[str, ...]) -> Config:
-    return loading.parse(list(arguments))
 
 
 def gather_results(job: str, seeds: int) -> list[dict]:
@@ -335,17 +331,18 @@ def main(argv: list[str]) -> int:
         "--only", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES), metavar="NAME"
     )
     parser.add_argument("--where", nargs="+", choices=WHERE, default=WHERE)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "objectives")
     parser.add_argument("--summary", action="store_true", help="train nothing")
     args = parser.parse_args(argv)
     cells = [
-        (seed, name, where)
+        (name, where, seed)
         for seed in range(args.seeds)
         for name in args.only
         for where in args.where
     ]
-    for seed, name, where in [] if args.summary else cells:
-        train_cell(args.job, name, where, seed)
+    if not args.summary:
+        train_cells(args.job, cells, args.jobs)
     lines = gather_results(args.job, args.seeds)
     if not lines:
         sys.exit("no training of this table is done: nothing was written")

@@ -34,6 +34,7 @@ FLOORS = (
     "evaluation",
     "training",
     "programs",
+    "sweep",
     "envs",
     "command_line",
 )

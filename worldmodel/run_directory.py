@@ -195,6 +195,15 @@ class RunDir:
         """Say whether an earlier command finished the run, including its final evaluation."""
         return self._read_status().get("state") == "done" and frames >= wanted
 
+    def is_trained(self, c: Config) -> bool:
+        """Say whether this run is finished; RunError if it has another configuration."""
+        status = self._read_status()
+        frames = status.get("frames")
+        if status.get("state") != "done" or type(frames) is not int or frames < c.run.frames:
+            return False
+        self._check_same_config(c)
+        return True
+
     def _read_status(self) -> dict[str, Any]:
         """Read status.json; an empty dict if it is missing or damaged."""
         with contextlib.suppress(OSError, ValueError):

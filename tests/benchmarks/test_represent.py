@@ -1,6 +1,7 @@
 """The table of objectives, made from run directories whose numbers are known."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -8,11 +9,13 @@ import pytest
 import runs
 from benchmarks import represent, state_readout
 from worldmodel.config import loading
+from worldmodel.sweep import local_pool
 
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
     monkeypatch.setattr(represent, "ROOT", tmp_path)
+    represent.make_cell.cache_clear()
     monkeypatch.setattr(
         represent, "measure_readout", lambda path: json.loads((path / "r2.json").read_text())
     )
@@ -22,7 +25,7 @@ def made(tmp_path, monkeypatch):
         run.mkdir(parents=True)
         told = represent.make_arguments("pendulum", name, where, seed)
         (run / "config.yaml").write_text(loading.to_yaml(loading.parse([*told, *extra])))
-        (run / "status.json").write_text(json.dumps({"state": state, "frames": 20}))
+        (run / "status.json").write_text(json.dumps({"state": state, "frames": 12000}))
         scores = [
             {"frames": 10, "eval/score": 1.0},
             {"frames": 20, "eval/score": returned, "time/minutes": 2.0},
@@ -76,8 +79,10 @@ def test_closing_returns_and_known_states_are_averaged_over_seeds(made, tmp_path
 
 
 def test_a_training_of_other_settings_is_not_counted(made):
-    run = made("barlow", "clean", 0, 100.0, [0.5], extra=["--run.frames", "6000"])
-    with pytest.raises(SystemExit, match=f"{run} was trained with other settings"):
+    run = made("barlow", "clean", 0, 100.0, [0.5], extra=["--loss.rep", "7"])
+    with pytest.raises(
+        SystemExit, match=f"{run} was made with another configuration: loss.rep 7.0 -> 0.1"
+    ):
         represent.gather_results("pendulum", 1)
 
 
@@ -87,32 +92,22 @@ def test_nothing_is_written_where_nothing_was_trained(made, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("code", "left"), [(represent.DIVERGED, 2), (130, 1)])
-def test_one_that_diverges_is_left_out_and_a_stop_stops_all(
-    made, tmp_path, monkeypatch, code, left
+@pytest.mark.parametrize(
+    ("code", "ends"), [(represent.DIVERGED, "no training of this table is done"), (3, "3")]
+)
+def test_one_that_diverges_is_left_out_and_one_that_fails_ends_it(
+    made, tmp_path, monkeypatch, capsys, code, ends
 ):
-    called = []
-
-    class Ended:
-        returncode = code
-
     monkeypatch.setattr(
-        represent.subprocess, "run", lambda told, cwd: called.append(told) or Ended
+        local_pool,
+        "make_command",
+        lambda cell: [sys.executable, "-Sc", f"raise SystemExit({code})"],
     )
-    with pytest.raises(SystemExit):
-        represent.main(
-            [
-                "--only",
-                "barlow",
-                "--where",
-                "clean",
-                "--seeds",
-                "2",
-                "--out",
-                str(tmp_path / "out"),
-            ]
-        )
-    assert len(called) == left
+    words = ["--only", "barlow", "--where", "clean", "--seeds", "2", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit, match=ends):
+        represent.main(words)
+    left_out = capsys.readouterr().err.count("diverged and is left out")
+    assert left_out == (2 if code == represent.DIVERGED else 0)
 
 
 def test_all_are_read_out_on_the_same_episodes_whatever_they_would_do_themselves(tmp_path):

@@ -46,6 +46,12 @@ def evaluate(args: list[str]) -> int:
     return eval.main(args)
 
 
+def train_grid(args: list[str]) -> int:
+    from worldmodel.command_line import sweep
+
+    return sweep.main(args)
+
+
 def report_machine(args: list[str]) -> int:
     if wants_help(args):
         return show(DOCTOR_HELP)
@@ -68,6 +74,7 @@ def run_tests(args: list[str]) -> int:
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (train, "train an agent"),
     "eval": (evaluate, "evaluate a saved run, imagine with it, play in it"),
+    "sweep": (train_grid, "train a grid of tasks, seeds and settings, and compare them"),
     "doctor": (report_machine, "report what this machine offers and what would improve it"),
     "test": (run_tests, "run the tests"),
 }

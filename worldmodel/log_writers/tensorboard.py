@@ -19,16 +19,12 @@ class TensorBoard:
     """Writes event files; entries from after a checkpoint are marked as void on resume."""
 
     def __init__(self, run: LoggedRun, resumed_at: int | None):
-        from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
         hide_thread_errors()
-        board: Any = SummaryWriter(
-            str(run.path), purge_step=None if resumed_at is None else resumed_at + 1
-        )
+        self.board = open_board(run, None if resumed_at is None else resumed_at + 1)
         for summary in hparams(run.hparams, {"eval/score": 0.0}):
-            board.file_writer.add_summary(summary)
-        self.board = board
+            self.board.file_writer.add_summary(summary)
 
     def add_scalars(self, frames: int, values: Mapping[str, float]) -> None:
         for key, value in values.items():
@@ -49,6 +45,12 @@ class TensorBoard:
 
     def close(self) -> None:
         self.board.close()
+
+
+def open_board(run: LoggedRun, purge_step: int | None) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(run.path), purge_step=purge_step)
 
 
 def hide_thread_errors() -> None:

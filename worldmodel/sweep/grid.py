@@ -1,0 +1,101 @@
+"""The grid of a sweep: a training for every task, seed and value of the keys that vary."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from worldmodel.config import loading
+from worldmodel.config.schema import Config
+from worldmodel.config.yaml_io import UNREADABLE, ConfigError, describe_value, parse_yaml
+from worldmodel.errors import UsageError
+from worldmodel.run_directory import RunDir
+
+Pair = tuple[str, str]  # a key and the text of its value
+SEEDS = re.compile(r"(\d{1,10})(?:\.\.(\d{1,10}))?")
+MOST_CELLS = 10_000
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One training: the words of its command and the configuration that they make."""
+
+    words: tuple[str, ...]
+    config: Config
+
+    @property
+    def run(self) -> RunDir:
+        return RunDir.for_config(self.config)
+
+    @property
+    def title(self) -> str:
+        c = self.config
+        return f"{c.env.task} {c.run.name} seed{c.run.seed}"
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds such as 0..4 (both ends count) or 0,3,7."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        found = SEEDS.fullmatch(part.strip())
+        if not found:
+            raise UsageError(f"--seeds {part!r}: give seeds as in 0..4 or 0,3,7")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if not first <= last < first + MOST_CELLS:
+            raise UsageError(f"--seeds {part!r}: from {first} to {last} are no 1 to {MOST_CELLS}")
+        seeds += range(first, last + 1)
+    return list(dict.fromkeys(seeds))
+
+
+def parse_values(text: str) -> list[Pair]:
+    """The values of one key, key=value,value; a comma within brackets does not divide."""
+    key, equals, rest = text.partition("=")
+    try:
+        values = parse_yaml(f"[{rest}]") if equals else None
+    except UNREADABLE:
+        values = None
+    if not isinstance(values, list) or not values:
+        raise UsageError(f"--set {describe_value(text)}: give it as key=value,value")
+    return [(key, loading.format_value(value)) for value in values]
+
+
+def make_cells(
+    words: Sequence[str],
+    tasks: Sequence[str],
+    seeds: Sequence[int],
+    varied: Sequence[Sequence[Pair]],
+    check_task: Callable[[str], None],
+) -> list[Cell]:
+    """A cell for each seed, task and combination of values, seeds outermost.
+
+    A run is named after the values that vary. ConfigError lists the problems of all cells.
+    """
+    base = loading.parse(words, check_task)
+    combinations = list(itertools.product(*varied))
+    if len(seeds) * len(tasks or [""]) * len(combinations) > MOST_CELLS:
+        raise UsageError(f"a sweep has at most {MOST_CELLS} trainings")
+    cells, problems = [], list[str]()
+    for seed, task, pairs in itertools.product(seeds, tasks or [base.env.task], combinations):
+        name = "-".join([base.run.name, *(f"{key}={value}" for key, value in pairs)])
+        own = [("env.task", task), *pairs, ("run.name", name), ("run.seed", str(seed))]
+        made = (*words, *(word for key, value in own for word in (f"--{key}", value)))
+        try:
+            cells.append(Cell(made, loading.parse(made, check_task)))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    check_distinct(cells)
+    return cells
+
+
+def check_distinct(cells: Sequence[Cell]) -> None:
+    """UsageError if two trainings would write into one directory."""
+    seen: dict[str, str] = {}
+    for cell in cells:
+        path = str(cell.run.path)
+        if path in seen:
+            raise UsageError(f"{seen[path]} and {cell.title} would both be trained in {path}")
+        seen[path] = cell.title
