@@ -2,6 +2,7 @@
 
 import ast
 import fcntl
+import hashlib
 import importlib.machinery
 import importlib.util
 import os
@@ -166,6 +167,12 @@ def test_no_module_of_the_folder_it_is_called_in_is_imported(tree, tmp_path):
     for name in ("doctor", "train"):
         done = call(tree, name, cwd=shadows, WM_VENV="none")
         assert done.returncode == 0 and done.stderr == ""
+    for name in ("types", "pluggy", "pytest", "conftest"):
+        (shadows / f"{name}.py").write_text("raise SystemExit('a module of this folder')\n")
+    (tree / "tests").mkdir()
+    (tree / "tests" / "test_one.py").write_text("def test_one():\n    pass\n")
+    done = call(tree, "test", "../tree/tests/test_one.py", cwd=shadows, WM_VENV="none")
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_tests_run_whole_or_as_named(tree, monkeypatch):
@@ -178,10 +185,10 @@ def test_tests_run_whole_or_as_named(tree, monkeypatch):
     assert whole.returncode == 1 and "1 failed, 1 passed" in whole.stdout
     wm, everything = load(tree), [str(tree / "tests")]
     monkeypatch.chdir(tree)
-    assert wm.choose_tests(["-k", "one", "-x"]) == everything
-    assert (
-        wm.choose_tests(["tests/test_one.py::test_one"]) == wm.choose_tests(["-x", "tests"]) == []
-    )
+    assert wm.choose_tests(["-k", "tests", "-x"]) == ["-k", "tests", "-x", *everything]
+    assert wm.choose_tests(["-x", "tests"]) == ["-x", *everything]
+    one = "tests/test_one.py::test_one"
+    assert wm.choose_tests(["--junitxml=out", one]) == [f"--junitxml={tree}/out", f"{tree}/{one}"]
 
 
 def test_stamp_follows_all_it_should(ready):
@@ -209,6 +216,94 @@ def test_test_tools_are_the_extra_of_pyproject():
         "optional-dependencies"
     ]["test"]
     assert load(ROOT).read_test_extra() == extra and len(extra) >= 4
+
+
+def write_lock(tree, lines):
+    """Lock releases for the Python that runs the tests."""
+    (tree / "requirements").mkdir(exist_ok=True)
+    name = "python{}.{}.txt".format(*sys.version_info)
+    (tree / "requirements" / name).write_text(lines)
+
+
+def read_release(tree):
+    """The release of the package `little` in the environment."""
+    infos = tree.glob(".venv/lib/python*/site-packages/little-*.dist-info")
+    return [info.name for info in infos]
+
+
+def test_exact_releases_of_the_lock_are_installed_where_they_can_be_had(ready):
+    for release in "123":
+        make_wheel(ready, "little", {"little.py": ""}, release)
+    folder = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(ready)}
+    (ready / "requirements.txt").write_text("little>=1\n")
+    write_lock(ready, "little==2\n")
+    done = call(ready, "train", **folder)
+    assert read_release(ready) == ["little-2.dist-info"] and "lock" not in done.stderr
+    write_lock(ready, "little==4\n")
+    done = call(ready, "train", **folder)  # 2 is within the range, so it stays
+    assert done.returncode == 0 and done.stderr.count("can be had here; taking others") == 1
+    assert read_release(ready) == ["little-2.dist-info"]
+    capped = ready / "constraints.txt"
+    capped.write_text("little<2\n")
+    write_lock(ready, "little==2\n")
+    done = call(ready, "train", PIP_CONSTRAINT=str(capped), **folder)
+    assert done.returncode == 0 and read_release(ready) == ["little-1.dist-info"]
+    for lock in (ready / "requirements").iterdir():
+        lock.unlink()
+    done = call(ready, "train", **folder)
+    assert done.returncode == 0 and "no lock for this Python" in done.stderr
+
+
+def test_an_environment_of_the_first_version_is_upgraded_in_place(ready):
+    """It had ranges alone, and its stamp did not know of locks."""
+    wm, venv = load(ready), ready / ".venv"
+    parts = ["1", str((venv / "bin/python").resolve()), (venv / "pyvenv.cfg").read_text()]
+    stamp = hashlib.sha256("\0".join([*parts, "# nothing\n"]).encode()).hexdigest()
+    (venv / "wm.core").write_text(stamp)
+    (venv / wm.FILES).unlink()
+    (venv / "kept").touch()
+    make_wheel(ready, "little", {"little.py": ""})
+    (ready / "requirements.txt").write_text("little\n")
+    write_lock(ready, "little==1\n")
+    done = call(ready, "train", PIP_NO_INDEX="1", PIP_FIND_LINKS=str(ready))
+    assert done.returncode == 0 and "making" not in done.stderr, done.stderr
+    assert read_release(ready) == ["little-1.dist-info"] and (venv / "kept").exists()
+    assert call(ready, "train").stderr == ""
+
+
+def test_dm_control_comes_without_its_requirements_from_python_3_13_on(ready, monkeypatch):
+    wm, venv = load(ready), ready / ".venv"
+    shutil.copy(ROOT / "requirements.txt", ready)
+    settings = venv / "pyvenv.cfg"
+    for version, lone in (("3.12.1", []), ("3.13.0", ["dm-control==1.0.50"])):
+        settings.write_text(re.sub(r"(version.*= ).*", rf"\g<1>{version}", settings.read_text()))
+        assert wm.list_lone_packages(venv) == lone
+        assert wm.find_pins(venv).name == f"python{version[:4]}.txt"
+        assert not lone or doctor.DM_CONTROL.endswith(lone[0])
+    runs = []
+    monkeypatch.setattr(
+        wm, "run_logged", lambda what, command, *rest: runs.append(command) or (0, "")
+    )
+    wm.install_requirements(venv, "core", None, again=False)
+    assert runs[1][-2:] == ["--no-deps", "dm-control==1.0.50"] and "--no-deps" not in runs[0]
+
+
+@pytest.mark.parametrize(
+    "settings, used",
+    [
+        ("", True),
+        (":env:.default-timeout='180'\nglobal.user='true'\n", True),
+        (":env:.find-links='a'\n", False),
+        ("global.index-url='a'\n", False),
+        ("install.constraint='a'\nglobal.timeout='1'\n", False),
+        ("global.cert='a=b.timeout=3'\n", False),
+    ],
+)
+def test_uv_is_used_unless_pip_has_settings_that_it_ignores(tree, monkeypatch, settings, used):
+    wm = load(tree)
+    monkeypatch.setattr(wm, "read_output", lambda command: settings)
+    monkeypatch.setattr(wm.shutil, "which", lambda name: f"/tools/{name}")
+    assert wm.find_uv(["pip"]) == ("/tools/uv" if used else None)
 
 
 def test_changed_requirements_are_installed_into_the_same_environment(ready):
@@ -244,14 +339,14 @@ def test_what_is_installed_is_compiled_at_once(ready):
     assert list(ready.glob(".venv/lib/python*/site-packages/__pycache__/little.*.pyc"))
 
 
-def make_wheel(folder, name, files):
+def make_wheel(folder, name, files, release="1"):
     """Write a wheel that pip installs without a network; its name."""
-    about = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n"
+    about = f"Metadata-Version: 2.1\nName: {name}\nVersion: {release}\n"
     how = "Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    info = f"{name}-1.dist-info"
+    info = f"{name}-{release}.dist-info"
     record = "".join(f"{place},,{len(text)}\n" for place, text in files.items())
     meta = {f"{info}/METADATA": about, f"{info}/WHEEL": how, f"{info}/RECORD": record}
-    path = folder / f"{name}-1-py3-none-any.whl"
+    path = folder / f"{name}-{release}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as wheel:
         for place, text in (files | meta).items():
             wheel.writestr(place, text)
