@@ -5,6 +5,11 @@ worldmodel.
 Its name is worldmodel.envs; `envs`, as a checkout's folder is called, is another name of the same.
 """
 
+if __name__ == "envs":
+    from .short_name import share_modules
+
+    share_modules()  # before the imports, which would make each module a second time
+
 from .errors import EnvError, EnvSettingsError
 from .names import FORMS, NAMES, SUITE, TASKS, check_name, names_code
 from .registry import choose_renderer, load_expert, make, make_factory, make_vector
@@ -24,8 +29,3 @@ __all__ = [
     "make_vector",
     "choose_renderer",
 ]
-
-if __name__ == "envs":
-    from .short_name import share_modules
-
-    share_modules()
