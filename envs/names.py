@@ -18,7 +18,7 @@ FORMS = (
 )
 
 # The DeepMind Control suite by domain; a test compares it with the installed dm_control.
-_SUITE = {
+DOMAINS = {
     "acrobot": "swingup swingup_sparse",
     "ball_in_cup": "catch",
     "cartpole": "balance balance_sparse swingup swingup_sparse three_poles two_poles",
@@ -44,7 +44,7 @@ ALIASES = {
     "cup": "ball_in_cup_catch",
     "pointmass_easy": "point_mass_easy",
 }
-SUITE = tuple(f"{domain}_{task}" for domain, tasks in _SUITE.items() for task in tasks.split())
+SUITE = tuple(f"{domain}_{task}" for domain, tasks in DOMAINS.items() for task in tasks.split())
 
 
 def check_name(name: str) -> None:

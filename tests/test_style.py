@@ -426,6 +426,7 @@ OTHER_FILES = {
     "evaluation/report/page.py: STYLESHEET.read_text(encoding='utf-8')",
     "evaluation/report/reference.py: TABLE.open(newline='')",
     "policy/goal_files.py: Image.open(BytesIO(data), formats=FORMATS)",
+    "programs/saved_runs.py: Path('/proc/locks').read_text(encoding='utf-8')",
     "replay/chunk.py: np.memmap(file, dtype, 'r', shape=(self.rows,))",
 }
 OWN_FILES = ("kernels/", "system/")  # folders that read no run, but files.py, which this is about

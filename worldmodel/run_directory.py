@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import fcntl
 import json
@@ -18,6 +19,7 @@ from worldmodel.checkpoint.format import CHECKPOINT_NAME
 from worldmodel.config import loading as configs
 from worldmodel.config.schema import Config, find_unused_sections
 from worldmodel.errors import RunError, escape_control
+from worldmodel.system.console import PROGRAM
 from worldmodel.system.files import (
     NOT_A_FILE,
     LinkedFileError,
@@ -333,9 +335,8 @@ def _suggest_runs(path: Path) -> str:
     """Name the run directories below the given path, or else in runs/, as a hint."""
     roots = [path if path.is_dir() else Path("runs")]
     found = sorted(
-        escape_control(str(f.parent))
-        for root in roots
-        if root.is_dir()
-        for f in root.glob("**/config.yaml")
-    )[:4]
-    return f"; there is {', '.join(found)}" if found else "; make one with ./wm train"
+        str(f.parent) for root in roots if root.is_dir() for f in root.glob("**/config.yaml")
+    )
+    nearest = difflib.get_close_matches(str(path), found, 4, 0.0)
+    shown = ", ".join(map(escape_control, nearest))
+    return f"; there is {shown}" if shown else f"; make one with {PROGRAM} train"

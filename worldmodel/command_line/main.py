@@ -71,12 +71,40 @@ def run_tests(args: list[str]) -> int:
     os.execv(sys.executable, [sys.executable, "-m", "pytest", "-q", *args])
 
 
+def list_tasks(args: list[str]) -> int:
+    from worldmodel.command_line import listings
+
+    return listings.show_tasks(args)
+
+
+def list_presets(args: list[str]) -> int:
+    from worldmodel.command_line import listings
+
+    return listings.show_presets(args)
+
+
+def list_runs(args: list[str]) -> int:
+    from worldmodel.command_line import listings
+
+    return listings.show_runs(args)
+
+
+def complete(args: list[str]) -> int:
+    from worldmodel.command_line import completion
+
+    return completion.main(args, list(COMMANDS))
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (train, "train an agent"),
     "eval": (evaluate, "evaluate a saved run, imagine with it, play in it"),
     "sweep": (train_grid, "train a grid of tasks, seeds and settings, and compare them"),
+    "runs": (list_runs, "list saved runs with score, state and size"),
+    "presets": (list_presets, "list what wm train takes as presets"),
+    "tasks": (list_tasks, "list what wm train --task takes"),
     "doctor": (report_machine, "report what this machine offers and what would improve it"),
     "test": (run_tests, "run the tests"),
+    "completion": (complete, "print what makes a shell complete these commands"),
 }
 
 
@@ -105,7 +133,7 @@ def describe_unknown(name: str) -> str:
 
 def needs_no_packages(name: str, args: list[str]) -> bool:
     """Whether a command is answered by the standard library alone."""
-    return wants_help(args)
+    return name in ("runs", "presets", "completion") or wants_help(args)
 
 
 def show(text: str) -> int:

@@ -69,8 +69,7 @@ def explain_topic(topic: str) -> str:
 def format_overview() -> str:
     """The presets by group, the short names and the sections."""
     parts = [USAGE.format(program=PROGRAM)]
-    for group, presets in describe_presets().items():
-        parts += [f"presets, {group}:", *format_rows(presets), ""]
+    parts += format_presets()
     sections = read_sections()
     short_names = {}
     for short, full in SHORT_NAMES.items():
@@ -79,6 +78,14 @@ def format_overview() -> str:
     parts += ["short names:", *format_rows(short_names), ""]
     parts += ["sections:", *format_rows({s.name: s.meaning for s in sections.values()}), ""]
     return "\n".join([*parts, MORE.format(program=PROGRAM).rstrip()])
+
+
+def format_presets() -> list[str]:
+    """The presets by group, with a line for each."""
+    parts = []
+    for group, presets in describe_presets().items():
+        parts += [f"presets, {group}:", *format_rows(presets), ""]
+    return parts
 
 
 def format_section(section: KeySection, keys: list[Key]) -> str:

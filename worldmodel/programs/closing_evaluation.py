@@ -14,7 +14,7 @@ from worldmodel.evaluation.returns.evaluation_rollout import (
     record_episode,
 )
 from worldmodel.rollout.statistics import format_interval
-from worldmodel.system.console import say
+from worldmodel.system.console import PROGRAM, say
 from worldmodel.training.evaluation_media import CONTEXT, LENGTH
 
 log = logging.getLogger(__name__)
@@ -76,20 +76,18 @@ def evaluate_finished_run(t, envs, stop) -> bool:
         save_picture(
             "", lambda: media.save_png(t.run.videos / "imagined.png", pictures.make_strip())
         )
-    say("try next:")
-    say(f"  ./wm eval {t.run.path} --episodes 50  # returns over more episodes, with videos")
+    say(f"try next ({PROGRAM} eval latest is short for the newest run):")
+    evaluate = f"  {PROGRAM} eval {t.run.path}"
+    say(f"{evaluate} --episodes 50  # returns over more episodes, with videos")
     if t.model.can_draw and result.video:
-        say(f"  ./wm eval {t.run.path} imagine        # imagined rollouts beside the truth")
-    say(f"  ./wm eval {t.run.path} model          # how good the world model is, by every measure")
+        say(f"{evaluate} imagine        # imagined rollouts beside the truth")
+    say(f"{evaluate} model          # how good the world model is, by every measure")
     say(
-        f"  ./wm eval {t.run.path} compare        # its actor and every planner, return against "
-        f"thinking time: minutes"
+        f"{evaluate} compare        # its actor and every planner, return against thinking time: "
+        f"minutes"
     )
-    say(
-        f"  ./wm eval {t.run.path} play           # drive the model yourself, the simulator "
-        f"beside it"
-    )
-    say(f"  ./wm eval {t.run.path} report         # everything about this run on one page")
+    say(f"{evaluate} play           # drive the model yourself, the simulator beside it")
+    say(f"{evaluate} report         # everything about this run on one page")
     if t.config.env.task != "pendulum":
-        say("  ./wm train pendulum                   # another task: swing up and balance")
+        say(f"  {PROGRAM} train pendulum                   # another task: swing up and balance")
     return True

@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from worldmodel.errors import CONTROL
+from worldmodel.errors import suggest
+from worldmodel.programs.option_parser import OptionParser
+from worldmodel.programs.saved_runs import ROOT, find_newest
 from worldmodel.system.console import PROGRAM
 
-DESCRIPTION = """Evaluate saved runs. --planner.KEY VALUE, --behavior.KEY VALUE and
---goal.KEY VALUE drive them in another way than they were trained with, as in
---behavior.name mpc --planner.score goal_distance --goal.image there.png.
-"""
-COMMANDS = ("returns", "imagine", "compare", "probe", "model", "play", "report")
+COMMANDS = {
+    "returns": "play new episodes: scores with intervals, videos; of several runs, their seeds",
+    "imagine": "imagined rollouts beside the truth: videos, futures, the useful horizon",
+    "compare": "the actor and every planner on one model: returns against thinking time",
+    "probe": "read the simulator's state from the latent by a linear regression",
+    "model": "every error of the world model, by prediction horizon",
+    "play": "drive the model in a browser, the simulator beside it",
+    "report": "one page about a run, or about the seeds of one",
+}
 TAKE_SEVERAL_RUNS = ("returns", "report")
 SOURCES = {  # of the episodes, by command; the first is the default
     "returns": ("fresh", "saved"),
     "imagine": ("fresh", "replay"),
     "model": ("fresh", "replay"),
 }
+FROM = {
+    "returns": "episodes played now (fresh), or what RUN/eval/returns.json holds (saved)",
+    "imagine": "episodes played now (fresh), or the last ones of the run's replay (replay)",
+    "model": "episodes played now (fresh), the last ones of the run's replay (replay), or those "
+    "of another run, by its directory",
+}
+ABOUT = """Evaluate saved runs. RUN is a run directory, runs/<task>/<name>/seed<k>; `latest` is the
+newest one in runs/. Without a command it plays episodes (returns).
+"""
+OTHER_DRIVERS = """--planner.KEY VALUE, --behavior.KEY VALUE and --goal.KEY VALUE drive the run in
+another way than it was trained with, as in --behavior.name mpc --planner.candidates 400.
+"""
+LATEST = "latest"
+
+
+class PlainFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help whose paragraphs stay as they are written."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=26)
 
 
 def parse_eval_arguments(argv: list[str]) -> argparse.Namespace:
@@ -27,25 +55,22 @@ def parse_eval_arguments(argv: list[str]) -> argparse.Namespace:
     The result holds `command`, `runs`, the options, and `overrides`: the pairs (key, text) of
     --section.key value.
     """
-    usage = (
-        f"{PROGRAM} eval RUN [{'|'.join(COMMANDS)}] [options]\n"
-        f"       {PROGRAM} eval RUN [RUN ...] [{'|'.join(TAKE_SEVERAL_RUNS)}]"
-    )
-    parser = argparse.ArgumentParser(prog=f"{PROGRAM} eval", description=DESCRIPTION, usage=usage)
-    parser.add_argument(
-        "words",
-        nargs="+",
-        metavar="RUN [COMMAND]",
-        help="a run directory, runs/<task>/<name>/seed<k>, "
-        "and what to do with it (returns); returns and report take several",
-    )
-    add_options(parser)
-    for word in argv:
-        if CONTROL.search(word):
-            parser.error(f"no line breaks or control characters, got {ascii(word)[:80]}")
+    parser = make_parser("", argument_default=argparse.SUPPRESS)
+    parser.refuse_control(argv)
     own, dotted = split_dotted(argv)
-    args = parser.parse_intermixed_args(own)
+    args = parser.parse_words(own)
+    given = [name for name in vars(args) if name not in ("words", "help")]
+    args.words = vars(args).get("words", [])
+    if "help" in args:
+        named = [word for word in args.words if word in COMMANDS]
+        make_parser(named[-1] if named else "").print_help()
+        parser.exit()
     split_command(args, parser)
+    check_options(args.command, given, parser)
+    for name, (_, option) in OPTIONS.items():
+        dest = option.get("dest", to_dest(name))
+        if dest not in args:
+            setattr(args, dest, option.get("default", False if "action" in option else None))
     check_source(args, parser)
     from worldmodel.config.loading import split_arguments  # which help does without
 
@@ -55,21 +80,104 @@ def parse_eval_arguments(argv: list[str]) -> argparse.Namespace:
     return args
 
 
-def split_command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def make_parser(command: str, **options: Any) -> OptionParser:
+    """The parser of a command's options; without a command, of all."""
+    program = f"{PROGRAM} eval"
+    if command:
+        runs = "RUN [RUN ...]" if command in TAKE_SEVERAL_RUNS else "RUN"
+        usage = f"{program} {runs} {command} [options] [--section.key VALUE ...]"
+        about = f"{command}: {COMMANDS[command]}."
+        about += "" if command == "report" else f"\n\n{OTHER_DRIVERS}"
+    else:
+        usage = f"{program} RUN [RUN ...] [COMMAND] [options] [--section.key VALUE ...]"
+        rows = [f"  {name:<9}{line}" for name, line in COMMANDS.items()]
+        more = f"{program} RUN COMMAND --help lists the options of a command."
+        about = "\n".join([ABOUT, "commands:", *rows, "", more, "", OTHER_DRIVERS])
+    parser = OptionParser(
+        prog=program,
+        usage=usage,
+        description=about,
+        formatter_class=PlainFormatter,
+        add_help=False,
+        **options,
+    )
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("-h", "--help", action="store_true", help="show this and end")
+    for name in list_options(command):
+        option = {**OPTIONS[name][1]}
+        if name == "--from" and command:
+            option["help"] = FROM[command]
+        if options:
+            option.pop("default", None)  # so that it is known what was given
+        if not command and not options:
+            option["help"] = argparse.SUPPRESS  # an overview of commands, not of options
+        parser.add_argument(name, **option)
+    return parser
+
+
+def list_options(command: str) -> list[str]:
+    """The options of a command; without one, all."""
+    return [n for n, (commands, _) in OPTIONS.items() if not command or command in commands]
+
+
+def list_choices(name: str) -> list[str]:
+    """The values that an option has a list of."""
+    return list(OPTIONS.get(name, ((), {}))[1].get("choices", []))
+
+
+def to_dest(name: str) -> str:
+    """The attribute that an option is kept as: --no-browser is no_browser."""
+    return name.removeprefix("--").replace("-", "_")
+
+
+def split_command(args: argparse.Namespace, parser: OptionParser) -> None:
     """Split the words into runs and a command; the last word is one if it names one."""
-    words, last = args.words, args.words[-1]
-    args.command = words.pop() if len(words) > 1 and last in COMMANDS else "returns"
-    if len(words) > 1 and words[-1] == last and "/" not in last and not Path(last).exists():
+    words = args.words
+    last = words[-1] if words else ""
+    if not words or (len(words) == 1 and last in COMMANDS and not Path(last).exists()):
         parser.error(
-            f"argument COMMAND: invalid choice: {last!r} (choose from {', '.join(COMMANDS)})"
+            f"name a run, as in {parser.prog} RUN {last}".rstrip()
+            + f"; {PROGRAM} runs lists them, and {LATEST} is the newest"
+        )
+    args.command = words.pop() if len(words) > 1 and last in COMMANDS else "returns"
+    if len(words) > 1 and words[-1] == last and is_mistaken_command(last):
+        parser.error(
+            f"argument COMMAND: invalid choice: {last!r}{suggest(last, list(COMMANDS))}; choose "
+            f"from {', '.join(COMMANDS)}"
         )
     if len(words) > 1 and args.command not in TAKE_SEVERAL_RUNS:
         several = " and ".join(TAKE_SEVERAL_RUNS)
         parser.error(f"{args.command} takes one run; only {several} take several")
-    args.runs = [Path(word) for word in words]
+    args.runs = [find_run(word, parser) for word in words]
 
 
-def check_source(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def is_mistaken_command(word: str) -> bool:
+    return "/" not in word and word != LATEST and not Path(word).exists()
+
+
+def find_run(word: str, parser: OptionParser) -> Path:
+    """A run directory as it is named; `latest` is the newest run in runs/, ROOT/latest in ROOT."""
+    path = Path(word)
+    if path.name != LATEST or path.exists():
+        return path
+    root = ROOT if word == LATEST else path.parent
+    newest = find_newest(root)
+    if newest is None:
+        parser.exit(4, f"{parser.prog}: {word}: no run in {root}; make one with {PROGRAM} train\n")
+    return newest
+
+
+def check_options(command: str, given: list[str], parser: OptionParser) -> None:
+    """Refuse options of another command."""
+    for name, (commands, option) in OPTIONS.items():
+        if option.get("dest", to_dest(name)) in given and command not in commands:
+            hint = suggest(name, list_options(command)) or (
+                f" (did you mean {PROGRAM} eval RUN {commands[0]} {name}?)"
+            )
+            parser.error(f"{name} is no option of {command}{hint}")
+
+
+def check_source(args: argparse.Namespace, parser: OptionParser) -> None:
     """Check where the episodes come from; model takes those of another run's directory too."""
     sources = SOURCES.get(args.command, ("fresh",))
     is_model = args.command == "model"
@@ -79,75 +187,6 @@ def check_source(args: argparse.Namespace, parser: argparse.ArgumentParser) -> N
     parser.error(
         f"--from {args.source}: {args.command} takes {' or '.join(sources)} episodes{other}"
     )
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--episodes", type=parse_positive, default=10, help="episodes, for all but imagine (10)")
-    add("--seed", type=parse_natural, default=0, help="seed of the episodes (0)")
-    add(
-        "--envs",
-        type=parse_natural,
-        default=0,
-        help="returns: environments side by side; 0 takes one for every core (0)",
-    )
-    add("--render", choices=["auto", "gl", "fast", "ray"], help="another renderer than the run's")
-    add("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    add("--context", type=parse_positive, default=5, help="frames seen before imagining (5)")
-    add("--length", type=parse_positive, default=50, help="steps imagined (50)")
-    add(
-        "--long",
-        type=parse_positive,
-        help="imagine: steps of the longest rollouts (half of the episode)",
-    )
-    add(
-        "--samples",
-        type=parse_samples,
-        default=8,
-        help="imagine: rollouts of the same actions, to see how they differ (8)",
-    )
-    add(
-        "--from",
-        dest="source",
-        default="fresh",
-        metavar="WHERE",
-        help="model, imagine: episodes played now (fresh), or the last ones of the run's replay "
-        "(replay); model: or those of another run, by its directory; returns: fresh, or what "
-        "RUN/eval/returns.json holds (saved)",
-    )
-    add(
-        "--starts",
-        type=parse_positive,
-        default=8,
-        help="model: states from which plans are tried (8)",
-    )
-    add("--plans", type=parse_positive, default=8, help="model: random plans tried from each (8)")
-    add(
-        "--follow",
-        type=parse_natural,
-        default=25,
-        help="model: steps that policies are followed for, imagined and done; 0 leaves them out "
-        "(25)",
-    )
-    add(
-        "--budgets",
-        type=parse_shares,
-        default=[0.25, 1.0],
-        help="compare: planners' candidates, as shares of the run's planner.candidates (0.25,1)",
-    )
-    add("--drivers", help="compare: only these ways to drive, as in 'actor;cem' (all)")
-    add(
-        "--port",
-        type=parse_port,
-        default=0,
-        help="play: where to serve; 0 takes any that is free (0)",
-    )
-    add(
-        "--trust",
-        action="store_true",
-        help="import the code that a run names as its env.task, though you did not train it here",
-    )
-    add("--no-browser", action="store_true", help="play: open no browser, only say the address")
 
 
 def split_dotted(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -202,3 +241,70 @@ def parse_shares(text: str) -> list[float]:
     if not all(0 < value <= 1000 for value in values):
         raise argparse.ArgumentTypeError(f"{text} is no list of shares above 0, such as 0.25,1,4")
     return values
+
+
+Option = tuple[tuple[str, ...], dict[str, Any]]  # the commands that take it; what argparse is told
+
+
+def count(parse: Callable[[str], Any], default: int | None, text: str, *commands: str) -> Option:
+    """An option that is a number."""
+    about = text if default is None else f"{text} ({default})"
+    return commands, {"type": parse, "default": default, "metavar": "N", "help": about}
+
+
+PLAYING = ("returns", "imagine", "compare", "probe", "model", "play")
+EPISODIC = ("returns", "compare", "probe", "model")
+OPTIONS: dict[str, Option] = {
+    "--episodes": count(parse_positive, 10, "episodes", *EPISODIC),
+    "--seed": count(parse_natural, 0, "seed of the episodes", *PLAYING),
+    "--envs": count(parse_natural, 0, "environments side by side; 0: one per core", "returns"),
+    "--context": count(
+        parse_positive, 5, "frames seen before imagining", "imagine", "model", "play"
+    ),
+    "--length": count(parse_positive, 50, "steps imagined", "imagine", "model"),
+    "--long": count(
+        parse_positive, None, "steps of the longest rollouts (half of the episode)", "imagine"
+    ),
+    "--samples": count(
+        parse_samples, 8, "rollouts of the same actions, to see how they differ", "imagine"
+    ),
+    "--from": (tuple(SOURCES), {"dest": "source", "default": "fresh", "metavar": "WHERE"}),
+    "--starts": count(parse_positive, 8, "states from which plans are tried", "model"),
+    "--plans": count(parse_positive, 8, "random plans tried from each", "model"),
+    "--follow": count(
+        parse_natural,
+        25,
+        "steps that policies are followed for, imagined and done; 0: none",
+        "model",
+    ),
+    "--budgets": (
+        ("compare",),
+        {
+            "type": parse_shares,
+            "default": [0.25, 1.0],
+            "metavar": "SHARES",
+            "help": "planners' candidates, as shares of the run's planner.candidates (0.25,1)",
+        },
+    ),
+    "--drivers": (
+        ("compare",),
+        {"metavar": "NAMES", "help": "only these ways to drive, as in 'actor;cem' (all)"},
+    ),
+    "--port": count(parse_port, 0, "where to serve; 0: any that is free", "play"),
+    "--no-browser": (("play",), {"action": "store_true", "help": "open no browser"}),
+    "--render": (
+        PLAYING,
+        {"choices": ["auto", "gl", "fast", "ray"], "help": "another renderer than the run's"},
+    ),
+    "--device": (
+        PLAYING,
+        {"choices": ["auto", "cpu", "cuda"], "default": "auto", "help": "where to compute (auto)"},
+    ),
+    "--trust": (
+        PLAYING,
+        {
+            "action": "store_true",
+            "help": "import the code that a run of others names as its env.task",
+        },
+    ),
+}

@@ -15,7 +15,7 @@ from worldmodel.rollout.evaluation_episodes import Evaluation, run_episodes
 from worldmodel.rollout.statistics import format_interval
 from worldmodel.run_directory import RunDir
 from worldmodel.saved_run import Run
-from worldmodel.system.console import Progress, say
+from worldmodel.system.console import PROGRAM, Progress, say
 from worldmodel.system.cpu_cores import count_cores
 from worldmodel.system.files import read_json, to_finite
 
@@ -120,11 +120,11 @@ def load_returns(path: Path) -> dict[str, Any]:
         return validate_returns(read_json(path / "eval" / FILE, MAX_BYTES))
     except FileNotFoundError:
         raise RunError(
-            f"{path}/eval/{FILE} does not exist: ./wm eval {path} writes it", 4
+            f"{path}/eval/{FILE} does not exist: {PROGRAM} eval {path} writes it", 4
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise RunError(
-            f"{path}/eval/{FILE} is damaged or of another version: ./wm eval {path} "
+            f"{path}/eval/{FILE} is damaged or of another version: {PROGRAM} eval {path} "
             "writes it again",
             4,
         ) from None

@@ -20,7 +20,7 @@ from worldmodel.evaluation.returns.evaluation_rollout import (
     record_episode,
 )
 from worldmodel.saved_run import Run
-from worldmodel.system.console import Progress, say
+from worldmodel.system.console import PROGRAM, Progress, say
 
 MAX_ROWS = 2000  # rows of an episode: all of its pictures are decoded at once
 MEAN_EPISODES = 20  # episodes of the replay that are averaged to the mean picture
@@ -41,7 +41,7 @@ def observe_episode(
     if not model.can_draw:
         raise UsageError(
             "this model cannot draw: train it on pictures (env.obs) with loss.probe or the "
-            "objective reconstruction; ./wm eval RUN model works all the same"
+            f"objective reconstruction; {PROGRAM} eval RUN model works all the same"
         )
     envs, why = (
         make_first_available(make, [run.config.env.obs]) if source == "fresh" else (None, "")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from worldmodel.system.console import PROGRAM
 from worldmodel.system.files import open_regular
 
 MAX_PICTURE_BYTES = 7_000_000  # bytes of the page that pictures may take
@@ -74,12 +75,12 @@ def render_scroll_box(label: str, inside: str) -> str:
 
 def format_command(path: Path, what: str) -> str:
     """The command line that measures `what` of a run."""
-    return f"./wm eval {shlex.quote(str(path))} {what}".strip()
+    return f"{PROGRAM} eval {shlex.quote(str(path))} {what}".strip()
 
 
 def format_joint_command(paths: Sequence[Path]) -> str:
     """The command line that aggregates the returns of several runs."""
-    return f"./wm eval {shlex.join(map(str, paths))}"
+    return f"{PROGRAM} eval {shlex.join(map(str, paths))}"
 
 
 class PictureEmbedder:

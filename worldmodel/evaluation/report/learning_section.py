@@ -22,6 +22,7 @@ from worldmodel.evaluation.report.reference import (
 )
 from worldmodel.evaluation.report.reported_run import ReportedRun, extract_curve
 from worldmodel.evaluation.report.svg import MEAN, REFERENCES, Series, plot_lines, thin_points
+from worldmodel.system.console import PROGRAM
 
 SEED_KEY = "run.seed"
 LOSS_PREFIX = "train/loss/"
@@ -80,7 +81,7 @@ def format_train_command(config: Config) -> str:
         key: now for key, (_, now) in configs.find_differences(configs.parse([]), config).items()
     }
     changed = {"env.task": config.env.task, **changed}
-    return "./wm train " + " ".join(
+    return f"{PROGRAM} train " + " ".join(
         f"--{key} {shlex.quote(configs.format_value(value))}" for key, value in changed.items()
     )
 

@@ -16,6 +16,7 @@ from worldmodel.evaluation.report.html import (
 from worldmodel.evaluation.report.learning_section import format_train_command
 from worldmodel.evaluation.report.reported_run import DAMAGE_ERRORS, ReportedRun
 from worldmodel.system import provenance
+from worldmodel.system.console import PROGRAM
 
 RESULT_FILES = {
     "--episodes 10": "returns.json",
@@ -101,7 +102,7 @@ def list_missing_commands(runs: Sequence[ReportedRun]) -> list[str]:
 def render_reproduction(runs: Sequence[ReportedRun]) -> str:
     """The commands that train the runs again: as typed, and with every changed key."""
     typed = dict.fromkeys(
-        f"./wm train {shlex.join(x['words'])}".strip() for run in runs for x in run.versions
+        f"{PROGRAM} train {shlex.join(x['words'])}".strip() for run in runs for x in run.versions
     )
     parts = (
         [
