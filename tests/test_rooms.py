@@ -29,6 +29,7 @@ FLOORS = (
     "run_directory",
     "build",
     "memory_estimate",
+    "packing",
     "saved_run",
     "dream_env",
     "evaluation",

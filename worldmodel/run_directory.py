@@ -48,6 +48,7 @@ CHANGEABLE_SECTIONS = ("log",)
 
 
 MAX_STATUS = 1 << 16
+PACKED = "packed"  # the state of a run that was packed without its replay
 
 
 def make_slug(task: str) -> str:
@@ -142,6 +143,12 @@ class RunDir:
                 f"{self.path} holds checkpoints but no config.yaml, so nobody can say how they "
                 "were trained. Nothing was changed: restore the file, or start over with "
                 "--run.fresh true, which keeps this directory beside the new one",
+                4,
+            )
+        if self._read_status().get("state") == PACKED:
+            raise RunError(
+                f"{self.path} is a packed run without the replay and optimizer that training "
+                "needs; it can be loaded and evaluated, or packed with --replay where it was made",
                 4,
             )
         if not self._read_status():

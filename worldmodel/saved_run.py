@@ -17,6 +17,9 @@ from worldmodel.config import loading
 from worldmodel.config.schema import Config, learns_policy
 from worldmodel.errors import RunError, UsageError
 from worldmodel.model.mean_image import to_pixels
+from worldmodel.packing import file_list
+from worldmodel.packing.golden_output import check_golden
+from worldmodel.packing.locate import locate_run
 from worldmodel.policy.actor_critic import ActorCritic
 from worldmodel.policy.agent import Agent, Carry
 from worldmodel.rollout.montage import join_pictures
@@ -65,8 +68,11 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path, device: str = "cpu") -> Run:
-        """Open the newest sound checkpoint; RunError or CheckpointError if there is none."""
-        run = RunDir(Path(path))
+        """Open the newest sound checkpoint of a run directory, or of a packed run: a directory, a
+        zip file or hf://user/repo; RunError or DataError if there is none.
+        """
+        run = RunDir(locate_run(path))
+        listed = file_list.verify_files(run.path) if file_list.is_packed(run.path) else None
         c = run.load_config()
         saved = store.load_latest(run.checkpoints, change=False)
         if saved is None:
@@ -86,7 +92,10 @@ class Run:
             store.load_into(policy.to(target), groups["policy"], "policy")
             policy.requires_grad_(False)
         agent = build.make_agent(c, model, space, target, policy)
-        return cls(c, run.path, agent, observation, frames, policy)
+        opened = cls(c, run.path, agent, observation, frames, policy)
+        if listed is not None:
+            check_golden(opened, run.path, listed)
+        return opened
 
     def act(
         self, obs: Any, carry: Carry | None = None, mode: str = "eval"

@@ -52,6 +52,12 @@ def train_grid(args: list[str]) -> int:
     return sweep.main(args)
 
 
+def pack_run(args: list[str]) -> int:
+    from worldmodel.command_line import pack
+
+    return pack.main(args)
+
+
 def report_machine(args: list[str]) -> int:
     if wants_help(args):
         return show(DOCTOR_HELP)
@@ -102,6 +108,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "runs": (list_runs, "list saved runs with score, state and size"),
     "presets": (list_presets, "list what wm train takes as presets"),
     "tasks": (list_tasks, "list what wm train --task takes"),
+    "pack": (pack_run, "pack a run as one directory or zip file, or push it to the hub"),
     "doctor": (report_machine, "report what this machine offers and what would improve it"),
     "test": (run_tests, "run the tests"),
     "completion": (complete, "print what makes a shell complete these commands"),

@@ -29,6 +29,8 @@ class SavedEpisodes:
         if state is None:
             raise UsageError(f"{run} is no run directory with a checkpoint in it")
         self.directory = run / "replay"
+        if "replay" not in state:
+            raise ReplayError(f"{run} was packed without its replay; use fresh episodes")
         with store.report_incompatible(path):
             saved = state["replay"]
             # For each stream the episode that was open at the checkpoint, or the next one.

@@ -1,0 +1,91 @@
+"""A packed run as one zip file, and unpacking one that anyone may have made."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+
+from worldmodel.errors import DataError, RunError
+from worldmodel.packing import file_list
+from worldmodel.system.files import open_input, open_regular
+
+MOST_RATIO, SLACK = 50, 1 << 20  # of the size unpacked to that of the archive
+BLOCK = 1 << 20
+UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError)
+DATE = (1980, 1, 1, 0, 0, 0)  # the same files make the same archive
+
+
+def find_cache() -> Path:
+    """The folder for unpacked and downloaded runs, by the XDG specification."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(base if os.path.isabs(base) else Path.home() / ".cache") / "worldmodel"
+
+
+def write_archive(folder: Path, target: Path) -> None:
+    """Write a packed run's files into a zip, uncompressed: weights and replay hardly shrink."""
+    names = [file_list.NAME, *file_list.read_file_list(folder).files]
+    with open(target, "xb", opener=open_regular) as file, zipfile.ZipFile(file, "w") as archive:
+        for name in names:
+            entry = zipfile.ZipInfo(name, DATE)
+            entry.external_attr = (stat.S_IFREG | 0o644) << 16
+            with (
+                open(folder / name, "rb", opener=open_regular) as source,
+                archive.open(entry, "w", force_zip64=True) as goal,
+            ):
+                shutil.copyfileobj(source, goal, BLOCK)
+
+
+def unpack(path: Path) -> Path:
+    """Unpack a zip into the cache, or find it there; DataError if it is no packed run."""
+    with open(path, "rb", opener=open_input) as file:
+        digest = hashlib.sha256()
+        while block := file.read(BLOCK):
+            digest.update(block)
+        folder = find_cache() / "unpacked" / digest.hexdigest()[:32]
+        if folder.is_dir():
+            return folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
+        try:
+            with zipfile.ZipFile(file) as archive:
+                _extract(archive, partial, size=os.fstat(file.fileno()).st_size)
+            file_list.verify_files(partial)
+            if not folder.is_dir():  # another process may have been faster
+                partial.rename(folder)
+        except UNREADABLE as error:
+            raise DataError(f"{path} is no packed run: {str(error)[:200]}") from None
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _extract(archive: zipfile.ZipFile, folder: Path, size: int) -> None:
+    """Write every file of an archive of `size` bytes; ValueError if it holds anything else."""
+    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    names = [entry.filename for entry in entries]
+    if len(names) > file_list.MOST_FILES or len(set(names)) < len(names):
+        raise ValueError("it holds too many files, or one twice")
+    for entry in entries:
+        file_list.check_name(entry.filename)
+        kind = stat.S_IFMT(entry.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG) or entry.flag_bits & 1:
+            raise ValueError(f"{entry.filename} is a link, encrypted or no plain file")
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{entry.filename} is compressed in another way than zip usually is")
+    needed = sum(entry.file_size for entry in entries)
+    if needed > MOST_RATIO * size + SLACK:
+        raise ValueError(f"it claims to unpack from {size:,} to {needed:,} bytes")
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise RunError(f"{folder.parent} has {free:,} bytes free, and {needed:,} are needed", 74)
+    for entry in entries:
+        target = folder / entry.filename
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with archive.open(entry) as source, open(target, "xb", opener=open_regular) as goal:
+            shutil.copyfileobj(source, goal, BLOCK)  # at most the size that the entry claims
