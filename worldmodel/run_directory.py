@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -260,6 +259,14 @@ class RunDir:
 
     def _take_lock(self) -> None:
         """Make the directory and lock it; try again if another process moved it meanwhile."""
+        try:
+            import fcntl  # not on Windows, where saved runs can be opened all the same
+        except ModuleNotFoundError:
+            raise RunError(
+                "training needs a POSIX system such as Linux, because it locks its run directory; "
+                "here, saved runs can be opened with worldmodel.load and worldmodel.DreamEnv",
+                3,
+            ) from None
         while self._lock is None:
             self.path.mkdir(parents=True, exist_ok=True)
             self.check_entries()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import grp
 import hashlib
 import logging
 import os
 import platform
-import pwd
 import shutil
 import stat
 import subprocess
@@ -68,7 +66,7 @@ def load_library() -> ctypes.CDLL | None:
     """Load the library, built on first use and kept in the user's cache; None, with a log line, if
     that fails.
     """
-    compiler = shutil.which(os.environ.get("CC", "cc"))
+    compiler = shutil.which(os.environ.get("CC", "cc")) if hasattr(os, "geteuid") else None
     if compiler is None:
         log.info(
             "no C compiler: the steps between matrix products stay with torch, which is slower"
@@ -157,6 +155,9 @@ def _is_closed(found: os.stat_result, is_parent: bool = False) -> bool:
 
 def _is_group_of_one(number: int) -> bool:
     """Whether it is the user's private group, which may write what is made under umask 002."""
+    import grp  # not on Windows, nor is pwd
+    import pwd
+
     try:
         group, user = grp.getgrgid(number), pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:

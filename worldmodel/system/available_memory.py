@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import resource
+import sys
 from pathlib import Path
 
 GB = 1e9
@@ -16,8 +16,8 @@ def available_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cg
     That is the least of MemAvailable, the room below its cgroups' limits and its own (ulimit -v).
     """
     limits = _read_cgroup_limits(proc, cgroup)
-    own = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if own != resource.RLIM_INFINITY:
+    own = _read_own_limit()
+    if own is not None:
         size = re.search(
             r"^VmSize:\s*(\d+) kB", _read_text(proc / "self" / "status"), re.MULTILINE
         )
@@ -25,7 +25,18 @@ def available_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cg
     for line in _read_text(proc / "meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             limits.append(int(line.split()[1]) * 1024)
-    return min(limits, default=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    if not limits and hasattr(os, "sysconf"):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return min(limits, default=sys.maxsize)  # Windows tells none of these
+
+
+def _read_own_limit() -> int | None:
+    try:
+        import resource
+    except ModuleNotFoundError:  # on Windows
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _read_cgroup_limits(proc: Path, cgroup: Path) -> list[int]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import io
 import json
 import logging
+import operator
 import os
 import stat
 import time
@@ -105,11 +108,16 @@ def open_regular(path: Path | str, flags: int = os.O_RDONLY) -> int:
 
     It is also the `opener` of Python's `open`, in any mode that does not truncate.
     """
-    fd = open_input(path, flags | os.O_NOFOLLOW)
+    fd = open_input(path, flags | find_flags("O_NOFOLLOW"))
     if os.fstat(fd).st_nlink > 1:  # 0 if it was replaced meanwhile
         os.close(fd)
         raise LinkedFileError(path)
     return fd
+
+
+def find_flags(*names: str) -> int:
+    """Combine flags of os.open; each is missing on some system, Windows or POSIX."""
+    return functools.reduce(operator.or_, (getattr(os, name, 0) for name in names))
 
 
 def open_input(path: Path | str, flags: int = os.O_RDONLY) -> int:
@@ -117,7 +125,7 @@ def open_input(path: Path | str, flags: int = os.O_RDONLY) -> int:
     assert not flags & os.O_TRUNC, "it would be emptied before it is checked"
     # O_NONBLOCK: opening a named pipe would otherwise hang before it can be refused.
     try:
-        fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        fd = os.open(path, flags | find_flags("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"), 0o666)
     except OSError as error:
         if error.errno != errno.ENXIO:  # a socket, or a pipe that nobody reads
             raise
@@ -180,8 +188,9 @@ def write_all(fd: int, data: memoryview) -> None:
 
 def read_exactly(fd: int, buffer: memoryview) -> bool:
     """Fill `buffer` from the file; False if the file ends first."""
+    file = io.FileIO(fd, closefd=False)
     while len(buffer):
-        count = os.readv(fd, [buffer])
+        count = file.readinto(buffer)
         if not count:
             return False
         buffer = buffer[count:]

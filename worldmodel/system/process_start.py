@@ -17,7 +17,8 @@ from typing import NoReturn, TextIO
 
 from worldmodel.errors import escape_control
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # Windows has the first two alone
+STOP_SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
 
 def prepare_process() -> None:
@@ -25,7 +26,8 @@ def prepare_process() -> None:
     open_standard_streams()
     for number in list_stop_signals():
         signal.signal(number, end_by_signal)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # ./wm blocks them until here
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # ./wm blocks them until here
 
 
 class LossyFile(io.FileIO):
@@ -83,8 +85,9 @@ def get_output_error() -> OSError | None:
 
 def list_stop_signals() -> list[signal.Signals]:
     """List the signals that ask for a stop: not SIGHUP if it is ignored, as nohup does."""
-    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    return [number for number in STOP_SIGNALS if not (number == signal.SIGHUP and ignored)]
+    hangup = getattr(signal, "SIGHUP", None)
+    ignored = hangup is not None and signal.getsignal(hangup) == signal.SIG_IGN
+    return [number for number in STOP_SIGNALS if not (number == hangup and ignored)]
 
 
 def end_by_signal(number: int, frame: FrameType | None) -> NoReturn:
