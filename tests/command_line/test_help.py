@@ -113,3 +113,10 @@ def test_tests_that_are_not_installed(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(program, "TESTS", tmp_path / "tests")
     assert program.main(["test"]) == 3
     assert "clone the repository" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_one_line(tmp_path):
+    bare = [sys.executable, "-S", "-E", ROOT / "train.py", "debug", "--run.root", tmp_path]
+    done = subprocess.run(bare, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, "") and list(tmp_path.iterdir()) == []
+    assert done.stderr.count("\n") == 1 and "the package ruamel is not installed" in done.stderr

@@ -47,3 +47,19 @@ def test_nothing_but_lines_now_and_then_where_there_is_no_terminal(monkeypatch):
         now[0] = 100.0 + second
         bar.update(min(9, second))
     assert stream.getvalue().count("\n") == 2 and "\r" not in stream.getvalue()
+
+
+def test_a_notebook_gets_carriage_returns_alone(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    stream_class = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})
+    stream = stream_class()
+    bar = console.Progress(10, "playing", stream=stream)
+    for tenth in range(31):
+        now[0] = 100.0 + tenth / 10
+        bar.update(min(9, tenth))
+    bar.close()
+    first, *lines = stream.getvalue().split("\r")
+    assert first == "" and len(lines) == 4 and "\033" not in stream.getvalue()  # one in a second
+    assert {len(line.rstrip("\n")) for line in lines} == {console.NOTEBOOK_WIDTH}
+    assert stream.getvalue().endswith("\n")

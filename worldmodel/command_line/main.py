@@ -13,6 +13,13 @@ from worldmodel.system.process_end import end_process
 from worldmodel.system.process_start import prepare_process
 
 HELP = ("-h", "--help")
+# Modules that every training or evaluation imports.
+CORE = ("torch", "numpy", "gymnasium", "ruamel", "einops", "safetensors", "PIL", "imageio")
+REINSTALL = (
+    "./wm without WM_VENV=none installs it"
+    if PROGRAM == "./wm"
+    else f"{sys.executable} -m pip install worldmodel mends it"
+)
 TESTS = Path(__file__).resolve().parents[2] / "tests"  # in a checkout
 DOCTOR_HELP = """usage: {program} doctor
 
@@ -123,7 +130,14 @@ def main(argv: list[str]) -> int:
     if name not in COMMANDS:
         sys.stderr.write(f"wm: {describe_unknown(name)}\n")
         return 2
-    return COMMANDS[name][0](args)
+    try:
+        return COMMANDS[name][0](args)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in CORE:
+            raise
+        sys.stderr.write(f"wm: the package {package} is not installed; {REINSTALL}\n")
+        return 3
 
 
 def format_usage() -> str:

@@ -57,7 +57,7 @@ def run_command(command: Callable[[], int], kept: str = "") -> int:
     handler.setFormatter(LogFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     if os.environ.get("RANK", "0") == "0":
-        logging.getLogger("worldmodel.envs").setLevel(logging.INFO)  # the renderer, and why
+        logging.getLogger("worldmodel").setLevel(logging.INFO)  # threads, renderer, and why
     logging.captureWarnings(True)
     try:
         return command()

@@ -12,6 +12,7 @@ from worldmodel.errors import escape_control
 
 # How a user calls this program: an installed package has its configs inside.
 PROGRAM = "wm" if (Path(__file__).parents[1] / "configs").is_dir() else "./wm"
+NOTEBOOK_WIDTH = 120
 
 
 def say(text: str) -> None:
@@ -31,7 +32,8 @@ def say_nothing(text: str) -> None:
 
 
 class Progress:
-    """A progress line: redrawn in place on a terminal, printed every 15 seconds elsewhere.
+    """A progress line: redrawn in place on a terminal and in a notebook, printed every 15 seconds
+    elsewhere.
 
     `update` may be called at any rate; it redraws at most ten times a second.
     """
@@ -46,8 +48,11 @@ class Progress:
     ):
         self.total, self.label, self.start = total, label, start
         self.stream = stream or sys.stderr
-        self.quiet, self.live = quiet, not quiet and self.stream.isatty()
-        self.period = 0.1 if self.live else 15.0
+        # A notebook obeys a carriage return, and no other control sequence.
+        self.in_notebook = type(self.stream).__module__.startswith("ipykernel.")
+        self.quiet = quiet
+        self.live = not quiet and (self.in_notebook or self.stream.isatty())
+        self.period = 15.0 if not self.live else 1.0 if self.in_notebook else 0.1
         self.began = time.monotonic()
         self.drawn_at = self.began - self.period if self.live else self.began
 
@@ -66,10 +71,12 @@ class Progress:
             f"{self.label} [{bar}] {share:4.0%} "
             f"{format_duration(elapsed)} elapsed, {left} left  {text}"
         )
-        # The next redraw does not clear a line that has wrapped around.
-        width = shutil.get_terminal_size((150, 24)).columns - 1
         line = escape_control(line)
-        if self.live:
+        if self.in_notebook:
+            self.stream.write("\r" + line[:NOTEBOOK_WIDTH].ljust(NOTEBOOK_WIDTH))
+        elif self.live:
+            # The next redraw does not clear a line that has wrapped around.
+            width = shutil.get_terminal_size((150, 24)).columns - 1
             # Standard error of a program escapes control sequences in all other text.
             getattr(self.stream, "write_control", self.stream.write)("\r\033[K")
             self.stream.write(line[:width])

@@ -18,6 +18,7 @@ from worldmodel.evaluation.play.protocol import PlayProtocol
 from worldmodel.evaluation.play.server import Server
 from worldmodel.evaluation.play.session import Session
 from worldmodel.evaluation.play.start_points import ReplayStarts
+from worldmodel.evaluation.play.tunnel import describe_tunnel
 from worldmodel.evaluation.quality.run_policies import make_behaviors
 from worldmodel.evaluation.quality.simulator import Simulator
 from worldmodel.evaluation.returns.evaluation_rollout import (
@@ -61,7 +62,11 @@ def serve_play(
         with Server(port, job_queue, PAGE.read_bytes(), queries, commands) as server:
             for line in answers.notes:
                 say(line)
-            say(f"open {server.url}\nCtrl-C ends it")
+            say(f"open {server.url}")
+            if not has_screen():
+                tunnel = describe_tunnel(server.server_port, os.environ)
+                say(f"no display here; on your own machine first: {tunnel}")
+            say("Ctrl-C ends it")
             threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
             if browse and has_screen():
                 threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
