@@ -68,6 +68,7 @@ Opening a run executes nothing that its user did not name. Who may have written 
 | what | who may have written it | what is done with it |
 |---|---|---|
 | a run directory: `config.yaml`, checkpoints, replay, logs, results | anyone | read as data of checked shape and size; never unpickled, never a YAML object, never followed through a link |
+| a packed run, its zip file, a repository of the hub | anyone | the same; unpacked by plain relative names into the user's cache, bounded in size, every file compared with the sha256 in its list |
 | code that `env.task` of a saved run names: `module:Class`, `gym:module:Id`, also behind `distract:` | anyone | imported only if this user trained the run here, or names the code |
 | the command line, and modules on `PYTHONPATH` | the user | executed as named: `train.py` imports the `env.task` that it is given |
 | this checkout, its `.venv`, the state folder | the user | executed or believed |
