@@ -27,12 +27,13 @@ RETURNS, MAX_RETURNS = "eval/returns.json", 1 << 26
 ROOT = "run.root"  # a place on the machine that trained it
 
 
-def pack_run(run: Any, target: Path, with_replay: bool = False) -> Path:
+def pack_run(run: Any, target: Path | str, with_replay: bool = False) -> Path:
     """Pack an open run into a new directory, or a zip file if the target ends in .zip.
 
     `run` is anything with a path, a config, frames, an agent and its spaces. Nothing half-made is
     left behind.
     """
+    target = Path(target)
     if os.path.lexists(target):
         raise RunError(f"{target} exists already; name another place, or move it away", 2)
     staging = target.with_name(f".{target.name}.tmp-{os.getpid()}")
