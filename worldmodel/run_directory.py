@@ -268,7 +268,7 @@ class RunDir:
                 3,
             ) from None
         while self._lock is None:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self._make_folder()
             self.check_entries()
             place = self.path / "lock"
             handle = open_regular(place, os.O_RDWR | os.O_CREAT)
@@ -281,6 +281,16 @@ class RunDir:
             finally:
                 if self._lock is None:
                     os.close(handle)
+
+    def _make_folder(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"run.root: {escape_control(str(self.path))} cannot be made ({error.strerror}); "
+                "name a folder that you may write, on a disk with free space",
+                74,
+            ) from None
 
     def _explain_lock_error(self, error: OSError) -> str:
         """Explain why the lock failed and what to do."""

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+import worldmodel
 from runs import ROOT
 from worldmodel.command_line import main as program
 from worldmodel.command_line.train_help import explain_topic, list_keys, show_help
@@ -97,6 +98,24 @@ def test_short_names_are_keys():
         loading.parse(["--seed", "many"])
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["planner"], "planner is a section, no preset; train --help planner lists its keys"),
+        (["--planner", "3"], "--planner: write --planner.KEY VALUE; train --help planner"),
+        (["-x"], "unknown option '-x'; keys are written --section.key VALUE"),
+        (["--helpp"], "--helpp needs a value (did you mean help?)"),
+        (["--task"], "--task needs a value"),
+        (["--seed", "-1"], "it must be between 0 and 2147483647"),
+    ],
+)
+def test_a_mistake_says_what_to_write(words, line):
+    with pytest.raises(loading.ConfigError) as mistake:
+        loading.parse(words)
+    (problem,) = mistake.value.problems
+    assert line in problem
+
+
 def test_a_line_of_many_spaces_is_read_at_once():
     assert LINE.match("a: " + "x  " * 20_000 + '"') is None
 
@@ -107,6 +126,21 @@ def test_an_unknown_command_is_one_line(words, capsys):
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "\x1b" not in said
     assert "did you mean" in said or "--help" in said
+
+
+def test_words_that_a_command_does_not_take(capsys):
+    for words in (["presets", "x"], ["doctor", "x"], ["tasks", "--everything"], ["completion"]):
+        try:
+            code = program.main(words)
+        except SystemExit as end:
+            code = end.code
+        said = capsys.readouterr().err
+        assert code == 2 and said.count("\n") == 1 and words[0] in said
+
+
+def test_the_version_is_told(capsys):
+    assert program.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"worldmodel {worldmodel.__version__}\n"
 
 
 def test_tests_that_are_not_installed(monkeypatch, tmp_path, capsys):

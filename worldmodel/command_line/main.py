@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 from worldmodel.errors import escape_control, suggest
@@ -18,7 +19,7 @@ CORE = ("torch", "numpy", "gymnasium", "ruamel", "einops", "safetensors", "PIL",
 REINSTALL = (
     "./wm without WM_VENV=none installs it"
     if PROGRAM == "./wm"
-    else f"{sys.executable} -m pip install worldmodel mends it"
+    else "install this project's wheel again, without --no-deps"
 )
 TESTS = Path(__file__).resolve().parents[2] / "tests"  # in a checkout
 DOCTOR_HELP = """usage: {program} doctor
@@ -68,6 +69,9 @@ def pack_run(args: list[str]) -> int:
 def report_machine(args: list[str]) -> int:
     if wants_help(args):
         return show(DOCTOR_HELP)
+    if args:
+        sys.stderr.write(f"wm doctor: unexpected word {args[0]!r}; it takes none\n")
+        return 2
     from worldmodel.system import doctor
 
     return doctor.main()
@@ -126,6 +130,8 @@ def main(argv: list[str]) -> int:
     """Run one command; its exit code."""
     if not argv or argv[0] in (*HELP, "help"):
         return show(format_usage())
+    if argv[0] == "--version":
+        return show(f"worldmodel {import_module('worldmodel').__version__}")
     name, *args = argv
     if name not in COMMANDS:
         sys.stderr.write(f"wm: {describe_unknown(name)}\n")

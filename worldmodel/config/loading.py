@@ -53,6 +53,9 @@ def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) 
     presets = sorted(find_preset_files())
     values = copy.deepcopy(_read_defaults())
     for name in names:
+        if name in values and name not in presets:
+            problems.append(f"{name} is a section, no preset; train --help {name} lists its keys")
+            continue
         if name not in presets:
             problems.append(
                 f"unknown preset '{escape_control(name)}'{suggest(name, presets)}; there are "
@@ -146,13 +149,18 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
             key, equals, text = word[2:].partition("=")
             if not equals:
                 if not rest:
-                    problems.append(f"--{escape_control(key)} needs a value")
+                    is_known = "." in key or key in SHORT_NAMES
+                    hint = "" if is_known else suggest(key, ["help", *SHORT_NAMES])
+                    problems.append(f"--{escape_control(key)} needs a value{hint}")
                     break
                 text = rest.pop(0)
             overrides.append((SHORT_NAMES.get(key, key), text))
         elif "=" in word:
             key, _, text = word.partition("=")
             overrides.append((key, text))
+        elif word.startswith("-"):
+            shown = escape_control(word)
+            problems.append(f"unknown option '{shown}'; keys are written --section.key VALUE")
         else:
             names.append(word)
     return names, overrides, problems
@@ -196,6 +204,8 @@ def assign(values: dict[str, Any], key: str, text: str) -> str | None:
     if key in RENAMED:
         log.warning("%s is now called %s", key, RENAMED[key])
         key = RENAMED[key]
+    if key in values:
+        return f"--{key}: write --{key}.KEY VALUE; train --help {key} lists the keys"
     parts = key.split(".")
     known = [f"{s}.{k}" for s, table in values.items() if isinstance(table, dict) for k in table]
     if len(parts) < 2 or ".".join(parts[:2]) not in known:
@@ -389,6 +399,6 @@ def _check_range(value: Any, bounds: Range, where: str, problems: list[str]) -> 
         bounds.high is not None and value > bounds.high
     ):
         low, high = bounds.low, bounds.high
-        wanted = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+        wanted = f"at least {low:g}" if high is None else f"between {low:g} and {high:.10g}"
         problems.append(f"{where}: {value} is out of range, it must be {wanted}")
     return value

@@ -26,6 +26,8 @@ class OptionParser(argparse.ArgumentParser):
         args, rest = self.parse_known_intermixed_args(argv)
         if rest:
             option = rest[0].partition("=")[0]
+            if not option.startswith("-"):
+                self.error(f"unexpected word {option!r}; {self.prog} --help says what it takes")
             hint = suggest(option, list(self._option_string_actions))
             self.error(f"unknown option {option}{hint}; {self.prog} --help lists them")
         return args
