@@ -12,10 +12,12 @@ import sys
 from functools import cache
 from typing import Any, NamedTuple
 
-from ..errors import EnvSettingsError
+from ..errors import EnvError, EnvSettingsError
 
 _log = logging.getLogger(__name__)
 RENDERERS = ("auto", "gl", "fast", "ray")
+# From Python 3.13 on its requirement labmaze cannot be installed; see requirements.txt.
+PACKAGE = ("--no-deps " if sys.version_info >= (3, 13) else "") + "dm-control==1.0.50"
 INSTALL_GL = "apt-get install -y libegl1 libgl1 libgl1-mesa-dri"
 _BACKENDS = ("egl", "osmesa", "glfw")
 _OFF = ("disable", "disabled", "off", "false", "0")
@@ -192,7 +194,14 @@ def load_simulator(name: str) -> None:
     os.environ["MUJOCO_GL"] = backend or "disable"
     try:
         if "dm_control._render" not in sys.modules:
-            importlib.import_module("dm_control.mujoco")
+            try:
+                importlib.import_module("dm_control.mujoco")
+            except ModuleNotFoundError as error:
+                if error.name != "dm_control":
+                    raise
+                raise EnvError(
+                    f"DeepMind Control is not installed: {sys.executable} -m pip install {PACKAGE}"
+                ) from None
         elif backend and backend != sys.modules["dm_control._render"].BACKEND:
             # It was imported without GL before.
             importlib.reload(sys.modules["dm_control._render"])

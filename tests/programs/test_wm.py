@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from worldmodel.envs.dmc import render
 
 from worldmodel.system import doctor
 
@@ -280,6 +281,7 @@ def test_dm_control_comes_without_its_requirements_from_python_3_13_on(ready, mo
         assert wm.list_lone_packages(venv) == lone
         assert wm.find_pins(venv).name == f"python{version[:4]}.txt"
         assert not lone or doctor.DM_CONTROL.endswith(lone[0])
+    assert render.PACKAGE == doctor.DM_CONTROL
     runs = []
     monkeypatch.setattr(
         wm, "run_logged", lambda what, command, *rest: runs.append(command) or (0, "")
