@@ -239,6 +239,30 @@ def test_slurm_trains_an_array_of_jobs(here, monkeypatch, capsys):
     assert "partitoin" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not find_spec("submitit"), reason="submitit is not installed")
+def test_a_job_whose_time_is_up_saves_and_is_queued_again(here):
+    """submitit calls `checkpoint` in the handler of its signal, while the training is awaited."""
+    begun, queued = here / "begun", []
+    os.mkfifo(begun)
+    script = WAIT.replace(".touch()", ".write_text('x')")
+    training = slurm_jobs.SlurmTraining([sys.executable, "-Sc", script, str(begun)])
+
+    def interrupt():
+        begun.read_text()
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+    before = signal.signal(signal.SIGUSR2, lambda *_: queued.append(training.checkpoint()))
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        assert training() == 75
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+        thread.join()
+    [again] = queued
+    assert again.function.command == training.command
+
+
 @pytest.mark.parametrize("text", ["partition", "=3", "a=[1"])
 def test_what_are_no_options_of_slurm_is_refused(text):
     with pytest.raises(UsageError, match="--slurm"):

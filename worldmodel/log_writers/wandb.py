@@ -35,6 +35,7 @@ class Wandb:
         except wandb.errors.Error as error:
             reason = " ".join(str(error).split())[:200]
             log.warning("wandb: %s; this run is logged offline, for wandb sync", reason)
+            wandb.teardown()  # its service still holds the id
             self.run = self._start("offline")
         # W&B's own step may not go back, and a resumed run repeats what came after its checkpoint.
         self.run.define_metric("*", step_metric=STEP_KEY)

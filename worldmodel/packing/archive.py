@@ -65,6 +65,13 @@ def unpack(path: Path) -> Path:
     return folder
 
 
+def check_space(folder: Path, needed: int) -> None:
+    """RunError unless the disk of a folder has room for `needed` bytes."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise RunError(f"{folder.parent} has {free:,} bytes free, and {needed:,} are needed", 74)
+
+
 def _extract(archive: zipfile.ZipFile, folder: Path, size: int) -> None:
     """Write every file of an archive of `size` bytes; ValueError if it holds anything else."""
     entries = [entry for entry in archive.infolist() if not entry.is_dir()]
@@ -81,9 +88,7 @@ def _extract(archive: zipfile.ZipFile, folder: Path, size: int) -> None:
     needed = sum(entry.file_size for entry in entries)
     if needed > MOST_RATIO * size + SLACK:
         raise ValueError(f"it claims to unpack from {size:,} to {needed:,} bytes")
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise RunError(f"{folder.parent} has {free:,} bytes free, and {needed:,} are needed", 74)
+    check_space(folder, needed)
     for entry in entries:
         target = folder / entry.filename
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from worldmodel.errors import DataError, RunError, UsageError, escape_control, exit_code_of
 from worldmodel.packing import file_list
-from worldmodel.packing.archive import find_cache
+from worldmodel.packing.archive import check_space, find_cache
 
 # A path loses one of two slashes: hf://user/repo arrives as hf:/user/repo.
 ADDRESS = re.compile(r"hf:/{1,2}([\w.-]{1,96}/[\w.-]{1,96})(?:@([\w.-][\w./-]{0,199}))?")
@@ -73,7 +73,9 @@ def download(address: HubAddress) -> Path:
             )
 
         fetch(file_list.NAME)
-        for name, entry in file_list.read_file_list(folder).files.items():
+        listed = file_list.read_file_list(folder).files
+        check_space(folder, sum(entry.size for entry in listed.values()))
+        for name, entry in listed.items():
             if sizes.get(name) != entry.size:
                 raise DataError(f"{address}: {name} is not as it was packed ({file_list.NAME})")
             fetch(name)
