@@ -356,11 +356,12 @@ class RunDir:
 
 
 def _suggest_runs(path: Path) -> str:
-    """Name the run directories below the given path, or else in runs/, as a hint."""
-    roots = [path if path.is_dir() else Path("runs")]
-    found = sorted(
-        str(f.parent) for root in roots if root.is_dir() for f in root.glob("**/config.yaml")
-    )
-    nearest = difflib.get_close_matches(str(path), found, 4, 0.0)
-    shown = ", ".join(map(escape_control, nearest))
+    """Name the nearest run directories: below the path, beside it, or in runs/."""
+    if path.is_dir():
+        found = list(path.glob("**/config.yaml"))
+    else:  # ROOT/<task>/<name>/seed<k>
+        roots = [*path.parents[2:3], Path("runs")]
+        found = [f for root in roots for f in root.glob("*/*/*/config.yaml")]
+    names = sorted({str(f.parent) for f in found})
+    shown = ", ".join(map(escape_control, difflib.get_close_matches(str(path), names, 4, 0.0)))
     return f"; there is {shown}" if shown else f"; make one with {PROGRAM} train"

@@ -8,9 +8,10 @@ from worldmodel.envs import names
 
 from worldmodel.command_line import main as program
 from worldmodel.config import preset_files
-from worldmodel.errors import CONTROL
+from worldmodel.errors import CONTROL, RunError
 from worldmodel.programs import saved_runs
 from worldmodel.programs.saved_runs import find_newest, format_age, list_runs
+from worldmodel.run_directory import RunDir
 
 CONFIG = "run:\n  name: {name}\n  seed: {seed}\nenv:\n  task: {task}\n"
 
@@ -126,6 +127,15 @@ def test_no_runs_are_one_line(tmp_path, capsys):
     for root, what in ((tmp_path, "no run in"), (tmp_path / "x", "no folder")):
         code, said = show(capsys, "runs", root)
         assert (code, said.out) == (4, "") and said.err.count("\n") == 1 and what in said.err
+
+
+def test_the_nearest_runs_are_named_where_there_is_none(tmp_path):
+    for seed in range(6):
+        make_run(tmp_path, task="pendulum", seed=seed)
+    wanted = make_run(tmp_path, name="planet")
+    for mistake in (tmp_path / "conter" / "planet" / "seed0", tmp_path / "counter" / "planet"):
+        with pytest.raises(RunError, match=f"is not a run directory.*; there is {wanted}"):
+            RunDir(mistake).load_config()
 
 
 def test_ages():

@@ -35,7 +35,8 @@ class Progress:
     """A progress line: redrawn in place on a terminal and in a notebook, printed every 15 seconds
     elsewhere.
 
-    `update` may be called at any rate; it redraws at most ten times a second.
+    `update` may be called at any rate; it redraws at most ten times a second. tqdm would fill a
+    log with one growing line, start a thread, and have its carriage returns escaped like all text.
     """
 
     def __init__(
