@@ -59,7 +59,8 @@ def test_every_evaluation_logs_a_video_and_a_rollout(watched):
         assert video.format == "GIF" and video.n_frames > 2 and video.size == (32, 32)
     with Image.open(io.BytesIO(found.Images("imagined")[0].encoded_image_string)) as strip:
         assert strip.size == (12 * 32, 3 * 32)
-    assert "eval/score" in found.Tags()["scalars"]
+    assert {"eval/score", "eval/episodic_return"} <= set(found.Tags()["scalars"])
+    assert b"model.deter" in found.PluginTagToContent("hparams")["_hparams_/session_start_info"]
 
 
 @pytest.mark.parametrize("name", registry.OBJECTIVES)

@@ -312,6 +312,33 @@ def test_mutated_archives_are_read_or_refused_in_one_line(packed, tmp_path):
             file_list.verify_files(folder)
 
 
+def mutate(data, lots):
+    changed = bytearray(data)
+    for _ in range(lots.randint(1, 4)):
+        changed[lots.randrange(len(changed))] = lots.randrange(256)
+    return changed[: lots.randrange(len(changed))] if lots.random() < 0.2 else changed
+
+
+def test_mutated_lists_and_golden_files_are_read_or_refused_in_one_line(packed, copy):
+    run, lots = worldmodel.load(packed), random.Random(1)
+    calls = {
+        file_list.NAME: lambda: file_list.read_file_list(copy),
+        golden_output.NAME: lambda: golden_output.read_golden(
+            copy / golden_output.NAME, run.observation_space, run.action_space.size
+        ),
+    }
+    for name, read in calls.items():
+        data = (packed / name).read_bytes()
+        # The header of the tensors is what can be malformed; numbers may be any.
+        most = len(data) if name == file_list.NAME else 8 + int.from_bytes(data[:8], "little")
+        for _ in range(int(100 * TIMES)):
+            (copy / name).write_bytes(bytes(mutate(data[:most], lots)) + data[most:])
+            try:
+                read()
+            except WorldModelError as error:
+                assert "\n" not in str(error)
+
+
 def test_addresses_of_the_hub():
     assert hub.parse_address("hf://me/it") == hub.HubAddress("me/it", None)
     assert hub.parse_address("hf:/me/it@v1.0/x") == hub.HubAddress("me/it", "v1.0/x")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 import stat
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -17,7 +19,11 @@ from worldmodel.system.files import open_input, open_regular
 
 MOST_RATIO, SLACK = 50, 1 << 20  # of the size unpacked to that of the archive
 BLOCK = 1 << 20
-UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError)
+# What reading a damaged archive raises; EINVAL at a place before its beginning.
+UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
+    *(ValueError, OverflowError, RuntimeError),
+)
 DATE = (1980, 1, 1, 0, 0, 0)  # the same files make the same archive
 
 
@@ -59,6 +65,8 @@ def unpack(path: Path) -> Path:
             if not folder.is_dir():  # another process may have been faster
                 partial.rename(folder)
         except UNREADABLE as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                raise  # of the disk
             raise DataError(f"{path} is no packed run: {str(error)[:200]}") from None
         finally:
             shutil.rmtree(partial, ignore_errors=True)
