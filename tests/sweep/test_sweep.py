@@ -230,8 +230,7 @@ def test_slurm_trains_an_array_of_jobs(here, monkeypatch, capsys):
     assert sweep.main([*words, "--set", "loss.reward=1"]) == 0
     said = capsys.readouterr().out
     assert "3 jobs submitted" in said and "3 of 3 trainings" in said
-    [script] = (here / "runs/sweeps/debug/logs").glob("*submission*.sh")
-    text = script.read_text()
+    text = next((here / "runs/sweeps/debug/logs").glob("*submission*.sh")).read_text()
     assert "--partition=gpu" in text and "--array=0-2%2" in text and "--time=60" in text
     assert sweep.main([*words, "--set", "loss.reward=1"]) == 0
     assert len((programs / "sbatch.calls").read_text().splitlines()) == 1
