@@ -70,12 +70,14 @@ Opening a run executes nothing that its user did not name. Who may have written 
 | a run directory: `config.yaml`, checkpoints, replay, logs, results | anyone | read as data of checked shape and size; never unpickled, never a YAML object, never followed through a link |
 | a packed run, its zip file, a repository of the hub | anyone | the same; unpacked by plain relative names into the user's cache, bounded in size, every file compared with the sha256 in its list |
 | code that `env.task` of a saved run names: `module:Class`, `gym:module:Id`, also behind `distract:` | anyone | imported only if this user trained the run here, or names the code |
+| arguments of constructors, `env.kwargs` of a saved run | anyone | given to the constructor if they are numbers, flags and single words; else only if this user trained the run here, or with `--trust` |
 | the command line, and modules on `PYTHONPATH` | the user | executed as named: `train.py` imports the `env.task` that it is given |
 | this checkout, its `.venv`, the state folder | the user | executed or believed |
 | requests to the page of `play` | anyone on this machine | answered with a token and in the page's own name only |
 
 - A training whose task names code writes `code.signature` into the run directory: an HMAC-SHA256
-  of that name and of what the code is called with. The key is 32 random bytes in
+  of that name and of what the code is called with; so does one whose `env.kwargs` count as code.
+  The key is 32 random bytes in
   `$XDG_STATE_HOME/worldmodel/key` (without that variable `~/.local/state/worldmodel/key`). It is
   made when it is first needed. It counts only if file and folder belong to the user and are closed
   to everyone else.
@@ -83,7 +85,8 @@ Opening a run executes nothing that its user did not name. Who may have written 
   or no key at all ends it. Whoever copies a signature can only have the code of that signature
   imported, which the user has trained with.
 - `./wm eval RUN --trust` imports the code all the same and prints its name;
-  `--env.task NAME` does so only if the run names exactly this. Without either, `imagine`, `model`
+  `--env.task NAME` does so only if the run names exactly this, and never makes `env.kwargs`
+  trusted. Without either, `imagine`, `model`
   and `play` use the replay and say so in one line; `returns`, `compare` and `probe` end with one
   line and exit code 3. `report` and `returns --from saved` need no environment.
 - In Python, `worldmodel.load` and `DreamEnv` import nothing that a run names, and
@@ -92,9 +95,13 @@ Opening a run executes nothing that its user did not name. Who may have written 
   is refused, exit code 2. Presets are files of this checkout and named without a path.
 - Trusted code must be a subclass of `gymnasium.Env` or a function that returns one. Another class
   is never instantiated. A function has to be called before its result can be checked.
-- Built-in tasks, `dmc:` tasks and the ids of Gymnasium and `ale_py` need no trust: they import
-  installed packages that this project names, not the run. An id that Gymnasium does not know,
-  such as one without its version, does.
+- Built-in tasks, `dmc:` tasks, the ids of Gymnasium and those of the packages in
+  `envs/packages.py` need no trust: they import installed packages that this project names, not
+  the run. Any other id does, such as one of Gymnasium without its version.
+- `env.kwargs` of a saved run reach constructors that nobody here has read. One may open a file (a
+  simulator's `xml_file`), an address or a module. So text counts as code, also for the ids that
+  need no trust, unless it is one word of at most 64 letters, digits, `_` and `-`. Numbers and
+  words can still ask for much memory or time. `render_mode` cannot be set: no window opens.
 - Pictures are read in formats that Pillow itself decodes. For EPS it would start Ghostscript.
 - `train.py`, `eval.py`, `./wm doctor` and the processes that they start import nothing from the
   folder in which they are called, unless `PYTHONPATH` names it. Nor do the packages that they

@@ -11,7 +11,7 @@ if __name__ == "envs":
     share_modules()  # before the imports, which would make each module a second time
 
 from .errors import EnvError, EnvSettingsError
-from .names import FORMS, NAMES, SUITE, TASKS, check_name, names_code
+from .names import FORMS, NAMES, SUITE, TASKS, check_name, may_name_code, names_code
 from .registry import choose_renderer, load_expert, make, make_factory, make_vector
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "EnvSettingsError",
     "check_name",
     "names_code",
+    "may_name_code",
     "make_factory",
     "load_expert",
     "make",

@@ -15,6 +15,12 @@ class EnvSettingsError(EnvError, ValueError):
     exit_code = 2
 
 
+class MissingPackageError(EnvSettingsError):
+    """A package that the environment needs is not installed; the message has the command."""
+
+    exit_code = 3
+
+
 class EnvDataError(EnvError, RuntimeError):
     """An environment gave or was given data of the wrong shape, dtype or value."""
 

@@ -3,41 +3,73 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import ctypes.util
 import difflib
+import functools
 import importlib
 import inspect
+import logging
+import os
 import sys
-from collections.abc import Mapping
-from typing import Any
+import types
+from collections.abc import Mapping, Sequence
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import gymnasium
 import numpy as np
 from gymnasium import error, spaces
 
-from .errors import EnvSettingsError
-from .wrappers import (
-    ActionRepeat,
-    CheckReturn,
-    NormalizeAction,
-    RefuseAutoreset,
-    Resize,
-    TimeLimit,
-    check_picture,
-    pick_sizes,
-    resize,
-)
+from .errors import EnvSettingsError, MissingPackageError
+from .observations import Observe, choose_observations
+from .packages import PACKAGES, Package, check_installed, find_package, is_importable
+from .wrappers import ActionRepeat, CheckReturn, NormalizeAction, RefuseAutoreset, TimeLimit
 
-# Packages that register their ids, under a namespace, only when they are imported.
-_NAMESPACES = {"ALE": ("ale_py", "pip install ale-py")}
+_log = logging.getLogger(__name__)
+
+# Arguments of gymnasium.make that this project gives itself.
+_RESERVED = {
+    "render_mode": "pictures are always drawn as rgb_array",
+    "disable_env_checker": "this project has checks of its own",
+    "id": "env.task has it",
+    "max_episode_steps": "env.time_limit has it",
+}
 
 
 def check_id(name: str) -> None:
-    """Raise EnvSettingsError for an id that Gymnasium does not know.
+    """Raise EnvSettingsError for an id that neither Gymnasium nor a known package has.
 
-    Ids under a namespace are not checked: only their package knows them.
+    The ids of another package are not checked further: only the package itself knows them.
     """
-    if "/" in name:
+    module, colon, plain = name.rpartition(":")
+    if colon:
+        if not plain or not all(part.isidentifier() for part in module.split(".")):
+            raise EnvSettingsError(f"gym:{name} must be gym:ID or gym:package.module:ID")
+        if not is_importable(module.partition(".")[0]):
+            raise EnvSettingsError(f"gym:{name}: no module {module.partition('.')[0]!r}")
         return
+    if name in gymnasium.registry:
+        return
+    package = find_package(name)
+    if package:
+        return check_installed(package, name)
+    namespace, slash, _ = name.partition("/")
+    if slash:
+        if namespace.isidentifier() and is_importable(namespace):
+            return
+        raise EnvSettingsError(
+            f"Gymnasium knows no namespace {namespace!r}, and no module is called so: write "
+            f"gym:PACKAGE:{name} with the package that registers it"
+        )
     try:
         gymnasium.spec(name)
     except error.UnregisteredEnv as problem:
@@ -47,15 +79,15 @@ def check_id(name: str) -> None:
 
 
 def names_code(name: str) -> bool:
-    """Say whether making the id imports a module of another package than `check_id` knows."""
+    """Say whether making the id imports a module of another package than this project names."""
     if ":" in name:
         return True
     spec = gymnasium.registry.get(name)
     if spec is None:  # Gymnasium completes an id without its version, also that of another package
-        return name.partition("/")[0] not in _NAMESPACES
+        return find_package(name) is None
     entry = spec.entry_point or spec.vector_entry_point or ""
     module = entry.partition(":")[0] if isinstance(entry, str) else entry.__module__
-    packages = ("gymnasium", *(package for package, _ in _NAMESPACES.values()))
+    packages = ("gymnasium", *(package.module for package in PACKAGES))
     return module.partition(".")[0] not in packages
 
 
@@ -65,25 +97,62 @@ def _make_unknown_error(name: str) -> EnvSettingsError:
     return EnvSettingsError(f"Gymnasium knows no environment {name!r}{hint}")
 
 
-def make_registered(name: str, size: tuple[int, int]) -> gymnasium.Env:
+def make_registered(name: str, kwargs: Mapping[str, Any]) -> gymnasium.Env:
     """Make the Gymnasium environment `name`, or raise EnvSettingsError saying what is missing."""
-    module, command = _NAMESPACES.get(name.partition("/")[0], (None, ""))
+    for key, why in _RESERVED.items():
+        if key in kwargs:
+            raise EnvSettingsError(f"env.kwargs.{key} cannot be set: {why}")
+    package = find_package(name)
+    if package and name in gymnasium.registry and package.module not in sys.modules:
+        package = None  # another package has registered an id that begins so
+    given = f" with env.kwargs {dict(kwargs)}" if kwargs else ""
     try:
-        if module:
-            gymnasium.register_envs(importlib.import_module(module))
-        return gymnasium.make(name, render_mode="rgb_array", disable_env_checker=True)
+        _import_package(name, package)
+        if package and package.adapter:
+            adapter = importlib.import_module(f".adapters.{package.adapter}", __package__)
+            return adapter.make(name, copy.deepcopy(dict(kwargs)))
+        return gymnasium.make(
+            name, render_mode="rgb_array", disable_env_checker=True, **copy.deepcopy(dict(kwargs))
+        )
     except (error.DependencyNotInstalled, ImportError) as problem:
-        raise EnvSettingsError(
-            f"gym:{name} needs a missing package: {_fix_pip(_join_lines(problem, command))}"
+        raise MissingPackageError(
+            f"gym:{name} needs a missing package: {_fix_pip(_join_lines(problem))}"
         ) from problem
     except error.UnregisteredEnv as problem:
         raise _make_unknown_error(name) from problem
+    except EnvSettingsError:
+        raise
     except error.Error as problem:
-        raise EnvSettingsError(f"gym:{name} cannot be made: {_join_lines(problem)}") from problem
-    except TypeError as problem:
-        if "gymnasium.Env" not in str(problem):  # not Gymnasium's own check of what was made
+        raise EnvSettingsError(
+            f"gym:{name} cannot be made{given}: {_join_lines(problem)}"
+        ) from problem
+    except Exception as problem:
+        # Without kwargs only Gymnasium's own check of what was made is known to be a mistake.
+        if not kwargs and "gymnasium.Env" not in str(problem):
             raise
-        raise EnvSettingsError(f"gym:{name} cannot be made: {_join_lines(problem)}") from problem
+        raise EnvSettingsError(
+            f"gym:{name} cannot be made{given}: {_join_lines(problem)}"
+        ) from problem
+
+
+def _import_package(name: str, package: Package | None) -> None:
+    """Import the package that registers the id; Gymnasium itself imports that before a colon."""
+    namespace, slash, _ = name.partition("/")
+    spec = gymnasium.registry.get(name)
+    entry = spec.entry_point if spec else ""
+    if (package and package.mujoco) or str(entry).startswith("gymnasium.envs.mujoco"):
+        _choose_gl_backend()
+    if package:
+        gymnasium.register_envs(importlib.import_module(package.module))
+    elif slash and ":" not in name and spec is None:
+        gymnasium.register_envs(importlib.import_module(namespace))
+
+
+def _choose_gl_backend() -> None:
+    """Where there is no display and nothing is chosen, draw by EGL: GLFW would end the process."""
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        backend = "egl" if ctypes.util.find_library("EGL") else "disable"
+        os.environ.setdefault("MUJOCO_GL", backend)
 
 
 def _fix_pip(text: str) -> str:
@@ -91,8 +160,11 @@ def _fix_pip(text: str) -> str:
     return text.replace("pip install", f"{sys.executable} -m pip install")
 
 
-def make_custom(name: str, size: tuple[int, int]) -> gymnasium.Env:
-    """Make a user's environment `package.module:Class`, passing `size` if it takes it."""
+def make_custom(name: str, size: tuple[int, int], kwargs: Mapping[str, Any]) -> gymnasium.Env:
+    """Make a user's environment `package.module:Class` with `kwargs`.
+
+    It also gets `size` and `render_mode`, if it has arguments of these names that can hold them.
+    """
     module_name, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -114,17 +186,77 @@ def make_custom(name: str, size: tuple[int, int]) -> gymnasium.Env:
         )
     if inspect.isclass(target) and not issubclass(target, gymnasium.Env):
         raise EnvSettingsError(f"{name}: {attribute} is a class, but not a gymnasium.Env")
-    offers = {"size": size, "render_mode": "rgb_array"}
-    try:
-        taken = set(inspect.signature(target).parameters)
-    except ValueError:  # callables written in C may have no signature
-        taken = set()
-    env = target(**{key: value for key, value in offers.items() if key in taken})
+    env = _call(target, name, {"size": size, "render_mode": "rgb_array"}, kwargs)
     if not isinstance(env, gymnasium.Env):
         raise EnvSettingsError(
             f"{name}: {attribute} gives {type(env).__name__}, which is not a gymnasium.Env"
         )
     return env
+
+
+def _call(target: Any, name: str, offers: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call a user's class with `kwargs` and those of the offers that it declares."""
+    try:
+        signature = inspect.signature(target)
+    except ValueError:  # callables written in C may have no signature
+        return target(**copy.deepcopy(dict(kwargs)))
+    hints = _read_hints(target)
+    taken = {
+        key: offer
+        for key, offer in offers.items()
+        if key in signature.parameters
+        and _can_hold(hints.get(key, signature.parameters[key].annotation), offer)
+        and _resembles(signature.parameters[key].default, offer)
+    }
+    arguments = {**taken, **copy.deepcopy(dict(kwargs))}
+    try:
+        signature.bind(**arguments)
+    except TypeError as problem:
+        takes = ", ".join(signature.parameters) or "nothing"
+        raise EnvSettingsError(
+            f"{name}: env.kwargs: {_join_lines(problem)}; it takes {takes}"
+        ) from problem
+    try:
+        return target(**arguments)
+    except EnvSettingsError:
+        raise
+    except Exception as problem:
+        if not kwargs:
+            raise
+        raise EnvSettingsError(
+            f"{name} cannot be made with env.kwargs {dict(kwargs)}: {_join_lines(problem)}"
+        ) from problem
+
+
+def _read_hints(target: Any) -> dict[str, Any]:
+    """Return the types of a callable's arguments; of those that cannot be evaluated, none."""
+    try:
+        return get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except (NameError, AttributeError, TypeError):
+        return {}
+
+
+def _can_hold(kind: Any, value: Any) -> bool:
+    """Say whether an argument of this type may be given the value; one without a type may."""
+    if kind in (inspect.Parameter.empty, Any) or isinstance(kind, (str, TypeVar)):
+        return True
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        return any(_can_hold(part, value) for part in get_args(kind))
+    if origin is Literal:
+        return value in get_args(kind)
+    if origin is Annotated:
+        return _can_hold(get_args(kind)[0], value)
+    return isinstance(value, origin or kind) if isinstance(origin or kind, type) else False
+
+
+def _resembles(default: Any, value: Any) -> bool:
+    """Say whether a default looks as if the value may stand for it."""
+    if default is inspect.Parameter.empty or default is None:
+        return True
+    if isinstance(value, tuple):
+        return isinstance(default, (tuple, list)) and len(default) == len(value)
+    return isinstance(default, type(value))
 
 
 def adapt(
@@ -136,13 +268,16 @@ def adapt(
     time_limit: int | None,
     obs: str,
     sizes: Mapping[str, tuple[int, int]] | None = None,
+    image_keys: Sequence[str] | None = None,
+    vector_keys: Sequence[str] | None = None,
 ) -> gymnasium.Env:
     """Wrap `env` with normalised actions, a time limit, an action repeat and observations."""
     try:
         env = adapt_action(RefuseAutoreset(CheckReturn(env)), name)
         if time_limit is not None:
             env = TimeLimit(env, time_limit)
-        return adapt_obs(ActionRepeat(env, repeat), name, size, obs, sizes)
+        env = ActionRepeat(env, repeat)
+        return adapt_obs(env, name, size, obs, sizes, image_keys, vector_keys)
     except BaseException:
         with contextlib.suppress(Exception):  # the first error says more
             env.close()
@@ -192,127 +327,28 @@ def adapt_action(env: gymnasium.Env, name: str) -> gymnasium.Env:
     )
 
 
-class _Observe(gymnasium.ObservationWrapper):
-    """Turn observations into a picture, a vector or a dict of both."""
-
-    def __init__(self, env: gymnasium.Env, size: tuple[int, int], obs: str):
-        super().__init__(env)
-        self.size, self.obs = size, obs
-        self.source = env.observation_space
-        if obs != "pixels":
-            num = spaces.flatdim(self.source)
-            vector = spaces.Box(-np.inf, np.inf, (num,), np.float32)
-        image = spaces.Box(0, 255, (*size, 3), np.uint8)
-        if obs == "both":
-            self.observation_space = spaces.Dict({"image": image, "vector": vector})
-        else:
-            self.observation_space = image if obs == "pixels" else vector
-
-    def observation(self, observation: Any) -> Any:
-        if self.obs == "pixels":
-            return self._picture()
-        vector = np.asarray(spaces.flatten(self.source, observation), np.float32)
-        return vector if self.obs == "state" else {"image": self._picture(), "vector": vector}
-
-    def _picture(self) -> np.ndarray:
-        return resize(np.asarray(self.env.render(), np.uint8), self.size)
-
-
 def adapt_obs(
     env: gymnasium.Env,
     name: str,
     size: tuple[int, int],
     obs: str,
     sizes: Mapping[str, tuple[int, int]] | None = None,
+    image_keys: Sequence[str] | None = None,
+    vector_keys: Sequence[str] | None = None,
 ) -> gymnasium.Env:
-    """Adapt observations to this package's form.
-
-    A picture, or a Dict of pictures and vectors, is kept. Anything else is flattened into a
-    vector, and the picture is the result of render().
-    """
+    """Adapt observations to this package's form, and say in one line what is taken."""
     space = read_space(env, name, "observation_space")
-    if _holds_pictures(space):
-        return _FromDict(env, name, size, obs, sizes)
-    pick_sizes(name, [], size, sizes)  # a single picture has env.size
-    if _is_image(space):
-        if obs != "pixels":
-            raise EnvSettingsError(
-                f"{name} observes an image and has no vector: use obs=pixels, not {obs}"
-            )
-        return Resize(env, size)
-    if obs != "pixels" and not space.is_np_flattenable:
-        raise EnvSettingsError(f"{name}: observations cannot be flattened into a vector: {space}")
-    if obs != "state":
+    choice = choose_observations(space, name, obs, image_keys, vector_keys)
+    if choice.rendered:
         _probe_render(env, name)
-    return _Observe(env, size, obs)
+    adapted = Observe(env, name, choice, size, sizes)
+    _say_once(f"{name} observes {adapted.describe()}")
+    return adapted
 
 
-class _FromDict(gymnasium.ObservationWrapper):
-    """Keep the pictures and vectors of a Dict by name, or only one of the two kinds."""
-
-    def __init__(
-        self,
-        env: gymnasium.Env,
-        name: str,
-        size: tuple[int, int],
-        obs: str,
-        sizes: Mapping[str, tuple[int, int]] | None,
-    ):
-        super().__init__(env)
-        source = env.observation_space
-        assert isinstance(source, spaces.Dict)
-        pictures = {k: v for k, v in source.items() if _is_image(v)}
-        if obs != "pixels" and len(pictures) == len(source):
-            raise EnvSettingsError(
-                f"{name} observes pictures and no vector: use obs=pixels, not {obs}"
-            )
-        self.sizes = pick_sizes(name, list(pictures), size, sizes)
-        # A single grey picture has always become RGB.
-        self.channels = {k: _count_channels(v) for k, v in pictures.items()}
-        if len(pictures) == 1 and self.channels.get("image") == 1:
-            self.channels["image"] = 3
-        self.source = source
-        parts: dict[str, spaces.Space] = {}
-        for key, part in source.items():
-            if key in pictures and obs != "state":
-                shape = (*self.sizes[key], self.channels[key])
-                parts[key] = spaces.Box(0, 255, shape, np.uint8)
-            elif key not in pictures and obs != "pixels":
-                parts[key] = spaces.Box(-np.inf, np.inf, (spaces.flatdim(part),), np.float32)
-        self.parts = parts
-        kind = {"pixels": "image", "state": "vector"}.get(obs)
-        self.only = kind if kind is not None and list(parts) == [kind] else ""
-        self.observation_space = parts[self.only] if self.only else spaces.Dict(parts)
-
-    def observation(self, observation: Any) -> Any:
-        found = {key: self._convert(key, observation[key]) for key in self.parts}
-        return found[self.only] if self.only else found
-
-    def _convert(self, key: str, value: Any) -> np.ndarray:
-        """Convert one entry to a picture of its size, or to a flat vector."""
-        space = self.source[key]
-        if key in self.sizes:
-            return resize(check_picture(value, space), self.sizes[key], self.channels[key])
-        return np.asarray(spaces.flatten(space, value), np.float32)
-
-
-def _count_channels(space: spaces.Space) -> int:
-    assert space.shape is not None
-    return space.shape[2] if len(space.shape) == 3 else 1
-
-
-def _is_image(space: spaces.Space) -> bool:
-    if not isinstance(space, spaces.Box) or space.dtype != np.uint8:
-        return False
-    return len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[2] in (1, 2, 3, 4))
-
-
-def _holds_pictures(space: spaces.Space) -> bool:
-    """Say whether the space is a Dict of pictures, at least one, and of parts to flatten."""
-    if not isinstance(space, spaces.Dict):
-        return False
-    others = [part for part in space.values() if not _is_image(part)]
-    return len(others) < len(space) and all(part.is_np_flattenable for part in others)
+@functools.cache
+def _say_once(line: str) -> None:
+    _log.info("%s", line)
 
 
 def _probe_render(env: gymnasium.Env, name: str) -> None:

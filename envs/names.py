@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
-import sys
+import re
+from collections.abc import Mapping
+from typing import Any
 
 from .errors import EnvSettingsError
+from .packages import is_importable
 
 TASKS = ("pointmass", "pendulum", "catcher", "rope")
 NAMES = (*TASKS, "counter")
@@ -47,6 +49,9 @@ ALIASES = {
 SUITE = tuple(f"{domain}_{task}" for domain, tasks in DOMAINS.items() for task in tasks.split())
 
 
+_WORD = re.compile(r"[A-Za-z0-9_-]{0,64}")
+
+
 def check_name(name: str) -> None:
     """Raise EnvSettingsError unless `name` can be an environment."""
     if not isinstance(name, str):
@@ -67,7 +72,7 @@ def check_name(name: str) -> None:
     dotted = colon and all(part.isidentifier() for part in [*prefix.split("."), *rest.split(".")])
     if not dotted or prefix == "gym":
         raise EnvSettingsError(f"unknown environment {name!r}{_suggest(name)}; it must be {FORMS}")
-    if not _is_importable(prefix.partition(".")[0]):
+    if not is_importable(prefix.partition(".")[0]):
         raise EnvSettingsError(
             f"unknown environment {name!r}{_suggest(name)}; no module "
             f"{prefix.partition('.')[0]!r} on PYTHONPATH"
@@ -85,8 +90,16 @@ def names_code(name: str) -> bool:
     return plain not in NAMES and prefix != "dmc"
 
 
-def _is_importable(module: str) -> bool:
-    return module in sys.modules or importlib.util.find_spec(module) is not None
+def may_name_code(kwargs: Any) -> bool:
+    """Say whether arguments of a constructor may name a file, a module or an address.
+
+    Numbers, flags and single words cannot. Nobody can say what every constructor does with others.
+    """
+    if isinstance(kwargs, Mapping):
+        return any(map(may_name_code, (*kwargs.keys(), *kwargs.values())))
+    if isinstance(kwargs, list):
+        return any(map(may_name_code, kwargs))
+    return isinstance(kwargs, str) and not _WORD.fullmatch(kwargs)
 
 
 def _suggest(name: str) -> str:

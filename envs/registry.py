@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .errors import EnvSettingsError
-from .names import DISTRACT, NAMES, check_name, names_code
+from .names import DISTRACT, NAMES, check_name, may_name_code, names_code
 
 if TYPE_CHECKING:
     import gymnasium
@@ -34,11 +34,12 @@ def make_factory(env: Any, distract: Any, trust: bool = False) -> partial[gymnas
     Patience is left out: only collecting uses it. A task that names code is refused without
     `trust`, because anyone may have written a saved run's settings.
     """
-    if names_code(env.task) and not trust:
-        raise EnvSettingsError(
-            f"env.task {env.task[:60]!r} names code, and making it executes that code: if you "
-            f"trust it, give make_factory trust=True"
-        )
+    for key, may in (("task", names_code(env.task)), ("kwargs", may_name_code(env.kwargs))):
+        if may and not trust:
+            raise EnvSettingsError(
+                f"env.{key} {str(getattr(env, key))[:60]!r} names code, and making it executes "
+                f"that code: if you trust it, give make_factory trust=True"
+            )
     return partial(
         make,
         env.task,
@@ -49,6 +50,9 @@ def make_factory(env: Any, distract: Any, trust: bool = False) -> partial[gymnas
         render=env.render,
         camera=env.camera,
         sizes={name: (height, width) for name, (height, width) in env.sizes.items()},
+        kwargs=env.kwargs,
+        image_keys=env.image_keys,
+        vector_keys=env.vector_keys,
         strength=distract.strength,
         kind=distract.kind,
     )
@@ -86,6 +90,9 @@ def make(
     render: str = "auto",
     camera: int | str | Sequence[int | str] | None = None,
     sizes: Mapping[str, tuple[int, int]] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    image_keys: Sequence[str] | None = None,
+    vector_keys: Sequence[str] | None = None,
     patience: int | None = None,
     floor: float = 0.0,
     strength: float = 1.0,
@@ -96,7 +103,10 @@ def make(
 
     Observations are Box (H, W, 3) uint8, with obs=state Box (n,) float32, with obs=both a Dict of
     image and vector. Several cameras, or a Dict of several pictures, give a Dict by name; `sizes`
-    has the pictures whose size is not `size`. Actions are Box(-1, 1, (A,)), Discrete or
+    has the pictures whose size is not `size`. `kwargs` go to the constructor of gym: ids and user
+    classes; `image_keys` and `vector_keys` choose among what these observe.
+
+    Actions are Box(-1, 1, (A,)), Discrete or
     MultiDiscrete. `time_limit` counts control steps; None keeps the task's. `patience` ends an
     episode after so many steps in a row with a reward of at most `floor` per control step.
     `strength` and `kind` describe the backgrounds of distract: tasks; with `held_out` they are
@@ -114,7 +124,19 @@ def make(
     from .wrappers import Check, Patience
 
     with contextlib.nullcontext() if names_code(name) else _leave_directory():
-        env = _make_undistracted(plain, size, repeat, time_limit, obs, render, camera, sizes)
+        env = _make_undistracted(
+            plain,
+            size,
+            repeat,
+            time_limit,
+            obs,
+            render,
+            camera,
+            sizes,
+            kwargs,
+            image_keys,
+            vector_keys,
+        )
     if name != plain:
         env = _add_distractors(env, plain, strength, kind, held_out)
     env = Check(env, name)
@@ -154,8 +176,15 @@ def _make_undistracted(
     render: str,
     camera: int | str | Sequence[int | str] | None,
     sizes: Mapping[str, tuple[int, int]] | None,
+    kwargs: Mapping[str, Any] | None,
+    image_keys: Sequence[str] | None,
+    vector_keys: Sequence[str] | None,
 ) -> gymnasium.Env:
     """Make an environment without distractors and checks."""
+    if name in NAMES or name.startswith("dmc:"):
+        given = {"kwargs": kwargs, "image_keys": image_keys, "vector_keys": vector_keys}
+        for key in (key for key, value in given.items() if value):
+            raise EnvSettingsError(f"env.{key}: only gym: ids and your own classes take it")
     if name in NAMES:
         if sizes:
             raise EnvSettingsError(
@@ -178,13 +207,20 @@ def _make_undistracted(
         )
     from . import gymnasium_adapter
 
-    inner = (
-        gymnasium_adapter.make_registered(name.removeprefix("gym:"), size)
-        if name.startswith("gym:")
-        else gymnasium_adapter.make_custom(name, size)
-    )
+    if name.startswith("gym:"):
+        inner = gymnasium_adapter.make_registered(name.removeprefix("gym:"), kwargs or {})
+    else:
+        inner = gymnasium_adapter.make_custom(name, size, kwargs or {})
     return gymnasium_adapter.adapt(
-        inner, name, size=size, repeat=repeat, time_limit=time_limit, obs=obs, sizes=sizes
+        inner,
+        name,
+        size=size,
+        repeat=repeat,
+        time_limit=time_limit,
+        obs=obs,
+        sizes=sizes,
+        image_keys=image_keys,
+        vector_keys=vector_keys,
     )
 
 

@@ -156,34 +156,6 @@ def pick_sizes(
     return {picture: (sizes or {}).get(picture, size) for picture in pictures}
 
 
-class Resize(gymnasium.ObservationWrapper):
-    """Bring image observations to one size, and grey ones to three channels."""
-
-    def __init__(self, env: gymnasium.Env, size: tuple[int, int]):
-        super().__init__(env)
-        shape = env.observation_space.shape or ()
-        self.size = size
-        self.channels = shape[2] if len(shape) == 3 and shape[2] > 1 else 3
-        self.observation_space = spaces.Box(0, 255, (*size, self.channels), np.uint8)
-
-    def observation(self, observation: np.ndarray) -> np.ndarray:
-        picture = check_picture(observation, self.env.observation_space)
-        return resize(picture, self.size, self.channels)
-
-
-def check_picture(picture: Any, space: gymnasium.Space) -> np.ndarray:
-    """Return the picture; EnvDataError if its shape or dtype is wrong, which resizing would hide.
-
-    Only pictures of dtype uint8 come here.
-    """
-    value = np.asarray(picture)
-    if value.shape != space.shape:
-        raise EnvDataError(f"observation has shape {value.shape}, expected {space.shape}")
-    if value.dtype != np.uint8:
-        raise EnvDataError(f"observation has dtype {value.dtype}, expected uint8")
-    return value
-
-
 class NormalizeAction(gymnasium.ActionWrapper):
     """Present a bounded Box of any shape as Box(-1, 1, (A,), float32)."""
 

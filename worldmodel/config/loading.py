@@ -75,7 +75,7 @@ def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) 
         try:
             check_task(task)
         except Exception as error:
-            if exit_code_of(error) is None:
+            if exit_code_of(error) != 2:  # a bug, or a package that is missing
                 raise
             problems.append(f"env.task: {error}")
     return build_config(values, problems)
@@ -268,6 +268,8 @@ def _convert(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
     fit.
     """
     origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return _convert_plain(value, where, problems)
     if is_dataclass(kind):
         return _convert_table(value, kind, where, problems)
     if origin is Annotated and isinstance(args[1], AnyOf):
@@ -288,7 +290,7 @@ def _convert(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
     if origin is dict:
         if not isinstance(value, dict):
             problems.append(
-                f"{where}: expected a table like {{name: weight}}, got {describe_value(value)}"
+                f"{where}: expected a table like {{name: value}}, got {describe_value(value)}"
             )
             return None
         return {
@@ -350,6 +352,23 @@ def _convert_list(value: Any, kind: Any, where: str, problems: list[str]) -> Any
         _convert(v, k, f"{where}[{i}]", problems)
         for i, (v, k) in enumerate(zip(value, inner, strict=True))
     )
+
+
+def _convert_plain(value: Any, where: str, problems: list[str]) -> Any:
+    """Any plain value: a table, a list, a number, a flag, a word or nothing."""
+    if isinstance(value, dict):
+        return {
+            _convert(k, str, where, problems): _convert_plain(
+                v, f"{where}.{format_name(k)}", problems
+            )
+            for k, v in value.items()
+        }
+    if isinstance(value, list):
+        return [_convert_plain(v, f"{where}[{i}]", problems) for i, v in enumerate(value)]
+    if value is None or isinstance(value, bool):
+        return value
+    kind = next((kind for kind in (int, float, str) if isinstance(value, kind)), str)
+    return _convert_scalar(value, kind, where, problems)
 
 
 def _convert_scalar(value: Any, kind: type, where: str, problems: list[str]) -> Any:

@@ -59,10 +59,13 @@ class EnvConfig(Section):
     """The task, what of it is observed and how, and its processes."""
 
     task: str
+    kwargs: dict[str, Any]
     size: tuple[Side, Side]
     sizes: dict[str, tuple[Side, Side]]
     repeat: Annotated[int, Range(1, 1000)]
     obs: Literal["pixels", "state", "both"]
+    image_keys: list[str] | None
+    vector_keys: list[str] | None
     render: Literal["auto", "gl", "fast", "ray"]
     camera: int | list[int] | None
     time_limit: Count | None

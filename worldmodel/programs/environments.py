@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from worldmodel.config.schema import DistractConfig, EnvConfig
@@ -13,6 +13,9 @@ class Environments(Protocol):
 
     def names_code(self, task: str) -> bool:
         """Say whether making the environment of a task imports code that the task names."""
+
+    def may_name_code(self, kwargs: Mapping[str, Any]) -> bool:
+        """Say whether env.kwargs may name a file, a module or an address."""
 
     def make_factory(
         self, env: EnvConfig, distract: DistractConfig, trust: bool = False

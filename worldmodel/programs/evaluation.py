@@ -51,7 +51,8 @@ def find_distrust(args: Namespace, run: Run, environments: Environments) -> str:
     shown = repr(format_name(task))
     if named and loading.apply_overrides(run.config, named).env.task != task:
         raise UsageError(f"--{TASK}: the task of {run.path} is {shown}, and it cannot be changed")
-    if named or not environments.names_code(task):
+    doubtful = environments.may_name_code(run.config.env.kwargs)
+    if not doubtful and (named or not environments.names_code(task)):
         return ""
     why = trusted_code.find_distrust(run.path, run.config)
     if not why:
@@ -59,6 +60,8 @@ def find_distrust(args: Namespace, run: Run, environments: Environments) -> str:
     if args.trust:
         say(f"--trust: the environment is made by the code {shown}, which {run.path} names")
         return ""
+    if doubtful:
+        return f"env.kwargs may name files or code, which are read with --trust only: {why}"
     return f"{TASK} {shown} names code, which is imported with --trust only: {why}"
 
 

@@ -98,7 +98,10 @@ def open_training(
             stop.check_start()
             resumed = trainer.resume()
             stop.check_start()
-            if world.main and environments.names_code(config.env.task):
+            env = config.env
+            if world.main and (
+                environments.names_code(env.task) or environments.may_name_code(env.kwargs)
+            ):
                 trusted_code.sign_code(run.path, config)
             if world.any(
                 world.main and resumed and run.is_done(trainer.frames, config.run.frames)

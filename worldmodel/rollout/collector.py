@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 Policy = Callable[[list[Row]], np.ndarray]
 MAX_CHOICES = 1_000_000
 SUCCESS = ("success", "is_success")  # what Gymnasium's tasks call it in a step's info
+ACHIEVEMENT = "achievement/"  # before the name of each, as the adapter of Crafter has it
 
 
 def convert_spaces(envs) -> tuple[ObservationSpace, ActionSpace]:
@@ -60,13 +61,15 @@ class Episode:
         self.actions: list[np.ndarray] = []
         self.score = 0.0
         self.success: bool | None = None  # whether any step was one, if the task says so
+        self.achievements: dict[str, bool] = {}  # whether each was reached, if the task has any
 
 
 class VectorEnv(Protocol):
     """Several environments by number.
 
     A step has obs, reward, is_first, is_last, is_terminal, frames, fault and info. Only `info` is
-    the environment's own, and nothing but SUCCESS is read from it.
+    the environment's own, and nothing but SUCCESS and
+    ACHIEVEMENT is read from it.
     """
 
     num_envs: int
@@ -159,6 +162,9 @@ class Rollout:
             self.steps += 1
             for flag in (result.info[key] for key in SUCCESS if key in result.info):
                 episode.success = bool(episode.success) or bool(flag)
+            for key in (key for key in result.info if key.startswith(ACHIEVEMENT)):
+                reached = episode.achievements.get(key, False) or bool(result.info[key])
+                episode.achievements[key] = reached
         self.faults += bool(result.fault)
         self.fresh[i] = result.is_last
         self.seen[i] = result.obs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +54,7 @@ class Evaluation:
     first: list[Row]
     successes: list[bool | None] = field(default_factory=list)
     videos: list[CompressedVideo | None] = field(default_factory=list)
+    achievements: list[dict[str, bool]] = field(default_factory=list)
 
     @property
     def video(self) -> list[np.ndarray]:
@@ -80,7 +82,18 @@ class Evaluation:
                 "eval/success_low": low,
                 "eval/success_high": high,
             }
-        return found
+        return found | self.summarize_achievements()
+
+    def summarize_achievements(self) -> dict[str, float]:
+        """The share of episodes that reached each achievement, and Crafter's score: the geometric
+        mean of these shares in per cent, each plus one.
+        """
+        names = sorted({name for reached in self.achievements for name in reached})
+        if not names:
+            return {}
+        shares = {n: float(np.mean([r.get(n, False) for r in self.achievements])) for n in names}
+        score = np.exp(np.mean([np.log1p(100 * share) for share in shares.values()])) - 1
+        return {"eval/achievements": float(score)} | {f"eval/{n}": x for n, x in shares.items()}
 
     def estimate_iqm(self, seed: int = 0) -> dict[str, float]:
         """The interquartile mean over episodes and its 95 % bootstrap interval."""
@@ -117,7 +130,7 @@ def run_episodes(
     """
     count = rollout.envs.num_envs
     share = [len(range(i, episodes, count)) for i in range(count)]
-    done: dict[tuple[int, int], tuple[float, int, bool | None, CompressedVideo | None]] = {}
+    done: dict[tuple[int, int], tuple[Any, ...]] = {}  # the columns of an Evaluation
     first: list[Row] = []
     open_rows: list[list[Row]] = [[] for _ in range(count)]
     while len(done) < episodes:
@@ -134,9 +147,10 @@ def run_episodes(
         for i, episode in zip(ended, finished, strict=True):
             if running[i] < share[i]:
                 video, open_rows[i] = CompressedVideo.compress(open_rows[i]), []
-                done[running[i], i] = (episode.score, lengths[i] + 1, episode.success, video)
+                length, told = lengths[i] + 1, (episode.success, video, episode.achievements)
+                done[running[i], i] = (episode.score, length, *told)
         if on_step and on_step(len(done)):
             return None
     results = [done[key] for key in sorted(done)]
-    scores, steps, successes, videos = (list(column) for column in zip(*results, strict=True))
-    return Evaluation(scores, steps, first, successes, videos)
+    scores, steps, successes, videos, reached = (list(c) for c in zip(*results, strict=True))
+    return Evaluation(scores, steps, first, successes, videos, reached)

@@ -23,7 +23,7 @@ from worldmodel.system.files import read_small_file, replace_file, write_all
 log = logging.getLogger(__name__)
 
 # Every key that may name code, and the keys whose values that code is called with.
-CODE_KEYS = {"env.task": ("env.size",)}
+CODE_KEYS = {"env.task": ("env.size",), "env.kwargs": ()}
 SIGNATURE = "code.signature"  # in the run directory
 KEY, KEY_BYTES = "key", 32  # in the state folder
 MAX_SIGNATURE = 100  # bytes: 64 letters and a line break
@@ -61,6 +61,8 @@ def _compute_signature(key: bytes, config: Config) -> str:
     plain = to_plain(config)
     keys = {*CODE_KEYS, *(key for called_with in CODE_KEYS.values() for key in called_with)}
     pairs = [(key, plain[key.split(".")[0]][key.split(".")[1]]) for key in sorted(keys)]
+    # A run of before env.kwargs keeps its signature.
+    pairs = [(key, value) for key, value in pairs if value != {}]
     return hmac.new(key, json.dumps(pairs).encode(), "sha256").hexdigest()
 
 
