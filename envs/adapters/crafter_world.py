@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import defaultdict
 from typing import Any
 
@@ -49,9 +50,7 @@ class Crafter(gymnasium.Env):
     render_mode = "rgb_array"
 
     def __init__(self, **kwargs: Any):
-        import crafter
-
-        self.game = crafter.Env(seed=0, **kwargs)
+        self.game = importlib.import_module("crafter").Env(seed=0, **kwargs)
         world, start = self.game._world, self.game._world.reset
 
         def reset_world(seed: int | None = None) -> None:

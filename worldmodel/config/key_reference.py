@@ -145,6 +145,8 @@ def describe_type(kind: Any) -> str:
         return f"a list of {len(args)}: {describe_type(args[0])}"
     if origin is list:
         return f"a list: {describe_type(args[0])}"
+    if origin is dict and args[1] is Any:
+        return "a table of any values"
     if origin is dict:
         return f"a table {{name: {describe_type(args[1])}}}"
     return {int: "whole number", float: "number", str: "text", type(None): "null"}[kind]
