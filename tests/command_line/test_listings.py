@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from worldmodel.envs import names
+from worldmodel.envs import names, packages
 
 from worldmodel.command_line import main as program
 from worldmodel.config import preset_files
@@ -158,4 +158,8 @@ def test_every_task_is_listed(capsys):
     for domain, tasks in names.DOMAINS.items():
         assert [domain, *tasks.split()] in rows
     assert "CartPole-v1" in said.out and "CartPole-v0" not in said.out
+    for package in packages.PACKAGES:
+        assert any(row[:1] == [package.module] for row in rows)
+        missing = f"pip install {package.pip}" in " ".join(said.out.split())
+        assert missing != packages.is_importable(package.module)
     assert "CartPole-v0" in show(capsys, "tasks", "--all")[1].out

@@ -12,9 +12,9 @@ from worldmodel.programs.saved_runs import ROOT, format_json, format_runs, list_
 from worldmodel.system.console import PROGRAM, say
 
 SHOWN = 12  # ids of a group without --all
-OTHER = """Your own class: package.module:Class, on PYTHONPATH. Moving pictures behind any of
-these: distract:<task>. Packages such as MiniGrid register their ids when they are installed;
-{program} tasks --all lists every id of all versions.
+OTHER = """Any other package that registers ids: gym:package:<id>. Your own class, on PYTHONPATH:
+package.module:Class. Moving pictures behind any of these: distract:<task>.
+{program} tasks --all lists every id of all versions; docs/environments.md explains them.
 """
 
 
@@ -54,13 +54,23 @@ def show_tasks(argv: list[str]) -> int:
     parser = make_parser("tasks", "List what wm train --task takes.")
     parser.add_argument("--all", action="store_true", help="every id that Gymnasium knows here")
     args = parser.parse_words(argv)
-    from worldmodel.envs import names  # Gymnasium is imported from here on
+    from worldmodel.envs import names, packages  # Gymnasium is imported from here on
 
+    installed = {p.module: packages.is_importable(p.module) for p in packages.PACKAGES}
+    for module in [module for module, is_there in installed.items() if is_there and args.all]:
+        import_module(module)  # which registers its ids
     built_in = {name: describe_module(f"worldmodel.envs.tasks.{name}") for name in names.NAMES}
     parts = ["built-in:", *format_rows(built_in), ""]
     parts += ["DeepMind Control, dmc:<domain>_<task>:", *format_rows(names.DOMAINS), ""]
     families = {family: list_ids(ids, args.all) for family, ids in group_ids(args.all).items()}
-    parts += ["Gymnasium, gym:<id>:", *format_rows(families), "", OTHER.format(program=PROGRAM)]
+    parts += ["Gymnasium, gym:<id>:", *format_rows(families), ""]
+    others = {
+        p.module: f"{', '.join(f'{prefix}...' for prefix in p.prefixes)}"
+        + ("" if installed[p.module] else f" (not here: pip install {p.pip})")
+        for p in packages.PACKAGES
+    }
+    parts += ["Packages of environments, gym:<id>:", *format_rows(others), ""]
+    parts.append(OTHER.format(program=PROGRAM))
     say("\n".join(parts).rstrip())
     return 0
 
