@@ -102,7 +102,7 @@ def test_short_names_are_keys():
     ("words", "line"),
     [
         (["planner"], "planner is a section, no preset; train --help planner lists its keys"),
-        (["--planner", "3"], "--planner: write --planner.KEY VALUE; train --help planner"),
+        (["--planner", "3"], "unknown key 'planner': write planner.KEY; train --help planner"),
         (["-x"], "unknown option '-x'; keys are written --section.key VALUE"),
         (["--helpp"], "--helpp needs a value (did you mean help?)"),
         (["--task"], "--task needs a value"),

@@ -96,11 +96,12 @@ def unknown(key):
     section, _, name = key.partition(".")
     made = [f"{section}.{name[:i]}{name[i + 1 :]}" for i in range(1, len(name))] + [
         f"{section}.{name}x",
-        f"{key}.q",
+        *([f"{key}.q"] if key != "env.kwargs" else []),  # which takes any name
     ]
     made = [word for word in made if word not in HINTS and len(word.partition(".")[2]) > 2]
-    # A table of names, of which q is none
-    table = (f"{key}: 'q'",) if key == "loss.objective" else ()
+    # A table of names of which q is none, and one of any names
+    tables = {"loss.objective": (f"{key}: 'q'",), "env.sizes": (f"{key}.q: expected",)}
+    table = tables.get(key, ())
     return st.sampled_from(made or [f"{key}x"]).map(
         lambda word: (word, "1", (f"unknown key '{word}'", *table))
     )

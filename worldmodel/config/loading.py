@@ -205,7 +205,7 @@ def assign(values: dict[str, Any], key: str, text: str) -> str | None:
         log.warning("%s is now called %s", key, RENAMED[key])
         key = RENAMED[key]
     if key in values:
-        return f"--{key}: write --{key}.KEY VALUE; train --help {key} lists the keys"
+        return f"unknown key '{key}': write {key}.KEY; train --help {key} lists the keys"
     parts = key.split(".")
     known = [f"{s}.{k}" for s, table in values.items() if isinstance(table, dict) for k in table]
     if len(parts) < 2 or ".".join(parts[:2]) not in known:
