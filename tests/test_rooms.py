@@ -31,7 +31,7 @@ FLOORS = (
     "memory_estimate",
     "packing",
     "saved_run",
-    "dream_env",
+    "dreams",
     "evaluation",
     "training",
     "programs",

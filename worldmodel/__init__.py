@@ -2,18 +2,21 @@
 
 import worldmodel
 run = worldmodel.load("runs/dmc_cartpole_balance/planet/seed0")
-action, carry = run.act(obs, carry)          # carry None starts an episode
-frames = run.imagine(carry, actions)         # actions (H,A) -> pictures (H,H,W,3) uint8
-env = worldmodel.DreamEnv(run.path)          # the model as a gymnasium.Env
+action, carry = run.act(obs, carry)           # carry None starts an episode
+frames = run.imagine(carry, actions)          # actions (H,A) -> pictures (H,H,W,3) uint8
+env = worldmodel.DreamEnv(run)                # the model as a gymnasium.Env
+envs = worldmodel.DreamVectorEnv(run, 64)     # 64 of them, imagined together
 """
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from worldmodel.dream_env import DreamEnv
+    from worldmodel.dreams.dream_env import DreamEnv
+    from worldmodel.dreams.dream_vector_env import DreamVectorEnv
 
-__all__ = ["DreamEnv", "load"]
+__all__ = ["DreamEnv", "DreamVectorEnv", "load"]
 __version__ = "0.2.0"
 
 # Installed, the folders envs/ and configs/ lie in this package. In a checkout they lie beside it.
@@ -21,7 +24,7 @@ if not (Path(__file__).parent / "configs").is_dir():
     __path__.append(str(Path(__file__).resolve().parents[1]))
 
 
-def load(run_dir, device: str = "cpu"):
+def load(run_dir, device: str = "auto"):
     """Open a saved run; torch is imported only here."""
     from worldmodel.saved_run import Run
 
@@ -31,7 +34,26 @@ def load(run_dir, device: str = "cpu"):
 def __getattr__(name: str):
     """What needs torch and gymnasium is imported when it is first asked for."""
     if name == "DreamEnv":
-        from worldmodel.dream_env import DreamEnv
+        from worldmodel.dreams.dream_env import DreamEnv as found
+    elif name == "DreamVectorEnv":
+        from worldmodel.dreams.dream_vector_env import DreamVectorEnv as found
+    else:
+        raise AttributeError(f"module 'worldmodel' has no attribute {name!r}")
+    _register_dreams()
+    return found
 
-        return DreamEnv
-    raise AttributeError(f"module 'worldmodel' has no attribute {name!r}")
+
+def _register_dreams() -> None:
+    """Let `gymnasium.make` and `make_vec` know worldmodel/Dream-v0."""
+    from gymnasium.envs.registration import register, registry
+
+    if "worldmodel/Dream-v0" not in registry:
+        register(
+            "worldmodel/Dream-v0",
+            entry_point="worldmodel:DreamEnv",
+            vector_entry_point="worldmodel:DreamVectorEnv",
+        )
+
+
+if "gymnasium" in sys.modules:  # importing it here would take longer than the rest
+    _register_dreams()

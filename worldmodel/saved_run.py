@@ -66,8 +66,15 @@ class Run:
         agent = build.make_agent(c, self.model, self.action_space, self.agent.device, self.policy)
         return Run(c, self.path, agent, self.observation_space, self.frames, self.policy)
 
+    def __repr__(self) -> str:
+        weights = sum(p.numel() for p in self.model.parameters()) / 1e6
+        return (
+            f"Run({str(self.path)!r}: {self.config.env.task}, {self.frames:,} frames, "
+            f"{self.config.behavior.name}, {weights:.1f}M weights, {self.agent.device})"
+        )
+
     @classmethod
-    def open(cls, path: str | Path, device: str = "cpu") -> Run:
+    def open(cls, path: str | Path, device: str = "auto") -> Run:
         """Open the newest sound checkpoint of a run directory, or of a packed run: a directory, a
         zip file or hf://user/repo; RunError or DataError if there is none.
         """
@@ -98,17 +105,51 @@ class Run:
         return opened
 
     def act(
-        self, obs: Any, carry: Carry | None = None, mode: str = "eval"
+        self,
+        obs: Any,
+        carry: Carry | None = None,
+        mode: str = "eval",
+        episode_start: Any = None,
     ) -> tuple[np.ndarray, Carry]:
         """Choose an action (A,) for a dict of observations, or for the one picture or vector.
 
-        `carry` is None at the start of an episode.
+        A batch is a list, or has a leading axis: it gets actions (B,A). `carry` is None at the
+        start of an episode; in a batch, `episode_start` (B,) marks the rows that start one.
         """
-        seen = check_seen(self.observation_space, obs)
-        batch = {k: torch.from_numpy(v[None]) for k, v in seen.items()}
-        batch["is_first"] = torch.tensor([carry is None])
-        action, carry = self.agent.act(batch, carry or self.agent.init(1), mode, self.generator)
-        return action[0].numpy(), carry
+        seen, is_batch = check_seen(self.observation_space, obs)
+        count = len(next(iter(seen.values())))
+        is_first = np.ones(count, bool)
+        if carry is None:
+            carry = self.agent.init(count)
+        else:
+            is_first = np.zeros(count, bool) if episode_start is None else episode_start
+        known, starts = len(carry["prev_action"]), np.atleast_1d(np.asarray(is_first, bool))
+        if known != count or starts.shape != (count,):
+            raise UsageError(
+                f"{count} observations need a carry and starts of {count} rows, and these have "
+                f"{known} and {len(starts)}"
+            )
+        batch = {k: torch.from_numpy(v) for k, v in seen.items()}
+        batch["is_first"] = torch.from_numpy(starts)
+        action, carry = self.agent.act(batch, carry, mode, self.generator)
+        return action.numpy() if is_batch else action[0].numpy(), carry
+
+    def predict(
+        self,
+        observation: Any,
+        state: Carry | None = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+    ) -> tuple[np.ndarray, Carry]:
+        """Return actions of the environment's own space and the next state, as the models of
+        stable-baselines3 do.
+
+        `deterministic` takes the actor's mode, or what the planner chose; otherwise actions are
+        chosen as while collecting.
+        """
+        mode = "greedy" if deterministic else "train"
+        action, state = self.act(observation, state, mode, episode_start)
+        return self.action_space.choices(action) if self.action_space.discrete else action, state
 
     @torch.no_grad()
     def draw(self, carry: Carry, name: str | None = None) -> np.ndarray:
@@ -145,20 +186,28 @@ class Run:
         return to_pixels(shown)[0].cpu().numpy()
 
 
-def check_seen(observation: ObservationSpace, obs: Any) -> dict[str, np.ndarray]:
-    """Observations as arrays by name, from a dict, a picture or a vector; UsageError if misshaped.
+def check_seen(observation: ObservationSpace, obs: Any) -> tuple[dict[str, np.ndarray], bool]:
+    """Observations (B,...) by name, and whether they came as a batch; UsageError if misshaped.
 
-    Other keys of a dict are dropped.
+    They are a dict, a picture or a vector, or several: a list, or with a leading axis. Other keys
+    of a dict are dropped.
     """
-    if not isinstance(obs, dict):
-        kind = observation.pictures if np.ndim(obs) == 3 else observation.vectors
-        obs = {next(iter(kind), "image" if np.ndim(obs) == 3 else "vector"): obs}
-    seen = {}
+    if isinstance(obs, list | tuple) and obs and isinstance(obs[0], dict):
+        obs = {name: np.stack([one.get(name) for one in obs]) for name in observation}
+    elif not isinstance(obs, dict):
+        kind = observation.pictures if np.ndim(obs) >= 3 else observation.vectors
+        obs = {next(iter(kind), "image" if np.ndim(obs) >= 3 else "vector"): obs}
+    seen, leading = {}, set()
     for name, shape in observation.items():
-        if np.shape(obs.get(name)) != shape:
-            found = np.shape(obs[name]) if name in obs else None
+        found = np.shape(obs[name]) if name in obs else None
+        if found is None or found[-len(shape) :] != shape or len(found) > len(shape) + 1:
             raise UsageError(f"this run sees {name} of shape {shape}, not {found}")
-        seen[name] = np.asarray(obs[name])
-        if name in observation.pictures and seen[name].dtype != np.uint8:
-            raise UsageError(f"pictures are uint8, 0 to 255, and this one is {seen[name].dtype}")
-    return seen
+        leading.add(found[: -len(shape)])
+        is_picture = name in observation.pictures
+        value = np.asarray(obs[name], None if is_picture else np.float32)
+        if is_picture and value.dtype != np.uint8:
+            raise UsageError(f"pictures are uint8, 0 to 255, and this one is {value.dtype}")
+        seen[name] = np.ascontiguousarray(value.reshape(-1, *shape))
+    if len(leading) != 1 or leading == {(0,)}:
+        raise UsageError(f"observations of one batch have one size, and these have {leading}")
+    return seen, leading != {()}

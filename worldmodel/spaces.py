@@ -61,6 +61,12 @@ class ActionSpace:
         ]
         return self.one_hot(picks)
 
+    def choices(self, action: np.ndarray) -> np.ndarray:
+        """One-hot actions (B,A) as the environment's own: (B,) indices, or (B,G) of G groups."""
+        ends = np.cumsum(self.groups)[:-1]
+        picks = np.stack([part.argmax(-1) for part in np.split(action, ends, -1)], -1)
+        return picks[..., 0] if self.scalar else picks
+
     def one_hot(self, picks: list[Tensor]) -> Tensor:
         """Chosen index of each group (...,) to a float vector (...,A)."""
         parts = [

@@ -153,8 +153,7 @@ def open_crafted(call, folder):
 
     import pytest as library
 
-    from worldmodel import envs
-    from worldmodel.dream_env import DreamEnv
+    from worldmodel import DreamEnv, envs
     from worldmodel.evaluation.play.job_queue import JobQueue
     from worldmodel.saved_run import Run
 

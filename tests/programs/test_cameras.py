@@ -14,8 +14,7 @@ from worldmodel.envs.parallel.vector import SerialEnv
 
 import worldmodel
 from runs import ROOT, evaluate, seed_dir, train
-from worldmodel import envs
-from worldmodel.dream_env import DreamEnv
+from worldmodel import DreamEnv, envs
 from worldmodel.evaluation.commands.play import start_session
 from worldmodel.evaluation.imagination.open_loop import imagine_open_loop
 from worldmodel.evaluation.play.start_points import ReplayStarts

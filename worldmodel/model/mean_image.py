@@ -70,4 +70,4 @@ def picture_error(decoded: Tensor, image: Tensor, mean: Tensor) -> Tensor:
 
 def to_pixels(mean: Tensor) -> Tensor:
     """Floats in [0, 1] to uint8."""
-    return (mean.clamp(0, 1) * 255).round().to(torch.uint8)
+    return mean.clamp(0, 1).mul_(255).round_().to(torch.uint8)

@@ -4,6 +4,9 @@ evaluation.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +35,10 @@ class Agent:
     ):
         self.model, self.behavior, self.space = model, behavior, space
         self.device, self.precision = device, precision
+
+    def __repr__(self) -> str:
+        parts = f"{type(self.model.dynamics).__name__}, {type(self.behavior).__name__}"
+        return f"Agent({parts}, {self.precision} on {self.device})"
 
     def init(self, batch: int) -> Carry:
         state = add_prefix(self.model.dynamics.initial(batch), "state/")
@@ -69,18 +76,44 @@ class Agent:
         )
         return state, is_first
 
-    @torch.no_grad()
     def observe_rows(self, rows: Columns, generator: torch.Generator, count: int = 1) -> State:
         """Sample posterior states (K,...) after rows (T,...); the first starts an episode."""
-        carry = self.init(count)
-        keys = [*self.model.observation, "prev_action"]
-        state: State = {}
+        steps = []
         for t in range(len(rows["prev_action"])):
             obs: dict[str, Tensor] = {
                 k: torch.from_numpy(rows[k][t : t + 1]).expand(count, *rows[k].shape[1:])
-                for k in keys
+                for k in (*self.model.observation, "prev_action")
             }
-            obs["is_first"] = torch.full((count,), t == 0)
+            steps.append({**obs, "is_first": torch.full((count,), t == 0)})
+        return self._filter_steps(steps, count, generator)
+
+    def observe_starts(self, starts: Sequence[Columns], generator: torch.Generator) -> State:
+        """Sample posterior states (B,...) after the rows (T,...) of B starts, each of any length.
+
+        The first row of each starts an episode.
+        """
+        counts = [len(rows["prev_action"]) for rows in starts]
+        steps = []
+        for left in range(max(counts), 0, -1):
+            # A shorter start waits at its first row, where each step forgets the one before.
+            at = [max(0, count - left) for count in counts]
+            obs: dict[str, Tensor] = {
+                k: torch.from_numpy(
+                    np.stack([rows[k][i] for rows, i in zip(starts, at, strict=True)])
+                )
+                for k in (*self.model.observation, "prev_action")
+            }
+            steps.append({**obs, "is_first": torch.tensor([i == 0 for i in at])})
+        return self._filter_steps(steps, len(starts), generator)
+
+    @torch.no_grad()
+    def _filter_steps(
+        self, steps: Sequence[dict[str, Tensor]], count: int, generator: torch.Generator
+    ) -> State:
+        """Filter steps of `count` environments, from no memory on."""
+        carry = self.init(count)
+        state: State = {}
+        for obs in steps:
             with autocast(self.device, self.precision):
                 state, _ = self.filter(obs, carry, generator)
             carry = {**carry, **add_prefix(state, "state/")}

@@ -21,16 +21,19 @@ MAX_CHUNK_ROWS = 1 << 16  # of a chunk
 class SavedEpisodes:
     """The episodes in the replay of a run's newest checkpoint.
 
-    They are numbered by environment, then in the order of collection.
+    They are numbered by environment, then in the order of collection. Chunks that were read are
+    kept, up to `kept_bytes` of them.
     """
 
-    def __init__(self, run: Path):
+    def __init__(self, run: Path, kept_bytes: int = 0):
         path, state = next(store.iterate_states(run / "checkpoints"), (run, None))
         if state is None:
             raise UsageError(f"{run} is no run directory with a checkpoint in it")
         self.directory = run / "replay"
         if "replay" not in state:
             raise ReplayError(f"{run} was packed without its replay; use fresh episodes")
+        self.kept_bytes = kept_bytes
+        self._kept: dict[str, dict[str, np.ndarray]] = {}  # by a chunk's name, the oldest first
         with store.report_incompatible(path):
             saved = state["replay"]
             # For each stream the episode that was open at the checkpoint, or the next one.
@@ -124,11 +127,22 @@ class SavedEpisodes:
 
     def _read_columns(self, chunk: Chunk | CompressedChunk) -> dict[str, np.ndarray]:
         """Read a chunk's rows as {key: (T,...)}."""
+        if chunk.name in self._kept:
+            return self._kept[chunk.name]
         out = self.layout.allocate_batch(1, chunk.rows)
         self.layout.copy_rows(
             chunk.read(self.directory, self.layout.dtype, 0, chunk.rows), out, 0, 0
         )
-        return {key: value[0] for key, value in self.layout.unpack_flags(out).items()}
+        rows = {key: value[0] for key, value in self.layout.unpack_flags(out).items()}
+        if self.kept_bytes:
+            self._kept[chunk.name] = rows
+            while sum(map(_count_bytes, self._kept.values())) > self.kept_bytes:
+                del self._kept[next(iter(self._kept))]
+        return rows
+
+
+def _count_bytes(rows: dict[str, np.ndarray]) -> int:
+    return sum(column.nbytes for column in rows.values())
 
 
 def _find_episode_end(rows: dict[str, np.ndarray]) -> int | None:

@@ -4,7 +4,8 @@
     behavior.init(B) -> carry
     behavior.act(state, carry, is_first, mode, generator) -> (action, carry)
 
-`mode` is "train" or "eval". `plans` is true for those that plan, which takes most of the time.
+`mode` is "train", "eval", or "greedy": as "eval", but with the actor's mode even where
+`actor.greedy` is false. `plans` is true for those that plan, which takes most of the time.
 One file each; registry.py names them, build.py imports them, the agent calls them.
 """
 

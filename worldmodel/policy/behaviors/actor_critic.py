@@ -30,7 +30,7 @@ class ActorPolicy:
         self, state: State, carry: State, is_first: Tensor, mode: str, generator: torch.Generator
     ) -> tuple[Tensor, State]:
         dist = self.policy.actor(self.model.dynamics.features(state))
-        if mode != "train" and self.policy.actor_config.greedy:
+        if mode == "greedy" or (mode == "eval" and self.policy.actor_config.greedy):
             return clip_actions(dist.mode()), carry
         action = clip_actions(dist.sample(generator))
         return (

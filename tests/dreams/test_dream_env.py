@@ -75,7 +75,7 @@ def test_it_starts_from_replay_steps(run_dir):
     starts = {tuple(env.reset()[1].values()) for _ in range(12)}
     assert len(starts) > 6
     obs, info = env.reset(seed=1)
-    rows = env._saved.read_episode(info["episode"])
+    rows = env.dream._saved.read_episode(info["episode"])
     assert (
         obs.shape == rows["image"].shape[1:]
         and obs.dtype == np.uint8
@@ -106,8 +106,8 @@ def test_it_starts_from_the_posterior_after_the_context(tmp_path):
         post, _ = EvaluatedAgent(env.run.agent, 0).observe(
             {**rows, "is_first": np.arange(len(rows["reward"])) == 0}
         )
-        for key in env.state:
-            torch.testing.assert_close(env.state[key][0], post[key][-1], atol=1e-5, rtol=0)
+        for key in env.dream.states:
+            torch.testing.assert_close(env.dream.states[key][0], post[key][-1], atol=1e-5, rtol=0)
         steps.add(len(rows["reward"]))
     assert 4 in steps
 
@@ -121,7 +121,7 @@ def test_it_stops_at_the_horizon_and_pays_the_predicted_reward(run_dir):
     model = env.model
     for _ in range(2):
         obs, reward, *_ = env.step(np.ones(1, np.float32))
-        feat = model.dynamics.features(env.state)
+        feat = model.dynamics.features(env.dream.states)
         assert np.array_equal(obs, feat[0].float().numpy()) and reward == pytest.approx(
             float(model.reward.mean(feat)), rel=0.02
         )
