@@ -134,7 +134,8 @@ def test_a_circle_is_found():
 
 def test_no_chain_of_imports_grows_longer():
     """A longer one: look for the helper or dataclass that could move into a file further down."""
-    below = {name: others for name, others in IMPORTS.items() if room_of(name) != "command_line"}
+    above = ("command_line", "worldmodel")  # the package itself calls the command line
+    below = {name: others for name, others in IMPORTS.items() if room_of(name) not in above}
     chain = find_longest_chain(below)
     assert len(chain) <= LONGEST_CHAIN, " > ".join(chain)
 

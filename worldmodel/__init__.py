@@ -1,7 +1,7 @@
 """World models from pixels: train, evaluate, imagine.
 
 import worldmodel
-run = worldmodel.load("runs/dmc_cartpole_balance/planet/seed0")
+run = worldmodel.train("quickstart", seed=1)  # or load("runs/dmc_cartpole_balance/planet/seed0")
 action, carry = run.act(obs, carry)           # carry None starts an episode
 frames = run.imagine(carry, actions)          # actions (H,A) -> pictures (H,H,W,3) uint8
 env = worldmodel.DreamEnv(run)                # the model as a gymnasium.Env
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from worldmodel.dreams.dream_env import DreamEnv
     from worldmodel.dreams.dream_vector_env import DreamVectorEnv
 
-__all__ = ["DreamEnv", "DreamVectorEnv", "load"]
+__all__ = ["DreamEnv", "DreamVectorEnv", "load", "train"]
 __version__ = "0.2.0"
 
 # Installed, the folders envs/ and configs/ lie in this package. In a checkout they lie beside it.
@@ -29,6 +29,19 @@ def load(run_dir, device: str = "auto"):
     from worldmodel.saved_run import Run
 
     return Run.open(run_dir, device=device)
+
+
+def train(*presets: str, env=None, overrides=None, **keys):
+    """Train or resume a run in this process, as train.py does, and open it.
+
+    Keys are those of the command line: dotted in the dict `overrides`, as tables of a section
+    (`train={"prefill": 100}`), or by a short name (seed, task, frames, name). `env` is a class or
+    function of yours that makes a gymnasium.Env, instead of a task's name. Mistakes raise what
+    `worldmodel.errors` holds. Ctrl-C saves and raises KeyboardInterrupt; the same call resumes.
+    """
+    from worldmodel.command_line.python_train import train_run
+
+    return train_run(presets, env, {**(overrides or {}), **keys})
 
 
 def __getattr__(name: str):

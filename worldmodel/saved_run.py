@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from worldmodel.policy.actor_critic import ActorCritic
 from worldmodel.policy.agent import Agent, Carry
 from worldmodel.rollout.montage import join_pictures
 from worldmodel.run_directory import RunDir
-from worldmodel.spaces import ObservationSpace, select_prefix
+from worldmodel.spaces import ObservationSpace, add_prefix, select_prefix
 from worldmodel.system import runtime
 from worldmodel.system.runtime import autocast, make_generator
 
@@ -54,8 +54,13 @@ class Run:
         self.model, self.action_space = agent.model, agent.space
         self.generator = make_generator(c.run.seed, 8, device=agent.device.type)
 
-    def apply_overrides(self, overrides: Sequence[tuple[str, str]]) -> Run:
-        """The same model with other keys of behavior, planner and goal, as pairs (key, text)."""
+    def apply_overrides(self, overrides: Sequence[tuple[str, str]] | Mapping[str, Any]) -> Run:
+        """The same model with other keys of behavior, planner and goal.
+
+        They are a dict of values, or pairs (key, text).
+        """
+        if isinstance(overrides, Mapping):
+            overrides = [(key, loading.format_value(v)) for key, v in overrides.items()]
         c = loading.apply_overrides(self.config, overrides, OVERRIDABLE)
         if learns_policy(c) and self.policy is None:
             raise RunError(
@@ -116,6 +121,35 @@ class Run:
         A batch is a list, or has a leading axis: it gets actions (B,A). `carry` is None at the
         start of an episode; in a batch, `episode_start` (B,) marks the rows that start one.
         """
+        batch, carry, is_batch = self._prepare(obs, carry, episode_start)
+        action, carry = self.agent.act(batch, carry, mode, self.generator)
+        return action.numpy() if is_batch else action[0].numpy(), carry
+
+    @torch.no_grad()
+    def observe(
+        self,
+        obs: Any,
+        carry: Carry | None = None,
+        action: Any = None,
+        episode_start: Any = None,
+    ) -> tuple[np.ndarray, Carry]:
+        """The features (F,) of the latent after an observation, for a policy of your own.
+
+        `action` is the environment's own that led to it. A batch gives (B,F), as in `act`.
+        """
+        batch, carry, is_batch = self._prepare(obs, carry, episode_start)
+        if action is not None:
+            given = np.asarray(action) if is_batch else np.asarray(action)[None]
+            batch["prev_action"] = self.action_space.encode_actions(given)
+        with autocast(self.agent.device, self.agent.precision):
+            state, _ = self.agent.filter(batch, carry, self.generator)
+            feat = self.model.dynamics.features(state).float().cpu().numpy()
+        return feat if is_batch else feat[0], {**carry, **add_prefix(state, "state/")}
+
+    def _prepare(
+        self, obs: Any, carry: Carry | None, episode_start: Any
+    ) -> tuple[dict[str, Tensor], Carry, bool]:
+        """Observations as tensors with is_first, the carry, and whether they came as a batch."""
         seen, is_batch = check_seen(self.observation_space, obs)
         count = len(next(iter(seen.values())))
         is_first = np.ones(count, bool)
@@ -130,9 +164,7 @@ class Run:
                 f"{known} and {len(starts)}"
             )
         batch = {k: torch.from_numpy(v) for k, v in seen.items()}
-        batch["is_first"] = torch.from_numpy(starts)
-        action, carry = self.agent.act(batch, carry, mode, self.generator)
-        return action.numpy() if is_batch else action[0].numpy(), carry
+        return {**batch, "is_first": torch.from_numpy(starts)}, carry, is_batch
 
     def predict(
         self,
@@ -149,7 +181,9 @@ class Run:
         """
         mode = "greedy" if deterministic else "train"
         action, state = self.act(observation, state, mode, episode_start)
-        return self.action_space.choices(action) if self.action_space.discrete else action, state
+        return self.action_space.decode_actions(
+            action
+        ) if self.action_space.discrete else action, state
 
     @torch.no_grad()
     def draw(self, carry: Carry, name: str | None = None) -> np.ndarray:

@@ -61,11 +61,23 @@ class ActionSpace:
         ]
         return self.one_hot(picks)
 
-    def choices(self, action: np.ndarray) -> np.ndarray:
+    def decode_actions(self, action: np.ndarray) -> np.ndarray:
         """One-hot actions (B,A) as the environment's own: (B,) indices, or (B,G) of G groups."""
         ends = np.cumsum(self.groups)[:-1]
         picks = np.stack([part.argmax(-1) for part in np.split(action, ends, -1)], -1)
         return picks[..., 0] if self.scalar else picks
+
+    def encode_actions(self, actions: np.ndarray) -> Tensor:
+        """The environment's own actions (B,...) as vectors (B,A); UsageError if they are none."""
+        if not self.discrete:
+            if actions.shape[1:] != (self.size,) or not np.isfinite(actions).all():
+                raise UsageError(f"an action is {self.size} finite numbers, not {actions!r}")
+            return torch.from_numpy(actions.astype(np.float32).clip(-1, 1))
+        picks, sizes = actions.reshape(len(actions), -1), np.array(self.groups)
+        whole = np.issubdtype(picks.dtype, np.integer) and picks.shape[1:] == sizes.shape
+        if not whole or (picks < 0).any() or (picks >= sizes).any():
+            raise UsageError(f"{actions!r} is no choice among {self.groups}")
+        return self.one_hot(list(torch.from_numpy(picks.astype(np.int64)).unbind(1)))
 
     def one_hot(self, picks: list[Tensor]) -> Tensor:
         """Chosen index of each group (...,) to a float vector (...,A)."""

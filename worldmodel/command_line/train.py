@@ -11,29 +11,32 @@ KEPT = "\nwhat the last checkpoint holds is kept; the same command goes on from 
 
 
 def train(config, words, load) -> int:
-    """Collect, learn, log, evaluate and save until all frames are collected; the exit code."""
+    """Train, or resume, the run of a configuration; the exit code."""
     from worldmodel.programs.training import open_training
 
     with open_training(config, words, envs, load) as session:
-        if session is None:
-            return 0  # trained already
-        trainer = session.trainer
-        while True:
-            while trainer.count_pending_updates() > 0 and not session.stop:
-                trainer.learn()
-                session.show_progress()
+        return 0 if session is None else run_session(session)  # None: trained already
+
+
+def run_session(session) -> int:
+    """Collect, learn, log, evaluate and save until all frames are collected; the exit code."""
+    trainer = session.trainer
+    while True:
+        while trainer.count_pending_updates() > 0 and not session.stop:
+            trainer.learn()
             session.show_progress()
-            if session.is_over:
-                break
-            if trainer.due.log:
-                trainer.log()
-            if trainer.due.eval and not session.evaluate():
-                break
-            if trainer.due.save:
-                trainer.save()
-            trainer.collect()
-        trainer.save()
-        return session.finish()
+        session.show_progress()
+        if session.is_over:
+            break
+        if trainer.due.log:
+            trainer.log()
+        if trainer.due.eval and not session.evaluate():
+            break
+        if trainer.due.save:
+            trainer.save()
+        trainer.collect()
+    trainer.save()
+    return session.finish()
 
 
 def main(argv: list[str]) -> int:

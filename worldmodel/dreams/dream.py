@@ -134,10 +134,10 @@ class Dream:
     # ---- steps
 
     @torch.no_grad()
-    def advance(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Imagine a step of actions (B,A); expected rewards and continuations (B,)."""
+    def advance(self, actions: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Imagine a step of actions (B,...); expected rewards and continuations (B,)."""
         assert self.states is not None
-        vectors = torch.from_numpy(actions).to(self.agent.device)
+        vectors = self.run.action_space.encode_actions(np.asarray(actions)).to(self.agent.device)
         with autocast(self.agent.device, self.agent.precision):
             found = self.model.dynamics.imagine_step(self.states, vectors, self.generator)
             self.states = {k: found[k].float() for k in self.states}
@@ -166,23 +166,6 @@ class Dream:
     def _select(self, where: np.ndarray | None) -> State:
         assert self.states is not None
         return self.states if where is None else select_states(self.states, where)
-
-    def encode_actions(self, actions: Any) -> np.ndarray:
-        """Actions (B,...) of the environment's space as the model's vectors (B,A)."""
-        space = self.run.action_space
-        given = np.asarray(actions)
-        if not space.discrete:
-            if given.shape[1:] != (space.size,) or not np.isfinite(given).all():
-                raise UsageError(
-                    f"DreamEnv: an action is {space.size} finite numbers, not {actions!r}"
-                )
-            return given.astype(np.float32).clip(-1, 1)
-        picks = given.reshape(len(given), -1)
-        sizes = np.array(space.groups)
-        whole = np.issubdtype(picks.dtype, np.integer) and picks.shape[1:] == sizes.shape
-        if not whole or (picks < 0).any() or (picks >= sizes).any():
-            raise UsageError(f"DreamEnv: {actions!r} is not in {self.action_space}")
-        return space.one_hot(list(torch.from_numpy(picks.astype(np.int64)).unbind(1))).numpy()
 
 
 def draw_seed(rng: np.random.Generator) -> int:

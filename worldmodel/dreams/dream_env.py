@@ -75,7 +75,7 @@ class DreamEnv(gymnasium.Env):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         if self.dream.states is None:
             raise gymnasium.error.ResetNeeded("DreamEnv: call reset before step")
-        reward, cont = self.dream.advance(self.dream.encode_actions(np.asarray(action)[None]))
+        reward, cont = self.dream.advance(np.asarray(action)[None])
         self.steps += 1
         bar = self.np_random.random() if self.ends == "drawn" else 0.5
         chance = float(cont[0])

@@ -106,7 +106,7 @@ class DreamVectorEnv(VectorEnv):
                 "DreamVectorEnv: some episodes are over; reset(options={'reset_mask': ...}) them"
             )
         runs = ~self.is_over  # the others restart in this step (NEXT_STEP)
-        rewards, chances = self.dream.advance(self.dream.encode_actions(actions))
+        rewards, chances = self.dream.advance(actions)
         self.steps += 1
         terminated = runs & (chances <= self._draw_bars(runs))
         truncated = runs & (self.steps >= self.horizon)

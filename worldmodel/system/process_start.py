@@ -10,6 +10,7 @@ import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from os import _exit  # os._exit is another while an environment runs: envs/parallel/
 from types import FrameType
@@ -101,6 +102,18 @@ def end_by_signal(number: int, frame: FrameType | None) -> NoReturn:
 def use_default_signals() -> Iterator[None]:
     """Let signals end the process without a line, where no handler of Python could be called."""
     before = {number: signal.signal(number, signal.SIG_DFL) for number in list_stop_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def restore_signals() -> Iterator[None]:
+    """Put the handlers of signals back at the end; other threads than the main one set none."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {n: signal.getsignal(n) for n in STOP_SIGNALS} if is_main else {}
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 import time
 from types import FrameType
 
@@ -24,6 +25,9 @@ class Stop:
     seconds, since kernel and shell both send it when a terminal closes; and so do all with
     several ranks, since torchrun passes on the same signal.
 
+    In a Python session, whose handler of Ctrl-C raises KeyboardInterrupt, a second Ctrl-C does so
+    instead of ending the process. In other threads than the main one, signals stay as they are.
+
     All ranks stop if one is asked to. They exchange their answers, so all must ask at the same
     places: at every step and every update.
     """
@@ -32,8 +36,9 @@ class Stop:
         self.world, self.asked, self.first, self.since = world, False, 0, 0.0
         self.deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
         self.why = "" if minutes is None else f" after run.max_minutes {minutes:g}"
-        for number in list_stop_signals():
-            signal.signal(number, self._ask)
+        is_main = threading.current_thread() is threading.main_thread()
+        numbers = list_stop_signals() if is_main else []
+        self.before = {int(number): signal.signal(number, self._ask) for number in numbers}
 
     def __bool__(self) -> bool:
         return self.world.any(self.asked or time.monotonic() >= self.deadline)
@@ -59,4 +64,7 @@ class Stop:
                 f"ended at once by a second signal, {signal.Signals(number).name}: what came "
                 "after the last checkpoint is lost, the same command goes on from there"
             )
+            if self.before.get(number) is signal.default_int_handler:
+                signal.signal(number, signal.default_int_handler)
+                raise KeyboardInterrupt
             die_by_signal(number)
