@@ -47,6 +47,7 @@ def main():
         train={"prefill": args.frames // 2, "pretrain": args.frames // 40},
         log={"eval": 0, "final_episodes": 1},
         overrides={"env.repeat": 1, "env.size": [32, 32], "model.cnn": [8, 16, 32]},
+        planner={"horizon": 6, "candidates": 50, "iterations": 2},
     )
     env = Spot()
     obs, _ = env.reset(seed=0)

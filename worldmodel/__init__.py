@@ -46,14 +46,16 @@ def train(*presets: str, env=None, overrides=None, **keys):
 
 def __getattr__(name: str):
     """What needs torch and gymnasium is imported when it is first asked for."""
-    if name == "DreamEnv":
-        from worldmodel.dreams.dream_env import DreamEnv as found
-    elif name == "DreamVectorEnv":
-        from worldmodel.dreams.dream_vector_env import DreamVectorEnv as found
-    else:
+    if name not in ("DreamEnv", "DreamVectorEnv"):
         raise AttributeError(f"module 'worldmodel' has no attribute {name!r}")
     _register_dreams()
-    return found
+    if name == "DreamEnv":
+        from worldmodel.dreams.dream_env import DreamEnv
+
+        return DreamEnv
+    from worldmodel.dreams.dream_vector_env import DreamVectorEnv
+
+    return DreamVectorEnv
 
 
 def _register_dreams() -> None:

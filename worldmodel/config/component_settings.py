@@ -39,9 +39,12 @@ class Section:
 def read_settings(place: str) -> type | None:
     """The class `Settings` of a component at `module:Class`, or None where it has none.
 
-    Its keys are its annotations; `join_settings` makes a dataclass of them.
+    Its keys are its annotations; `join_settings` makes a dataclass of them. A component that a
+    user's program adds to the registry has none, since every key stands in defaults.yaml.
     """
     module = place.partition(":")[0]
+    if not module.startswith("worldmodel."):
+        return None
     path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
     text = path.read_text(encoding="utf-8")
     declared = DECLARED.search(text)

@@ -72,7 +72,7 @@ class DreamVectorEnv(VectorEnv):
 
     __str__ = __repr__
 
-    def reset(  # type: ignore[override]
+    def reset(
         self,
         *,
         seed: int | Sequence[int | None] | None = None,
@@ -129,7 +129,7 @@ class DreamVectorEnv(VectorEnv):
 
     def _replace_finished(self, obs: Any, infos: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Restart what is over within this step; the last observations move to the infos."""
-        over, where = self.is_over, np.flatnonzero(self.is_over)
+        over, where = self.is_over.copy(), np.flatnonzero(self.is_over)
         final = np.full(self.num_envs, None, object)
         for i in where:
             final[i] = (
