@@ -149,7 +149,8 @@ def test_every_preset_is_listed(capsys):
     assert all(f"  {name} " in said.out for name in preset_files.list_presets())
 
 
-def test_every_task_is_listed(capsys):
+def test_every_task_is_listed(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     code, said = show(capsys, "tasks")
     rows = [line.split() for line in said.out.splitlines()]
     assert code == 0

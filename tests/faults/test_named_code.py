@@ -21,13 +21,14 @@ from worldmodel import envs
 from worldmodel.errors import UsageError
 from worldmodel.evaluation.report.html import PictureEmbedder
 from worldmodel.policy.goal_files import read_picture
+from worldmodel.programs.eval_options import list_options
 
 SHORT = (
     *("--run.frames", "36", "--env.time_limit", "9", "--train.pretrain", "1"),
     *("--log.every", "1000", "--log.checkpoint", "1000"),
     *("--log.eval", "0", "--log.final_episodes", "1", "--replay.capacity_gb", "1e-3"),
 )
-SHORT_EVAL = ("--episodes", "1", "--envs", "1", "--length", "4", "--long", "6", "--samples", "2")
+FEW = {"--episodes": "1", "--envs": "1", "--length": "4", "--long": "6", "--samples": "2"}
 EVIL = """from pathlib import Path
 Path({marker!r}).touch()
 import gymnasium
@@ -112,6 +113,12 @@ def name_task(run, task, before):
     (run / "config.yaml").write_text(text.replace(f"task: {before}\n", f"task: {task}\n"))
 
 
+def shorten(command="returns", *more):
+    """The words of one of eval's commands, with as little of everything as it takes."""
+    few = [word for name in list_options(command) if name in FEW for word in (name, FEW[name])]
+    return [command, *few, *more]
+
+
 def refused(found, task="", code=3):
     """Say whether a program ended with this code and one line, which says what to do."""
     last = found[1].strip().splitlines()[-1]
@@ -165,15 +172,13 @@ def open_crafted(call, folder):
     for other in CRAFTED:
         name_task(run, other, task)
         task = other
-        found["returns"][task] = call("eval", run, *SHORT_EVAL)
+        found["returns"][task] = call("eval", run, *shorten())
     name_task(run, "evil:Env", task)
     for kind, words in (
         ("need it", ("compare", "probe --episodes 3")),
         ("do without", ("imagine", "model", "play --no-browser", "report")),
     ):
-        found[kind] = {
-            w: call("eval", run, *w.split()[:1], *SHORT_EVAL, *w.split()[1:]) for w in words
-        }
+        found[kind] = {w: call("eval", run, *shorten(*w.split())) for w in words}
     found["resume"] = call("train", "debug", "--run.root", root, *SHORT)
     opened = Run.open(run)
     dream = DreamEnv(opened)
@@ -231,7 +236,7 @@ def open_own(call, folder):
         return call("train", "debug", "--env.task", "own:Own", "--run.root", root, *SHORT)
 
     def evaluate(*args):
-        return call("eval", run, *SHORT_EVAL, *args)
+        return call("eval", run, *shorten("returns", *args))
 
     # Without a home the run is not signed; the same command signs it once there is one.
     by_number, home = pwd.getpwuid, os.environ.pop("HOME", None)
@@ -312,7 +317,7 @@ def open_no_environment(call, folder):
     for other in ("own:NoEnv", "own:make_nothing", "gym:own:ns/NoEnv-v0", "gym:own:ns/Nothing-v0"):
         name_task(seed_dir(root), other, task)
         task = other
-        found[f"eval {task}"] = call("eval", seed_dir(root), *SHORT_EVAL, "--trust")
+        found[f"eval {task}"] = call("eval", seed_dir(root), *shorten("returns", "--trust"))
         found[f"train {task}"] = call(
             "train", "debug", "--env.task", task, "--run.root", Path(folder, "new"), *SHORT
         )

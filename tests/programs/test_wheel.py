@@ -1,5 +1,6 @@
 """The package as a wheel: what it holds, and that it trains, loads and dreams where it is installed."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -41,9 +42,9 @@ print("frames", frames.shape, frames.dtype)
 
 
 def call(*command, cwd, fails=False):
-    done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=300
-    )
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    words = [str(part) for part in command]
+    done = subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -136,8 +137,8 @@ def test_installed_it_trains_loads_acts_and_dreams(wheel, tmp_path):
 def test_editable_it_is_the_checkout_with_one_class_of_each_name(checkout, tmp_path):
     programs, _ = make_environment(tmp_path / "env", "--editable", checkout)
     code = (
-        "import worldmodel.envs, worldmodel.envs.errors, worldmodel.config.loading as loading; "
-        "print(worldmodel.envs.__file__, loading.CONFIG_DIR); "
+        "import worldmodel.envs, worldmodel.envs.errors, worldmodel.config.preset_files as files; "
+        "print(worldmodel.envs.__file__, files.CONFIG_DIR); "
         "import envs; from envs.errors import EnvError; "
         "assert envs is worldmodel.envs and EnvError is worldmodel.envs.errors.EnvError"
     )

@@ -14,7 +14,10 @@ from worldmodel.system import trusted_code
 from worldmodel.system.trusted_code import CODE_KEYS, find_distrust, sign_code
 
 # Keys of free text that name no code: places, a name for people, names of pictures.
-HARMLESS = {"run.root", "run.name", "log.project", "env.sizes", "goal.image", "goal.run"}
+HARMLESS = {
+    *("run.root", "run.name", "log.project", "goal.image", "goal.run"),
+    *("env.sizes", "env.image_keys", "env.vector_keys"),
+}
 OTHERS = "you did not train this run here"
 
 
