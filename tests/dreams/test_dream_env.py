@@ -66,7 +66,7 @@ def test_episodes_are_a_function_of_the_seed(run_dir):
     assert same(first, play_episode(other)) and same(first, play_episode(env, 5))
     again = play_episode(env)
     assert not same(first, again)  # the second episode of the same generator
-    assert not same(first, play_episode(env, 6))
+    assert not same(first, play_episode(env, 6)) and same(first, play_episode(env, np.int64(5)))
     assert same(play_episode(other, 6), play_episode(env, 6))
 
 
@@ -127,14 +127,14 @@ def test_it_stops_at_the_horizon_and_pays_the_predicted_reward(run_dir):
         )
 
 
-@pytest.mark.parametrize("ends", ["drawn", "threshold"])
+@pytest.mark.parametrize("ends", ["sampled", "drawn", "threshold"])
 def test_it_terminates_as_the_continuation_head_says(catcher_dir, ends):
     env = DreamEnv(catcher_dir, obs="features", ends=ends, horizon=1000)
-    chance = 0.7 if ends == "drawn" else 0.4
+    chance = 0.4 if ends == "threshold" else 0.7
     env.model.predict_for_planning = lambda feat: (feat.new_zeros(1), feat.new_full((1,), chance))
     env.reset(seed=0)
     share = np.mean([env.step(1)[2] for _ in range(300)])
-    assert share == pytest.approx(0.3, abs=0.08) if ends == "drawn" else share == 1
+    assert share == pytest.approx(0.3, abs=0.08) if ends != "threshold" else share == 1
 
 
 def test_a_first_observation_may_be_given(run_dir, tmp_path):
@@ -156,10 +156,11 @@ def test_a_first_observation_may_be_given(run_dir, tmp_path):
     ("wrong", "wanted"),
     [
         ({"obs": "states"}, "'pixels' or 'features'"),
-        ({"ends": "never"}, "'drawn' or 'threshold'"),
+        ({"ends": "never"}, "'sampled' or 'threshold'"),
         ({"horizon": 0}, "horizon must be"),
         ({"context": 1.5}, "context must be"),
         ({"render_mode": "human"}, "render_mode must be"),
+        ({"device": "gpu"}, "device must be auto, cpu, cuda or cuda:N, not 'gpu'"),
     ],
 )
 def test_user_errors(run_dir, wrong, wanted):
@@ -179,6 +180,9 @@ def test_wrong_actions_and_steps_before_a_reset(run_dir, catcher_dir):
     choosing.reset(seed=0)
     with pytest.raises(ValueError, match="is no choice among"):
         choosing.step(17)
+    for wrong in (-1, 0.5, "3"):
+        with pytest.raises(ValueError, match="a seed must be"):
+            env.reset(seed=wrong)
     with pytest.raises(RunError, match="is not a run directory"):
         DreamEnv(run_dir / "replay")
 

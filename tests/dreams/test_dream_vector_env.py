@@ -52,7 +52,8 @@ def play(envs, seed, steps=5):
 def test_the_whole_vector_is_a_function_of_seeds_and_actions(run):
     one, two = DreamVectorEnv(run, 4, horizon=3), DreamVectorEnv(run, 4, horizon=3)
     first = play(one, 7)
-    assert all(map(np.array_equal, first, play(two, [7, 8, 9, 10])))
+    for seed in ([7, 8, 9, 10], np.arange(7, 11), np.int64(7)):
+        assert all(map(np.array_equal, first, play(two, seed)))
     assert not all(map(np.array_equal, first, play(two, 8)))
 
 
@@ -130,17 +131,43 @@ def test_gymnasium_makes_both(run):
     envs = gymnasium.make_vec("worldmodel/Dream-v0", num_envs=3, run=run.path, horizon=9)
     assert isinstance(envs, DreamVectorEnv) and envs.reset()[0].shape == (3, 32, 32, 3)
     assert repr(envs) == (
-        f"DreamVectorEnv({str(run.path)!r}, obs='pixels', horizon=9, context=5, ends='drawn', "
+        f"DreamVectorEnv({str(run.path)!r}, obs='pixels', horizon=9, context=5, ends='sampled', "
         "num_envs=3)"
     )
 
 
 @pytest.mark.parametrize(
     ("wrong", "wanted"),
-    [({"num_envs": 0}, "num_envs must be"), ({"autoreset_mode": "never"}, "never")],
+    [
+        ({"num_envs": 0}, "num_envs must be"),
+        ({"autoreset_mode": "never"}, "autoreset_mode must be .*'SameStep'"),
+    ],
 )
 def test_user_errors(run, wrong, wanted):
     with pytest.raises(ValueError, match=wanted):
         DreamVectorEnv(run, **wrong)
     with pytest.raises(ValueError, match="need as many seeds"):
         DreamVectorEnv(run, 2).reset(seed=[1])
+    for seed in (0.5, "12", [0, -1]):
+        with pytest.raises(ValueError, match="a seed must be|as many seeds"):
+            DreamVectorEnv(run, 2).reset(seed=seed)
+
+
+def test_masks_that_restart_nothing_or_what_has_not_begun(run):
+    envs = DreamVectorEnv(run, 2)
+    with pytest.raises(gymnasium.error.ResetNeeded, match="call it without reset_mask"):
+        envs.reset(seed=0, options={"reset_mask": np.array([True, False])})
+    envs.reset(seed=0)
+    for mask in ([True], [False, False], [1, 0]):
+        with pytest.raises(ValueError, match="reset_mask must be 2 truth values"):
+            envs.reset(options={"reset_mask": np.array(mask)})
+
+
+def test_a_seed_is_that_of_restarted_rows_alone(run):
+    envs = DreamVectorEnv(run, 2)
+    envs.reset(seed=0)
+    before = envs.rngs[0].bit_generator.state
+    _, infos = envs.reset(seed=5, options={"reset_mask": np.array([False, True])})
+    assert envs.rngs[0].bit_generator.state == before
+    _, info = DreamEnv(run).reset(seed=6)
+    assert info == {"episode": infos["episode"][1], "step": infos["step"][1]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from worldmodel.spaces import Columns, State, select_states
 from worldmodel.system.runtime import autocast
 
 OBSERVED = ("pixels", "features")
-ENDS = ("drawn", "threshold")
+ENDS = ("sampled", "threshold")
+OLD_ENDS = {"drawn": "sampled"}  # names of before
 KEPT_BYTES = 1 << 30  # of the replay in memory, so that a restart reads no file
 
 
@@ -41,6 +43,7 @@ class Dream:
         self, run: Run | str | Path, obs: str, horizon: int, context: int, ends: str, device: str
     ):
         check_choice("obs", obs, OBSERVED)
+        ends = OLD_ENDS.get(ends, ends)
         check_choice("ends", ends, ENDS)
         check_count("horizon", horizon)
         check_count("context", context)
@@ -182,6 +185,13 @@ def check_choice(name: str, value: Any, allowed: tuple) -> None:
         raise UsageError(
             f"DreamEnv: {name} must be {' or '.join(map(repr, allowed))}, not {value!r}"
         )
+
+
+def check_seed(seed: Any) -> int:
+    """A seed as Python's integer, which Gymnasium wants; UsageError if it is no whole number."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise UsageError(f"DreamEnv: a seed must be a whole number of at least 0, not {seed!r}")
+    return int(seed)
 
 
 def check_count(name: str, value: Any) -> None:

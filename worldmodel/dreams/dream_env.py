@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from worldmodel.dreams.dream import Dream, check_choice, draw_seed
+from worldmodel.dreams.dream import Dream, check_choice, check_seed, draw_seed
 from worldmodel.rollout.montage import join_arrays
 from worldmodel.saved_run import Run
 
@@ -34,7 +34,7 @@ class DreamEnv(gymnasium.Env):
         seed: int = 0,
         *,
         context: int = 5,
-        ends: str = "drawn",
+        ends: str = "sampled",
         device: str = "auto",
         render_mode: str | None = None,
     ):
@@ -43,7 +43,7 @@ class DreamEnv(gymnasium.Env):
         if render_mode:
             self.dream.check_drawing()
         self.run, self.model = self.dream.run, self.dream.model
-        self.obs, self.horizon, self.context, self.ends = obs, horizon, context, ends
+        self.obs, self.horizon, self.context, self.ends = obs, horizon, context, self.dream.ends
         self.render_mode = render_mode
         self.observation_space = self.dream.observation_space
         self.action_space = self.dream.action_space
@@ -59,7 +59,7 @@ class DreamEnv(gymnasium.Env):
         self, *, seed: int | None = None, options: dict | None = None
     ) -> tuple[Any, dict[str, Any]]:
         seed, self._first = self._first if seed is None else seed, None
-        super().reset(seed=seed)
+        super().reset(seed=None if seed is None else check_seed(seed))
         info: dict[str, Any] = {}
         if options and "obs" in options:
             (rows,) = self.dream.take_first_rows(options["obs"], 1)
@@ -77,12 +77,12 @@ class DreamEnv(gymnasium.Env):
             raise gymnasium.error.ResetNeeded("DreamEnv: call reset before step")
         reward, cont = self.dream.advance(np.asarray(action)[None])
         self.steps += 1
-        bar = self.np_random.random() if self.ends == "drawn" else 0.5
+        threshold = self.np_random.random() if self.ends == "sampled" else 0.5
         chance = float(cont[0])
         return (
             self._observe(),
             float(reward[0]),
-            chance <= bar,
+            chance <= threshold,
             self.steps >= self.horizon,
             {"cont": chance},
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from worldmodel.dreams.dream import Dream, check_choice, check_count, draw_seed
+from worldmodel.dreams.dream import Dream, check_choice, check_count, check_seed, draw_seed
 from worldmodel.errors import UsageError
 from worldmodel.rollout.montage import join_arrays
 from worldmodel.saved_run import Run
 from worldmodel.system.runtime import keep_freed_memory, mix_seeds
+
+MODES = tuple(mode.value for mode in AutoresetMode)
 
 
 class DreamVectorEnv(VectorEnv):
@@ -43,12 +46,13 @@ class DreamVectorEnv(VectorEnv):
         seed: int = 0,
         *,
         context: int = 5,
-        ends: str = "drawn",
+        ends: str = "sampled",
         device: str = "auto",
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
     ):
         check_choice("render_mode", render_mode, (None, "rgb_array"))
+        check_choice("autoreset_mode", autoreset_mode, (*AutoresetMode, *MODES))
         check_count("num_envs", num_envs)
         keep_freed_memory()  # a batch of pictures is large: fresh memory would double its time
         self.autoreset_mode = AutoresetMode(autoreset_mode)
@@ -57,7 +61,7 @@ class DreamVectorEnv(VectorEnv):
         if render_mode:
             self.dream.check_drawing()
         self.run, self.num_envs, self.render_mode = self.dream.run, num_envs, render_mode
-        self.obs, self.horizon, self.context, self.ends = obs, horizon, context, ends
+        self.obs, self.horizon, self.context, self.ends = obs, horizon, context, self.dream.ends
         self.single_observation_space = self.dream.observation_space
         self.single_action_space = self.dream.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -84,19 +88,38 @@ class DreamVectorEnv(VectorEnv):
         """
         seed, self._first = self._first if seed is None else seed, None
         options = options or {}
-        where = np.flatnonzero(options.get("reset_mask", np.ones(self.num_envs, bool)))
+        where = np.flatnonzero(self._check_mask(options.get("reset_mask")))
         if seed is not None:
-            self._seed_rows(seed)
+            self._seed_rows(seed, where)
         infos = self._restart(where, options.get("obs"), is_seeded=seed is not None)
         return self.dream.observe(), infos
 
-    def _seed_rows(self, seed: int | Sequence[int | None]) -> None:
-        seeds = list(range(seed, seed + self.num_envs)) if isinstance(seed, int) else list(seed)
+    def _check_mask(self, mask: Any) -> np.ndarray:
+        """The episodes (B,) to restart."""
+        if mask is None:
+            return np.ones(self.num_envs, bool)
+        mask = np.asarray(mask)
+        if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
+            raise UsageError(
+                f"DreamVectorEnv: reset_mask must be {self.num_envs} truth values, at least one "
+                f"of them True, not {mask!r}"
+            )
+        if self.dream.states is None and not mask.all():
+            raise gymnasium.error.ResetNeeded(
+                "DreamVectorEnv: the first reset starts all episodes; call it without reset_mask"
+            )
+        return mask
+
+    def _seed_rows(self, seed: Any, where: np.ndarray) -> None:
+        """Seed the generators of the rows `where`; None keeps a generator."""
+        one = isinstance(seed, Integral) or not isinstance(seed, Sequence | np.ndarray)
+        seeds = list(range(check_seed(seed), seed + self.num_envs)) if one else list(seed)
         if len(seeds) != self.num_envs:
             raise UsageError(f"DreamVectorEnv: {self.num_envs} rows need as many seeds: {seeds}")
-        fresh = [None if one is None else seeding.np_random(one)[0] for one in seeds]
-        before = self.rngs or [seeding.np_random()[0] for _ in seeds]
-        self.rngs = [new or old for new, old in zip(fresh, before, strict=True)]
+        self.rngs = self.rngs or [seeding.np_random()[0] for _ in seeds]
+        for i in where:
+            if seeds[i] is not None:
+                self.rngs[i] = seeding.np_random(check_seed(seeds[i]))[0]
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         if self.dream.states is None:
@@ -108,7 +131,7 @@ class DreamVectorEnv(VectorEnv):
         runs = ~self.is_over  # the others restart in this step (NEXT_STEP)
         rewards, chances = self.dream.advance(actions)
         self.steps += 1
-        terminated = runs & (chances <= self._draw_bars(runs))
+        terminated = runs & (chances <= self._sample_thresholds(runs))
         truncated = runs & (self.steps >= self.horizon)
         infos: dict[str, Any] = {"cont": chances, "_cont": runs}
         if not runs.all():
@@ -119,13 +142,13 @@ class DreamVectorEnv(VectorEnv):
             obs, infos = self._replace_finished(obs, infos)
         return obs, np.where(runs, rewards, 0.0), terminated, truncated, infos
 
-    def _draw_bars(self, runs: np.ndarray) -> np.ndarray:
+    def _sample_thresholds(self, runs: np.ndarray) -> np.ndarray:
         """The probabilities (B,) of continuing at which an episode ends."""
-        bars = np.full(self.num_envs, 0.5)
-        if self.ends == "drawn":
+        thresholds = np.full(self.num_envs, 0.5)
+        if self.ends == "sampled":
             for i in np.flatnonzero(runs):
-                bars[i] = self.rngs[i].random()
-        return bars
+                thresholds[i] = self.rngs[i].random()
+        return thresholds
 
     def _replace_finished(self, obs: Any, infos: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Restart what is over within this step; the last observations move to the infos."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -93,10 +94,12 @@ def configure_torch(threads: int) -> None:
 def pick_device(name: str) -> torch.device:
     """Turn run.device into a device; `auto` is CUDA if torch can use it."""
     available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise UsageError("run.device is cuda, but this torch sees no GPU; use --run.device cpu")
     if name == "auto":
-        name = "cuda" if available else "cpu"
+        return torch.device("cuda" if available else "cpu")
+    if name not in ("cpu", "cuda") and not re.fullmatch(r"cuda:\d+", name):
+        raise UsageError(f"device must be auto, cpu, cuda or cuda:N, not {name!r}")
+    if name != "cpu" and not available:
+        raise UsageError(f"run.device is {name}, but this torch sees no GPU; use --run.device cpu")
     return torch.device(name)
 
 
