@@ -157,7 +157,20 @@ def choose_observations(
     if obs == "state":
         left_out |= {entry.label: "env.obs is state" for entry in found_pictures}
         found_pictures = []
+    _check_names([*found_pictures, *found_vectors], name)
     return Choice(found_pictures, found_vectors, rendered, left_out)
+
+
+def _check_names(entries: list[Entry], name: str) -> None:
+    """Raise EnvSettingsError if the model has one name for two of these entries."""
+    labels: dict[str, str] = {}
+    for entry in entries:
+        other = labels.setdefault(entry.name, entry.label)
+        if other != entry.label:
+            raise EnvSettingsError(
+                f"{name} observes {other!r} and {entry.label!r}, and the model calls both "
+                f"{entry.name!r}: leave one out by env.image_keys or env.vector_keys"
+            )
 
 
 def _explain_no_vector(name: str, obs: str, entries: list[Entry], pictures: list[Entry]) -> str:
@@ -182,7 +195,7 @@ def _pick_named(
             f"env.{setting}: {name} observes no {unknown[0]!r}, only "
             f"{', '.join(entry.label or 'one array without a name' for entry in entries)}"
         )
-    return [entry for entry in entries if entry.label in keys or entry.name in keys]
+    return [entry for entry in entries if any(table[key] is entry for key in keys)]
 
 
 def _check_picture(entry: Entry, name: str) -> None:

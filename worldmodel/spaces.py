@@ -131,8 +131,8 @@ def _check_spec(name: str, shape: tuple[int, ...]) -> None:
     taken = name in ROW or name.startswith(("start_", "before_")) or hasattr(nn.ModuleDict, name)
     if taken or not NAME.fullmatch(name):
         raise UsageError(
-            f"an observation cannot be called {name!r}: take another name, of letters, digits, "
-            f"_ and -"
+            f"an observation cannot be called {name!r}: leave it out by env.vector_keys or "
+            f"env.image_keys, or take another name, of letters, digits, _ and -"
         )
     picture = len(shape) == 3 and shape[2] in CHANNELS
     if not (picture or len(shape) == 1) or min(shape) < 1:

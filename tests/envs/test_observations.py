@@ -149,6 +149,12 @@ def test_keys_choose():
     )
     _, seen, _ = see(space, "both", image_keys=["a"], vector_keys=["x", "grid"])
     assert {k: v.shape for k, v in seen.items()} == {"a": (16, 16, 3), "x": (3,), "grid": (300,)}
+    space = spaces.Dict(
+        {"top": picture(16, 16, 3), "a": spaces.Dict({"b": NUMBERS}), "a_b": NUMBERS}
+    )
+    for key in ("a.b", "a_b"):
+        seen = see(space, "both", vector_keys=[key])[0].choice.vectors
+        assert [entry.label for entry in seen] == [key]
     _, seen, _ = see(spaces.Dict({"tiny": picture(6, 6, 3), "x": NUMBERS}), image_keys=["tiny"])
     assert seen["tiny"].shape == (16, 16, 3)
 
@@ -180,6 +186,11 @@ def test_keys_choose():
         (picture(64, 64, 9), {"obs": "state"}, "cannot be flattened"),
         (picture(64, 64, 3), {"obs": "both"}, "has no vector: use obs=pixels"),
         (NUMBERS, {"sizes": {"top": (8, 8)}}, "has no picture 'top'"),
+        (
+            spaces.Dict({"a": spaces.Dict({"b": NUMBERS}), "a_b": NUMBERS}),
+            {"obs": "both"},
+            "observes 'a.b' and 'a_b', and the model calls both 'a_b'",
+        ),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(space, options, words):
