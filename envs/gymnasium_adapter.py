@@ -30,7 +30,7 @@ import numpy as np
 from gymnasium import error, spaces
 
 from .errors import EnvSettingsError, MissingPackageError
-from .observations import Observe, choose_observations
+from .observations import ObservationSelector, choose_observations
 from .packages import PACKAGES, Package, check_installed, find_package, is_importable
 from .wrappers import ActionRepeat, CheckReturn, NormalizeAction, RefuseAutoreset, TimeLimit
 
@@ -341,7 +341,7 @@ def adapt_obs(
     choice = choose_observations(space, name, obs, image_keys, vector_keys)
     if choice.rendered:
         _probe_render(env, name)
-    adapted = Observe(env, name, choice, size, sizes)
+    adapted = ObservationSelector(env, name, choice, size, sizes)
     _say_once(f"{name} observes {adapted.describe()}")
     return adapted
 

@@ -20,7 +20,9 @@ from .wrappers import pick_sizes, resize
 
 CHANNELS = (1, 2, 3, 4)
 SMALLEST = 8  # no picture is smaller in both directions, as with env.size
-SURELY = 16  # a grid of numbers with channels, as large as this, is never flattened unasked
+MIN_PICTURE_SIDE = (
+    16  # a grid of numbers with channels, as large as this, is never flattened unasked
+)
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def classify(space: spaces.Space) -> tuple[str, str]:
         if not layout:
             return "", f"{describe_shape(space)}: pictures have 1 to 4 channels"
         return ("picture" if max(sides) >= SMALLEST else "vector"), ""
-    if len(layout) == 3 and min(sides) >= SURELY:
+    if len(layout) == 3 and min(sides) >= MIN_PICTURE_SIDE:
         if find_scale(space):
             return "picture", ""
         return "", "maybe a picture, but not of values in 0 to 1; env.vector_keys can name it"
@@ -150,7 +152,11 @@ def choose_observations(
             )
     rendered = obs != "state" and not found_pictures
     if obs == "pixels":
-        left_out |= {entry.label: "env.obs is pixels" for entry in found_vectors if entry.path}
+        left_out |= {
+            entry.label: "env.obs is pixels; --env.obs both takes it"
+            for entry in found_vectors
+            if entry.path
+        }
         found_vectors = []
     elif not found_vectors:
         raise EnvSettingsError(_explain_no_vector(name, obs, entries, found_pictures))
@@ -208,7 +214,7 @@ def _check_picture(entry: Entry, name: str) -> None:
 
 def _check_vector(entry: Entry, name: str) -> None:
     kind, why = classify(entry.space)
-    if kind == "picture" and min(_read_sides(entry.space)) >= 2 * SURELY:
+    if kind == "picture" and min(_read_sides(entry.space)) >= 2 * MIN_PICTURE_SIDE:
         raise EnvSettingsError(
             f"env.vector_keys: {entry.label!r} of {name} is a picture of "
             f"{describe_shape(entry.space)}, and a picture is never flattened"
@@ -231,7 +237,7 @@ def to_picture(value: Any, space: spaces.Box) -> np.ndarray:
     return picture.transpose(1, 2, 0) if find_layout(space) == "CHW" else picture
 
 
-class Observe(gymnasium.ObservationWrapper):
+class ObservationSelector(gymnasium.ObservationWrapper):
     """Show the chosen entries: pictures of their size by name, and vectors.
 
     Vectors keep their names beside pictures of the observation; otherwise they are laid end to

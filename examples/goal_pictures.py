@@ -1,6 +1,6 @@
 """Plan towards a picture instead of rewards: the step of the replay with the most reward.
 
-python examples/goal_pictures.py runs/pendulum/pendulum/seed0
+PYTHONPATH=. python examples/goal_pictures.py runs/pendulum/pendulum/seed0
 """
 
 import argparse

@@ -1,6 +1,8 @@
 """Train on an environment of your own: push a spot to the middle of the picture.
 
-python examples/own_environment.py --frames 6000      minutes; also works pasted into a notebook
+PYTHONPATH=. python examples/own_environment.py --frames 6000
+
+It takes minutes, and also works pasted into a notebook.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Give the world model an objective of your own: its latent has to know how bright a picture is.
 
-python examples/own_objective.py --frames 5000
+PYTHONPATH=. python examples/own_objective.py --frames 5000
 """
 
 import argparse

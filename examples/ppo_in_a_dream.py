@@ -1,7 +1,7 @@
 """Train PPO of stable-baselines3 inside a saved world model, then try it in the simulator.
 
 pip install stable-baselines3
-python examples/ppo_in_a_dream.py runs/pendulum/pendulum/seed0 --minutes 10
+PYTHONPATH=. python examples/ppo_in_a_dream.py runs/pendulum/pendulum/seed0 --minutes 10
 
 PPO sees the model's features and never the simulator: 64 dreams of `--horizon` steps begin at
 random steps of the run's replay. In the simulator the model filters what is seen into features.

@@ -14,10 +14,10 @@ def make(name: str, kwargs: dict[str, Any]) -> gymnasium.Env:
     if "env_name" not in kwargs:
         raise EnvSettingsError(f"gym:{name} needs a task: --env.kwargs.env_name reach-v3")
     options = {"seed": 0, "render_mode": "rgb_array", "disable_env_checker": True, **kwargs}
-    return SeedTask(gymnasium.make(name, **options))
+    return TaskSeeding(gymnasium.make(name, **options))
 
 
-class SeedTask(gymnasium.Wrapper):
+class TaskSeeding(gymnasium.Wrapper):
     """Choose the goal of an episode by the seed that reset is given."""
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:

@@ -88,7 +88,7 @@ def test_topics_are_sections_keys_and_presets(capsys):
 
 
 def test_short_names_are_keys():
-    words = ["--task", "pendulum", "--seed=3", "--frames", "5000", "--name", "mine"]
+    words = ["--task", "pendulum", "seed=3", "--frames", "5000", "--name", "mine"]
     config = loading.parse(words)
     assert (config.env.task, config.run.seed) == ("pendulum", 3)
     assert (config.run.frames, config.run.name) == (5000, "mine")

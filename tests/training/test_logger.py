@@ -6,6 +6,7 @@ import logging
 import sqlite3
 import threading
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -14,8 +15,8 @@ from runs import fingerprint
 from worldmodel import build, registry
 from worldmodel.config import loading
 from worldmodel.errors import UsageError
-from worldmodel.log_writers import ID_FILE, read_or_make_id
-from worldmodel.log_writers.tensorboard import hide_thread_errors
+from worldmodel.log_writers import ID_FILE, LoggedRun, read_or_make_id
+from worldmodel.log_writers.tensorboard import hide_thread_errors, open_board
 from worldmodel.training import logger as logger_module
 from worldmodel.training.logger import JsonLines, Logger
 
@@ -232,3 +233,13 @@ def test_a_resumed_run_continues_in_trackio_and_wandb(tmp_path):
         assert json.loads(config)["model.deter"] > 0
         keys = {key for _, _, metrics in rows for key in json.loads(metrics)}
         assert {"episode/score", "charts/episodic_return", "eval/score", "agent"} <= keys
+
+
+def test_tensorboard_writes_into_the_run_wherever_the_process_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    board = open_board(LoggedRun(Path("run"), "", "", {}), None)
+    monkeypatch.chdir("/")  # its thread opens the file later
+    board.add_scalar("score", 1.0, 1)
+    board.close()
+    (file,) = (tmp_path / "run").glob("events.*")
+    assert file.stat().st_size > 100

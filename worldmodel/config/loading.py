@@ -157,7 +157,7 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
             overrides.append((SHORT_NAMES.get(key, key), text))
         elif "=" in word:
             key, _, text = word.partition("=")
-            overrides.append((key, text))
+            overrides.append((SHORT_NAMES.get(key, key), text))
         elif word.startswith("-"):
             shown = escape_control(word)
             problems.append(f"unknown option '{shown}'; keys are written --section.key VALUE")

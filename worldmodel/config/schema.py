@@ -363,7 +363,10 @@ def contradictions(c: Config) -> list[str]:
             f"is used)"
         )
     if c.run.frames < c.train.prefill:
-        found.append(f"run.frames: {c.run.frames} is less than train.prefill {c.train.prefill}")
+        found.append(
+            f"run.frames: {c.run.frames} is less than train.prefill {c.train.prefill}, the frames "
+            "before the first update: take more, or set --train.prefill too"
+        )
     if not any(c.loss.objective.values()):
         found.append("loss.objective: every weight is zero; the latent would learn nothing")
     return found + _objective_contradictions(c) + _goal_contradictions(c)

@@ -50,7 +50,8 @@ class TensorBoard:
 def open_board(run: LoggedRun, purge_step: int | None) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(run.path), purge_step=purge_step)
+    # Absolute, because its thread opens the file later, when the working directory may differ.
+    return SummaryWriter(str(run.path.absolute()), purge_step=purge_step)
 
 
 def hide_thread_errors() -> None:

@@ -71,8 +71,8 @@ def choose_threads(configured: int, before: int | None, load: LoadMeter) -> int:
     busy = min(load.count_busy(), count_cores() - 1)
     if busy:
         log.info(
-            "other programs keep %d of %d cores busy: this program uses %d threads, and so does "
-            "a run when it is resumed; --run.threads or OMP_NUM_THREADS sets another number",
+            "other programs keep %d of %d cores busy: threads used here, and by a run "
+            "when it is resumed: %d; --run.threads or OMP_NUM_THREADS sets another number",
             busy,
             count_cores(),
             count_cores() - busy,

@@ -42,8 +42,9 @@ def plot_learning_curve(run_dir: Path, target: Path, title: str, cut: bool) -> P
         axes.plot(
             frames,
             [x["eval/score"] for x in scores],
-            "-",
+            "o-",
             lw=2,
+            ms=4,
             color=COLORS[1],
             label="evaluation",
         )
