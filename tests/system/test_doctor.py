@@ -21,7 +21,7 @@ def run_probe(code):
 @pytest.mark.parametrize(
     "torch, gpu, visible, why, hint",
     [
-        (CPU, "NVIDIA H100", None, "THIS TORCH IS A CPU BUILD", "torch>=2.11,<2.14"),
+        (CPU, "NVIDIA H100", None, "THIS TORCH IS A CPU BUILD", "--force-reinstall 'torch>="),
         (CPU, "AN NVIDIA GPU (no driver)", None, "NO DRIVER IS LOADED", "driver"),
         (CUDA, "NVIDIA H100", "", "CUDA_VISIBLE_DEVICES='' HIDES IT", "unset"),
         (CUDA, "NVIDIA H100", "-1", "CUDA_VISIBLE_DEVICES='-1' HIDES IT", "unset"),
@@ -93,7 +93,7 @@ def test_missing_packages_are_named_with_the_releases_to_install(monkeypatch):
     monkeypatch.setattr(doctor, "find_version", lambda name: name not in gone and found(name))
     line = doctor.check_packages()
     assert line.blocks and line.value.startswith("MISSING einops, dm-control")
-    assert f"pip install {doctor.DM_CONTROL}; " in line.hint
+    assert f"pip install {doctor.name_releases('dm-control')}; " in line.hint
     assert "pip install 'einops>=0.8,<1'" in line.hint
 
 
@@ -105,7 +105,7 @@ def test_an_installed_package_requires_what_a_checkout_does(tmp_path, monkeypatc
     extras = ["crafter>=1; extra == 'crafter'"]
     monkeypatch.setattr(doctor.metadata, "requires", lambda name: recorded + extras)
     assert doctor.read_requirements() == in_checkout and "crafter" not in in_checkout
-    assert in_checkout["torch"] == "torch>=2.11,<2.14"
+    assert in_checkout["torch"] in lines
 
 
 def test_a_missing_renderer_leaves_the_ray_renderer():

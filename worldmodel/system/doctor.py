@@ -30,9 +30,6 @@ EXTRAS = {
     "box2d": ("Box2D", "box2d"),
     "crafter": ("crafter", "crafter"),
 }
-TORCH_REINSTALL = "--force-reinstall 'torch>=2.11,<2.14'"
-# From Python 3.13 on its requirement labmaze cannot be installed; see requirements.txt.
-DM_CONTROL = ("--no-deps " if sys.version_info >= (3, 13) else "") + "dm-control==1.0.50"
 
 # Each library is probed in its own process: if it crashes or hangs, the report still appears.
 TORCH_PROBE = """
@@ -101,7 +98,7 @@ def check_packages() -> Finding:
         for what, names in (("MISSING", missing), ("DAMAGED", damaged))
         if names
     ]
-    fixes = [DM_CONTROL] if missing.pop("dm-control", "") else []
+    fixes = [name_releases("dm-control")] if missing.pop("dm-control", "") else []
     fixes += [shlex.join(missing.values())] if missing else []
     fixes += [f"--force-reinstall --no-deps {' '.join(damaged)}"] if damaged else []
     return Finding(
@@ -122,6 +119,15 @@ def read_requirements() -> dict[str, str]:
     wanted = [line.partition(";")[0].strip() for line in lines or [] if "extra ==" not in line]
     names = [re.match(r"[\w.-]+", line) for line in wanted]
     return {name.group(): line for name, line in zip(names, wanted, strict=True) if name}
+
+
+def name_releases(package: str) -> str:
+    """Name the required releases of a package as arguments of `pip install`.
+
+    From Python 3.13 on dm-control's requirement labmaze cannot be installed; see requirements.txt.
+    """
+    alone = package == "dm-control" and sys.version_info >= (3, 13)
+    return ("--no-deps " if alone else "") + shlex.quote(read_requirements()[package])
 
 
 def find_damaged_packages() -> list[str]:
@@ -146,7 +152,7 @@ def has_lost(path: str, wanted: int) -> bool:
 
 def check_torch(found: Any, busy: int = 0) -> Finding:
     if isinstance(found, Failure):
-        return Finding("torch", f"DOES NOT LOAD: {found}", make_pip_command(TORCH_REINSTALL), True)
+        return Finding("torch", f"DOES NOT LOAD: {found}", make_torch_command(), True)
     build = f"CUDA {found['cuda']} build" if found["cuda"] else "CPU build"
     value = f"{found['version']}, {build}, {found['threads']} threads on {count_cores()} cores"
     if not busy:
@@ -179,7 +185,7 @@ def check_gpu(torch: Any, gpu: str, visible: str | None) -> Finding:
     elif not torch["cuda"]:
         why, hint = (
             "THIS TORCH IS A CPU BUILD",
-            "with an index of CUDA builds: " + make_pip_command(TORCH_REINSTALL),
+            "with an index of CUDA builds: " + make_torch_command(),
         )
     elif visible is not None and not re.match(r"\d|GPU|MIG", visible):
         why, hint = f"CUDA_VISIBLE_DEVICES={visible!r} HIDES IT", "unset CUDA_VISIBLE_DEVICES"
@@ -211,7 +217,7 @@ def check_mujoco(found: Any) -> Finding:
         f"{name} {find_version(name) or 'missing'}" for name in ("mujoco", "dm-control")
     )
     if isinstance(found, Failure):
-        fix = "; ".join(map(make_pip_command, ["'mujoco==3.17.*'", DM_CONTROL]))
+        fix = "; ".join(make_pip_command(name_releases(p)) for p in ("mujoco", "dm-control"))
         return Finding("mujoco", f"{value}, DO NOT LOAD: {found}", fix, True)
     return Finding("mujoco", f"{value}, load together")
 
@@ -257,6 +263,10 @@ def find_version(name: str) -> str:
 
 def make_pip_command(what: str) -> str:
     return f"{min(sys.executable, os.path.relpath(sys.executable), key=len)} -m pip install {what}"
+
+
+def make_torch_command() -> str:
+    return make_pip_command("--force-reinstall " + name_releases("torch"))
 
 
 def read_lines(root: Path, pattern: str) -> list[str]:
