@@ -16,7 +16,7 @@ class EnvSettingsError(EnvError, ValueError):
 
 
 class MissingPackageError(EnvSettingsError):
-    """A package that the environment needs is not installed; the message has the command."""
+    """A package that an environment needs is not installed; the message has the command."""
 
     exit_code = 3
 

@@ -116,7 +116,7 @@ def make_registered(name: str, kwargs: Mapping[str, Any]) -> gymnasium.Env:
         )
     except (error.DependencyNotInstalled, ImportError) as problem:
         raise MissingPackageError(
-            f"gym:{name} needs a missing package: {_fix_pip(_join_lines(problem))}"
+            f"gym:{name} needs a missing package: {_explain_missing(problem)}"
         ) from problem
     except error.UnregisteredEnv as problem:
         raise _make_unknown_error(name) from problem
@@ -155,9 +155,9 @@ def _choose_gl_backend() -> None:
         os.environ.setdefault("MUJOCO_GL", backend)
 
 
-def _fix_pip(text: str) -> str:
-    """Replace `pip` by the pip of the Python that runs this program."""
-    return text.replace("pip install", f"{sys.executable} -m pip install")
+def _explain_missing(problem: BaseException) -> str:
+    """Return what a package that is missing says, with the pip of this program's Python."""
+    return _join_lines(problem).replace("pip install", f"{sys.executable} -m pip install")
 
 
 def make_custom(name: str, size: tuple[int, int], kwargs: Mapping[str, Any]) -> gymnasium.Env:
@@ -169,7 +169,11 @@ def make_custom(name: str, size: tuple[int, int], kwargs: Mapping[str, Any]) -> 
     try:
         module = importlib.import_module(module_name)
     except ImportError as problem:
-        raise EnvSettingsError(
+        missing = (problem.name or "").partition(".")[0]
+        is_other = (
+            isinstance(problem, ModuleNotFoundError) and missing != module_name.partition(".")[0]
+        )
+        raise (MissingPackageError if is_other else EnvSettingsError)(
             f"{name}: cannot import {module_name}: {_join_lines(problem)}"
         ) from problem
     target: Any = module
@@ -220,6 +224,10 @@ def _call(target: Any, name: str, offers: Mapping[str, Any], kwargs: Mapping[str
         return target(**arguments)
     except EnvSettingsError:
         raise
+    except (error.DependencyNotInstalled, ModuleNotFoundError) as problem:
+        raise MissingPackageError(
+            f"{name} needs a missing package: {_explain_missing(problem)}"
+        ) from problem
     except Exception as problem:
         if not kwargs:
             raise
@@ -356,14 +364,14 @@ def _probe_render(env: gymnasium.Env, name: str) -> None:
     try:
         env.reset(seed=0)
     except error.DependencyNotInstalled as problem:
-        raise EnvSettingsError(
-            f"{name} cannot start without a package: {_join_lines(problem)}"
+        raise MissingPackageError(
+            f"{name} cannot start without a package: {_explain_missing(problem)}"
         ) from problem
     try:
         picture = env.render()
     except error.DependencyNotInstalled as problem:
-        raise EnvSettingsError(
-            f"{name} cannot draw pictures without a package: {_join_lines(problem)}"
+        raise MissingPackageError(
+            f"{name} cannot draw pictures without a package: {_explain_missing(problem)}"
         ) from problem
     except Exception as problem:
         raise EnvSettingsError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from worldmodel.config.schema import (
     plans_to_goal,
 )
 from worldmodel.distributed import ALONE, World
-from worldmodel.errors import UsageError
 from worldmodel.log_writers import LoggedRun, LogWriter
 from worldmodel.model.dynamics import Dynamics
 from worldmodel.model.heads import ContinueHead, GaussianHead, ScalarHead, TwoHotHead
@@ -44,6 +42,7 @@ from worldmodel.policy.planners.proposals import make_proposal
 from worldmodel.replay.samplers import Sampler
 from worldmodel.replay.start_states import BurnInStart, StoredStart, ZeroStart
 from worldmodel.spaces import ActionSpace, ObservationSpace
+from worldmodel.system.optional_packages import require_package
 from worldmodel.system.runtime import pick_precision
 
 SCALAR_HEADS: dict[str, Callable[[int, int, int, int], ScalarHead]] = {
@@ -215,15 +214,10 @@ def make_agent(
 
 
 def check_log_packages(c: Config) -> None:
-    """UsageError if a package is missing that a writer of log.to needs."""
+    """MissingPackageError if a package is missing that a writer of log.to needs."""
     for name in c.log.to:
         settings: Any = read_settings(registry.LOG_WRITERS[name])
-        if find_spec(settings.package) is None:
-            install = f"worldmodel[{settings.extra}]" if settings.extra else settings.package
-            raise UsageError(
-                f"log.to: {name} needs the package {settings.package}, which is not installed: "
-                f"pip install '{install}', or leave {name} out"
-            )
+        require_package(settings.package, f"log.to: {name}", f", or leave {name} out")
 
 
 def make_log_starts(c: Config, run_dir: Path) -> dict[str, Callable[[int | None], LogWriter]]:

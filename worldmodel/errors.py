@@ -49,6 +49,12 @@ class UsageError(WorldModelError, ValueError):
     """A setting, an argument or a question that cannot be used; the message says what can."""
 
 
+class MissingPackageError(UsageError):
+    """A package that is asked for is not installed; the message has the command."""
+
+    exit_code = 3
+
+
 class RunError(WorldModelError):
     """A run directory, or what belongs to it, cannot be used as asked."""
 

@@ -12,7 +12,7 @@ import sys
 from functools import cache
 from typing import Any, NamedTuple
 
-from ..errors import EnvError, EnvSettingsError
+from ..errors import EnvSettingsError, MissingPackageError
 
 _log = logging.getLogger(__name__)
 RENDERERS = ("auto", "gl", "fast", "ray")
@@ -199,7 +199,7 @@ def load_simulator(name: str) -> None:
             except ModuleNotFoundError as error:
                 if error.name != "dm_control":
                     raise
-                raise EnvError(
+                raise MissingPackageError(
                     f"DeepMind Control is not installed: {sys.executable} -m pip install {PACKAGE}"
                 ) from None
         elif backend and backend != sys.modules["dm_control._render"].BACKEND:

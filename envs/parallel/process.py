@@ -16,6 +16,7 @@ from typing import Any
 
 from gymnasium import spaces
 
+from ..errors import EnvSettingsError
 from .worker import GRACE_S, Obs, Step, views
 
 # importing a simulator on a busy machine is slow, and says nothing about its steps
@@ -35,13 +36,13 @@ _CODE = (
 
 @dataclass
 class Fault:
-    """How an environment failed: in one line, the traceback if there is one, and is it a mistake
-    of the user's.
+    """How an environment failed: in one line, the traceback if there is one, and the class of an
+    error that the user can mend.
     """
 
     error: str
     trace: str = ""
-    mistake: bool = False
+    mistake: type[EnvSettingsError] | None = None
 
 
 class Worker:

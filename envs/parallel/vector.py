@@ -319,7 +319,7 @@ def _to_fault(problem: BaseException) -> Fault:
 
 def _not_started(i: int, fault: Fault) -> Exception:
     if fault.mistake:
-        return EnvSettingsError(fault.error)
+        return fault.mistake(fault.error)
     return EnvFailure(
         f"env worker {i} did not start: {fault.error}"
         + (f"\n{fault.trace}" if fault.trace else "")

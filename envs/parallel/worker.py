@@ -25,7 +25,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from ..errors import EnvError, EnvSettingsError
+from ..errors import EnvError, EnvSettingsError, MissingPackageError
 from ..wrappers import Check, count_frames
 
 Obs = dict[str, np.ndarray]
@@ -199,16 +199,19 @@ def _close(stepper: Stepper) -> None:
         log.warning("an env worker, closing: %s", describe(problem))
 
 
-def describe_failure(problem: BaseException) -> tuple[str, str, bool]:
-    """Return what the parent needs to know: the error in one line, its traceback, and whether it
-    is about a setting of the user's.
+def describe_failure(
+    problem: BaseException,
+) -> tuple[str, str, type[EnvSettingsError] | None]:
+    """Return what the parent needs to know: the error in one line, its traceback, and its class
+    if the user can mend it.
 
     The errors of this package say all that there is to know without a traceback.
     """
-    about_settings = isinstance(problem, EnvSettingsError)
-    line = " ".join(str(problem).split()) if about_settings else describe(problem)
+    kinds = (MissingPackageError, EnvSettingsError)
+    mistake = next((kind for kind in kinds if isinstance(problem, kind)), None)
+    line = " ".join(str(problem).split()) if mistake else describe(problem)
     trace = "" if isinstance(problem, EnvError) else "".join(traceback.format_exception(problem))
-    return line, trace, about_settings
+    return line, trace, mistake
 
 
 def describe(problem: BaseException) -> str:

@@ -502,9 +502,9 @@ def test_a_gymnasium_id_without_pictures():
 
 @pytest.mark.skipif(importlib.util.find_spec("pygame") is not None, reason="pygame is installed")
 def test_a_missing_extra_is_one_line_with_the_pip_command():
-    with pytest.raises(ValueError, match="gym:CartPole-v1.*pip install") as problem:
+    with pytest.raises(envs.EnvSettingsError, match=f"{sys.executable} -m pip install") as problem:
         envs.make("gym:CartPole-v1")
-    assert "\n" not in str(problem.value)
+    assert "\n" not in str(problem.value) and problem.value.exit_code == 3
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,12 @@ import gymnasium
 import pytest
 from worldmodel.envs import packages
 
+import worldmodel
 from worldmodel import envs
+from worldmodel.command_line import main as program
 from worldmodel.config import loading
 from worldmodel.config.yaml_io import ConfigError
+from worldmodel.errors import MissingPackageError
 
 MODULE = """
     import gymnasium
@@ -102,9 +105,22 @@ def test_a_missing_package_is_one_line_with_the_command_and_ends_with_3(monkeypa
                 envs.check_name(f"gym:{prefix}Game-v1")
             assert problem.value.exit_code == 3 and "\n" not in str(problem.value)
             assert f"-m pip install {package.pip}" in str(problem.value)
-    with pytest.raises(envs.EnvSettingsError) as problem:
-        loading.parse(["debug", "--env.task", "gym:MiniGrid-Empty-5x5-v0"], envs.check_name)
-    assert not isinstance(problem.value, ConfigError)
+            is_alone = "in an environment of its own" in str(problem.value)
+            assert is_alone == bool(package.conflict)
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_the_programs_end_with_3_and_a_line_where_a_package_is_missing(
+    command, monkeypatch, capsys
+):
+    monkeypatch.setattr(packages, "is_importable", lambda module: False)
+    for words in (["minigrid"], ["debug", "--task", "gym:MiniGrid-Empty-5x5-v0"]):
+        assert program.main([command, *words]) == 3
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "-m pip install minigrid" in said
+    assert program.main([command, "minigrid", "--run.sed", "1"]) == 2  # settings come first
+    with pytest.raises(MissingPackageError):
+        worldmodel.train("minigrid")
 
 
 def test_ids_of_packages_that_this_project_names_need_no_trust():

@@ -24,6 +24,7 @@ from worldmodel.command_line import pack as program
 from worldmodel.errors import DataError, RunError, UsageError, WorldModelError
 from worldmodel.packing import archive, file_list, golden_output, hub
 from worldmodel.packing.pack import find_command, pack_run
+from worldmodel.system import optional_packages
 
 TIMES = float(os.environ.get("WM_FUZZ", "1"))
 ROOT = Path(__file__).resolve().parents[2]
@@ -347,10 +348,10 @@ def test_addresses_of_the_hub():
             hub.parse_address(text)
 
 
-def test_without_its_package_the_hub_names_the_extra(monkeypatch):
-    monkeypatch.setattr(hub, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"pip install 'worldmodel\[hub\]'"):
-        worldmodel.load("hf://me/it")
+def test_without_its_package_the_hub_says_how_to_install_it(monkeypatch, capsys):
+    monkeypatch.setattr(optional_packages, "find_spec", lambda name: None)
+    assert program.main(["hf://me/it"]) == 3
+    assert f"{sys.executable} -m pip install huggingface_hub\n" in capsys.readouterr().err
 
 
 HUB = """

@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from worldmodel.envs.errors import EnvError, EnvFailure, EnvSettingsError
+from worldmodel.envs.errors import EnvError, EnvFailure, EnvSettingsError, MissingPackageError
 from worldmodel.envs.parallel.vector import make_vector
 
 import worldmodel.distributed
@@ -65,6 +65,11 @@ def test_every_member_of_both_families_has_a_known_exit_code():
     kinds = [*family(WorldModelError), *family(EnvError)]
     codes = {kind: kind.exit_code for kind in kinds if hasattr(kind, "exit_code")}
     assert set(codes.values()) <= {2, 3, 4, 5, 74} and len(codes) > 10
+
+
+def test_a_missing_package_is_one_line_though_something_is_kept(capsys):
+    assert run_command(raising(MissingPackageError("words")), "\nall is kept") == 3
+    assert capsys.readouterr().err == "words\n"
 
 
 @pytest.mark.parametrize("bug", [ValueError("a bug"), RuntimeError("a bug"), KeyError("a bug")])
@@ -123,6 +128,36 @@ def test_an_environment_that_cannot_be_made_is_an_environments_failure(count):
     with pytest.raises(EnvFailure, match="ValueError: no such level") as failure:
         make_vector(Wrong, count)
     assert "Traceback" in str(failure.value) and failure.value.exit_code == 3
+
+
+class Undrawable(gymnasium.Env):
+    """An environment of a user's that finds out late what it lacks."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, fails_at="render"):
+        self.fails_at = fails_at
+        self.need("make")
+
+    def need(self, place):
+        if place == self.fails_at:
+            raise gymnasium.error.DependencyNotInstalled("run `pip install simulator`")
+
+    def reset(self, *, seed=None, options=None):
+        self.need("reset")
+        return np.zeros(3, np.float32), {}
+
+    def render(self):
+        self.need("render")
+
+
+@pytest.mark.parametrize("count, place", [(1, "render"), (1, "make"), (1, "reset"), (2, "render")])
+def test_a_missing_package_is_said_with_its_own_exit_code(count, place, tmp_path):
+    make = partial(envs.make, f"{__name__}:Undrawable", kwargs={"fails_at": place})
+    with pytest.raises(MissingPackageError, match=f"{sys.executable} -m pip install") as mistake:
+        make_vector(make, count)
+    assert mistake.value.exit_code == 3 and "\n" not in str(mistake.value)
 
 
 @pytest.mark.parametrize("count", [1, 2])

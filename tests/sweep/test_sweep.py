@@ -15,6 +15,7 @@ from worldmodel.config import loading
 from worldmodel.config.loading import ConfigError
 from worldmodel.errors import UsageError
 from worldmodel.sweep import grid, local_pool, slurm_jobs
+from worldmodel.system import optional_packages
 
 # A training that takes milliseconds: it notes that it ran, and leaves a finished run.
 FINISH = """
@@ -260,6 +261,12 @@ def test_a_job_whose_time_is_up_saves_and_is_queued_again(here):
         thread.join()
     [again] = queued
     assert again.function.command == training.command
+
+
+def test_without_submitit_the_command_says_how_to_install_it(here, monkeypatch, capsys):
+    monkeypatch.setattr(optional_packages, "find_spec", lambda name: None)
+    assert sweep.main([*WORDS, "--slurm", "time=60"]) == 3
+    assert f"{sys.executable} -m pip install submitit\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["partition", "=3", "a=[1"])

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import sqlite3
+import sys
 import threading
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,9 +15,10 @@ import runs
 from runs import fingerprint
 from worldmodel import build, registry
 from worldmodel.config import loading
-from worldmodel.errors import UsageError
+from worldmodel.errors import MissingPackageError
 from worldmodel.log_writers import ID_FILE, LoggedRun, read_or_make_id
 from worldmodel.log_writers.tensorboard import hide_thread_errors, open_board
+from worldmodel.system import optional_packages
 from worldmodel.training import logger as logger_module
 from worldmodel.training.logger import JsonLines, Logger
 
@@ -118,8 +120,9 @@ def test_a_writer_that_fails_costs_one_warning_and_its_own_output(tmp_path, capl
 @pytest.mark.parametrize("name", registry.LOG_WRITERS)
 def test_a_missing_package_is_refused_by_name_before_anything_begins(name, tmp_path, monkeypatch):
     config = loading.parse(["debug", "--log.to", name])
-    monkeypatch.setattr(build, "find_spec", lambda package: None)
-    with pytest.raises(UsageError, match=f"log.to: {name} needs the package .*pip install"):
+    monkeypatch.setattr(optional_packages, "find_spec", lambda package: None)
+    wanted = f"log.to: {name} needs the package .*{sys.executable} -m pip install {name}, or"
+    with pytest.raises(MissingPackageError, match=wanted):
         build.check_log_packages(config)
 
 

@@ -66,7 +66,7 @@ def show_tasks(argv: list[str]) -> int:
     parts += ["Gymnasium, gym:<id>:", *format_rows(families), ""]
     others = {
         p.module: f"{', '.join(f'{prefix}...' for prefix in p.prefixes)}"
-        + ("" if installed[p.module] else f" (not here: pip install {p.pip})")
+        + ("" if installed[p.module] else f"; not here: pip install {p.pip} {p.describe_place()}")
         for p in packages.PACKAGES
     }
     parts += ["Packages of environments, gym:<id>:", *format_rows(others), ""]

@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
     from worldmodel import envs
     from worldmodel.command_line.train import add_default_preset
     from worldmodel.config import loading
-    from worldmodel.errors import WorldModelError
+    from worldmodel.errors import UsageError
     from worldmodel.sweep import grid
 
     words = add_default_preset(words)
@@ -73,9 +73,9 @@ def main(argv: list[str]) -> int:
             [grid.parse_values(text) for text in args.set],
             envs.check_name,
         )
-    except (loading.ConfigError, WorldModelError) as error:
+    except UsageError as error:
         sys.stderr.write(f"{error}\n")
-        return 2
+        return error.exit_code
     base = loading.parse(words).run
     out = args.out or Path(base.root) / "sweeps" / base.name
     from worldmodel.programs.exit_codes import run_command  # torch is imported from here on

@@ -5,6 +5,7 @@ import sys
 
 from worldmodel import envs
 from worldmodel.config import loading
+from worldmodel.errors import UsageError
 from worldmodel.system.cpu_cores import LoadMeter
 
 KEPT = "\nwhat the last checkpoint holds is kept; the same command goes on from there"
@@ -44,10 +45,10 @@ def main(argv: list[str]) -> int:
     is_main = os.environ.get("RANK", "0") == "0"
     try:
         config = loading.parse(add_default_preset(argv), envs.check_name)
-    except loading.ConfigError as error:
+    except UsageError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # all ranks of a machine get the same words
             sys.stderr.write(f"{error}\n")
-        return 2
+        return error.exit_code
     load = LoadMeter()
     from worldmodel.programs.exit_codes import run_command  # torch is imported from here on
 

@@ -32,7 +32,13 @@ from worldmodel.config.yaml_io import (
     parse_yaml,
     read_yaml,
 )
-from worldmodel.errors import CONTROL, escape_control, exit_code_of, suggest
+from worldmodel.errors import (
+    CONTROL,
+    MissingPackageError,
+    escape_control,
+    exit_code_of,
+    suggest,
+)
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +53,7 @@ def _read_defaults() -> dict[str, Any]:
 
 def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) -> Config:
     """Command line to configuration; raises ConfigError with every problem found, `check_task`'s
-    error too.
+    error too. MissingPackageError if all is right but a package of the task is missing.
     """
     names, overrides, problems = split_arguments(argv)
     presets = sorted(find_preset_files())
@@ -70,15 +76,22 @@ def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) 
             problems.append(problem)
     if names and "run.name" not in dict(overrides) and values["run"]["name"] == "default":
         values["run"]["name"] = "-".join(name for name in names if name in presets)
-    task = values["env"]["task"]
+    task, missing = values["env"]["task"], ""
     if check_task and isinstance(task, str):
         try:
             check_task(task)
         except Exception as error:
-            if exit_code_of(error) != 2:  # a bug, or a package that is missing
+            code = exit_code_of(error)
+            if code is None:  # a bug
                 raise
-            problems.append(f"env.task: {error}")
-    return build_config(values, problems)
+            if code == 2:
+                problems.append(f"env.task: {error}")
+            else:
+                missing = f"env.task: {error}"
+    config = build_config(values, problems)
+    if missing:
+        raise MissingPackageError(missing)
+    return config
 
 
 def load(path: Path, opener: Callable[[str, int], int] | None = None) -> Config:

@@ -12,7 +12,7 @@ from worldmodel.log_writers import LoggedRun
 
 
 class Settings:
-    package, extra = "tensorboard", ""
+    package = "tensorboard"
 
 
 class TensorBoard:

@@ -13,7 +13,7 @@ from worldmodel.log_writers import LoggedRun, read_or_make_id
 
 
 class Settings:
-    package, extra = "trackio", "log"
+    package = "trackio"
 
 
 class Trackio:

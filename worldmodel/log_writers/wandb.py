@@ -18,7 +18,7 @@ START_SECONDS, END_SECONDS = 30, 60  # to wait for the network, at most
 
 
 class Settings:
-    package, extra = "wandb", "log"
+    package = "wandb"
 
 
 class Wandb:

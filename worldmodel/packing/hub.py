@@ -7,12 +7,12 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from worldmodel.errors import DataError, RunError, UsageError, escape_control, exit_code_of
 from worldmodel.packing import file_list
 from worldmodel.packing.archive import check_space, find_cache
+from worldmodel.system.optional_packages import require_package
 
 # A path loses one of two slashes: hf://user/repo arrives as hf:/user/repo.
 ADDRESS = re.compile(r"hf:/{1,2}([\w.-]{1,96}/[\w.-]{1,96})(?:@([\w.-][\w./-]{0,199}))?")
@@ -52,7 +52,7 @@ def download(address: HubAddress) -> Path:
         folder = cache / address.revision
         if file_list.is_packed(folder) and _is_complete(folder):
             return folder
-    _require_package()
+    require_package("huggingface_hub", "hf://")
     import huggingface_hub
 
     with _explain_failure(address):
@@ -89,7 +89,7 @@ def _is_complete(folder: Path) -> bool:
 
 def upload(folder: Path, address: HubAddress) -> str:
     """Upload a packed run, into a new repository where there is none; its page."""
-    _require_package()
+    require_package("huggingface_hub", "hf://")
     import huggingface_hub
 
     if address.revision:
@@ -105,11 +105,6 @@ def upload(folder: Path, address: HubAddress) -> str:
             commit_message="Add a packed run",
         )
     return str(page)
-
-
-def _require_package() -> None:
-    if find_spec("huggingface_hub") is None:
-        raise UsageError("hf:// needs the package huggingface_hub: pip install 'worldmodel[hub]'")
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from worldmodel.distributed import MainRankFailure, format_rank_prefix
 from worldmodel.errors import exit_code_of
 from worldmodel.system.process_start import get_output_error
 
-ENVIRONMENT = 3  # the exit code of environments that fail
+ENVIRONMENT = 3  # the exit code of environments that fail, and of missing packages (ValueError)
 USE_LESS_MEMORY = (
     "lower replay.batch, replay.length, planner.candidates or replay.capacity_gb, or stop other "
     "programs"
@@ -70,7 +70,8 @@ def run_command(command: Callable[[], int], kept: str = "") -> int:
     except Exception as error:
         code = exit_code_of(error)
         if code is not None:
-            return _report(f"{_message(error)}{kept if code == ENVIRONMENT else ''}", code)
+            is_fault = code == ENVIRONMENT and not isinstance(error, ValueError)
+            return _report(f"{_message(error)}{kept if is_fault else ''}", code)
         if isinstance(error, OSError):
             return _report(f"{_disk_message(error)}{kept}", 74)
         if _is_out_of_memory(error):

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from worldmodel.sweep.local_pool import ROOT, forward_signals, make_command
 from worldmodel.sweep.progress import SweepProgress
 from worldmodel.system.console import say
 from worldmodel.system.files import read_json, replace_file
+from worldmodel.system.optional_packages import require_package
 
 JOBS_FILE, MAX_JOBS_FILE = "jobs.json", 1 << 24
 POLL_SECONDS, SAVE_SECONDS = 5, 60
@@ -75,8 +75,7 @@ def train_on_slurm(
 
     Jobs of an earlier command that have not ended are waited for, not submitted again.
     """
-    if find_spec("submitit") is None:
-        raise UsageError("--slurm needs the package submitit: pip install 'worldmodel[slurm]'")
+    require_package("submitit", "--slurm")
     from submitit.helpers import as_completed
 
     jobs_file = progress.logs / JOBS_FILE
