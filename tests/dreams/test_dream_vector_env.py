@@ -9,13 +9,16 @@ from gymnasium.vector import AutoresetMode
 import worldmodel
 from runs import seed_dir, train
 from worldmodel import DreamEnv, DreamVectorEnv
+from worldmodel.kernels import picture_decoder
+from worldmodel.model.mean_image import to_pixels
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Discrete actions, and episodes that end."""
+    """Discrete actions, episodes that end, and a decoder that the C half supports."""
     root = tmp_path_factory.mktemp("caught")
-    train(root, "--env.task", "catcher", "--run.frames", "60")
+    sizes = ("--model.cnn", "[16,16]", "--model.patch", "4", "--run.precision", "fp32")
+    train(root, "--env.task", "catcher", "--run.frames", "60", *sizes)
     return worldmodel.load(seed_dir(root, "catcher"))
 
 
@@ -63,6 +66,18 @@ def test_rows_start_where_a_single_dream_of_their_seed_does(run):
     for row in range(3):
         _, info = env.reset(seed=5 + row)
         assert info == {"episode": infos["episode"][row], "step": infos["step"][row]}
+
+
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_a_batch_shows_what_the_model_decodes(run, monkeypatch, is_compiled):
+    if not is_compiled:
+        monkeypatch.setattr(picture_decoder, "load_library", lambda: None)
+    envs = DreamVectorEnv(run, 3)
+    envs.reset(seed=0)
+    seen, *_ = envs.step([0, 1, 2])
+    feat = run.model.dynamics.features(envs.dream.states)
+    wanted = to_pixels(run.model.decode(feat[None])["image"])[0].numpy()
+    assert np.abs(seen.astype(int) - wanted).max() <= is_compiled and wanted.std() > 1
 
 
 def test_one_row_dreams_what_a_single_dream_does(run, monkeypatch):

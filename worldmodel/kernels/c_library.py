@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 SOURCES = [
     Path(__file__).with_name(name)
-    for name in ("common.h", "steps.c", "planning_step.c", "pictures.c")
+    for name in ("common.h", "steps.c", "planning_step.c", "pictures.c", "picture_decoder.c")
 ]
 FLAGS = [
     "-O3",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldmodel.model.objectives import Context, Objective
 from worldmodel.spaces import Losses, Metrics
@@ -31,3 +31,6 @@ class Probe(Objective):
 
     def decode(self, feat: Tensor) -> dict[str, Tensor]:
         return self.decoder.decode(feat)
+
+    def list_picture_decoders(self) -> dict[str, nn.Module]:
+        return self.decoder.list_picture_decoders()

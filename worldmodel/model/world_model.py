@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from worldmodel.distributed import ALONE, World
 from worldmodel.errors import UsageError
+from worldmodel.kernels.picture_decoder import PackedDecoder
 from worldmodel.model.augment import draw_shifts, shift_pictures
 from worldmodel.model.dynamics import Dynamics
 from worldmodel.model.ema import SlowCopy
@@ -258,3 +259,13 @@ class WorldModel(nn.Module):
             )
         means = self._mean_images()
         return {name: means[name].add_to(x) for name, x in decoder.decode(feat).items()}
+
+    def pack_decoders(self) -> dict[str, PackedDecoder] | None:
+        """Decoders of pictures by name that draw a batch faster, with the weights of now; None if
+        any cannot be packed.
+        """
+        decoder, means = self._find_decoder(), self._mean_images()
+        found = decoder.list_picture_decoders() if decoder is not None else {}
+        if not found or not all(map(PackedDecoder.supports, found.values())):
+            return None
+        return {k: PackedDecoder(net, means[k].picture) for k, net in found.items()}

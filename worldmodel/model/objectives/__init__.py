@@ -117,6 +117,10 @@ class Objective(nn.Module):
         """Mean pictures (B,T,H,W,C) of features (B,T,F) by name, without their mean images."""
         raise NotImplementedError
 
+    def list_picture_decoders(self) -> dict[str, nn.Module]:
+        """The `ImageDecoder` by picture, where `decode` only applies these."""
+        return {}
+
     def begin_update(self, update: int) -> int:
         """Prepare update number `update`; return the phase of training that it belongs to."""
         return 0
