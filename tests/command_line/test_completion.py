@@ -79,3 +79,10 @@ def test_words_that_could_come_next(tmp_path, monkeypatch):
     assert complete_words(["eval", "x", "--render", "g"]) == ["gl"]
     assert complete_words(["tasks", "-"]) == ["--all", "--help"]
     assert complete_words(["nothing", ""]) == ["--help"]
+    assert complete_words(["sweep", "--jo"]) == ["--jobs"]
+    assert complete_words(["sweep", "pend"]) == ["pendulum"]
+    assert complete_words(["sweep", "pendulum", "--loss.rew"]) == ["--loss.reward"]
+    assert complete_words(["sweep", "pendulum", "--set", "loss.rew"]) == ["loss.reward="]
+    make_run(tmp_path / "runs")
+    assert complete_words(["pack", ""]) == ["runs/counter/debug/seed0", "latest"]
+    assert complete_words(["pack", "x", "--r"]) == ["--replay"]

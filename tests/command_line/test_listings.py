@@ -164,3 +164,6 @@ def test_every_task_is_listed(capsys, monkeypatch):
         missing = f"pip install {package.pip}" in " ".join(said.out.split())
         assert missing != packages.is_importable(package.module)
     assert "CartPole-v0" in show(capsys, "tasks", "--all")[1].out
+    with pytest.raises(SystemExit):
+        show(capsys, "tasks", "--al")
+    assert "unknown option --al (did you mean --all?)" in capsys.readouterr().err

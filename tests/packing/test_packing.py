@@ -109,6 +109,8 @@ def test_what_exists_is_not_replaced_and_a_failure_leaves_nothing(trained, tmp_p
     for name in ("new", "new.zip"):
         with pytest.raises(ZeroDivisionError):
             pack_run(run, tmp_path / name)
+        with pytest.raises(ZeroDivisionError):
+            pack_run(run, tmp_path / "some" / "folders" / name)
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
@@ -222,7 +224,16 @@ def test_the_program_packs_beside_a_name_made_of_the_run(trained, tmp_path, monk
     assert program.main([str(trained)]) == 2  # it is there
     assert program.main([str(tmp_path / "nothing")]) == 4
     assert program.main([str(trained), "--push", "http://x"]) == 2
-    assert {path.name for path in tmp_path.iterdir()} == {"counter-debug-seed0.zip"}
+    shutil.copytree(trained, tmp_path / "runs" / "seed0")
+    assert program.main(["latest", "newest"]) == 0 and worldmodel.load("newest").frames == 60
+    for word, wanted in (("--psh", "did you mean --push?"), ("--repl", "unknown option --repl")):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            program.main(["latest", word])
+        said = capsys.readouterr().err
+        assert end.value.code == 2 and wanted in said and said.count("\n") == 1
+    made = {path.name for path in tmp_path.iterdir()}
+    assert made == {"counter-debug-seed0.zip", "newest", "runs"}
 
 
 def entry(name, data=b"x", kind=stat.S_IFREG, flags=0):

@@ -157,6 +157,8 @@ def test_no_venv_uses_this_python_and_makes_nothing(tree):
 def test_modules_are_found_from_any_folder_and_pass_their_exit_code(tree, tmp_path):
     done = call(tree, "doctor", cwd=tmp_path, WM_VENV="none")
     assert (done.stdout, done.returncode) == (f"doctor {tmp_path}\n", 3)
+    done = call(tree, "doctor", "x", cwd=tmp_path, WM_VENV="none")
+    assert (done.stdout, done.returncode) == ("", 2) and "unexpected word 'x'" in done.stderr
 
 
 def test_no_module_of_the_folder_it_is_called_in_is_imported(tree, tmp_path):

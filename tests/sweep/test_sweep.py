@@ -83,7 +83,7 @@ def test_values_with_commas_in_brackets_and_text_are_one_each():
     assert grid.parse_seeds("0..2,7,1") == [0, 1, 2, 7]
 
 
-@pytest.mark.parametrize("text", ["a", "0..", "4..0", "-1", "0..99999999", ""])
+@pytest.mark.parametrize("text", ["a", "0..", "4..0", "-1", "0..10000", ""])
 def test_what_are_no_seeds_is_refused(text):
     with pytest.raises(UsageError, match="--seeds"):
         grid.parse_seeds(text)
@@ -106,7 +106,65 @@ def test_problems_of_all_cells_are_found_before_the_first_begins(here, capsys):
 
 def test_two_cells_in_one_directory_are_refused():
     with pytest.raises(UsageError, match="would both be trained in"):
-        names("--set", "env.task='counter','counter'")
+        names("--set", "loss.reward=1,1")
+
+
+@pytest.mark.parametrize(
+    "words, wanted",
+    [
+        (["--set", "run.seed=1,2"], "--seeds"),
+        (["--set", "seed=1,2"], "--seeds"),
+        (["--run.seed", "3"], "--seeds"),
+        (["--set", "env.task=counter,rope"], "--tasks"),
+        (["--env.task", "rope", "--tasks", "counter"], "--tasks"),
+        (["--set", "name=a,b"], "--run.name is their beginning"),
+        (
+            ["--set", "loss.reward=1,2", "--loss.reward", "3"],
+            "loss.reward: this key is given twice",
+        ),
+        (
+            ["--set", "frames=60,80", "--set", "run.frames=90"],
+            "run.frames: this key is given twice",
+        ),
+    ],
+)
+def test_a_key_that_would_be_ignored_is_refused(words, wanted, here, capsys):
+    assert sweep.main([*WORDS[:1], *words]) == 2
+    said = capsys.readouterr().err
+    assert wanted in said and said.count("\n") == 1 and not list(here.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words, wanted",
+    [
+        (["debug", "--jobs", "x"], "argument --jobs: 'x' is not a whole number"),
+        (["debug", "--job", "2"], "did you mean --jobs?"),
+        (["debug", "--seed", "2"], "did you mean --seeds?"),
+        (["debug", "--task", "rope"], "did you mean --tasks?"),
+        ([], "name a preset, as in ./wm sweep quickstart"),
+        (["run.frames=60"], "name a preset"),
+    ],
+)
+def test_a_mistake_in_an_option_is_one_line(words, wanted, capsys):
+    with pytest.raises(SystemExit) as end:
+        sweep.main(words)
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and wanted in said and said.count("\n") == 1
+
+
+def test_any_value_makes_a_name_of_its_own_that_a_file_can_have(here, capsys):
+    words = [*WORDS, "--seeds", "0", "--name", "it"]
+    tables = "{reconstruction: 1.0},{reconstruction: 2.0, contrastive: 0.1}"
+    assert sweep.main([*words, "--set", f"loss.objective={tables}"]) == 0
+    assert "2 of 2 trainings" in capsys.readouterr().out
+    made = sorted(path.name for path in (here / "runs" / "counter").iterdir())
+    assert len(made) == 2 and made[0].startswith("it-loss.objective_reconstruction_1.0-")
+    made = names("--seeds", "0", "--set", f"log.project={'a' * 300},{'a' * 301},a b,a_b,'a: 1'")
+    assert len({*made}) == 5 and all(len(path) < 150 for path in made)
+    assert "debug-log.project_a_b" in made[3]
+    long = ["--name", "n" * 200, "--set", "loss.reward=1", "--seeds", "0"]
+    assert sweep.main([*WORDS, *long]) == 0
+    assert len(grid.shorten("x" * 300, 200)) < 250
 
 
 def test_a_sweep_ends_with_a_table_and_its_repetition_trains_nothing(here, monkeypatch, capsys):

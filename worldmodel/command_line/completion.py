@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from worldmodel.command_line import pack, sweep
 from worldmodel.config.key_reference import SHORT_NAMES, read_sections
 from worldmodel.config.preset_files import list_presets
 from worldmodel.programs import eval_options
@@ -59,8 +60,12 @@ def complete_words(words: list[str], commands: list[str]) -> list[str]:
     *before, begun = words or [""]
     if not before:
         found = commands
-    elif before[0] in ("train", "sweep"):
+    elif before[0] == "train":
         found = list_train_words(before[1:], begun)
+    elif before[0] == "sweep":
+        found = list_sweep_words(before[1:], begun)
+    elif before[0] == "pack":
+        found = list_pack_words(before[1:], begun)
     elif before[0] == "eval":
         found = list_eval_words(before[1:], begun)
     else:
@@ -81,6 +86,27 @@ def list_train_words(before: list[str], begun: str) -> list[str]:
     if begun.startswith("-"):
         return [f"--{name}" for name in ("help", *SHORT_NAMES, *keys)]
     return list_presets()
+
+
+def list_sweep_words(before: list[str], begun: str) -> list[str]:
+    """Presets, the options of a sweep, and keys, of which --set takes one."""
+    if before[-1:] == ["--set"]:
+        return [
+            f"{section.name}.{key}="
+            for section in read_sections().values()
+            for key in section.keys
+        ]
+    found = list_train_words(before, begun)
+    if begun.startswith("-"):
+        return [*sweep.make_parser().list_options(), *(word for word in found if "." in word)]
+    return found
+
+
+def list_pack_words(before: list[str], begun: str) -> list[str]:
+    """Runs and the options of packing."""
+    if begun.startswith("-"):
+        return pack.make_parser().list_options()
+    return [] if before[-1:] == ["--push"] else [*map(str, find_runs(ROOT)), "latest"]
 
 
 def list_eval_words(before: list[str], begun: str) -> list[str]:

@@ -122,7 +122,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "pack": (pack_run, "pack a run as one directory or zip file, or push it to the hub"),
     "doctor": (report_machine, "report what this machine offers and what would improve it"),
     "test": (run_tests, "run the tests"),
-    "completion": (complete, "print what makes a shell complete these commands"),
+    "completion": (complete, "print a shell completion script"),
 }
 
 
@@ -160,7 +160,8 @@ def describe_unknown(name: str) -> str:
 
 def needs_no_packages(name: str, args: list[str]) -> bool:
     """Whether a command is answered by the standard library alone."""
-    return name in ("runs", "presets", "completion") or wants_help(args)
+    is_mistake = name == "doctor" and bool(args)
+    return name in ("runs", "presets", "completion") or is_mistake or wants_help(args)
 
 
 def show(text: str) -> int:

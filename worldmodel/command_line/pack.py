@@ -6,6 +6,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from worldmodel.programs.eval_options import find_run
+from worldmodel.programs.option_parser import OptionParser
 from worldmodel.system.console import PROGRAM, say
 
 DESCRIPTION = """Pack a run to share it: configuration, newest weights, spaces, a model card with
@@ -14,19 +16,25 @@ is opened. worldmodel.load and wm eval open the directory, the zip file, or hf:/
 """
 
 
-def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+def make_parser() -> OptionParser:
+    parser = OptionParser(
         prog=f"{PROGRAM} pack",
         description=DESCRIPTION,
         usage=f"{PROGRAM} pack RUN [OUT] [--replay] [--push hf://user/repo]",
-        allow_abbrev=False,
     )
     add = parser.add_argument
-    add("run", metavar="RUN", help="a run directory, or a packed run")
+    add("run", metavar="RUN", help="a run directory, latest, or a packed run")
     add("out", metavar="OUT", nargs="?", type=Path, help="a new directory, or a file OUT.zip")
     add("--replay", action="store_true", help="add the replay, so that training can go on")
     add("--push", metavar="hf://user/repo", help="upload it to the Hugging Face hub")
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = make_parser()
+    args = parser.parse_words(argv)
+    args.run = find_run(args.run, parser)
+    return args
 
 
 def main(argv: list[str]) -> int:

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worldmodel.programs.eval_options import parse_positive
+from worldmodel.config.key_reference import SHORT_NAMES
+from worldmodel.programs.eval_options import PlainFormatter, parse_positive, split_dotted
+from worldmodel.programs.option_parser import OptionParser
 from worldmodel.system.console import PROGRAM
 
 if TYPE_CHECKING:
@@ -25,17 +27,19 @@ EXAMPLE = f"""example:
 """
 
 
-def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The options, and the words that every training is given: presets and --section.key value."""
-    parser = argparse.ArgumentParser(
+PASSED_ON = ("frames", "name")  # short names that every training is given
+
+
+def make_parser() -> OptionParser:
+    parser = OptionParser(
         prog=f"{PROGRAM} sweep",
         description=DESCRIPTION,
         epilog=EXAMPLE,
         usage=f"{PROGRAM} sweep PRESET [PRESET ...] [options] [--section.key value ...]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        formatter_class=PlainFormatter,
     )
     add = parser.add_argument
+    add("presets", nargs="*", help=argparse.SUPPRESS)
     add("--tasks", metavar="A,B", help="values of env.task (the preset's own)")
     add("--seeds", default="0..2", metavar="0..4", help="seeds, as in 0..4 or 0,3,7 (0..2)")
     add(
@@ -53,18 +57,31 @@ def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add("--table", action="store_true", help="train nothing, and show what is done")
     add("--out", type=Path, metavar="DIR", help="for table, plot and logs (runs/sweeps/<name>)")
-    return parser.parse_known_args(argv)
+    for name in PASSED_ON:
+        add(f"--{name}", metavar="VALUE", help=f"{SHORT_NAMES[name]}, as in {PROGRAM} train")
+    return parser
+
+
+def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options, and the words that every training is given: presets and --section.key value."""
+    parser = make_parser()
+    own, dotted = split_dotted(argv)
+    args = parser.parse_words(own)
+    if all("=" in word for word in args.presets):
+        parser.error(
+            f"name a preset, as in {parser.prog} quickstart; {PROGRAM} presets lists them"
+        )
+    given = [f"--{name}={vars(args)[name]}" for name in PASSED_ON if vars(args)[name] is not None]
+    return args, [*args.presets, *dotted, *given]
 
 
 def main(argv: list[str]) -> int:
     args, words = parse_arguments(argv)  # help needs none of the following imports
     from worldmodel import envs
-    from worldmodel.command_line.train import add_default_preset
     from worldmodel.config import loading
     from worldmodel.errors import UsageError
     from worldmodel.sweep import grid
 
-    words = add_default_preset(words)
     try:
         cells = grid.make_cells(
             words,

@@ -38,6 +38,7 @@ def pack_run(run: Any, target: Path | str, with_replay: bool = False) -> Path:
         raise RunError(f"{target} exists already; name another place, or move it away", 2)
     staging = target.with_name(f".{target.name}.tmp-{os.getpid()}")
     archive = staging.with_name(f"{staging.name}.zip")
+    new_folders = [folder for folder in target.parents if not folder.exists()]
     try:
         staging.mkdir(parents=True)
         write_packed_run(run, staging, with_replay)
@@ -50,6 +51,9 @@ def pack_run(run: Any, target: Path | str, with_replay: bool = False) -> Path:
         shutil.rmtree(staging, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
             archive.unlink()
+        with contextlib.suppress(OSError):  # of a failure; they are not empty otherwise
+            for folder in new_folders:
+                folder.rmdir()
     return target
 
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from worldmodel.errors import CONTROL, suggest
 
 
 class OptionParser(argparse.ArgumentParser):
-    """An argument parser that says mistakes in one line."""
+    """An argument parser that says mistakes in one line, and takes no abbreviations."""
+
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, **options)
+
+    def list_options(self) -> list[str]:
+        return list(self._option_string_actions)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
@@ -28,6 +34,6 @@ class OptionParser(argparse.ArgumentParser):
             option = rest[0].partition("=")[0]
             if not option.startswith("-"):
                 self.error(f"unexpected word {option!r}; {self.prog} --help says what it takes")
-            hint = suggest(option, list(self._option_string_actions))
+            hint = suggest(option, self.list_options())
             self.error(f"unknown option {option}{hint}; {self.prog} --help lists them")
         return args

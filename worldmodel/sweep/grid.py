@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from worldmodel.config import loading
+from worldmodel.config.key_reference import SHORT_NAMES
 from worldmodel.config.schema import Config
 from worldmodel.config.yaml_io import UNREADABLE, ConfigError, describe_value, parse_yaml
 from worldmodel.errors import UsageError
-from worldmodel.run_directory import RunDir
+from worldmodel.run_directory import RunDir, make_slug
 
 Pair = tuple[str, str]  # a key and the text of its value
 SEEDS = re.compile(r"(\d{1,10})(?:\.\.(\d{1,10}))?")
 MOST_CELLS = 10_000
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_.+=-]*")
+LONGEST_NAME = 100
+# Keys that the options of a sweep set.
+OPTIONS = {"run.seed": "--seeds", "env.task": "--tasks"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +50,10 @@ def parse_seeds(text: str) -> list[int]:
             raise UsageError(f"--seeds {part!r}: give seeds as in 0..4 or 0,3,7")
         first, last = int(found[1]), int(found[2] or found[1])
         if not first <= last < first + MOST_CELLS:
-            raise UsageError(f"--seeds {part!r}: from {first} to {last} are no 1 to {MOST_CELLS}")
+            raise UsageError(
+                f"--seeds {part!r}: the last seed must not be below the first; at most "
+                f"{MOST_CELLS:,} seeds"
+            )
         seeds += range(first, last + 1)
     return list(dict.fromkeys(seeds))
 
@@ -58,7 +67,31 @@ def parse_values(text: str) -> list[Pair]:
         values = None
     if not isinstance(values, list) or not values:
         raise UsageError(f"--set {describe_value(text)}: give it as key=value,value")
+    key = SHORT_NAMES.get(key, key)
     return [(key, loading.format_value(value)) for value in values]
+
+
+def check_keys(words: Sequence[str], tasks: Sequence[str], varying: Sequence[str]) -> None:
+    """UsageError for a key that is given in two ways, one of which would be ignored."""
+    given = [key for key, _ in loading.split_arguments(words)[1]]
+    for key, option in OPTIONS.items():
+        if key in varying or (key in given and (tasks or key != "env.task")):
+            raise UsageError(f"{key}: a sweep takes it from {option}, so give it there alone")
+    if "run.name" in varying:
+        raise UsageError(
+            "--set run.name: names are made of the values that vary; --run.name is their beginning"
+        )
+    for key in varying:
+        if [*given, *varying].count(key) > 1:
+            raise UsageError(f"--set {key}: this key is given twice")
+
+
+def shorten(name: str, longest: int) -> str:
+    """The name if it is a plain one of this length, otherwise a slug with a hash of it."""
+    if PLAIN_NAME.fullmatch(name) and len(name) <= longest:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{make_slug(name)[:longest].rstrip('_')}-{digest}"
 
 
 def make_cells(
@@ -72,14 +105,17 @@ def make_cells(
 
     A run is named after the values that vary. ConfigError lists the problems of all cells.
     """
+    check_keys(words, tasks, [pairs[0][0] for pairs in varied])
     base = loading.parse(words, check_task)
     combinations = list(itertools.product(*varied))
     if len(seeds) * len(tasks or [""]) * len(combinations) > MOST_CELLS:
         raise UsageError(f"a sweep has at most {MOST_CELLS} trainings")
     cells, problems = [], list[str]()
     for seed, task, pairs in itertools.product(seeds, tasks or [base.env.task], combinations):
-        name = "-".join([base.run.name, *(f"{key}={value}" for key, value in pairs)])
-        own = [("env.task", task), *pairs, ("run.name", name), ("run.seed", str(seed))]
+        own = [("env.task", loading.format_value(task)), *pairs, ("run.seed", str(seed))]
+        if pairs:
+            name = "-".join([base.run.name, *(f"{key}={value}" for key, value in pairs)])
+            own.append(("run.name", loading.format_value(shorten(name, LONGEST_NAME))))
         made = (*words, *(word for key, value in own for word in (f"--{key}", value)))
         try:
             cells.append(Cell(made, loading.parse(made, check_task)))
