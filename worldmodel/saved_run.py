@@ -150,7 +150,7 @@ class Run:
         self, obs: Any, carry: Carry | None, episode_start: Any
     ) -> tuple[dict[str, Tensor], Carry, bool]:
         """Observations as tensors with is_first, the carry, and whether they came as a batch."""
-        seen, is_batch = check_seen(self.observation_space, obs)
+        seen, is_batch = check_observation(self.observation_space, obs)
         count = len(next(iter(seen.values())))
         is_first = np.ones(count, bool)
         if carry is None:
@@ -220,7 +220,9 @@ class Run:
         return to_pixels(shown)[0].cpu().numpy()
 
 
-def check_seen(observation: ObservationSpace, obs: Any) -> tuple[dict[str, np.ndarray], bool]:
+def check_observation(
+    observation: ObservationSpace, obs: Any
+) -> tuple[dict[str, np.ndarray], bool]:
     """Observations (B,...) by name, and whether they came as a batch; UsageError if misshaped.
 
     They are a dict, a picture or a vector, or several: a list, or with a leading axis. Other keys

@@ -78,6 +78,13 @@ def test_a_directory_and_a_zip_act_as_the_run_does_and_hold_no_replay(trained, p
         opened = worldmodel.load(place)
         assert np.array_equal(see(opened), expected)
         assert opened.frames == 60 and opened.config.run.root == "runs"
+    (opened.path / "eval").mkdir()
+    for damage in (lambda file: file.write_bytes(b"x"), Path.unlink):
+        for name in ("config.yaml", "pack.json"):
+            damage(opened.path / name)
+            opened = worldmodel.load(target)
+            assert np.array_equal(see(opened), expected) and (opened.path / "eval").is_dir()
+    assert [path.name for path in opened.path.parent.iterdir()] == [opened.path.name]
     found = {name.partition("/")[0] for name in list_files(packed)}
     assert found == {
         *("README.md", "config.yaml", "checkpoints", "golden.safetensors", "pack.json"),
@@ -192,7 +199,7 @@ for entry in ({**ENTRY, "bytes": -1}, {**ENTRY, "bytes": 2**60}, {**ENTRY, "sha2
 @pytest.mark.parametrize("kind", LISTS)
 def test_a_list_that_is_none_is_refused(copy, kind):
     (copy / file_list.NAME).write_text(LISTS[kind])
-    with pytest.raises(DataError, match="no list of a packed run's files") as error:
+    with pytest.raises(DataError, match="is not a valid pack.json") as error:
         worldmodel.load(copy)
     assert "\n" not in str(error.value)
 
@@ -206,6 +213,8 @@ def test_training_refuses_a_packed_run_and_resumes_one_with_its_replay(trained, 
         words = ("--run.frames", "80", "--behavior.name", "actor_critic")
         _, complained = runs.train(root, *words, expect=expect)
         assert ("is a packed run without the replay" in complained) == (not with_replay)
+        assert file_list.is_packed(place) == (not with_replay)
+        assert worldmodel.load(place).frames == (80 if with_replay else 60)
 
 
 def test_a_packed_run_is_evaluated_and_says_where_it_lacks_its_replay(packed, tmp_path):
@@ -355,7 +364,7 @@ def test_addresses_of_the_hub():
     assert hub.parse_address("hf://me/it") == hub.HubAddress("me/it", None)
     assert hub.parse_address("hf:/me/it@v1.0/x") == hub.HubAddress("me/it", "v1.0/x")
     for text in ("hf://me", "hf://me/it/more", "hf://me/it@", "hf://../..//x", "hf://a b/c"):
-        with pytest.raises(UsageError, match="no address of the hub"):
+        with pytest.raises(UsageError, match="not an address of the hub"):
             hub.parse_address(text)
 
 
@@ -376,6 +385,11 @@ said = {"pushed": pack.main([run, "--push", "hf://me/it"])}
 opened = worldmodel.load("hf://me/it")
 said["commit"] = opened.path.name
 said["frames"] = opened.frames
+for name in ("config.yaml", "pack.json"):
+    (opened.path / name).write_text("damaged")
+    worldmodel.load(f"hf://me/it@{opened.path.name}")
+    (opened.path / name).unlink()
+    worldmodel.load("hf://me/it")
 said["again"] = str(worldmodel.load(Path("hf://me/it@main")).path) == str(opened.path)
 for text in ("hf://me/other", "hf://me/it@nowhere", "hf://me/plain", "hf://me/lying"):
     try:

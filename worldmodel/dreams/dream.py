@@ -19,7 +19,7 @@ from worldmodel.kernels.picture_decoder import PackedDecoder
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.replay.buffer import ReplayError
 from worldmodel.replay.saved_episodes import SavedEpisodes
-from worldmodel.saved_run import Run, check_seen
+from worldmodel.saved_run import Run, check_observation
 from worldmodel.spaces import Columns, State, select_states
 from worldmodel.system.runtime import autocast
 
@@ -97,7 +97,7 @@ class Dream:
 
     def take_first_rows(self, obs: Any, count: int) -> list[Columns]:
         """The first row of `count` episodes, of a batch of observations or of one for all."""
-        seen, is_batch = check_seen(self.run.observation_space, obs)
+        seen, is_batch = check_observation(self.run.observation_space, obs)
         given = len(next(iter(seen.values())))
         if is_batch and given != count:
             raise UsageError(f"DreamEnv: {count} episodes cannot start from {given} observations")

@@ -19,6 +19,7 @@ from worldmodel.system.files import open_input, open_regular
 
 MOST_RATIO, SLACK = 50, 1 << 20  # of the size unpacked to that of the archive
 BLOCK = 1 << 20
+EVAL = "eval"  # where `wm eval` writes in a run
 # What reading a damaged archive raises; EINVAL at a place before its beginning.
 UNREADABLE = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
@@ -48,29 +49,37 @@ def write_archive(folder: Path, target: Path) -> None:
 
 
 def unpack(path: Path) -> Path:
-    """Unpack a zip into the cache, or find it there; DataError if it is no packed run."""
+    """Unpack a zip into the cache, or find it sound there; DataError if it is not a packed run."""
     with open(path, "rb", opener=open_input) as file:
         digest = hashlib.sha256()
         while block := file.read(BLOCK):
             digest.update(block)
         folder = find_cache() / "unpacked" / digest.hexdigest()[:32]
-        if folder.is_dir():
+        if file_list.is_complete(folder):
             return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
         try:
             with zipfile.ZipFile(file) as archive:
                 _extract(archive, partial, size=os.fstat(file.fileno()).st_size)
-            file_list.verify_files(partial)
-            if not folder.is_dir():  # another process may have been faster
-                partial.rename(folder)
+            file_list.verify_files(partial, with_replay=True)
+            if not file_list.is_complete(folder):  # another process may have been faster
+                _replace(folder, partial)
         except UNREADABLE as error:
             if isinstance(error, OSError) and error.errno != errno.EINVAL:
                 raise  # of the disk
-            raise DataError(f"{path} is no packed run: {str(error)[:200]}") from None
+            raise DataError(f"{path} is not a packed run: {str(error)[:200]}") from None
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Put a new folder in the place of a damaged or missing one, whose evaluations are kept."""
+    if (folder / EVAL).is_dir() and not os.path.lexists(new / EVAL):
+        (folder / EVAL).rename(new / EVAL)
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
 
 
 def check_space(folder: Path, needed: int) -> None:

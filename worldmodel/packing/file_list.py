@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -59,7 +60,7 @@ def read_file_list(folder: Path) -> FileList:
     try:
         found = read_json(path, MAX_LIST)
         if found["format"] != FORMAT:
-            raise ValueError(f"format {found['format']!r} is none that this version reads")
+            raise ValueError(f"format {found['format']!r} is not supported by this version")
         files = {name: _check_entry(name, entry) for name, entry in found["files"].items()}
         versions = {str(k)[:100]: str(v)[:1000] for k, v in found["versions"].items()}
         if not 0 < len(files) <= MOST_FILES:
@@ -68,7 +69,7 @@ def read_file_list(folder: Path) -> FileList:
             raise ValueError("its files are too large")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{escape_control(str(path))} is no list of a packed run's files: "
+            f"{escape_control(str(path))} is not a valid {NAME}: "
             f"{escape_control(str(error))[:200]}"
         ) from None
     return FileList(files, versions)
@@ -85,24 +86,43 @@ def _check_entry(name: str, entry: dict[str, Any]) -> ListedFile:
 def check_name(name: str) -> None:
     """ValueError unless the name is a plain relative path of a few folders."""
     if not FILE_NAME.fullmatch(name):
-        raise ValueError(f"{ascii(name)[:120]} is no name of a packed file")
+        raise ValueError(f"{ascii(name)[:120]} is not a name of a packed file")
 
 
-def verify_files(folder: Path) -> FileList:
-    """Check size and checksum of every file but the replay's; DataError where one differs."""
+def verify_files(folder: Path, with_replay: bool = False) -> FileList:
+    """Check every file, of the replay only the sizes unless asked; DataError where one differs."""
     found = read_file_list(folder)
     for name, entry in found.files.items():
         path = folder / name
-        try:
-            size = os.stat(path, follow_symlinks=False).st_size
-            is_same = size == entry.size and (
-                name.startswith(REPLAY) or hash_file(path) == entry.sha256
-            )
-        except FileNotFoundError:
-            raise DataError(f"{path} is missing, which {NAME} lists; copy it again") from None
-        if not is_same:
+        if not os.path.lexists(path):
+            raise DataError(f"{path} is missing, which {NAME} lists; copy it again")
+        if not _is_intact(path, entry, with_replay or not name.startswith(REPLAY)):
             raise DataError(f"{path} is not as it was packed ({NAME}); copy it again")
     return found
+
+
+def _is_intact(path: Path, entry: ListedFile, with_checksum: bool) -> bool:
+    size = os.stat(path, follow_symlinks=False).st_size
+    return size == entry.size and (not with_checksum or hash_file(path) == entry.sha256)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether every file, the replay's too, is as it was packed."""
+    try:
+        return not list_damaged(folder)
+    except DataError:
+        return False
+
+
+def list_damaged(folder: Path) -> list[str]:
+    """The listed files that are missing or not as they were packed."""
+    damaged = []
+    for name, entry in read_file_list(folder).files.items():
+        with contextlib.suppress(OSError):
+            if _is_intact(folder / name, entry, with_checksum=True):
+                continue
+        damaged.append(name)
+    return damaged
 
 
 def hash_file(path: Path) -> str:

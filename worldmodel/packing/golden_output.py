@@ -27,7 +27,7 @@ NAME, MAX_BYTES, ROWS = "golden.safetensors", 1 << 28, 4
 # Of the largest difference of an output, relative to the largest value where that is above 1.
 TOLERANCE = 1e-3  # within it, other libraries and processors count as equal
 FAR_OFF = 0.1  # beyond it, this is another function than was packed, and the run is refused
-SEEN, MADE = "seen/", "made/"
+INPUT, OUTPUT = "seen/", "made/"
 
 
 def describe_here() -> dict[str, str]:
@@ -56,8 +56,8 @@ def write_golden(run: Any, folder: Path) -> None:
         )
         seen[name] = torch.from_numpy(drawn)
     seen["prev_action"] = run.action_space.random(ROWS, make_generator(0))
-    tensors = {SEEN + k: v for k, v in seen.items()}
-    tensors |= {MADE + k: v for k, v in compute_outputs(run, seen).items()}
+    tensors = {INPUT + k: v for k, v in seen.items()}
+    tensors |= {OUTPUT + k: v for k, v in compute_outputs(run, seen).items()}
     replace_file(folder / NAME, safetensors.torch.save(tensors))
 
 
@@ -114,8 +114,8 @@ def read_golden(
         tensors = parse_tensors(path, read_small_file(path, MAX_BYTES))
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})") from None
-    seen = {k[len(SEEN) :]: v for k, v in tensors.items() if k.startswith(SEEN)}
-    made = {k[len(MADE) :]: v for k, v in tensors.items() if k.startswith(MADE)}
+    seen = {k[len(INPUT) :]: v for k, v in tensors.items() if k.startswith(INPUT)}
+    made = {k[len(OUTPUT) :]: v for k, v in tensors.items() if k.startswith(OUTPUT)}
     wanted = {name: tuple(shape) for name, shape in observation.items()}
     wanted["prev_action"] = (actions,)
     kinds = {k: torch.uint8 if k in observation.pictures else torch.float32 for k in wanted}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ def parse_address(text: str) -> HubAddress:
     found = ADDRESS.fullmatch(text)
     if found is None:
         raise UsageError(
-            f"{escape_control(text)!r} is no address of the hub: hf://user/repo[@revision]"
+            f"{escape_control(text)!r} is not an address of the hub: hf://user/repo[@revision]"
         )
     return HubAddress(found[1], found[2])
 
@@ -45,12 +44,12 @@ def parse_address(text: str) -> HubAddress:
 def download(address: HubAddress) -> Path:
     """Download the files that the repository's pack.json lists; the folder they are in.
 
-    A commit that was downloaded before is found without the network.
+    A commit that was downloaded before is found without the network, unless a file is damaged.
     """
     cache = find_cache() / "hub" / address.repo.replace("/", "--")
     if address.revision and COMMIT.fullmatch(address.revision):
         folder = cache / address.revision
-        if file_list.is_packed(folder) and _is_complete(folder):
+        if file_list.is_complete(folder):
             return folder
     require_package("huggingface_hub", "hf://")
     import huggingface_hub
@@ -62,14 +61,20 @@ def download(address: HubAddress) -> Path:
         sizes = {entry.rfilename: entry.size or 0 for entry in info.siblings or []}
         commit = str(info.sha)
         if not COMMIT.fullmatch(commit):
-            raise DataError(f"{address}: {ascii(commit)[:60]} is no commit")
+            raise DataError(f"{address}: {ascii(commit)[:60]} is not a commit")
         folder = cache / commit
+        if file_list.is_complete(folder):
+            return folder
         if sizes.get(file_list.NAME, file_list.MAX_LIST + 1) > file_list.MAX_LIST:
-            raise DataError(f"{address} is no packed run: it has no usable {file_list.NAME}")
+            raise DataError(f"{address} is not a packed run: it has no usable {file_list.NAME}")
 
         def fetch(name: str) -> None:
             huggingface_hub.hf_hub_download(
-                address.repo, name, revision=commit, local_dir=str(folder)
+                address.repo,
+                name,
+                revision=commit,
+                local_dir=str(folder),
+                force_download=True,  # what is there is missing or damaged
             )
 
         fetch(file_list.NAME)
@@ -78,13 +83,9 @@ def download(address: HubAddress) -> Path:
         for name, entry in listed.items():
             if sizes.get(name) != entry.size:
                 raise DataError(f"{address}: {name} is not as it was packed ({file_list.NAME})")
+        for name in file_list.list_damaged(folder):
             fetch(name)
     return folder
-
-
-def _is_complete(folder: Path) -> bool:
-    listed = file_list.read_file_list(folder).files
-    return all(os.path.lexists(folder / name) for name in listed)
 
 
 def upload(folder: Path, address: HubAddress) -> str:

@@ -10,6 +10,8 @@ from worldmodel.config.schema import Config
 from worldmodel.errors import escape_control
 from worldmodel.system.files import to_finite
 
+NAME = "README.md"
+
 
 def format_card(
     c: Config,

@@ -15,7 +15,7 @@ from worldmodel.checkpoint import store
 from worldmodel.checkpoint.validate import read_json_lines
 from worldmodel.config import loading
 from worldmodel.errors import RunError
-from worldmodel.packing import file_list, golden_output
+from worldmodel.packing import file_list, golden_output, model_card
 from worldmodel.packing.archive import write_archive
 from worldmodel.packing.model_card import format_card
 from worldmodel.run_directory import PACKED, RunDir
@@ -70,7 +70,7 @@ def write_packed_run(run: Any, folder: Path, with_replay: bool) -> None:
     golden_output.write_golden(run, folder)
     scores = read_scores(source.path)
     card = format_card(c, run.frames, scores, find_command(source.path), versions)
-    write_text(folder / "README.md", card)
+    write_text(folder / model_card.NAME, card)
     file_list.write_file_list(folder, versions)
 
 

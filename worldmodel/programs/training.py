@@ -12,6 +12,7 @@ from typing import Any
 from worldmodel import build, distributed
 from worldmodel.config.schema import Config
 from worldmodel.distributed import World
+from worldmodel.packing import file_list, golden_output, model_card
 from worldmodel.programs import closing_evaluation
 from worldmodel.programs.environments import Environments
 from worldmodel.run_directory import RunDir
@@ -110,6 +111,7 @@ def open_training(
                 yield None
                 return
             if world.main:
+                discard_packing(run)
                 run.record_start(config, trainer.frames)
                 provenance.record_versions(run.path, words, trainer.frames)
                 trainer.open_logger()
@@ -119,6 +121,13 @@ def open_training(
                 f"{device}: {trainer.describe()}"
             )
             yield session
+
+
+def discard_packing(run: RunDir) -> None:
+    """Make a packed run an ordinary one, because training changes the files that it lists."""
+    if file_list.is_packed(run.path):
+        for name in (file_list.NAME, golden_output.NAME, model_card.NAME):
+            (run.path / name).unlink(missing_ok=True)
 
 
 def fill_in_choices(
