@@ -1,4 +1,4 @@
-"""Steps per second of dreams by batch: python benchmarks/dream.py RUN [--threads N] [--obs ...]
+"""Steps per second of dreams by batch: python -m benchmarks.dream RUN [--threads N] [--obs ...]
 
 `--parts` times the parts of a step instead, and a matrix product as a bound.
 
