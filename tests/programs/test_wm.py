@@ -370,13 +370,14 @@ def test_a_damaged_environment_is_found_and_mended(ready, monkeypatch, record_pr
         "bare": {"bare/__init__.py": "A = 1\n", "bare/core.cpython-311.so": "x" * 99},
         "void": {"void.py": "A = 1\n"},
         "lost": {"lost/__init__.py": "A = 1\n"},
-        "kept": {"kept/__init__.py": "A = 1\n"},
+        "kept": {"kept/__init__.py": "A = 1\n", "kept/__pycache__/a.cpython-310.pyc": "x"},
     }
     names = [f"./{make_wheel(ready, name, files)}\n" for name, files in whole.items()]
     (ready / "requirements.txt").write_text("".join(names))
     assert call(ready, "train").returncode == 0
     site = next((ready / ".venv").glob("lib/python*/site-packages"))
     (site / "kept" / "__init__.py").write_text("A = 1  # and a word of the user's\n")
+    (site / "kept" / "__pycache__" / "a.cpython-310.pyc").write_text("compiled anew")
     assert call(ready, "train").stderr == ""
 
     for name in ("gone", "lost", "lost-1.dist-info", "pip"):

@@ -135,19 +135,22 @@ def find_damaged_packages() -> list[str]:
     found = []
     for package in metadata.distributions():
         rows = csv.reader((package.read_text("RECORD") or "").splitlines())
-        wanted = {row[0]: int(row[2]) for row in rows if row[2:] and row[2]}  # none of byte code
+        wanted = {row[0]: int(row[2]) for row in rows if row[2:] and row[2]}
         if any(has_lost(str(package.locate_file(name)), size) for name, size in wanted.items()):
             found.append(f"{package.name}=={package.version}")
     return sorted(found)
 
 
 def has_lost(path: str, wanted: int) -> bool:
-    """Say whether a file is missing, or not as long as it was; a module may have been edited."""
+    """Say whether a file is missing, or not as long as it was.
+
+    A module may have been edited, and byte code that a wheel brought is compiled anew.
+    """
     try:
         size = os.stat(path).st_size
     except OSError:
         return True
-    return size != wanted and (size == 0 or not path.endswith(".py"))
+    return size != wanted and (size == 0 or not path.endswith((".py", ".pyc")))
 
 
 def check_torch(found: Any, busy: int = 0) -> Finding:
