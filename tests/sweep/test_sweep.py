@@ -215,6 +215,7 @@ def test_nothing_is_shown_where_nothing_is_done(here, capsys):
 
 
 def test_a_signal_stops_all_with_their_save_and_begins_no_more(here, monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGINT)
     begun = here / "begun"
     os.mkfifo(begun)  # opening it to read waits for a training to open it to write
     script = WAIT.replace(".touch()", ".write_text('x')")
@@ -232,7 +233,7 @@ def test_a_signal_stops_all_with_their_save_and_begins_no_more(here, monkeypatch
     thread.join()
     said = capsys.readouterr().out
     assert "seed0: stopped" in said and "seed1" not in said
-    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_threads_are_divided_unless_the_user_chose(monkeypatch):
