@@ -6,6 +6,7 @@ WM_SURVIVED names; benchmarks/reliability.py makes a table of them. WM_ROWS choo
 
 import json
 import os
+import signal
 import sys
 import tempfile
 
@@ -60,6 +61,12 @@ def one_thread():
     """
     yield
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def default_interrupt():
+    """Every test meets Python's own handler of Ctrl-C, whatever a shell or a test before set."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(hookwrapper=True)

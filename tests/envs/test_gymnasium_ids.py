@@ -109,12 +109,12 @@ def test_a_missing_package_is_one_line_with_the_command_and_ends_with_3(monkeypa
             assert is_alone == bool(package.conflict)
 
 
-@pytest.mark.parametrize("command", ["train", "sweep"])
+@pytest.mark.parametrize(("command", "option"), [("train", "--task"), ("sweep", "--tasks")])
 def test_the_programs_end_with_3_and_a_line_where_a_package_is_missing(
-    command, monkeypatch, capsys
+    command, option, monkeypatch, capsys
 ):
     monkeypatch.setattr(packages, "is_importable", lambda module: False)
-    for words in (["minigrid"], ["debug", "--task", "gym:MiniGrid-Empty-5x5-v0"]):
+    for words in (["minigrid"], ["debug", option, "gym:MiniGrid-Empty-5x5-v0"]):
         assert program.main([command, *words]) == 3
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and "-m pip install minigrid" in said
