@@ -20,9 +20,8 @@ from .wrappers import pick_sizes, resize
 
 CHANNELS = (1, 2, 3, 4)
 SMALLEST = 8  # no picture is smaller in both directions, as with env.size
-MIN_PICTURE_SIDE = (
-    16  # a grid of numbers with channels, as large as this, is never flattened unasked
-)
+# A grid of numbers with channels, as large as this, is never flattened unasked.
+MIN_PICTURE_SIDE = 16
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def name_task(run, task, before):
     (run / "config.yaml").write_text(text.replace(f"task: {before}\n", f"task: {task}\n"))
 
 
-def shorten(command="returns", *more):
+def make_words(command="returns", *more):
     """The words of one of eval's commands, with as little of everything as it takes."""
     few = [word for name in list_options(command) if name in FEW for word in (name, FEW[name])]
     return [command, *few, *more]
@@ -172,13 +172,13 @@ def open_crafted(call, folder):
     for other in CRAFTED:
         name_task(run, other, task)
         task = other
-        found["returns"][task] = call("eval", run, *shorten())
+        found["returns"][task] = call("eval", run, *make_words())
     name_task(run, "evil:Env", task)
     for kind, words in (
         ("need it", ("compare", "probe --episodes 3")),
         ("do without", ("imagine", "model", "play --no-browser", "report")),
     ):
-        found[kind] = {w: call("eval", run, *shorten(*w.split())) for w in words}
+        found[kind] = {w: call("eval", run, *make_words(*w.split())) for w in words}
     found["resume"] = call("train", "debug", "--run.root", root, *SHORT)
     opened = Run.open(run)
     dream = DreamEnv(opened)
@@ -236,7 +236,7 @@ def open_own(call, folder):
         return call("train", "debug", "--env.task", "own:Own", "--run.root", root, *SHORT)
 
     def evaluate(*args):
-        return call("eval", run, *shorten("returns", *args))
+        return call("eval", run, *make_words("returns", *args))
 
     # Without a home the run is not signed; the same command signs it once there is one.
     by_number, home = pwd.getpwuid, os.environ.pop("HOME", None)
@@ -317,7 +317,7 @@ def open_no_environment(call, folder):
     for other in ("own:NoEnv", "own:make_nothing", "gym:own:ns/NoEnv-v0", "gym:own:ns/Nothing-v0"):
         name_task(seed_dir(root), other, task)
         task = other
-        found[f"eval {task}"] = call("eval", seed_dir(root), *shorten("returns", "--trust"))
+        found[f"eval {task}"] = call("eval", seed_dir(root), *make_words("returns", "--trust"))
         found[f"train {task}"] = call(
             "train", "debug", "--env.task", task, "--run.root", Path(folder, "new"), *SHORT
         )

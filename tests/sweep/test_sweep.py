@@ -164,7 +164,7 @@ def test_any_value_makes_a_name_of_its_own_that_a_file_can_have(here, capsys):
     assert "debug-log.project_a_b" in made[3]
     long = ["--name", "n" * 200, "--set", "loss.reward=1", "--seeds", "0"]
     assert sweep.main([*WORDS, *long]) == 0
-    assert len(grid.shorten("x" * 300, 200)) < 250
+    assert len(grid.shorten_name("x" * 300, 200)) < 250
 
 
 def test_a_sweep_ends_with_a_table_and_its_repetition_trains_nothing(here, monkeypatch, capsys):

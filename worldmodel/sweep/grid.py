@@ -86,7 +86,7 @@ def check_keys(words: Sequence[str], tasks: Sequence[str], varying: Sequence[str
             raise UsageError(f"--set {key}: this key is given twice")
 
 
-def shorten(name: str, longest: int) -> str:
+def shorten_name(name: str, longest: int) -> str:
     """The name if it is a plain one of this length, otherwise a slug with a hash of it."""
     if PLAIN_NAME.fullmatch(name) and len(name) <= longest:
         return name
@@ -115,7 +115,7 @@ def make_cells(
         own = [("env.task", loading.format_value(task)), *pairs, ("run.seed", str(seed))]
         if pairs:
             name = "-".join([base.run.name, *(f"{key}={value}" for key, value in pairs)])
-            own.append(("run.name", loading.format_value(shorten(name, LONGEST_NAME))))
+            own.append(("run.name", loading.format_value(shorten_name(name, LONGEST_NAME))))
         made = (*words, *(word for key, value in own for word in (f"--{key}", value)))
         try:
             cells.append(Cell(made, loading.parse(made, check_task)))

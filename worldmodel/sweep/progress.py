@@ -9,7 +9,7 @@ from typing import Any
 from worldmodel.checkpoint.validate import read_json_lines
 from worldmodel.errors import WorldModelError, escape_control, exit_code_of
 from worldmodel.evaluation.returns.seed_statistics import write_aggregate
-from worldmodel.sweep.grid import LONGEST_NAME, Cell, shorten
+from worldmodel.sweep.grid import LONGEST_NAME, Cell, shorten_name
 from worldmodel.system.console import say
 from worldmodel.system.files import read_small_file, to_finite
 
@@ -42,7 +42,8 @@ class SweepProgress:
 
     def log_file(self, cell: Cell) -> Path:
         """Where what a training prints is kept."""
-        return self.logs / f"{shorten('-'.join(cell.run.path.parts[-3:]), LONGEST_NAME * 2)}.log"
+        name = "-".join(cell.run.path.parts[-3:])
+        return self.logs / f"{shorten_name(name, 2 * LONGEST_NAME)}.log"
 
     def record(self, cell: Cell, code: int, reason: str = "") -> None:
         self.codes[cell] = code

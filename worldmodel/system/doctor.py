@@ -169,7 +169,7 @@ def check_torch(found: Any, busy: int = 0) -> Finding:
 def check_bf16() -> Finding:
     flags = set(re.findall(r"\b(?:\w+_)?bf16\b", "\n".join(read_lines(Path("/proc"), "cpuinfo"))))
     value = "in hardware: " + ", ".join(sorted(flags)) if flags else "not in hardware"
-    return Finding("cpu bf16", value, "")
+    return Finding("cpu bf16", value)
 
 
 def check_gpu(torch: Any, gpu: str, visible: str | None) -> Finding:
