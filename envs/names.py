@@ -10,7 +10,7 @@ from typing import Any
 from .errors import EnvSettingsError
 from .packages import is_importable
 
-TASKS = ("pointmass", "pendulum", "catcher", "rope")
+TASKS = ("pointmass", "pendulum", "catcher", "rope", "cartpole", "cartpole_swingup")
 NAMES = (*TASKS, "counter")
 DISTRACT = "distract:"
 FORMS = (
@@ -107,7 +107,9 @@ def _suggest(name: str) -> str:
     full = [*NAMES, *("dmc:" + task for task in SUITE)]
     if name in SUITE:
         return _hint(["dmc:" + name])
-    return _hint(difflib.get_close_matches(name, full, 1, 0.6) or [f"gym:{name}"] * ("-v" in name))
+    if "-v" in name:
+        return _hint([f"gym:{name}"])
+    return _hint(difflib.get_close_matches(name, full, 1, 0.6))
 
 
 def _hint(names: list[str]) -> str:

@@ -23,6 +23,8 @@ _CLASSES = {
     "pendulum": "Pendulum",
     "catcher": "Catcher",
     "rope": "Rope",
+    "cartpole": "Cartpole",
+    "cartpole_swingup": "CartpoleSwingup",
     "counter": "Counter",
 }
 _OBS = ("pixels", "state", "both")

@@ -35,6 +35,8 @@ RETURNS = {
     "pendulum": (125.4, 6.4),
     "catcher": (19.7, 1.1),
     "rope": (51.1, 1.4),
+    "cartpole": (200.0, 27.1),
+    "cartpole_swingup": (157.3, 2.4),
 }
 
 
@@ -262,8 +264,45 @@ def test_expert_and_random_returns_are_as_stated(name):
     assert expert >= 5 * random
     if name == "catcher":
         assert expert_ends == 0 and random_ends > 0.9, "bombs end episodes, and can be dodged"
+    elif name == "cartpole":
+        assert expert_ends == 0 and random_ends == 1.0, "the pole falls, and can be balanced"
     else:
         assert expert_ends == random_ends == 0
+
+
+def test_cartpole_takes_the_steps_of_its_benchmark():
+    """The start by seed and two steps by hand, the second with the speeds of the first."""
+    env = envs.make("cartpole", obs="state")
+    first = env.reset(seed=3)[0]
+    start = gymnasium.utils.seeding.np_random(3)[0].uniform(-0.05, 0.05, 4)
+    np.testing.assert_array_equal(first, start.astype(np.float32))
+    env.unwrapped.position, env.unwrapped.speed = 0.5, 0.0
+    env.unwrapped.angle, env.unwrapped.spin = 0.0, 0.0
+    # At rest and upright: 10 / 1.1 from the push, -cos push / (l (4/3 - m / M)) for the angle.
+    turn = -(10 / 1.1) / (0.5 * (4 / 3 - 0.1 / 1.1))
+    pull = 10 / 1.1 - 0.05 * turn / 1.1
+    once = env.step(np.float32([1.0]))[0]
+    np.testing.assert_allclose(once, [0.5, 0.02 * pull, 0.0, 0.02 * turn], rtol=1e-6)
+    twice = env.step(np.float32([-1.0]))[0]
+    np.testing.assert_allclose(twice[[0, 2]], once[[0, 2]] + 0.02 * once[[1, 3]], rtol=1e-6)
+
+
+def test_a_swinging_pole_keeps_its_energy_and_the_rail_its_cart():
+    env = envs.make("cartpole_swingup", obs="state").unwrapped
+    env.reset(seed=0)
+    env.position, env.speed, env.angle, env.spin = 0.0, 0.0, 1.5, 0.0
+    # Without a push the centre of mass stays: the cart moves against the pole.
+    swings = [env.advance(np.zeros(1)) and env.state() for _ in range(150)]
+    angles = np.abs([state[2] for state in swings])
+    assert min(angles) == pytest.approx(1.5, abs=0.03), "as high as before on the other side"
+    assert max(angles) == pytest.approx(np.pi, abs=0.2)
+    centres = [1.1 * state[0] + 0.05 * np.sin(state[2]) for state in swings[:25]]
+    np.testing.assert_allclose(centres, 0.05 * np.sin(1.5), atol=5e-3)
+    for _ in range(100):
+        env.advance(np.ones(1))
+    assert env.position == 2.4 and env.speed == 0.0
+    env.advance(-np.ones(1))
+    assert 2.3 < env.position < 2.4 and env.speed < 0
 
 
 def test_the_pendulum_cannot_be_lifted_without_a_swing():
