@@ -19,8 +19,8 @@ from worldmodel.config.schema import (
     ModelConfig,
     PlannerConfig,
     ReplayConfig,
+    find_policy,
     get_settings,
-    learns_policy,
     list_used_objectives,
     plans_to_goal,
 )
@@ -37,6 +37,7 @@ from worldmodel.policy.agent import Agent
 from worldmodel.policy.behaviors import BehaviorParts, Planning
 from worldmodel.policy.goal_files import load_goal
 from worldmodel.policy.goals import Goal
+from worldmodel.policy.learned_policy import LearnedPolicy
 from worldmodel.policy.plan_scores import PlanScore, ScoreInputs
 from worldmodel.policy.planners.proposals import make_proposal
 from worldmodel.replay.samplers import Sampler
@@ -141,10 +142,15 @@ def make_loss_scales(c: Config, names: list[str]) -> dict[str, float]:
 
 def make_policy(
     c: Config, model: WorldModel, space: ActionSpace, world: World = ALONE
-) -> ActorCritic | None:
-    """Actor and critic, where the behaviour uses them."""
-    if not learns_policy(c):
-        return None
+) -> LearnedPolicy | None:
+    """The policy that the behavior needs, if it needs any."""
+    name = find_policy(c)
+    return None if name is None else POLICIES[name](c, model, space, world)
+
+
+def make_actor_critic(
+    c: Config, model: WorldModel, space: ActionSpace, world: World
+) -> ActorCritic:
     feat, m = model.dynamics.feature_size, c.model
     critic = SCALAR_HEADS[c.critic.head](feat, m.layers, m.units, m.bins)
     return ActorCritic(
@@ -152,12 +158,17 @@ def make_policy(
     )
 
 
+POLICIES: dict[str, Callable[[Config, WorldModel, ActionSpace, World], LearnedPolicy]] = {
+    "actor_critic": make_actor_critic,
+}
+
+
 def make_planner(p: PlannerConfig):
     return registry.import_class(registry.PLANNERS, p.name)(p)
 
 
 def make_plan_score(
-    c: Config, policy: ActorCritic | None, goal: Callable[[], Goal] | None
+    c: Config, policy: LearnedPolicy | None, goal: Callable[[], Goal] | None
 ) -> Callable[..., PlanScore]:
     """Make the function (model, state, generator) -> score of the configured plan score."""
     name = c.planner.score
@@ -171,7 +182,7 @@ def make_plan_score(
 
 
 def make_behavior(
-    c: Config, model: WorldModel, space: ActionSpace, policy: ActorCritic | None
+    c: Config, model: WorldModel, space: ActionSpace, policy: LearnedPolicy | None
 ) -> Any:
     p = c.planner
     planning = Planning(
@@ -205,7 +216,7 @@ def make_agent(
     model: WorldModel,
     space: ActionSpace,
     device: torch.device,
-    policy: ActorCritic | None = None,
+    policy: LearnedPolicy | None = None,
 ) -> Agent:
     behavior = make_behavior(c, model, space, policy)
     return Agent(

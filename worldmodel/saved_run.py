@@ -20,8 +20,8 @@ from worldmodel.model.mean_image import to_pixels
 from worldmodel.packing import file_list
 from worldmodel.packing.golden_output import check_golden
 from worldmodel.packing.locate import locate_run
-from worldmodel.policy.actor_critic import ActorCritic
 from worldmodel.policy.agent import Agent, Carry
+from worldmodel.policy.learned_policy import LearnedPolicy
 from worldmodel.rollout.montage import join_pictures
 from worldmodel.run_directory import RunDir
 from worldmodel.spaces import ObservationSpace, add_prefix, select_prefix
@@ -41,7 +41,7 @@ class Run:
         agent: Agent,
         observation: ObservationSpace,
         frames: int,
-        policy: ActorCritic | None = None,
+        policy: LearnedPolicy | None = None,
     ):
         self.observation_space = observation
         self.config, self.path, self.agent, self.frames, self.policy = (

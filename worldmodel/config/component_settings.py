@@ -68,7 +68,12 @@ def read_settings(place: str) -> type | None:
 
 def states_fact(place: str, fact: str) -> bool:
     """Whether the settings of a component state that a fact is true of it."""
-    return bool(getattr(read_settings(place), fact, False))
+    return bool(read_fact(place, fact))
+
+
+def read_fact(place: str, fact: str) -> Any:
+    """What the settings of a component state of it, or None where they state nothing."""
+    return getattr(read_settings(place), fact, None)
 
 
 def group_settings(components: Mapping[str, str]) -> dict[str, list[type]]:

@@ -18,6 +18,7 @@ from worldmodel.config.component_settings import (
     Section,
     group_settings,
     join_settings,
+    read_fact,
     read_settings,
     states_fact,
 )
@@ -458,12 +459,18 @@ DISTANCE_OBJECTIVES = tuple(
 )
 
 
-def learns_policy(c: Config) -> bool:
-    """Whether an actor and a critic are trained: to act, or to help a planner."""
-    if c.behavior.name != "mpc":
-        return c.behavior.name == "actor_critic"
+def find_policy(c: Config) -> str | None:
+    """The name of the policy that is trained, to act or to help a planner; None if none is."""
+    behavior = registry.BEHAVIORS[c.behavior.name]
     needs_critic = states_fact(registry.PLAN_SCORES[c.planner.score], "needs_critic")
-    return needs_critic or c.planner.proposals > 0
+    if states_fact(behavior, "plans") and not needs_critic and not c.planner.proposals:
+        return None
+    return read_fact(behavior, "policy")
+
+
+def learns_policy(c: Config) -> bool:
+    """Whether a policy is trained beside the model."""
+    return find_policy(c) is not None
 
 
 def find_unused_sections(c: Config) -> set[str]:

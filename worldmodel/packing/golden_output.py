@@ -76,7 +76,7 @@ def compute_outputs(run: Any, seen: dict[str, Tensor]) -> dict[str, Tensor]:
         reward, going_on = model.predict(feat)
         made = {"embedding": embed, "features": feat, "reward": reward, "continuation": going_on}
         if run.policy is not None:
-            made["action"] = run.policy.actor(feat).mode()
+            made["action"] = run.policy.choose(feat).mode()
         if model.can_draw:
             pictures = model.decode(feat.unsqueeze(1))
             made |= {f"picture/{name}": picture for name, picture in pictures.items()}

@@ -23,7 +23,8 @@ from worldmodel.model.heads import ScalarHead
 from worldmodel.model.networks import MLP, BlockLinear
 from worldmodel.policy.action_distributions import CONTINUOUS, Dist, OneHotGroups, clip_actions
 from worldmodel.policy.lambda_returns import ReturnScale, lambda_returns
-from worldmodel.spaces import ActionSpace, Batch, Metrics, State, count_states, map_state
+from worldmodel.policy.learned_policy import LearnedPolicy, Rate
+from worldmodel.spaces import ActionSpace, Batch, Metrics, State, map_state
 
 
 class Actor(nn.Module):
@@ -61,10 +62,8 @@ class ImaginedRollouts:
     value: Tensor  # (H,N)
 
 
-class ActorCritic(nn.Module):
-    """Actor, critic, the critic's slow copy and the losses; the world model is an argument, never
-    a part.
-    """
+class ActorCritic(LearnedPolicy):
+    """Actor, critic, the critic's slow copy and the losses."""
 
     def __init__(
         self,
@@ -78,6 +77,7 @@ class ActorCritic(nn.Module):
         self.actor, self.world = actor, world
         self.critic: ScalarHead = critic
         self.imag, self.actor_config, self.critic_config = imag, actor.config, critic_config
+        self.every, self.greedy = imag.every, actor.config.greedy
         self.slow = (
             copy.deepcopy(critic).requires_grad_(False) if critic_config.slow != "none" else None
         )
@@ -90,6 +90,12 @@ class ActorCritic(nn.Module):
         """The critic that returns are bootstrapped from: the slow critic or the critic itself."""
         slow = self.slow is not None and self.critic_config.bootstrap == "slow"
         return self.slow if slow else self.critic  # type: ignore[return-value]
+
+    def list_parts(self) -> dict[str, tuple[nn.Module, Rate]]:
+        return {"actor": (self.actor, "actor"), "critic": (self.critic, "critic")}
+
+    def choose(self, feat: Tensor) -> Dist:
+        return self.actor(feat)
 
     def value(self, feat: Tensor) -> Tensor:
         return self.bootstrap_critic.mean(feat)
@@ -150,22 +156,6 @@ class ActorCritic(nn.Module):
         return ImaginedRollouts(
             rollout.features_before(), torch.stack(reads), torch.stack(drawn), *read
         )
-
-    @torch.no_grad()
-    def propose_plans(
-        self, model, state: State, count: int, horizon: int, generator: torch.Generator | None
-    ) -> Tensor:
-        """Action sequences (B,count,H,A) that the actor takes in imagination from states
-        (B,...).
-        """
-        batch = count_states(state)
-        starts = map_state(state, lambda v: v.repeat_interleave(count, 0))
-        rollout = model.dynamics.start_rollout(starts, horizon, generator)
-        actions = []
-        for _ in range(horizon):
-            actions.append(clip_actions(self.actor(rollout.features).sample(generator)))
-            rollout.step(actions[-1])
-        return torch.stack(actions, 1).unflatten(0, (batch, count))
 
     def _actor_loss(
         self, imagined: ImaginedRollouts, returns: Tensor, weight: Tensor

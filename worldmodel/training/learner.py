@@ -16,7 +16,7 @@ from worldmodel.distributed import ALONE, World
 from worldmodel.errors import Diverged
 from worldmodel.kernels.cuda_graph import CudaRecorder, GraphedStep, Recorder
 from worldmodel.model.world_model import BY_ROW, WorldModel
-from worldmodel.policy.actor_critic import ActorCritic
+from worldmodel.policy.learned_policy import LearnedPolicy
 from worldmodel.replay.start_states import ZeroStart
 from worldmodel.spaces import Batch, Metrics
 from worldmodel.system.runtime import autocast
@@ -24,7 +24,7 @@ from worldmodel.training.optimizers import CLIPS, Optimizers
 
 
 class Learner:
-    """Trains the world model and, if there are any, actor and critic by one backward pass.
+    """Trains the world model and, if there is one, the policy by one backward pass.
 
     Gradients are clipped part by part. Each rank has a batch of its own; gradients are averaged
     across ranks before clipping.
@@ -39,7 +39,7 @@ class Learner:
         config: OptimConfig,
         device: torch.device,
         precision: str,
-        policy: ActorCritic | None = None,
+        policy: LearnedPolicy | None = None,
         starts: ZeroStart | None = None,
         world: World = ALONE,
         recorder: Recorder | None = None,
@@ -139,8 +139,8 @@ class Learner:
             return self.starts.prepare(self.model, self.model.augment(batch), self.count)
 
     def _trains_policy(self) -> bool:
-        """Say whether this update trains actor and critic too."""
-        return self.policy is not None and self.updates % self.policy.imag.every == 0
+        """Say whether this update trains the policy too."""
+        return self.policy is not None and self.updates % self.policy.every == 0
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """Return the sum of all losses, with its graph, and the metrics."""
@@ -183,7 +183,7 @@ class Learner:
 
 
 def select_parameters(
-    model: WorldModel, policy: ActorCritic | None, config: OptimConfig
+    model: WorldModel, policy: LearnedPolicy | None, config: OptimConfig
 ) -> dict[str, tuple[list[Tensor], float]]:
     """Return the parts that learn: {name: (parameters, learning rate)}.
 
@@ -191,8 +191,9 @@ def select_parameters(
     """
     modules: dict[str, tuple[nn.Module, float]] = {"model": (model, config.lr)}
     if policy is not None:
-        modules["actor"] = (policy.actor, config.actor_lr or config.lr)
-        modules["critic"] = (policy.critic, config.critic_lr or config.lr)
+        rates = {"actor": config.actor_lr, "critic": config.critic_lr}
+        for name, (module, kind) in policy.list_parts().items():
+            modules[name] = module, rates[kind] or config.lr
     probe: set[Tensor] = set()
     if model.probe is not None:
         modules["probe"] = (model.probe, config.lr)

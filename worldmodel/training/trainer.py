@@ -97,12 +97,12 @@ class Trainer:
         """Make the networks, the agent that acts by them, and what trains them."""
         config, world = self.config, self.world
         self.model = build.make_model(config, self.obs_space, self.action_space, world).to(device)
-        self.actor_critic = build.make_policy(config, self.model, self.action_space, world)
-        if self.actor_critic is not None:
-            self.actor_critic.to(device)
+        self.learned_policy = build.make_policy(config, self.model, self.action_space, world)
+        if self.learned_policy is not None:
+            self.learned_policy.to(device)
         build.check_goal(config, self.model)
         self.agent = build.make_agent(
-            config, self.model, self.action_space, device, self.actor_critic
+            config, self.model, self.action_space, device, self.learned_policy
         )
         self.starts = build.STARTS[config.replay.start](config.replay)
         self.sampler = build.make_sampler(config.replay)
@@ -111,7 +111,7 @@ class Trainer:
             config.optim,
             device,
             pick_precision(config.run.precision, device),
-            self.actor_critic,
+            self.learned_policy,
             self.starts,
             world,
             by_row=self.sampler.needs_losses,
@@ -171,7 +171,7 @@ class Trainer:
 
     def _make_state(self) -> TrainingState:
         """List what survives a stop."""
-        policy = {} if self.actor_critic is None else {"policy": self.actor_critic}
+        policy = {} if self.learned_policy is None else {"policy": self.learned_policy}
         components = Components(
             networks={"model": self.model, **policy},
             optimizer=self.learner.optimizers,

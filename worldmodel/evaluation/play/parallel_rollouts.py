@@ -11,8 +11,8 @@ import torch
 from worldmodel.errors import UsageError
 from worldmodel.evaluation.quality.policies import BEHAVIOR_LABELS
 from worldmodel.model.mean_image import to_pixels
-from worldmodel.policy.actor_critic import ActorCritic
 from worldmodel.policy.agent import Agent
+from worldmodel.policy.learned_policy import LearnedPolicy
 from worldmodel.rollout.montage import join_pictures
 from worldmodel.spaces import Columns, State, map_state
 from worldmodel.system.runtime import autocast, make_generator
@@ -41,7 +41,7 @@ class ParallelRollouts:
     def __init__(
         self,
         agent: Agent,
-        policy: ActorCritic | None,
+        policy: LearnedPolicy | None,
         drivers: dict[str, Any],
         count: int = ROLLOUTS,
     ):

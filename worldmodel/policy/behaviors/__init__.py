@@ -6,6 +6,8 @@
 
 `mode` is "train", "eval", or "greedy": as "eval", but with the actor's mode even where
 `actor.greedy` is false. `plans` is true for those that plan, which takes most of the time.
+The fact `policy` of a behavior's `Settings` names the policy that is trained for it, one of
+build.POLICIES; a behavior whose `Settings` state `plans` needs it only to help the planner.
 One file each; registry.py names them, build.py imports them, the agent calls them.
 """
 
@@ -17,7 +19,7 @@ from typing import Any
 
 from worldmodel.config.schema import PlannerConfig
 from worldmodel.model.world_model import WorldModel
-from worldmodel.policy.actor_critic import ActorCritic
+from worldmodel.policy.learned_policy import LearnedPolicy
 from worldmodel.policy.planners import ScoreFn
 from worldmodel.policy.planners.proposals import Box, OneHot
 from worldmodel.spaces import ActionSpace
@@ -40,5 +42,5 @@ class BehaviorParts:
     model: WorldModel
     space: ActionSpace
     noise: float
-    policy: ActorCritic | None  # where the configuration trains one
+    policy: LearnedPolicy | None  # where the configuration trains one
     planning: Planning

@@ -11,6 +11,10 @@ from worldmodel.policy.exploration_noise import add_exploration_noise
 from worldmodel.spaces import State
 
 
+class Settings:
+    policy = "actor_critic"
+
+
 class ActorPolicy:
     """Samples while collecting, with noise if there is any; otherwise takes the distribution's
     mode or a sample.
@@ -29,8 +33,8 @@ class ActorPolicy:
     def act(
         self, state: State, carry: State, is_first: Tensor, mode: str, generator: torch.Generator
     ) -> tuple[Tensor, State]:
-        dist = self.policy.actor(self.model.dynamics.features(state))
-        if mode == "greedy" or (mode == "eval" and self.policy.actor_config.greedy):
+        dist = self.policy.choose(self.model.dynamics.features(state))
+        if mode == "greedy" or (mode == "eval" and self.policy.greedy):
             return clip_actions(dist.mode()), carry
         action = clip_actions(dist.sample(generator))
         return (

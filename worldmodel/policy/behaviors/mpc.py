@@ -12,10 +12,15 @@ from worldmodel.policy.planners.proposals import Box, OneHot, SeededProposal
 from worldmodel.spaces import State
 
 
+class Settings:
+    plans = True
+    policy = "actor_critic"
+
+
 class MPC:
     """Plans with any planner by any score; noise is added while collecting.
 
-    With an actor-critic, the actor may propose some of the candidates.
+    With a learned policy, its actor may propose some of the candidates.
     """
 
     plans = True

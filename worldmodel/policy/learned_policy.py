@@ -1,0 +1,65 @@
+"""A learned policy: what is trained beside the model to act, to score plans or to propose them.
+
+Which one a configuration trains is a fact of the behavior's `Settings`; build.py makes it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from worldmodel.policy.action_distributions import Dist, clip_actions
+from worldmodel.spaces import Batch, Metrics, State, count_states, map_state
+
+Rate = Literal["actor", "critic"]  # whose learning rate of section optim a part has
+
+
+class LearnedPolicy(nn.Module):
+    """The protocol of all learned policies; the world model is an argument, never a part."""
+
+    every = 1  # updates of the model per update of the policy
+    greedy = True  # whether evaluation takes the mode of the actor's distribution
+
+    def list_parts(self) -> dict[str, tuple[nn.Module, Rate]]:
+        """The parts that learn by name, each with the name of its learning rate.
+
+        The gradients of each part are clipped together.
+        """
+        raise NotImplementedError
+
+    def losses(
+        self, model, batch: Batch, post: State, feat: Tensor
+    ) -> tuple[dict[str, Tensor], Metrics]:
+        """Scalar losses and metrics from the posteriors (B,T,...) of a batch and their features
+        (B,T,F), which keep their graph.
+        """
+        raise NotImplementedError
+
+    def after_update(self) -> None:
+        """Update what follows the weights, once they have moved."""
+
+    def choose(self, feat: Tensor) -> Dist:
+        """The distribution over actions (...,A) at features (...,F)."""
+        raise NotImplementedError
+
+    def value(self, feat: Tensor) -> Tensor:
+        """The value (...) of the states at features (...,F)."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def propose_plans(
+        self, model, state: State, count: int, horizon: int, generator: torch.Generator | None
+    ) -> Tensor:
+        """Action sequences (B,count,H,A) that the policy takes in imagination from states
+        (B,...).
+        """
+        batch = count_states(state)
+        starts = map_state(state, lambda v: v.repeat_interleave(count, 0))
+        rollout = model.dynamics.start_rollout(starts, horizon, generator)
+        actions = []
+        for _ in range(horizon):
+            actions.append(clip_actions(self.choose(rollout.features).sample(generator)))
+            rollout.step(actions[-1])
+        return torch.stack(actions, 1).unflatten(0, (batch, count))
