@@ -296,7 +296,7 @@ def test_a_swinging_pole_keeps_its_energy_and_the_rail_its_cart():
     angles = np.abs([state[2] for state in swings])
     assert min(angles) == pytest.approx(1.5, abs=0.03), "as high as before on the other side"
     assert max(angles) == pytest.approx(np.pi, abs=0.2)
-    centres = [1.1 * state[0] + 0.05 * np.sin(state[2]) for state in swings[:25]]
+    centres = [1.1 * state[0] + 0.05 * np.sin(state[2]) for state in swings[:20]]
     np.testing.assert_allclose(centres, 0.05 * np.sin(1.5), atol=5e-3)
     for _ in range(100):
         env.advance(np.ones(1))
