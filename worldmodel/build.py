@@ -27,6 +27,7 @@ from worldmodel.config.schema import (
 from worldmodel.distributed import ALONE, World
 from worldmodel.log_writers import LoggedRun, LogWriter
 from worldmodel.model.dynamics import Dynamics
+from worldmodel.model.ensembles import OneStepHeads
 from worldmodel.model.heads import ContinueHead, GaussianHead, ScalarHead, TwoHotHead
 from worldmodel.model.networks import Encoder
 from worldmodel.model.objectives import ModelSpec, Objective
@@ -86,6 +87,8 @@ def make_model(
     }
     names = [n for module, _ in objectives.values() for n in module.loss_names]
     names += ["reward", "cont", "dyn", "rep"] + (["overshoot"] if c.loss.overshooting > 1 else [])
+    ensemble = make_ensemble(c, dynamics, space)
+    names += ["corrective"] * (c.loss.corrective > 0) + ["ensemble"] * (ensemble is not None)
     replaced = {n for module, _ in objectives.values() for n in module.replaces}
     return WorldModel(
         obs,
@@ -103,7 +106,18 @@ def make_model(
         mean_image_updates=m.backdrop,
         ema=c.ema.rate,
         probe=make_probe(c, spec, [module for module, _ in objectives.values()]),
+        ensemble=ensemble,
+        corrective_steps=c.loss.corrective_steps if c.loss.corrective else 0,
+        reward_free=c.loss.reward_free,
     )
+
+
+def make_ensemble(c: Config, dynamics: Dynamics, space: ActionSpace) -> OneStepHeads | None:
+    """The one-step heads on the latent's features, if the ensemble is one of heads."""
+    e = c.ensemble
+    if e.size == 1 or e.of != "heads":
+        return None
+    return OneStepHeads(dynamics.feature_size, space.size, dynamics.latent.size, e)
 
 
 def make_objective(c: Config, name: str, spec: ModelSpec, **options: Any) -> Objective:
@@ -134,6 +148,8 @@ def make_loss_scales(c: Config, names: list[str]) -> dict[str, float]:
         "dyn": c.loss.dyn,
         "rep": c.loss.rep,
         "overshoot": c.loss.overshoot,
+        "corrective": c.loss.corrective,
+        "ensemble": c.loss.ensemble,
         "imagined_reward": c.loss.reward,
         "imagined_cont": c.loss.cont,
     }

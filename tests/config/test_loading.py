@@ -150,6 +150,15 @@ def test_all_problems_are_reported_at_once_with_hints():
         (["--env.size", "[60, 64]"], "env.size: 60x64 must be divisible by 16"),
         (["--model.blocks", "7"], "model.blocks: 7 does not divide model.deter 200"),
         (["--loss.overshooting", "32"], "must be shorter than replay.length 32"),
+        (
+            ["--loss.corrective", "1", "--loss.corrective_steps", "31"],
+            "and one more must be fewer",
+        ),
+        (["--ensemble.bootstrap", "true"], "a single member has no other to differ from"),
+        (
+            ["--ensemble.size", "3", "--ensemble.dropout", "0.1", "--ensemble.bootstrap", "true"],
+            "with ensemble.dropout all members are one network",
+        ),
         (["--train.prefill", "80"], "fewer than the 32 of a sequence"),
         (["--run.frames", "100"], "less than train.prefill"),
         (["--loss.objective.reconstruction", "0"], "every weight is zero"),

@@ -13,7 +13,7 @@ import torch
 from worldmodel import build, registry
 from worldmodel.config import loading
 from worldmodel.config.component_settings import read_settings
-from worldmodel.model.kl import apply_free_nats, compute_overshooting
+from worldmodel.model.kl import apply_free_nats, compute_corrections, compute_overshooting
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.model.networks import Unpatch
 from worldmodel.model.objectives import Context, Parts
@@ -404,6 +404,44 @@ def test_overshooting_equals_a_naive_loop(monkeypatch):
         torch.testing.assert_close(found[b, t], want, rtol=1e-4, atol=1e-5)
     assert found.abs().sum() > 0
     assert model.losses(batch)[0]["overshoot"].shape == (B, T)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=name_kind)
+def test_corrections_train_one_step_from_states_that_imagination_reached(kind, monkeypatch):
+    _, model = make(*kind, "loss.corrective=0.5", "loss.corrective_steps=2")
+    without_noise(model, monkeypatch)
+    dynamics, batch = model.dynamics, random_batch()
+    post = map_state(model.observe(batch)[1], torch.Tensor.detach)
+    actions, is_first = batch["prev_action"], batch["is_first"]
+    found = compute_corrections(dynamics, post, actions, is_first, 2)
+    by_hand = torch.zeros(B, T)
+    for b, t in itertools.product(range(B), range(T)):
+        kls = []
+        for d in (1, 2):  # steps imagined before the one that is corrected
+            if t - 1 - d < 0 or is_first[b, t - d : t + 1].any():
+                continue
+            state = {k: v[b : b + 1, t - 1 - d] for k, v in post.items()}
+            for step in range(t - d, t):
+                state = dynamics.imagine_step(state, actions[b : b + 1, step])
+            state = dynamics.imagine_step(
+                map_state(state, torch.Tensor.detach), actions[b : b + 1, t]
+            )
+            label = {k: v[b : b + 1, t] for k, v in dynamics.distribution(post).items()}
+            kls.append(dynamics.kl(label, dynamics.predict_latent(state)))
+        if kls:
+            by_hand[b, t] = torch.stack(kls).mean()
+    torch.testing.assert_close(found, by_hand, rtol=1e-4, atol=1e-5)
+    weights = [p for p in dynamics.parameters() if p.requires_grad]
+    pairs = [
+        torch.autograd.grad(loss.sum(), weights, allow_unused=True, retain_graph=True)
+        for loss in (found, by_hand)
+    ]
+    for one, other in zip(*pairs, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    losses, *_ = model.losses(batch)
+    assert losses["corrective"].shape == (B, T) and model.scales["corrective"] == 0.5
 
 
 def test_two_hot_round_trip_and_an_untrained_head_says_zero():

@@ -146,6 +146,18 @@ class ModelConfig(Section):
 
 
 @dataclass(frozen=True, eq=False)
+class EnsembleConfig(Section):
+    """Several predictions of the next state; their spread measures what the model doesn't know."""
+
+    size: Annotated[int, Range(1, 1000)]
+    of: Literal["heads"]
+    bootstrap: bool
+    layers: Layers
+    units: Width
+    dropout: Annotated[float, Range(0, 0.9)]
+
+
+@dataclass(frozen=True, eq=False)
 class LossConfig(Section):
     """The representation objectives and the weights of all losses."""
 
@@ -160,6 +172,10 @@ class LossConfig(Section):
     free_on: Literal["mean", "element"]
     overshooting: Count
     overshoot: Weight
+    corrective: Weight
+    corrective_steps: Count
+    ensemble: Weight
+    reward_free: bool
     probe: bool
 
 
@@ -282,6 +298,7 @@ class ProgramConfig(Section):
     train: TrainConfig
     log: LogConfig
     model: ModelConfig
+    ensemble: EnsembleConfig
     loss: LossConfig
     optim: OptimConfig
     behavior: BehaviorConfig
@@ -354,6 +371,11 @@ def contradictions(c: Config) -> list[str]:
             f"loss.overshooting: {c.loss.overshooting} must be shorter than replay.length "
             f"{c.replay.length}"
         )
+    if c.loss.corrective and c.loss.corrective_steps + 1 >= c.replay.length:
+        found.append(
+            f"loss.corrective_steps: {c.loss.corrective_steps} and one more must be fewer than "
+            f"replay.length {c.replay.length}"
+        )
     steps = c.train.prefill // c.env.repeat // c.env.num
     needed = c.replay.length + (c.replay.burnin if c.replay.start == "burnin" else 0)
     if steps < needed:
@@ -370,7 +392,23 @@ def contradictions(c: Config) -> list[str]:
         )
     if not any(c.loss.objective.values()):
         found.append("loss.objective: every weight is zero; the latent would learn nothing")
+    found += _ensemble_contradictions(c)
     return found + _objective_contradictions(c) + _goal_contradictions(c)
+
+
+def _ensemble_contradictions(c: Config) -> list[str]:
+    e, found = c.ensemble, []
+    if e.size == 1 and (e.bootstrap or e.dropout):
+        key = "bootstrap" if e.bootstrap else "dropout"
+        found.append(
+            f"ensemble.{key}: a single member has no other to differ from; raise ensemble.size"
+        )
+    if e.dropout and e.bootstrap:
+        found.append(
+            "ensemble.bootstrap: with ensemble.dropout all members are one network, which learns "
+            "from the same rows; set one of the two"
+        )
+    return found
 
 
 def _policy_contradictions(c: Config) -> list[str]:

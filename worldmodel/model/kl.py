@@ -1,4 +1,6 @@
-"""The KL terms of the ELBO: balance of prior and posterior, free nats, latent overshooting."""
+"""The KL terms of the ELBO: balance of prior and posterior, free nats, latent overshooting; and
+corrective labels for imagined states.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +55,27 @@ def compute_overshooting(
         dynamics, post, prev_action, is_first, steps
     ):
         if distance == 1:  # the plain ELBO already trains this one
+            continue
+        target = {k: v[:, distance:].detach() for k, v in dynamics.distribution(post).items()}
+        mean.add(distance, dynamics.kl(target, dynamics.predict_latent(state)), unbroken)
+    return mean.mean()
+
+
+def compute_corrections(
+    dynamics: Dynamics, post: State, prev_action: Tensor, is_first: Tensor, steps: int
+) -> Tensor:
+    """Mean KL(sg(posterior at t) || prior one step after sg(state at t-1, imagined from t-1-d)),
+    over d = 1..steps: (B,T).
+
+    The real actions lead to states that only imagination reaches; the real next step labels them
+    (Venkatraman et al. 2015, data as demonstrator). Overshooting's gradient goes through the whole
+    rollout, this one's through its last step.
+    """
+    mean = Average(is_first)
+    for distance, state, unbroken in imagine_from_each_step(
+        dynamics, post, prev_action, is_first, steps + 1, single_steps=True
+    ):
+        if distance == 1:  # predicted from a posterior
             continue
         target = {k: v[:, distance:].detach() for k, v in dynamics.distribution(post).items()}
         mean.add(distance, dynamics.kl(target, dynamics.predict_latent(state)), unbroken)

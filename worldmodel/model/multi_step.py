@@ -13,12 +13,18 @@ from worldmodel.spaces import State, map_state
 
 
 def imagine_from_each_step(
-    dynamics: Dynamics, post: State, prev_action: Tensor, is_first: Tensor, steps: int
+    dynamics: Dynamics,
+    post: State,
+    prev_action: Tensor,
+    is_first: Tensor,
+    steps: int,
+    single_steps: bool = False,
 ) -> Iterator[tuple[int, State, Tensor]]:
     """Imagine from every posterior (B,T,...) at once, with the real actions.
 
     Yields for d = 1..steps: d, the states (B,T-d,...), and a mask (B,T-d) of the rollouts that
-    cross no start of an episode. Entry t belongs to step t+d.
+    cross no start of an episode. Entry t belongs to step t+d. With `single_steps` gradients go
+    through the last step only.
     """
     length = prev_action.shape[1]
     state = post
@@ -26,6 +32,7 @@ def imagine_from_each_step(
     for distance in range(1, steps + 1):
         reach = length - distance
         state = _first_steps(state, reach)
+        state = map_state(state, Tensor.detach) if single_steps else state
         unbroken = unbroken[:, :reach] & ~is_first[:, distance:].bool()
         state = _imagine_one_step(dynamics, state, prev_action[:, distance:])
         yield distance, state, unbroken

@@ -13,8 +13,14 @@ from worldmodel.kernels.picture_decoder import PackedDecoder
 from worldmodel.model.augment import draw_shifts, shift_pictures
 from worldmodel.model.dynamics import Dynamics
 from worldmodel.model.ema import SlowCopy
+from worldmodel.model.ensembles import OneStepHeads
 from worldmodel.model.heads import ContinueHead, ScalarHead, predict_means
-from worldmodel.model.kl import apply_free_nats, balance_kl, compute_overshooting
+from worldmodel.model.kl import (
+    apply_free_nats,
+    balance_kl,
+    compute_corrections,
+    compute_overshooting,
+)
 from worldmodel.model.mean_image import MeanImage
 from worldmodel.model.networks import Encoder
 from worldmodel.model.objectives import Context, DistanceObjective, Objective, Parts
@@ -36,7 +42,7 @@ class WorldModel(nn.Module):
 
     `scales` holds the weight of every loss by name; the losses' names must equal its keys. `ema`
     is the rate of the slow encoder, if an objective uses one. `mean_image_updates` updates
-    estimate the mean images.
+    estimate the mean images. With `reward_free` the reward teaches nothing but its own head.
     """
 
     measure_every = 10  # updates between measurements of the representation's spread
@@ -58,6 +64,9 @@ class WorldModel(nn.Module):
         mean_image_updates: int,
         ema: float,
         probe: Objective | None,
+        ensemble: OneStepHeads | None = None,
+        corrective_steps: int = 0,
+        reward_free: bool = False,
         world: World = ALONE,
     ):
         super().__init__()
@@ -74,6 +83,7 @@ class WorldModel(nn.Module):
         self.register_buffer("ends", torch.tensor(False))
         self.scales, self.world = scales, world
         self.free, self.free_on, self.overshooting, self.shift = free, free_on, overshooting, shift
+        self.corrective_steps, self.reward_free = corrective_steps, reward_free
         self.replaced = {
             name for objective, _ in objectives.values() for name in objective.replaces
         }
@@ -81,6 +91,7 @@ class WorldModel(nn.Module):
             SlowCopy(encoder, ema) if any(o.needs_slow for o, _ in objectives.values()) else None
         )
         self.probe = probe
+        self.ensemble = ensemble
         self.measuring = True
 
     def begin_update(self, batch: Batch, update: int) -> Hashable:
@@ -157,9 +168,14 @@ class WorldModel(nn.Module):
         if self.probe is not None:
             shown, _ = self.probe(ctx)
             metrics["loss/probe"] = torch.stack([v.mean() for v in shown.values()]).sum()
-        losses["reward"] = self.reward.loss(feat, batch["reward"])
+        seen = feat.detach() if self.reward_free else feat
+        losses["reward"] = self.reward.loss(seen, batch["reward"])
         losses["cont"] = self.cont.loss(feat, 1.0 - batch["is_terminal"].float())
         losses.update(self._kl_losses(batch, post, prior))
+        if self.ensemble is not None:
+            own, extra = self.ensemble.loss(batch, feat, self.dynamics.mean_latent(post))
+            losses.update(own)
+            metrics.update(extra)
         metrics["kl"] = self.dynamics.kl(post, prior).mean()
         if self.measuring:
             metrics |= measure_spread("embed", embed) | measure_spread(
@@ -200,6 +216,14 @@ class WorldModel(nn.Module):
             raw["overshoot"] = compute_overshooting(
                 self.dynamics, post, batch["prev_action"], batch["is_first"], self.overshooting
             )
+        if self.corrective_steps:
+            raw["corrective"] = compute_corrections(
+                self.dynamics,
+                post,
+                batch["prev_action"],
+                batch["is_first"],
+                self.corrective_steps,
+            )
         return {
             k: apply_free_nats(kl, self.free, self.free_on, self.world.mean)
             for k, kl in raw.items()
@@ -221,6 +245,13 @@ class WorldModel(nn.Module):
             return reward, cont
         reward = self.reward.mean(feat)
         return reward, torch.ones_like(reward)
+
+    def predict_members(self, feat: Tensor, action: Tensor) -> Tensor:
+        """The mean next latent by each member of the ensemble, from features (...,F) and actions
+        (...,A): (K,...,S).
+        """
+        assert self.ensemble is not None, "ensemble.size is 1"
+        return self.ensemble.predict(feat, action)
 
     def measure_goal_distance(self, states: State, goal: Tensor, kind: str) -> Tensor:
         """Distance (...) of imagined states (...,) from a goal's embedding, which broadcasts.

@@ -213,6 +213,11 @@ class Replay:
             self._read(out, b, stream, row - length, length)
         return self.layout.unpack_flags(out)
 
+    def locate_sampled(self, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the streams and the first rows (B,) of the newest batch."""
+        streams, ends = self._sampled
+        return streams, ends - length
+
     def record_losses(self, losses: np.ndarray) -> None:
         """Tell the sampler how badly the last rows of the newest batch were predicted (B,T)."""
         streams, ends = self._sampled

@@ -126,7 +126,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 # What a run draws random numbers for, each from a seed of its own.
-STREAMS = {"collect": 1, "act": 2, "prefill": 3, "replay": 4, "evaluate": 5}
+STREAMS = {"collect": 1, "act": 2, "prefill": 3, "replay": 4, "evaluate": 5, "resample": 6}
 
 
 def make_generator(*numbers: int, device: str = "cpu") -> torch.Generator:

@@ -15,13 +15,15 @@ from worldmodel import build, memory_estimate
 from worldmodel.config.schema import Config
 from worldmodel.distributed import ALONE, World
 from worldmodel.errors import Diverged, UsageError
+from worldmodel.model.ensembles import RESAMPLES
 from worldmodel.replay.buffer import Replay, check_capacity, count_row_bytes, describe_capacity
+from worldmodel.replay.resampling import count_resamples
 from worldmodel.replay.start_states import NO_STATE
 from worldmodel.rollout.collector import Rollout, VectorEnv, convert_spaces, make_episode_seeds
 from worldmodel.rollout.evaluation_episodes import Evaluation
 from worldmodel.rollout.player import Player
 from worldmodel.run_directory import RunDir
-from worldmodel.spaces import Row, select_prefix
+from worldmodel.spaces import Batch, Row, select_prefix
 from worldmodel.system.runtime import (
     STREAMS,
     has_spare_cores,
@@ -258,9 +260,7 @@ class Trainer:
 
     def learn(self) -> None:
         """Make one update on a batch of sequences; roll back if updates diverge."""
-        batch = build.to_tensors(
-            self.replay.sample(self.config.replay.batch, self.sequence_length)
-        )
+        batch = self._sample_batch()
         try:
             metrics = self.learner.update(batch)
         except Diverged as error:
@@ -270,6 +270,17 @@ class Trainer:
             self.replay.record_losses(self.learner.row_losses.float().cpu().numpy())
         if self.world.main:
             self.means.add(metrics)
+
+    def _sample_batch(self) -> Batch:
+        """Sample sequences, with the counts of their rows for each member that resamples them."""
+        c, length = self.config, self.sequence_length
+        batch = build.to_tensors(self.replay.sample(c.replay.batch, length))
+        if c.ensemble.bootstrap:
+            place = self.replay.locate_sampled(length)
+            entropy = (c.run.seed, STREAMS["resample"])
+            counts = count_resamples(*place, length, c.ensemble.size, entropy)
+            batch[RESAMPLES] = torch.from_numpy(counts)
+        return batch
 
     def open_logger(self) -> None:
         """Start to write logs, which cuts away lines from after the checkpoint."""

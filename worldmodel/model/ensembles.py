@@ -1,0 +1,106 @@
+"""Ensembles: several predictions of the next latent, whose spread measures what the model does not
+know (Sekar et al. 2020, Plan2Explore).
+
+K one-step heads read features and actions without their graph, so that they teach the model
+nothing. Head k predicts the mean of the next step's posterior:
+
+    L_k = 1/2 |m_k(feat_t, a_t) - E[z_{t+1}]|^2      disagreement = mean over S of the std over k
+
+Heads differ by their first weights and, with `ensemble.bootstrap`, by the rows that they learn
+from. With `ensemble.dropout` they are one network, seen through K dropout masks that never change
+(Gal et al. 2016: a mask is a sample of the network).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldmodel.config.schema import EnsembleConfig
+from worldmodel.model.networks import BlockLinear
+from worldmodel.spaces import Batch, Losses, Metrics
+
+RESAMPLES = "resamples"  # how often each row of a batch counts for each member, (B,T,K)
+
+
+def measure_disagreement(members: Tensor) -> Tensor:
+    """The std over members of their predictions (K,...,S), averaged over S: (...)."""
+    return members.std(0, correction=0).mean(-1)
+
+
+class MemberMLP(nn.Module):
+    """K networks of linear layers and SiLU, one matrix product per layer for all: (...,inputs) ->
+    (...,K,outputs), in fp32.
+
+    There is no norm: it would make inputs of any size alike, and members agree far from the data.
+    """
+
+    def __init__(self, members: int, inputs: int, outputs: int, layers: int, units: int):
+        super().__init__()
+        self.members = members
+        self.first = nn.Linear(inputs, members * units)
+        self.hidden = nn.ModuleList(BlockLinear(members, units, units) for _ in range(layers - 1))
+        self.out = BlockLinear(members, units, outputs)
+
+    def forward(self, x: Tensor, masks: Tensor | None = None) -> Tensor:
+        """`masks` (...,K,units) multiply every hidden layer; they broadcast."""
+        x = _activate(self.first(x).unflatten(-1, (self.members, -1)), masks)
+        for layer in self.hidden:
+            x = _activate(layer(x), masks)
+        with torch.autocast(x.device.type, enabled=False):  # as in networks.Fp32Linear
+            return self.out(x.float())
+
+
+def _activate(x: Tensor, masks: Tensor | None) -> Tensor:
+    return F.silu(x) if masks is None else F.silu(x) * masks
+
+
+class OneStepHeads(nn.Module):
+    """The members' predictions of the next latent's mean, and the loss that trains them."""
+
+    def __init__(self, feat: int, actions: int, latent: int, e: EnsembleConfig):
+        super().__init__()
+        self.dropout, self.bootstrap = e.dropout, e.bootstrap
+        networks = 1 if e.dropout else e.size
+        self.net = MemberMLP(networks, feat + actions, latent, e.layers, e.units)
+        self.masks: Tensor | None
+        masks = _draw_masks((e.size, e.units), e.dropout) if e.dropout else None
+        self.register_buffer("masks", masks)
+
+    def predict(self, feat: Tensor, action: Tensor) -> Tensor:
+        """Features (...,F) and actions (...,A) to the next latent's mean by each member:
+        (K,...,S).
+        """
+        x = torch.cat([feat, action.to(feat.dtype)], -1)
+        return self.net(x, self.masks).movedim(-2, 0)
+
+    def loss(self, batch: Batch, feat: Tensor, target: Tensor) -> tuple[Losses, Metrics]:
+        """The members' squared errors, summed, of features (B,T,F) and latents' means (B,T,S):
+        (B,T).
+
+        Entry t belongs to the prediction of step t; an episode's first step is predicted by
+        nothing.
+        """
+        x = torch.cat([feat[:, :-1], batch["prev_action"][:, 1:].to(feat.dtype)], -1).detach()
+        masks = None
+        if self.dropout:
+            shape = *x.shape[:-1], 1, self.net.out.weight.shape[1]
+            masks = _draw_masks(shape, self.dropout, x.device)
+        members = self.net(x, masks)  # (B,T-1,K,S)
+        error = 0.5 * (members - target[:, 1:].detach().float().unsqueeze(2)).square().sum(-1)
+        if self.bootstrap:
+            error = error * batch[RESAMPLES][:, 1:]
+        valid = ~batch["is_first"][:, 1:].bool()
+        shown = measure_disagreement(members.detach().movedim(2, 0))
+        return (
+            {"ensemble": F.pad(error.sum(-1) * valid, (1, 0))},
+            {"disagreement": (shown * valid).sum() / valid.sum().clamp(min=1)},
+        )
+
+
+def _draw_masks(
+    shape: tuple[int, ...], dropout: float, device: torch.device | None = None
+) -> Tensor:
+    """Dropout masks: zero with probability `dropout`, otherwise what keeps the mean at one."""
+    return (torch.rand(shape, device=device) >= dropout).float() / (1 - dropout)
