@@ -25,6 +25,7 @@ _CLASSES = {
     "rope": "Rope",
     "cartpole": "Cartpole",
     "cartpole_swingup": "CartpoleSwingup",
+    "noisy_room": "NoisyRoom",
     "counter": "Counter",
 }
 _OBS = ("pixels", "state", "both")

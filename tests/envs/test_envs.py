@@ -37,6 +37,7 @@ RETURNS = {
     "rope": (51.1, 1.4),
     "cartpole": (200.0, 27.1),
     "cartpole_swingup": (157.3, 2.4),
+    "noisy_room": (32.3, 3.2),
 }
 
 
@@ -303,6 +304,46 @@ def test_a_swinging_pole_keeps_its_energy_and_the_rail_its_cart():
     assert env.position == 2.4 and env.speed == 0.0
     env.advance(-np.ones(1))
     assert 2.3 < env.position < 2.4 and env.speed < 0
+
+
+def test_the_noisy_room_is_noisy_on_its_carpet_and_empty_behind_its_wall():
+    env = envs.make("noisy_room", obs="state")
+    generator = np.random.default_rng(0)
+    noise, clean, crossed = [], [], 0
+    for seed in range(150):
+        before = env.reset(seed=seed)[0]
+        crossed_before = crossed
+        for _ in range(60):
+            action = generator.uniform(-1, 1, 2)
+            after = env.step(action)[0]
+            free = np.abs(before + [0.35, 0]).max() < 0.3  # no wall is in reach
+            if free and before[1] < -0.2 or 0.0 < before[1] < 0.3 and free:
+                rest = after - before - 0.08 * action
+                (noise if before[1] < -0.2 else clean).append(rest)
+            crossed = max(crossed, crossed_before + (after[0] >= 0.35))
+            before = after
+    assert len(noise) > 100 and len(clean) > 100
+    np.testing.assert_allclose(clean, 0.0, atol=1e-6)
+    assert np.std(noise, 0) == pytest.approx([0.06, 0.06], rel=0.15)
+    assert crossed <= 1, "random episodes do not find the second room"
+
+
+def test_the_walls_of_the_noisy_room_hold():
+    env = envs.make("noisy_room", obs="state")
+    env.reset(seed=0)
+    point = env.unwrapped
+
+    def push(x, y, action, steps=1):
+        point.x, point.y = x, y
+        for _ in range(steps):
+            env.step(np.float32(action))
+        return point.x, point.y
+
+    assert push(0.15, 0.3, [1, 0]) == (0.2, 0.3)
+    assert push(0.4, 0.3, [-1, 0]) == (0.35, 0.3)
+    assert push(0.15, 0.6, [1, 0], 3)[0] == pytest.approx(0.39), "the door is open"
+    assert push(0.3, 0.78, [0, 1]) == (0.3, 0.8), "the sides of the door are walls"
+    assert push(0.8, 0.8, [1, 1]) == (0.85, 0.85)
 
 
 def test_the_pendulum_cannot_be_lifted_without_a_swing():
