@@ -12,7 +12,14 @@ if __name__ == "envs":
 
 from .errors import EnvError, EnvSettingsError
 from .names import FORMS, NAMES, SUITE, TASKS, check_name, may_name_code, names_code
-from .registry import choose_renderer, load_expert, make, make_factory, make_vector
+from .registry import (
+    choose_renderer,
+    load_expert,
+    make,
+    make_factory,
+    make_simulator,
+    make_vector,
+)
 
 __all__ = [
     "FORMS",
@@ -27,6 +34,7 @@ __all__ = [
     "make_factory",
     "load_expert",
     "make",
+    "make_simulator",
     "make_vector",
     "choose_renderer",
 ]

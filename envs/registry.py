@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import gymnasium
 
     from .parallel.vector import SupervisedEnvs
+    from .simulator import Simulator
 
 _CLASSES = {
     "pointmass": "PointMass",
@@ -31,18 +32,15 @@ _CLASSES = {
 _OBS = ("pixels", "state", "both")
 
 
-def make_factory(env: Any, distract: Any, trust: bool = False) -> partial[gymnasium.Env]:
+def make_factory(
+    env: Any, distract: Any, trust: bool = False, simulator: bool = False
+) -> partial[gymnasium.Env]:
     """Return `make` with the settings of a run's sections env and distract bound.
 
     Patience is left out: only collecting uses it. A task that names code is refused without
     `trust`, because anyone may have written a saved run's settings.
     """
-    for key, may in (("task", names_code(env.task)), ("kwargs", may_name_code(env.kwargs))):
-        if may and not trust:
-            raise EnvSettingsError(
-                f"env.{key} {str(getattr(env, key))[:60]!r} names code, and making it executes "
-                f"that code: if you trust it, give make_factory trust=True"
-            )
+    _check_trust(env, trust)
     return partial(
         make,
         env.task,
@@ -58,7 +56,34 @@ def make_factory(env: Any, distract: Any, trust: bool = False) -> partial[gymnas
         vector_keys=env.vector_keys,
         strength=distract.strength,
         kind=distract.kind,
+        simulator=simulator,
     )
+
+
+def make_simulator(env: Any, trust: bool = False) -> Simulator:
+    """Return a simulator of a run's task, which steps from any state, to plan in the truth.
+
+    As in `make_factory`, a task that names code is refused without `trust`.
+    """
+    from .simulator import Simulator
+
+    _check_trust(env, trust)
+    name = env.task.removeprefix(DISTRACT)
+    with contextlib.nullcontext() if names_code(name) else _leave_directory():
+        copy = _make_undistracted(
+            name, tuple(env.size), 1, None, "state", "auto", None, None, env.kwargs, None, None
+        )
+    return Simulator(copy, name, env.repeat)
+
+
+def _check_trust(env: Any, trust: bool) -> None:
+    """Raise EnvSettingsError if a run's section env names code, unless it is trusted."""
+    for key, may in (("task", names_code(env.task)), ("kwargs", may_name_code(env.kwargs))):
+        if may and not trust:
+            raise EnvSettingsError(
+                f"env.{key} {str(getattr(env, key))[:60]!r} names code, and making it executes "
+                f"that code: if you trust it, give make_factory trust=True"
+            )
 
 
 def choose_renderer(env: Any, before: Any = None) -> str:
@@ -101,6 +126,7 @@ def make(
     strength: float = 1.0,
     kind: str = "both",
     held_out: bool = False,
+    simulator: bool = False,
 ) -> gymnasium.Env:
     """Make the environment `name`.
 
@@ -113,7 +139,8 @@ def make(
     MultiDiscrete. `time_limit` counts control steps; None keeps the task's. `patience` ends an
     episode after so many steps in a row with a reward of at most `floor` per control step.
     `strength` and `kind` describe the backgrounds of distract: tasks; with `held_out` they are
-    others than in training.
+    others than in training. `simulator` adds the simulator's full state to the observation, as
+    the entry of this name.
 
     The wrappers from the inside out: normalised actions, time limit, repeat, picture, background,
     boundary checks. The time limit is inside the repeat, so that no episode exceeds it. The
@@ -142,6 +169,10 @@ def make(
         )
     if name != plain:
         env = _add_distractors(env, plain, strength, kind, held_out)
+    if simulator:
+        from .simulator import ObserveSimulator
+
+        env = ObserveSimulator(env, plain)
     env = Check(env, name)
     return Patience(env, patience, floor) if patience else env
 

@@ -22,6 +22,7 @@ Cameras = int | str | Sequence[int | str] | None  # number or name; None is the 
 _CAMERAS = {"quadruped": 2}  # domains whose usual camera is not camera 0
 _OBS = ("pixels", "state", "both")
 _RANDOM_MODELS = ("lqr",)  # domains whose model itself is drawn from the seed
+_RANDOM_TERRAINS = ("quadruped_escape",)
 _UNBOUNDED = 1e6  # actions with bounds beyond this are not normalised
 
 
@@ -201,6 +202,24 @@ class DMC(gymnasium.Env, FrameCounter):
                 self._running = False
                 break
         return reward, frames
+
+    @property
+    def can_restore(self) -> bool:
+        """Say whether the physics' state and single numbers of the model determine the rest."""
+        task = f"{self.domain}_{self.task}"
+        return self.domain not in _RANDOM_MODELS and task not in _RANDOM_TERRAINS
+
+    def simulate(self, action: np.ndarray) -> tuple[float, bool]:
+        """Simulate one control step without time limit and observation: reward, and termination.
+
+        These are the lines of dm_control's `Environment.step` that change the physics.
+        """
+        task, physics = self._env.task, self.physics
+        task.before_step(self._scale_action(action), physics)
+        physics.step(self._env._n_sub_steps)
+        task.after_step(physics)
+        reward = float(task.get_reward(physics) or 0.0)
+        return reward, task.get_termination(physics) == 0
 
     @property
     def over(self) -> bool:

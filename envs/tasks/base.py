@@ -14,7 +14,7 @@ from .canvas import Canvas
 class Task(gymnasium.Env):
     """A simulated task drawn with numpy.
 
-    A subclass implements `start`, `advance`, `draw`, `state` and `make_canvas`.
+    A subclass implements `start`, `advance`, `draw`, `state`, `set_state` and `make_canvas`.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 15}
@@ -49,6 +49,10 @@ class Task(gymnasium.Env):
 
     def state(self) -> np.ndarray:
         """Return the true state as a flat float64 vector."""
+        raise NotImplementedError
+
+    def set_state(self, state: np.ndarray) -> None:
+        """Go on from a state that `state` returned."""
         raise NotImplementedError
 
     def vector(self) -> np.ndarray:

@@ -69,6 +69,9 @@ class Cartpole(Task):
     def state(self) -> np.ndarray:
         return np.array([self.position, self.speed, self.angle, self.spin])
 
+    def set_state(self, state: np.ndarray) -> None:
+        self.position, self.speed, self.angle, self.spin = state.tolist()
+
     def make_canvas(self, size: tuple[int, int]) -> Canvas:
         board = Canvas(size, (226, 232, 240), (190, 202, 218))
         rail = SCALE * MAX_POSITION

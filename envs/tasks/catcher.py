@@ -71,6 +71,11 @@ class Catcher(Task):
             slots[i] = item
         return np.concatenate([[self.column, self.clock], slots.ravel()])
 
+    def set_state(self, state: np.ndarray) -> None:
+        self.column, self.clock, *slots = np.rint(state).astype(int).tolist()
+        items = zip(slots[::3], slots[1::3], slots[2::3], strict=True)
+        self.items = [item for item in items if item[0]]
+
     def vector(self) -> np.ndarray:
         scale = [COLUMNS - 1, STEPS_BETWEEN] + [BOMB, COLUMNS - 1, ROWS] * SLOTS
         return (self.state() / scale).astype(np.float32)

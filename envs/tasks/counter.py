@@ -35,6 +35,9 @@ class Counter(Task):
     def state(self) -> np.ndarray:
         return np.array([self.count, self.tag, self.action])
 
+    def set_state(self, state: np.ndarray) -> None:
+        self.count, self.tag, self.action = int(state[0]), int(state[1]), float(state[2])
+
     def make_canvas(self, size: tuple[int, int]) -> Canvas:
         return Canvas(size, (0, 0, 0), (0, 0, 0))
 

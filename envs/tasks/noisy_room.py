@@ -51,6 +51,9 @@ class NoisyRoom(Task):
     def state(self) -> np.ndarray:
         return np.array([self.x, self.y])
 
+    def set_state(self, state: np.ndarray) -> None:
+        self.x, self.y = state.tolist()
+
     def make_canvas(self, size: tuple[int, int]) -> Canvas:
         board = Canvas(size, (24, 30, 48), (24, 30, 48))
         board.draw_box(0.0, 0.0, 0.97, 0.97, (70, 84, 120))

@@ -48,6 +48,9 @@ class Pendulum(Task):
     def state(self) -> np.ndarray:
         return np.array([math.remainder(self.angle, 2 * math.pi), self.speed])
 
+    def set_state(self, state: np.ndarray) -> None:
+        self.angle, self.speed = state.tolist()
+
     def vector(self) -> np.ndarray:
         return np.array(
             [math.cos(self.angle), math.sin(self.angle), self.speed / MAX_SPEED], np.float32

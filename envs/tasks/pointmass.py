@@ -51,6 +51,9 @@ class PointMass(Task):
     def state(self) -> np.ndarray:
         return np.concatenate([self.position, self.speed, self.goal])
 
+    def set_state(self, state: np.ndarray) -> None:
+        self.position, self.speed, self.goal = state[:2], state[2:4], state[4:]
+
     def make_canvas(self, size: tuple[int, int]) -> Canvas:
         board = Canvas(size, (24, 30, 48), (24, 30, 48))
         board.draw_box(0.0, 0.0, 1.0, 1.0, (70, 84, 120))

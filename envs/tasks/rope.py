@@ -59,6 +59,10 @@ class Rope(Task):
     def state(self) -> np.ndarray:
         return np.array([*self.points, *self.goal]).ravel()
 
+    def set_state(self, state: np.ndarray) -> None:
+        pairs = [(x, y) for x, y in state.reshape(-1, 2).tolist()]
+        self.points, self.goal = pairs[:POINTS], pairs[POINTS:]
+
     def make_canvas(self, size: tuple[int, int]) -> Canvas:
         board = Canvas(size, (62, 48, 40), (62, 48, 40))
         board.draw_box(0.0, 0.0, 0.99, 0.99, (116, 92, 74))
