@@ -129,8 +129,10 @@ def estimate_update(c: Config, obs: ObservationSpace, space: ActionSpace) -> int
             + 2 * BYTES_PER_ACTIVATION * inner
         )
     if learns_policy(c):
+        actors = c.actor.population if c.actor.gradient == "es" else 1
         total += (
-            min(c.imag.starts or states, states)
+            actors
+            * min(c.imag.starts or states, states)
             * c.imag.horizon
             * count_features(c)
             * BYTES_PER_ACTIVATION

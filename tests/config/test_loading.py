@@ -154,6 +154,8 @@ def test_all_problems_are_reported_at_once_with_hints():
             ["--loss.corrective", "1", "--loss.corrective_steps", "31"],
             "and one more must be fewer",
         ),
+        (["--actor.population", "7"], "7 is odd, and perturbations come in pairs"),
+        (["--imag.pessimism", "1"], "needs members that disagree; raise ensemble.size"),
         (["--ensemble.bootstrap", "true"], "a single member has no other to differ from"),
         (
             ["--ensemble.size", "3", "--ensemble.dropout", "0.1", "--ensemble.bootstrap", "true"],

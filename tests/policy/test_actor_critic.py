@@ -202,6 +202,7 @@ class Quadratic(GaussianHead):
         ("mix", "bounded"),
         ("dynamics", "truncated"),
         ("reinforce", "tanh"),
+        ("es", "bounded"),
     ],
 )
 def test_a_linear_quadratic_world_is_solved(gradient, dist):
@@ -388,7 +389,7 @@ def backward(model, policy, name, precision="fp32"):
 
 KINDS = [
     (g, s)
-    for g in ("dynamics", "reinforce", "mix")
+    for g in ("dynamics", "reinforce", "mix", "es")
     for s in (ActionSpace(2), ActionSpace(5, (3, 2)))
 ]
 

@@ -192,6 +192,25 @@ def test_gradients_flow_through_the_model_by_reparameterised_actions():
     )
 
 
+class Doubtful(Adding):
+    """Its ensemble disagrees by the square of the sum of feature and action."""
+
+    def measure_disagreement(self, feat, action):
+        return (feat + action)[..., 0].square()
+
+
+def test_pessimism_takes_disagreement_from_rewards_with_its_gradient():
+    policy = make("imag.pessimism=2", "ensemble.size=3")
+    imagined = policy.imagine_rollouts(Doubtful(), {"x": starts()[1]["x"][0]})
+    with torch.no_grad():
+        clipped = imagined.action.clamp(-1, 1)
+        arrived = torch.tensor(FEATURES).view(1, 2, 1) + clipped.cumsum(0)
+    torch.testing.assert_close(imagined.reward, REWARD - 2 * arrived[..., 0].square())
+    # The mean moves this action, and through the state that of the step before.
+    (slope,) = torch.autograd.grad(imagined.reward[1, 0], policy.actor.net.out.bias)
+    torch.testing.assert_close(slope[0], 2 * -4 * arrived[1, 0, 0])
+
+
 def test_weights_pass_no_gradient():
     """d loss / d c_0 = -gamma (G_1 - nothing by w_1): only the return of the start holds d_0."""
     cont = CONT.clone().requires_grad_()

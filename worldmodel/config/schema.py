@@ -211,6 +211,7 @@ class ImagConfig(Section):
     every: Count
     discount: Share
     lam: Share
+    pessimism: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,8 +219,10 @@ class ActorConfig(Section):
     """The actor and its loss."""
 
     dist: Literal["bounded", "tanh", "truncated"]
-    gradient: Literal["dynamics", "reinforce", "mix"]
+    gradient: Literal["dynamics", "reinforce", "mix", "es"]
     mix: Share
+    population: Annotated[int, Range(2, 10**6)]
+    perturbation: Positive
     normalize: Literal["none", "percentile"]
     entropy: Weight
     min_std: Positive
@@ -403,6 +406,11 @@ def _ensemble_contradictions(c: Config) -> list[str]:
         found.append(
             f"ensemble.{key}: a single member has no other to differ from; raise ensemble.size"
         )
+    if c.imag.pessimism and e.size == 1:
+        found.append(
+            f"imag.pessimism: {c.imag.pessimism} of a disagreement needs members that disagree; "
+            "raise ensemble.size"
+        )
     if e.dropout and e.bootstrap:
         found.append(
             "ensemble.bootstrap: with ensemble.dropout all members are one network, which learns "
@@ -416,6 +424,8 @@ def _policy_contradictions(c: Config) -> list[str]:
     a, critic = c.actor, c.critic
     if a.min_std >= a.max_std:
         found.append(f"actor.min_std: {a.min_std} is not below actor.max_std {a.max_std}")
+    if a.population % 2:
+        found.append(f"actor.population: {a.population} is odd, and perturbations come in pairs")
     if critic.slow == "none" and critic.bootstrap == "slow":
         found.append("critic.bootstrap: slow needs a slow critic; set critic.slow to ema or copy")
     if critic.slow == "none" and critic.pull:

@@ -13,7 +13,7 @@ from worldmodel.kernels.picture_decoder import PackedDecoder
 from worldmodel.model.augment import draw_shifts, shift_pictures
 from worldmodel.model.dynamics import Dynamics
 from worldmodel.model.ema import SlowCopy
-from worldmodel.model.ensembles import OneStepHeads
+from worldmodel.model.ensembles import OneStepHeads, measure_disagreement
 from worldmodel.model.heads import ContinueHead, ScalarHead, predict_means
 from worldmodel.model.kl import (
     apply_free_nats,
@@ -252,6 +252,10 @@ class WorldModel(nn.Module):
         """
         assert self.ensemble is not None, "ensemble.size is 1"
         return self.ensemble.predict(feat, action)
+
+    def measure_disagreement(self, feat: Tensor, action: Tensor) -> Tensor:
+        """How far the members' predictions after actions (...,A) are apart: (...)."""
+        return measure_disagreement(self.predict_members(feat, action))
 
     def measure_goal_distance(self, states: State, goal: Tensor, kind: str) -> Tensor:
         """Distance (...) of imagined states (...,) from a goal's embedding, which broadcasts.

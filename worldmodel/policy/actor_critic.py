@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,7 @@ from worldmodel.distributed import ALONE, World
 from worldmodel.model.heads import ScalarHead
 from worldmodel.model.networks import MLP, BlockLinear
 from worldmodel.policy.action_distributions import CONTINUOUS, Dist, OneHotGroups, clip_actions
+from worldmodel.policy.evolution import Population
 from worldmodel.policy.lambda_returns import ReturnScale, lambda_returns
 from worldmodel.policy.learned_policy import LearnedPolicy, Rate
 from worldmodel.spaces import ActionSpace, Batch, Metrics, State, map_state
@@ -110,15 +111,16 @@ class ActorCritic(LearnedPolicy):
         start = map_state(post, lambda v: v.detach().flatten(0, 1)[picks])
         alive = 1.0 - batch["is_terminal"].float().flatten()[picks]
         with (
-            torch.set_grad_enabled(self.actor_config.gradient != "reinforce"),
+            torch.set_grad_enabled(self.actor_config.gradient in ("dynamics", "mix")),
             freeze_weights(model, self.critic),
         ):
             imagined = self.imagine_rollouts(model, start)
-        discount = self.imag.discount * imagined.cont
-        returns = lambda_returns(imagined.reward, imagined.value, discount, self.imag.lam, dim=0)
+        returns, discount = self._compute_returns(imagined)
         weight = torch.cat([alive.unsqueeze(0), discount[:-1].detach()]).cumprod(0)
         losses = {}
         losses["actor"], entropy = self._actor_loss(imagined, returns, weight)
+        if self.actor_config.gradient == "es":
+            losses["actor"] = losses["actor"] + self._evolution_loss(model, start, alive)
         losses["critic"], metrics = self._critic_loss(imagined.feat, returns.detach(), weight)
         if self.critic_config.replay:
             losses["critic_replay"] = self.critic_config.replay * self._replay_loss(
@@ -141,21 +143,70 @@ class ActorCritic(LearnedPolicy):
         return torch.randperm(count, device=is_terminal.device)[: self.imag.starts]
 
     def imagine_rollouts(
-        self, model, state: State, generator: torch.Generator | None = None
+        self,
+        model,
+        state: State,
+        generator: torch.Generator | None = None,
+        read: Callable[[Tensor], Tensor] | None = None,
     ) -> ImaginedRollouts:
         """Imagine H steps with the actor; it sees features without their graph, as in every
-        Dreamer.
+        Dreamer. `read` replaces the output of its network on features.
         """
+        read = read or self.actor.read
         rollout = model.dynamics.start_rollout(state, self.imag.horizon, generator)
         reads, drawn = [], []
         for _ in range(self.imag.horizon):
-            reads.append(self.actor.read(rollout.features))
+            reads.append(read(rollout.features))
             drawn.append(self.actor.dist_of(reads[-1]).sample(generator))
             rollout.step(clip_actions(drawn[-1]))
-        read = model.predict(rollout.features_after(), self.bootstrap_critic)
-        return ImaginedRollouts(
-            rollout.features_before(), torch.stack(reads), torch.stack(drawn), *read
-        )
+        before, after = rollout.features_before(), rollout.features_after()
+        action = torch.stack(drawn)
+        reward, cont, value = model.predict(after, self.bootstrap_critic)
+        reward = self.compute_rewards(model, reward, before, after, action)
+        return ImaginedRollouts(before, torch.stack(reads), action, reward, cont, value)
+
+    def compute_rewards(
+        self, model, predicted: Tensor, before: Tensor, after: Tensor, action: Tensor
+    ) -> Tensor:
+        """The rewards (H,N) that count: the predicted ones, less `imag.pessimism` times the
+        ensemble's disagreement. Features (H,N,F) are those before and after actions (H,N,A).
+        """
+        if not self.imag.pessimism:
+            return predicted
+        doubt = self.measure_disagreement(model, before, after, action)
+        return predicted - self.imag.pessimism * doubt
+
+    def measure_disagreement(self, model, before: Tensor, after: Tensor, action: Tensor) -> Tensor:
+        """The ensemble's disagreement (H,N) about where each action leads."""
+        left = torch.cat([before[:1], after[:-1]])  # as `before`, with the graph
+        return model.measure_disagreement(left, clip_actions(action))
+
+    def _compute_returns(self, imagined: ImaginedRollouts) -> tuple[Tensor, Tensor]:
+        """Lambda-returns and discounts (H,N) of rollouts."""
+        discount = self.imag.discount * imagined.cont
+        return lambda_returns(
+            imagined.reward, imagined.value, discount, self.imag.lam, dim=0
+        ), discount
+
+    @torch.no_grad()
+    def _score_population(
+        self, model, population: Population, start: State, alive: Tensor
+    ) -> Tensor:
+        """The mean return (P,) of each perturbed actor from the same start states (N,)."""
+        size = population.size
+
+        def read(feat: Tensor) -> Tensor:
+            return population.run(feat.unflatten(0, (size, -1))).flatten(0, 1)
+
+        starts = map_state(start, lambda v: v.repeat(size, *[1] * (v.dim() - 1)))
+        with freeze_weights(model, self.critic):
+            returns, _ = self._compute_returns(self.imagine_rollouts(model, starts, read=read))
+        return (alive * returns[0].view(size, -1)).mean(1)
+
+    def _evolution_loss(self, model, start: State, alive: Tensor) -> Tensor:
+        a = self.actor_config
+        population = Population(self.actor.net, a.population, a.perturbation)
+        return population.make_loss(self._score_population(model, population, start, alive))
 
     def _actor_loss(
         self, imagined: ImaginedRollouts, returns: Tensor, weight: Tensor
@@ -171,6 +222,9 @@ class ActorCritic(LearnedPolicy):
             if a.normalize == "percentile"
             else 1.0
         )
+        if a.gradient == "es":  # returns count in `_evolution_loss`
+            entropy = self.actor(imagined.feat).entropy()
+            return -(weight * a.entropy * entropy).mean(), entropy[0].mean().detach()
         share = {"dynamics": 0.0, "reinforce": 1.0, "mix": a.mix}[a.gradient]
         # Rollouts for likelihood ratios alone carry no graph.
         policy = (
