@@ -39,6 +39,7 @@ from worldmodel.policy.behaviors import BehaviorParts, Planning
 from worldmodel.policy.goal_files import load_goal
 from worldmodel.policy.goals import Goal
 from worldmodel.policy.learned_policy import LearnedPolicy
+from worldmodel.policy.plan2explore import Explorer, Plan2Explore
 from worldmodel.policy.plan_scores import PlanScore, ScoreInputs
 from worldmodel.policy.planners.proposals import make_proposal
 from worldmodel.replay.samplers import Sampler
@@ -165,17 +166,27 @@ def make_policy(
 
 
 def make_actor_critic(
-    c: Config, model: WorldModel, space: ActionSpace, world: World
+    c: Config,
+    model: WorldModel,
+    space: ActionSpace,
+    world: World,
+    kind: type[ActorCritic] = ActorCritic,
 ) -> ActorCritic:
     feat, m = model.dynamics.feature_size, c.model
     critic = SCALAR_HEADS[c.critic.head](feat, m.layers, m.units, m.bins)
-    return ActorCritic(
-        Actor(feat, space, m.layers, m.units, c.actor), critic, c.imag, c.critic, world
-    )
+    return kind(Actor(feat, space, m.layers, m.units, c.actor), critic, c.imag, c.critic, world)
+
+
+def make_plan2explore(
+    c: Config, model: WorldModel, space: ActionSpace, world: World
+) -> Plan2Explore:
+    explorer = make_actor_critic(c, model, space, world, Explorer)
+    return Plan2Explore(explorer, make_actor_critic(c, model, space, world))
 
 
 POLICIES: dict[str, Callable[[Config, WorldModel, ActionSpace, World], LearnedPolicy]] = {
     "actor_critic": make_actor_critic,
+    "plan2explore": make_plan2explore,
 }
 
 
@@ -207,8 +218,10 @@ def make_behavior(
         make_plan_score(c, policy, make_goal_loader(c, model)),
         p,
     )
-    behavior = registry.import_class(registry.BEHAVIORS, c.behavior.name)
-    return behavior(BehaviorParts(model, space, c.behavior.noise, policy, planning))
+    name = c.behavior.name
+    behavior = registry.import_class(registry.BEHAVIORS, name)
+    settings = get_settings(c, registry.BEHAVIORS, name)
+    return behavior(BehaviorParts(model, space, c.behavior.noise, policy, planning, settings))
 
 
 def check_goal(c: Config, model: WorldModel) -> None:

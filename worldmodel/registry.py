@@ -48,6 +48,7 @@ PLAN_SCORES = {
 BEHAVIORS = {
     "mpc": "worldmodel.policy.behaviors.mpc:MPC",
     "actor_critic": "worldmodel.policy.behaviors.actor_critic:ActorPolicy",
+    "plan2explore": "worldmodel.policy.behaviors.plan2explore:Explore",
     "random": "worldmodel.policy.behaviors.random:Random",
 }
 

@@ -30,7 +30,7 @@ from worldmodel.system.files import (
 
 log = logging.getLogger(__name__)
 
-# Keys that a resumed run may change: they do not affect what is learnt.
+# Keys that a resumed run may change: they do not affect what is learnt, or say how to go on.
 CHANGEABLE_KEYS = (
     "run.root",
     "run.frames",
@@ -40,6 +40,7 @@ CHANGEABLE_KEYS = (
     "run.device",
     "env.render",
     "replay.lost",
+    "plan2explore.collect",
     "env.timeout",
     "env.restarts",
 )

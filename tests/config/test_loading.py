@@ -156,6 +156,11 @@ def test_all_problems_are_reported_at_once_with_hints():
         ),
         (["--actor.population", "7"], "7 is odd, and perturbations come in pairs"),
         (["--imag.pessimism", "1"], "needs members that disagree; raise ensemble.size"),
+        (["--behavior.name", "plan2explore"], "set ensemble.size, to 5 for example"),
+        (
+            ["--behavior.name", "actor_critic", "--loss.reward_free", "true"],
+            "critic.replay: 0.3 trains the model by rewards",
+        ),
         (["--ensemble.bootstrap", "true"], "a single member has no other to differ from"),
         (
             ["--ensemble.size", "3", "--ensemble.dropout", "0.1", "--ensemble.bootstrap", "true"],

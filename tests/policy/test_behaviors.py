@@ -160,6 +160,8 @@ def test_every_behaviour_acts_legally_for_a_batch_and_repeats_itself(name, space
         [
             "tiny",
             f"behavior.name={name}",
+            "ensemble.size=3",
+            "critic.replay=0",
             "env.size=[32, 32]",
             "model.cnn=[4, 4]",
             "planner.candidates=20",

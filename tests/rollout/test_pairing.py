@@ -145,6 +145,7 @@ def follow(kind, behavior, monkeypatch):
     """
     make = partial(envs.make, "counter", size=(8, 8), obs="state", time_limit=4)
     settings = [f"behavior.name={behavior}", "planner.candidates=12", "planner.elites=3"]
+    settings += ["ensemble.size=3", "critic.replay=0"]
     c = loading.parse([*TINY, *kind, *settings, "planner.horizon=2", "env.obs=state"])
     seen = []
     with SerialEnv(make, 2) as vector, torch.no_grad():

@@ -360,6 +360,7 @@ def contradictions(c: Config) -> list[str]:
     found += _component_contradictions(c, registry.PLANNERS, p.name)
     found += _component_contradictions(c, registry.PLAN_SCORES, p.score)
     found += _policy_contradictions(c)
+    found += _component_contradictions(c, registry.BEHAVIORS, c.behavior.name)
     found += _component_contradictions(c, registry.DYNAMICS, m.dynamics)
     if c.env.task.startswith("distract:") and c.env.obs == "state":
         found.append("env.task: distract: changes pictures; env.obs is state")
@@ -410,6 +411,11 @@ def _ensemble_contradictions(c: Config) -> list[str]:
         found.append(
             f"imag.pessimism: {c.imag.pessimism} of a disagreement needs members that disagree; "
             "raise ensemble.size"
+        )
+    if c.loss.reward_free and learns_policy(c) and c.critic.replay:
+        found.append(
+            f"critic.replay: {c.critic.replay} trains the model by rewards, and loss.reward_free "
+            "wants none; set it to 0"
         )
     if e.dropout and e.bootstrap:
         found.append(

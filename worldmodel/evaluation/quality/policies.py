@@ -14,7 +14,12 @@ Act = Callable[[State], Tensor]  # states (N,...) -> actions (N,A)
 # By name: a function from a seed to a policy at the start of an episode.
 Policies = dict[str, Callable[[int], Act]]
 MAX_ACTIONS = 8  # constant actions in a list
-BEHAVIOR_LABELS = {"actor_critic": "the actor", "mpc": "the planner", "random": "random actions"}
+BEHAVIOR_LABELS = {
+    "actor_critic": "the actor",
+    "plan2explore": "the task's actor",
+    "mpc": "the planner",
+    "random": "random actions",
+}
 
 
 def make_constant_policy(action: Tensor) -> Callable[[int], Act]:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worldmodel import registry
+from worldmodel.config.component_settings import states_fact
 from worldmodel.config.loading import ConfigError
 from worldmodel.config.schema import plans_to_goal
 from worldmodel.errors import RunError
@@ -100,7 +102,11 @@ def make_behaviors(run: Run) -> tuple[dict[str, Any], list[str]]:
     own = run.config.behavior.name
     found: dict[str, Any] = {own: run.agent.behavior}
     left_out = []
-    for name in (n for n in BEHAVIOR_LABELS if n != own):
+    # Any learned policy acts as an actor_critic; one that acts already is not listed twice.
+    learned = states_fact(registry.BEHAVIORS[own], "policy") and not run.agent.behavior.plans
+    for name in ("mpc", "random") if learned else ("actor_critic", "mpc", "random"):
+        if name == own:
+            continue
         try:
             found[name] = run.apply_overrides([("behavior.name", name)]).agent.behavior
         except (RunError, ConfigError):

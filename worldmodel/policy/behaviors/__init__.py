@@ -44,3 +44,4 @@ class BehaviorParts:
     noise: float
     policy: LearnedPolicy | None  # where the configuration trains one
     planning: Planning
+    settings: Any = None  # the behavior's section of the configuration, where it has one
