@@ -29,7 +29,7 @@ from worldmodel.log_writers import LoggedRun, LogWriter
 from worldmodel.model.dynamics import Dynamics
 from worldmodel.model.ensembles import OneStepHeads
 from worldmodel.model.heads import ContinueHead, GaussianHead, ScalarHead, TwoHotHead
-from worldmodel.model.networks import Encoder
+from worldmodel.model.networks import BiasedMLP, Encoder
 from worldmodel.model.objectives import ModelSpec, Objective
 from worldmodel.model.probe_decoder import Probe
 from worldmodel.model.world_model import WorldModel
@@ -42,6 +42,7 @@ from worldmodel.policy.learned_policy import LearnedPolicy
 from worldmodel.policy.plan2explore import Explorer, Plan2Explore
 from worldmodel.policy.plan_scores import PlanScore, ScoreInputs
 from worldmodel.policy.planners.proposals import make_proposal
+from worldmodel.policy.soft_actor_critic import Critics, SoftActorCritic
 from worldmodel.replay.samplers import Sampler
 from worldmodel.replay.start_states import BurnInStart, StoredStart, ZeroStart
 from worldmodel.spaces import ActionSpace, ObservationSpace
@@ -184,9 +185,19 @@ def make_plan2explore(
     return Plan2Explore(explorer, make_actor_critic(c, model, space, world))
 
 
+def make_soft_actor_critic(
+    c: Config, model: WorldModel, space: ActionSpace, world: World
+) -> SoftActorCritic:
+    feat, m = model.dynamics.feature_size, c.model
+    critics = Critics(feat, space, c.dyna.critics, m.layers, m.units)
+    actor = Actor(feat, space, m.layers, m.units, c.actor, BiasedMLP)
+    return SoftActorCritic(actor, critics, c.imag, c.dyna)
+
+
 POLICIES: dict[str, Callable[[Config, WorldModel, ActionSpace, World], LearnedPolicy]] = {
     "actor_critic": make_actor_critic,
     "plan2explore": make_plan2explore,
+    "soft_actor_critic": make_soft_actor_critic,
 }
 
 

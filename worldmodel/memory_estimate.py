@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from worldmodel import build
-from worldmodel.config.schema import Config, learns_policy
+from worldmodel.config.schema import Config, find_policy, learns_policy
 from worldmodel.distributed import ALONE, World
 from worldmodel.errors import UsageError
 from worldmodel.model.dynamics import Dynamics
@@ -128,7 +128,7 @@ def estimate_update(c: Config, obs: ObservationSpace, space: ActionSpace) -> int
             height * width * colours * (1 + BYTES_PER_ACTIVATION)
             + 2 * BYTES_PER_ACTIVATION * inner
         )
-    if learns_policy(c):
+    if learns_policy(c) and find_policy(c) != "soft_actor_critic":
         actors = c.actor.population if c.actor.gradient == "es" else 1
         total += (
             actors

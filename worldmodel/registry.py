@@ -49,6 +49,7 @@ BEHAVIORS = {
     "mpc": "worldmodel.policy.behaviors.mpc:MPC",
     "actor_critic": "worldmodel.policy.behaviors.actor_critic:ActorPolicy",
     "plan2explore": "worldmodel.policy.behaviors.plan2explore:Explore",
+    "dyna": "worldmodel.policy.behaviors.dyna:Dyna",
     "random": "worldmodel.policy.behaviors.random:Random",
 }
 

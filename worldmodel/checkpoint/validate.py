@@ -63,15 +63,16 @@ def check_state(state: dict[str, Any], place: int) -> None:
     for key in ("updates", "skipped", "skipped_in_a_row"):
         check_integer(learner[key], f"learner.{key}")
     check_integer(learner.get("rollbacks", 0), "learner.rollbacks")
+    apart = check_integer(learner.get("policy_updates", 0), "learner.policy_updates")
     shares = [state, *state.get("others", [])]
     steps = sum(
         check_integer(check_table(share, "rollout")["steps"], "rollout.steps") for share in shares
     )
     check_integer(prefill["steps"], "prefill.steps", high=steps)
-    if steps + learner["updates"] != place:
+    if steps + learner["updates"] + apart != place:
         raise ValueError(
-            f"rollout.steps {steps} and learner.updates {learner['updates']} do not make up its "
-            f"number {place}"
+            f"rollout.steps {steps}, learner.updates {learner['updates']} and "
+            f"learner.policy_updates {apart} do not make up its number {place}"
         )
     check_integer(state["frames"], "frames")
     check_spaces(state)

@@ -26,6 +26,9 @@ def run_session(session) -> int:
         while trainer.count_pending_updates() > 0 and not session.stop:
             trainer.learn()
             session.show_progress()
+        while trainer.count_pending_policy_updates() > 0 and not session.stop:
+            trainer.learn_policy()
+            session.show_progress()
         session.show_progress()
         if session.is_over:
             break

@@ -107,6 +107,9 @@ class TrainConfig(Section):
     prefill: Count
     pretrain: Natural
     updates_per_step: Weight
+    policy_updates_per_step: Weight
+    policy_batch: Count | None
+    policy_length: Annotated[int, Range(2)] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +221,7 @@ class ImagConfig(Section):
 class ActorConfig(Section):
     """The actor and its loss."""
 
-    dist: Literal["bounded", "tanh", "truncated"]
+    dist: Literal["bounded", "tanh", "truncated", "squashed"]
     gradient: Literal["dynamics", "reinforce", "mix", "es"]
     mix: Share
     population: Annotated[int, Range(2, 10**6)]
@@ -438,6 +441,16 @@ def _policy_contradictions(c: Config) -> list[str]:
         found.append(
             "critic.pull: there is no slow critic to be pulled to; set critic.slow, or "
             "critic.pull 0"
+        )
+    if c.train.policy_updates_per_step and not learns_policy(c):
+        found.append(
+            "train.policy_updates_per_step: this behavior trains no policy; set it to 0, or "
+            "choose a behavior.name that learns one"
+        )
+    if c.train.policy_length and c.train.policy_length > c.replay.length:
+        found.append(
+            f"train.policy_length: {c.train.policy_length} is more than replay.length "
+            f"{c.replay.length}"
         )
     return found
 

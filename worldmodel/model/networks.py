@@ -63,6 +63,25 @@ class MLP(nn.Module):
         return self.out(x)
 
 
+class BiasedMLP(MLP):
+    """An MLP whose first layer has a bias, as the weights of a constant beside its input.
+
+    Otherwise the first norm hides how large the input is. In wide features that is no loss, in a
+    few raw numbers it is.
+    """
+
+    def __init__(self, inputs: int, outputs: int, layers: int, units: int):
+        super().__init__(inputs + 1, outputs, layers, units)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(add_constant(x))
+
+
+def add_constant(x: Tensor) -> Tensor:
+    """(...,D) -> (...,D+1), the last of which is one."""
+    return F.pad(x, (0, 1), value=1.0)
+
+
 @replaceable_by(elementwise.norm_silu)
 def norm_silu(x: Tensor, norm: nn.RMSNorm, fine: bool = False) -> Tensor:
     """SiLU of a norm (...,D); a kernel keeps the precision of x unless `fine` asks for fp32."""

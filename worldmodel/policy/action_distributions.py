@@ -19,7 +19,24 @@ from worldmodel.model.networks import compute_log_probs, sample_one_hot, straigh
 LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
 
 
-class BoundedNormal:
+class Sampled:
+    """Samples with their log-probability."""
+
+    def sample_with_log_prob(
+        self, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """A sample (...,A) and its log-probability (...), both with gradients."""
+        action = self.sample(generator)
+        return action, self.log_prob(action)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class BoundedNormal(Sampled):
     """A normal whose mean lies in [-1, 1] and whose std is bounded (Dreamer 3); samples may leave
     the box.
 
@@ -44,7 +61,7 @@ class BoundedNormal:
         return (0.5 + LOG_ROOT_TAU + self.std.log()).sum(-1)
 
 
-class TanhNormal:
+class TanhNormal(Sampled):
     """A normal squashed into (-1, 1) (Dreamer 1); its entropy has no closed form and is estimated
     from one sample.
     """
@@ -67,13 +84,30 @@ class TanhNormal:
     def entropy(self) -> Tensor:
         return -self._log_prob_of_tanh(self.mean + self.std * torch.randn_like(self.mean))
 
+    def sample_with_log_prob(
+        self, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        x = self.mean + self.std * normal_like(self.mean, generator)
+        return torch.tanh(x), self._log_prob_of_tanh(x)
+
     def _log_prob_of_tanh(self, x: Tensor) -> Tensor:
         """Log-probability of tanh(x); log(1 - tanh(x)^2) is written without cancellation."""
         slope = 2 * (math.log(2) - x - F.softplus(-2 * x))
         return (normal_log_prob(x, self.mean, self.std) - slope).sum(-1)
 
 
-class TruncatedNormal:
+class SquashedNormal(TanhNormal):
+    """A normal squashed into (-1, 1), as in soft actor-critic: its mean is unbounded, and the log
+    of its std lies between two bounds.
+    """
+
+    def __init__(self, mean: Tensor, raw_std: Tensor, min_std: float, max_std: float):
+        low, high = math.log(min_std), math.log(max_std)
+        self.mean = mean
+        self.std = torch.exp(low + 0.5 * (high - low) * (torch.tanh(raw_std) + 1))
+
+
+class TruncatedNormal(Sampled):
     """A normal cut to [-1, 1] and renormalised (Dreamer 2)."""
 
     def __init__(self, mean: Tensor, raw_std: Tensor, min_std: float, max_std: float):
@@ -129,6 +163,7 @@ Dist = BoundedNormal | TanhNormal | TruncatedNormal | OneHotGroups
 CONTINUOUS: dict[str, type[BoundedNormal] | type[TanhNormal] | type[TruncatedNormal]] = {
     "bounded": BoundedNormal,
     "tanh": TanhNormal,
+    "squashed": SquashedNormal,
     "truncated": TruncatedNormal,
 }
 

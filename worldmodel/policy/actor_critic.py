@@ -31,10 +31,18 @@ from worldmodel.spaces import ActionSpace, Batch, Metrics, State, map_state
 class Actor(nn.Module):
     """Features (...,F) to a distribution over actions (...,A)."""
 
-    def __init__(self, inputs: int, space: ActionSpace, layers: int, units: int, a: ActorConfig):
+    def __init__(
+        self,
+        inputs: int,
+        space: ActionSpace,
+        layers: int,
+        units: int,
+        a: ActorConfig,
+        network: type[MLP] = MLP,
+    ):
         super().__init__()
         self.space, self.config = space, a
-        self.net = MLP(inputs, space.size if space.discrete else 2 * space.size, layers, units)
+        self.net = network(inputs, space.size if space.discrete else 2 * space.size, layers, units)
         self.net.out.weight.data.mul_(a.init_scale)
 
     def read(self, feat: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Which one a configuration trains is a fact of the behavior's `Settings`; build.p
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Literal
 
 import torch
@@ -28,6 +29,12 @@ class LearnedPolicy(nn.Module):
         The gradients of each part are clipped together.
         """
         raise NotImplementedError
+
+    def begin_update(self, frames: int) -> Hashable:
+        """Prepare an update after so many frames; the result differs between updates that run
+        different operations.
+        """
+        return ()
 
     def losses(
         self, model, batch: Batch, post: State, feat: Tensor

@@ -117,6 +117,7 @@ class Trainer:
             self.starts,
             world,
             by_row=self.sampler.needs_losses,
+            trains_apart=config.train.policy_updates_per_step > 0,
         )
 
     def _make_collection(self, device: torch.device) -> None:
@@ -262,7 +263,7 @@ class Trainer:
         """Make one update on a batch of sequences; roll back if updates diverge."""
         batch = self._sample_batch()
         try:
-            metrics = self.learner.update(batch)
+            metrics = self.learner.update(batch, self.frames)
         except Diverged as error:
             self.recovery.roll_back(error, batch, self.frames)
             return
@@ -282,6 +283,26 @@ class Trainer:
             batch[RESAMPLES] = torch.from_numpy(counts)
         return batch
 
+    def count_pending_policy_updates(self) -> int:
+        """Count the updates of the policy alone to make now, which follow those of the model."""
+        share = self.config.train.policy_updates_per_step
+        if not self.prefill.over or self.awaits_rows or not share:
+            return 0
+        return int((self.steps - self.prefill.steps) * share) - self.learner.policy_updates
+
+    def learn_policy(self) -> None:
+        """Make one update of the policy alone, on a batch of its own."""
+        train, replay = self.config.train, self.config.replay
+        length = (train.policy_length or replay.length) + self.starts.lead
+        batch = build.to_tensors(self.replay.sample(train.policy_batch or replay.batch, length))
+        try:
+            metrics = self.learner.update_policy(batch, self.frames)
+        except Diverged as error:
+            self.recovery.roll_back(error, batch, self.frames)
+            return
+        if self.world.main:
+            self.means.add(metrics)
+
     def open_logger(self) -> None:
         """Start to write logs, which cuts away lines from after the checkpoint."""
         self.mark = SpeedMark(time.monotonic(), self.frames, self.learner.updates)
@@ -300,6 +321,8 @@ class Trainer:
             "updates": updates,
             "rollbacks": self.learner.rollbacks,
         }
+        if self.learner.trains_apart:
+            line["policy_updates"] = self.learner.policy_updates
         line |= {f"train/{k}": v for k, v in self.means.pop().items()}
         line |= {f"replay/{k}": v for k, v in self.replay.stats().items()}
         line |= {
@@ -332,7 +355,8 @@ class Trainer:
             "action": asdict(self.action_space),
         }
         # By frames alone, two checkpoints would have one number if a stop comes between updates.
-        self.state.save(self.steps + self.learner.updates, facts)
+        done = self.learner.updates + self.learner.policy_updates
+        self.state.save(self.steps + done, facts)
         if self.world.main:
             self.run.record_checkpoint(self.frames)
 
@@ -350,15 +374,17 @@ class Trainer:
         Without updates it is in frames.
         """
         train, frames = self.config.train, self.config.run.frames
-        if not train.updates_per_step:
+        per_step = train.updates_per_step + train.policy_updates_per_step
+        if not per_step:
             return self.frames, frames
-        done = self.learner.updates
+        done = self.learner.updates + self.learner.policy_updates
         if self.prefill.over:
             pending, begun = max(0, self.count_pending_updates()), self.frames
+            pending += max(0, self.count_pending_policy_updates())
         else:
             pending, begun = train.pretrain, train.prefill
         steps = max(0, frames - max(self.frames, begun)) * self.steps / max(1, self.frames)
-        return done, done + pending + steps * train.updates_per_step
+        return done, done + pending + steps * per_step
 
     def describe(self) -> str:
         """Describe the sizes, for the first line of output."""

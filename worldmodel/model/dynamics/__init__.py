@@ -25,6 +25,7 @@ class Dynamics(nn.Module):
 
     latent: Any
     feature_size: int
+    trained_by_critic = False  # whether the loss of soft actor-critic's critics reaches features
 
     def initial(self, batch: int) -> State:
         """The state before anything was observed."""
