@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from worldmodel import registry
-from worldmodel.config.component_settings import read_settings
+from worldmodel.config.component_settings import read_settings, states_fact
 from worldmodel.config.loading import format_value, to_plain
 from worldmodel.config.schema import (
     Config,
@@ -28,8 +29,15 @@ from worldmodel.distributed import ALONE, World
 from worldmodel.log_writers import LoggedRun, LogWriter
 from worldmodel.model.dynamics import Dynamics
 from worldmodel.model.ensembles import OneStepHeads
-from worldmodel.model.heads import ContinueHead, GaussianHead, ScalarHead, TwoHotHead
-from worldmodel.model.networks import BiasedMLP, Encoder
+from worldmodel.model.heads import (
+    ContinueHead,
+    GaussianHead,
+    KnownHead,
+    ScalarHead,
+    TwoHotHead,
+)
+from worldmodel.model.known_rewards import KNOWN_REWARDS
+from worldmodel.model.networks import BiasedMLP, Encoder, RawVectors
 from worldmodel.model.objectives import ModelSpec, Objective
 from worldmodel.model.probe_decoder import Probe
 from worldmodel.model.world_model import WorldModel
@@ -41,6 +49,7 @@ from worldmodel.policy.goals import Goal
 from worldmodel.policy.learned_policy import LearnedPolicy
 from worldmodel.policy.plan2explore import Explorer, Plan2Explore
 from worldmodel.policy.plan_scores import PlanScore, ScoreInputs
+from worldmodel.policy.plan_scores.particles import Particles
 from worldmodel.policy.planners.proposals import make_proposal
 from worldmodel.policy.soft_actor_critic import Critics, SoftActorCritic
 from worldmodel.replay.samplers import Sampler
@@ -71,7 +80,11 @@ def make_dynamics(c: Config, actions: int, embed: int) -> Dynamics:
     name = c.model.dynamics
     dynamics = registry.import_class(registry.DYNAMICS, name)
     settings = get_settings(c, registry.DYNAMICS, name)
-    return dynamics(settings, partial(make_latent, c.model), actions=actions, embed=embed)
+    has_members = c.ensemble.size > 1 and c.ensemble.of == "dynamics"
+    members = {"members": c.ensemble.size} if has_members else {}
+    return dynamics(
+        settings, partial(make_latent, c.model), actions=actions, embed=embed, **members
+    )
 
 
 def make_model(
@@ -79,7 +92,8 @@ def make_model(
 ) -> WorldModel:
     """A world model from a configuration and the environment's spaces."""
     m = c.model
-    encoder = Encoder(obs, m.cnn, m.patch, m.units)
+    raw = states_fact(registry.DYNAMICS[m.dynamics], "encodes_nothing")
+    encoder = RawVectors(obs) if raw else Encoder(obs, m.cnn, m.patch, m.units)
     dynamics = make_dynamics(c, space.size, encoder.size)
     feat = dynamics.feature_size
     spec = ModelSpec(obs, space, feat, encoder.size, m.cnn, m.patch, m.units, c.ema.rate)
@@ -97,10 +111,9 @@ def make_model(
         encoder,
         dynamics,
         objectives,
-        SCALAR_HEADS[m.reward_head](feat, m.layers, m.units, m.bins),
-        ContinueHead(feat, m.layers, m.units),
+        *make_heads(c, dynamics),
         scales=make_loss_scales(c, [n for n in names if n not in replaced]),
-        free=c.loss.free if dynamics.noisy else 0.0,
+        free=c.loss.free if dynamics.noisy else -math.inf,
         free_on=c.loss.free_on,
         overshooting=c.loss.overshooting,
         world=world,
@@ -120,6 +133,26 @@ def make_ensemble(c: Config, dynamics: Dynamics, space: ActionSpace) -> OneStepH
     if e.size == 1 or e.of != "heads":
         return None
     return OneStepHeads(dynamics.feature_size, space.size, dynamics.latent.size, e)
+
+
+def make_heads(c: Config, dynamics: Dynamics) -> tuple[ScalarHead, ScalarHead]:
+    """The heads of reward and continuation: learned, or the task's own equations."""
+    m, feat = c.model, dynamics.feature_size
+    reward: ScalarHead
+    cont: ScalarHead
+    if m.reward_head == "known":
+        known = KNOWN_REWARDS[c.env.task]
+        reward = KnownHead(
+            dynamics.restore, lambda v: known.reward(v, torch.zeros_like(v[..., :1]))
+        )
+    else:
+        reward = SCALAR_HEADS[m.reward_head](feat, m.layers, m.units, m.bins)
+    if m.cont_head == "known":
+        ends = KNOWN_REWARDS[c.env.task].ends
+        cont = KnownHead(dynamics.restore, lambda vector: ~ends(vector))
+    else:
+        cont = ContinueHead(feat, m.layers, m.units)
+    return reward, cont
 
 
 def make_objective(c: Config, name: str, spec: ModelSpec, **options: Any) -> Objective:
@@ -212,6 +245,7 @@ def make_plan_score(
     name = c.planner.score
     inputs = ScoreInputs(
         discount=c.planner.discount,
+        particles=Particles(c.planner.particles, c.planner.propagation, c.planner.pessimism),
         settings=get_settings(c, registry.PLAN_SCORES, name),
         value=None if policy is None else policy.value,
         goal=goal,

@@ -13,6 +13,7 @@ from typing import Any
 DYNAMICS = {
     "rssm": "worldmodel.model.dynamics.rssm:RSSM",
     "transformer": "worldmodel.model.dynamics.transformer:Transformer",
+    "mlp": "worldmodel.model.dynamics.mlp:MLPDynamics",
 }
 
 LATENTS = {
@@ -64,6 +65,9 @@ LOG_WRITERS = {
     "wandb": "worldmodel.log_writers.wandb:Wandb",
     "trackio": "worldmodel.log_writers.trackio:Trackio",
 }
+
+# Tasks whose rewards and ends model/known_rewards.py has as equations
+KNOWN_REWARDS = ("cartpole", "cartpole_swingup", "pendulum", "pointmass")
 
 TABLES = (
     DYNAMICS,

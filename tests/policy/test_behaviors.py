@@ -24,6 +24,7 @@ class LineWorld:
     """A model whose state is the sum of first actions; reward is the state, and it may end."""
 
     cont = 1.0
+    members = 1
 
     @property
     def dynamics(self):

@@ -316,9 +316,11 @@ def _convert(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
 
 
 def _pick_kind(value: Any, kinds: Sequence[Any]) -> Any:
-    """Of several types: the one for lists or tables if the value is one, else the first."""
+    """Of several types: the one for lists, tables or words if the value is one, else the first."""
     for kind in kinds:
         if isinstance(value, list | dict) and isinstance(value, get_origin(kind) or ()):
+            return kind
+        if isinstance(value, str) and get_origin(kind) is Literal:
             return kind
     return next(kind for kind in kinds if kind is not type(None))
 

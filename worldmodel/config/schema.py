@@ -106,7 +106,10 @@ class TrainConfig(Section):
 
     prefill: Count
     pretrain: Natural
+    schedule: Literal["online", "rounds"]
     updates_per_step: Weight
+    round: Count
+    refit: Natural
     policy_updates_per_step: Weight
     policy_batch: Count | None
     policy_length: Annotated[int, Range(2)] | None
@@ -140,7 +143,8 @@ class ModelConfig(Section):
     backdrop: Natural
     layers: Layers
     units: Width
-    reward_head: Literal["gaussian", "twohot"]
+    reward_head: Literal["gaussian", "twohot", "known"]
+    cont_head: Literal["learned", "known"]
     bins: Annotated[int, Range(3, 10**6)]
 
     if TYPE_CHECKING:
@@ -153,7 +157,7 @@ class EnsembleConfig(Section):
     """Several predictions of the next state; their spread measures what the model doesn't know."""
 
     size: Annotated[int, Range(1, 1000)]
-    of: Literal["heads"]
+    of: Literal["dynamics", "heads"]
     bootstrap: bool
     layers: Layers
     units: Width
@@ -197,12 +201,15 @@ class OptimConfig(Section):
     warmup: Natural
 
 
-@dataclass(frozen=True, eq=False)
 class BehaviorConfig(Section):
-    """What chooses actions."""
+    """What chooses actions. The keys of the behaviors themselves are added to this section."""
 
     name: Annotated[str, OneOf(registry.BEHAVIORS)]
     noise: Weight
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, key: str) -> Any: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,6 +262,9 @@ class PlannerConfig(Section):
     name: Annotated[str, OneOf(registry.PLANNERS)]
     score: Annotated[str, OneOf(registry.PLAN_SCORES)]
     horizon: Horizon
+    particles: Annotated[int, Range(0, 10**6)]
+    propagation: Literal["tsinf", "ts1"]
+    pessimism: float
     proposals: Natural
     init_std: Positive
     min_std: Positive
@@ -397,14 +407,29 @@ def contradictions(c: Config) -> list[str]:
             f"run.frames: {c.run.frames} is less than train.prefill {c.train.prefill}, the frames "
             "before the first update: take more, or set --train.prefill too"
         )
-    if not any(c.loss.objective.values()):
+    raw = states_fact(registry.DYNAMICS[m.dynamics], "encodes_nothing")
+    for key in ("reward_head", "cont_head"):
+        if getattr(m, key) != "known":
+            continue
+        if c.env.task not in registry.KNOWN_REWARDS:
+            found.append(
+                f"model.{key}: the equations of {c.env.task} are not known here, only those of "
+                f"{', '.join(registry.KNOWN_REWARDS)}"
+            )
+        elif not raw:
+            found.append(
+                f"model.{key}: known is an equation of the observed vector; it needs "
+                f"model.dynamics mlp"
+            )
+    if not any(c.loss.objective.values()) and not raw:
         found.append("loss.objective: every weight is zero; the latent would learn nothing")
     found += _ensemble_contradictions(c)
     return found + _objective_contradictions(c) + _goal_contradictions(c)
 
 
 def _ensemble_contradictions(c: Config) -> list[str]:
-    e, found = c.ensemble, []
+    """Of an ensemble's members, and of the rollouts that a plan score imagines with them."""
+    e, p, found = c.ensemble, c.planner, []
     if e.size == 1 and (e.bootstrap or e.dropout):
         key = "bootstrap" if e.bootstrap else "dropout"
         found.append(
@@ -424,6 +449,29 @@ def _ensemble_contradictions(c: Config) -> list[str]:
         found.append(
             "ensemble.bootstrap: with ensemble.dropout all members are one network, which learns "
             "from the same rows; set one of the two"
+        )
+    members = e.size if e.of == "dynamics" else 1
+    if members > 1 and not states_fact(registry.DYNAMICS[c.model.dynamics], "has_members"):
+        found.append(
+            f"ensemble.of: dynamics needs model.dynamics rssm or mlp, not {c.model.dynamics}; "
+            f"take ensemble.of heads"
+        )
+    if e.dropout and e.of == "dynamics":
+        found.append("ensemble.dropout: it needs ensemble.of heads")
+    if e.bootstrap and members > 1 and c.loss.overshooting > 1:
+        found.append(
+            "ensemble.bootstrap: overshooting trains every member on all data; set "
+            "loss.overshooting 1"
+        )
+    if p.particles % members:
+        found.append(
+            f"planner.particles: {p.particles} cannot be shared evenly by {members} members "
+            f"(ensemble.size)"
+        )
+    if p.pessimism and (p.particles or members) == 1:
+        found.append(
+            "planner.pessimism: one rollout per plan has no variance; set ensemble.size or "
+            "planner.particles"
         )
     return found
 

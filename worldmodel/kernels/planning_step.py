@@ -91,6 +91,8 @@ class PackedStep:
         """Whether the C half has this cell and latent, in even sizes: inputs go in pairs."""
         if not is_available() or rssm.transition != "rssm" or rssm.gru.blocks != 1:
             return False
+        if rssm.members != 1:
+            return False
         if rssm.latent.dist_keys not in (NORMAL, CATEGORICAL, NOISELESS):
             return False
         sizes = rssm.from_action.out_features, rssm.gru.size, rssm.latent.size

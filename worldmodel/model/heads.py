@@ -6,7 +6,7 @@ Both also come in two steps, so that one pass through the network serves both: `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -110,6 +110,33 @@ class ContinueHead(ScalarHead):
         return F.binary_cross_entropy_with_logits(
             read.float().squeeze(-1), target, reduction="none"
         )
+
+
+class KnownHead(ScalarHead):
+    """A number that is known as a function of the observed vector, so that nothing is learnt.
+
+    `restore` gives the vectors (...,n) that features (...,F) stand for.
+    """
+
+    def __init__(self, restore: Callable[[Tensor], Tensor], function: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.restore, self.function = restore, function
+        self.net = Passage()  # type: ignore[assignment]
+
+    def mean_of(self, read: Tensor) -> Tensor:
+        return self.function(self.restore(read)).float()
+
+    def loss_of(self, read: Tensor, target: Tensor) -> Tensor:
+        return torch.zeros_like(target)
+
+
+class Passage(nn.Module):
+    """Returns its input: the network of a head that has none."""
+
+    hidden: tuple[()] = ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
 
 
 def predict_means(heads: Sequence[ScalarHead], feat: Tensor) -> list[Tensor]:

@@ -297,6 +297,18 @@ class Encoder(nn.Module):
         return torch.cat(seen, -1) if len(seen) > 1 else seen[0]
 
 
+class RawVectors(nn.Module):
+    """All vectors of an observation side by side, as they are: (B,T,...) -> (B,T,E)."""
+
+    def __init__(self, observation: ObservationSpace):
+        super().__init__()
+        self.names = list(observation.vectors)
+        self.size = sum(observation.vectors.values())
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        return torch.cat([batch[name].float() for name in self.names], -1)
+
+
 def symlog(x: Tensor) -> Tensor:
     return torch.sign(x) * torch.log1p(torch.abs(x))
 

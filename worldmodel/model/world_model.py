@@ -13,8 +13,8 @@ from worldmodel.kernels.picture_decoder import PackedDecoder
 from worldmodel.model.augment import draw_shifts, shift_pictures
 from worldmodel.model.dynamics import Dynamics
 from worldmodel.model.ema import SlowCopy
-from worldmodel.model.ensembles import OneStepHeads, measure_disagreement
-from worldmodel.model.heads import ContinueHead, ScalarHead, predict_means
+from worldmodel.model.ensembles import RESAMPLES, OneStepHeads, measure_disagreement
+from worldmodel.model.heads import ScalarHead, predict_means
 from worldmodel.model.kl import (
     apply_free_nats,
     balance_kl,
@@ -22,7 +22,7 @@ from worldmodel.model.kl import (
     compute_overshooting,
 )
 from worldmodel.model.mean_image import MeanImage
-from worldmodel.model.networks import Encoder
+from worldmodel.model.networks import Encoder, RawVectors
 from worldmodel.model.objectives import Context, DistanceObjective, Objective, Parts
 from worldmodel.model.representation_metrics import measure_spread
 from worldmodel.spaces import (
@@ -50,11 +50,11 @@ class WorldModel(nn.Module):
     def __init__(
         self,
         observation: ObservationSpace,
-        encoder: Encoder,
+        encoder: Encoder | RawVectors,
         dynamics: Dynamics,
         objectives: Mapping[str, tuple[Objective, float]],
         reward: ScalarHead,
-        cont: ContinueHead,
+        cont: ScalarHead,
         *,
         scales: dict[str, float],
         free: float,
@@ -104,6 +104,9 @@ class WorldModel(nn.Module):
         self.ends |= self.world.mean(batch["is_terminal"].any().float()) > 0
         for name, mean_image in self._mean_images().items():
             mean_image.accumulate(batch[name], update, self.world.mean)
+        if self.dynamics.standardizes:
+            embed = self.encode(batch)
+            self.dynamics.update_statistics(embed, batch["is_first"], update, self.world.mean)
         return self.measuring, *(o.begin_update(update) for o in self._objectives())
 
     def augment(self, batch: Batch) -> Batch:
@@ -157,6 +160,8 @@ class WorldModel(nn.Module):
     def losses(self, batch: Batch) -> tuple[Losses, Metrics, State, Tensor]:
         """Every loss (B,T), scalar metrics, the posterior states and their features."""
         embed, post, prior = self.observe(batch)
+        if RESAMPLES in batch and self.dynamics.members > 1:
+            prior["weight"] = batch[RESAMPLES]
         feat = self.dynamics.features(post)
         losses: Losses = {}
         metrics: Metrics = {}
@@ -250,8 +255,9 @@ class WorldModel(nn.Module):
         """The mean next latent by each member of the ensemble, from features (...,F) and actions
         (...,A): (K,...,S).
         """
-        assert self.ensemble is not None, "ensemble.size is 1"
-        return self.ensemble.predict(feat, action)
+        if self.ensemble is not None:
+            return self.ensemble.predict(feat, action)
+        return self.dynamics.predict_members(feat, action)
 
     def measure_disagreement(self, feat: Tensor, action: Tensor) -> Tensor:
         """How far the members' predictions after actions (...,A) are apart: (...)."""

@@ -252,12 +252,27 @@ class Trainer:
         return enough and not self.world.any(not self._can_sample())
 
     def count_pending_updates(self) -> int:
-        """Count the updates to make now: the pretraining, then updates_per_step per agent step."""
-        train = self.config.train
-        if not self.prefill.over or self.awaits_rows or not train.updates_per_step:
+        """Count the updates to make now: the pretraining, then those of the schedule."""
+        if not self.prefill.over or self.awaits_rows or not self._makes_updates:
             return 0
         steps = self.steps - self.prefill.steps
-        return train.pretrain + int(steps * train.updates_per_step) - self.learner.updates
+        due = self.config.train.pretrain + self._count_scheduled_updates(steps)
+        return due - self.learner.updates
+
+    @property
+    def _makes_updates(self) -> bool:
+        train = self.config.train
+        return train.schedule == "rounds" or train.updates_per_step > 0
+
+    def _count_scheduled_updates(self, steps: float) -> int:
+        """Count the updates that so many agent steps after the prefill call for.
+
+        They are some for each step, or a refit after each round of steps.
+        """
+        train = self.config.train
+        if train.schedule == "rounds":
+            return int(steps // train.round) * train.refit
+        return int(steps * train.updates_per_step)
 
     def learn(self) -> None:
         """Make one update on a batch of sequences; roll back if updates diverge."""
@@ -374,8 +389,8 @@ class Trainer:
         Without updates it is in frames.
         """
         train, frames = self.config.train, self.config.run.frames
-        per_step = train.updates_per_step + train.policy_updates_per_step
-        if not per_step:
+        per_step = train.policy_updates_per_step
+        if not self._makes_updates and not per_step:
             return self.frames, frames
         done = self.learner.updates + self.learner.policy_updates
         if self.prefill.over:
@@ -384,7 +399,8 @@ class Trainer:
         else:
             pending, begun = train.pretrain, train.prefill
         steps = max(0, frames - max(self.frames, begun)) * self.steps / max(1, self.frames)
-        return done, done + pending + steps * per_step
+        due = self._count_scheduled_updates(steps) + steps * per_step
+        return done, done + pending + due
 
     def describe(self) -> str:
         """Describe the sizes, for the first line of output."""

@@ -7,11 +7,13 @@ A state is opaque outside the file that makes it: others may only map over its l
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from worldmodel.model.member_networks import draw_members
 from worldmodel.spaces import State
 
 
@@ -26,6 +28,8 @@ class Dynamics(nn.Module):
     latent: Any
     feature_size: int
     trained_by_critic = False  # whether the loss of soft actor-critic's critics reaches features
+    members = 1  # of an ensemble of transitions
+    standardizes = False  # whether `update_statistics` is to be called before each update
 
     def initial(self, batch: int) -> State:
         """The state before anything was observed."""
@@ -70,8 +74,39 @@ class Dynamics(nn.Module):
         """Begin a rollout from states (B,...) whose actions are given step by step."""
         return Rollout(self, state, generator)
 
+    def keep_members(self, state: State, generator: torch.Generator | None = None) -> State:
+        """Choose a random member of an ensemble for each state (N,), to imagine all steps with.
+
+        States that have a leaf `redraw` get another member at each step instead.
+        """
+        if self.members == 1 or "member" in state or "redraw" in state:
+            return state
+        first = next(iter(state.values()))
+        member = draw_members(len(first), self.members, generator, first.device)
+        return {**state, "member": member}
+
+    def choose_members(self, state: State, generator: torch.Generator | None) -> Tensor:
+        """The members (N,) that imagine a step from states (N,...): their own, or random ones."""
+        if "member" in state:
+            return state["member"]
+        first = next(iter(state.values()))
+        return draw_members(len(first), self.members, generator, first.device)
+
+    def predict_members(self, feat: Tensor, action: Tensor) -> Tensor:
+        """The latent (K,...,S) that each member expects after features (...,F) and actions."""
+        raise NotImplementedError
+
+    def update_statistics(
+        self, embed: Tensor, is_first: Tensor, update: int, over_ranks: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Move statistics of the data towards those of a batch (B,T,E), before update `update`."""
+
     def features(self, state: State) -> Tensor:
         """The input of heads, decoder and actor at states (...,): (...,F)."""
+        raise NotImplementedError
+
+    def restore(self, feat: Tensor) -> Tensor:
+        """The observed vectors (...,E) of features (...,F), where nothing is encoded."""
         raise NotImplementedError
 
     def expected_features(self, state: State) -> Tensor:
@@ -111,12 +146,26 @@ class Dynamics(nn.Module):
         return self.latent.compute_mean(state)
 
     def kl(self, post: State, prior: State) -> Tensor:
-        """KL divergence (...) between the latent's distributions."""
-        return self.latent.kl(post, prior)
+        """KL divergence (...) between the latent's distributions.
+
+        A prior may have an axis of members after those of the posterior: then it is the mean over
+        them, weighted by how often each member's resample of the data holds the row.
+        """
+        key = self.latent.dist_keys[0]
+        if prior[key].dim() == post[key].dim():
+            return self.latent.kl(post, prior)
+        axis = -1 - len(self.latent.shape)
+        kl = self.latent.kl({k: post[k].unsqueeze(axis) for k in self.latent.dist_keys}, prior)
+        return (kl * prior["weight"]).mean(-1) if "weight" in prior else kl.mean(-1)
 
     def centre(self, posts: State) -> State:
         """The single distribution from which the mean KL of many (N,...) is least."""
         return self.latent.centre(self.distribution(posts))
+
+
+def select_members(state: State) -> State:
+    """The leaves of a state that say which members imagine it."""
+    return {k: state[k] for k in ("member", "redraw") if k in state}
 
 
 class Rollout:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from worldmodel.config.ranges import Width
 from worldmodel.kernels import elementwise, planning_step, replaceable_by
-from worldmodel.model.dynamics import Dynamics, Rollout
+from worldmodel.model.dynamics import Dynamics, Rollout, select_members
+from worldmodel.model.member_networks import MemberMLP
 from worldmodel.model.networks import MLP, BlockLinear, Norm, norm_silu
 from worldmodel.spaces import State, join_states
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Settings:
     section = "model"
+    has_members = True
 
     transition: Literal["rssm", "ssm", "rnn"]
     deter: Width
@@ -87,9 +89,16 @@ class RSSM(Dynamics):
     """
 
     def __init__(
-        self, settings: Settings, make_latent: Callable[..., Any], *, actions: int, embed: int
+        self,
+        settings: Settings,
+        make_latent: Callable[..., Any],
+        *,
+        actions: int,
+        embed: int,
+        members: int = 1,
     ):
         super().__init__()
+        self.members = members
         transition, deter, hidden = settings.transition, settings.deter, settings.hidden
         # An rnn's only state is its latent, which the GRU carries.
         self.latent = latent = make_latent(deter) if transition == "rnn" else make_latent()
@@ -102,7 +111,13 @@ class RSSM(Dynamics):
         )
         self.input_norm = Norm(hidden)
         self.gru = GRU(hidden, deter, settings.blocks) if transition != "ssm" else None
-        self.prior_net = MLP(self.deter_size, latent.num_params, 1, hidden, exact=False)
+        self.prior_net: MLP | MemberMLP
+        if members == 1:
+            self.prior_net = MLP(self.deter_size, latent.num_params, 1, hidden, exact=False)
+        else:
+            self.prior_net = MemberMLP(
+                members, self.deter_size, latent.num_params, 1, hidden, norm=True
+            )
         self.post_deter = nn.Linear(self.deter_size, hidden, bias=False)
         self.post_embed = nn.Linear(embed, hidden)
         self.post_norm = Norm(hidden)
@@ -142,7 +157,7 @@ class RSSM(Dynamics):
             steps.append({**state, "params": params})
         post = join_states(steps, lambda leaves: torch.stack(leaves, 1))
         post |= self.latent.dist(post.pop("params"))
-        return post, self.latent.dist(self.prior_net(post["deter"]))
+        return post, self.latent.dist(self._priors(post["deter"]))
 
     def observe_step(
         self,
@@ -158,7 +173,7 @@ class RSSM(Dynamics):
         return {"deter": deter, "stoch": stoch.float()}
 
     def predict_latent(self, state: State) -> State:
-        params = state["params"] if "params" in state else self.prior_net(state["deter"])
+        params = state["params"] if "params" in state else self._priors(state["deter"])
         return self.latent.dist(params)
 
     def infer_latent(self, state: State, embed: Tensor) -> State:
@@ -171,23 +186,40 @@ class RSSM(Dynamics):
         self, state: State, action: Tensor, generator: torch.Generator | None = None
     ) -> State:
         deter = self._advance(state, self.from_action(action))
-        params = self.prior_net(deter)
-        return {"deter": deter, "stoch": self.latent.sample(params, generator), "params": params}
+        if isinstance(self.prior_net, MLP):
+            params = self.prior_net(deter)
+        else:
+            params = self.prior_net.run_each(deter, self.choose_members(state, generator))
+        stoch = self.latent.sample(params, generator)
+        return {"deter": deter, "stoch": stoch, "params": params, **select_members(state)}
 
     @replaceable_by(planning_step.start_rollout)
     def start_rollout(
         self, state: State, steps: int, generator: torch.Generator | None = None
     ) -> Rollout:
-        return super().start_rollout(state, steps, generator)
+        return super().start_rollout(self.keep_members(state, generator), steps, generator)
 
     def imagine(
         self, state: State, actions: Tensor, generator: torch.Generator | None = None
     ) -> State:
-        steps = []
+        steps, state = [], self.keep_members(state, generator)
         for t in range(actions.shape[1]):
             state = self.imagine_step(state, actions[:, t], generator)
             steps.append(state)
         return {k: torch.stack([s[k] for s in steps], 1) for k in ("deter", "stoch")}
+
+    def predict_members(self, feat: Tensor, action: Tensor) -> Tensor:
+        size = feat.shape[-1] - self.latent.size
+        deter, flat = feat.split((size, self.latent.size), -1)
+        stoch = flat.unflatten(-1, self.latent.shape)
+        deter = self._advance({"deter": deter.float(), "stoch": stoch}, self.from_action(action))
+        return self.latent.compute_mean(self.latent.dist(self._priors(deter))).movedim(-2, 0)
+
+    def _priors(self, deter: Tensor) -> Tensor:
+        """The prior's parameters (...,P), or (...,K,P) with several members."""
+        if isinstance(self.prior_net, MLP):
+            return self.prior_net(deter)
+        return self.prior_net.run_all(deter)
 
     def _reset(self, state: State, keep: Tensor) -> State:
         """Zero the states where an episode starts; `where` stops even a NaN."""

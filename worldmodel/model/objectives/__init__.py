@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.model.dynamics import Dynamics
-from worldmodel.model.heads import ContinueHead, ScalarHead
+from worldmodel.model.heads import ScalarHead
 from worldmodel.model.mean_image import MeanImage
 from worldmodel.model.multi_step import imagine_from_each_step
 from worldmodel.spaces import ActionSpace, Batch, Losses, Metrics, ObservationSpace, State
@@ -42,7 +42,7 @@ class Parts:
 
     dynamics: Dynamics
     reward: ScalarHead
-    cont: ContinueHead
+    cont: ScalarHead
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,42 @@
-"""Model-predictive control: plan at every step from the last plan, shifted; take one action."""
+"""Model-predictive control: plan at every step from the last plan, shifted; take one action.
+
+With `behavior.replan` K it executes K steps of each plan, with `plan` all of them, open loop.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
+from worldmodel.config.ranges import Count
 from worldmodel.kernels.planning_step import fixed_weights
 from worldmodel.policy.behaviors import BehaviorParts
 from worldmodel.policy.exploration_noise import add_exploration_noise
 from worldmodel.policy.planners.proposals import Box, OneHot, SeededProposal
-from worldmodel.spaces import State
+from worldmodel.spaces import State, map_state
+
+if TYPE_CHECKING:
+    from worldmodel.config.schema import Config
 
 
+@dataclass(frozen=True)
 class Settings:
+    section = "behavior"
     plans = True
     policy = "actor_critic"
+
+    replan: Count | Literal["plan"]
+
+    def contradictions(self, c: Config) -> list[str]:
+        if isinstance(self.replan, int) and self.replan > c.planner.horizon:
+            return [
+                f"behavior.replan: {self.replan} steps are more than a plan of planner.horizon "
+                f"{c.planner.horizon} has"
+            ]
+        return []
 
 
 class MPC:
@@ -32,22 +54,42 @@ class MPC:
         self.make_score = planning.make_score
         self.horizon, self.warm_start = p.horizon, p.warm_start
         self.policy, self.proposals = parts.policy, p.proposals
+        replan = parts.settings.replan
+        self.replan = p.horizon if replan == "plan" else replan
 
     def init(self, batch: int) -> State:
-        """The carry is the plan to start from (B,H,A)."""
-        return {"plan": self.proposal.start(batch, self.horizon, self.space.size)[0]}
+        """The carry is the plan to go on with (B,H,A), and where plans last, its age (B,)."""
+        plan = self.proposal.start(batch, self.horizon, self.space.size)[0]
+        return {"plan": plan, **({"age": torch.zeros(batch)} if self.replan > 1 else {})}
 
     def act(
         self, state: State, carry: State, is_first: Tensor, mode: str, generator: torch.Generator
     ) -> tuple[Tensor, State]:
-        plan = self.plan(state, carry, is_first, generator)
+        aged: State = {}
+        if self.replan == 1:
+            plan = self.plan(state, carry, is_first, generator)
+        else:
+            plan, aged = self._renew_plans(state, carry, is_first, generator)
         action = (
             add_exploration_noise(plan[:, 0], self.space, self.noise, generator)
             if mode == "train"
             else plan[:, 0]
         )
         last = self._start(plan)[0][:, -1:]
-        return action, {"plan": torch.cat([plan[:, 1:], last], 1)}
+        return action, {"plan": torch.cat([plan[:, 1:], last], 1), **aged}
+
+    def _renew_plans(
+        self, state: State, carry: State, is_first: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, State]:
+        """The plans (B,H,A) to go on with, of which those that are used up are made anew."""
+        plan, age = (carry[k].to(is_first.device) for k in ("plan", "age"))
+        due = is_first.bool() | (age % self.replan == 0)
+        if due.any():
+            rows = due.nonzero().squeeze(1)
+            own = map_state(state, lambda v: v[rows])
+            made = self.plan(own, {"plan": plan[rows]}, is_first[rows], generator)
+            plan = plan.index_copy(0, rows, made)
+        return plan, {"age": torch.where(due, 1.0, age + 1)}
 
     def plan(
         self, state: State, carry: State, is_first: Tensor, generator: torch.Generator

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from worldmodel.model.world_model import WorldModel
 from worldmodel.policy.goals import Goal
+from worldmodel.policy.plan_scores.particles import Particles
 from worldmodel.spaces import State
 
 
@@ -26,6 +27,7 @@ class ScoreInputs:
     """What a run gives every score; a score's `Settings` state which of them it needs."""
 
     discount: float = 1.0
+    particles: Particles = Particles()
     settings: Any = None  # the score's section of the configuration, where it has one
     # Where a score states needs_critic: features (...,F) to values (...).
     value: Callable[[Tensor], Tensor] | None = None

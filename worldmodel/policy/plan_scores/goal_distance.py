@@ -34,10 +34,13 @@ class GoalDistance(PlanScore):
 
     def __call__(self, candidates: Tensor) -> Tensor:
         batch, count = candidates.shape[:2]
-        start = map_state(self.state, lambda v: v.repeat_interleave(count, 0))
-        states = self.model.dynamics.imagine(start, candidates.flatten(0, 1), self.generator)
+        dynamics, particles = self.model.dynamics, self.inputs.particles
+        start = particles.repeat_states(dynamics, self.state, count)
+        plans = particles.repeat_plans(dynamics, candidates.flatten(0, 1))
+        states = dynamics.imagine(start, plans, self.generator)
         if self.goal.at == "end":
             states = map_state(states, lambda v: v[:, -1:])
         embed = self.embed if len(self.embed) == 1 else self.embed.repeat_interleave(count, 0)
+        embed = particles.repeat_plans(dynamics, embed) if len(embed) > 1 else embed
         distance = self.model.measure_goal_distance(states, embed, self.goal.distance)
-        return -distance.mean(1).view(batch, count)
+        return particles.combine(dynamics, -distance.mean(1)).view(batch, count)

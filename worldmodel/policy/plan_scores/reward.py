@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from worldmodel.policy.plan_scores import PlanScore
-from worldmodel.spaces import map_state
 
 
 class Reward(PlanScore):
@@ -15,17 +14,22 @@ class Reward(PlanScore):
     """
 
     def __call__(self, candidates: Tensor) -> Tensor:
-        score, _, _ = self.sum_rewards(candidates)
-        return score.view(candidates.shape[:2])
+        returns, _, _ = self.sum_rewards(candidates)
+        return self.combine(returns).view(candidates.shape[:2])
+
+    def combine(self, returns: Tensor) -> Tensor:
+        """One score (B*N,) of each plan from the returns (P*B*N,) of its particles."""
+        return self.inputs.particles.combine(self.model.dynamics, returns)
 
     def sum_rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of M = B*N plans (B,N,H,A): scores (M,), and at their ends features (M,F) and the weight
-        (M,) of later rewards.
+        """Of M = P*B*N rollouts of plans (B,N,H,A): returns (M,), and at their ends features (M,F)
+        and the weight (M,) of later rewards.
         """
         count, horizon = candidates.shape[1:3]
-        start = map_state(self.state, lambda v: v.repeat_interleave(count, 0))
-        rollout = self.model.dynamics.start_rollout(start, horizon, self.generator)
-        for actions in candidates.flatten(0, 1).unbind(1):
+        dynamics, particles = self.model.dynamics, self.inputs.particles
+        start = particles.repeat_states(dynamics, self.state, count)
+        rollout = dynamics.start_rollout(start, horizon, self.generator)
+        for actions in particles.repeat_plans(dynamics, candidates.flatten(0, 1)).unbind(1):
             rollout.step(actions)
         feat = rollout.features_after()
         reward, cont = self.model.predict_for_planning(feat)

@@ -16,5 +16,6 @@ class RewardAndValue(Reward):
 
     def __call__(self, candidates: Tensor) -> Tensor:
         assert self.inputs.value is not None
-        score, feat, weight = self.sum_rewards(candidates)
-        return (score + weight * self.inputs.value(feat)).view(candidates.shape[:2])
+        returns, feat, weight = self.sum_rewards(candidates)
+        score = self.combine(returns + weight * self.inputs.value(feat))
+        return score.view(candidates.shape[:2])

@@ -1,0 +1,57 @@
+"""Networks of several members: each row meets the right one."""
+
+import pytest
+import torch
+
+from worldmodel.model.member_networks import MemberMLP, draw_members
+
+K, N, IN, OUT = 3, 10, 4, 5
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("member", [[0, 1, 2] * 3 + [1], [2] * 10, [0, 0, 1, 1, 1, 1, 1, 1, 1, 1]])
+def test_each_row_goes_through_its_own_member(norm, member):
+    net = MemberMLP(K, IN, OUT, 2, 7, norm)
+    for p in net.parameters():
+        p.data.add_(torch.randn_like(p) * 0.3)
+    x, member = torch.randn(N, IN), torch.tensor(member)
+    every = net.run_all(x.view(2, 5, IN))
+    assert every.shape == (2, 5, K, OUT)
+    each = net.run_each(x, member)
+    torch.testing.assert_close(each, every.flatten(0, 1)[torch.arange(N), member])
+    for k in range(K):  # by hand
+        h = x
+        for i, layer in enumerate(net.hidden):
+            h = h @ layer.weight[k] + layer.bias[k]
+            if norm:
+                h = h / (h.square().mean(-1, keepdim=True) + 1e-4).sqrt() * net.scales[i][k]
+            h = h * h.sigmoid()
+        torch.testing.assert_close(
+            h @ net.out.weight[k] + net.out.bias[k], every.flatten(0, 1)[:, k]
+        )
+
+
+def test_a_row_moves_the_weights_of_its_own_member_alone():
+    net = MemberMLP(K, IN, OUT, 1, 7)
+    net.run_each(torch.randn(4, IN), torch.tensor([1, 1, 1, 1])).sum().backward()
+    for p in net.parameters():
+        assert p.grad[1].abs().sum() > 0 and not p.grad[[0, 2]].any()
+
+
+def test_members_differ_from_the_start():
+    net = MemberMLP(K, IN, OUT, 1, 7)
+    found = net.run_all(torch.randn(6, IN))
+    assert all(not torch.allclose(found[:, 0], found[:, k]) for k in (1, 2))
+
+
+def test_random_members_are_shared_out_evenly_and_obey_the_seed():
+    draw = [
+        draw_members(12, 4, torch.Generator().manual_seed(s), torch.device("cpu"))
+        for s in (0, 0, 1)
+    ]
+    assert torch.bincount(draw[0]).tolist() == [3] * 4
+    assert torch.equal(draw[0], draw[1]) and not torch.equal(draw[0], draw[2])
+    g = torch.Generator().manual_seed(0)
+    single = torch.cat([draw_members(1, 4, g, torch.device("cpu")) for _ in range(400)])
+    assert (torch.bincount(single, minlength=4) > 70).all()
+

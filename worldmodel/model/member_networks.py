@@ -1,0 +1,84 @@
+"""Networks of an ensemble's members, batched: each layer is one matrix product for all members.
+
+K members differ by their initial weights. Rows of a batch may all go through every member, or each
+through one of them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MemberLinear(nn.Module):
+    """A linear layer for each of K members: (K,N,inputs) -> (K,N,outputs)."""
+
+    def __init__(self, members: int, inputs: int, outputs: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(members, inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(members, 1, outputs))
+        std = 1 / (2 * math.sqrt(inputs))  # PETS
+        nn.init.trunc_normal_(self.weight, std=std, a=-2 * std, b=2 * std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias.to(x.dtype), x, self.weight.to(x.dtype))
+
+
+class MemberMLP(nn.Module):
+    """An MLP for each of K members with SiLU, and RMSNorm if `norm`: (K,N,inputs) ->
+    (K,N,outputs).
+    """
+
+    def __init__(
+        self, members: int, inputs: int, outputs: int, layers: int, units: int, norm: bool = False
+    ):
+        super().__init__()
+        self.members = members
+        sizes = [inputs] + [units] * layers
+        self.hidden = nn.ModuleList(
+            MemberLinear(members, a, b) for a, b in zip(sizes, sizes[1:], strict=False)
+        )
+        self.scales = nn.ParameterList(
+            torch.ones(members, 1, units) for _ in range(layers if norm else 0)
+        )
+        self.out = MemberLinear(members, sizes[-1], outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, layer in enumerate(self.hidden):
+            x = layer(x)
+            if len(self.scales):
+                x = F.rms_norm(x.float(), x.shape[-1:], eps=1e-4) * self.scales[i]
+            x = F.silu(x)
+        return self.out(x)
+
+    def run_all(self, x: Tensor) -> Tensor:
+        """Every row through every member: (...,inputs) -> (...,K,outputs)."""
+        rows = x.flatten(0, -2).expand(self.members, -1, -1)
+        return self(rows).transpose(0, 1).unflatten(0, x.shape[:-1])
+
+    def run_each(self, x: Tensor, member: Tensor) -> Tensor:
+        """Each row through its own member: (N,inputs), (N,) -> (N,outputs)."""
+        if self.members == 1:
+            return self(x.unsqueeze(0)).squeeze(0)
+        # Rows in the order of their members, each member's filled up to the longest.
+        order = member.argsort(stable=True)
+        counts = torch.bincount(member, minlength=self.members)
+        width, ordered = int(counts.max()), member[order]
+        first = counts.cumsum(0) - counts
+        place = ordered * width + torch.arange(len(x), device=x.device) - first[ordered]
+        filled = x.new_zeros(self.members * width, x.shape[-1])
+        filled = filled.index_copy(0, place, x[order])
+        found = self(filled.view(self.members, width, -1)).flatten(0, 1)
+        return torch.empty_like(found[: len(x)]).index_copy(0, order, found[place])
+
+
+def draw_members(
+    rows: int, members: int, generator: torch.Generator | None, device: torch.device
+) -> Tensor:
+    """A random member (N,) for each row, each for the same number of rows if that is possible."""
+    full = -(-rows // members) * members
+    order = torch.randperm(full, generator=generator, device=device)
+    return order[:rows] % members
