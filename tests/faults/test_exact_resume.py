@@ -176,8 +176,18 @@ KINDS = {
         "1",
     ),
 }
+STATE = ("--env.obs", "state", "--loss.objective", "{}", "--loss.overshooting", "1")
+MEMBERS = ("--ensemble.of", "dynamics", "--ensemble.size", "2", "--ensemble.bootstrap", "true")
+MORE = {"mlp": (*STATE, *MEMBERS, "--behavior.replan", "plan", "--planner.propagation", "ts1")}
 for name in set(registry.DYNAMICS) - {"rssm"}:  # a new dynamics is enrolled by existing
-    KINDS[f"planner over a {name}"] = ("--model.dynamics", name, "--replay.start", "stored")
+    KINDS[f"planner over a {name}"] = (
+        *("--model.dynamics", name, "--replay.start", "stored"),
+        *MORE.get(name, ()),
+    )
+KINDS["refits in rounds of an ensemble of transitions, plans of three steps"] = (
+    *("--train.schedule", "rounds", "--train.round", "7", "--train.refit", "3"),
+    *("--ensemble.of", "dynamics", "--ensemble.size", "2", "--behavior.replan", "3"),
+)
 OTHERS = {
     name: 1.0
     for name in registry.OBJECTIVES

@@ -54,4 +54,3 @@ def test_random_members_are_shared_out_evenly_and_obey_the_seed():
     g = torch.Generator().manual_seed(0)
     single = torch.cat([draw_members(1, 4, g, torch.device("cpu")) for _ in range(400)])
     assert (torch.bincount(single, minlength=4) > 70).all()
-

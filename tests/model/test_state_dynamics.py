@@ -161,15 +161,15 @@ def test_bootstrap_gives_each_member_its_own_resample():
     batch = {**make_batch(), "resamples": counts}
     model.begin_update(batch, 0)
     losses, *_ = model.losses(batch)
-    own = [model.dynamics.kl(*part) for part in split_members(model, batch)]
+    _, post, prior = model.observe(batch)
+    own = [model.dynamics.kl(*part) for part in split_members(post, prior)]
     torch.testing.assert_close(losses["dyn"], (2 * own[0] + own[2]) / K)
     grads = torch.autograd.grad(losses["dyn"].sum(), model.dynamics.net.hidden[0].weight)[0]
     assert [bool(g.any()) for g in grads] == [True, False, True, False]
 
 
-def split_members(model, batch):
+def split_members(post, prior):
     """Posterior, and the prior of each member alone."""
-    _, post, prior = model.observe(batch)
     return [(post, {k: v[:, :, m] for k, v in prior.items()}) for m in range(K)]
 
 
@@ -199,7 +199,7 @@ def test_an_rssm_with_members_shares_its_posterior(latent):
     found = dynamics.kl(post, prior)
     key = dynamics.latent.dist_keys[0]
     assert prior[key].dim() == post[key].dim() + 1 and found.shape == (B, T)
-    each = [dynamics.latent.kl(*part) for part in split_members(model, batch)]
+    each = [dynamics.latent.kl(*part) for part in split_members(post, prior)]
     torch.testing.assert_close(found, torch.stack(each).mean(0))
     assert not torch.allclose(each[0], each[1])
     # A state imagined by member k has the prior of member k.

@@ -76,13 +76,13 @@ def cem(candidates, iterations, elites):
     return CEM(Settings(candidates, iterations, elites, momentum=0.0, keep=0.0, decay=1.0))
 
 
-def mpc(planner, space=SPACE, model=None, noise=0.3, horizon=5, **changes):
+def mpc(planner, space=SPACE, model=None, noise=0.3, horizon=5, replan=1, **changes):
     c = loading.parse(
         [f"planner.horizon={horizon}", *(f"planner.{k}={v}" for k, v in changes.items())]
     )
     proposal = OneHot(space) if space.discrete else Box()
     planning = Planning(planner, proposal, build.make_plan_score(c, None, None), c.planner)
-    return MPC(BehaviorParts(model or LineWorld(), space, noise, None, planning))
+    return MPC(BehaviorParts(model or LineWorld(), space, noise, None, planning, replan))
 
 
 STATE = {"deter": torch.zeros(2, 1)}
@@ -152,6 +152,46 @@ def test_a_discrete_plan_can_be_left_when_the_optimum_moves():
     want["code"] = 2
     action, carry = behavior.act(state, carry, first, "eval", generator)
     assert action.argmax() == 2 and (carry["plan"][0, :-1].argmax(-1) == 2).float().mean() > 0.9
+
+
+class Script:
+    """A planner whose plans count upwards, so that each action says which plan it is from."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, score_fn, mean, std, proposal, generator):
+        self.calls.append(len(mean))
+        steps = torch.arange(mean.shape[1]) / 100
+        return (len(self.calls) / 10 + steps).view(1, -1, 1).expand(mean.shape).clone()
+
+
+@pytest.mark.parametrize("replan", [1, 3, "plan"])
+def test_a_plan_is_executed_for_as_many_steps_as_asked_for(replan):
+    """Digits of an action: tenths are the number of the plan, hundredths its step."""
+    planner, horizon = Script(), 4
+    behavior = mpc(planner, SPACE, LineWorld(), noise=0, horizon=horizon, replan=replan)
+    state, carry, taken = {"deter": torch.zeros(1, 1)}, behavior.init(1), []
+    for t in range(7):
+        action, carry = behavior.act(state, carry, torch.tensor([t == 0]), "eval", None)
+        taken.append(round(float(action[0, 0]), 4))
+    lasts = {1: 1, 3: 3, "plan": 4}[replan]
+    expected = [round((1 + t // lasts) / 10 + t % lasts / 100, 4) for t in range(7)]
+    assert taken == expected
+    assert len(planner.calls) == -(-7 // lasts)
+
+
+def test_each_environment_replans_when_its_own_plan_is_used_up_or_its_episode_starts():
+    planner = Script()
+    behavior = mpc(planner, SPACE, LineWorld(), noise=0, horizon=4, replan=3)
+    state, carry = {"deter": torch.zeros(2, 1)}, behavior.init(2)
+    firsts = [[True, True], [False, True], [False, False], [False, False], [False, False]]
+    taken = []
+    for is_first in firsts:
+        action, carry = behavior.act(state, carry, torch.tensor(is_first), "eval", None)
+        taken.append([round(float(a), 4) for a in action[:, 0]])
+    assert planner.calls == [2, 1, 1, 1]
+    assert taken == [[0.1, 0.1], [0.11, 0.2], [0.12, 0.21], [0.3, 0.22], [0.31, 0.4]]
 
 
 @pytest.mark.parametrize("name", registry.BEHAVIORS)

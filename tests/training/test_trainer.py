@@ -96,6 +96,20 @@ def test_a_stop_between_two_steps_changes_nothing_that_follows(tmp_path, vectors
     assert hash_state(first) == later != at_the_stop
 
 
+def test_rounds_collect_and_then_refit(tmp_path, vectors):
+    """Twenty rows of prefill, then rounds of five steps with three updates each."""
+    rounds = ("--train.schedule", "rounds", "--train.round", "5", "--train.refit", "3")
+    trainer = make_trainer(tmp_path, vectors(), *rounds, "--train.pretrain", "4")
+    made = []
+    for _ in range(34):
+        train(trainer, 1)
+        made.append((trainer.steps, trainer.learner.updates))
+    start = trainer.prefill.steps
+    assert start == 20
+    for steps, updates in made:
+        assert updates == (0 if steps < start else 4 + (steps - start) // 5 * 3), steps
+
+
 def test_rows_that_were_learnt_from_are_rated(tmp_path, vectors):
     trainer = make_trainer(tmp_path, vectors())
     train(trainer, 28)
