@@ -243,6 +243,7 @@ def test_known_rewards_and_ends_are_not_learnt():
         (["model.dynamics=mlp", "env.obs=state"], "loss.objective"),
         (["model.dynamics=transformer", "ensemble.size=3", "ensemble.of=dynamics"], "ensemble.of"),
         (["ensemble.bootstrap=true"], "ensemble.bootstrap"),
+        ([*STATE, "ensemble.size=2"], "ensemble.of"),
         (["ensemble.size=5", "ensemble.of=dynamics", "planner.particles=12"], "planner.particles"),
         (["planner.pessimism=1.0"], "planner.pessimism"),
         (["behavior.replan=13"], "behavior.replan"),

@@ -456,6 +456,12 @@ def _ensemble_contradictions(c: Config) -> list[str]:
             f"ensemble.of: dynamics needs model.dynamics rssm or mlp, not {c.model.dynamics}; "
             f"take ensemble.of heads"
         )
+    raw = states_fact(registry.DYNAMICS[c.model.dynamics], "encodes_nothing")
+    if raw and e.size > 1 and e.of == "heads":
+        found.append(
+            f"ensemble.of: heads predict a latent, which model.dynamics {c.model.dynamics} lacks; "
+            "set it to dynamics"
+        )
     if e.dropout and e.of == "dynamics":
         found.append("ensemble.dropout: it needs ensemble.of heads")
     if e.bootstrap and members > 1 and c.loss.overshooting > 1:
