@@ -9,11 +9,12 @@ from worldmodel import build, registry
 from worldmodel.config import loading
 from worldmodel.model.dynamics import Rollout
 from worldmodel.policy.behaviors import BehaviorParts, Planning
-from worldmodel.policy.behaviors.mpc import MPC
+from worldmodel.policy.behaviors.mpc import MPC, Settings
 from worldmodel.policy.plan_scores import ScoreInputs
 from worldmodel.policy.plan_scores.reward import Reward
 from worldmodel.policy.plan_scores.reward_and_value import RewardAndValue
-from worldmodel.policy.planners.cem import CEM, Settings
+from worldmodel.policy.planners.cem import CEM
+from worldmodel.policy.planners.cem import Settings as CEMSettings
 from worldmodel.policy.planners.proposals import Box, OneHot, SeededProposal
 from worldmodel.spaces import ActionSpace, ObservationSpace
 
@@ -73,7 +74,7 @@ class Recorder:
 
 
 def cem(candidates, iterations, elites):
-    return CEM(Settings(candidates, iterations, elites, momentum=0.0, keep=0.0, decay=1.0))
+    return CEM(CEMSettings(candidates, iterations, elites, momentum=0.0, keep=0.0, decay=1.0))
 
 
 def mpc(planner, space=SPACE, model=None, noise=0.3, horizon=5, replan=1, **changes):
@@ -82,7 +83,8 @@ def mpc(planner, space=SPACE, model=None, noise=0.3, horizon=5, replan=1, **chan
     )
     proposal = OneHot(space) if space.discrete else Box()
     planning = Planning(planner, proposal, build.make_plan_score(c, None, None), c.planner)
-    return MPC(BehaviorParts(model or LineWorld(), space, noise, None, planning, replan))
+    parts = BehaviorParts(model or LineWorld(), space, noise, None, planning, Settings(replan))
+    return MPC(parts)
 
 
 STATE = {"deter": torch.zeros(2, 1)}
