@@ -184,9 +184,9 @@ for name in set(registry.DYNAMICS) - {"rssm"}:  # a new dynamics is enrolled by 
         *("--model.dynamics", name, "--replay.start", "stored"),
         *MORE.get(name, ()),
     )
-KINDS["refits in rounds of an ensemble of transitions, plans of three steps"] = (
+KINDS["refits in rounds of an ensemble of transitions, plans of two steps"] = (
     *("--train.schedule", "rounds", "--train.round", "7", "--train.refit", "3"),
-    *("--ensemble.of", "dynamics", "--ensemble.size", "2", "--behavior.replan", "3"),
+    *("--ensemble.of", "dynamics", "--ensemble.size", "2", "--behavior.replan", "2"),
 )
 OTHERS = {
     name: 1.0
