@@ -19,9 +19,9 @@ class Team:
 
 def test_particles_of_one_member_are_averaged_before_the_variance_between_members():
     returns = torch.tensor(
-        [[1.0, 10.0], [2.0, 10.0], [6.0, 10.0], [3.0, 10.0], [2.0, 10.0], [4.0, 10.0]]
+        [[1.0, 10.0], [3.0, 10.0], [2.0, 10.0], [2.0, 10.0], [6.0, 10.0], [4.0, 10.0]]
     )
-    flat = returns.flatten()  # six particles of two plans: members 0 1 2 0 1 2
+    flat = returns.flatten()  # six particles of two plans: members 0 0 1 1 2 2
     mean = returns.mean(0)
     torch.testing.assert_close(Particles(6).combine(Team, flat), mean)
     members = torch.tensor([2.0, 2.0, 5.0])  # of the first plan
@@ -40,7 +40,7 @@ def test_states_and_plans_are_laid_out_particle_by_particle():
     particles = Particles(6)
     start = particles.repeat_states(Team, state, 2)
     assert start["deter"].flatten().tolist() == [1, 1, 2, 2] * 6
-    assert start["member"].view(6, 4).tolist() == [[p % 3] * 4 for p in range(6)]
+    assert start["member"].view(6, 4).tolist() == [[p // 2] * 4 for p in range(6)]
     assert torch.equal(particles.repeat_plans(Team, plans).view(6, 4, 2, 1)[5], plans)
     redrawn = Particles(6, "ts1").repeat_states(Team, state, 2)
     assert "member" not in redrawn and "redraw" in redrawn

@@ -21,7 +21,15 @@ log = logging.getLogger(__name__)
 
 SOURCES = [
     Path(__file__).with_name(name)
-    for name in ("common.h", "steps.c", "planning_step.c", "pictures.c", "picture_decoder.c")
+    for name in (
+        "common.h",
+        "products.h",
+        "steps.c",
+        "planning_step.c",
+        "pictures.c",
+        "picture_decoder.c",
+        "member_mlp.c",
+    )
 ]
 FLAGS = [
     "-O3",
@@ -104,7 +112,8 @@ def _open_library(compiler: str) -> ctypes.CDLL:
 
 
 def _build_library(compiler: str, made: Path) -> None:
-    base = [compiler, *map(str, SOURCES[1:]), "-o", str(made), *FLAGS, "-lm"]
+    files = [str(source) for source in SOURCES if source.suffix == ".c"]
+    base = [compiler, *files, "-o", str(made), *FLAGS, "-lm"]
     # Not every compiler brings OpenMP; without it the library works on one thread.
     if subprocess.run([*base, "-fopenmp"], capture_output=True, timeout=SECONDS).returncode != 0:
         subprocess.run(base, check=True, capture_output=True, text=True, timeout=SECONDS)

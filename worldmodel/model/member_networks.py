@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodel.kernels import member_mlp, replaceable_by
+
 
 class MemberLinear(nn.Module):
     """A linear layer for each of K members: (K,N,inputs) -> (K,N,outputs)."""
@@ -28,15 +30,20 @@ class MemberLinear(nn.Module):
 
 
 class MemberMLP(nn.Module):
-    """An MLP for each of K members with SiLU, and RMSNorm if `norm`: (K,N,inputs) ->
-    (K,N,outputs).
-    """
+    """An MLP for each of K members, with RMSNorm if `norm`: (K,N,inputs) -> (K,N,outputs)."""
 
     def __init__(
-        self, members: int, inputs: int, outputs: int, layers: int, units: int, norm: bool = False
+        self,
+        members: int,
+        inputs: int,
+        outputs: int,
+        layers: int,
+        units: int,
+        norm: bool = False,
+        activation: str = "silu",
     ):
         super().__init__()
-        self.members = members
+        self.members, self.activation = members, activation
         sizes = [inputs] + [units] * layers
         self.hidden = nn.ModuleList(
             MemberLinear(members, a, b) for a, b in zip(sizes, sizes[1:], strict=False)
@@ -46,12 +53,13 @@ class MemberMLP(nn.Module):
         )
         self.out = MemberLinear(members, sizes[-1], outputs)
 
+    @replaceable_by(member_mlp.run_members)
     def forward(self, x: Tensor) -> Tensor:
         for i, layer in enumerate(self.hidden):
             x = layer(x)
             if len(self.scales):
                 x = F.rms_norm(x.float(), x.shape[-1:], eps=1e-4) * self.scales[i]
-            x = F.silu(x)
+            x = F.silu(x) if self.activation == "silu" else F.leaky_relu(x)
         return self.out(x)
 
     def run_all(self, x: Tensor) -> Tensor:
@@ -63,9 +71,12 @@ class MemberMLP(nn.Module):
         """Each row through its own member: (N,inputs), (N,) -> (N,outputs)."""
         if self.members == 1:
             return self(x.unsqueeze(0)).squeeze(0)
+        every = torch.arange(self.members, device=x.device)
+        if torch.equal(member, every.repeat_interleave(len(x) // self.members)):
+            return self(x.unflatten(0, (self.members, -1))).flatten(0, 1)
         # Rows in the order of their members, each member's filled up to the longest.
-        order = member.argsort(stable=True)
         counts = torch.bincount(member, minlength=self.members)
+        order = member.argsort(stable=True)
         width, ordered = int(counts.max()), member[order]
         first = counts.cumsum(0) - counts
         place = ordered * width + torch.arange(len(x), device=x.device) - first[ordered]

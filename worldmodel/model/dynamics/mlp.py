@@ -38,6 +38,7 @@ class Settings:
 
     layers: Layers
     units: Width
+    activation: Literal["silu", "leaky_relu"]
     noise: Literal["gaussian", "none"]
     residual: bool
 
@@ -74,7 +75,14 @@ class MLPDynamics(Dynamics):
         super().__init__()
         self.settings, self.size, self.members = settings, embed, members
         self.feature_size = embed
-        self.net = MemberMLP(members, embed + actions, 2 * embed, settings.layers, settings.units)
+        self.net = MemberMLP(
+            members,
+            embed + actions,
+            2 * embed,
+            settings.layers,
+            settings.units,
+            activation=settings.activation,
+        )
         self.mean: Tensor
         self.std: Tensor
         self.step_std: Tensor

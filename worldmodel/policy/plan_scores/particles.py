@@ -1,6 +1,7 @@
 """Several imagined rollouts of each plan, and one score of their returns (PETS, section 5).
 
-Rows lie particle by particle: (P*B*N,...). With an ensemble, particle p belongs to member p mod K.
+Rows lie particle by particle: (P*B*N,...). With an ensemble, the first P/K particles belong to
+the first member, and so on.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class Particles:
         if dynamics.members > 1 and self.propagation == "ts1":
             start["redraw"] = torch.ones(many * rows, device=device)
         elif dynamics.members > 1:
-            member = torch.arange(many, device=device) % dynamics.members
-            start["member"] = member.repeat_interleave(rows)
+            member = torch.arange(dynamics.members, device=device)
+            start["member"] = member.repeat_interleave(many // dynamics.members * rows)
         return start
 
     def repeat_plans(self, dynamics: Dynamics, plans: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ class Particles:
         if not self.pessimism:
             return mean
         if dynamics.members > 1 and self.propagation == "tsinf":
-            each = each.view(-1, dynamics.members, each.shape[1]).mean(0)
+            each = each.unflatten(0, (dynamics.members, -1)).mean(1)
         return mean - self.pessimism * each.var(0, correction=0)
 
     def _count(self, dynamics: Dynamics) -> int:
