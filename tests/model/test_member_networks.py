@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from worldmodel.model.member_networks import MemberMLP, draw_members
+from worldmodel.model.dynamics import draw_members
+from worldmodel.model.member_networks import MemberMLP
 
 K, N, IN, OUT = 3, 10, 4, 5
 

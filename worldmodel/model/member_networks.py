@@ -84,12 +84,3 @@ class MemberMLP(nn.Module):
         filled = filled.index_copy(0, place, x[order])
         found = self(filled.view(self.members, width, -1)).flatten(0, 1)
         return torch.empty_like(found[: len(x)]).index_copy(0, order, found[place])
-
-
-def draw_members(
-    rows: int, members: int, generator: torch.Generator | None, device: torch.device
-) -> Tensor:
-    """A random member (N,) for each row, each for the same number of rows if that is possible."""
-    full = -(-rows // members) * members
-    order = torch.randperm(full, generator=generator, device=device)
-    return order[:rows] % members

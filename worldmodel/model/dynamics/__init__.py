@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worldmodel.model.member_networks import draw_members
 from worldmodel.spaces import State
 
 
@@ -161,6 +160,15 @@ class Dynamics(nn.Module):
     def centre(self, posts: State) -> State:
         """The single distribution from which the mean KL of many (N,...) is least."""
         return self.latent.centre(self.distribution(posts))
+
+
+def draw_members(
+    rows: int, members: int, generator: torch.Generator | None, device: torch.device
+) -> Tensor:
+    """A random member (N,) for each row, each for the same number of rows if that is possible."""
+    full = -(-rows // members) * members
+    order = torch.randperm(full, generator=generator, device=device)
+    return order[:rows] % members
 
 
 def select_members(state: State) -> State:
