@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -35,34 +35,78 @@ _MODEL_FIELDS = (
 )
 
 
-class Access(Protocol):
+class Access:
     """The state of an environment, and control steps from it without a time limit."""
 
     def read(self) -> np.ndarray:
         """Return the state as a flat float64 vector (n,)."""
+        raise NotImplementedError
 
     def write(self, state: np.ndarray) -> None:
         """Go on from a state (n,)."""
+        raise NotImplementedError
 
     def advance(self, action: Any) -> tuple[float, bool]:
         """Simulate a control step; return its reward and whether it terminated the episode."""
+        raise NotImplementedError
 
     def seed(self, seed: int) -> None:
         """Seed what is random in a step."""
+        raise NotImplementedError
+
+    def advance_rows(
+        self, states: np.ndarray, actions: Sequence[Any], repeat: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Simulate `repeat` control steps from each state (N,n), or up to the end of an episode.
+
+        Returns the next states, the sums of rewards (N,) and whether each row ended (N,).
+        """
+        after, rewards = np.empty_like(states), np.zeros(len(states))
+        ends = np.zeros(len(states), bool)
+        for i, action in enumerate(actions):
+            self.write(states[i])
+            for _ in range(repeat):
+                reward, ends[i] = self.advance(action)
+                rewards[i] += reward
+                if ends[i]:
+                    break
+            after[i] = self.read()
+        return after, rewards, ends
 
 
-class TaskAccess:
-    """A built-in task."""
+class TaskAccess(Access):
+    """A built-in task, all rows at once if the task knows how."""
 
     def __init__(self, task: Task):
-        self.read, self.write, self.advance = task.state, task.set_state, task.advance
         self.task = task
+
+    def read(self) -> np.ndarray:
+        return self.task.state()
+
+    def write(self, state: np.ndarray) -> None:
+        self.task.set_state(state)
+
+    def advance(self, action: Any) -> tuple[float, bool]:
+        return self.task.advance(action)
+
+    def advance_rows(
+        self, states: np.ndarray, actions: Sequence[Any], repeat: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if not self.task.steps_rows:
+            return super().advance_rows(states, actions, repeat)
+        after, rewards, plans = states.copy(), np.zeros(len(states)), np.asarray(actions)
+        ends = np.zeros(len(states), bool)
+        for _ in range(repeat):
+            on = ~ends
+            after[on], earned, ends[on] = self.task.advance_rows(after[on], plans[on])
+            rewards[on] += earned
+        return after, rewards, ends
 
     def seed(self, seed: int) -> None:
         self.task.np_random = np.random.default_rng(seed)
 
 
-class SuiteAccess:
+class SuiteAccess(Access):
     """A task of the DeepMind Control suite: MuJoCo's state, and what episodes change in models."""
 
     def __init__(self, env: Any):
@@ -117,7 +161,7 @@ def find_changes(domain: str, task: str) -> dict[str, np.ndarray]:
     return {k: where for k, where in changes.items() if len(where)}
 
 
-class GymnasiumAccess:
+class GymnasiumAccess(Access):
     """An environment of Gymnasium's own or a user's, whose actions are brought to [-1, 1]."""
 
     def __init__(self, env: gymnasium.Env, name: str):
@@ -231,15 +275,5 @@ class Simulator:
 
         Each action is repeated as in the environment, but no time limit ends an episode.
         """
-        after, rewards = np.empty_like(states, np.float64), np.zeros(len(states))
-        ends = np.zeros(len(states), bool)
         self.access.seed(seed)
-        for i, action in enumerate(actions):
-            self.access.write(states[i])
-            for _ in range(self.repeat):
-                reward, ends[i] = self.access.advance(action)
-                rewards[i] += reward
-                if ends[i]:
-                    break
-            after[i] = self.access.read()
-        return after, rewards, ends
+        return self.access.advance_rows(np.asarray(states, np.float64), actions, self.repeat)

@@ -24,11 +24,15 @@ if not (Path(__file__).parent / "configs").is_dir():
     __path__.append(str(Path(__file__).resolve().parents[1]))
 
 
-def load(run_dir, device: str = "auto"):
-    """Open a saved run; torch is imported only here."""
+def load(run_dir, device: str = "auto", make_simulator=None):
+    """Open a saved run; torch is imported only here.
+
+    A run that plans in the true simulator needs `make_simulator`, which is given the run's
+    configuration and path: `lambda config, path: worldmodel.envs.make_simulator(config.env)`.
+    """
     from worldmodel.saved_run import Run
 
-    return Run.open(run_dir, device=device)
+    return Run.open(run_dir, device, make_simulator)
 
 
 def train(*presets: str, env=None, overrides=None, **keys):

@@ -23,11 +23,13 @@ from worldmodel.config.schema import (
     find_policy,
     get_settings,
     list_used_objectives,
+    plans_in_simulator,
     plans_to_goal,
 )
 from worldmodel.distributed import ALONE, World
 from worldmodel.log_writers import LoggedRun, LogWriter
-from worldmodel.model.dynamics import Dynamics
+from worldmodel.model.dynamics import Dynamics, Simulator
+from worldmodel.model.dynamics.simulator import ENTRY
 from worldmodel.model.ensembles import OneStepHeads
 from worldmodel.model.heads import (
     ContinueHead,
@@ -76,21 +78,30 @@ def make_latent(m: ModelConfig, size: int | None = None):
     return latent(m.stoch if size is None else size, m.classes, m.unimix, m.min_std)
 
 
-def make_dynamics(c: Config, actions: int, embed: int) -> Dynamics:
+def make_dynamics(c: Config, actions: int, embed: int, **more: Any) -> Dynamics:
+    """The dynamics, with what it needs beside its settings in `more`."""
     name = c.model.dynamics
     dynamics = registry.import_class(registry.DYNAMICS, name)
     settings = get_settings(c, registry.DYNAMICS, name)
     has_members = c.ensemble.size > 1 and c.ensemble.of == "dynamics"
-    members = {"members": c.ensemble.size} if has_members else {}
-    return dynamics(
-        settings, partial(make_latent, c.model), actions=actions, embed=embed, **members
-    )
+    if has_members:
+        more["members"] = c.ensemble.size
+    return dynamics(settings, partial(make_latent, c.model), actions=actions, embed=embed, **more)
 
 
 def make_model(
-    c: Config, obs: ObservationSpace, space: ActionSpace, world: World = ALONE
+    c: Config,
+    obs: ObservationSpace,
+    space: ActionSpace,
+    world: World = ALONE,
+    simulator: Simulator | None = None,
 ) -> WorldModel:
-    """A world model from a configuration and the environment's spaces."""
+    """A world model from a configuration and the environment's spaces.
+
+    `simulator` is the true one, for a run that plans in it.
+    """
+    if plans_in_simulator(c):
+        return make_true_model(c, obs, space, world, simulator)
     m = c.model
     raw = states_fact(registry.DYNAMICS[m.dynamics], "encodes_nothing")
     encoder = RawVectors(obs) if raw else Encoder(obs, m.cnn, m.patch, m.units)
@@ -125,6 +136,43 @@ def make_model(
         corrective_steps=c.loss.corrective_steps if c.loss.corrective else 0,
         reward_free=c.loss.reward_free,
     )
+
+
+def make_true_model(
+    c: Config,
+    obs: ObservationSpace,
+    space: ActionSpace,
+    world: World,
+    simulator: Simulator | None,
+) -> WorldModel:
+    """The true simulator behind the interface of a world model: nothing in it is learnt."""
+    encoder = RawVectors(ObservationSpace({ENTRY: obs[ENTRY]}))
+    dynamics: Any = make_dynamics(
+        c,
+        space.size,
+        encoder.size,
+        simulator=simulator,
+        decode_actions=space.decode_actions if space.discrete else np.asarray,
+    )
+    model = WorldModel(
+        obs,
+        encoder,
+        dynamics,
+        {},
+        KnownHead(lambda feat: feat, dynamics.read_reward),
+        KnownHead(lambda feat: feat, dynamics.read_continuation),
+        scales=make_loss_scales(c, ["reward", "cont", "dyn", "rep"]),
+        free=0.0,
+        free_on=c.loss.free_on,
+        overshooting=1,
+        world=world,
+        shift=0,
+        mean_image_updates=0,
+        ema=c.ema.rate,
+        probe=None,
+    )
+    model.ends.fill_(True)
+    return model
 
 
 def make_ensemble(c: Config, dynamics: Dynamics, space: ActionSpace) -> OneStepHeads | None:

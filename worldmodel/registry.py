@@ -14,6 +14,7 @@ DYNAMICS = {
     "rssm": "worldmodel.model.dynamics.rssm:RSSM",
     "transformer": "worldmodel.model.dynamics.transformer:Transformer",
     "mlp": "worldmodel.model.dynamics.mlp:MLPDynamics",
+    "simulator": "worldmodel.model.dynamics.simulator:SimulatorDynamics",
 }
 
 LATENTS = {

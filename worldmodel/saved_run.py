@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from worldmodel import build, memory_estimate
 from worldmodel.checkpoint import store, validate
 from worldmodel.checkpoint.saved_spaces import read_spaces
 from worldmodel.config import loading
-from worldmodel.config.schema import Config, learns_policy
+from worldmodel.config.schema import Config, learns_policy, plans_in_simulator
 from worldmodel.errors import RunError, UsageError
+from worldmodel.model.dynamics import Simulator
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.packing import file_list
 from worldmodel.packing.golden_output import check_golden
@@ -79,9 +80,16 @@ class Run:
         )
 
     @classmethod
-    def open(cls, path: str | Path, device: str = "auto") -> Run:
+    def open(
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        make_simulator: Callable[[Config, Path], Simulator] | None = None,
+    ) -> Run:
         """Open the newest sound checkpoint of a run directory, or of a packed run: a directory, a
         zip file or hf://user/repo; RunError or DataError if there is none.
+
+        `make_simulator` makes the simulator of a run that plans in the true one.
         """
         run = RunDir(locate_run(path))
         listed = file_list.verify_files(run.path) if file_list.is_packed(run.path) else None
@@ -93,10 +101,18 @@ class Run:
             observation, space = read_spaces(saved.state)
             frames = validate.check_integer(saved.state["frames"], "frames")
             groups = {"model": saved.groups["model"], "policy": saved.groups.get("policy", {})}
+        simulator = None
+        if plans_in_simulator(c):
+            if make_simulator is None:
+                raise UsageError(
+                    f"{path} plans in the true simulator of {c.env.task}, and none is given: use "
+                    "./wm eval, or worldmodel.load with make_simulator"
+                )
+            simulator = make_simulator(c, run.path)
         target = runtime.pick_device(device)
         memory_estimate.check_weights(c, observation, space)
         with store.report_incompatible(saved.path):
-            model = build.make_model(c, observation, space).to(target)
+            model = build.make_model(c, observation, space, simulator=simulator).to(target)
         store.load_into(model, groups["model"], "model")
         model.requires_grad_(False)
         policy = build.make_policy(c, model, space)

@@ -20,6 +20,7 @@ class Task(gymnasium.Env):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 15}
     episode_steps: ClassVar[int]  # the default time limit, applied by envs.make
     vector_size: ClassVar[int]
+    steps_rows: ClassVar[bool] = False  # whether there is `advance_rows`
 
     def __init__(self, size: tuple[int, int] = (64, 64), obs: str = "pixels"):
         self.render_mode = "rgb_array"
@@ -55,6 +56,12 @@ class Task(gymnasium.Env):
         """Go on from a state that `state` returned."""
         raise NotImplementedError
 
+    def advance_rows(
+        self, states: np.ndarray, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Simulate a control step from each state (N,n): next states, rewards (N,), ends (N,)."""
+        raise NotImplementedError
+
     def vector(self) -> np.ndarray:
         """Return the vector observation; by default the true state."""
         return self.state().astype(np.float32)
@@ -87,6 +94,11 @@ class Task(gymnasium.Env):
         if self.obs == "pixels":
             return self.render()
         return {"image": self.render(), "vector": self.vector()}
+
+
+def wrap_angles(angles: np.ndarray) -> np.ndarray:
+    """Return the angles in [-pi, pi]."""
+    return angles - 2 * np.pi * np.rint(angles / (2 * np.pi))
 
 
 def make_action_box(num_actions: int) -> spaces.Box:

@@ -28,10 +28,12 @@ SCALE = 0.37  # picture units of one metre
 BALANCE = (0.5, 0.7, 5.0, 1.3)  # feedback of the four entries of the state
 
 
-def accelerate(angle: float, spin: float, force: float) -> tuple[float, float]:
+def accelerate(
+    angle: np.ndarray, spin: np.ndarray, force: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the accelerations of the cart and of the pole's angle."""
     total, moment = CART_MASS + POLE_MASS, POLE_MASS * HALF_LENGTH
-    sin, cos = math.sin(angle), math.cos(angle)
+    sin, cos = np.sin(angle), np.cos(angle)
     push = (force + moment * spin**2 * sin) / total
     turn = (GRAVITY * sin - cos * push) / (HALF_LENGTH * (4.0 / 3.0 - POLE_MASS * cos**2 / total))
     return push - moment * turn * cos / total, turn
@@ -45,32 +47,38 @@ class Cartpole(Task):
 
     episode_steps = 200
     vector_size = 4
+    steps_rows = True
 
     def __init__(self, size: tuple[int, int] = (64, 64), obs: str = "pixels"):
         super().__init__(size, obs)
         self.action_space = make_action_box(1)
-        self.position, self.speed, self.angle, self.spin = 0.0, 0.0, 0.0, 0.0
+        self.values = np.zeros(4)
 
     def start(self, generator: np.random.Generator) -> None:
-        self.position, self.speed, self.angle, self.spin = generator.uniform(
-            -0.05, 0.05, 4
-        ).tolist()
+        self.values = generator.uniform(-0.05, 0.05, 4)
 
     def advance(self, action: np.ndarray) -> tuple[float, bool]:
-        force = FORCE * min(max(float(action[0]), -1.0), 1.0)
-        pull, turn = accelerate(self.angle, self.spin, force)
+        rows, rewards, ends = self.advance_rows(self.values[None], np.asarray(action)[None])
+        self.values = rows[0]
+        return float(rewards[0]), bool(ends[0])
+
+    def advance_rows(
+        self, states: np.ndarray, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        position, speed, angle, spin = states.T
+        force = FORCE * np.clip(actions[:, 0].astype(np.float64), -1.0, 1.0)
+        pull, turn = accelerate(angle, spin, force)
         # Explicit Euler, as in the benchmark: positions move with the speeds before the step.
-        self.position += STEP_S * self.speed
-        self.speed += STEP_S * pull
-        self.angle += STEP_S * self.spin
-        self.spin += STEP_S * turn
-        return 1.0, abs(self.position) > MAX_POSITION or abs(self.angle) > MAX_ANGLE
+        position, angle = position + STEP_S * speed, angle + STEP_S * spin
+        speed, spin = speed + STEP_S * pull, spin + STEP_S * turn
+        ends = (np.abs(position) > MAX_POSITION) | (np.abs(angle) > MAX_ANGLE)
+        return np.stack([position, speed, angle, spin], 1), np.ones(len(states)), ends
 
     def state(self) -> np.ndarray:
-        return np.array([self.position, self.speed, self.angle, self.spin])
+        return self.values.copy()
 
     def set_state(self, state: np.ndarray) -> None:
-        self.position, self.speed, self.angle, self.spin = state.tolist()
+        self.values = state.astype(np.float64)
 
     def make_canvas(self, size: tuple[int, int]) -> Canvas:
         board = Canvas(size, (226, 232, 240), (190, 202, 218))
@@ -82,8 +90,9 @@ class Cartpole(Task):
         return board
 
     def draw(self, board: Canvas) -> None:
-        x, length = SCALE * self.position, SCALE * 2 * HALF_LENGTH
-        tip = x + length * math.sin(self.angle), length * math.cos(self.angle)
+        position, _, angle, _ = self.values.tolist()
+        x, length = SCALE * position, SCALE * 2 * HALF_LENGTH
+        tip = x + length * math.sin(angle), length * math.cos(angle)
         board.draw_box(x, 0.0, 0.13, 0.075, (48, 84, 150))
         board.draw_capsule(x, 0.0, *tip, 0.045, (214, 92, 44))
         board.draw_disc(x, 0.0, 0.05, (250, 216, 120))

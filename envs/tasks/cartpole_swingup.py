@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from .base import Task
+from .base import Task, wrap_angles
 from .cartpole import (
     BALANCE,
     FORCE,
@@ -37,33 +37,31 @@ class CartpoleSwingup(Cartpole):
     vector_size = 5
 
     def start(self, generator: np.random.Generator) -> None:
-        noise = generator.normal(0.0, 0.1, 4).tolist()
-        self.position, self.speed, self.spin = noise[0], noise[1], noise[3]
-        self.angle = math.pi + noise[2]
+        self.values = np.array([0.0, 0.0, math.pi, 0.0]) + generator.normal(0.0, 0.1, 4)
 
-    def advance(self, action: np.ndarray) -> tuple[float, bool]:
-        share = min(max(float(action[0]), -1.0), 1.0)
+    def advance_rows(
+        self, states: np.ndarray, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        position, speed, angle, spin = states.T.copy()
+        share = np.clip(actions[:, 0].astype(np.float64), -1.0, 1.0)
         step = STEP_S / SUBSTEPS
         for _ in range(SUBSTEPS):
-            pull, turn = accelerate(self.angle, self.spin, FORCE * share)
+            pull, turn = accelerate(angle, spin, FORCE * share)
             # Positions move with the speeds after the step, which keeps a swinging pole's energy.
-            self.speed += step * pull
-            self.spin += step * turn
-            self.position += step * self.speed
-            self.angle += step * self.spin
-            if abs(self.position) > MAX_POSITION:
-                self.position, self.speed = math.copysign(MAX_POSITION, self.position), 0.0
-        x = self.position + LENGTH * math.sin(self.angle)
-        y = LENGTH * math.cos(self.angle) - LENGTH
-        return math.exp(-(x * x + y * y) / LENGTH**2) - ACTION_COST * share**2, False
-
-    def state(self) -> np.ndarray:
-        angle = math.remainder(self.angle, 2 * math.pi)
-        return np.array([self.position, self.speed, angle, self.spin])
+            speed += step * pull
+            spin += step * turn
+            position += step * speed
+            angle += step * spin
+            speed[np.abs(position) > MAX_POSITION] = 0.0
+            np.clip(position, -MAX_POSITION, MAX_POSITION, out=position)
+        x, y = position + LENGTH * np.sin(angle), LENGTH * np.cos(angle) - LENGTH
+        rewards = np.exp(-(x * x + y * y) / LENGTH**2) - ACTION_COST * share**2
+        after = np.stack([position, speed, wrap_angles(angle), spin], 1)
+        return after, rewards, np.zeros(len(states), bool)
 
     def vector(self) -> np.ndarray:
-        cos, sin = math.cos(self.angle), math.sin(self.angle)
-        return np.array([self.position, self.speed, cos, sin, self.spin], np.float32)
+        position, speed, angle, spin = self.values
+        return np.array([position, speed, math.cos(angle), math.sin(angle), spin], np.float32)
 
 
 def expert(env: Task) -> np.ndarray:

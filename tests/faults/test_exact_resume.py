@@ -217,7 +217,7 @@ def drawn(rng, looks):
     early, later, saving = (
         [p for p in looks if a <= p[0] < b] for a, b in ((0, 20), (20, 32), (32, 40))
     )
-    inside = [p for p in looks if p[2] and p[1]]
+    inside = [p for p in looks if p[2] and p[0]]
     places = [rng.choice(early), rng.choice(later), rng.choice(inside), rng.choice(saving)]
     saved = places[3]
     free = [p for p in looks if not saved[0] <= p[0] <= 40]
@@ -248,7 +248,9 @@ def test_stopped_and_killed_anywhere_it_ends_the_same(tmp_path, kind, record_pro
     go(tmp_path / "calm", *args, before=looks_listed(list_of))
     wanted = fingerprint(seed_dir(tmp_path / "calm", task))
     looks = [json.loads(line) for line in list_of.read_text().splitlines()]
-    assert len({frames for frames, *_ in looks}) >= 45 // 2 and looks[-1][1] >= 10
+    assert len({frames for frames, *_ in looks}) >= 45 // 2
+    learns = kind != "planner over a simulator"
+    assert looks[-1][1] >= 10 if learns else looks[-1][1] == 0
     for lot in range(TIMES):
         rng, root, learnt = random.Random(f"{kind} {lot}"), tmp_path / f"struck{lot}", []
         for stop, (place, name, point) in enumerate(drawn(rng, looks)):
@@ -260,7 +262,7 @@ def test_stopped_and_killed_anywhere_it_ends_the_same(tmp_path, kind, record_pro
                 expect=-9 if name == "SIGKILL" else 75,
             )
             frames, updates, evaluating, _ = json.loads(note.read_text())
-            learnt += [(name, evaluating, bool(point))] * (updates > 0)
+            learnt += [(name, evaluating, bool(point))] * (updates > 0 or not learns)
             stops += 1
         assert len(learnt) >= 3 and {name == "SIGKILL" for name, *_ in learnt} == {True, False}
         assert any(evaluating for _, evaluating, _ in learnt) and any(

@@ -12,7 +12,7 @@ import torch
 
 from worldmodel import build, registry
 from worldmodel.config import loading
-from worldmodel.config.component_settings import read_settings
+from worldmodel.config.component_settings import read_settings, states_fact
 from worldmodel.model.kl import apply_free_nats, compute_corrections, compute_overshooting
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.model.networks import Unpatch
@@ -49,10 +49,12 @@ VARIANTS = {"rssm": [f"model.transition={name}" for name in TRANSITIONS]}
 
 
 def possible(kind):
+    """Whether a configuration is one of a latent model; others have tests of their own."""
     try:
-        return bool(loading.parse([*TINY, *kind]))
+        c = loading.parse([*TINY, *kind])
     except loading.ConfigError:
         return False
+    return not states_fact(registry.DYNAMICS[c.model.dynamics], "encodes_nothing")
 
 
 # Every dynamics with every latent it can have: a new one is enrolled by being registered.

@@ -47,7 +47,11 @@ def train_run(presets: tuple[str, ...], env: Any, keys: Mapping[str, Any]) -> Ru
                 raise
         if number:
             signal.raise_signal(number)
-        return Run.open(RunDir.for_config(config).path, config.run.device)
+        return Run.open(
+            RunDir.for_config(config).path,
+            config.run.device,
+            lambda config, path: envs.make_simulator(config.env, trust=True),
+        )
 
 
 def make_words(env: Any, keys: Mapping[str, Any]) -> list[str]:

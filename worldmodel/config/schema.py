@@ -599,6 +599,11 @@ def find_unused_sections(c: Config) -> set[str]:
     return {*registry.DYNAMICS, *registry.OBJECTIVES} - {c.model.dynamics, *c.loss.objective}
 
 
+def plans_in_simulator(c: Config) -> bool:
+    """Whether the true simulator stands in for a model."""
+    return states_fact(registry.DYNAMICS[c.model.dynamics], "needs_simulator")
+
+
 def plans_to_goal(c: Config) -> bool:
     """Whether plans are scored by a goal instead of by rewards."""
     return states_fact(registry.PLAN_SCORES[c.planner.score], "needs_goal")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from worldmodel.config.schema import DistractConfig, EnvConfig
+from worldmodel.model.dynamics import Simulator
 
 
 class Environments(Protocol):
@@ -18,12 +19,20 @@ class Environments(Protocol):
         """Say whether env.kwargs may name a file, a module or an address."""
 
     def make_factory(
-        self, env: EnvConfig, distract: DistractConfig, trust: bool = False
+        self,
+        env: EnvConfig,
+        distract: DistractConfig,
+        trust: bool = False,
+        simulator: bool = False,
     ) -> Callable[..., Any]:
         """Return a function that makes one environment with a run's settings.
 
-        A task that names code is refused without `trust`.
+        A task that names code is refused without `trust`. With `simulator` the simulator's state
+        is observed too.
         """
+
+    def make_simulator(self, env: EnvConfig, trust: bool = False) -> Simulator:
+        """Make a simulator of a run's task, which steps from any state."""
 
     def make_vector(
         self, make: Callable[[], Any], num: int, *, timeout_s: float, restart_budget: int

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.config import loading
+from worldmodel.config.schema import Config, plans_in_simulator
 from worldmodel.config.yaml_io import format_name
 from worldmodel.errors import RunError, UsageError
+from worldmodel.model.dynamics import Simulator
 from worldmodel.programs.environments import Environments
 from worldmodel.saved_run import Run
 from worldmodel.system import runtime, trusted_code
@@ -28,14 +30,23 @@ def open_run(
 ) -> tuple[Run, Callable[..., Any]]:
     """Open a run; return it and a function (obs, num) that makes its environments."""
     overrides = [pair for pair in args.overrides if pair[0] != TASK]
-    run = Run.open(path, args.device).apply_overrides(overrides)
-    distrust = find_distrust(args, run, environments)
+
+    def make_simulator(config: Config, path: Path) -> Simulator:
+        distrust = find_distrust(args, config, path, environments)
+        if distrust:
+            raise RunError(distrust, 3)
+        return environments.make_simulator(config.env, trust=True)
+
+    run = Run.open(path, args.device, make_simulator).apply_overrides(overrides)
+    distrust = find_distrust(args, run.config, run.path, environments)
     env, distract = run.config.env, run.config.distract
 
     def make(obs: str = env.obs, num: int = 1):
         if distrust:
             raise RunError(distrust, 3)
-        factory = environments.make_factory(env, distract, trust=True)
+        factory = environments.make_factory(
+            env, distract, trust=True, simulator=plans_in_simulator(run.config)
+        )
         one = partial(factory, obs=obs, render=args.render or env.render, held_out=True)
         return environments.make_vector(
             one, num, timeout_s=env.timeout, restart_budget=env.restarts
@@ -45,20 +56,20 @@ def open_run(
     return run, make
 
 
-def find_distrust(args: Namespace, run: Run, environments: Environments) -> str:
+def find_distrust(args: Namespace, config: Config, path: Path, environments: Environments) -> str:
     """Say why the code that a saved run names must not be imported; an empty string if it may."""
-    task, named = run.config.env.task, [pair for pair in args.overrides if pair[0] == TASK]
+    task, named = config.env.task, [pair for pair in args.overrides if pair[0] == TASK]
     shown = repr(format_name(task))
-    if named and loading.apply_overrides(run.config, named).env.task != task:
-        raise UsageError(f"--{TASK}: the task of {run.path} is {shown}, and it cannot be changed")
-    doubtful = environments.may_name_code(run.config.env.kwargs)
+    if named and loading.apply_overrides(config, named).env.task != task:
+        raise UsageError(f"--{TASK}: the task of {path} is {shown}, and it cannot be changed")
+    doubtful = environments.may_name_code(config.env.kwargs)
     if not doubtful and (named or not environments.names_code(task)):
         return ""
-    why = trusted_code.find_distrust(run.path, run.config)
+    why = trusted_code.find_distrust(path, config)
     if not why:
         return ""
     if args.trust:
-        say(f"--trust: the environment is made by the code {shown}, which {run.path} names")
+        say(f"--trust: the environment is made by the code {shown}, which {path} names")
         return ""
     if doubtful:
         return f"env.kwargs may name files or code, which are read with --trust only: {why}"

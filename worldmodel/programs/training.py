@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from worldmodel import build, distributed
-from worldmodel.config.schema import Config
+from worldmodel.config.schema import Config, plans_in_simulator
 from worldmodel.distributed import World
 from worldmodel.packing import file_list, golden_output, model_card
 from worldmodel.programs import closing_evaluation
@@ -95,7 +95,10 @@ def open_training(
         runtime.configure_torch(config.run.threads)
         with open_environments(config, world, environments) as (envs, test_env):
             stop.check_start()
-            trainer = Trainer(config, envs, run, device, world)
+            simulator = None
+            if plans_in_simulator(config):
+                simulator = environments.make_simulator(config.env, trust=True)
+            trainer = Trainer(config, envs, run, device, world, simulator)
             stop.check_start()
             resumed = trainer.resume()
             stop.check_start()
@@ -158,7 +161,9 @@ def open_environments(
     """Make the environments of this rank and, on rank 0, one to test in."""
     env = config.env
     # The command line named this task; a resumed run that was saved with another is refused.
-    make = environments.make_factory(env, config.distract, trust=True)
+    make = environments.make_factory(
+        env, config.distract, trust=True, simulator=plans_in_simulator(config)
+    )
     make_vector = partial(
         environments.make_vector, timeout_s=env.timeout, restart_budget=env.restarts
     )

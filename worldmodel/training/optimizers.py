@@ -177,6 +177,7 @@ class Optimizers:
         self, parts: Mapping[str, tuple[list[Tensor], float]], config: OptimConfig, masked: bool
     ):
         self.config, self.masked = config, masked
+        parts = {k: part for k, part in parts.items() if part[0]}
         self.parts = {k: params for k, (params, _) in parts.items()}
         self.rates = {k: rate for k, (_, rate) in parts.items()}
         self.parameters = [p for part in self.parts.values() for p in part]

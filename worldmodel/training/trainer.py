@@ -15,6 +15,7 @@ from worldmodel import build, memory_estimate
 from worldmodel.config.schema import Config
 from worldmodel.distributed import ALONE, World
 from worldmodel.errors import Diverged, UsageError
+from worldmodel.model.dynamics import Simulator
 from worldmodel.model.ensembles import RESAMPLES
 from worldmodel.replay.buffer import Replay, check_capacity, count_row_bytes, describe_capacity
 from worldmodel.replay.resampling import count_resamples
@@ -75,7 +76,10 @@ class Trainer:
         run: RunDir,
         device: torch.device,
         world: World = ALONE,
+        simulator: Simulator | None = None,
     ):
+        """Make all parts; `simulator` is the true one, for a run that plans in it."""
+        self.simulator = simulator
         self.config, self.envs, self.run, self.world = config, envs, run, world
         torch.manual_seed(config.run.seed)
         self.obs_space, self.action_space = convert_spaces(envs)
@@ -98,7 +102,9 @@ class Trainer:
     def _make_learner(self, device: torch.device) -> None:
         """Make the networks, the agent that acts by them, and what trains them."""
         config, world = self.config, self.world
-        self.model = build.make_model(config, self.obs_space, self.action_space, world).to(device)
+        self.model = build.make_model(
+            config, self.obs_space, self.action_space, world, self.simulator
+        ).to(device)
         self.learned_policy = build.make_policy(config, self.model, self.action_space, world)
         if self.learned_policy is not None:
             self.learned_policy.to(device)
@@ -262,7 +268,8 @@ class Trainer:
     @property
     def _makes_updates(self) -> bool:
         train = self.config.train
-        return train.schedule == "rounds" or train.updates_per_step > 0
+        learns = bool(self.learner.optimizers.parameters)
+        return learns and (train.schedule == "rounds" or train.updates_per_step > 0)
 
     def _count_scheduled_updates(self, steps: float) -> int:
         """Count the updates that so many agent steps after the prefill call for.
@@ -404,9 +411,10 @@ class Trainer:
 
     def describe(self) -> str:
         """Describe the sizes, for the first line of output."""
-        weights = sum(p.numel() for p in self.learner.optimizers.parameters) / 1e6
+        weights = sum(p.numel() for p in self.learner.optimizers.parameters)
+        size = f"{weights / 1e6:.1f}M weights" if weights else "nothing to train"
         ranks = f", {self.world.size} ranks" * (self.world.size > 1)
-        return f"{weights:.1f}M weights, {self.learner.precision}{ranks}; {self.replay_size}"
+        return f"{size}, {self.learner.precision}{ranks}; {self.replay_size}"
 
     def format_progress(self) -> str:
         """Format the tail of the progress line."""

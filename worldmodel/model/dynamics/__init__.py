@@ -8,8 +8,9 @@ A state is opaque outside the file that makes it: others may only map over its l
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -174,6 +175,18 @@ def draw_members(
 def select_members(state: State) -> State:
     """The leaves of a state that say which members imagine it."""
     return {k: state[k] for k in ("member", "redraw") if k in state}
+
+
+class Simulator(Protocol):
+    """A private copy of the environment, which steps from any state."""
+
+    def step(
+        self, states: np.ndarray, actions: np.ndarray, seed: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Step from states (N,n) by the environment's own actions (N,...).
+
+        Returns the next states (N,n) in float64, the rewards (N,) and whether each ended.
+        """
 
 
 class Rollout:
