@@ -35,6 +35,7 @@ from worldmodel.model.heads import (
     ContinueHead,
     GaussianHead,
     KnownHead,
+    NoHead,
     ScalarHead,
     TwoHotHead,
 )
@@ -116,6 +117,7 @@ def make_model(
     names += ["reward", "cont", "dyn", "rep"] + (["overshoot"] if c.loss.overshooting > 1 else [])
     ensemble = make_ensemble(c, dynamics, space)
     names += ["corrective"] * (c.loss.corrective > 0) + ["ensemble"] * (ensemble is not None)
+    names = names if dynamics.imagines else []
     replaced = {n for module, _ in objectives.values() for n in module.replaces}
     return WorldModel(
         obs,
@@ -186,6 +188,8 @@ def make_ensemble(c: Config, dynamics: Dynamics, space: ActionSpace) -> OneStepH
 def make_heads(c: Config, dynamics: Dynamics) -> tuple[ScalarHead, ScalarHead]:
     """The heads of reward and continuation: learned, or the task's own equations."""
     m, feat = c.model, dynamics.feature_size
+    if not dynamics.imagines:
+        return NoHead(), NoHead()
     reward: ScalarHead
     cont: ScalarHead
     if m.reward_head == "known":
@@ -212,7 +216,13 @@ def make_probe(c: Config, spec: ModelSpec, objectives: list[Objective]) -> Probe
     """A decoder to look at the model with, if no objective decodes pictures; it leaves the random
     state unchanged.
     """
-    if not c.loss.probe or not spec.obs.pictures or any(o.can_draw for o in objectives):
+    has_model = not states_fact(registry.DYNAMICS[c.model.dynamics], "imagines_nothing")
+    if (
+        not c.loss.probe
+        or not has_model
+        or not spec.obs.pictures
+        or any(o.can_draw for o in objectives)
+    ):
         return None
     pictures = replace(spec, obs=ObservationSpace(spec.obs.pictures))
     with torch.random.fork_rng(devices=[]):

@@ -15,6 +15,7 @@ DYNAMICS = {
     "transformer": "worldmodel.model.dynamics.transformer:Transformer",
     "mlp": "worldmodel.model.dynamics.mlp:MLPDynamics",
     "simulator": "worldmodel.model.dynamics.simulator:SimulatorDynamics",
+    "frame_stack": "worldmodel.model.dynamics.frame_stack:FrameStack",
 }
 
 LATENTS = {

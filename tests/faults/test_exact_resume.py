@@ -178,9 +178,15 @@ KINDS = {
 }
 STATE = ("--env.obs", "state", "--loss.objective", "{}", "--loss.overshooting", "1")
 MEMBERS = ("--ensemble.of", "dynamics", "--ensemble.size", "2", "--ensemble.bootstrap", "true")
-MORE = {"mlp": (*STATE, *MEMBERS, "--behavior.replan", "plan", "--planner.propagation", "ts1")}
+MORE = {
+    "mlp": (*STATE, *MEMBERS, "--behavior.replan", "plan", "--planner.propagation", "ts1"),
+    "frame_stack": (
+        *("--behavior.name", "dyna", "--dyna.rollout_length", "0", "--dyna.n_step", "2"),
+        *("--loss.objective", "{}", "--augment.shift", "2"),
+    ),
+}
 for name in set(registry.DYNAMICS) - {"rssm"}:  # a new dynamics is enrolled by existing
-    KINDS[f"planner over a {name}"] = (
+    KINDS[f"agent over a {name}"] = (
         *("--model.dynamics", name, "--replay.start", "stored"),
         *MORE.get(name, ()),
     )

@@ -421,7 +421,8 @@ def contradictions(c: Config) -> list[str]:
                 f"model.{key}: known is an equation of the observed vector; it needs "
                 f"model.dynamics mlp"
             )
-    if not any(c.loss.objective.values()) and not raw:
+    imagines = not states_fact(registry.DYNAMICS[m.dynamics], "imagines_nothing")
+    if not any(c.loss.objective.values()) and not raw and imagines:
         found.append("loss.objective: every weight is zero; the latent would learn nothing")
     found += _ensemble_contradictions(c)
     return found + _objective_contradictions(c) + _goal_contradictions(c)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodel.errors import UsageError
 from worldmodel.kernels import elementwise, replaceable_by
 from worldmodel.model.networks import MLP, apply_side_by_side, symexp
 
@@ -35,6 +36,13 @@ class ScalarHead(nn.Module):
 
     def loss(self, feat: Tensor, target: Tensor) -> Tensor:
         return self.loss_of(self.read(feat), target)
+
+
+class NoHead(ScalarHead):
+    """In place of the heads of an agent without a model: it predicts nothing."""
+
+    def read(self, feat: Tensor) -> Tensor:
+        raise UsageError("this agent has no model: it predicts no reward and no end")
 
 
 class GaussianHead(ScalarHead):

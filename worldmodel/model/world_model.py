@@ -200,6 +200,8 @@ class WorldModel(nn.Module):
         """The scaled sum of all losses; metrics with every part before its scale; posterior states
         and features. With `by_row` the metrics have that sum of each row too, as BY_ROW (B,T).
         """
+        if not self.dynamics.imagines:
+            return self._observe_alone(batch, by_row)
         losses, metrics, post, feat = self.losses(batch)
         assert losses.keys() == self.scales.keys(), (
             f"losses {set(losses)} but scales {set(self.scales)}"
@@ -214,6 +216,13 @@ class WorldModel(nn.Module):
             scaled = [v.detach() * self.scales[k] for k, v in losses.items()]
             shown[BY_ROW] = torch.stack(scaled).sum(0)
         return total, {**metrics, **shown, "loss/total": total}, post, feat
+
+    def _observe_alone(self, batch: Batch, by_row: bool) -> tuple[Tensor, Metrics, State, Tensor]:
+        """`loss` of an agent without a model, which is zero: its critic trains the features."""
+        _, post, _ = self.observe(batch)
+        feat = self.dynamics.features(post)
+        nothing = 0 * feat.sum(-1)
+        return nothing.sum(), {BY_ROW: nothing.detach()} if by_row else {}, post, feat
 
     def _kl_losses(self, batch: Batch, post: State, prior: State) -> Losses:
         raw = balance_kl(self.dynamics, post, prior)

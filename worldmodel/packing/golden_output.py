@@ -73,8 +73,9 @@ def compute_outputs(run: Any, seen: dict[str, Tensor]) -> dict[str, Tensor]:
         embed = model.encode(shown).squeeze(1)
         latent = model.dynamics.infer_latent(state, embed)  # in place of the state's own sample
         feat = model.dynamics.expected_features({**state, **latent})
-        reward, going_on = model.predict(feat)
-        made = {"embedding": embed, "features": feat, "reward": reward, "continuation": going_on}
+        made = {"embedding": embed, "features": feat}
+        if model.dynamics.imagines:
+            made["reward"], made["continuation"] = model.predict(feat)
         if run.policy is not None:
             made["action"] = run.policy.choose(feat).mode()
         if model.can_draw:

@@ -127,12 +127,13 @@ class SoftActorCritic(LearnedPolicy):
         if not model.dynamics.trained_by_critic:
             feat = feat.detach()
         rows = self._read_rows(batch, feat)
-        value, entropy = self._evaluate_slowly(rows.feat)
+        value, entropy = self._evaluate_slowly(rows.feat[1:])
         metrics = {
             "temperature": self.temperature().detach(),
             "entropy": entropy.mean(),
             "value": value.mean(),
         }
+        value = torch.cat([0 * value[:1], value])  # no target looks at the first row
         share = self.settings.real_ratio if self.length else 1.0
         parts = []
         if self.length or self.settings.value_expansion:

@@ -81,12 +81,15 @@ def evaluate_finished_run(t, envs, stop) -> bool:
     say(f"{evaluate} --episodes 50  # returns over more episodes, with videos")
     if t.model.can_draw and result.video:
         say(f"{evaluate} imagine        # imagined rollouts beside the truth")
-    say(f"{evaluate} model          # how good the world model is, by every measure")
+    imagines = t.model.dynamics.imagines
+    if imagines:
+        say(f"{evaluate} model          # how good the world model is, by every measure")
     say(
         f"{evaluate} compare        # its actor and every planner, return against thinking time: "
         f"minutes"
     )
-    say(f"{evaluate} play           # drive the model yourself, the simulator beside it")
+    if imagines:
+        say(f"{evaluate} play           # drive the model yourself, the simulator beside it")
     say(f"{evaluate} report         # everything about this run on one page")
     if t.config.env.task != "pendulum":
         say(f"  {PROGRAM} train pendulum                   # another task: swing up and balance")

@@ -56,6 +56,15 @@ def open_run(
     return run, make
 
 
+def require_model(run: Run) -> None:
+    """Raise UsageError for an agent that was trained without a model."""
+    if not run.model.dynamics.imagines:
+        raise UsageError(
+            f"{run.path} has no model to look at (model.dynamics {run.config.model.dynamics}); "
+            "returns, compare, probe and report work"
+        )
+
+
 def find_distrust(args: Namespace, config: Config, path: Path, environments: Environments) -> str:
     """Say why the code that a saved run names must not be imported; an empty string if it may."""
     task, named = config.env.task, [pair for pair in args.overrides if pair[0] == TASK]
@@ -103,6 +112,7 @@ def imagine(args: Namespace, environments: Environments) -> None:
     from worldmodel.evaluation.commands.imagine import ImagineOptions, visualize_imagination
 
     run, make = open_run(args, args.runs[0], environments)
+    require_model(run)
     options = ImagineOptions(
         args.source, args.seed, args.context, args.length, args.long, args.samples
     )
@@ -135,6 +145,7 @@ def measure_model(args: Namespace, environments: Environments) -> None:
             "--plans: two pairs of random plans are compared from every state; give at least 4"
         )
     run, make = open_run(args, args.runs[0], environments)
+    require_model(run)
     options = ModelOptions(
         args.source,
         args.episodes,
@@ -153,6 +164,7 @@ def play(args: Namespace, environments: Environments) -> None:
     from worldmodel.evaluation.commands.play import serve_play
 
     run, make = open_run(args, args.runs[0], environments)
+    require_model(run)
     serve_play(
         run,
         make,

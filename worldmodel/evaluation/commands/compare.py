@@ -38,7 +38,16 @@ class CompareOptions:
 
 def compare_drivers(run: Run, make: Callable[..., Any], options: CompareOptions) -> None:
     """Write compare.json and compare.png, and print a table and a line per missing driver."""
-    drivers, missing = list_drivers(run.config.planner, run.policy is not None, options.budgets)
+    own, imagines = run.config.behavior.name, run.model.dynamics.imagines
+    acts = run.policy is not None and own != "random" and not run.agent.behavior.plans
+    drivers, missing = list_drivers(
+        run.config.planner,
+        run.policy is not None,
+        options.budgets if imagines else (),
+        own if acts else "actor_critic",
+    )
+    if not imagines:
+        missing["planner"] = "left out: every planner; this agent has no model to plan with"
     if options.only is not None:
         drivers, missing = select_drivers(drivers, missing, options.only), {}
     target, results = run.path / "eval", {}

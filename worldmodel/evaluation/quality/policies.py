@@ -16,6 +16,7 @@ Policies = dict[str, Callable[[int], Act]]
 MAX_ACTIONS = 8  # constant actions in a list
 BEHAVIOR_LABELS = {
     "actor_critic": "the actor",
+    "dyna": "the actor",
     "plan2explore": "the task's actor",
     "mpc": "the planner",
     "random": "random actions",

@@ -98,15 +98,16 @@ for _planner in registry.PLANNERS:
 
 
 def list_drivers(
-    planner: PlannerConfig, learned: bool, budgets: Sequence[float]
+    planner: PlannerConfig, learned: bool, budgets: Sequence[float], actor: str = "actor_critic"
 ) -> tuple[dict[str, Driver], dict[str, str]]:
     """The drivers of a run by full name, and the reason by name for those that it lacks.
 
-    A planner is listed once for each budget, a share of the run's candidates.
+    A planner is listed once for each budget, a share of the run's candidates. `actor` is the
+    behavior that acts by the run's actor.
     """
     found = {"random": Driver("random", [("behavior.name", "random")])}
     if learned:
-        found["actor"] = Driver("actor", [("behavior.name", "actor_critic")])
+        found["actor"] = Driver("actor", [("behavior.name", actor)])
     able = {
         name: planning
         for name, planning in PLANNER_VARIANTS.items()

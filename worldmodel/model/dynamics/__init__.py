@@ -27,6 +27,7 @@ class Dynamics(nn.Module):
 
     latent: Any
     feature_size: int
+    imagines = True  # whether it predicts anything; an agent without a model has one that doesn't
     trained_by_critic = False  # whether the loss of soft actor-critic's critics reaches features
     members = 1  # of an ensemble of transitions
     standardizes = False  # whether `update_statistics` is to be called before each update
