@@ -17,6 +17,7 @@ from worldmodel.config import loading
 from worldmodel.config.schema import Config, learns_policy, plans_in_simulator
 from worldmodel.errors import RunError, UsageError
 from worldmodel.model.dynamics import Simulator
+from worldmodel.model.given_reward import GivenReward, Reward
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.packing import file_list
 from worldmodel.packing.golden_output import check_golden
@@ -63,6 +64,13 @@ class Run:
         if isinstance(overrides, Mapping):
             overrides = [(key, loading.format_value(v)) for key, v in overrides.items()]
         c = loading.apply_overrides(self.config, overrides, OVERRIDABLE)
+        if learns_policy(c) and isinstance(self.model.reward, GivenReward):
+            raise RunError(
+                f"--reward: actor and critic have learned another reward than "
+                f"{self.model.reward.name}; behavior.name can be random or mpc, the latter with "
+                "planner.score reward and planner.proposals 0",
+                2,
+            )
         if learns_policy(c) and self.policy is None:
             raise RunError(
                 "this run trained no actor and no critic: behavior.name can be random or mpc, "
@@ -71,6 +79,16 @@ class Run:
             )
         agent = build.make_agent(c, self.model, self.action_space, self.agent.device, self.policy)
         return Run(c, self.path, agent, self.observation_space, self.frames, self.policy)
+
+    def replace_reward(self, name: str, function: Reward) -> Run:
+        """The run with its model's reward replaced by a function of what the model decodes.
+
+        It plans for this reward, since its policy has learned another one.
+        """
+        self.model.reward = GivenReward(name, self.model.decode_observations, function)
+        run = Run(self.config, self.path, self.agent, self.observation_space, self.frames)
+        plans = {"behavior.name": "mpc", "planner.score": "reward", "planner.proposals": 0}
+        return run.apply_overrides(plans)
 
     def __repr__(self) -> str:
         weights = sum(p.numel() for p in self.model.parameters()) / 1e6

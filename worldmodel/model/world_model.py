@@ -310,6 +310,17 @@ class WorldModel(nn.Module):
         means = self._mean_images()
         return {name: means[name].add_to(x) for name, x in decoder.decode(feat).items()}
 
+    def decode_observations(self, feat: Tensor) -> dict[str, Tensor]:
+        """All that can be decoded of features (...,F) by name: mean pictures (...,H,W,C) in [0, 1]
+        and vectors (...,n).
+        """
+        flat, found = feat.reshape(1, -1, feat.shape[-1]), dict[str, Tensor]()
+        if self.can_draw:
+            found |= {k: v.float().clamp(0, 1) for k, v in self.decode(flat).items()}
+        for objective in self._objectives():
+            found |= objective.decode_vectors(flat)
+        return {k: v[0].unflatten(0, feat.shape[:-1]) for k, v in found.items()}
+
     def pack_decoders(self) -> dict[str, PackedDecoder] | None:
         """Decoders of pictures by name that draw a batch faster, with the weights of now; None if
         any cannot be packed.

@@ -290,6 +290,13 @@ OPTIONS: dict[str, Option] = {
         ("compare",),
         {"metavar": "NAMES", "help": "only these ways to drive, as in 'actor;cem' (all)"},
     ),
+    "--reward": (
+        ("returns", "compare", "play"),
+        {
+            "metavar": "MODULE:FUNCTION",
+            "help": "plan by this reward of decoded observations instead of the learned one",
+        },
+    ),
     "--port": count(parse_port, 0, "where to serve; 0: any that is free", "play"),
     "--no-browser": (("play",), {"action": "store_true", "help": "open no browser"}),
     "--render": (

@@ -17,6 +17,7 @@ from worldmodel.config.yaml_io import format_name
 from worldmodel.errors import RunError, UsageError
 from worldmodel.model.dynamics import Simulator
 from worldmodel.programs.environments import Environments
+from worldmodel.programs.named_function import load_function
 from worldmodel.saved_run import Run
 from worldmodel.system import runtime, trusted_code
 from worldmodel.system.console import say
@@ -37,7 +38,10 @@ def open_run(
             raise RunError(distrust, 3)
         return environments.make_simulator(config.env, trust=True)
 
-    run = Run.open(path, args.device, make_simulator).apply_overrides(overrides)
+    run = Run.open(path, args.device, make_simulator)
+    if args.reward:
+        run = run.replace_reward(args.reward, load_function("--reward", args.reward))
+    run = run.apply_overrides(overrides)
     distrust = find_distrust(args, run.config, run.path, environments)
     env, distract = run.config.env, run.config.distract
 

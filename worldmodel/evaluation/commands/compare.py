@@ -11,6 +11,7 @@ import torch
 from worldmodel.errors import UsageError
 from worldmodel.evaluation.results import write_result
 from worldmodel.evaluation.returns.drivers import (
+    NO_POLICY,
     Driver,
     TimedPlayer,
     format_table,
@@ -21,6 +22,8 @@ from worldmodel.evaluation.returns.evaluation_rollout import (
     make_evaluation_rollout,
     require_environment,
 )
+from worldmodel.evaluation.returns.reward_meter import RewardMeter
+from worldmodel.model.given_reward import GivenReward
 from worldmodel.rollout.evaluation_episodes import run_episodes
 from worldmodel.saved_run import Run
 from worldmodel.system.console import Progress, say
@@ -38,19 +41,21 @@ class CompareOptions:
 
 def compare_drivers(run: Run, make: Callable[..., Any], options: CompareOptions) -> None:
     """Write compare.json and compare.png, and print a table and a line per missing driver."""
-    own, imagines = run.config.behavior.name, run.model.dynamics.imagines
+    own, imagines, reward = run.config.behavior.name, run.model.dynamics.imagines, run.model.reward
+    given = reward if isinstance(reward, GivenReward) else None
     acts = run.policy is not None and own != "random" and not run.agent.behavior.plans
     drivers, missing = list_drivers(
         run.config.planner,
         run.policy is not None,
         options.budgets if imagines else (),
         own if acts else "actor_critic",
+        f"it learned another reward than {given.name}" if given else NO_POLICY,
     )
     if not imagines:
         missing["planner"] = "left out: every planner; this agent has no model to plan with"
     if options.only is not None:
         drivers, missing = select_drivers(drivers, missing, options.only), {}
-    target, results = run.path / "eval", {}
+    target, results = run.path / "eval", dict[str, dict[str, Any]]()
     efforts = [driver.effort for driver in drivers.values()]
     bar = Progress(sum(efforts) * options.episodes, "compare")
     with require_environment(make)() as envs:  # one environment: times are of single actions
@@ -59,12 +64,13 @@ def compare_drivers(run: Run, make: Callable[..., Any], options: CompareOptions)
                 run.apply_overrides(driver.overrides), envs, options.seed
             )
             timed = TimedPlayer(player)
+            meter = RewardMeter(timed, given) if given else None
 
             def draw(done: int, number: int = number, name: str = name) -> bool:
                 bar.update(sum(efforts[:number]) * options.episodes + efforts[number] * done, name)
                 return False
 
-            result = run_episodes(rollout, timed, options.episodes, draw)
+            result = run_episodes(rollout, meter or timed, options.episodes, draw)
             assert result is not None
             results[name] = {
                 **result.summarize(options.seed),
@@ -73,6 +79,8 @@ def compare_drivers(run: Run, make: Callable[..., Any], options: CompareOptions)
                 "candidates": driver.candidates,
                 "ms_per_action": timed.milliseconds,
             }
+            if meter is not None:
+                results[name]["given_reward"] = meter.summarize(options.episodes, options.seed)
     bar.close()
     about = {
         "run": str(run.path),

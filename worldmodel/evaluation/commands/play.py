@@ -25,6 +25,7 @@ from worldmodel.evaluation.returns.evaluation_rollout import (
     make_evaluation_rollout,
     make_first_available,
 )
+from worldmodel.model.given_reward import GivenReward
 from worldmodel.saved_run import Run
 from worldmodel.system.console import say
 from worldmodel.system.stop_request import Stop
@@ -101,6 +102,9 @@ def start_session(
             4,
         )
     notes = [*notes, *left_out, *([replay.problem] if replay.problem else [])]
+    if isinstance(run.model.reward, GivenReward):
+        name = run.model.reward.name
+        notes.append(f"the model predicts {name}, and plans by it; real rewards are the task's")
     if not rollouts.can_draw:
         notes.append("this model cannot draw: its predictions are shown as curves only")
     about = f"{run.config.env.task}, {run.path}, trained on {run.frames} frames"

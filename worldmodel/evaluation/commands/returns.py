@@ -11,6 +11,8 @@ from worldmodel.errors import RunError
 from worldmodel.evaluation.plotting import media
 from worldmodel.evaluation.results import write_result
 from worldmodel.evaluation.returns.evaluation_rollout import make_evaluation_rollout
+from worldmodel.evaluation.returns.reward_meter import RewardMeter
+from worldmodel.model.given_reward import GivenReward
 from worldmodel.rollout.evaluation_episodes import Evaluation, run_episodes
 from worldmodel.rollout.statistics import format_interval
 from worldmodel.run_directory import RunDir
@@ -54,12 +56,14 @@ def evaluate_returns(
     bar = Progress(options.episodes, "episodes")
     with make(options.env_count) as envs:
         rollout, player = make_evaluation_rollout(run, envs, options.seed)
+        reward = run.model.reward
+        meter = RewardMeter(player, reward) if isinstance(reward, GivenReward) else None
 
         def draw(done: int) -> bool:
             bar.update(done)
             return False
 
-        result = run_episodes(rollout, player, options.episodes, draw, keep_videos=True)
+        result = run_episodes(rollout, meter or player, options.episodes, draw, keep_videos=True)
         bar.close()
     assert result is not None
     lines = {
@@ -76,6 +80,8 @@ def evaluate_returns(
         "successes": result.successes,
         "places": result.pick_episodes(),
     }
+    if meter is not None:
+        lines["given_reward"] = meter.summarize(options.episodes, options.seed)
     say(format_returns(lines))
     made = [write_result(target / FILE, lines), *_save_videos(result, target)]
     say("\n".join(f"  {path}" for path in made))
@@ -103,6 +109,11 @@ def format_returns(x: dict[str, Any]) -> str:
         f"better",
         f"  interquartile mean of the episodes (IQM) {x['eval/iqm']:.1f}{iqm}",
     ]
+    if "given_reward" in x:
+        given = x["given_reward"]
+        ends = format_interval(given["low"], given["high"], count)
+        lines.insert(0, f"return by {given['name']} {given['mean']:.1f}, {ends}")
+        lines[1] = f"the task's own {lines[1]}"
     if "eval/success" in x:
         ends = f", {x['eval/success_low']:.0%} to {x['eval/success_high']:.0%}" * (count > 1)
         lines.append(f"  success rate {x['eval/success']:.0%}{ends}")

@@ -21,6 +21,7 @@ from worldmodel.evaluation.quality.policies import (
     make_constant_policy,
     make_noisy_policy,
 )
+from worldmodel.model.given_reward import GivenReward
 from worldmodel.saved_run import Run
 from worldmodel.spaces import State, count_states
 from worldmodel.system.runtime import autocast, make_generator
@@ -110,9 +111,9 @@ def make_behaviors(run: Run) -> tuple[dict[str, Any], list[str]]:
         try:
             found[name] = run.apply_overrides([("behavior.name", name)]).agent.behavior
         except (RunError, ConfigError):
-            left_out.append(
-                f"{BEHAVIOR_LABELS[name]} cannot act: this run has no actor and no critic"
-            )
+            given = isinstance(run.model.reward, GivenReward)
+            why = "it learned another reward" if given else "this run has no actor and no critic"
+            left_out.append(f"{BEHAVIOR_LABELS[name]} cannot act: {why}")
     return found, left_out
 
 

@@ -35,6 +35,7 @@ ICEM_OVERRIDES = [
     if k in ICEM_KEYS
 ]
 CANDIDATES_PER_PROPOSAL = 20  # with proposals, one candidate in 20 comes from the actor
+NO_POLICY = "this run has no actor and no critic (train with behavior.name actor_critic)"
 STEP_EFFORT = 50  # of a step without planning
 
 
@@ -98,12 +99,16 @@ for _planner in registry.PLANNERS:
 
 
 def list_drivers(
-    planner: PlannerConfig, learned: bool, budgets: Sequence[float], actor: str = "actor_critic"
+    planner: PlannerConfig,
+    learned: bool,
+    budgets: Sequence[float],
+    actor: str = "actor_critic",
+    why: str = NO_POLICY,
 ) -> tuple[dict[str, Driver], dict[str, str]]:
     """The drivers of a run by full name, and the reason by name for those that it lacks.
 
     A planner is listed once for each budget, a share of the run's candidates. `actor` is the
-    behavior that acts by the run's actor.
+    behavior that acts by the run's actor, `why` the reason where nothing was learned that could.
     """
     found = {"random": Driver("random", [("behavior.name", "random")])}
     if learned:
@@ -123,7 +128,6 @@ def list_drivers(
                 name, planning.overrides(candidates, elites), candidates, effort
             )
     unable = [] if learned else ["actor", *(name for name in PLANNER_VARIANTS if name not in able)]
-    why = "this run has no actor and no critic (train with behavior.name actor_critic)"
     return found, {name: f"left out: {name}; {why}" for name in unable}
 
 
@@ -147,7 +151,9 @@ class TimedPlayer:
 
 def format_table(results: dict[str, dict[str, Any]]) -> str:
     """The results as text, best return first."""
+    given = any("given_reward" in r for r in results.values())
     lines = [f"{'driven by (candidates)':<30}{'return':>9}{'95 % interval':>20}{'ms/action':>11}"]
+    lines[0] += f"{'by --reward':>13}" * given
     for name, r in sorted(results.items(), key=lambda item: -item[1]["eval/score"]):
         interval = (
             f"{r['eval/score_low']:.1f} to {r['eval/score_high']:.1f}"
@@ -155,6 +161,7 @@ def format_table(results: dict[str, dict[str, Any]]) -> str:
             else "-"
         )
         lines.append(f"{name:<30}{r['eval/score']:>9.1f}{interval:>20}{r['ms_per_action']:>11.1f}")
+        lines[-1] += f"{r['given_reward']['mean']:>13.1f}" if given else ""
     count = min(len(r["scores"]) for r in results.values())
     return "\n".join(
         [

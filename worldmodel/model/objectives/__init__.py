@@ -117,6 +117,10 @@ class Objective(nn.Module):
         """Mean pictures (B,T,H,W,C) of features (B,T,F) by name, without their mean images."""
         raise NotImplementedError
 
+    def decode_vectors(self, feat: Tensor) -> dict[str, Tensor]:
+        """Mean vectors (...,n) of features (...,F) by name, where there are any."""
+        return {}
+
     def list_picture_decoders(self) -> dict[str, nn.Module]:
         """The `ImageDecoder` by picture, where `decode` only applies these."""
         return {}

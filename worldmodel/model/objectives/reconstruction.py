@@ -83,6 +83,9 @@ class Reconstruction(Objective):
         flat = rearrange(feat, "b t f -> (b t) f")
         return {k: self.decoders[k](flat).unflatten(0, feat.shape[:2]) for k in self.pictures}
 
+    def decode_vectors(self, feat: Tensor) -> dict[str, Tensor]:
+        return {k: cast(VectorDecoder, self.decoders[k]).mean(feat) for k in self.vectors}
+
     def list_picture_decoders(self) -> dict[str, nn.Module]:
         return {name: self.decoders[name] for name in self.pictures}
 
