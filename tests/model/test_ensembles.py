@@ -6,7 +6,8 @@ import torch.nn.functional as F
 
 from test_model import KINDS, A, B, T, make, name_kind, random_batch
 from worldmodel.config import loading
-from worldmodel.model.ensembles import RESAMPLES, MemberMLP, OneStepHeads, measure_disagreement
+from worldmodel.model.ensembles import RESAMPLES, OneStepHeads, measure_disagreement
+from worldmodel.model.member_networks import MemberMLP
 
 K, S, FEAT = 5, 2, 4
 HEADS = ["ensemble.size=5", "ensemble.units=11"]
@@ -23,14 +24,16 @@ def test_disagreement_is_the_std_over_members_averaged_over_the_latent():
     torch.testing.assert_close(measure_disagreement(members), torch.tensor([4 / 3]))
 
 
-def test_a_member_computes_what_a_network_of_its_weights_does():
+def test_masks_of_one_network_are_members_whose_units_are_missing():
     torch.manual_seed(0)
-    many, x = MemberMLP(K, 3, S, 2, 7), torch.randn(6, 3)
+    net, x = MemberMLP(1, 3, S, 2, 7), torch.randn(6, 3)
+    masks = (torch.rand(K, 1, 7) > 0.4).float()
+    found = net.run_masked(x.expand(K, -1, -1), masks)
+    (first, second), out = net.hidden, net.out
     for k in range(K):
-        rows = slice(7 * k, 7 * k + 7)
-        hidden = F.silu(x @ many.first.weight[rows].t() + many.first.bias[rows])
-        hidden = F.silu(hidden @ many.hidden[0].weight[k] + many.hidden[0].bias[k])
-        torch.testing.assert_close(many(x)[:, k], hidden @ many.out.weight[k] + many.out.bias[k])
+        hidden = F.silu(x @ first.weight[0] + first.bias[0]) * masks[k]
+        hidden = F.silu(hidden @ second.weight[0] + second.bias[0]) * masks[k]
+        torch.testing.assert_close(found[k], hidden @ out.weight[0] + out.bias[0])
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=name_kind)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.config.schema import EnsembleConfig
-from worldmodel.model.networks import BlockLinear
+from worldmodel.model.member_networks import MemberMLP
 from worldmodel.spaces import Batch, Losses, Metrics
 
 RESAMPLES = "resamples"  # how often each row of a batch counts for each member, (B,T,K)
@@ -27,33 +27,6 @@ RESAMPLES = "resamples"  # how often each row of a batch counts for each member,
 def measure_disagreement(members: Tensor) -> Tensor:
     """The std over members of their predictions (K,...,S), averaged over S: (...)."""
     return members.std(0, correction=0).mean(-1)
-
-
-class MemberMLP(nn.Module):
-    """K networks of linear layers and SiLU, one matrix product per layer for all: (...,inputs) ->
-    (...,K,outputs), in fp32.
-
-    There is no norm: it would make inputs of any size alike, and members agree far from the data.
-    """
-
-    def __init__(self, members: int, inputs: int, outputs: int, layers: int, units: int):
-        super().__init__()
-        self.members = members
-        self.first = nn.Linear(inputs, members * units)
-        self.hidden = nn.ModuleList(BlockLinear(members, units, units) for _ in range(layers - 1))
-        self.out = BlockLinear(members, units, outputs)
-
-    def forward(self, x: Tensor, masks: Tensor | None = None) -> Tensor:
-        """`masks` (...,K,units) multiply every hidden layer; they broadcast."""
-        x = _activate(self.first(x).unflatten(-1, (self.members, -1)), masks)
-        for layer in self.hidden:
-            x = _activate(layer(x), masks)
-        with torch.autocast(x.device.type, enabled=False):  # as in networks.Fp32Linear
-            return self.out(x.float())
-
-
-def _activate(x: Tensor, masks: Tensor | None) -> Tensor:
-    return F.silu(x) if masks is None else F.silu(x) * masks
 
 
 class OneStepHeads(nn.Module):
@@ -65,15 +38,14 @@ class OneStepHeads(nn.Module):
         networks = 1 if e.dropout else e.size
         self.net = MemberMLP(networks, feat + actions, latent, e.layers, e.units)
         self.masks: Tensor | None
-        masks = _draw_masks((e.size, e.units), e.dropout) if e.dropout else None
+        masks = _draw_masks((e.size, 1, e.units), e.dropout) if e.dropout else None
         self.register_buffer("masks", masks)
 
     def predict(self, feat: Tensor, action: Tensor) -> Tensor:
         """Features (...,F) and actions (...,A) to the next latent's mean by each member:
         (K,...,S).
         """
-        x = torch.cat([feat, action.to(feat.dtype)], -1)
-        return self.net(x, self.masks).movedim(-2, 0)
+        return self._run(feat, action, self.masks)
 
     def loss(self, batch: Batch, feat: Tensor, target: Tensor) -> tuple[Losses, Metrics]:
         """The members' squared errors, summed, of features (B,T,F) and latents' means (B,T,S):
@@ -82,21 +54,30 @@ class OneStepHeads(nn.Module):
         Entry t belongs to the prediction of step t; an episode's first step is predicted by
         nothing.
         """
-        x = torch.cat([feat[:, :-1], batch["prev_action"][:, 1:].to(feat.dtype)], -1).detach()
+        before, action = feat[:, :-1].detach(), batch["prev_action"][:, 1:]
         masks = None
         if self.dropout:
-            shape = *x.shape[:-1], 1, self.net.out.weight.shape[1]
-            masks = _draw_masks(shape, self.dropout, x.device)
-        members = self.net(x, masks)  # (B,T-1,K,S)
-        error = 0.5 * (members - target[:, 1:].detach().float().unsqueeze(2)).square().sum(-1)
+            shape = (1, before[..., 0].numel(), self.net.out.weight.shape[1])
+            masks = _draw_masks(shape, self.dropout, feat.device)
+        members = self._run(before, action, masks)  # (K,B,T-1,S)
+        error = 0.5 * (members - target[:, 1:].detach().float()).square().sum(-1)
         if self.bootstrap:
-            error = error * batch[RESAMPLES][:, 1:]
+            error = error * batch[RESAMPLES][:, 1:].movedim(-1, 0)
         valid = ~batch["is_first"][:, 1:].bool()
-        shown = measure_disagreement(members.detach().movedim(2, 0))
+        shown = measure_disagreement(members.detach())
         return (
-            {"ensemble": F.pad(error.sum(-1) * valid, (1, 0))},
+            {"ensemble": F.pad(error.sum(0) * valid, (1, 0))},
             {"disagreement": (shown * valid).sum() / valid.sum().clamp(min=1)},
         )
+
+    def _run(self, feat: Tensor, action: Tensor, masks: Tensor | None) -> Tensor:
+        """The members' outputs (K,...,S), in fp32: their differences are small."""
+        x = torch.cat([feat, action.to(feat.dtype)], -1).float()
+        count = self.net.members if masks is None else len(masks)
+        rows = x.reshape(-1, x.shape[-1]).expand(count, -1, -1)
+        with torch.autocast(x.device.type, enabled=False):
+            found = self.net(rows) if masks is None else self.net.run_masked(rows, masks)
+        return found.view(count, *x.shape[:-1], -1)
 
 
 def _draw_masks(

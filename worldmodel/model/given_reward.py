@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldmodel.errors import UsageError
-from worldmodel.model.heads import ScalarHead
+from worldmodel.model.heads import Passage, ScalarHead
 
 # Pictures (...,H,W,C) in [0, 1] and vectors (...,n) by name, to rewards (...)
 Reward = Callable[[dict[str, Tensor]], Tensor]
@@ -35,12 +35,3 @@ class GivenReward(ScalarHead):
                 f"must return a tensor with one reward for each"
             )
         return found.float()
-
-
-class Passage(nn.Module):
-    """Returns its input: the network of a head that has none."""
-
-    hidden: tuple[()] = ()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x

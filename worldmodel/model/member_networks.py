@@ -26,7 +26,10 @@ class MemberLinear(nn.Module):
         nn.init.trunc_normal_(self.weight, std=std, a=-2 * std, b=2 * std)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias.to(x.dtype), x, self.weight.to(x.dtype))
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        if len(x) != len(weight):  # one network, masked in several ways
+            return x @ weight + bias
+        return torch.baddbmm(bias, x, weight)
 
 
 class MemberMLP(nn.Module):
@@ -55,11 +58,21 @@ class MemberMLP(nn.Module):
 
     @replaceable_by(member_mlp.run_members)
     def forward(self, x: Tensor) -> Tensor:
+        return self._run(x)
+
+    def run_masked(self, x: Tensor, masks: Tensor) -> Tensor:
+        """Multiply each hidden layer by masks (K or 1,N or 1,units): dropout. A single member runs
+        the rows of K masks.
+        """
+        return self._run(x, masks)
+
+    def _run(self, x: Tensor, masks: Tensor | None = None) -> Tensor:
         for i, layer in enumerate(self.hidden):
             x = layer(x)
             if len(self.scales):
                 x = F.rms_norm(x.float(), x.shape[-1:], eps=1e-4) * self.scales[i]
             x = F.silu(x) if self.activation == "silu" else F.leaky_relu(x)
+            x = x if masks is None else x * masks
         return self.out(x)
 
     def run_all(self, x: Tensor) -> Tensor:

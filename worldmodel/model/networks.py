@@ -302,11 +302,15 @@ class RawVectors(nn.Module):
 
     def __init__(self, observation: ObservationSpace):
         super().__init__()
-        self.names = list(observation.vectors)
-        self.size = sum(observation.vectors.values())
+        self.names, sizes = list(observation.vectors), list(observation.vectors.values())
+        self.sizes, self.size = sizes, sum(sizes)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         return torch.cat([batch[name].float() for name in self.names], -1)
+
+    def split(self, embed: Tensor) -> dict[str, Tensor]:
+        """The vectors (...,n) by name that are side by side in (...,E)."""
+        return dict(zip(self.names, embed.split(self.sizes, -1), strict=True))
 
 
 def symlog(x: Tensor) -> Tensor:

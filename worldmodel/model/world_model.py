@@ -319,6 +319,8 @@ class WorldModel(nn.Module):
             found |= {k: v.float().clamp(0, 1) for k, v in self.decode(flat).items()}
         for objective in self._objectives():
             found |= objective.decode_vectors(flat)
+        if isinstance(self.encoder, RawVectors):
+            found |= self.encoder.split(self.dynamics.restore(flat))
         return {k: v[0].unflatten(0, feat.shape[:-1]) for k, v in found.items()}
 
     def pack_decoders(self) -> dict[str, PackedDecoder] | None:
