@@ -85,6 +85,8 @@ class Run:
 
         It plans for this reward, since its policy has learned another one.
         """
+        if not self.model.dynamics.imagines:
+            raise UsageError("--reward: this agent has no model to plan with")
         self.model.reward = GivenReward(name, self.model.decode_observations, function)
         run = Run(self.config, self.path, self.agent, self.observation_space, self.frames)
         plans = {"behavior.name": "mpc", "planner.score": "reward", "planner.proposals": 0}
