@@ -21,6 +21,12 @@ class MissingPackageError(EnvSettingsError):
     exit_code = 3
 
 
+class FixedSimulatorError(EnvSettingsError):
+    """A simulator whose state cannot be set, so that nobody can plan in it."""
+
+    exit_code = 3
+
+
 class EnvDataError(EnvError, RuntimeError):
     """An environment gave or was given data of the wrong shape, dtype or value."""
 

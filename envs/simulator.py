@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from .errors import EnvError
+from .errors import FixedSimulatorError
 from .tasks.base import Task
 
 ENTRY = "simulator"  # of the observation
@@ -112,7 +112,7 @@ class SuiteAccess(Access):
     def __init__(self, env: Any):
         self.env = env
         if not env.can_restore:
-            raise EnvError(
+            raise FixedSimulatorError(
                 f"dmc:{env.domain}_{env.task} draws a new model or terrain for each "
                 "episode, which no state holds; take another task to plan in its simulator"
             )
@@ -213,7 +213,7 @@ class ClassicControlAccess(GymnasiumAccess):
 
 
 def find_access(env: gymnasium.Env, name: str) -> Access:
-    """Return the access to an environment's state; EnvError if there is none."""
+    """Return the access to an environment's state; FixedSimulatorError if there is none."""
     inner: Any = env.unwrapped
     if isinstance(inner, Task):
         return TaskAccess(inner)
@@ -226,7 +226,7 @@ def find_access(env: gymnasium.Env, name: str) -> Access:
         return MujocoAccess(env, name)
     if module.startswith("gymnasium.envs.classic_control."):
         return ClassicControlAccess(env, name)
-    raise EnvError(
+    raise FixedSimulatorError(
         f"{name}: nobody can set the state of this simulator, so nothing can be planned in it: "
         "give its class get_simulator_state() -> array (n,) and set_simulator_state(array)"
     )

@@ -147,6 +147,8 @@ def test_code_that_a_crafted_run_names_is_not_imported(folder, record_property):
         assert code == 0 and "Traceback" not in said, (words, said)
         assert len(lines) == (words != "report"), (words, said)
         assert all("using the run's replay" in x or "no simulator" in x for x in lines), lines
+    for words, answer in found["plans in the simulator"].items():
+        assert refused(answer, "evil:Env"), (words, answer)
     code, said = found["resume"]
     assert code == 2 and "env.task evil:Env -> counter" in said and "Traceback" not in said
     assert "trust=True" in found["api"]
@@ -188,6 +190,12 @@ def open_crafted(call, folder):
         envs.make_factory(opened.config.env, opened.config.distract)
     except envs.EnvError as error:
         found["api"] = str(error)
+    text = (run / "config.yaml").read_text()
+    assert "  dynamics: rssm\n" in text
+    (run / "config.yaml").write_text(text.replace("dynamics: rssm\n", "dynamics: simulator\n"))
+    found["plans in the simulator"] = {
+        words: call("eval", run, *make_words(*words.split())) for words in ("returns", "model")
+    }
     evil = ("evil", "evil_parent", "evil_parent.child", "torch.distributed.run")
     found["imported"] = [name for name in evil if name in sys.modules]
     return found

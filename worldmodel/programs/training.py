@@ -93,11 +93,14 @@ def open_training(
         stop.check_start()
         config = fill_in_choices(config, before, world, environments, load)
         runtime.configure_torch(config.run.threads)
+        # Before the environments, so that one whose state cannot be set is refused in one line
+        simulator = (
+            environments.make_simulator(config.env, trust=True)
+            if plans_in_simulator(config)
+            else None
+        )
         with open_environments(config, world, environments) as (envs, test_env):
             stop.check_start()
-            simulator = None
-            if plans_in_simulator(config):
-                simulator = environments.make_simulator(config.env, trust=True)
             trainer = Trainer(config, envs, run, device, world, simulator)
             stop.check_start()
             resumed = trainer.resume()
