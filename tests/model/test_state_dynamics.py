@@ -66,6 +66,15 @@ def test_the_loss_is_the_negative_log_likelihood_of_what_was_seen():
     assert model.free == -math.inf  # a likelihood may exceed one
 
 
+def test_a_state_in_place_of_a_prior_predicts_that_nothing_moves():
+    _, model = make()
+    model.dynamics.step_std.copy_(torch.arange(1, N + 1) / 2)
+    here, there = ({"vector": torch.randn(3, N)} for _ in range(2))
+    normal = torch.distributions.Normal(there["vector"], model.dynamics.step_std)
+    want = -normal.log_prob(here["vector"]).sum(-1) - 0.5 * N * math.log(2 * math.pi)
+    torch.testing.assert_close(model.dynamics.kl(here, there), want)
+
+
 def test_statistics_are_those_of_the_data():
     _, model = make()
     batch = make_batch()

@@ -208,9 +208,13 @@ class MLPDynamics(Dynamics):
         """The negative log-likelihood (...) of the observed vector, as PETS trains it.
 
         It is the KL from a point at what was seen, less an infinite constant. Over an axis of
-        members it is the mean, weighted by how often each member's resample holds the row.
+        members it is the mean, weighted by how often each member's resample holds the row. A state
+        in place of a prior predicts itself, with the variance of the data's steps.
         """
-        vector, mean, log_var = post["vector"], prior["mean"], prior["log_var"]
+        vector = post["vector"]
+        if "mean" not in prior:
+            return self._log_loss(vector, prior["vector"], 2 * self.step_std.clamp(1e-6).log())
+        mean, log_var = prior["mean"], prior["log_var"]
         if mean.dim() > vector.dim():
             loss = self._log_loss(vector.unsqueeze(-2), mean, log_var)
             return (loss * prior["weight"]).mean(-1) if "weight" in prior else loss.mean(-1)
