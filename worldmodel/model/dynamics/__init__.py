@@ -89,7 +89,7 @@ class Dynamics(nn.Module):
     def choose_members(self, state: State, generator: torch.Generator | None) -> Tensor:
         """The members (N,) that imagine a step from states (N,...): their own, or random ones."""
         if "member" in state:
-            return state["member"]
+            return state["member"].long()
         first = next(iter(state.values()))
         return draw_members(len(first), self.members, generator, first.device)
 
