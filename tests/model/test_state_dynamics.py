@@ -87,7 +87,8 @@ def test_statistics_are_those_of_the_data():
     torch.testing.assert_close(model.dynamics.step_std, steps.square().mean((0, 1)).sqrt())
     _, post, _ = model.observe(batch)
     feat = model.dynamics.features(post)
-    torch.testing.assert_close(feat.mean((0, 1)), torch.zeros(N), atol=1e-5, rtol=0)
+    means = torch.cat([torch.zeros(N), torch.ones(1)])  # a constant shows heads the scale
+    torch.testing.assert_close(feat.mean((0, 1)), means, atol=1e-5, rtol=0)
     torch.testing.assert_close(model.dynamics.restore(feat), batch["vector"])
 
 
@@ -162,6 +163,20 @@ def test_members_learn_a_linear_system_and_disagree_where_they_saw_nothing():
     moved = (want - start["vector"]).abs().mean()
     assert (ahead[:, -1] - want).abs().mean() < 0.15 * moved
     assert away > 3 * near
+
+
+def test_a_head_sees_how_large_a_vector_is():
+    """Its first norm, after a layer without bias, shows no more than the vector's direction."""
+    _, model = make("model.units=32")
+    optimizer = torch.optim.Adam(model.reward.parameters(), 1e-2)
+    for _ in range(200):
+        vector = torch.randn(256, N)
+        size = vector.norm(dim=-1) - 2
+        loss = model.reward.loss(model.dynamics.features({"vector": vector}), size).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.05 * 0.5 * size.var()
 
 
 def test_bootstrap_gives_each_member_its_own_resample():

@@ -104,10 +104,14 @@ class WorldModel(nn.Module):
         self.ends |= self.world.mean(batch["is_terminal"].any().float()) > 0
         for name, mean_image in self._mean_images().items():
             mean_image.accumulate(batch[name], update, self.world.mean)
+        self.update_statistics(batch, update)
+        return self.measuring, *(o.begin_update(update) for o in self._objectives())
+
+    def update_statistics(self, batch: Batch, update: int) -> None:
+        """Update what the dynamics keep of the data's size, before update number `update`."""
         if self.dynamics.standardizes:
             embed = self.encode(batch)
             self.dynamics.update_statistics(embed, batch["is_first"], update, self.world.mean)
-        return self.measuring, *(o.begin_update(update) for o in self._objectives())
 
     def augment(self, batch: Batch) -> Batch:
         """Add random shifts of the pictures to the batch, if the configuration has any."""

@@ -97,6 +97,7 @@ class Learner:
         """Take one step of the policy alone, on a batch (B,T,...); the model stays as it is."""
         assert self.policy is not None
         batch = move_to_device(batch, self.device)
+        self.model.update_statistics(batch, self.updates + self.policy_updates)
         kind = self.policy.begin_update(frames)
         self.count.fill_(self.updates)
         metrics = self.policy_step(kind, batch)

@@ -2,7 +2,8 @@
 
 x = standardise(s_{t-1}), a_t --member k--> N(s_t; s_{t-1} + mean_k, var_k)
 
-Nothing is encoded: a state holds the vector (...,n), its features are the standardised vector.
+Nothing is encoded: a state holds the vector (...,n), its features are the standardised vector
+and a one.
 `imagine_step` adds the mean and the log-variance it drew the vector from. `member` (...) says
 which member imagines; rows without it get another random member at each step (TS-1 of PETS),
 rollouts that `start_rollout` begins keep theirs (TS-infinity).
@@ -21,6 +22,7 @@ from torch import Tensor
 from worldmodel.config.ranges import Layers, Width
 from worldmodel.model.dynamics import Dynamics, Rollout, select_members
 from worldmodel.model.member_networks import MemberMLP
+from worldmodel.model.networks import add_constant
 from worldmodel.spaces import State
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ class MLPDynamics(Dynamics):
     ):
         super().__init__()
         self.settings, self.size, self.members = settings, embed, members
-        self.feature_size = embed
+        self.feature_size = embed + 1
         self.net = MemberMLP(
             members,
             embed + actions,
@@ -117,16 +119,19 @@ class MLPDynamics(Dynamics):
 
     def restore(self, feat: Tensor) -> Tensor:
         """The vectors (...,n) that have these features."""
-        return feat.float() * self.std.clamp(min=1e-6) + self.mean
+        return feat[..., : self.size].float() * self.std.clamp(min=1e-6) + self.mean
 
     def initial(self, batch: int) -> State:
         return {"vector": torch.zeros(batch, self.size, device=self.mean.device)}
 
     def features(self, state: State) -> Tensor:
-        return self.standardize(state["vector"])
+        """The standardised vector and a one: the first norm of a head hides the size of its input
+        from layers without bias, and a constant beside it shows it again.
+        """
+        return add_constant(self.standardize(state["vector"]))
 
     def expected_features(self, state: State) -> Tensor:
-        return self.mean_latent(state)
+        return add_constant(self.mean_latent(state))
 
     def observe(
         self, embed: Tensor, prev_action: Tensor, is_first: Tensor, start: State
@@ -182,7 +187,7 @@ class MLPDynamics(Dynamics):
 
     def predict_members(self, feat: Tensor, action: Tensor) -> Tensor:
         before = self.restore(feat).unsqueeze(-2)
-        x = torch.cat([feat.float(), action.float()], -1)
+        x = torch.cat([feat[..., : self.size].float(), action.float()], -1)
         return self.standardize(self._read(self.net.run_all(x), before)[0]).movedim(-2, 0)
 
     def predict_latent(self, state: State) -> State:
