@@ -36,6 +36,7 @@ FLOORS = (
     "training",
     "programs",
     "sweep",
+    "ladder",
     "envs",
     "command_line",
 )

@@ -60,6 +60,12 @@ def train_grid(args: list[str]) -> int:
     return sweep.main(args)
 
 
+def climb_ladder(args: list[str]) -> int:
+    from worldmodel.command_line import ladder
+
+    return ladder.main(args)
+
+
 def pack_run(args: list[str]) -> int:
     from worldmodel.command_line import pack
 
@@ -116,6 +122,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (train, "train an agent"),
     "eval": (evaluate, "evaluate a saved run, imagine with it, play in it"),
     "sweep": (train_grid, "train a grid of tasks, seeds and settings, and compare them"),
+    "ladder": (climb_ladder, "train every rung of model-based RL, and show the lessons"),
     "runs": (list_runs, "list saved runs with score, state and size"),
     "presets": (list_presets, "list what wm train takes as presets"),
     "tasks": (list_tasks, "list what wm train --task takes"),

@@ -91,7 +91,7 @@ def render_page(runs: Sequence[ReportedRun], quiet: bool = True) -> tuple[str, l
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><link '
         f'rel="icon" href="data:,">'
-        f"<style>{STYLESHEET.read_text(encoding='utf-8')}</style></head>"
+        f"<style>{read_stylesheet()}</style></head>"
         f'<body><a class="skip" href="#main">to the '
         f"report</a><header><h1>{escape(title)}</h1>{first}"
         f'</header><nav aria-label="parts of this report"><ul>{links}</ul></nav><main '
@@ -99,6 +99,10 @@ def render_page(runs: Sequence[ReportedRun], quiet: bool = True) -> tuple[str, l
         "</body></html>\n"
     )
     return text, missing
+
+
+def read_stylesheet() -> str:
+    return STYLESHEET.read_text(encoding="utf-8")
 
 
 def render_section(part: Section, missing: list[str]) -> str:

@@ -1,0 +1,347 @@
+"""The ladder: a whole one on tiny settings, and each measurement where the answer is known."""
+
+import json
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import forked
+from worldmodel import envs
+from worldmodel.command_line import ladder
+from worldmodel.ladder import grid, learning_curves, measurements, statements, trainings
+from worldmodel.ladder.lessons import (
+    catalog,
+    caution,
+    distribution_shift,
+    error_growth,
+    exploitation,
+    model_free,
+    replanning,
+    rollout_length,
+    uncertainties,
+)
+from worldmodel.ladder.material import Material, Recording, observe_vectors, simulate_plans
+from worldmodel.ladder.trainings import RUNGS, Study, list_trainings, make_ladder
+from worldmodel.sweep.local_pool import LocalPool
+
+TINY = [
+    "--planner.candidates=6",
+    "--planner.elites=2",
+    "--planner.iterations=1",
+    "--planner.horizon=4",
+    "--train.pretrain=3",
+    "--train.round=20",
+    "--train.refit=1",
+    "--log.final_episodes=1",
+    "--env.time_limit=30",
+    "--replay.batch=2",
+    "--replay.length=6",
+    "--imag.starts=4",
+    "--imag.horizon=3",
+    "--model.units=8",
+    "--mlp.units=8",
+    "--train.policy_batch=2",
+]
+
+
+@pytest.fixture(scope="module")
+def climbed(tmp_path_factory):
+    """A whole ladder, with its trainings in forked processes."""
+    root = tmp_path_factory.mktemp("ladder")
+
+    def train(self, cells):
+        self.progress.logs.mkdir(parents=True, exist_ok=True)
+        for cell in cells:
+            forked.run("train", *cell.words)
+            self.progress.record(cell, 0)
+
+    words = ["--fast", "--frames", "60", "--root", str(root), *TINY]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalPool, "train", train)
+        patch.setattr(trainings, "FAST_RUNGS", ("v05", "v10", "v15", "v30"))
+        code = ladder.main(words)
+        study = Study(seeds=[0], fast=True, root=str(root), frames=60, words=tuple(TINY))
+        cells = make_ladder(study, envs.check_name)
+    runs = {label: [cell.run.path for cell in own] for label, own in cells.items()}
+    material = Material(study, runs, envs)
+    out = root / "ladder" / "pendulum-fast"
+    return SimpleNamespace(code=code, words=words, out=out, material=material)
+
+
+def test_a_whole_ladder_makes_one_page_with_every_lesson(climbed):
+    assert climbed.code == 0
+    page = (climbed.out / "ladder.html").read_text()
+    for lesson in catalog.LESSONS:
+        assert f'id="{lesson.name}"' in page and lesson.lecture.split(";")[0][:40] in page
+    assert page.count("<b>Measured</b>") == len(catalog.LESSONS)
+    assert 'class="missing"' not in page and "nan" not in page.lower().replace("finance", "")
+    assert not re.search(r'(src|href)="(?!data:|#)', page) and "<script" not in page
+
+
+def test_a_second_call_redoes_nothing(climbed, monkeypatch, capsys):
+    def fail(*args):
+        raise AssertionError("done before")
+
+    monkeypatch.setattr(trainings, "FAST_RUNGS", ("v05", "v10", "v15", "v30"))
+    monkeypatch.setattr(LocalPool, "train", fail)
+    before = {f: f.stat().st_mtime_ns for f in climbed.out.glob("*.json")}
+    assert len(before) == len(catalog.LESSONS)
+    assert ladder.main(climbed.words) == 0
+    assert "13 of 13 are done" in capsys.readouterr().out
+    assert {f: f.stat().st_mtime_ns for f in climbed.out.glob("*.json")} == before
+
+
+def test_a_measurement_of_other_runs_is_made_anew(tmp_path):
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps({"source": ["a"], "results": {"x": 1}}))
+    assert measurements.read_measurement(file, ["a"]) == {"x": 1}
+    assert measurements.read_measurement(file, ["b"]) is None
+    file.write_text("{")
+    assert measurements.read_measurement(file, ["a"]) is None
+
+
+def test_what_is_not_trained_is_said(climbed, tmp_path):
+    empty = Material(climbed.material.study, {}, envs)
+    said = measurements.measure_lesson(replanning.LESSON, empty, tmp_path)
+    assert said == "These trainings are not done: v10, v15."
+    pixels = Material(Study(obs="pixels"), {}, envs)
+    said = measurements.measure_lesson(exploitation.LESSON, pixels, tmp_path)
+    assert said.endswith("without --obs pixels.")
+
+
+def test_every_training_is_a_sound_configuration_with_a_directory_of_its_own():
+    for study in (Study(), Study(obs="pixels"), Study(fast=True, seeds=[0]), Study(task="rope")):
+        cells = [c for own in make_ladder(study, lambda task: None).values() for c in own]
+        assert len({c.run.path for c in cells}) == len(cells)
+        assert {t.label for t in list_trainings(study)} >= set(study.rungs)
+    pixels = make_ladder(Study(obs="pixels"), lambda task: None)
+    assert all(c.config.env.obs == "pixels" for own in pixels.values() for c in own)
+    state = make_ladder(Study(), lambda task: None)
+    assert [state[rung][0].config.run.frames for rung in RUNGS] == [3000] * len(RUNGS)
+    once = state["random_300_of_5"][0].config
+    assert (once.run.frames, once.train.prefill, once.ensemble.size) == (300, 300, 5)
+
+
+@pytest.mark.parametrize(
+    "words, code, wanted",
+    [
+        (["--seeds", "x"], 2, "--seeds"),
+        (["pendulun"], 2, "pendulun"),
+        (["--frames", "10"], 2, "train.prefill"),
+    ],
+)
+def test_a_mistake_is_a_line_and_begins_nothing(words, code, wanted, tmp_path, capsys):
+    assert ladder.main([*words, "--root", str(tmp_path)]) == code
+    assert wanted in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+class ModelAsTruth:
+    """A simulator that steps as a run's own model, and pays `bonus` more than it expects."""
+
+    def __init__(self, run, bonus):
+        self.run, self.bonus = run, bonus
+
+    @torch.no_grad()
+    def step(self, states, actions, seed):
+        model = self.run.model
+        state = observe_vectors(self.run, states.astype(np.float32))
+        after = model.dynamics.imagine_step(state, torch.from_numpy(np.stack(actions)))
+        feat = model.dynamics.features(after)
+        reward, _ = model.predict_for_planning(feat.unsqueeze(0))
+        vectors = model.dynamics.restore(feat).numpy()
+        return vectors, reward[0].numpy() + self.bonus, np.zeros(len(states), bool)
+
+
+@pytest.mark.parametrize("bonus", [0.0, -0.25])
+def test_a_perfect_model_has_no_gap_and_a_bonus_is_found(climbed, bonus):
+    run = climbed.material.open("v15")
+    vectors = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    plans, imagined = exploitation.imagine_plans(run, vectors, {"planner.particles": 3})
+    assert plans.shape == (7, 4, 1) and np.abs(plans).max() <= 1
+    truth = ModelAsTruth(run, bonus)
+    real = simulate_plans(truth, run.action_space, vectors, plans).sum(1)
+    np.testing.assert_allclose(imagined - real, -4 * bonus, atol=1e-4)
+
+
+def test_rewards_after_an_end_do_not_count():
+    class Ends:
+        def step(self, states, actions, seed):
+            after = states + np.array(actions)
+            return after, after[:, 0], after[:, 0] >= 2
+
+    space = SimpleNamespace(discrete=False)
+    plans = np.array([[[1.0], [1.0], [1.0]], [[0.5], [0.5], [0.5]]])
+    rewards = simulate_plans(Ends(), space, np.zeros((2, 1)), plans)
+    np.testing.assert_allclose(rewards, [[1, 2, 0], [0.5, 1, 1.5]])
+
+
+def test_a_plan_that_earns_less_pessimistically_keeps_its_mean(climbed):
+    """The penalty chooses plans; what is reported as imagined is their mean return."""
+    run = climbed.material.open("random_150_of_5")
+    vectors = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    keys = {"planner.particles": 5, "planner.pessimism": 1e6}
+    _, imagined = exploitation.imagine_plans(run, vectors, keys)
+    assert (np.abs(imagined) < 50).all()
+
+
+def make_recording(vector):
+    """Episodes (E,T+1,n) that go on all the time, with random actions."""
+    count, steps = vector.shape[0], vector.shape[1] - 1
+    action = np.random.default_rng(1).uniform(-1, 1, (count, steps, 1)).astype(np.float32)
+    alive = np.ones((count, steps), bool)
+    return Recording(vector, vector, action, np.zeros((count, steps)), alive)
+
+
+@torch.no_grad()
+def test_the_error_of_a_drifting_world_grows_linearly_and_a_perfect_model_has_none(climbed):
+    run = climbed.material.open("v15")
+    first = np.random.default_rng(0).normal(size=(6, 1, 3)).astype(np.float32)
+    empty = make_recording(np.repeat(first, 13, 1))
+    state = observe_vectors(run, first[:, 0])
+    dynamics = run.model.dynamics
+    states = dynamics.imagine(state, torch.from_numpy(empty.action))
+    path = dynamics.restore(dynamics.features(states)).numpy()
+    own = Recording(np.concatenate([first, path], 1), *list(vars(empty).values())[1:])
+    assert error_growth.measure_growth(run, own, 12).max() < 1e-4
+    drift = 0.05 * np.arange(1, 13, dtype=np.float32)[:, None]
+    moved = Recording(np.concatenate([first, path + drift], 1), *list(vars(empty).values())[1:])
+    error = error_growth.measure_growth(run, moved, 12)
+    assert statements.fit_power(np.arange(1, 13), error) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_exponents_of_known_errors_are_found_until_they_saturate():
+    x = np.arange(1, 41)
+    single, total, steps = error_growth.fit_growth(0.001 * x**1.5)
+    assert single == pytest.approx(1.5) and 2.3 < total < 2.5 and steps == 40
+    single, _, steps = error_growth.fit_growth(np.minimum(0.05 * x, 1.0))
+    assert single == pytest.approx(1.0) and steps == 9
+    said = error_growth.describe({"error": (0.01 * x[:20]).tolist()})
+    assert "T^1.00" in said and "about what the bound" in said
+
+
+def test_starts_leave_room_for_the_steps_that_follow():
+    recording = make_recording(np.zeros((2, 6, 3), np.float32))
+    recording.alive[1, 3:] = False
+    starts = recording.choose_starts(100, 3)
+    assert starts.tolist() == [[0, 0], [0, 1], [0, 2], [1, 0]]
+    assert len(recording.choose_starts(2, 3)) == 2
+
+
+def test_an_agents_episodes_are_recorded_as_they_happened(climbed):
+    run = climbed.material.open("v15")
+    recording = climbed.material.record(run, 2, 40)
+    assert recording.alive.shape == (2, 30) and recording.alive.all()  # env.time_limit
+    assert recording.simulator.shape == (2, 31, 2) and recording.vector.shape == (2, 31, 3)
+    angle, speed = recording.simulator[..., 0], recording.simulator[..., 1]
+    np.testing.assert_allclose(recording.vector[..., 0], np.cos(angle), atol=1e-5)
+    np.testing.assert_allclose(recording.vector[..., 2], speed / 8, atol=1e-5)
+    # The simulator repeats them from a step in the middle.
+    simulator = climbed.material.make_simulator(run)
+    plans = recording.action[:, 7:12]
+    earned = simulate_plans(simulator, run.action_space, recording.simulator[:, 7], plans)
+    np.testing.assert_allclose(earned, recording.reward[:, 7:12], atol=1e-4)
+
+
+def test_distances_and_visits_by_hand():
+    data = np.array([[0.0, 0.0], [3.0, 4.0]])
+    found = distribution_shift.measure_distances(np.array([[0.0, 1.0], [3.0, 0.0]]), data)
+    np.testing.assert_allclose(found, [1.0, 3.0])
+    points = grid.make_grid()
+    assert (
+        points[0, 0, 1] > 0 > points[0, 0, 0]
+    )  # the first row is the top, its first cell is left
+    seen = grid.count_visits(points[0, 0] + np.array([[0.0, 0.01], [0.3, 0.0]]), points[0])
+    assert seen[0] == 1 and seen.sum() == 2
+
+
+@torch.no_grad()
+def test_uncertainties_of_members_that_are_known(climbed):
+    """Members that differ by a constant disagree by its std; noise of a known size is found."""
+    run = climbed.material.open("room")
+    kept = {k: v.clone() for k, v in run.model.state_dict().items()}
+    dynamics = run.model.dynamics
+    for parameter in dynamics.net.parameters():
+        parameter.zero_()
+    shift = torch.arange(5.0).view(5, 1, 1)
+    dynamics.net.out.bias[..., :2] = shift
+    points = np.zeros((60, 2), np.float32)
+    entropy, disagreement = uncertainties.measure_uncertainties(run, points)
+    quiet = dynamics.step_std * shift.std(correction=0)
+    np.testing.assert_allclose(disagreement, quiet.mean().item(), rtol=1e-4)
+    dynamics.net.out.bias[..., 2:] = -2.0  # a smaller variance of each
+    calm, same = uncertainties.measure_uncertainties(run, points)
+    state = observe_vectors(run, points[:1])
+    log_var = dynamics.imagine_step({**state, "member": torch.zeros(1).long()}, torch.zeros(1, 2))
+    wanted = 0.5 * log_var["log_var"].sum().item()
+    assert calm.mean() == pytest.approx(wanted, abs=0.1) and entropy.mean() > calm.mean() + 0.5
+    np.testing.assert_allclose(same, disagreement, rtol=1e-4)
+    run.model.load_state_dict(kept)
+
+
+def test_the_room_is_probed_by_its_simulator(climbed):
+    simulator = climbed.material.make_simulator(climbed.material.open("room"))
+    points = np.array([[-0.6, -0.6], [-0.6, 0.6], [0.28, 0.0], [0.6, -0.6]], np.float32)
+    free, noise = uncertainties.probe_room(simulator, points)
+    assert free.tolist() == [True, True, False, True]  # the third is in the wall
+    assert (noise > uncertainties.NOISY).tolist() == [True, False, False, False]
+
+
+def test_sentences_follow_the_numbers():
+    def curve(*final):
+        minutes = [1.0] * len(final)
+        scores = [[x] for x in final]
+        frames = [[100.0]] * len(final)
+        return {"final": final, "spent": minutes, "scores": scores, "frames": frames}
+
+    more, less, vague = curve(9.0, 9.5, 10.0), curve(1.0, 1.5, 2.0), curve(0.0, 9.0, 20.0)
+    assert "as the lecture says (3 seeds)" in replanning.describe({"v10": less, "v15": more})
+    assert "the opposite of what" in replanning.describe({"v10": more, "v15": less})
+    assert "no clear difference" in replanning.describe({"v10": more, "v15": vague})
+    assert "as the lecture says" in rollout_length.describe({"1": more, "50": less})
+    assert "the opposite" in rollout_length.describe({"1": less, "50": more})
+    assert "Length 50 got the most" in rollout_length.describe({"1": less, "50": more})
+    free = {"v15": more, "v30": less, "model_free": curve(20.0, 20.5, 21.0)}
+    assert "as the lecture says" in model_free.describe(free)
+    assert "the opposite" in model_free.describe({**free, "model_free": less})
+    cautious = {
+        "pessimism": [0.0, 10.0],
+        "final": [[5.0], [1.0]],
+        "coverage": [[0.75], [0.5]],
+    }
+    assert "from 75% to 50%" in caution.describe(cautious)
+    assert ", as the lecture says" in caution.describe(cautious)
+    bold = {**cautious, "coverage": [[0.5], [0.75]]}
+    assert "not what the lecture says" in caution.describe(bold)
+    gaps = {
+        "one model": {"imagined": [9.0, 5.0], "real": [4.0, 4.0]},
+        "mean over members (TS-inf)": {"imagined": [6.0, 5.0], "real": [5.0, 4.5]},
+    }
+    shown = exploitation.describe({"sizes": [150, 600], "horizon": 15, "variants": gaps})
+    assert "+5.00 for one model and +1.00 for the ensemble's mean, as the lecture" in shown
+    assert "one model's gap was +1.00" in shown
+    gaps["mean over members (TS-inf)"]["imagined"][0] = 11.0
+    shown = exploitation.describe({"sizes": [150, 600], "horizon": 15, "variants": gaps})
+    assert "which is not what the lecture says" in shown
+    room = {"place": [[0, 1, 2, -1]], "entropy": [[0, 3, 1, 9]], "disagreement": [[0, 1, 2, 9]]}
+    shown = uncertainties.describe(room)
+    assert "saw 67% of the room" in shown
+    assert "highest in the noisy part and the disagreement in the unvisited part, as" in shown
+    misled = {**room, "entropy": [[0, 1, 3, 0]]}
+    assert "not what the lecture says" in uncertainties.describe(misled)
+
+
+def test_differences_are_clear_beyond_two_standard_errors():
+    assert statements.judge([2.0], [1.0]) == 1 and statements.judge([1.0], [2.0]) == -1
+    assert statements.judge([2.0, 2.1], [1.0, 1.1]) == 1
+    assert statements.judge([0.0, 4.0], [1.0, 1.1]) == 0
+    order = {"a": [1.0], "b": [2.0], "c": [1.5]}
+    assert statements.describe_order(order) == "rises from a to b; it falls from b to c"
+
+
+def test_a_curve_is_averaged_over_seeds_in_equal_parts():
+    curve = {"frames": [[50.0, 120.0], [60.0, 120.0]], "scores": [[1.0, 5.0], [3.0, 7.0]]}
+    assert learning_curves.average_curve(curve) == [(50.0, 1.0), (60.0, 3.0), (120.0, 6.0)]
+    assert learning_curves.average_curve({"frames": [[]], "scores": [[]]}) == []

@@ -1,0 +1,63 @@
+"""The ladder's page: one HTML file without scripts that loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+
+from worldmodel.evaluation.report.html import render_code, render_paragraph
+from worldmodel.evaluation.report.page import read_stylesheet
+from worldmodel.ladder.lesson import Lesson, Results
+from worldmodel.ladder.trainings import Study
+from worldmodel.system.files import replace_file
+
+OWN_STYLE = """
+.cell { fill: var(--c0); }
+.map > svg { max-width: 17rem; }
+.said b { display: inline-block; min-width: 6.5rem; }
+"""
+
+
+def write_page(
+    target: Path, study: Study, found: Mapping[Lesson, Results | str], command: str
+) -> Path:
+    replace_file(target, render_page(study, found, command).encode("utf-8", "replace"))
+    return target
+
+
+def render_page(study: Study, found: Mapping[Lesson, Results | str], command: str) -> str:
+    title = f"The ladder of model-based RL: {study.task} from {study.obs}"
+    links = "".join(f'<li><a href="#{x.name}">{escape(x.title)}</a></li>' for x in found)
+    body = "".join(render_lesson(lesson, results) for lesson, results in found.items())
+    seeds = "one seed" if len(study.seeds) == 1 else f"{len(study.seeds)} seeds"
+    about = (
+        f"Each rung is an ordinary training, with {seeds}; ./wm presets says what the rungs are. "
+        "The second sentence of each lesson is made of the numbers measured here, whether or not "
+        "they agree with the lecture."
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title>'
+        f'<link rel="icon" href="data:,"><style>{read_stylesheet()}'
+        f"{OWN_STYLE}</style></head><body>"
+        f'<a class="skip" href="#main">to the lessons</a><header><h1>{escape(title)}</h1>'
+        f"{render_paragraph(about)}{render_code(command)}</header>"
+        f'<nav aria-label="lessons"><ul>{links}</ul></nav>'
+        f'<main id="main">{body}</main></body></html>\n'
+    )
+
+
+def render_lesson(lesson: Lesson, results: Results | str) -> str:
+    """What the lecture says, what was measured, and the figures."""
+    said = f'<p class="said"><b>The lecture</b> {escape(lesson.lecture)}</p>'
+    if isinstance(results, str):
+        inside = said + render_paragraph(results, "missing")
+    else:
+        measured = f'<p class="said"><b>Measured</b> {escape(lesson.describe(results))}</p>'
+        inside = f'{said}{measured}<div class="plots">{lesson.draw(results)}</div>'
+    return (
+        f'<section id="{lesson.name}" aria-labelledby="h-{lesson.name}">'
+        f'<h2 id="h-{lesson.name}">{escape(lesson.title)}</h2>{inside}</section>'
+    )
