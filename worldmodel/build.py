@@ -156,7 +156,7 @@ def make_true_model(
         simulator=simulator,
         decode_actions=space.decode_actions if space.discrete else np.asarray,
     )
-    model = WorldModel(
+    return WorldModel(
         obs,
         encoder,
         dynamics,
@@ -173,8 +173,6 @@ def make_true_model(
         ema=c.ema.rate,
         probe=None,
     )
-    model.ends.fill_(True)
-    return model
 
 
 def make_ensemble(c: Config, dynamics: Dynamics, space: ActionSpace) -> OneStepHeads | None:

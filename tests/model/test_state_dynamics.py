@@ -253,7 +253,6 @@ def test_known_rewards_and_ends_are_not_learnt():
     model = build.make_model(c, ObservationSpace({"vector": 4}), ActionSpace(1))
     model.dynamics.std.fill_(0.5)
     vector = torch.tensor([[0.0, 1.0, 0.1, 0.0], [0.0, 1.0, 0.3, 0.0], [2.5, 0.0, 0.0, 0.0]])
-    model.ends.fill_(True)
     feat = model.dynamics.features({"vector": vector})
     reward, cont = model.predict_for_planning(feat)
     assert reward.tolist() == [1, 1, 1] and cont.tolist() == [1, 0, 0]

@@ -14,7 +14,7 @@ from worldmodel.model.augment import draw_shifts, shift_pictures
 from worldmodel.model.dynamics import Dynamics
 from worldmodel.model.ema import SlowCopy
 from worldmodel.model.ensembles import RESAMPLES, OneStepHeads, measure_disagreement
-from worldmodel.model.heads import ScalarHead, predict_means
+from worldmodel.model.heads import KnownHead, ScalarHead, predict_means
 from worldmodel.model.kl import (
     apply_free_nats,
     balance_kl,
@@ -79,8 +79,8 @@ class WorldModel(nn.Module):
         self.cont = cont
         self.objectives = nn.ModuleDict({name: module for name, (module, _) in objectives.items()})
         self.objective_weights = {name: weight for name, (_, weight) in objectives.items()}
-        self.ends: Tensor  # whether any episode has terminated
-        self.register_buffer("ends", torch.tensor(False))
+        self.ends: Tensor  # whether any episode has terminated, or ends are known beforehand
+        self.register_buffer("ends", torch.tensor(isinstance(cont, KnownHead)))
         self.scales, self.world = scales, world
         self.free, self.free_on, self.overshooting, self.shift = free, free_on, overshooting, shift
         self.corrective_steps, self.reward_free = corrective_steps, reward_free
