@@ -185,7 +185,7 @@ MORE = {
         *("--loss.objective", "{}", "--augment.shift", "2"),
     ),
 }
-for name in set(registry.DYNAMICS) - {"rssm"}:  # a new dynamics is enrolled by existing
+for name in sorted({*registry.DYNAMICS} - {"rssm"}):  # a new dynamics is enrolled by existing
     KINDS[f"agent over a {name}"] = (
         *("--model.dynamics", name, "--replay.start", "stored"),
         *MORE.get(name, ()),
