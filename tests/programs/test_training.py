@@ -51,21 +51,29 @@ def unbroken(tmp_path_factory):
     ],
 )
 def test_the_time_that_is_left_is_that_of_updates(frames, steps, updates, over, owed, expected):
-    config = SimpleNamespace(
-        train=SimpleNamespace(updates_per_step=0.25, pretrain=100, prefill=1000),
-        run=SimpleNamespace(frames=10000),
+    train = SimpleNamespace(
+        schedule="online",
+        updates_per_step=0.25,
+        policy_updates_per_step=0.0,
+        pretrain=100,
+        prefill=1000,
     )
-    t = SimpleNamespace(
+    config = SimpleNamespace(train=train, run=SimpleNamespace(frames=10000))
+    t = object.__new__(Trainer)
+    vars(t).update(
         config=config,
         frames=frames,
         steps=steps,
-        learner=SimpleNamespace(updates=updates),
+        learner=SimpleNamespace(
+            updates=updates, policy_updates=0, optimizers=SimpleNamespace(parameters=[0])
+        ),
         prefill=SimpleNamespace(over=over),
         count_pending_updates=lambda: owed,
+        count_pending_policy_updates=lambda: 0,
     )
-    assert Trainer.estimate_progress(t) == expected
+    assert t.estimate_progress() == expected
     config.train.updates_per_step = 0.0
-    assert Trainer.estimate_progress(t) == (frames, 10000)
+    assert t.estimate_progress() == (frames, 10000)
 
 
 def test_a_finished_run_leaves_all_it_promises(unbroken):
