@@ -188,6 +188,17 @@ def fitting(pairs, picture):
     given["model.deter"] = str(int(of("model.deter")) * int(of("model.blocks")))
     if of("env.obs") == "state":
         given["augment.shift"] = "0"
+    # Others want observations, objectives or behaviors of their own.
+    if of("model.dynamics") not in ("rssm", "transformer"):
+        given["model.dynamics"] = "rssm"
+    if "known" in (of("model.reward_head"), of("model.cont_head")):
+        given |= {"model.reward_head": "gaussian", "model.cont_head": "learned"}
+    if float(of("imag.pessimism")) or of("behavior.name") == "plan2explore":
+        given["ensemble.size"] = "2"
+    if of("loss.reward_free") == "true" or of("behavior.name") == "plan2explore":
+        given["critic.replay"] = "0"
+    if float(of("planner.pessimism")) and int(of("planner.particles")) < 2:
+        given["planner.particles"] = "2"
     if of("planner.score") == "goal_distance":
         given |= {"goal.image": str(picture), "env.obs": "pixels"}
     return given

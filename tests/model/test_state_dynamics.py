@@ -269,7 +269,6 @@ def test_known_rewards_and_ends_are_not_learnt():
         ([*STATE, "ensemble.size=2"], "ensemble.of"),
         (["ensemble.size=5", "ensemble.of=dynamics", "planner.particles=12"], "planner.particles"),
         (["planner.pessimism=1.0"], "planner.pessimism"),
-        (["behavior.replan=13"], "behavior.replan"),
         ([*STATE, "model.reward_head=known", "env.task=catcher"], "model.reward_head"),
         (["model.cont_head=known", "env.task=cartpole"], "model.cont_head"),
     ],

@@ -20,7 +20,12 @@ MEANS = [-1.5, 0.0, 0.4, 2.0]
 
 
 def make(name, mean, raw):
-    args = {"bounded": (0.1, 1.0), "tanh": (1e-4, 0.8), "truncated": (0.1, 10.0)}[name]
+    args = {
+        "bounded": (0.1, 1.0),
+        "tanh": (1e-4, 0.8),
+        "squashed": (0.1, 1.0),
+        "truncated": (0.1, 10.0),
+    }[name]
     return CONTINUOUS[name](
         torch.tensor([mean], dtype=torch.float64), torch.tensor([raw], dtype=torch.float64), *args
     )

@@ -219,13 +219,13 @@ def _weights_lost(update, of):
 
     usual = Learner.update
 
-    def struck(self, batch):
+    def struck(self, batch, frames):
         if self.updates == update and not self.rollbacks:
             part = self.model if of == "model" else self.policy.actor
             with torch.no_grad():
                 for p in part.parameters():
                     p.fill_(float("nan"))
-        return usual(self, batch)
+        return usual(self, batch, frames)
 
     Learner.update = struck
 

@@ -318,9 +318,11 @@ def _convert(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
 def _pick_kind(value: Any, kinds: Sequence[Any]) -> Any:
     """Of several types: the one for lists, tables or words if the value is one, else the first."""
     for kind in kinds:
-        if isinstance(value, list | dict) and isinstance(value, get_origin(kind) or ()):
-            return kind
-        if isinstance(value, str) and get_origin(kind) is Literal:
+        origin = get_origin(kind)
+        if origin is Literal:
+            if isinstance(value, str):
+                return kind
+        elif isinstance(value, list | dict) and isinstance(value, origin or ()):
             return kind
     return next(kind for kind in kinds if kind is not type(None))
 

@@ -1,12 +1,13 @@
 """Model-predictive control: plan at every step from the last plan, shifted; take one action.
 
-With `behavior.replan` K it executes K steps of each plan, with `plan` all of them, open loop.
+With `behavior.replan` K it executes K steps of each plan, if it has so many, with `plan` all of
+them, open loop.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,9 +19,6 @@ from worldmodel.policy.exploration_noise import add_exploration_noise
 from worldmodel.policy.planners.proposals import Box, OneHot, SeededProposal
 from worldmodel.spaces import State, map_state
 
-if TYPE_CHECKING:
-    from worldmodel.config.schema import Config
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -29,14 +27,6 @@ class Settings:
     policy = "actor_critic"
 
     replan: Count | Literal["plan"]
-
-    def contradictions(self, c: Config) -> list[str]:
-        if isinstance(self.replan, int) and self.replan > c.planner.horizon:
-            return [
-                f"behavior.replan: {self.replan} steps are more than a plan of planner.horizon "
-                f"{c.planner.horizon} has"
-            ]
-        return []
 
 
 class MPC:
@@ -55,7 +45,7 @@ class MPC:
         self.horizon, self.warm_start = p.horizon, p.warm_start
         self.policy, self.proposals = parts.policy, p.proposals
         replan = parts.settings.replan
-        self.replan = p.horizon if replan == "plan" else replan
+        self.replan = p.horizon if replan == "plan" else min(replan, p.horizon)
 
     def init(self, batch: int) -> State:
         """The carry is the plan to go on with (B,H,A), and where plans last, its age (B,)."""
