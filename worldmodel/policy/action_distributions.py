@@ -19,7 +19,7 @@ from worldmodel.model.networks import compute_log_probs, sample_one_hot, straigh
 LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
 
 
-class Sampled:
+class ContinuousDist:
     """Samples with their log-probability."""
 
     def sample_with_log_prob(
@@ -36,7 +36,7 @@ class Sampled:
         raise NotImplementedError
 
 
-class BoundedNormal(Sampled):
+class BoundedNormal(ContinuousDist):
     """A normal whose mean lies in [-1, 1] and whose std is bounded (Dreamer 3); samples may leave
     the box.
 
@@ -61,7 +61,7 @@ class BoundedNormal(Sampled):
         return (0.5 + LOG_ROOT_TAU + self.std.log()).sum(-1)
 
 
-class TanhNormal(Sampled):
+class TanhNormal(ContinuousDist):
     """A normal squashed into (-1, 1) (Dreamer 1); its entropy has no closed form and is estimated
     from one sample.
     """
@@ -107,7 +107,7 @@ class SquashedNormal(TanhNormal):
         self.std = torch.exp(low + 0.5 * (high - low) * (torch.tanh(raw_std) + 1))
 
 
-class TruncatedNormal(Sampled):
+class TruncatedNormal(ContinuousDist):
     """A normal cut to [-1, 1] and renormalised (Dreamer 2)."""
 
     def __init__(self, mean: Tensor, raw_std: Tensor, min_std: float, max_std: float):

@@ -24,7 +24,7 @@ from worldmodel.model.networks import MLP, BlockLinear
 from worldmodel.policy.action_distributions import CONTINUOUS, Dist, OneHotGroups, clip_actions
 from worldmodel.policy.evolution import Population
 from worldmodel.policy.lambda_returns import ReturnScale, lambda_returns
-from worldmodel.policy.learned_policy import LearnedPolicy, Rate
+from worldmodel.policy.learned_policy import LearnedPolicy, Rate, pick_starts
 from worldmodel.spaces import ActionSpace, Batch, Metrics, State, map_state
 
 
@@ -115,7 +115,7 @@ class ActorCritic(LearnedPolicy):
         """Scalar losses of actor and critic from the posteriors (B,T,...) of a batch; feat (B,T,F)
         keeps its graph.
         """
-        picks = self._pick_starts(batch["is_terminal"])
+        picks = pick_starts(batch["is_terminal"], self.imag.starts)
         start = map_state(post, lambda v: v.detach().flatten(0, 1)[picks])
         alive = 1.0 - batch["is_terminal"].float().flatten()[picks]
         with (
@@ -140,15 +140,6 @@ class ActorCritic(LearnedPolicy):
             "imag_reward": imagined.reward.mean().detach(),
         }
         return losses, {**metrics, **found}
-
-    def _pick_starts(self, is_terminal: Tensor) -> Tensor:
-        """Flat indices (N,) of the states to imagine from: all, or `imag.starts` of them at
-        random.
-        """
-        count = is_terminal.numel()
-        if not self.imag.starts or self.imag.starts >= count:
-            return torch.arange(count, device=is_terminal.device)
-        return torch.randperm(count, device=is_terminal.device)[: self.imag.starts]
 
     def imagine_rollouts(
         self,

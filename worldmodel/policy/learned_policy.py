@@ -70,3 +70,11 @@ class LearnedPolicy(nn.Module):
             actions.append(clip_actions(self.choose(rollout.features).sample(generator)))
             rollout.step(actions[-1])
         return torch.stack(actions, 1).unflatten(0, (batch, count))
+
+
+def pick_starts(is_terminal: Tensor, most: int) -> Tensor:
+    """Flat indices (N,) of the states (B,T) to imagine from: `most` at random, or all if 0."""
+    count = is_terminal.numel()
+    if not most or most >= count:
+        return torch.arange(count, device=is_terminal.device)
+    return torch.randperm(count, device=is_terminal.device)[:most]

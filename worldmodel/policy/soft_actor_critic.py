@@ -27,7 +27,7 @@ from worldmodel.config.schema import ImagConfig
 from worldmodel.model.networks import BiasedMLP, add_constant, apply_side_by_side
 from worldmodel.policy.action_distributions import Dist, OneHotGroups, clip_actions
 from worldmodel.policy.actor_critic import Actor, freeze_weights
-from worldmodel.policy.learned_policy import LearnedPolicy, Rate
+from worldmodel.policy.learned_policy import LearnedPolicy, Rate, pick_starts
 from worldmodel.spaces import ActionSpace, Batch, Metrics, State, map_state
 
 
@@ -173,7 +173,7 @@ class SoftActorCritic(LearnedPolicy):
         with their targets.
         """
         expansion = self.settings.value_expansion
-        picks = self._pick_starts(batch["is_terminal"])
+        picks = pick_starts(batch["is_terminal"], self.imag.starts)
         start = map_state(post, lambda v: v.detach().flatten(0, 1)[picks])
         steps = max(self.length, expansion)
         rollout = model.dynamics.start_rollout(start, steps)
@@ -199,13 +199,6 @@ class SoftActorCritic(LearnedPolicy):
         kept = slice(self.length + 1)
         shorter = Rows(*(getattr(rows, name)[kept] for name in Rows.__dataclass_fields__))
         return value, shorter, target[: self.length]
-
-    def _pick_starts(self, is_terminal: Tensor) -> Tensor:
-        """Flat indices (N,) of the states to branch off at: all, or `imag.starts` at random."""
-        count = is_terminal.numel()
-        if not self.imag.starts or self.imag.starts >= count:
-            return torch.arange(count, device=is_terminal.device)
-        return torch.randperm(count, device=is_terminal.device)[: self.imag.starts]
 
     def _evaluate(self, critics: Critics, feat: Tensor) -> tuple[Tensor, Tensor]:
         """Of states at features: min_k Q_k of the actor's action, and the actor's entropy, both

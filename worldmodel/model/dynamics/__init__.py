@@ -67,13 +67,17 @@ class Dynamics(nn.Module):
         self, state: State, actions: Tensor, generator: torch.Generator | None = None
     ) -> State:
         """Roll out actions (B,H,A) without observations: states (B,H,...)."""
-        raise NotImplementedError
+        state, steps = self.keep_members(state, generator), []
+        for action in actions.unbind(1):
+            state = self.imagine_step(state, action, generator)
+            steps.append(state)
+        return {k: torch.stack([step[k] for step in steps], 1) for k in state}
 
     def start_rollout(
         self, state: State, steps: int, generator: torch.Generator | None = None
     ) -> Rollout:
         """Begin a rollout from states (B,...) whose actions are given step by step."""
-        return Rollout(self, state, generator)
+        return Rollout(self, self.keep_members(state, generator), generator)
 
     def keep_members(self, state: State, generator: torch.Generator | None = None) -> State:
         """Choose a random member of an ensemble for each state (N,), to imagine all steps with.
@@ -82,9 +86,7 @@ class Dynamics(nn.Module):
         """
         if self.members == 1 or "member" in state or "redraw" in state:
             return state
-        first = next(iter(state.values()))
-        member = draw_members(len(first), self.members, generator, first.device)
-        return {**state, "member": member}
+        return {**state, "member": self.choose_members(state, generator)}
 
     def choose_members(self, state: State, generator: torch.Generator | None) -> Tensor:
         """The members (N,) that imagine a step from states (N,...): their own, or random ones."""
@@ -157,7 +159,7 @@ class Dynamics(nn.Module):
             return self.latent.kl(post, prior)
         axis = -1 - len(self.latent.shape)
         kl = self.latent.kl({k: post[k].unsqueeze(axis) for k in self.latent.dist_keys}, prior)
-        return (kl * prior["weight"]).mean(-1) if "weight" in prior else kl.mean(-1)
+        return average_members(kl, prior)
 
     def centre(self, posts: State) -> State:
         """The single distribution from which the mean KL of many (N,...) is least."""
@@ -171,6 +173,13 @@ def draw_members(
     full = -(-rows // members) * members
     order = torch.randperm(full, generator=generator, device=device)
     return order[:rows] % members
+
+
+def average_members(loss: Tensor, prior: State) -> Tensor:
+    """The mean over members of their losses (...,K), weighted by how often each member's resample
+    of the data holds the row: (...).
+    """
+    return (loss * prior["weight"]).mean(-1) if "weight" in prior else loss.mean(-1)
 
 
 def select_members(state: State) -> State:

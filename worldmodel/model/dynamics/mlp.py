@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodel.config.ranges import Layers, Width
-from worldmodel.model.dynamics import Dynamics, Rollout, select_members
+from worldmodel.model.dynamics import Dynamics, average_members, select_members
 from worldmodel.model.member_networks import MemberMLP
 from worldmodel.model.networks import add_constant
 from worldmodel.spaces import State
@@ -171,20 +171,6 @@ class MLPDynamics(Dynamics):
             found["vector"] = mean + (0.5 * log_var).exp() * noise
         return {**found, **select_members(state)}
 
-    def imagine(
-        self, state: State, actions: Tensor, generator: torch.Generator | None = None
-    ) -> State:
-        state, steps = self.keep_members(state, generator), []
-        for action in actions.unbind(1):
-            state = self.imagine_step(state, action, generator)
-            steps.append(state)
-        return {k: torch.stack([s[k] for s in steps], 1) for k in state}
-
-    def start_rollout(
-        self, state: State, steps: int, generator: torch.Generator | None = None
-    ) -> Rollout:
-        return Rollout(self, self.keep_members(state, generator), generator)
-
     def predict_members(self, feat: Tensor, action: Tensor) -> Tensor:
         before = self.restore(feat).unsqueeze(-2)
         x = torch.cat([feat[..., : self.size].float(), action.float()], -1)
@@ -222,7 +208,7 @@ class MLPDynamics(Dynamics):
         mean, log_var = prior["mean"], prior["log_var"]
         if mean.dim() > vector.dim():
             loss = self._log_loss(vector.unsqueeze(-2), mean, log_var)
-            return (loss * prior["weight"]).mean(-1) if "weight" in prior else loss.mean(-1)
+            return average_members(loss, prior)
         return self._log_loss(vector, mean, log_var)
 
     def _log_loss(self, vector: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:

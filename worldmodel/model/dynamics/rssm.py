@@ -197,7 +197,7 @@ class RSSM(Dynamics):
     def start_rollout(
         self, state: State, steps: int, generator: torch.Generator | None = None
     ) -> Rollout:
-        return super().start_rollout(self.keep_members(state, generator), steps, generator)
+        return super().start_rollout(state, steps, generator)
 
     def imagine(
         self, state: State, actions: Tensor, generator: torch.Generator | None = None

@@ -129,15 +129,6 @@ class SimulatorDynamics(Dynamics):
             "cont": torch.from_numpy(~ends).float().to(device).view(shape[:-1]),
         }
 
-    def imagine(
-        self, state: State, actions: Tensor, generator: torch.Generator | None = None
-    ) -> State:
-        steps = []
-        for action in actions.unbind(1):
-            state = self.imagine_step(state, action, generator)
-            steps.append(state)
-        return {k: torch.stack([step[k] for step in steps], 1) for k in state}
-
     def predict_members(self, feat: Tensor, action: Tensor) -> Tensor:
         state = mark_unknown({ENTRY: self.restore(feat)})
         return self.restore(self.features(self.imagine_step(state, action))).unsqueeze(0)
