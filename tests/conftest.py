@@ -16,6 +16,9 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# No test cuts the power, and a save of a tiny agent mostly waits for the disk. Programs that are
+# started as processes of their own, not forked, wait as usual.
+os.fsync = os.fstat
 
 STATE = tempfile.TemporaryDirectory()  # instead of the user's own state folder, with their key
 os.environ["XDG_STATE_HOME"] = STATE.name

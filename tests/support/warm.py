@@ -1,6 +1,7 @@
 """What nearly every program does first, done once in the server that programs are forked from."""
 
 import gc
+import os
 
 from PIL import Image
 
@@ -11,5 +12,6 @@ loading.to_yaml(loading.parse(["debug"]))
 Image.init()
 versions = provenance.collect_versions()  # it reads packages' descriptions, and calls git
 provenance.collect_versions = lambda: dict(versions)
+os.fsync = os.fstat  # as in conftest.py
 gc.collect()
 gc.freeze()  # no collection in a forked program looks at, and so copies, what the server holds
