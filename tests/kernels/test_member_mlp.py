@@ -5,6 +5,7 @@ import torch
 
 from worldmodel.kernels import member_mlp
 from worldmodel.kernels.c_library import load_library
+from worldmodel.model.dynamics.mlp import MLPDynamics, Settings
 from worldmodel.model.member_networks import MemberMLP
 
 pytestmark = pytest.mark.skipif(
@@ -47,3 +48,47 @@ def test_weights_that_moved_are_packed_anew():
         before = net(x)
         net.out.bias.add_(1.0)
         torch.testing.assert_close(net(x), before + 1)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("noise", ["gaussian", "none"])
+def test_rollouts_in_c_equal_those_in_torch(noise, residual, members):
+    rows, numbers, actions, steps = members * 70, 5, 2, 4
+    settings = Settings(2, 24, "silu", noise, residual)
+    dynamics = MLPDynamics(settings, lambda: None, actions=actions, embed=numbers, members=members)
+    dynamics.mean.normal_()
+    dynamics.std.uniform_(0.5, 2.0)
+    dynamics.step_std.uniform_(0.1, 0.5)
+    with torch.no_grad():
+        dynamics.net.out.bias.normal_(std=3.0)  # log-variances near both of their bounds
+    state = {"vector": torch.randn(rows, numbers)}
+    if members > 1:
+        state["member"] = torch.arange(members).repeat_interleave(rows // members)
+    plans = torch.randn(steps, rows, actions)
+    found = []
+    for kept in [True, False]:
+        generator = torch.Generator().manual_seed(3)
+        with torch.set_grad_enabled(not kept):  # a graph is left to torch
+            rollout = dynamics.start_rollout(state, steps, generator)
+            for action in plans:
+                rollout.step(action)
+        assert isinstance(rollout, member_mlp.MemberRollout) is kept
+        assert rollout.features.shape == (rows, numbers + 1)
+        found.append((rollout.features_before(), rollout.features_after().detach()))
+    for mine, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_rollouts_whose_members_change_are_left_to_torch():
+    dynamics = MLPDynamics(
+        Settings(1, 16, "silu", "none", True), lambda: None, actions=1, embed=2, members=2
+    )
+    vector, member = torch.randn(200, 2), torch.arange(2).repeat_interleave(100)
+    with torch.no_grad():
+        kept = dynamics.start_rollout({"vector": vector, "member": member}, 3)
+        mixed = dynamics.start_rollout({"vector": vector, "member": member.flip(0)}, 3)
+        redrawn = dynamics.start_rollout({"vector": vector, "redraw": torch.ones(200)}, 3)
+    assert isinstance(kept, member_mlp.MemberRollout)
+    assert not isinstance(mixed, member_mlp.MemberRollout)
+    assert not isinstance(redrawn, member_mlp.MemberRollout)

@@ -1,4 +1,6 @@
-"""The networks of an ensemble's members in one call, in fp32 without gradients."""
+"""The networks of an ensemble's members in one call, and an imagined step of theirs, in fp32
+without gradients.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ from worldmodel.kernels.planning_step import keep_while_fixed
 
 WIDE = 16  # outputs that a packed matrix keeps together
 MANY = 64  # rows of a member below which packing costs more than it saves
+SLOPE = 0.01  # of leaky ReLU below zero
 
 
 class PackedMembers:
@@ -31,6 +34,7 @@ class PackedMembers:
         self.weights = torch.cat(parts, 1)
         self.units = -(-net.out.weight.shape[1] // WIDE) * WIDE
         self.outputs, self.padded = net.out.weight.shape[2], inputs
+        self.shape = self.layers, self.units, self.padded, int(self.activation == "silu")
 
     @staticmethod
     def supports(net: Any, x: Tensor) -> bool:
@@ -44,10 +48,62 @@ class PackedMembers:
         """(K,N,inputs) to (K,N,outputs)."""
         members, rows, inputs = x.shape
         y = torch.empty(members, rows, self.padded)
-        sizes = members, rows, inputs, self.layers, self.units, self.padded
-        silu = int(self.activation == "silu")
-        call("run_members", x.contiguous(), self.weights, y, *sizes, silu, 0.01)
+        sizes = members, rows, inputs, *self.shape
+        call("run_members", x.contiguous(), self.weights, y, *sizes, SLOPE)
         return y[..., : self.outputs]
+
+
+class MemberRollout:
+    """`dynamics.Rollout` of vectors without gradients; each member has an equal run of rows."""
+
+    def __init__(
+        self, dynamics: Any, vector: Tensor, steps: int, generator: torch.Generator | None
+    ):
+        self.dynamics, self.generator, self.done = dynamics, generator, 0
+        self.vectors = torch.empty(steps + 1, *vector.shape)
+        self.vectors[0] = vector
+        self.packed = keep_while_fixed(dynamics.net, lambda: PackedMembers(dynamics.net))
+        self.scales = torch.stack([dynamics.mean, dynamics.std.clamp(min=1e-6), dynamics.scale])
+
+    @property
+    def features(self) -> Tensor:
+        return self._read(self.vectors[self.done])
+
+    def step(self, action: Tensor) -> None:
+        settings, members = self.dynamics.settings, self.dynamics.members
+        now, after = self.vectors[self.done], self.vectors[self.done + 1]
+        noise = None
+        if settings.noise == "gaussian":
+            noise = torch.randn(now.shape, generator=self.generator)
+        read = now, action.float().contiguous(), noise, self.packed.weights, self.scales
+        sizes = members, len(now) // members, now.shape[1], action.shape[1], *self.packed.shape
+        factors = SLOPE, *self.dynamics.log_var_bounds
+        call("imagine_members", *read, after, *sizes, int(settings.residual), *factors)
+        self.done += 1
+
+    def features_before(self) -> Tensor:
+        return self._read(self.vectors[: self.done])
+
+    def features_after(self) -> Tensor:
+        return self._read(self.vectors[1 : self.done + 1])
+
+    def _read(self, vectors: Tensor) -> Tensor:
+        return self.dynamics.features({"vector": vectors})
+
+
+def start_rollout(
+    dynamics: Any, state: dict[str, Tensor], steps: int, generator: torch.Generator | None = None
+) -> Any | None:
+    """`MLPDynamics.start_rollout`, where each member has an equal run of rows; else None."""
+    members, vector = dynamics.members, state["vector"]
+    if vector.dim() != 2 or len(vector) % members or "redraw" in state:
+        return None
+    if not PackedMembers.supports(dynamics.net, vector.view(members, -1, vector.shape[1])):
+        return None
+    every = torch.arange(members).repeat_interleave(len(vector) // members)
+    if members > 1 and not ("member" in state and torch.equal(state["member"].long(), every)):
+        return None
+    return MemberRollout(dynamics, vector, steps, generator)
 
 
 def run_members(net: Any, x: Tensor) -> Tensor | None:

@@ -155,11 +155,18 @@ class WorldModel(nn.Module):
         """Embeddings, posteriors and priors of sequences; their first step counts as a start
         unless one is given.
         """
+        embed = self.encode(batch)
+        return embed, *self.dynamics.observe(embed, *self._read_history(batch))
+
+    def infer_states(self, batch: Batch) -> State:
+        """The posteriors of `observe` alone."""
+        return self.dynamics.infer_states(self.encode(batch), *self._read_history(batch))
+
+    def _read_history(self, batch: Batch) -> tuple[Tensor, Tensor, State]:
         start = select_prefix(batch, "start_")
         is_first = batch["is_first"].clone()
         is_first[:, 0] |= not start
-        embed = self.encode(batch)
-        return embed, *self.dynamics.observe(embed, batch["prev_action"], is_first, start)
+        return batch["prev_action"], is_first, start
 
     def losses(self, batch: Batch) -> tuple[Losses, Metrics, State, Tensor]:
         """Every loss (B,T), scalar metrics, the posterior states and their features."""
@@ -223,7 +230,7 @@ class WorldModel(nn.Module):
 
     def _observe_alone(self, batch: Batch, by_row: bool) -> tuple[Tensor, Metrics, State, Tensor]:
         """`loss` of an agent without a model, which is zero: its critic trains the features."""
-        _, post, _ = self.observe(batch)
+        post = self.infer_states(batch)
         feat = self.dynamics.features(post)
         nothing = 0 * feat.sum(-1)
         return nothing.sum(), {BY_ROW: nothing.detach()} if by_row else {}, post, feat

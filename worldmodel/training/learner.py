@@ -126,7 +126,7 @@ class Learner:
         batch, metrics = self._prepare(batch)
         self.optimizers.zero_grad()
         with torch.no_grad(), autocast(self.device, self.precision):
-            _, post, _ = self.model.observe(batch)
+            post = self.model.infer_states(batch)
             feat = self.model.dynamics.features(post)
         loss, shown = self._compute_policy_loss(batch, post, feat)
         loss.backward()

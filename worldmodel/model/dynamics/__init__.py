@@ -46,6 +46,12 @@ class Dynamics(nn.Module):
         """
         raise NotImplementedError
 
+    def infer_states(
+        self, embed: Tensor, prev_action: Tensor, is_first: Tensor, start: State
+    ) -> State:
+        """The posterior states of `observe` alone."""
+        return self.observe(embed, prev_action, is_first, start)[0]
+
     def observe_step(
         self,
         state: State,
@@ -93,6 +99,8 @@ class Dynamics(nn.Module):
         if "member" in state:
             return state["member"].long()
         first = next(iter(state.values()))
+        if self.members == 1:
+            return torch.zeros(len(first), dtype=torch.long, device=first.device)
         return draw_members(len(first), self.members, generator, first.device)
 
     def predict_members(self, feat: Tensor, action: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodel.config.ranges import Layers, Width
-from worldmodel.model.dynamics import Dynamics, average_members, select_members
+from worldmodel.kernels import member_mlp, replaceable_by
+from worldmodel.model.dynamics import Dynamics, Rollout, average_members, select_members
 from worldmodel.model.member_networks import MemberMLP
 from worldmodel.model.networks import add_constant
 from worldmodel.spaces import State
@@ -28,8 +29,6 @@ from worldmodel.spaces import State
 if TYPE_CHECKING:
     from worldmodel.config.schema import Config
 
-# Bounds of the log-variance, in units of the data's own (Chua et al. 2018, appendix A.1; fixed)
-MIN_LOG_VAR, MAX_LOG_VAR = -10.0, 0.5
 SHORTEST_MEAN = 100  # updates that the running statistics average over, at least
 
 
@@ -64,6 +63,8 @@ class MLPDynamics(Dynamics):
     """K members, each with a network of its own."""
 
     standardizes = True
+    # Of the log-variance, in units of the data's own (Chua et al. 2018, appendix A.1; fixed)
+    log_var_bounds = -10.0, 0.5
 
     def __init__(
         self,
@@ -95,6 +96,11 @@ class MLPDynamics(Dynamics):
     @property
     def noisy(self) -> bool:
         return False  # the loss is a likelihood; free nats do not apply
+
+    @property
+    def scale(self) -> Tensor:
+        """What the network's predictions are multiplied by: a std (n,)."""
+        return (self.step_std if self.settings.residual else self.std).clamp(min=1e-6)
 
     @torch.no_grad()
     def update_statistics(
@@ -149,6 +155,11 @@ class MLPDynamics(Dynamics):
         log_var = torch.where(first, 2 * self.std.clamp(min=1e-6).log(), log_var)
         return {"vector": embed}, {"mean": mean, "log_var": log_var}
 
+    def infer_states(
+        self, embed: Tensor, prev_action: Tensor, is_first: Tensor, start: State
+    ) -> State:
+        return {"vector": embed}
+
     def observe_step(
         self,
         state: State,
@@ -170,6 +181,12 @@ class MLPDynamics(Dynamics):
             noise = torch.randn(mean.shape, generator=generator, device=mean.device)
             found["vector"] = mean + (0.5 * log_var).exp() * noise
         return {**found, **select_members(state)}
+
+    @replaceable_by(member_mlp.start_rollout)
+    def start_rollout(
+        self, state: State, steps: int, generator: torch.Generator | None = None
+    ) -> Rollout:
+        return super().start_rollout(state, steps, generator)
 
     def predict_members(self, feat: Tensor, action: Tensor) -> Tensor:
         before = self.restore(feat).unsqueeze(-2)
@@ -221,11 +238,12 @@ class MLPDynamics(Dynamics):
     def _read(self, params: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance (...,n) of the next vector from a network's output."""
         mean, raw = params.float().chunk(2, -1)
-        scale = (self.step_std if self.settings.residual else self.std).clamp(min=1e-6)
+        scale = self.scale
         mean = mean * scale + (before if self.settings.residual else self.mean)
         if self.settings.noise == "none":
             raw = torch.zeros_like(raw)
         else:
-            raw = MAX_LOG_VAR - F.softplus(MAX_LOG_VAR - raw)
-            raw = MIN_LOG_VAR + F.softplus(raw - MIN_LOG_VAR)
+            least, most = self.log_var_bounds
+            raw = most - F.softplus(most - raw)
+            raw = least + F.softplus(raw - least)
         return mean, raw + 2 * scale.log()
