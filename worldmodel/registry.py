@@ -69,7 +69,7 @@ LOG_WRITERS = {
 }
 
 # Tasks whose rewards and ends model/known_rewards.py has as equations
-KNOWN_REWARDS = ("cartpole", "cartpole_swingup", "pendulum", "pointmass")
+KNOWN_REWARDS = ("cartpole", "cartpole_swingup", "noisy_room", "pendulum", "pointmass")
 
 TABLES = (
     DYNAMICS,

@@ -1,5 +1,6 @@
 """The ladder: a whole one on tiny settings, and each measurement where the answer is known."""
 
+import dataclasses
 import json
 import re
 from types import SimpleNamespace
@@ -11,7 +12,16 @@ import torch
 import forked
 from worldmodel import envs
 from worldmodel.command_line import ladder
-from worldmodel.ladder import grid, learning_curves, measurements, statements, trainings
+from worldmodel.errors import RunError
+from worldmodel.ladder import (
+    grid,
+    learning_curves,
+    measurements,
+    page,
+    remaining_time,
+    statements,
+    trainings,
+)
 from worldmodel.ladder.lessons import (
     catalog,
     caution,
@@ -20,10 +30,19 @@ from worldmodel.ladder.lessons import (
     exploitation,
     model_free,
     replanning,
+    returns,
     rollout_length,
     uncertainties,
 )
-from worldmodel.ladder.material import Material, Recording, observe_vectors, simulate_plans
+from worldmodel.ladder.material import (
+    Material,
+    Recording,
+    measure_uncertainties,
+    observe_vectors,
+    read_vectors,
+    simulate_plans,
+)
+from worldmodel.ladder.measurements import Failures
 from worldmodel.ladder.trainings import RUNGS, Study, list_trainings, make_ladder
 from worldmodel.sweep.local_pool import LocalPool
 
@@ -73,12 +92,12 @@ def climbed(tmp_path_factory):
 
 def test_a_whole_ladder_makes_one_page_with_every_lesson(climbed):
     assert climbed.code == 0
-    page = (climbed.out / "ladder.html").read_text()
+    text = (climbed.out / "ladder.html").read_text()
     for lesson in catalog.LESSONS:
-        assert f'id="{lesson.name}"' in page and lesson.lecture.split(";")[0][:40] in page
-    assert page.count("<b>Measured</b>") == len(catalog.LESSONS)
-    assert 'class="missing"' not in page and "nan" not in page.lower().replace("finance", "")
-    assert not re.search(r'(src|href)="(?!data:|#)', page) and "<script" not in page
+        assert f'id="{lesson.name}"' in text and lesson.lecture.split(";")[0][:40] in text
+    assert text.count("<b>Measured</b>") == len(catalog.LESSONS)
+    assert 'class="missing"' not in text and "nan" not in text.lower().replace("finance", "")
+    assert not re.search(r'(src|href)="(?!data:|#)', text) and "<script" not in text
 
 
 def test_a_second_call_redoes_nothing(climbed, monkeypatch, capsys):
@@ -105,11 +124,73 @@ def test_a_measurement_of_other_runs_is_made_anew(tmp_path):
 
 def test_what_is_not_trained_is_said(climbed, tmp_path):
     empty = Material(climbed.material.study, {}, envs)
-    said = measurements.measure_lesson(replanning.LESSON, empty, tmp_path)
+    said = measurements.measure_lesson(replanning.LESSON, empty, tmp_path, Failures())
     assert said == "These trainings are not done: v10, v15."
     pixels = Material(Study(obs="pixels"), {}, envs)
-    said = measurements.measure_lesson(exploitation.LESSON, pixels, tmp_path)
+    said = measurements.measure_lesson(exploitation.LESSON, pixels, tmp_path, Failures())
     assert said.endswith("without --obs pixels.")
+
+
+def test_a_lesson_that_fails_is_a_line_and_the_others_go_on(climbed, tmp_path, caplog):
+    def divide(material):
+        return 1 / 0
+
+    failures = Failures()
+    broken = dataclasses.replace(replanning.LESSON, measure=divide)
+    said = measurements.measure_lesson(broken, climbed.material, tmp_path, failures)
+    assert said == "It cannot be measured: ZeroDivisionError: division by zero"
+    assert failures.exit_code == 1 and "in divide" in caplog.text
+    sound = measurements.measure_lesson(replanning.LESSON, climbed.material, tmp_path, failures)
+    assert "Replanning got" in sound.measured
+
+    def refuse(material):
+        raise RunError("a checkpoint is damaged", 4)
+
+    failures = Failures()
+    said = measurements.measure_lesson(
+        dataclasses.replace(broken, measure=refuse, name="x"), climbed.material, tmp_path, failures
+    )
+    assert said == "It cannot be measured: a checkpoint is damaged" and failures.exit_code == 4
+
+
+def test_rungs_that_failed_are_lines_of_the_page(climbed, tmp_path):
+    study = climbed.material.study
+    some = Material(study, {k: v for k, v in climbed.material.runs.items() if k != "v15"}, envs)
+    shown = measurements.measure_lesson(returns.LESSON, some, tmp_path, Failures())
+    assert "highest return of all is that of" in shown.measured
+    found = {returns.LESSON: shown, replanning.LESSON: "These trainings are not done: v15."}
+    text = page.render_page(page.Page(study, "wm ladder", found, ["v15 seed0: failed <x>"]))
+    assert "<li>v15 seed0: failed &lt;x&gt;</li>" in text and "not done: v15." in text
+
+
+def test_seeds_are_trained_one_after_the_other():
+    cells = {"a": ["a0", "a1", "a2"], "b": ["b0"], "c": ["c0", "c1"]}
+    assert ladder.order_cells(cells) == ["a0", "b0", "c0", "a1", "c1", "a2"]
+
+
+def test_the_time_left_is_in_proportion_to_what_was_done(tmp_path, monkeypatch, capsys):
+    class Cell:
+        title = "a training"
+
+        def __init__(self, config):
+            self.config = config
+
+    cells = [Cell(1.0), Cell(1.0), Cell(6.0)]
+    progress = remaining_time.LadderProgress(cells, tmp_path)
+    monkeypatch.setattr(remaining_time, "estimate_seconds", lambda config: config)
+    monkeypatch.setattr(remaining_time.time, "monotonic", lambda: progress.began + 20.0)
+    monkeypatch.setattr("worldmodel.sweep.progress.read_result", lambda cell: None)
+    progress.codes[cells[0]], progress.before = 0, {cells[0]}  # from another call
+    progress.record(cells[1], 0)
+    assert capsys.readouterr().out == "[2/3] a training: done (1 left, about 2:00)\n"
+
+
+def test_longer_trainings_are_expected_to_take_longer():
+    cells = make_ladder(Study(), lambda task: None)
+    cost = {k: remaining_time.estimate_seconds(own[0].config) for k, own in cells.items()}
+    assert cost["v05"] < cost["v10"] < cost["v15"] < cost["v2_ensemble"] < cost["v4"]
+    assert cost["v30"] < cost["rollout_5"] < cost["rollout_15"] < cost["rollout_50"]
+    assert cost["random_150_of_1"] < cost["random_150_of_5"]
 
 
 def test_every_training_is_a_sound_configuration_with_a_directory_of_its_own():
@@ -120,9 +201,9 @@ def test_every_training_is_a_sound_configuration_with_a_directory_of_its_own():
     pixels = make_ladder(Study(obs="pixels"), lambda task: None)
     assert all(c.config.env.obs == "pixels" for own in pixels.values() for c in own)
     state = make_ladder(Study(), lambda task: None)
-    assert [state[rung][0].config.run.frames for rung in RUNGS] == [3000] * len(RUNGS)
-    once = state["random_300_of_5"][0].config
-    assert (once.run.frames, once.train.prefill, once.ensemble.size) == (300, 300, 5)
+    assert [state[rung][0].config.run.frames for rung in RUNGS] == [2400] * len(RUNGS)
+    once = state["random_600_of_5"][0].config
+    assert (once.run.frames, once.train.prefill, once.ensemble.size) == (600, 600, 5)
 
 
 @pytest.mark.parametrize(
@@ -159,11 +240,12 @@ class ModelAsTruth:
 def test_a_perfect_model_has_no_gap_and_a_bonus_is_found(climbed, bonus):
     run = climbed.material.open("v15")
     vectors = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
-    plans, imagined = exploitation.imagine_plans(run, vectors, {"planner.particles": 3})
-    assert plans.shape == (7, 4, 1) and np.abs(plans).max() <= 1
     truth = ModelAsTruth(run, bonus)
-    real = simulate_plans(truth, run.action_space, vectors, plans).sum(1)
-    np.testing.assert_allclose(imagined - real, -4 * bonus, atol=1e-4)
+    chosen = exploitation.imagine_plans(run, vectors, {"planner.particles": 3})
+    for plans, imagined in (chosen, exploitation.imagine_random_plans(run, vectors, 4)):
+        assert plans.shape == (7, 4, 1) and np.abs(plans).max() <= 1
+        real = simulate_plans(truth, run.action_space, vectors, plans).sum(1)
+        np.testing.assert_allclose(imagined - real, -4 * bonus, atol=1e-4)
 
 
 def test_rewards_after_an_end_do_not_count():
@@ -245,6 +327,13 @@ def test_an_agents_episodes_are_recorded_as_they_happened(climbed):
     np.testing.assert_allclose(earned, recording.reward[:, 7:12], atol=1e-4)
 
 
+def test_vectors_of_planned_episodes_alone_can_be_read(climbed):
+    path = climbed.material.runs["v15"][0]  # 30 steps at random, then 30 that were planned
+    every, planned = read_vectors(path), read_vectors(path, 30)
+    assert len(every) == 62 and len(planned) == 31
+    np.testing.assert_array_equal(every[31:], planned)
+
+
 def test_distances_and_visits_by_hand():
     data = np.array([[0.0, 0.0], [3.0, 4.0]])
     found = distribution_shift.measure_distances(np.array([[0.0, 1.0], [3.0, 0.0]]), data)
@@ -268,11 +357,11 @@ def test_uncertainties_of_members_that_are_known(climbed):
     shift = torch.arange(5.0).view(5, 1, 1)
     dynamics.net.out.bias[..., :2] = shift
     points = np.zeros((60, 2), np.float32)
-    entropy, disagreement = uncertainties.measure_uncertainties(run, points)
+    entropy, disagreement = measure_uncertainties(run, points)
     quiet = dynamics.step_std * shift.std(correction=0)
     np.testing.assert_allclose(disagreement, quiet.mean().item(), rtol=1e-4)
     dynamics.net.out.bias[..., 2:] = -2.0  # a smaller variance of each
-    calm, same = uncertainties.measure_uncertainties(run, points)
+    calm, same = measure_uncertainties(run, points)
     state = observe_vectors(run, points[:1])
     log_var = dynamics.imagine_step({**state, "member": torch.zeros(1).long()}, torch.zeros(1, 2))
     wanted = 0.5 * log_var["log_var"].sum().item()
@@ -307,24 +396,35 @@ def test_sentences_follow_the_numbers():
     assert "as the lecture says" in model_free.describe(free)
     assert "the opposite" in model_free.describe({**free, "model_free": less})
     cautious = {
-        "pessimism": [0.0, 10.0],
-        "final": [[5.0], [1.0]],
-        "coverage": [[0.75], [0.5]],
+        "pessimism": [-1.0, 0.0, 10.0],
+        "final": [[5.0], [4.0], [1.0]],
+        "coverage": [[0.75], [0.6], [0.5]],
+        "doubt": [[0.3], [0.2], [0.1]],
     }
-    assert "from 75% to 50%" in caution.describe(cautious)
-    assert ", as the lecture says" in caution.describe(cautious)
-    bold = {**cautious, "coverage": [[0.5], [0.75]]}
-    assert "not what the lecture says" in caution.describe(bold)
-    gaps = {
-        "one model": {"imagined": [9.0, 5.0], "real": [4.0, 4.0]},
-        "mean over members (TS-inf)": {"imagined": [6.0, 5.0], "real": [5.0, 4.5]},
-    }
-    shown = exploitation.describe({"sizes": [150, 600], "horizon": 15, "variants": gaps})
-    assert "+5.00 for one model and +1.00 for the ensemble's mean, as the lecture" in shown
-    assert "one model's gap was +1.00" in shown
-    gaps["mean over members (TS-inf)"]["imagined"][0] = 11.0
-    shown = exploitation.describe({"sizes": [150, 600], "horizon": 15, "variants": gaps})
-    assert "which is not what the lecture says" in shown
+    shown = caution.describe(cautious)
+    assert "the return was 5, 4, 1" in shown and "75%, 60%, 50%" in shown
+    assert "and earns less, as the lecture says; -1 got the highest" in shown
+    bold = caution.describe({**cautious, "doubt": [[0.3], [0.2], [0.4]]})
+    assert "only half of what the lecture says" in bold
+    rich = caution.describe({**cautious, "final": [[5.0], [4.0], [6.0]]})
+    assert "but does not earn less, which is not what the lecture says" in rich
+    one, mean, careful, random = (
+        {"imagined": imagined, "real": [4.0, 4.5]}
+        for imagined in ([9.0, 5.0], [6.0, 5.0], [5.0, 4.0], [3.0, 4.5])
+    )
+    names = (exploitation.ONE, exploitation.ENSEMBLE, exploitation.PESSIMISM, exploitation.RANDOM)
+    place = dict(zip(names, (one, mean, careful, random), strict=True))
+    gaps = {"sizes": [150, 600], "horizon": 15, "places": {"random": place, "plans": place}}
+    shown = exploitation.describe(gaps)
+    assert "from states of random actions it was +5.00 and +0.50 for one model's own" in shown
+    assert "-1.00 and +0.00 for random plans, so that the search adds at most +6.00" in shown
+    assert "(with 150 frames)" in shown
+    assert "the most too much (+5.00), the ensemble's mean was fooled less (+2.00)" in shown
+    assert "pessimistic one had +1.00, as the lecture says" in shown
+    mean["imagined"] = [12.0, 5.0]
+    assert "fooled no less (+8.00)" in exploitation.describe(gaps)
+    one["imagined"] = [1.0, 2.0]
+    assert "no model promised more than its plans earned" in exploitation.describe(gaps)
     room = {"place": [[0, 1, 2, -1]], "entropy": [[0, 3, 1, 9]], "disagreement": [[0, 1, 2, 9]]}
     shown = uncertainties.describe(room)
     assert "saw 67% of the room" in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,15 +83,16 @@ def climb(
     from worldmodel import envs
     from worldmodel.ladder.lessons.catalog import LESSONS
     from worldmodel.ladder.material import Material
-    from worldmodel.ladder.measurements import measure_lesson
-    from worldmodel.ladder.page import write_page
+    from worldmodel.ladder.measurements import Failures, measure_lesson
+    from worldmodel.ladder.page import Page, write_page
+    from worldmodel.ladder.remaining_time import LadderProgress
     from worldmodel.sweep.local_pool import LocalPool
-    from worldmodel.sweep.progress import SweepProgress, is_done
+    from worldmodel.sweep.progress import is_done
     from worldmodel.system.console import say
 
     names = [study.task.replace("/", "_"), *["pixels"] * (study.obs == "pixels")]
     out = args.out or Path(args.root) / "ladder" / "-".join([*names, *["fast"] * study.fast])
-    progress = SweepProgress([cell for own in cells.values() for cell in own], out / "logs")
+    progress = LadderProgress(order_cells(cells), out / "logs")
     pending = progress.list_pending()
     if pending:
         LocalPool(args.jobs, progress).train(pending)
@@ -99,12 +101,19 @@ def climb(
         for label, own in cells.items()
         if len(paths := [cell.run.path for cell in own if is_done(cell)]) == len(own)
     }
-    material = Material(study, runs, envs)
+    material, failures = Material(study, runs, envs), Failures()
     found = {}
     for number, lesson in enumerate(LESSONS, 1):
-        found[lesson] = results = measure_lesson(lesson, material, out)
-        missing = f": {results}" if isinstance(results, str) else ""
-        say(f"lesson {number} of {len(LESSONS)}, {lesson.title}{missing}")
-    page = write_page(out / "ladder.html", study, found, command)
+        say(f"lesson {number} of {len(LESSONS)}: {lesson.title}")
+        found[lesson] = outcome = measure_lesson(lesson, material, out, failures)
+        if isinstance(outcome, str):
+            say(f"  {outcome}")
+    page = write_page(out / "ladder.html", Page(study, command, found, progress.failed))
     say(f"the lessons are in {page}")
-    return progress.exit_code
+    return progress.exit_code or failures.exit_code
+
+
+def order_cells(cells: dict[str, list[Cell]]) -> list[Cell]:
+    """All trainings of the first seed, then of the next, so that a stop leaves whole seeds."""
+    columns = itertools.zip_longest(*cells.values())
+    return [cell for column in columns for cell in column if cell is not None]

@@ -12,6 +12,17 @@ Results = dict[str, Any]  # what JSON holds
 
 
 @dataclass(frozen=True)
+class Panel:
+    """What was measured in a lesson, as a sentence or two and as figures in HTML."""
+
+    measured: str
+    figures: str
+
+
+Outcome = Panel | str  # or why there is none
+
+
+@dataclass(frozen=True)
 class Lesson:
     """One panel of the page. `describe` makes its second sentence of the results alone."""
 
@@ -23,3 +34,4 @@ class Lesson:
     describe: Callable[[Results], str]
     draw: Callable[[Results], str]  # figures, as HTML
     state_only: bool = False
+    needs_all: bool = True  # its trainings; otherwise some are enough

@@ -16,9 +16,10 @@ from worldmodel.programs.environments import Environments
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.rollout.collector import make_episode_seeds
 from worldmodel.saved_run import Run
-from worldmodel.spaces import ActionSpace, State
+from worldmodel.spaces import ActionSpace, State, map_state
 
 STREAM = 11  # the seeds of recorded episodes differ from those of trainings and evaluations
+SAMPLES = 32  # next states that are sampled of each member
 ENTRY = "simulator"  # of an observation: the simulator's whole state
 
 
@@ -59,18 +60,32 @@ class Material:
     def make_simulator(self, run: Run) -> Simulator:
         return self.environments.make_simulator(run.config.env, trust=True)
 
-    def record(self, run: Run, episodes: int, steps: int, seed: int = 0) -> Recording:
+    def record(self, run: Run, episodes: int, steps: int) -> Recording:
         """Episodes as the run's agent plays them, with the simulator's state at each step."""
-        config = run.config
-        factory = self.environments.make_factory(config.env, config.distract, True, True)
-        return record_episodes(run, factory, episodes, steps, seed)
+        return record_episodes(run.act, self._make_factory(run), run.action_space, episodes, steps)
+
+    def record_random(self, run: Run, episodes: int, steps: int) -> Recording:
+        """Episodes of random actions, as a training begins with, in the run's environment."""
+        generator = torch.Generator().manual_seed(STREAM)
+
+        def act(rows: Sequence[Mapping[str, Any]], carry: Any) -> tuple[np.ndarray, None]:
+            return run.action_space.random(len(rows), generator).numpy(), None
+
+        return record_episodes(act, self._make_factory(run), run.action_space, episodes, steps)
+
+    def _make_factory(self, run: Run) -> Callable[[], Any]:
+        return self.environments.make_factory(run.config.env, run.config.distract, True, True)
 
 
 def record_episodes(
-    run: Run, make: Callable[[], Any], episodes: int, steps: int, seed: int = 0
+    act: Callable[..., tuple[np.ndarray, Any]],
+    make: Callable[[], Any],
+    space: ActionSpace,
+    episodes: int,
+    steps: int,
 ) -> Recording:
     """Play so many episodes side by side, as in an evaluation."""
-    envs, seeds = [make() for _ in range(episodes)], make_episode_seeds(seed, STREAM)
+    envs, seeds = [make() for _ in range(episodes)], make_episode_seeds(0, STREAM)
     seen = [env.reset(seed=seeds(i, 0))[0] for i, env in enumerate(envs)]
     rows: dict[str, list[Any]] = {k: [] for k in ("vector", ENTRY, "action", "reward", "alive")}
     alive, carry = np.ones(episodes, bool), None
@@ -79,12 +94,12 @@ def record_episodes(
             rows[key].append(np.stack([one[key] for one in seen]))
         if step == steps or not alive.any():
             break
-        action, carry = run.act([{"vector": one["vector"]} for one in seen], carry)
+        action, carry = act([{"vector": one["vector"]} for one in seen], carry)
         rows["action"].append(action)
         rows["alive"].append(alive.copy())
         rewards = np.zeros(episodes)
         for i in np.flatnonzero(alive):
-            chosen = decode_actions(run.action_space, action)[i]
+            chosen = decode_actions(space, action)[i]
             seen[i], rewards[i], ended, cut, _ = envs[i].step(chosen)
             alive[i] = not (ended or cut)
         rows["reward"].append(rewards)
@@ -118,7 +133,31 @@ def observe_vectors(run: Run, vectors: np.ndarray) -> State:
     return run.agent.observe_starts(rows, run.generator)
 
 
-def read_vectors(path: Path) -> np.ndarray:
-    """The observed vectors (N,n) of a run's training."""
+@torch.no_grad()
+def measure_uncertainties(run: Run, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean entropy of the members' predictions, and the std between their means: (N,) each.
+
+    The entropy is that of a Gaussian with the variance of sampled next states, up to a constant.
+    """
+    dynamics, count = run.model.dynamics, len(points)
+    state, members = observe_vectors(run, points), run.model.dynamics.members
+    action = torch.zeros(count, run.action_space.size)
+    start = map_state(state, lambda v: v.repeat(members * SAMPLES, *[1] * (v.dim() - 1)))
+    start["member"] = torch.arange(members).repeat_interleave(SAMPLES * count)
+    after = dynamics.imagine_step(start, action.repeat(members * SAMPLES, 1), run.generator)
+    vectors = dynamics.restore(dynamics.features(after)).view(members, SAMPLES, count, -1)
+    entropy = vectors.var(1).clamp(min=1e-12).log().mul(0.5).sum(-1).mean(0)
+    means = dynamics.restore(run.model.predict_members(dynamics.features(state), action))
+    return entropy.numpy(), means.std(0, correction=0).mean(-1).numpy()
+
+
+def read_vectors(path: Path, after: int = 0) -> np.ndarray:
+    """The observed vectors (N,n) of a run's training, of episodes begun after so many steps."""
     episodes = SavedEpisodes(path)
-    return np.concatenate([episodes.read_episode(i)["vector"] for i in range(episodes.count)])
+    found, steps = [], 0
+    for i in range(episodes.count):
+        vectors = episodes.read_episode(i)["vector"]
+        if steps >= after:
+            found.append(vectors)
+        steps += len(vectors) - 1
+    return np.concatenate(found)

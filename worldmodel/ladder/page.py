@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from worldmodel.evaluation.report.html import render_code, render_paragraph
+from worldmodel.evaluation.report.html import render_code, render_list, render_paragraph
 from worldmodel.evaluation.report.page import read_stylesheet
-from worldmodel.ladder.lesson import Lesson, Results
+from worldmodel.ladder.lesson import Lesson, Outcome
 from worldmodel.ladder.trainings import Study
 from worldmodel.system.files import replace_file
 
@@ -19,17 +20,27 @@ OWN_STYLE = """
 """
 
 
-def write_page(
-    target: Path, study: Study, found: Mapping[Lesson, Results | str], command: str
-) -> Path:
-    replace_file(target, render_page(study, found, command).encode("utf-8", "replace"))
+@dataclass(frozen=True)
+class Page:
+    """What the page shows: the study, its command, the lessons, and the trainings that failed."""
+
+    study: Study
+    command: str
+    found: Mapping[Lesson, Outcome]
+    failed: Sequence[str]  # a line for each
+
+
+def write_page(target: Path, page: Page) -> Path:
+    replace_file(target, render_page(page).encode("utf-8", "replace"))
     return target
 
 
-def render_page(study: Study, found: Mapping[Lesson, Results | str], command: str) -> str:
+def render_page(page: Page) -> str:
+    study, found = page.study, page.found
     title = f"The ladder of model-based RL: {study.task} from {study.obs}"
     links = "".join(f'<li><a href="#{x.name}">{escape(x.title)}</a></li>' for x in found)
-    body = "".join(render_lesson(lesson, results) for lesson, results in found.items())
+    body = "".join(render_lesson(lesson, outcome) for lesson, outcome in found.items())
+    failed = render_list(page.failed, "missing") if page.failed else ""
     seeds = "one seed" if len(study.seeds) == 1 else f"{len(study.seeds)} seeds"
     about = (
         f"Each rung is an ordinary training, with {seeds}; ./wm presets says what the rungs are. "
@@ -43,20 +54,20 @@ def render_page(study: Study, found: Mapping[Lesson, Results | str], command: st
         f'<link rel="icon" href="data:,"><style>{read_stylesheet()}'
         f"{OWN_STYLE}</style></head><body>"
         f'<a class="skip" href="#main">to the lessons</a><header><h1>{escape(title)}</h1>'
-        f"{render_paragraph(about)}{render_code(command)}</header>"
+        f"{render_paragraph(about)}{render_code(page.command)}{failed}</header>"
         f'<nav aria-label="lessons"><ul>{links}</ul></nav>'
         f'<main id="main">{body}</main></body></html>\n'
     )
 
 
-def render_lesson(lesson: Lesson, results: Results | str) -> str:
+def render_lesson(lesson: Lesson, outcome: Outcome) -> str:
     """What the lecture says, what was measured, and the figures."""
     said = f'<p class="said"><b>The lecture</b> {escape(lesson.lecture)}</p>'
-    if isinstance(results, str):
-        inside = said + render_paragraph(results, "missing")
+    if isinstance(outcome, str):
+        inside = said + render_paragraph(outcome, "missing")
     else:
-        measured = f'<p class="said"><b>Measured</b> {escape(lesson.describe(results))}</p>'
-        inside = f'{said}{measured}<div class="plots">{lesson.draw(results)}</div>'
+        measured = f'<p class="said"><b>Measured</b> {escape(outcome.measured)}</p>'
+        inside = f'{said}{measured}<div class="plots">{outcome.figures}</div>'
     return (
         f'<section id="{lesson.name}" aria-labelledby="h-{lesson.name}">'
         f'<h2 id="h-{lesson.name}">{escape(lesson.title)}</h2>{inside}</section>'

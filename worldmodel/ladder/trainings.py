@@ -14,7 +14,9 @@ FAST_RUNGS = ("v05", "v10", "v15", "v2_ensemble", "v20", "v30")
 PIXELS = "ladder_pixels"  # the preset that lets a rung see pictures
 ROOM = "noisy_room"  # the task made for the two kinds of uncertainty
 MODEL_FREE, ROOM_DATA = "model_free", "room"
-FAST_FRAMES = 1200
+FAST_FRAMES = 1200  # of every training in a class
+ROOM_FRAMES = 1200
+FREE_FACTOR = 2  # how many times as many frames the model-free agent has
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,12 @@ class Study:
     @property
     def data_sizes(self) -> tuple[int, ...]:
         """Frames of random data that the models of the exploitation lesson learn from."""
-        return (150, 600) if self.fast else (150, 300, 600, 1200, 3000)
+        return (150, 600) if self.fast else (150, 600, 2400)
 
     @property
     def cautions(self) -> tuple[float, ...]:
-        """The pessimism of plans in the room."""
-        return (0.0, 10.0) if self.fast else (0.0, 0.1, 1.0, 10.0)
+        """The pessimism of plans in the room: variances of their returns are about 0.01."""
+        return (0.0, 1000.0) if self.fast else (-10.0, 0.0, 100.0, 1000.0)
 
     @property
     def from_state(self) -> bool:
@@ -75,17 +77,20 @@ def list_trainings(study: Study) -> list[Training]:
         Training(rung, rung, seeds=study.seeds[:1] if rung == "v4" else None)
         for rung in study.rungs
     ]
-    found += [
-        Training(label_rollouts(n), "v30", (f"--dyna.rollout_length={n}",))
-        for n in study.rollout_lengths
-        if n != 1
-    ]
+    found += [_make_long_rollouts(n, study) for n in study.rollout_lengths if n != 1]
     alone = ("--ensemble.size=1", "--ensemble.bootstrap=false")
     keys = ("--dyna.rollout_length=0", "--dyna.real_ratio=1.0", *alone)
-    found.append(Training(MODEL_FREE, "v30", keys, factor=3))
+    found.append(Training(MODEL_FREE, "v30", keys, factor=FREE_FACTOR))
     if study.from_state:
         found += _list_measured_models(study)
     return found
+
+
+def _make_long_rollouts(length: int, study: Study) -> Training:
+    """Rung 3.0 with longer rollouts from fewer states, so that an update is about as large."""
+    sequences = max(2, (loading.parse(["v30"]).train.policy_batch or 1) // length)
+    keys = (f"--dyna.rollout_length={length}", f"--train.policy_batch={sequences}")
+    return Training(label_rollouts(length), "v30", keys, study.seeds[:2])
 
 
 def _list_measured_models(study: Study) -> list[Training]:
@@ -96,10 +101,12 @@ def _list_measured_models(study: Study) -> list[Training]:
         found.append(Training(label_data(size, 1), "v05", (), first, frames=size))
         found.append(Training(label_data(size, 5), "v05", members, first, frames=size))
     noisy = (*members, "--mlp.noise=gaussian")  # so that it predicts how noisy a place is
-    found.append(Training(ROOM_DATA, "v05", noisy, first, ROOM))
+    short = min(ROOM_FRAMES, study.frames or ROOM_FRAMES)
+    found.append(Training(ROOM_DATA, "v05", noisy, first, ROOM, short))
     for caution in study.cautions:
         keys = (f"--planner.pessimism={caution:g}",)
-        found.append(Training(label_caution(caution), "v2_ensemble", keys, study.seeds[:2], ROOM))
+        seeds = study.seeds[:2]
+        found.append(Training(label_caution(caution), "v2_ensemble", keys, seeds, ROOM, short))
     return found
 
 
@@ -148,5 +155,5 @@ def make_words(training: Training, study: Study) -> list[str]:
         base.train.prefill == base.run.frames
     )  # all data is collected before the model is fitted
     words += [f"--run.frames={count}"]
-    words += [f"--train.prefill={count if once else min(base.train.prefill, frames // 2)}"]
+    words += [f"--train.prefill={count if once else min(base.train.prefill, count // 2)}"]
     return [*words, *training.keys, f"--run.name={name}", f"--run.root={study.root}", *study.words]

@@ -35,6 +35,20 @@ def save_picture(name: str, write: Callable[[], Path]) -> None:
         )
 
 
+def save_imagined_rollout(t, envs) -> None:
+    """Imagine the start of an episode onwards, as a video and as a strip of pictures."""
+    rollout, player = make_evaluation_rollout(t, envs, t.config.run.seed)
+    rows = record_episode(rollout, player, CONTEXT + LENGTH)
+    if len(rows) <= CONTEXT:
+        return
+    pictures = imagine_open_loop(t.agent, rows, CONTEXT, player.generator)
+    save_picture(
+        "imagined",
+        lambda: media.save_gif(t.run.videos / "imagined.gif", pictures.make_video(), fps=10),
+    )
+    save_picture("", lambda: media.save_png(t.run.videos / "imagined.png", pictures.make_strip()))
+
+
 def evaluate_finished_run(t, envs, stop) -> bool:
     """The closing evaluation, its pictures, and the lines that say where they are; False where a
     stop cut it short.
@@ -65,17 +79,8 @@ def evaluate_finished_run(t, envs, stop) -> bool:
     )
     if result.video:
         save_picture("agent", lambda: media.save_gif(t.run.videos / "agent.gif", result.video))
-    rollout, player = make_evaluation_rollout(t, envs, t.config.run.seed)
-    rows = record_episode(rollout, player, CONTEXT + LENGTH)
-    if t.model.can_draw and result.video and len(rows) > CONTEXT:
-        pictures = imagine_open_loop(t.agent, rows, CONTEXT, player.generator)
-        save_picture(
-            "imagined",
-            lambda: media.save_gif(t.run.videos / "imagined.gif", pictures.make_video(), fps=10),
-        )
-        save_picture(
-            "", lambda: media.save_png(t.run.videos / "imagined.png", pictures.make_strip())
-        )
+    if t.model.can_draw and result.video:
+        save_imagined_rollout(t, envs)
     say(f"try next ({PROGRAM} eval latest is short for the newest run):")
     evaluate = f"  {PROGRAM} eval {t.run.path}"
     say(f"{evaluate} --episodes 50  # returns over more episodes, with videos")

@@ -24,6 +24,7 @@ class SweepProgress:
     def __init__(self, cells: Sequence[Cell], logs: Path):
         self.cells, self.logs = cells, logs
         self.codes: dict[Cell, int] = {}
+        self.failed: list[str] = []  # a line for each training that failed
 
     def list_pending(self) -> list[Cell]:
         """The trainings that are not done; one that cannot be resumed has failed."""
@@ -52,7 +53,12 @@ class SweepProgress:
             said += f", score {result['eval/score']:.1f}"
         elif code not in EXIT_LINES:
             said += f": {reason or self._read_last_line(cell)}"
-        say(f"[{len(self.codes)}/{len(self.cells)}] {cell.title}: {said}")
+            self.failed.append(f"{cell.title}: {said}")
+        say(f"[{len(self.codes)}/{len(self.cells)}] {cell.title}: {said}{self.describe_left()}")
+
+    def describe_left(self) -> str:
+        """What a line adds about the trainings that are left."""
+        return ""
 
     def _read_last_line(self, cell: Cell) -> str:
         file = self.log_file(cell)

@@ -6,7 +6,7 @@ from worldmodel.ladder.learning_curves import average_curve, plot_curves, plot_f
 from worldmodel.ladder.lesson import Lesson, Results
 from worldmodel.ladder.material import Material
 from worldmodel.ladder.statements import describe_mean, describe_verdict, judge
-from worldmodel.ladder.trainings import MODEL_FREE, Study
+from worldmodel.ladder.trainings import FREE_FACTOR, MODEL_FREE, Study
 
 SHARE = 0.8  # of the best return, for the steps that it takes to get there
 
@@ -39,7 +39,9 @@ def count_steps(curve: Results, level: float) -> str:
 
 def draw(results: Results) -> str:
     return plot_curves("Returns by environment steps", results, "frames") + plot_finals(
-        "Returns of the closing evaluation", results, f"{MODEL_FREE} had three times the steps"
+        "Returns of the closing evaluation",
+        results,
+        f"{MODEL_FREE} had {FREE_FACTOR} times the steps",
     )
 
 

@@ -16,7 +16,8 @@ def list_labels(study: Study) -> list[str]:
 
 
 def measure(material: Material) -> Results:
-    return {rung: read_curves(material.runs[rung]) for rung in list_labels(material.study)}
+    rungs = [rung for rung in list_labels(material.study) if material.runs.get(rung)]
+    return {rung: read_curves(material.runs[rung]) for rung in rungs}
 
 
 def describe(results: Results) -> str:
@@ -24,9 +25,10 @@ def describe(results: Results) -> str:
     best = max(finals, key=lambda rung: sum(finals[rung]) / len(finals[rung]))
     spent = {rung: sum(curve["spent"]) / len(curve["spent"]) for rung, curve in results.items()}
     slow = max(spent, key=lambda rung: spent[rung])
-    order = describe_order({rung: finals[rung] for rung in ORDER if rung in finals})
+    planned = {rung: finals[rung] for rung in ORDER if rung in finals}
+    order = f"Along the planning rungs the closing return {describe_order(planned)}; "
     return (
-        f"Along the planning rungs the closing return {order}; the highest of all is {best} with "
+        f"{order if len(planned) > 1 else ''}the highest return of all is that of {best} with "
         f"{describe_mean(finals[best])}, and the most minutes went to {slow} ({spent[slow]:.1f})."
     )
 
@@ -49,4 +51,5 @@ LESSON = Lesson(
     measure,
     describe,
     draw,
+    needs_all=False,
 )

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from worldmodel.ladder.grid import CELLS, EDGE, count_visits, make_grid
 from worldmodel.ladder.lesson import Lesson, Results
 from worldmodel.ladder.maps import plot_map
-from worldmodel.ladder.material import Material, observe_vectors, read_vectors
+from worldmodel.ladder.material import Material, measure_uncertainties, read_vectors
 from worldmodel.ladder.trainings import ROOM_DATA, Study
 from worldmodel.model.dynamics import Simulator
-from worldmodel.saved_run import Run
-from worldmodel.spaces import map_state
 
-SAMPLES = 32  # next states that are sampled of each member
 REPEATS = 16  # steps of the simulator from one state
 NOISY = 0.01  # standard deviation of the true step above which a place is noisy
 PLACES = ("quiet", "noisy", "unvisited")
@@ -48,24 +44,6 @@ def probe_room(simulator: Simulator, points: np.ndarray) -> tuple[np.ndarray, np
     moved = (after - states).reshape(len(points), REPEATS, 2)
     width = 2 * EDGE / CELLS
     return np.abs(np.median(moved, 1)).max(1) < width / 2, moved.std(1).mean(1)
-
-
-@torch.no_grad()
-def measure_uncertainties(run: Run, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean entropy of the members' predictions, and the std between their means: (N,) each.
-
-    The entropy is that of a Gaussian with the variance of sampled next states, up to a constant.
-    """
-    dynamics, count = run.model.dynamics, len(points)
-    state, members = observe_vectors(run, points), run.model.dynamics.members
-    action = torch.zeros(count, run.action_space.size)
-    start = map_state(state, lambda v: v.repeat(members * SAMPLES, *[1] * (v.dim() - 1)))
-    start["member"] = torch.arange(members).repeat_interleave(SAMPLES * count)
-    after = dynamics.imagine_step(start, action.repeat(members * SAMPLES, 1), run.generator)
-    vectors = dynamics.restore(dynamics.features(after)).view(members, SAMPLES, count, -1)
-    entropy = vectors.var(1).clamp(min=1e-12).log().mul(0.5).sum(-1).mean(0)
-    means = dynamics.restore(run.model.predict_members(dynamics.features(state), action))
-    return entropy.numpy(), means.std(0, correction=0).mean(-1).numpy()
 
 
 def average_places(results: Results, key: str) -> dict[str, float]:
