@@ -6,6 +6,7 @@ WM_FUZZ multiplies how many inputs are tried.
 
 import contextlib
 import copy
+import functools
 import json
 from functools import partial
 
@@ -49,7 +50,9 @@ def trained(tmp_path):
     "state.json of a whole run mutated, with valid checksums",
     "resumed, then a step, an update, a log line and a save; or exit 4, as in eval",
 )
-def test_whole_states(tmp_path, record_property):
+def test_whole_states(tmp_path, monkeypatch, record_property):
+    # config.yaml stays as it is, and reading it took half of the time.
+    monkeypatch.setattr(loading, "load", functools.cache(loading.load))
     root, argv, folder = trained(tmp_path)
     checkpoints = folder.parent
     files = {
