@@ -194,13 +194,20 @@ def test_longer_trainings_are_expected_to_take_longer():
 
 
 def test_every_training_is_a_sound_configuration_with_a_directory_of_its_own():
-    for study in (Study(), Study(obs="pixels"), Study(fast=True, seeds=[0]), Study(task="rope")):
-        cells = [c for own in make_ladder(study, lambda task: None).values() for c in own]
+    two = [0, 1]
+    studies = (
+        Study(seeds=two),
+        Study(obs="pixels", seeds=two),
+        Study(fast=True, seeds=[0]),
+        Study(task="rope", seeds=[0]),
+    )
+    ladders = [make_ladder(study, lambda task: None) for study in studies]
+    for study, made in zip(studies, ladders, strict=True):
+        cells = [c for own in made.values() for c in own]
         assert len({c.run.path for c in cells}) == len(cells)
         assert {t.label for t in list_trainings(study)} >= set(study.rungs)
-    pixels = make_ladder(Study(obs="pixels"), lambda task: None)
+    state, pixels, *_ = ladders
     assert all(c.config.env.obs == "pixels" for own in pixels.values() for c in own)
-    state = make_ladder(Study(), lambda task: None)
     assert [state[rung][0].config.run.frames for rung in RUNGS] == [2400] * len(RUNGS)
     once = state["random_600_of_5"][0].config
     assert (once.run.frames, once.train.prefill, once.ensemble.size) == (600, 600, 5)
