@@ -361,17 +361,20 @@ def test_what_is_wrong_with_new_keys_is_said_as_with_old_ones(tree):
 
 
 def test_a_run_trains_plans_and_resumes_with_them(tree, tmp_path):
-    words = ["train.py", "debug", "--run.root", tmp_path, "--loss.objective", "{brightness: 1.0}"]
+    words = ["debug", "--run.root", str(tmp_path), "--loss.objective", "{brightness: 1.0}"]
     words += ["--planner.name", "ascent", "--planner.score", "thrift"]
     words += ["--replay.sampler", "window", "--model.dynamics", "markov"]
     words += ["--env.task", "pendulum", "--env.time_limit", "15"]
-    words += ["--log.every", "4", "--run.frames"]
-    python(tree, *words, "36")
+    words += ["--log.every", "4", "--log.final_episodes", "1", "--run.frames"]
+    # Both in one process: importing torch takes longer than all of it.
+    code = "import sys; from worldmodel.command_line import train\n"
+    code += "sys.exit(train.main([*sys.argv[1:], '36']) or train.main([*sys.argv[1:], '40']))"
+    said = python(tree, "-c", code, *words).stdout
     run = seed_dir(tmp_path, "pendulum")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [x["train/loss/brightness"] for x in lines if x.get("train/loss/brightness")]
     assert losses and all(loss > 0 for loss in losses)
-    assert "resuming" in python(tree, *words, "40").stdout
+    assert said.count("training pendulum") == said.count("resuming pendulum") == 1
     assert json.loads((run / "status.json").read_text()) == {"state": "done", "frames": 40}
 
 
