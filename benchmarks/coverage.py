@@ -1,4 +1,4 @@
-"""How much of a built-in task's states the episodes in a run's replay have visited.
+"""How much of a task's states the episodes in a run's replay have visited.
 
 coverage.py RUN [RUN ...] [--bins 20]
 
@@ -15,6 +15,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,31 @@ from worldmodel.rollout.collector import make_episode_seeds
 from worldmodel.run_directory import RunDir
 from worldmodel.system.runtime import STREAMS
 
-# By task: (index in the true state, low, high) of both coordinates.
+
+def read_first(state: np.ndarray) -> np.ndarray:
+    """The first two numbers (N,2) of states (N,n)."""
+    return state[:, :2]
+
+
+def read_pole(state: np.ndarray) -> np.ndarray:
+    """Angle and speed (N,2) of the pole, of the suite's position, cosine, sine, two speeds."""
+    return np.stack([np.arctan2(state[:, 2], state[:, 1]), state[:, 4]], 1)
+
+
+# By task: how both coordinates are read from true states, and their ranges.
+PLACE = (read_first, ((-0.85, 0.85), (-0.85, 0.85)))
 COORDINATES = {
-    "pendulum": ((0, -math.pi, math.pi), (1, -8.0, 8.0)),  # angle and speed
-    "pointmass": ((0, -0.85, 0.85), (1, -0.85, 0.85)),  # place
-    "noisy_room": ((0, -0.85, 0.85), (1, -0.85, 0.85)),
+    "pendulum": (read_first, ((-math.pi, math.pi), (-8.0, 8.0))),  # angle and speed
+    "dmc:cartpole_swingup": (read_pole, ((-math.pi, math.pi), (-10.0, 10.0))),
+    "pointmass": PLACE,
+    "noisy_room": PLACE,
 }
 TENTHS = 10
 
 
 def count_bins(states: np.ndarray, bounds: Any, bins: int) -> list[int]:
     """The visited bins after each tenth of the states (N,2)."""
-    low, high = (np.array(side) for side in zip(*(b[1:] for b in bounds), strict=True))
+    low, high = (np.array(side) for side in zip(*bounds, strict=True))
     cells = np.clip((states - low) / (high - low) * bins, 0, bins - 1).astype(int)
     flat = cells[:, 0] * bins + cells[:, 1]
     ends = (np.arange(1, TENTHS + 1) * len(flat)) // TENTHS
@@ -72,17 +86,16 @@ def measure(path: Path, bins: int) -> dict[str, Any]:
     c = RunDir(path).load_config()
     if c.env.task not in COORDINATES:
         raise UsageError(f"{path}: {c.env.task} is not one of {', '.join(COORDINATES)}")
-    bounds = COORDINATES[c.env.task]
-    axes = [b[0] for b in bounds]
-    env = envs.make_factory(c.env, c.distract)()
+    read, bounds = COORDINATES[c.env.task]
+    env = envs.make_factory(replace(c.env, obs="state"), c.distract)()
     generator = np.random.default_rng(c.run.seed)
     visited: dict[str, list[np.ndarray]] = {"run": [], "random": []}
     for seed, actions in read_actions(path, c):
         drawn = generator.uniform(-1, 1, actions.shape).astype(np.float32)
         for name, taken in (("run", actions), ("random", drawn)):
-            visited[name] += [state[axes] for state in simulate(env, seed, taken)]
+            visited[name] += simulate(env, seed, taken)
     env.close()
-    found = {k: count_bins(np.stack(v), bounds, bins) for k, v in visited.items()}
+    found = {k: count_bins(read(np.stack(v)), bounds, bins) for k, v in visited.items()}
     return {"path": str(path), "states": len(visited["run"]), "bins": bins**2, **found}
 
 
