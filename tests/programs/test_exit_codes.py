@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -16,15 +14,15 @@ from worldmodel.envs.parallel.vector import make_vector
 
 import worldmodel.distributed
 import worldmodel.training.trainer  # noqa: F401  so that the whole family is known
+from forked import ended, start
 from worldmodel import envs
 from worldmodel.checkpoint.store import CheckpointError
 from worldmodel.config.loading import ConfigError
 from worldmodel.errors import Diverged, RunError, UsageError, WorldModelError
 from worldmodel.programs.exit_codes import run_command
 from worldmodel.replay.buffer import ReplayError
+from worldmodel.run_directory import RunDir
 from worldmodel.system.files import WriteError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def raising(error):
@@ -94,23 +92,25 @@ def test_memory_that_runs_out_is_one_line(capsys):
     )
 
 
+def plant_bug():
+    """Let a line of the project's own raise."""
+    RunDir.__init__ = raise_bug
+    raise_bug.__globals__["__name__"] = "worldmodel.run_directory"
+
+
+def raise_bug(*_):
+    raise ValueError("a bug of ours")
+
+
 @pytest.mark.parametrize("program", ["train", "eval"])
 def test_an_unexpected_value_error_shows_its_traceback(program, tmp_path):
     """Raised by a line of the project's own: no user can mend it."""
-    code = (
-        f"import sys\nfrom worldmodel.command_line import {program} as program\n"
-        "from worldmodel.run_directory import RunDir\n"
-        "def bug(*_): raise ValueError('a bug of ours')\n"
-        "bug.__globals__['__name__'] = 'worldmodel.run_directory'\n"
-        "RunDir.__init__ = bug\n"
-        "sys.exit(program.main(sys.argv[1:]))\n"
-    )
-    words = {"train": ["debug", "--run.root", str(tmp_path)], "eval": [str(tmp_path)]}[program]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT
-    )
-    assert done.returncode == 1, done.stderr
-    assert "Traceback" in done.stderr and done.stderr.endswith("ValueError: a bug of ours\n")
+    root, out, err = tmp_path / "runs", tmp_path / "out", tmp_path / "err"
+    words = {"train": ["debug", "--run.root", root], "eval": [root]}[program]
+    code = ended(start(program, words, out, err, before=plant_bug), err.read_text)
+    said = err.read_text()
+    assert code == 1, said
+    assert "Traceback" in said and said.endswith("ValueError: a bug of ours\n")
 
 
 class Wrong(gymnasium.Env):

@@ -85,7 +85,7 @@ def use_cores(cores):
 
 def test_a_run_writes_down_its_threads_and_goes_on_with_them(tmp_path):
     there = sorted(os.sched_getaffinity(0))
-    for frames, used in ((40, there[:1]), (60, there)):
+    for frames, used in ((32, there[:1]), (36, there)):
         words = ("--run.threads", "0", "--run.frames", str(frames), "--log.eval", "0")
         go(tmp_path, *words, before=partial(use_cores, used))
         assert configs.load(seed_dir(tmp_path) / "config.yaml").run.threads == 1
