@@ -37,8 +37,12 @@ LONGEST = (
     "test_saves.py",
     "test_forged_directories.py",
     "test_exact_resume.py",
+    "test_ladder.py",
+    "test_mutants.py",
     "test_new_components.py",
     "test_wm.py",
+    "test_report.py",
+    "test_ranks.py",
 )
 OUTCOMES = pytest.StashKey[set[str]]()  # of a test's setup, call and teardown
 

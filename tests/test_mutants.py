@@ -7,8 +7,6 @@ moved to; one that is gone, or whose test is, leaves its place to the next.
 import itertools
 from pathlib import Path
 
-import pytest
-
 from benchmarks.mutation.draw import PACKAGES, find_package, rank
 from benchmarks.mutation.operators import find_mutants
 from benchmarks.mutation.results import KILLED, read_outcomes
@@ -16,7 +14,7 @@ from benchmarks.mutation.workplace import Workplace
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "docs" / "results" / "mutation" / "mutants.jsonl"
-COUNT, PARTS, SPARE = 20, 2, 4
+COUNT, SPARE = 20, 8
 QUICK = 2.0  # seconds that the test of a mutant took on a busy machine
 
 
@@ -40,23 +38,21 @@ def find_again(outcome):
     return next((m for m in mutants if m.key == outcome.key), None)
 
 
-def choose_pairs(part):
-    """Mutants with the tests that killed them: a part of twenty, and some to spare."""
+def choose_pairs():
+    """Mutants with the tests that killed them: twenty, and some to spare."""
     pairs = ((find_again(outcome), outcome.test) for outcome in list_candidates())
-    there = [pair for pair in itertools.islice(pairs, 2 * COUNT) if pair[0] is not None]
-    return there[part::PARTS][: COUNT // PARTS + SPARE]
+    there = (pair for pair in pairs if pair[0] is not None)
+    return list(itertools.islice(there, COUNT + SPARE))
 
 
-@pytest.mark.parametrize("part", range(PARTS))
-def test_wrong_equations_on_record_are_still_noticed(part):
-    pairs = choose_pairs(part)
-    assert len(pairs) >= COUNT // PARTS, "run python -m benchmarks.mutation: its record is old"
+def test_wrong_equations_on_record_are_still_noticed():
+    pairs = choose_pairs()
     with Workplace() as place:
         # Without a mutant all pass: what fails afterwards fails because of it.
         answer = place.run_tests(dict.fromkeys((test for _, test in pairs), QUICK))
         assert answer["outcome"] == "passed", answer
-        pairs = [pair for pair in pairs if pair[1] in answer["outcomes"]][: COUNT // PARTS]
-        assert len(pairs) == COUNT // PARTS, "run python -m benchmarks.mutation: its record is old"
+        pairs = [pair for pair in pairs if pair[1] in answer["outcomes"]][:COUNT]
+        assert len(pairs) == COUNT, "run python -m benchmarks.mutation: its record is old"
         for mutant, test in pairs:
             answer = place.run_mutant(mutant, {test: QUICK})
             noticed = answer["outcome"] == "failed" and answer["test"] == test
