@@ -325,8 +325,8 @@ def test_a_mix_draws_its_dreams_once(monkeypatch):
     assert len(steps) == 3
 
 
-@pytest.mark.parametrize("behavior", ["mpc", "actor_critic"])
-def test_every_objective_in_a_mix_resumes_exactly(tmp_path, behavior):
+def test_every_objective_in_a_mix_resumes_exactly(tmp_path):
+    """One by one, and beside a planner, they do in tests/faults/test_exact_resume.py."""
     weights = json.dumps({name: 0.1 for name in NAMES})
     extra = (
         "--loss.objective",
@@ -338,7 +338,7 @@ def test_every_objective_in_a_mix_resumes_exactly(tmp_path, behavior):
         "--train.updates_per_step",
         "0.3",
         "--behavior.name",
-        behavior,
+        "actor_critic",
         "--prototypes.count",
         "20",
         "--imag.horizon",
