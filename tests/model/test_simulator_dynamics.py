@@ -146,7 +146,8 @@ def test_planning_in_the_truth_balances_a_pole():
 
 
 def test_a_run_trains_nothing_and_opens_with_its_simulator(tmp_path):
-    said = "".join(train(tmp_path, *TRUE[1:], "--env.task", "pendulum", "--run.frames", "40"))
+    words = (*TRUE[1:], "--env.task", "pendulum", "--env.time_limit", "15", "--run.frames", "40")
+    said = "".join(train(tmp_path, *words))
     assert "nothing to train" in said and "0 updates" in said
     run = seed_dir(tmp_path, "pendulum")
     with pytest.raises(UsageError, match="plans in the true simulator of pendulum"):

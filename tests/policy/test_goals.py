@@ -361,7 +361,8 @@ def test_what_cannot_be_asked_of_goals(args, wanted):
 
 def test_the_whole_program_reaches_for_a_picture_and_for_a_replayed_step(tmp_path):
     there = picture(tmp_path / "there.png", 32, 32)
-    pushing = ("--env.task", "pointmass", "--run.frames", "40", "--planner.score", "goal_distance")
+    pushing = ("--env.task", "pointmass", "--run.frames", "40", "--env.time_limit", "15")
+    pushing += ("--planner.score", "goal_distance")
     train(
         tmp_path,
         *pushing,
