@@ -1,6 +1,8 @@
 """The ladder: a whole one on tiny settings, and each measurement where the answer is known."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import re
 from types import SimpleNamespace
@@ -81,18 +83,24 @@ def climbed(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LocalPool, "train", train)
         patch.setattr(trainings, "FAST_RUNGS", ("v05", "v10", "v15", "v30"))
-        code = ladder.main(words)
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            code = ladder.main(words)
         study = Study(seeds=[0], fast=True, root=str(root), frames=60, words=tuple(TINY))
         cells = make_ladder(study, envs.check_name)
     runs = {label: [cell.run.path for cell in own] for label, own in cells.items()}
     material = Material(study, runs, envs)
     out = root / "ladder" / "pendulum-fast"
-    return SimpleNamespace(code=code, words=words, out=out, material=material)
+    said = said.getvalue()
+    return SimpleNamespace(code=code, words=words, out=out, material=material, said=said)
 
 
 def test_a_whole_ladder_makes_one_page_with_every_lesson(climbed):
     assert climbed.code == 0
+    assert "13 trainings are left, 2 at a time: about" in climbed.said
+    assert "[12/13]" in climbed.said and " (1 left, about " in climbed.said
+    assert "lesson 9 of 9: Model-based against model-free" in climbed.said
     text = (climbed.out / "ladder.html").read_text()
+    assert "<dt>v05</dt><dd>Rung 0.5: a model of random data" in text
     for lesson in catalog.LESSONS:
         assert f'id="{lesson.name}"' in text and lesson.lecture.split(";")[0][:40] in text
     assert text.count("<b>Measured</b>") == len(catalog.LESSONS)
@@ -435,7 +443,8 @@ def test_sentences_follow_the_numbers():
     room = {"place": [[0, 1, 2, -1]], "entropy": [[0, 3, 1, 9]], "disagreement": [[0, 1, 2, 9]]}
     shown = uncertainties.describe(room)
     assert "saw 67% of the room" in shown
-    assert "highest in the noisy part and the disagreement in the unvisited part, as" in shown
+    assert "at the noisy part and the disagreement at the unvisited part, as the" in shown
+    assert "0 in the quiet part, 3 in the noisy part, 1 in the unvisited part" in shown
     misled = {**room, "entropy": [[0, 1, 3, 0]]}
     assert "not what the lecture says" in uncertainties.describe(misled)
 

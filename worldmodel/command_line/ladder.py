@@ -85,16 +85,21 @@ def climb(
     from worldmodel.ladder.material import Material
     from worldmodel.ladder.measurements import Failures, measure_lesson
     from worldmodel.ladder.page import Page, write_page
-    from worldmodel.ladder.remaining_time import LadderProgress
+    from worldmodel.ladder.remaining_time import LadderProgress, estimate_seconds
     from worldmodel.sweep.local_pool import LocalPool
     from worldmodel.sweep.progress import is_done
-    from worldmodel.system.console import say
+    from worldmodel.system.console import format_duration, say
 
     names = [study.task.replace("/", "_"), *["pixels"] * (study.obs == "pixels")]
     out = args.out or Path(args.root) / "ladder" / "-".join([*names, *["fast"] * study.fast])
     progress = LadderProgress(order_cells(cells), out / "logs")
     pending = progress.list_pending()
     if pending:
+        seconds = sum(estimate_seconds(cell.config) for cell in pending) / args.jobs
+        say(
+            f"{len(pending)} trainings are left, {args.jobs} at a time: about "
+            f"{format_duration(seconds)} on as many idle cores"
+        )
         LocalPool(args.jobs, progress).train(pending)
     runs = {
         label: paths

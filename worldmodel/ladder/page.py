@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from worldmodel.evaluation.report.html import render_code, render_list, render_paragraph
+from worldmodel.config.preset_files import describe_presets
+from worldmodel.evaluation.report.html import (
+    render_code,
+    render_list,
+    render_paragraph,
+    render_terms,
+)
 from worldmodel.evaluation.report.page import read_stylesheet
 from worldmodel.ladder.lesson import Lesson, Outcome
 from worldmodel.ladder.trainings import Study
@@ -43,7 +49,7 @@ def render_page(page: Page) -> str:
     failed = render_list(page.failed, "missing") if page.failed else ""
     seeds = "one seed" if len(study.seeds) == 1 else f"{len(study.seeds)} seeds"
     about = (
-        f"Each rung is an ordinary training, with {seeds}; ./wm presets says what the rungs are. "
+        f"Each rung is an ordinary training, with {seeds}. "
         "The second sentence of each lesson is made of the numbers measured here, whether or not "
         "they agree with the lecture."
     )
@@ -54,10 +60,17 @@ def render_page(page: Page) -> str:
         f'<link rel="icon" href="data:,"><style>{read_stylesheet()}'
         f"{OWN_STYLE}</style></head><body>"
         f'<a class="skip" href="#main">to the lessons</a><header><h1>{escape(title)}</h1>'
-        f"{render_paragraph(about)}{render_code(page.command)}{failed}</header>"
+        f"{render_paragraph(about)}{render_code(page.command)}{failed}"
+        f"{render_terms('What the rungs are', describe_rungs(study))}</header>"
         f'<nav aria-label="lessons"><ul>{links}</ul></nav>'
         f'<main id="main">{body}</main></body></html>\n'
     )
+
+
+def describe_rungs(study: Study) -> dict[str, str]:
+    """What each rung is, in the words of its preset."""
+    said = {name: line for group in describe_presets().values() for name, line in group.items()}
+    return {rung: said[rung] for rung in study.rungs}
 
 
 def render_lesson(lesson: Lesson, outcome: Outcome) -> str:

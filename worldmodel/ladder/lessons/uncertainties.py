@@ -57,16 +57,20 @@ def average_places(results: Results, key: str) -> dict[str, float]:
 
 
 def describe(results: Results) -> str:
-    highest = {}
-    for key in MEASURES:
-        means = average_places(results, key)
-        highest[key] = max(means, key=lambda name: means[name])
+    means = {key: average_places(results, key) for key in MEASURES}
+    highest = {key: max(own, key=lambda name: own[name]) for key, own in means.items()}
     agrees = highest["disagreement"] == "unvisited" and highest["entropy"] != "unvisited"
     share = 1 - np.mean(np.asarray(results["place"])[np.asarray(results["place"]) >= 0] == 2)
+    listed = {
+        key: ", ".join(f"{value:.2g} in the {name} part" for name, value in own.items())
+        for key, own in means.items()
+    }
     return (
-        f"Random actions saw {share:.0%} of the room. The predicted entropy is highest in the "
-        f"{highest['entropy']} part and the disagreement in the {highest['disagreement']} part, "
-        f"{'as' if agrees else 'which is not what'} the lecture says."
+        f"Random actions saw {share:.0%} of the room. The predicted entropy (in nats) was "
+        f"{listed['entropy']}, and the disagreement {listed['disagreement']}: the entropy points "
+        f"at the {highest['entropy']} part and the disagreement at the "
+        f"{highest['disagreement']} part, {'as' if agrees else 'which is not what'} the lecture "
+        "says."
     )
 
 
