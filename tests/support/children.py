@@ -98,6 +98,7 @@ def _in_one(found, log, work, args, before):
 
     forked.listen_to_hangups()
     forked.leave_figures_blank()
+    forked.shorten_videos()
     if before:
         before()
     found.write_text(json.dumps(work(call, *args)))
