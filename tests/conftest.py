@@ -29,15 +29,15 @@ sys.dont_write_bytecode = False
 
 # The files that take longest, first: nothing is left over for one core alone at the end.
 LONGEST = (
+    "test_exact_resume.py",
     "test_soak.py",
     "test_training.py",
     "test_actor_critic.py",
-    "test_eval_model.py",
-    "test_fuzz_config.py",
     "test_saves.py",
     "test_forged_directories.py",
-    "test_exact_resume.py",
+    "test_eval_model.py",
     "test_ladder.py",
+    "test_fuzz_config.py",
     "test_mutants.py",
     "test_new_components.py",
     "test_wm.py",

@@ -179,7 +179,7 @@ def test_a_run_can_only_be_driven_by_what_it_learned(run_dir, args, wanted):
 
 
 def test_a_saved_run_with_discrete_actions(tmp_path):
-    train(tmp_path, "--env.task", "catcher", "--run.frames", "40")
+    train(tmp_path, "--env.task", "catcher", "--env.time_limit", "30", "--run.frames", "40")
     evaluate(seed_dir(tmp_path, "catcher"), "--episodes", "2")
 
 

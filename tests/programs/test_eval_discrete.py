@@ -10,7 +10,8 @@ from runs import evaluate, seed_dir, train
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     root = tmp_path_factory.mktemp("discrete")
-    train(root, "--env.task", "catcher", "--model.latent", "deterministic", "--run.frames", "40")
+    task = ("--env.task", "catcher", "--env.time_limit", "30")
+    train(root, *task, "--model.latent", "deterministic", "--run.frames", "40")
     return seed_dir(root, "catcher")
 
 
