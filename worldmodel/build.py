@@ -298,10 +298,13 @@ def make_plan_score(
     c: Config, policy: LearnedPolicy | None, goal: Callable[[], Goal] | None
 ) -> Callable[..., PlanScore]:
     """Make the function (model, state, generator) -> score of the configured plan score."""
-    name = c.planner.score
+    name, pessimism = c.planner.score, c.planner.pessimism
+    has_heads = c.ensemble.size > 1 and c.ensemble.of == "heads"
+    variances, doubt = (0.0, pessimism) if has_heads else (pessimism, 0.0)
     inputs = ScoreInputs(
         discount=c.planner.discount,
-        particles=Particles(c.planner.particles, c.planner.propagation, c.planner.pessimism),
+        particles=Particles(c.planner.particles, c.planner.propagation, variances),
+        doubt=doubt,
         settings=get_settings(c, registry.PLAN_SCORES, name),
         value=None if policy is None else policy.value,
         goal=goal,

@@ -15,6 +15,7 @@ import torch
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.model.dynamics import Rollout
+from worldmodel.model.world_model import WorldModel
 from worldmodel.policy.actor_critic import Actor, ActorCritic, freeze_weights
 from worldmodel.spaces import ActionSpace
 
@@ -194,6 +195,8 @@ def test_gradients_flow_through_the_model_by_reparameterised_actions():
 
 class Doubtful(Adding):
     """Its ensemble disagrees by the square of the sum of feature and action."""
+
+    measure_rollout_disagreement = WorldModel.measure_rollout_disagreement
 
     def measure_disagreement(self, feat, action):
         return (feat + action)[..., 0].square()

@@ -7,6 +7,7 @@ from test_actor_critic import Known, random_batch, reached
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.errors import UsageError
+from worldmodel.model.world_model import WorldModel
 from worldmodel.policy.actor_critic import Actor
 from worldmodel.policy.plan2explore import Explorer
 from worldmodel.spaces import ActionSpace, ObservationSpace
@@ -43,6 +44,8 @@ class Doubted(Known):
             lambda s: s["stoch"][..., 0],
             lambda s: torch.ones_like(s["stoch"][..., 0]),
         )
+
+    measure_rollout_disagreement = WorldModel.measure_rollout_disagreement
 
     def measure_disagreement(self, feat, action):
         return torch.nn.functional.softplus(4 * feat[..., 0] + 2 * action[..., 0]) + 0.01

@@ -7,6 +7,7 @@ from worldmodel import build, registry
 from worldmodel.config import loading
 from worldmodel.policy.goals import Goal
 from worldmodel.policy.planners import HasGradient
+from worldmodel.policy.planners.proposals import Box
 from worldmodel.spaces import ActionSpace, ObservationSpace, map_state
 
 SPACE = ActionSpace(2)
@@ -44,6 +45,45 @@ def test_every_plan_of_every_state_gets_a_number_of_its_own(name):
         torch.testing.assert_close(alone(i)(plans[i : i + 1]), found[i : i + 1])
     swapped = score(plans.flip(1))
     torch.testing.assert_close(swapped.flip(1), found)
+
+
+@pytest.mark.parametrize("particles", [0, 2])
+@pytest.mark.parametrize("name", registry.PLAN_SCORES)
+@torch.no_grad()
+def test_pessimism_takes_the_heads_disagreement_from_each_step(name, particles):
+    keys = ("ensemble.size=3", "planner.discount=0.9", f"planner.particles={particles}")
+    plain, _ = score_of(name, *keys)
+    cautious, _ = score_of(name, *keys, "planner.pessimism=0.5")
+    plans = torch.rand(BATCH, COUNT, HORIZON, 2) * 2 - 1
+    model = plain.model
+    state = map_state(plain.state, lambda v: v.repeat_interleave(COUNT, 0))
+    lost = torch.zeros(BATCH * COUNT)
+    for t, action in enumerate(plans.flatten(0, 1).unbind(1)):
+        share = 1.0 if name == "goal_distance" else 0.9**t
+        doubt = model.measure_disagreement(model.dynamics.features(state), action)
+        lost += 0.5 * share * doubt
+        state = model.dynamics.imagine_step(state, action)
+    found = (plain(plans) - cautious(plans)).flatten()
+    torch.testing.assert_close(found, lost, rtol=1e-3, atol=1e-6)
+    assert lost.min() > 0.01 and lost.std() > 1e-3, "plans differ"
+
+
+@pytest.mark.parametrize("planner", registry.PLANNERS)
+@torch.no_grad()
+def test_every_planner_keeps_to_what_the_heads_agree_on(planner):
+    """Heads that disagree about pushes to the right, and a model without rewards."""
+    score, _ = score_of("reward", "ensemble.size=2", "planner.pessimism=1")
+    score.model.reward.net.out.weight.zero_()
+    score.model.ensemble.predict = lambda feat, action: torch.stack(
+        [action[..., :1], torch.full_like(action[..., :1], -1.0)]
+    )
+    c = loading.parse(["debug", f"planner.name={planner}", "planner.candidates=64"])
+    proposal = Box()
+    mean, std = proposal.start(BATCH, HORIZON, 2)
+    plan = build.make_planner(c.planner)(
+        score, mean, std, proposal, torch.Generator().manual_seed(0)
+    )
+    assert plan[..., 0].mean() < -0.2  # they agree at -1
 
 
 @pytest.mark.parametrize("name", registry.PLAN_SCORES)

@@ -475,7 +475,7 @@ def _ensemble_contradictions(c: Config) -> list[str]:
             f"planner.particles: {p.particles} cannot be shared evenly by {members} members "
             f"(ensemble.size)"
         )
-    if p.pessimism and (p.particles or members) == 1:
+    if p.pessimism and e.size == 1 and p.particles < 2:
         found.append(
             "planner.pessimism: one rollout per plan has no variance; set ensemble.size or "
             "planner.particles"
@@ -598,6 +598,13 @@ def learns_policy(c: Config) -> bool:
 def find_unused_sections(c: Config) -> set[str]:
     """Sections of the dynamics and objectives that a configuration does not choose."""
     return {*registry.DYNAMICS, *registry.OBJECTIVES} - {c.model.dynamics, *c.loss.objective}
+
+
+def learns_model(c: Config) -> bool:
+    """Whether a model is trained, which can be looked at and planned with."""
+    has_none = states_fact(registry.DYNAMICS[c.model.dynamics], "imagines_nothing")
+    updates = c.train.schedule == "rounds" or c.train.updates_per_step > 0
+    return updates and not has_none and not plans_in_simulator(c)
 
 
 def plans_in_simulator(c: Config) -> bool:

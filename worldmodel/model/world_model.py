@@ -283,6 +283,12 @@ class WorldModel(nn.Module):
         """How far the members' predictions after actions (...,A) are apart: (...)."""
         return measure_disagreement(self.predict_members(feat, action))
 
+    def measure_rollout_disagreement(self, start: Tensor, after: Tensor, action: Tensor) -> Tensor:
+        """The same (H,N) along a rollout: features (N,F) at its start, and (H,N,F) after actions
+        (H,N,A), with their graph.
+        """
+        return self.measure_disagreement(torch.cat([start.unsqueeze(0), after[:-1]]), action)
+
     def measure_goal_distance(self, states: State, goal: Tensor, kind: str) -> Tensor:
         """Distance (...) of imagined states (...,) from a goal's embedding, which broadcasts.
 

@@ -177,8 +177,7 @@ class ActorCritic(LearnedPolicy):
 
     def measure_disagreement(self, model, before: Tensor, after: Tensor, action: Tensor) -> Tensor:
         """The ensemble's disagreement (H,N) about where each action leads."""
-        left = torch.cat([before[:1], after[:-1]])  # as `before`, with the graph
-        return model.measure_disagreement(left, clip_actions(action))
+        return model.measure_rollout_disagreement(before[0], after, clip_actions(action))
 
     def _compute_returns(self, imagined: ImaginedRollouts) -> tuple[Tensor, Tensor]:
         """Lambda-returns and discounts (H,N) of rollouts."""

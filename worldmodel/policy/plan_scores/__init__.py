@@ -28,6 +28,7 @@ class ScoreInputs:
 
     discount: float = 1.0
     particles: Particles = Particles()
+    doubt: float = 0.0  # what a unit of disagreement of one-step heads costs
     settings: Any = None  # the score's section of the configuration, where it has one
     # Where a score states needs_critic: features (...,F) to values (...).
     value: Callable[[Tensor], Tensor] | None = None
@@ -50,6 +51,14 @@ class PlanScore:
     def __call__(self, candidates: Tensor) -> Tensor:
         """(B,N,H,A) -> (B,N)."""
         raise NotImplementedError
+
+    def measure_doubt(self, start: Tensor, after: Tensor, actions: Tensor) -> Tensor:
+        """What the disagreement of one-step heads costs at each step of M rollouts: (H,M).
+
+        Features are those at their start (M,F) and (H,M,F) after actions (H,M,A).
+        """
+        found = self.model.measure_rollout_disagreement(start, after, actions)
+        return self.inputs.doubt * found
 
     def score_with_gradient(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B,N) and their gradient (B,N,H,A) by the candidates."""
