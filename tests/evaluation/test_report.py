@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import browser
+from reported import write_run
 from runs import evaluate, seed_dir, train
 from worldmodel.config import loading as configs
 from worldmodel.evaluation.plotting import media
@@ -19,6 +20,7 @@ from worldmodel.evaluation.report.html import PictureEmbedder
 from worldmodel.evaluation.report.page import render_page, write_report
 from worldmodel.evaluation.report.reported_run import read_run
 
+BARE = ("--loss.objective", "{}", "--loss.overshooting", "1")
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
@@ -128,6 +130,23 @@ def test_a_run_without_results_lists_the_commands_that_measure_them(run_dir):
     assert "--run.fresh true" in words and "--run.name NAME" in words
     assert "No published score is known for pointmass" in words and "Not finished" not in words
     assert text.count("<svg viewBox") > 8  # the learning curve and the losses
+
+
+@pytest.mark.parametrize("kind", ["sac", "sac_pixels", "simulator"])
+def test_a_run_without_a_model_is_not_told_to_look_at_one(tmp_path, kind):
+    words = {
+        "sac": ("sac", "--run.frames", "9000"),
+        "sac_pixels": ("sac_pixels", "--run.frames", "9000"),
+        "simulator": ("--model.dynamics", "simulator", "--env.obs", "state", *BARE),
+    }[kind]
+    path = write_run(tmp_path / "run", *words)
+    text, missing = render_page([read_run(path)])
+    said = text + "\n".join(missing)
+    for command in ("model", "imagine", "play"):
+        assert f"{path} {command}" not in said
+    assert f"{path} probe" in said and f"{path} --episodes 10" in said
+    assert (f"{path} compare" in said) == (kind == "simulator")
+    assert "This run trains no model" in text
 
 
 def test_a_run_with_all_results_shows_them(measured_dir):

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from worldmodel.config.schema import learns_model, plans_in_simulator
 from worldmodel.evaluation.imagination.open_loop import imagine_open_loop
 from worldmodel.evaluation.plotting import media
 from worldmodel.evaluation.plotting.learning_curve import plot_learning_curve
@@ -84,16 +85,17 @@ def evaluate_finished_run(t, envs, stop) -> bool:
     say(f"try next ({PROGRAM} eval latest is short for the newest run):")
     evaluate = f"  {PROGRAM} eval {t.run.path}"
     say(f"{evaluate} --episodes 50  # returns over more episodes, with videos")
-    if t.model.can_draw and result.video:
+    has_model = learns_model(t.config)
+    if has_model and t.model.can_draw and result.video:
         say(f"{evaluate} imagine        # imagined rollouts beside the truth")
-    imagines = t.model.dynamics.imagines
-    if imagines:
+    if has_model:
         say(f"{evaluate} model          # how good the world model is, by every measure")
-    say(
-        f"{evaluate} compare        # its actor and every planner, return against thinking time: "
-        f"minutes"
-    )
-    if imagines:
+    if has_model or plans_in_simulator(t.config):
+        say(
+            f"{evaluate} compare        # its actor and every planner, return against thinking "
+            f"time: minutes"
+        )
+    if has_model:
         say(f"{evaluate} play           # drive the model yourself, the simulator beside it")
     say(f"{evaluate} report         # everything about this run on one page")
     if t.config.env.task != "pendulum":

@@ -17,6 +17,7 @@ from worldmodel.evaluation.report.glossary import (
     GLOSSARY_TITLE,
     IMAGINATION_TERMS,
     NEW_EPISODES_NOTE,
+    NO_MODEL_NOTE,
     PROBE_NOTE,
     QUALITY_TERMS,
     RETURN_TERMS,
@@ -258,6 +259,8 @@ def render_quality(runs: Sequence[ReportedRun], missing: list[str]) -> str:
             + followed
         )
 
+    if not runs[0].has_model:
+        return render_paragraph(NO_MODEL_NOTE, "soft")
     return render_each(runs, "model.json", "model", missing, show)
 
 
@@ -271,6 +274,8 @@ def render_stills(
             if (path := run.path / "eval" / f"{name}.png").exists():
                 alt = f"{run.name}: {title}"
                 found.append(f"<h3>{escape(title)}</h3>{pictures.embed(path, alt, paper=True)}")
+    if not found and not runs[0].has_model:
+        return render_paragraph(NO_MODEL_NOTE, "soft")
     if not found and not runs[0].can_draw:
         return render_paragraph(
             "No pictures of imagined rollouts: this model has no decoder. Its quality is measured "
@@ -312,6 +317,8 @@ def render_drivers(runs: Sequence[ReportedRun], missing: list[str]) -> str:
             + render_terms(GLOSSARY_TITLE, DRIVER_TERMS)
         )
 
+    if not (runs[0].can_plan or (runs[0].path / "eval" / "compare.json").exists()):
+        return render_paragraph(NO_MODEL_NOTE, "soft")
     return render_each(runs, "compare.json", "compare", missing, show)
 
 

@@ -11,6 +11,7 @@ NEW_EPISODES_NOTE = (
     "Measured after training, on new episodes. The last point of the learning curve comes from "
     "other episodes."
 )
+NO_MODEL_NOTE = "This run trains no model, so there is none to look at."
 PROBE_NOTE = (
     "R² of a linear regression from the model's posterior state to the simulator's state: 1 means "
     "that all of its variance is predicted, 0 none. The regression was fitted and tested on {} "

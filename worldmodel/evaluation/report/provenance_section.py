@@ -89,8 +89,11 @@ def list_missing_commands(runs: Sequence[ReportedRun]) -> list[str]:
     found = []
     for run in runs:
         imagined = any((run.path / "eval").glob("imagine.*")) or not run.can_draw
+        useful = {"model": run.has_model, "compare": run.can_plan}
         what = [
-            name for name, file in RESULT_FILES.items() if not (run.path / "eval" / file).exists()
+            name
+            for name, file in RESULT_FILES.items()
+            if useful.get(name, True) and not (run.path / "eval" / file).exists()
         ] + ["imagine"] * (not imagined)
         found += [format_command(run.path, name) for name in what]
     if len(runs) > 1 and not (runs[0].path / "eval" / "seeds.json").exists():

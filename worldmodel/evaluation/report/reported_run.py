@@ -9,7 +9,7 @@ from typing import Any
 
 from worldmodel.checkpoint import store
 from worldmodel.checkpoint.validate import check_integer, check_spaces, read_json_lines
-from worldmodel.config.schema import Config
+from worldmodel.config.schema import Config, learns_model, plans_in_simulator
 from worldmodel.errors import RunError
 from worldmodel.run_directory import RunDir
 from worldmodel.system import provenance
@@ -65,10 +65,22 @@ class ReportedRun:
         return self.config.env.obs != "state"
 
     @property
+    def has_model(self) -> bool:
+        """Whether it trains a model that can be looked at."""
+        return learns_model(self.config)
+
+    @property
+    def can_plan(self) -> bool:
+        """Whether planners have a model, or the true simulator."""
+        return self.has_model or plans_in_simulator(self.config)
+
+    @property
     def can_draw(self) -> bool:
         """Whether its model can decode pictures."""
-        return self.has_pictures and (
-            self.config.loss.probe or self.config.loss.objective.get("reconstruction", 0) > 0
+        return (
+            self.has_model
+            and self.has_pictures
+            and (self.config.loss.probe or self.config.loss.objective.get("reconstruction", 0) > 0)
         )
 
     @property
