@@ -55,6 +55,11 @@ def make_slug(task: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "_", task)
 
 
+def locate_results(run: Path, other_task: str = "") -> Path:
+    """Where eval.py writes: RUN/eval, and in it a folder for each other task."""
+    return run / "eval" / make_slug(other_task)
+
+
 def _check_entry(entry: os.DirEntry[str]) -> None:
     """RunError or LinkedFileError unless it is a regular file with one name."""
     path = escape_control(entry.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,20 @@ from worldmodel import build, memory_estimate
 from worldmodel.checkpoint import store, validate
 from worldmodel.checkpoint.saved_spaces import read_spaces
 from worldmodel.config import loading
-from worldmodel.config.schema import Config, learns_policy, plans_in_simulator
+from worldmodel.config.schema import Config, learns_policy, plans_in_simulator, states_fact
 from worldmodel.errors import RunError, UsageError
 from worldmodel.model.dynamics import Simulator
 from worldmodel.model.given_reward import GivenReward, Reward
+from worldmodel.model.heads import KnownHead
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.packing import file_list
 from worldmodel.packing.golden_output import check_golden
 from worldmodel.packing.locate import locate_run
 from worldmodel.policy.agent import Agent, Carry
 from worldmodel.policy.learned_policy import LearnedPolicy
+from worldmodel.registry import DYNAMICS, KNOWN_REWARDS
 from worldmodel.rollout.montage import join_pictures
-from worldmodel.run_directory import RunDir
+from worldmodel.run_directory import RunDir, locate_results
 from worldmodel.spaces import ObservationSpace, add_prefix, select_prefix
 from worldmodel.system import runtime
 from worldmodel.system.runtime import autocast, make_generator
@@ -44,8 +47,9 @@ class Run:
         observation: ObservationSpace,
         frames: int,
         policy: LearnedPolicy | None = None,
+        other_task: str = "",
     ):
-        self.observation_space = observation
+        self.observation_space, self.other_task = observation, other_task
         self.config, self.path, self.agent, self.frames, self.policy = (
             c,
             path,
@@ -64,21 +68,38 @@ class Run:
         if isinstance(overrides, Mapping):
             overrides = [(key, loading.format_value(v)) for key, v in overrides.items()]
         c = loading.apply_overrides(self.config, overrides, OVERRIDABLE)
-        if learns_policy(c) and isinstance(self.model.reward, GivenReward):
-            raise RunError(
-                f"--reward: actor and critic have learned another reward than "
-                f"{self.model.reward.name}; behavior.name can be random or mpc, the latter with "
-                "planner.score reward and planner.proposals 0",
-                2,
-            )
         if learns_policy(c) and self.policy is None:
+            why = self.lost_policy or "this run trained no actor and no critic"
             raise RunError(
-                "this run trained no actor and no critic: behavior.name can be random or mpc, "
-                "the latter with planner.score reward and planner.proposals 0",
+                f"{why}: behavior.name can be random or mpc, the latter with planner.score reward "
+                "and planner.proposals 0",
                 2,
             )
         agent = build.make_agent(c, self.model, self.action_space, self.agent.device, self.policy)
-        return Run(c, self.path, agent, self.observation_space, self.frames, self.policy)
+        return Run(
+            c,
+            self.path,
+            agent,
+            self.observation_space,
+            self.frames,
+            self.policy,
+            self.other_task,
+        )
+
+    @property
+    def lost_policy(self) -> str:
+        """Why the policy that it may have trained cannot act; empty if it can."""
+        reward = self.model.reward
+        if isinstance(reward, GivenReward):
+            return f"its actor and critic have learned another reward than {reward.name}"
+        if self.other_task:
+            return f"its actor and critic have learned another task than {self.other_task}"
+        return ""
+
+    @property
+    def results(self) -> Path:
+        """The folder of the results that are measured on its task, or on another."""
+        return locate_results(self.path, self.other_task)
 
     def replace_reward(self, name: str, function: Reward) -> Run:
         """The run with its model's reward replaced by a function of what the model decodes.
@@ -88,7 +109,45 @@ class Run:
         if not self.model.dynamics.imagines:
             raise UsageError("--reward: this agent has no model to plan with")
         self.model.reward = GivenReward(name, self.model.decode_observations, function)
-        run = Run(self.config, self.path, self.agent, self.observation_space, self.frames)
+        return self._plan_alone(self.config)
+
+    def replace_task(self, task: str) -> Run:
+        """The run with new heads of reward and continuation, for another task of the same body.
+
+        They are that task's equations if they are known and nothing is encoded; otherwise they are
+        untrained. It plans, since its policy has learned the run's own task.
+        """
+        c, model = self.config, self.model
+        if not model.dynamics.imagines or plans_in_simulator(c):
+            raise UsageError(
+                f"--env.task {task}: {self.path} has no model that another task could use "
+                f"(model.dynamics {c.model.dynamics}); train it with --env.task {task}"
+            )
+        raw = states_fact(DYNAMICS[c.model.dynamics], "encodes_nothing")
+        if raw and task in KNOWN_REWARDS and c.env.repeat == 1:
+            heads = {"reward_head": "known", "cont_head": "known"}
+        else:
+            learned = "gaussian" if c.model.reward_head == "known" else c.model.reward_head
+            heads = {"reward_head": learned, "cont_head": "learned"}
+        sections: Any = c
+        env, keys = replace(c.env, task=task, kwargs={}), replace(sections.model, **heads)
+        c = replace(c, env=env, model=keys)
+        model.reward, model.cont = (
+            head.to(self.agent.device) for head in build.make_heads(c, model.dynamics)
+        )
+        model.ends.fill_(isinstance(model.cont, KnownHead))
+        return self._plan_alone(c, task)
+
+    def _plan_alone(self, c: Config, other_task: str = "") -> Run:
+        """The run without its policy, driven by its planner."""
+        run = Run(
+            c,
+            self.path,
+            self.agent,
+            self.observation_space,
+            self.frames,
+            other_task=other_task,
+        )
         plans = {"behavior.name": "mpc", "planner.score": "reward", "planner.proposals": 0}
         return run.apply_overrides(plans)
 

@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodel import envs
+from worldmodel import envs, registry
 from worldmodel.model.known_rewards import KNOWN_REWARDS
+
+
+def test_they_are_listed_where_no_torch_is_imported():
+    assert set(registry.KNOWN_REWARDS) == set(KNOWN_REWARDS)
 
 
 def record_steps(name: str, num_episodes: int) -> tuple[list, list, list, list]:

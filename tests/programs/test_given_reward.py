@@ -55,7 +55,7 @@ def test_compare_has_a_column_for_it_and_leaves_the_actor_out(run_dir):
     out, _ = evaluate(
         run_dir, "compare", "--reward", "my_rewards:own", "--episodes", "1", "--budgets", "0.5"
     )
-    assert "by --reward" in out and "it learned another reward than my_rewards:own" in out
+    assert "by --reward" in out and "have learned another reward than my_rewards:own" in out
     rows = [line.split() for line in out.splitlines() if line.startswith("random")]
     assert float(rows[0][-1]) == pytest.approx(float(rows[0][1]), abs=0.051)
 

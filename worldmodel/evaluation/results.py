@@ -13,7 +13,7 @@ from worldmodel.system.files import replace_file
 
 def write_result(path: Path, values: dict[str, Any]) -> Path:
     """Write values as JSON, and the folder if it is new; numbers not finite become null."""
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, json.dumps(to_plain(values), indent=1, allow_nan=False) + "\n")
     return path
 

@@ -12,6 +12,9 @@ from worldmodel.model.dynamics import Simulator
 class Environments(Protocol):
     """The functions of the package `envs` that a training or an evaluation calls."""
 
+    def check_name(self, task: str) -> None:
+        """Raise an error with `exit_code` 2 or 3 unless a task can be made."""
+
     def names_code(self, task: str) -> bool:
         """Say whether making the environment of a task imports code that the task names."""
 

@@ -36,6 +36,9 @@ FROM = {
 ABOUT = """Evaluate saved runs. RUN is a run directory, runs/<task>/<name>/seed<k>; `latest` is the
 newest one in runs/. Without a command it plays episodes (returns).
 """
+OTHER_TASK = """--env.task OTHER lets the run's model plan for another task of the same
+body: new heads learn its rewards from a few episodes (returns, compare, play).
+"""
 OTHER_DRIVERS = """--planner.KEY VALUE, --behavior.KEY VALUE and --goal.KEY VALUE drive the run in
 another way than it was trained with, as in --behavior.name mpc --planner.candidates 400.
 """
@@ -88,6 +91,7 @@ def make_parser(command: str, **options: Any) -> OptionParser:
         usage = f"{program} {runs} {command} [options] [--section.key VALUE ...]"
         about = f"{command}: {COMMANDS[command]}."
         about += "" if command == "report" else f"\n\n{OTHER_DRIVERS}"
+        about += f"\n{OTHER_TASK}" * (command in TRANSFERABLE)
     else:
         usage = f"{program} RUN [RUN ...] [COMMAND] [options] [--section.key VALUE ...]"
         rows = [f"  {name:<9}{line}" for name, line in COMMANDS.items()]
@@ -254,6 +258,7 @@ def count(parse: Callable[[str], Any], default: int | None, text: str, *commands
 
 PLAYING = ("returns", "imagine", "compare", "probe", "model", "play")
 EPISODIC = ("returns", "compare", "probe", "model")
+TRANSFERABLE = ("returns", "compare", "play")  # those that another reward or task can be given
 OPTIONS: dict[str, Option] = {
     "--episodes": count(parse_positive, 10, "episodes", *EPISODIC),
     "--seed": count(parse_natural, 0, "seed of the episodes", *PLAYING),
@@ -291,10 +296,25 @@ OPTIONS: dict[str, Option] = {
         {"metavar": "NAMES", "help": "only these ways to drive, as in 'actor;cem' (all)"},
     ),
     "--reward": (
-        ("returns", "compare", "play"),
+        TRANSFERABLE,
         {
             "metavar": "MODULE:FUNCTION",
             "help": "plan by this reward of decoded observations instead of the learned one",
+        },
+    ),
+    "--fit-episodes": count(
+        parse_positive,
+        20,
+        "episodes from which the rewards of another --env.task are learnt",
+        *TRANSFERABLE,
+    ),
+    "--fit-from": (
+        TRANSFERABLE,
+        {
+            "choices": ["fresh", "replay"],
+            "default": "fresh",
+            "help": "what these episodes are: played now (fresh), or the last ones of the run's "
+            "replay, simulated again in the other task (replay)",
         },
     ),
     "--port": count(parse_port, 0, "where to serve; 0: any that is free", "play"),

@@ -11,13 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from worldmodel.config import loading
 from worldmodel.config.schema import Config, plans_in_simulator
 from worldmodel.config.yaml_io import format_name
 from worldmodel.errors import RunError, UsageError
+from worldmodel.evaluation.results import write_result
+from worldmodel.evaluation.returns import other_task
+from worldmodel.evaluation.returns.other_task import Script
 from worldmodel.model.dynamics import Simulator
+from worldmodel.model.heads import KnownHead
 from worldmodel.programs.environments import Environments
+from worldmodel.programs.eval_options import TRANSFERABLE
 from worldmodel.programs.named_function import load_function
+from worldmodel.run_directory import RunDir, locate_results
 from worldmodel.saved_run import Run
 from worldmodel.system import runtime, trusted_code
 from worldmodel.system.console import say
@@ -29,7 +34,10 @@ TASK = "env.task"
 def open_run(
     args: Namespace, path: Path, environments: Environments
 ) -> tuple[Run, Callable[..., Any]]:
-    """Open a run; return it and a function (obs, num) that makes its environments."""
+    """Open a run; return it and a function (obs, num) that makes its environments.
+
+    If the command line names another task, its heads of reward and continuation are those of that.
+    """
     overrides = [pair for pair in args.overrides if pair[0] != TASK]
 
     def make_simulator(config: Config, path: Path) -> Simulator:
@@ -39,10 +47,14 @@ def open_run(
         return environments.make_simulator(config.env, trust=True)
 
     run = Run.open(path, args.device, make_simulator)
+    own, other = run.config.env.task, find_other_task(args, run.config)
+    if other:
+        check_other_task(args, other, environments)
+        run = run.replace_task(other)
     if args.reward:
         run = run.replace_reward(args.reward, load_function("--reward", args.reward))
     run = run.apply_overrides(overrides)
-    distrust = find_distrust(args, run.config, run.path, environments)
+    distrust = "" if other else find_distrust(args, run.config, run.path, environments)
     env, distract = run.config.env, run.config.distract
 
     def make(obs: str = env.obs, num: int = 1):
@@ -56,8 +68,60 @@ def open_run(
             one, num, timeout_s=env.timeout, restart_budget=env.restarts
         )
 
-    say(f"{env.task}, {run.path}, trained on {run.frames} frames")
+    of = f" of {own}" * bool(other)
+    say(f"{env.task}, {run.path}, trained on {run.frames} frames{of}")
+    if other:
+        learn_other_task(args, run, make, own)
     return run, make
+
+
+def find_other_task(args: Namespace, config: Config) -> str:
+    """The task that --env.task names, if it is not the run's own; otherwise empty."""
+    named = [text for key, text in args.overrides if key == TASK]
+    return named[-1] if named and named[-1] != config.env.task else ""
+
+
+def check_other_task(args: Namespace, task: str, environments: Environments) -> None:
+    """UsageError, or the environments' own error, if the command cannot use another task."""
+    if args.command not in TRANSFERABLE:
+        raise UsageError(
+            f"--{TASK}: {args.command} looks at the task that the run was trained on; only "
+            f"{', '.join(TRANSFERABLE)} can use its model for another"
+        )
+    if args.reward:
+        raise UsageError(f"--reward: with another --{TASK} its reward is learnt; give one of them")
+    environments.check_name(task)
+
+
+def learn_other_task(args: Namespace, run: Run, make: Callable[..., Any], own: str) -> None:
+    """Fit the new heads of a run for another task, unless they are equations; write task.json."""
+    found: dict[str, Any] = {"task": run.other_task, "trained_on": own, "rewards": "known"}
+    with make() as envs:
+        other_task.check_spaces(run, envs)
+        if isinstance(run.model.reward, KnownHead):
+            say(f"rewards of {run.other_task}: its equation of the predicted vector")
+        else:
+            scripts = read_scripts(run, args.fit_episodes) if args.fit_from == "replay" else ()
+            count = len(scripts) or args.fit_episodes
+            how = "of the replay, simulated again" if scripts else "played now"
+            say(f"rewards of {run.other_task}: learning a new head from {count} episodes {how}")
+            returns = other_task.learn_task(run, envs, args.seed, args.fit_episodes, scripts)
+            found |= {"rewards": "learnt", "episodes_from": args.fit_from, "returns": returns}
+            say(f"  their mean return is {sum(returns) / len(returns):.1f}")
+    write_result(run.results / "task.json", found)
+
+
+def read_scripts(run: Run, count: int) -> list[Script]:
+    """Seeds and actions of the last episodes of the run's replay."""
+    from worldmodel.evaluation.play.start_points import ReplayStarts
+
+    replay = ReplayStarts(run.path, run.config.run.seed)
+    starts = [replay.make_start(i, -1) for i in range(-min(count, replay.count), 0)]
+    scripts = [Script(start.seed, start.actions) for start in starts if start.seed is not None]
+    if not scripts:
+        why = replay.problem or "the seeds of its episodes are not known"
+        raise UsageError(f"--fit-from replay: {why}")
+    return scripts
 
 
 def require_model(run: Run) -> None:
@@ -71,10 +135,8 @@ def require_model(run: Run) -> None:
 
 def find_distrust(args: Namespace, config: Config, path: Path, environments: Environments) -> str:
     """Say why the code that a saved run names must not be imported; an empty string if it may."""
-    task, named = config.env.task, [pair for pair in args.overrides if pair[0] == TASK]
-    shown = repr(format_name(task))
-    if named and loading.apply_overrides(config, named).env.task != task:
-        raise UsageError(f"--{TASK}: the task of {path} is {shown}, and it cannot be changed")
+    task = config.env.task
+    shown, named = repr(format_name(task)), (TASK, task) in args.overrides
     doubtful = environments.may_name_code(config.env.kwargs)
     if not doubtful and (named or not environments.names_code(task)):
         return ""
@@ -97,18 +159,21 @@ def evaluate_returns(args: Namespace, environments: Environments) -> None:
 
     options = returns.ReturnsOptions(args.episodes, args.seed, args.envs)
     seed_statistics.check_distinct_runs(args.runs)
-    results = []
+    results, others = [], []
     for path in args.runs:
         if args.source == "saved":
-            results.append(returns.load_returns(path))
+            others.append(find_other_task(args, RunDir(path).load_config()))
+            results.append(returns.load_returns(path, others[-1]))
             say(f"{path}, after {results[-1]['frames']} frames")
             say(returns.format_returns(results[-1]))
             continue
         run, make = open_run(args, path, environments)
+        others.append(run.other_task)
         make_many = require_environment(lambda num, make=make: make(num=num))
         results.append(returns.evaluate_returns(run, make_many, options))
     if len(results) > 1:
-        seed_statistics.write_aggregate(results, args.runs[0] / "eval", args.seed)
+        target = locate_results(args.runs[0], others[0])
+        seed_statistics.write_aggregate(results, target, args.seed)
 
 
 def imagine(args: Namespace, environments: Environments) -> None:
@@ -172,7 +237,7 @@ def play(args: Namespace, environments: Environments) -> None:
     serve_play(
         run,
         make,
-        run.path / "eval",
+        run.results,
         seed=args.seed,
         context=args.context,
         port=args.port,

@@ -49,13 +49,13 @@ def compare_drivers(run: Run, make: Callable[..., Any], options: CompareOptions)
         run.policy is not None,
         options.budgets if imagines else (),
         own if acts else "actor_critic",
-        f"it learned another reward than {given.name}" if given else NO_POLICY,
+        run.lost_policy or NO_POLICY,
     )
     if not imagines:
         missing["planner"] = "left out: every planner; this agent has no model to plan with"
     if options.only is not None:
         drivers, missing = select_drivers(drivers, missing, options.only), {}
-    target, results = run.path / "eval", dict[str, dict[str, Any]]()
+    target, results = run.results, dict[str, dict[str, Any]]()
     efforts = [driver.effort for driver in drivers.values()]
     bar = Progress(sum(efforts) * options.episodes, "compare")
     with require_environment(make)() as envs:  # one environment: times are of single actions

@@ -15,7 +15,7 @@ from worldmodel.evaluation.returns.reward_meter import RewardMeter
 from worldmodel.model.given_reward import GivenReward
 from worldmodel.rollout.evaluation_episodes import Evaluation, run_episodes
 from worldmodel.rollout.statistics import format_interval
-from worldmodel.run_directory import RunDir
+from worldmodel.run_directory import RunDir, locate_results
 from worldmodel.saved_run import Run
 from worldmodel.system.console import PROGRAM, Progress, say
 from worldmodel.system.cpu_cores import count_cores
@@ -52,7 +52,7 @@ def evaluate_returns(
     run: Run, make: Callable[[int], Any], options: ReturnsOptions
 ) -> dict[str, Any]:
     """Play episodes, write returns.json and videos, print a summary; return the results."""
-    target = run.path / "eval"
+    target = run.results
     bar = Progress(options.episodes, "episodes")
     with make(options.env_count) as envs:
         rollout, player = make_evaluation_rollout(run, envs, options.seed)
@@ -124,20 +124,18 @@ def format_returns(x: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def load_returns(path: Path) -> dict[str, Any]:
+def load_returns(path: Path, other_task: str = "") -> dict[str, Any]:
     """The results that an earlier command wrote; RunError if there are none or if damaged."""
     RunDir(path).load_config()  # fails with a message if this is no run
+    file = locate_results(path, other_task) / FILE
+    command = f"{PROGRAM} eval {path}" + f" --env.task {other_task}" * bool(other_task)
     try:
-        return validate_returns(read_json(path / "eval" / FILE, MAX_BYTES))
+        return validate_returns(read_json(file, MAX_BYTES))
     except FileNotFoundError:
-        raise RunError(
-            f"{path}/eval/{FILE} does not exist: {PROGRAM} eval {path} writes it", 4
-        ) from None
+        raise RunError(f"{file} does not exist: {command} writes it", 4) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise RunError(
-            f"{path}/eval/{FILE} is damaged or of another version: {PROGRAM} eval {path} "
-            "writes it again",
-            4,
+            f"{file} is damaged or of another version: {command} writes it again", 4
         ) from None
 
 

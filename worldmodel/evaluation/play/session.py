@@ -169,7 +169,7 @@ class Session:
         frames = np.concatenate(
             [np.stack([p for p in side if p is not None]) for side in sides], 2
         )
-        directory.mkdir(exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         number = 0
         while (path := directory / f"play-{number:03}.gif").exists():
             number += 1

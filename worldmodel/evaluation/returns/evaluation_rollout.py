@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from worldmodel.errors import RunError, exit_code_of
-from worldmodel.rollout.collector import Rollout, make_episode_seeds
+from worldmodel.rollout.collector import Policy, Rollout, make_episode_seeds
 from worldmodel.rollout.player import Player
 from worldmodel.spaces import Row
 from worldmodel.system.runtime import make_generator
@@ -31,7 +31,7 @@ def make_evaluation_rollout(run, envs, seed: int) -> tuple[Rollout, Player]:
 
 def record_episode(
     rollout: Rollout,
-    player: Player,
+    player: Policy,
     length: int,
     on_row: Callable[[int], None] = lambda done: None,
 ) -> list[Row]:
