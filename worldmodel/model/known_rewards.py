@@ -1,6 +1,8 @@
 """Rewards and ends of built-in tasks as equations of the vector observation (PETS, section 5).
 
 They hold for `env.repeat: 1`: with more frames to a step, rewards of unseen frames count too.
+A model's heads read features alone, so that where rewards are predicted the action counts as 0:
+`cartpole_swingup` then lacks its cost of at most 0.01 a step.
 """
 
 from __future__ import annotations

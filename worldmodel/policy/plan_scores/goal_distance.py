@@ -37,14 +37,14 @@ class GoalDistance(PlanScore):
         dynamics, particles = self.model.dynamics, self.inputs.particles
         start = particles.repeat_states(dynamics, self.state, count)
         plans = particles.repeat_plans(dynamics, candidates.flatten(0, 1))
-        states = dynamics.imagine(start, plans, self.generator)
-        doubt = 0.0
-        if self.inputs.doubt:
-            first, after = dynamics.features(start), dynamics.features(states).transpose(0, 1)
-            doubt = self.measure_doubt(first, after, plans.transpose(0, 1)).sum(0)
+        states = imagined = dynamics.imagine(start, plans, self.generator)
         if self.goal.at == "end":
             states = map_state(states, lambda v: v[:, -1:])
         embed = self.embed if len(self.embed) == 1 else self.embed.repeat_interleave(count, 0)
         embed = particles.repeat_plans(dynamics, embed) if len(embed) > 1 else embed
         distance = self.model.measure_goal_distance(states, embed, self.goal.distance)
-        return particles.combine(dynamics, -distance.mean(1) - doubt).view(batch, count)
+        score = -distance.mean(1)
+        if self.inputs.doubt:
+            first, after = dynamics.features(start), dynamics.features(imagined).transpose(0, 1)
+            score = score - self.measure_doubt(first, after, plans.transpose(0, 1)).sum(0)
+        return particles.combine(dynamics, score).view(batch, count)
