@@ -2,8 +2,8 @@
 
 python benchmarks/run.py [NAME ...] [--json]
 
-NAME is a full name or selects groups by prefix (roofline update objectives plan policy replay
-render collect overlap distract builtin play startup memory).
+NAME is a full name or selects groups by prefix (roofline update objectives plan policy ensemble
+replay render collect overlap distract builtin play startup memory).
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ def groups():
         from benchmarks import compute
 
         return getattr(compute, name)(*args)
+
+    def ensembles(name):
+        from benchmarks import ensembles
+
+        return getattr(ensembles, name)()
 
     def replay():
         from benchmarks import replay
@@ -68,6 +73,8 @@ def groups():
         "objectives": lambda: compute("measure_objectives"),
         "plan": lambda: compute("measure_plan"),
         "policy": lambda: compute("measure_policy"),
+        "ensemble.update": lambda: ensembles("measure_updates"),
+        "ensemble.plan": lambda: ensembles("measure_plans"),
         "replay": replay,
         "render": render,
         "collect": lambda: collect("measure"),
