@@ -32,6 +32,12 @@ def test_each_row_goes_through_its_own_member(norm, member):
         )
 
 
+def test_a_single_member_takes_every_row():
+    net, x = MemberMLP(1, 3, 2, 1, 8), torch.randn(5, 3)
+    found = net.run_each(x, torch.zeros(5, dtype=torch.long))
+    torch.testing.assert_close(found, net.run_all(x)[:, 0])
+
+
 def test_a_row_moves_the_weights_of_its_own_member_alone():
     net = MemberMLP(K, IN, OUT, 1, 7)
     net.run_each(torch.randn(4, IN), torch.tensor([1, 1, 1, 1])).sum().backward()

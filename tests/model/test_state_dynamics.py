@@ -66,6 +66,19 @@ def test_the_loss_is_the_negative_log_likelihood_of_what_was_seen():
     assert model.free == -math.inf  # a likelihood may exceed one
 
 
+@pytest.mark.parametrize(("residual", "scale"), [("true", "step_std"), ("false", "std")])
+def test_predictions_are_in_units_of_the_data(residual, scale):
+    """An untrained network: three times the spread is three times the mean and the deviation."""
+    _, model = make(f"mlp.residual={residual}", "mlp.noise=gaussian")
+    dynamics, spread = model.dynamics, torch.arange(1.0, N + 1)
+    state, action = {"vector": dynamics.mean.expand(B, N)}, torch.randn(B, A)
+    before = dynamics.imagine_step(state, action)
+    getattr(dynamics, scale).copy_(spread)
+    after = dynamics.imagine_step(state, action)
+    torch.testing.assert_close(after["mean"], before["mean"] * spread)
+    torch.testing.assert_close(after["log_var"], before["log_var"] + 2 * spread.log())
+
+
 def test_a_state_in_place_of_a_prior_predicts_that_nothing_moves():
     _, model = make()
     model.dynamics.step_std.copy_(torch.arange(1, N + 1) / 2)

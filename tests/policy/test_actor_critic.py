@@ -14,7 +14,7 @@ from worldmodel.policy.actor_critic import (
     freeze_weights,
 )
 from worldmodel.policy.lambda_returns import ReturnScale, lambda_returns
-from worldmodel.spaces import ActionSpace, ObservationSpace, count_states
+from worldmodel.spaces import ActionSpace, ObservationSpace, count_states, map_state
 from worldmodel.training.learner import Learner
 
 
@@ -122,6 +122,22 @@ def actor_critic(space, feat, *overrides, slow="ema"):
     torch.manual_seed(0)
     critic = build.SCALAR_HEADS[c.critic.head](feat, 0, 1, c.model.bins)
     return ActorCritic(Actor(feat, space, 0, 1, c.actor), critic, c.imag, c.critic)
+
+
+def test_proposals_are_what_the_actor_does_in_imagination():
+    c = loading.parse(["debug", "behavior.name=actor_critic", "model.latent=deterministic"])
+    torch.manual_seed(0)
+    model = build.make_model(c, ObservationSpace({"image": (32, 32, 3)}), ActionSpace(2))
+    policy = build.make_policy(c, model, ActionSpace(2))
+    state = map_state(model.dynamics.initial(3), lambda v: v + torch.randn_like(v))
+    found = policy.propose_plans(model, state, 4, 5, torch.Generator().manual_seed(1))
+    assert found.shape == (3, 4, 5, 2) and not found.requires_grad
+    generator = torch.Generator().manual_seed(1)
+    each = map_state(state, lambda v: v.repeat_interleave(4, 0))
+    for t in range(5):
+        action = policy.choose(model.dynamics.features(each)).sample(generator).clamp(-1, 1)
+        torch.testing.assert_close(found[:, :, t].flatten(0, 1), action)
+        each = model.dynamics.imagine_step(each, action)
 
 
 def practise(learner, model, starts, updates, lr):

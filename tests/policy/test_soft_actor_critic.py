@@ -108,6 +108,15 @@ def test_a_schedule_of_lengths_is_linear_between_its_frames():
     assert [choose_length([1, 15, 20, 90], n) for n in (0, 20, 24, 25, 55, 90, 500)] == [
         1, 1, 1, 2, 8, 15, 15,
     ]  # fmt: skip
+    keys = ("dyna.rollout_length=[1,15,20,90]", "dyna.real_ratio=0.5")
+    assert make_soft_actor_critic(ActionSpace(2), 3, *keys).begin_update(55) == 8
+
+
+def test_a_target_looks_no_further_than_the_sequences_that_train_it():
+    keys = ["debug", "behavior.name=dyna", "dyna.n_step=3", "replay.length=6"]
+    loading.parse(keys)
+    with pytest.raises(loading.ConfigError, match="dyna.n_step: 3 must be shorter .* of 3 steps"):
+        loading.parse([*keys, "train.policy_updates_per_step=1", "train.policy_length=3"])
 
 
 def test_the_squashed_normal_integrates_to_one_and_knows_its_samples():
@@ -136,6 +145,15 @@ def test_discrete_values_are_expectations_over_all_pairs_of_choices():
     torch.testing.assert_close(policy.value(feat), want)
     assert choose_target_entropy(space) == pytest.approx(0.5 * math.log(6))
     assert choose_target_entropy(ActionSpace(5)) == -5
+
+
+def test_the_logged_value_is_a_mean_over_rows():
+    policy = make_soft_actor_critic(ActionSpace(3, (3,)), 2, "dyna.temperature=0.7")
+    x, action = torch.randn(2, 4, 2), torch.eye(3)[torch.randint(3, (2, 4))]
+    _, metrics = policy.losses(Known(None, None), *make_batch(x, action, torch.zeros(2, 4)))
+    dist, least = policy.actor(x[:, 1:]), policy.slow.read(x[:, 1:]).amin(0)
+    value = (dist.log_probs[0].exp() * least).sum(-1) + 0.7 * dist.entropy()
+    assert metrics["value"].item() == pytest.approx(value.mean().item(), rel=1e-4)
 
 
 def test_the_least_of_the_slow_critics_and_the_entropy_make_a_target():
@@ -191,11 +209,14 @@ def test_real_and_imagined_transitions_count_by_their_ratio():
         g = torch.Generator().manual_seed(0)
         x, action = torch.randn(4, 5, 3, generator=g), torch.randn(4, 5, 2, generator=g)
         torch.manual_seed(2)
-        return policy.losses(model, *make_batch(x, action, torch.ones(4, 5)))[0]
+        return policy.losses(model, *make_batch(x, action, torch.ones(4, 5)))
 
-    real, mixed = losses(1, 2), losses(0.25, 2)
-    assert torch.equal(losses(0.25, 0)["critic"], losses(1, 0)["critic"])
+    real, mixed = losses(1, 2)[0], losses(0.25, 2)[0]
+    assert torch.equal(losses(0.25, 0)[0]["critic"], losses(1, 0)[0]["critic"])
+    want = 0.25 * real["critic"] + 0.75 * losses(0, 2)[0]["critic"]
+    torch.testing.assert_close(mixed["critic"], want)
     assert mixed["critic"] != real["critic"]
+    assert "target" not in losses(0, 2)[1], "replayed transitions that count nothing cost nothing"
 
 
 def test_every_loss_reaches_its_own_part_and_no_other():
