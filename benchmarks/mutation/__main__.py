@@ -5,6 +5,7 @@ python -m benchmarks.mutation --record      which tests run which lines (once, a
 python -m benchmarks.mutation               run those without a result; writes results and page
 python -m benchmarks.mutation --survivors   run survivors again, with more tests
 python -m benchmarks.mutation --seed 1      another draw, which no test was written for: its score
+python -m benchmarks.mutation --group rungs --count 60    a draw from the files of a group alone
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.mutation.draw import COUNT, SEED, draw_mutants
+from benchmarks.mutation.draw import COUNT, GROUPS, SEED, draw_group, draw_mutants
 from benchmarks.mutation.lines import choose_tests, load_record, record_file
 from benchmarks.mutation.operators import Mutant
 from benchmarks.mutation.results import (
@@ -182,19 +184,25 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="write the page and end")
     parser.add_argument("--survivors", action="store_true", help="run survivors again")
     parser.add_argument("--only", default="", help="only mutants of paths that contain this")
+    parser.add_argument("--group", choices=GROUPS, help="draw from the files of a group alone")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    mutants = draw_mutants(ROOT, options.count, options.seed)
-    results = locate_results(options.seed)
+    results, tests = locate_results(options.seed), list_recorded
+    if options.group:
+        mutants = draw_group(ROOT, options.group, options.count, options.seed)
+        results = RESULTS / f"{options.group}-{options.seed}.jsonl"
+        tests = partial(list, GROUPS[options.group][1])
+    else:
+        mutants = draw_mutants(ROOT, options.count, options.seed)
     if options.list:
         for m in mutants:
             say(f"{show(m)} | {m.line}")
         return
     if options.record:
-        record_lines(list_recorded())
+        record_lines(tests())
     if not options.report:
         if not RECORD.exists():
             sys.exit("no lines are recorded yet: run with --record first")

@@ -26,6 +26,46 @@ PACKAGES = (
 )
 
 
+# Files that are drawn from apart, and the tests of theirs.
+GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "rungs": (
+        (
+            "worldmodel/model/dynamics/mlp.py",
+            "worldmodel/model/dynamics/simulator.py",
+            "worldmodel/model/member_networks.py",
+            "worldmodel/model/ensembles.py",
+            "worldmodel/model/known_rewards.py",
+            "worldmodel/policy/soft_actor_critic.py",
+            "worldmodel/policy/learned_policy.py",
+            "worldmodel/policy/plan2explore.py",
+            "worldmodel/policy/evolution.py",
+            "worldmodel/policy/plan_scores/__init__.py",
+            "worldmodel/policy/plan_scores/particles.py",
+            "worldmodel/policy/plan_scores/reward.py",
+            "worldmodel/policy/plan_scores/goal_distance.py",
+            "worldmodel/policy/behaviors/dyna.py",
+            "worldmodel/policy/behaviors/plan2explore.py",
+            "worldmodel/replay/resampling.py",
+        ),
+        (
+            "tests/model/test_member_networks.py",
+            "tests/policy/test_particles.py",
+            "tests/model/test_state_dynamics.py",
+            "tests/model/test_ensembles.py",
+            "tests/model/test_known_rewards.py",
+            "tests/model/test_simulator_dynamics.py",
+            "tests/policy/test_plan_scores.py",
+            "tests/policy/test_goals.py",
+            "tests/policy/test_behaviors.py",
+            "tests/policy/test_actor_critic.py",
+            "tests/policy/test_evolution.py",
+            "tests/policy/test_soft_actor_critic.py",
+            "tests/policy/test_plan2explore.py",
+        ),
+    ),
+}
+
+
 def find_package(path: str) -> str | None:
     """The package that a file belongs to."""
     return max((p for p in PACKAGES if path.startswith(p + "/")), key=len, default=None)
@@ -49,6 +89,12 @@ def draw_mutants(root: Path, count: int = COUNT, seed: int = SEED) -> list[Mutan
         share = round(count * sizes[package] / sum(sizes.values()))
         found += draw_from_files(files, share, seed)
     return found
+
+
+def draw_group(root: Path, group: str, count: int, seed: int = SEED) -> list[Mutant]:
+    """`count` mutants of the files of a group."""
+    files = {name: (root / name).read_bytes() for name in GROUPS[group][0]}
+    return draw_from_files(files, count, seed)
 
 
 def draw_from_files(files: dict[str, bytes], count: int, seed: int = SEED) -> list[Mutant]:

@@ -71,6 +71,7 @@ def test_predictions_are_in_units_of_the_data(residual, scale):
     """An untrained network: three times the spread is three times the mean and the deviation."""
     _, model = make(f"mlp.residual={residual}", "mlp.noise=gaussian")
     dynamics, spread = model.dynamics, torch.arange(1.0, N + 1)
+    assert torch.equal(dynamics.standardize(spread), spread), "no data yet"
     state, action = {"vector": dynamics.mean.expand(B, N)}, torch.randn(B, A)
     before = dynamics.imagine_step(state, action)
     getattr(dynamics, scale).copy_(spread)

@@ -47,18 +47,6 @@ def test_every_plan_of_every_state_gets_a_number_of_its_own(name):
     torch.testing.assert_close(swapped.flip(1), found)
 
 
-@torch.no_grad()
-def test_a_goal_at_the_end_counts_the_last_step_alone():
-    score, _ = score_of("goal_distance")
-    plans = torch.rand(BATCH, COUNT, HORIZON, 2) * 2 - 1
-    state = map_state(score.state, lambda v: v.repeat_interleave(COUNT, 0))
-    for action in plans.flatten(0, 1).unbind(1):
-        state = score.model.dynamics.imagine_step(state, action)
-    last = map_state(state, lambda v: v.unsqueeze(1))
-    distance = score.model.measure_goal_distance(last, score.embed, "belief")
-    torch.testing.assert_close(score(plans).flatten(), -distance[:, 0], rtol=1e-4, atol=1e-6)
-
-
 @pytest.mark.parametrize("particles", [0, 2])
 @pytest.mark.parametrize("name", registry.PLAN_SCORES)
 @torch.no_grad()
