@@ -419,6 +419,8 @@ def test_sentences_follow_the_numbers():
     shown = caution.describe(cautious)
     assert "the return was 5, 4, 1" in shown and "75%, 60%, 50%" in shown
     assert "and earns less, as the lecture says; -1 got the highest" in shown
+    wide = caution.describe({**cautious, "coverage": [[0.5], [0.6], [0.75]]})
+    assert "as the lecture says, although it wandered over more of the room; -1 got" in wide
     bold = caution.describe({**cautious, "doubt": [[0.3], [0.2], [0.4]]})
     assert "only half of what the lecture says" in bold
     rich = caution.describe({**cautious, "final": [[5.0], [4.0], [6.0]]})
@@ -431,15 +433,14 @@ def test_sentences_follow_the_numbers():
     place = dict(zip(names, (one, mean, careful, random), strict=True))
     gaps = {"sizes": [150, 600], "horizon": 15, "places": {"random": place, "plans": place}}
     shown = exploitation.describe(gaps)
-    assert "from states of random actions it was +5.00 and +0.50 for one model's own" in shown
-    assert "-1.00 and +0.00 for random plans, so that the search adds at most +6.00" in shown
-    assert "(with 150 frames)" in shown
-    assert "the most too much (+5.00), the ensemble's mean was fooled less (+2.00)" in shown
+    assert "(imagined minus real return) of +5.00 and +0.50 from states of random" in shown
+    assert "to the gap of random plans +6.00 and +0.50 from states of random actions; " in shown
+    assert "(+5.00, with 150 frames), the ensemble's mean was fooled less (+2.00)" in shown
     assert "pessimistic one had +1.00, as the lecture says" in shown
     mean["imagined"] = [12.0, 5.0]
     assert "fooled no less (+8.00)" in exploitation.describe(gaps)
     one["imagined"] = [1.0, 2.0]
-    assert "no model promised more than its plans earned" in exploitation.describe(gaps)
+    assert "Plans earned more than one model promised" in exploitation.describe(gaps)
     room = {"place": [[0, 1, 2, -1]], "entropy": [[0, 3, 1, 9]], "disagreement": [[0, 1, 2, 9]]}
     shown = uncertainties.describe(room)
     assert "saw 67% of the room" in shown
@@ -451,6 +452,7 @@ def test_sentences_follow_the_numbers():
 
 def test_differences_are_clear_beyond_two_standard_errors():
     assert statements.judge([2.0], [1.0]) == 1 and statements.judge([1.0], [2.0]) == -1
+    assert statements.judge([2.0], [1.95]) == 0 and statements.judge([2.0, 2.2], [1.0]) == 1
     assert statements.judge([2.0, 2.1], [1.0, 1.1]) == 1
     assert statements.judge([0.0, 4.0], [1.0, 1.1]) == 0
     order = {"a": [1.0], "b": [2.0], "c": [1.5]}

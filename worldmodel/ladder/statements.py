@@ -9,20 +9,21 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 CLEAR = 2.0  # standard errors that a clear difference has at least
+CLEAR_SHARE = 0.05  # of the larger number, where there is no error to compare with
 
 
 def judge(a: Sequence[float], b: Sequence[float]) -> int:
     """1 where a is clearly above b, -1 where it is below, 0 where their seeds overlap.
 
-    Clear is a difference of two standard errors. A single number on either side has none: then
-    every difference counts.
+    Clear is a difference of two standard errors. A single number on either side has none: then it
+    is a share of the larger number.
     """
     difference = float(np.mean(a) - np.mean(b))
     if min(len(a), len(b)) > 1:
-        error = math.sqrt(np.var(a, ddof=1) / len(a) + np.var(b, ddof=1) / len(b))
-        if abs(difference) < CLEAR * error:
-            return 0
-    return int(np.sign(difference))
+        least = CLEAR * math.sqrt(np.var(a, ddof=1) / len(a) + np.var(b, ddof=1) / len(b))
+    else:
+        least = CLEAR_SHARE * max(abs(np.mean(a)), abs(np.mean(b)))
+    return 0 if abs(difference) < least else int(np.sign(difference))
 
 
 def describe_verdict(verdict: int, seeds: int) -> str:

@@ -57,12 +57,13 @@ def describe(results: Results) -> str:
         (False, False): "it neither avoids what the members disagree on nor earns less, which is "
         "not what the lecture says",
     }[avoids, loses]
+    wandered = ", although it wandered over more of the room" * (coverage[-1] > coverage[best])
     return (
         f"With a pessimism of {', '.join(f'{x:g}' for x in settings)} the return was "
         f"{', '.join(f'{x:.3g}' for x in final)}, the members' disagreement where planned "
         f"episodes went {', '.join(f'{x:.2g}' for x in doubt)}, and the visited part of the room "
-        f"{', '.join(f'{x:.0%}' for x in coverage)}. With the most pessimism {verdict}; "
-        f"{settings[best]:g} got the highest return."
+        f"{', '.join(f'{x:.0%}' for x in coverage)}. With the most pessimism {verdict}"
+        f"{wandered}; {settings[best]:g} got the highest return."
     )
 
 
