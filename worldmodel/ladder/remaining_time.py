@@ -15,8 +15,8 @@ from worldmodel.system.console import format_duration
 START = 8.0  # of a process, with its closing pictures
 PLAN, MEMBER_PLAN = 0.009, 0.002  # of an iteration of a plan, and more for each further member
 UPDATE, MEMBER_UPDATE = 0.008, 0.001
-IMAGINED_STEP = 0.0005  # of an update that imagines, for each step
-POLICY_UPDATE = 0.018
+IMAGINED_STEP = 0.003  # of an update that imagines, for each step
+POLICY_UPDATE = 0.015
 PICTURES = 6.0  # how many times as long all takes from pictures
 
 
