@@ -71,10 +71,10 @@ def draw(results: Results) -> str:
     # Zero has no place on a logarithmic axis, so settings stand at equal distances.
     def plot(title: str, key: str, style: int, note: str = "") -> str:
         points = [(float(i), float(np.mean(one))) for i, one in enumerate(results[key])]
-        labels = [f"{x:g}" for x in results["pessimism"]]
+        settings = ", ".join(f"{x:g}" for x in results["pessimism"])
         low, high = ([float(f(one)) for one in results[key]] for f in (min, max))
-        series = Series(key, points, style, intervals=True, labels=labels, low=low, high=high)
-        axis = "settings of planner.pessimism, from left to right"
+        series = Series(key, points, style, intervals=True, low=low, high=high)
+        axis = f"planner.pessimism, from left: {settings}"
         return plot_lines(title, [series], axis, base=0.0, note=note)
 
     return (
