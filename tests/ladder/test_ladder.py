@@ -197,7 +197,7 @@ def test_longer_trainings_are_expected_to_take_longer():
     cells = make_ladder(Study(seeds=[0]), lambda task: None)
     cost = {k: remaining_time.estimate_seconds(own[0].config) for k, own in cells.items()}
     assert cost["v05"] < cost["v10"] < cost["v15"] < cost["v2_ensemble"] < cost["v4"]
-    assert cost["v30"] < cost["rollout_5"] < cost["rollout_15"]
+    assert cost["v30"] < cost["rollout_5"] < cost["rollout_15"] < cost["rollout_50"]
     assert cost["random_150_of_1"] < cost["random_150_of_5"]
 
 

@@ -40,7 +40,7 @@ class Study:
     @property
     def rollout_lengths(self) -> tuple[int, ...]:
         """Of the imagined rollouts of rung 3.0; 1 is the rung itself."""
-        return (1, 15) if self.fast else (1, 5, 15)  # 50 take longer than all else together
+        return (1, 15) if self.fast else (1, 5, 15, 50)
 
     @property
     def data_sizes(self) -> tuple[int, ...]:
@@ -90,7 +90,8 @@ def _make_long_rollouts(length: int, study: Study) -> Training:
     """Rung 3.0 with longer rollouts from fewer states, so that an update is about as large."""
     sequences = max(2, (loading.parse(["v30"]).train.policy_batch or 1) // length)
     keys = (f"--dyna.rollout_length={length}", f"--train.policy_batch={sequences}")
-    return Training(label_rollouts(length), "v30", keys, study.seeds[:2])
+    seeds = study.seeds[: 1 if length > 15 else 2]  # 50 steps take as long as three rungs
+    return Training(label_rollouts(length), "v30", keys, seeds)
 
 
 def _list_measured_models(study: Study) -> list[Training]:
