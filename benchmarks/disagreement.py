@@ -2,11 +2,11 @@
 
 python benchmarks/disagreement.py RUN DATA [--members 2,5,10] [--episodes 20] [--length 15]
 
-The episodes are the last of the run DATA, which RUN was not trained on. From eight steps of each
+The episodes are the last of the run DATA, which RUN was not trained on. From several steps of each
 the model imagines what the real actions lead to. The error at a step is the distance between the
 mean latent that was imagined and the posterior that saw the step. The disagreement is the sum, up
 to that step, of what the first K members disagree about. Both are compared by their rank
-correlation over all rollouts, beside the one of a rollout's reward alone.
+correlation over all rollouts.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from worldmodel.errors import UsageError
 from worldmodel.programs.eval_options import parse_positive
 
-STARTS = 8
+CONTEXT = 6  # rows that the model sees before the first rollout
 
 
 def measure(args: argparse.Namespace) -> int:
@@ -30,6 +31,7 @@ def measure(args: argparse.Namespace) -> int:
 
     from worldmodel.evaluation.quality.evaluated_agent import EvaluatedAgent
     from worldmodel.evaluation.quality.held_out_episodes import load_other_episodes
+    from worldmodel.evaluation.quality.open_loop_error import choose_starts
     from worldmodel.evaluation.quality.prediction_metrics import spearman
     from worldmodel.model.ensembles import measure_disagreement
     from worldmodel.saved_run import Run
@@ -40,8 +42,9 @@ def measure(args: argparse.Namespace) -> int:
     spaces = run.observation_space, run.action_space
     errors, spreads = [], {k: [] for k in args.members}
     for episode in load_other_episodes(args.data, *spaces, args.episodes):
-        starts = np.linspace(5, len(episode) - 1 - args.length, STARTS).round().astype(int)
-        if starts[-1] < 5:
+        starts = choose_starts(episode, CONTEXT, args.length)
+        starts = starts[starts < len(episode) - args.length]
+        if not len(starts):
             continue
         post, _ = agent.observe(episode.columns)
         steps = starts[:, None] + 1 + np.arange(args.length)
@@ -56,6 +59,8 @@ def measure(args: argparse.Namespace) -> int:
             members = model.predict_members(torch.cat([first, feat[:, :-1]], 1), actions)
         for k, found in spreads.items():
             found.append(measure_disagreement(members[:k]).numpy().cumsum(1))
+    if not errors:
+        raise UsageError(f"{args.data}: no episode has {CONTEXT + args.length} rows (--length)")
     error = np.concatenate(errors)
     for k, found in spreads.items():
         spread = np.concatenate(found)
@@ -67,7 +72,7 @@ def measure(args: argparse.Namespace) -> int:
 
 
 def parse_counts(text: str) -> list[int]:
-    return [int(x) for x in text.split(",")]
+    return [parse_positive(x) for x in text.split(",")]
 
 
 def main(argv: list[str]) -> int:

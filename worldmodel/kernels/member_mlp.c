@@ -85,7 +85,7 @@ void imagine_members(const float *x, const float *action, const float *noise, co
             for (i64 r = 0; r < count; r++)
                 for (i64 k = 0; k < n; k++) {
                     float next = out[r * outputs + k];
-                    /* The two soft bounds of the log-variance v: exp(v) = e^least + e^most sigmoid(v - most). */
+                    /* exp of the log-variance, bounded twice from r: e^min_log_var + e^max_log_var sigmoid(r - max_log_var). */
                     if (drawn)
                         next += drawn[r * n + k] * sqrtf(least + most * sigmoid(out[r * outputs + n + k] - max_log_var));
                     to[r * n + k] = next * scale[k] + (residual ? from[r * n + k] : mean[k]);

@@ -23,7 +23,6 @@ class PackedMembers:
 
     def __init__(self, net: Any):
         layers = [*net.hidden, net.out]
-        self.layers, self.activation = len(net.hidden), net.activation
         parts, inputs = [], layers[0].weight.shape[1]
         for layer in layers:
             weight, bias = layer.weight.detach(), layer.bias.detach()
@@ -32,9 +31,9 @@ class PackedMembers:
             parts += [blocks.flatten(1), F.pad(bias, (0, -bias.shape[2] % WIDE)).flatten(1)]
             inputs = wide.shape[2]
         self.weights = torch.cat(parts, 1)
-        self.units = -(-net.out.weight.shape[1] // WIDE) * WIDE
         self.outputs, self.padded = net.out.weight.shape[2], inputs
-        self.shape = self.layers, self.units, self.padded, int(self.activation == "silu")
+        units = -(-net.out.weight.shape[1] // WIDE) * WIDE
+        self.shape = len(net.hidden), units, self.padded, int(net.activation == "silu")
 
     @staticmethod
     def supports(net: Any, x: Tensor) -> bool:

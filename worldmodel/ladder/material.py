@@ -12,6 +12,7 @@ import torch
 
 from worldmodel.ladder.trainings import Study
 from worldmodel.model.dynamics import Simulator
+from worldmodel.model.ensembles import measure_disagreement
 from worldmodel.programs.environments import Environments
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.rollout.collector import make_episode_seeds
@@ -148,7 +149,7 @@ def measure_uncertainties(run: Run, points: np.ndarray) -> tuple[np.ndarray, np.
     vectors = dynamics.restore(dynamics.features(after)).view(members, SAMPLES, count, -1)
     entropy = vectors.var(1).clamp(min=1e-12).log().mul(0.5).sum(-1).mean(0)
     means = dynamics.restore(run.model.predict_members(dynamics.features(state), action))
-    return entropy.numpy(), means.std(0, correction=0).mean(-1).numpy()
+    return entropy.numpy(), measure_disagreement(means).numpy()
 
 
 def read_vectors(path: Path, after: int = 0) -> np.ndarray:

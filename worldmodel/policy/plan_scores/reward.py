@@ -29,13 +29,12 @@ class Reward(PlanScore):
         dynamics, particles = self.model.dynamics, self.inputs.particles
         start = particles.repeat_states(dynamics, self.state, count)
         rollout = dynamics.start_rollout(start, horizon, self.generator)
-        plans = particles.repeat_plans(dynamics, candidates.flatten(0, 1))
+        plans, first = particles.repeat_plans(dynamics, candidates.flatten(0, 1)), rollout.features
         for actions in plans.unbind(1):
             rollout.step(actions)
         feat = rollout.features_after()
         reward, cont = self.model.predict_for_planning(feat)
         if self.inputs.doubt:
-            first = rollout.features_before()[0]
             reward = reward - self.measure_doubt(first, feat, plans.transpose(0, 1))
         alive = torch.cat([torch.ones_like(cont[:1]), cont]).cumprod(0)
         steps = torch.arange(horizon + 1, device=reward.device).unsqueeze(1)
