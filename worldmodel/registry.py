@@ -16,6 +16,7 @@ DYNAMICS = {
     "mlp": "worldmodel.model.dynamics.mlp:MLPDynamics",
     "simulator": "worldmodel.model.dynamics.simulator:SimulatorDynamics",
     "frame_stack": "worldmodel.model.dynamics.frame_stack:FrameStack",
+    "locally_linear": "worldmodel.model.dynamics.locally_linear:LocallyLinear",
 }
 
 LATENTS = {

@@ -190,8 +190,10 @@ def fitting(pairs, picture):
     if of("env.obs") == "state":
         given["augment.shift"] = "0"
     # Others want observations, objectives or behaviors of their own.
-    if of("model.dynamics") not in ("rssm", "transformer"):
+    if of("model.dynamics") not in ("rssm", "transformer", "locally_linear"):
         given["model.dynamics"] = "rssm"
+    if of("model.dynamics") == "locally_linear":
+        given |= {"model.latent": "gaussian", "model.transition": "rssm"}
     if "known" in (of("model.reward_head"), of("model.cont_head")):
         given |= {"model.reward_head": "gaussian", "model.cont_head": "learned"}
     if float(of("imag.pessimism")) or of("behavior.name") == "plan2explore":

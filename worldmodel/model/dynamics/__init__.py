@@ -107,6 +107,18 @@ class Dynamics(nn.Module):
         """The latent (K,...,S) that each member expects after features (...,F) and actions."""
         raise NotImplementedError
 
+    def predict_features(self, feat: Tensor, action: Tensor) -> Tensor:
+        """The mean features (...,F) in fp32 that follow from features (...,F) and actions (...,A),
+        without a draw; an ensemble's are the mean over its members.
+        """
+        raise NotImplementedError
+
+    def apply_linearization(
+        self, feat: Tensor, action: Tensor, change: Tensor, action_change: Tensor
+    ) -> Tensor:
+        """J (change, action_change) (...,F), of the derivative J of `predict_features` there."""
+        return torch.func.jvp(self.predict_features, (feat, action), (change, action_change))[1]
+
     def update_statistics(
         self, embed: Tensor, is_first: Tensor, update: int, over_ranks: Callable[[Tensor], Tensor]
     ) -> None:
