@@ -23,6 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from worldmodel.envs.names import DISTRACT
+from worldmodel.envs.tasks.pushing import Pushing, count_objects
 
 from worldmodel import envs
 from worldmodel.config.loading import split_arguments
@@ -42,11 +43,18 @@ def measure_distance(state: np.ndarray, goal: np.ndarray, points: int) -> float:
     return float(np.linalg.norm((state - goal)[: 2 * points].reshape(points, 2), axis=1).mean())
 
 
+def measure_objects_distance(state: np.ndarray, goal: np.ndarray) -> float:
+    """Return the mean distance between the places of each object of `pushing` in two states."""
+    moves = (state - goal)[4 : 4 + 3 * count_objects(state)].reshape(-1, 3)
+    return float(np.linalg.norm(moves[:, :2], axis=1).mean())
+
+
 # Each task's distance between two states, and the distance within which a goal counts as reached:
-# about the mass's radius, or a link of the rope.
+# about the mass's radius, a link of the rope, or half an object.
 TASKS = {
     "pointmass": (partial(measure_distance, points=1), 0.15),
     "rope": (partial(measure_distance, points=12), 0.12),
+    "pushing": (measure_objects_distance, 0.1),
 }
 
 
@@ -71,18 +79,21 @@ class GoalTask:
     def start_episode(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Start episode `number`; return its first picture, and picture and state of its goal.
 
-        The goal's episode shows this one's marker, if the task draws one.
+        The goal's episode shows this one's marker and its objects, if the task draws any.
         """
         generator = np.random.default_rng([self.seed, number])
         first, _ = self.env.reset(seed=int(generator.integers(2**31)))
         start = self.env.unwrapped.state()
         while True:
             self.other.reset(seed=int(generator.integers(2**31)))
+            task, other = self.env.unwrapped, self.other.unwrapped
+            if isinstance(other, Pushing) and not other.take_shapes(task):
+                continue
             for _ in range(generator.integers(WANDER + 1)):
                 self.other.step(generator.uniform(-1, 1, self.other.action_space.shape))
-            there = self.other.unwrapped.state()
+            there = other.state()
             if self.gap(start, there) > 3 * self.within:
-                self.other.unwrapped.goal = self.env.unwrapped.goal
+                other.goal = task.goal
                 return first, self.other.render(), there
 
     def play_episode(
@@ -148,6 +159,7 @@ def describe_scene(c: Any) -> dict[str, Any]:
     """Return the settings that determine the episodes."""
     e, d = c.env, c.distract
     found = {"task": e.task, "size": e.size, "repeat": e.repeat, "time_limit": e.time_limit}
+    found |= {"kwargs": e.kwargs} if e.kwargs else {}
     return (
         {**found, "strength": d.strength, "kind": d.kind} if e.task.startswith(DISTRACT) else found
     )

@@ -10,7 +10,16 @@ from typing import Any
 from .errors import EnvSettingsError
 from .packages import is_importable
 
-TASKS = ("pointmass", "pendulum", "catcher", "rope", "cartpole", "cartpole_swingup", "noisy_room")
+TASKS = (
+    "pointmass",
+    "pendulum",
+    "catcher",
+    "rope",
+    "pushing",
+    "cartpole",
+    "cartpole_swingup",
+    "noisy_room",
+)
 NAMES = (*TASKS, "counter")
 DISTRACT = "distract:"
 FORMS = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -24,6 +25,7 @@ _CLASSES = {
     "pendulum": "Pendulum",
     "catcher": "Catcher",
     "rope": "Rope",
+    "pushing": "Pushing",
     "cartpole": "Cartpole",
     "cartpole_swingup": "CartpoleSwingup",
     "noisy_room": "NoisyRoom",
@@ -216,7 +218,9 @@ def _make_undistracted(
 ) -> gymnasium.Env:
     """Make an environment without distractors and checks."""
     if name in NAMES or name.startswith("dmc:"):
-        given = {"kwargs": kwargs, "image_keys": image_keys, "vector_keys": vector_keys}
+        given: dict[str, Any] = {"image_keys": image_keys, "vector_keys": vector_keys}
+        if name not in NAMES:
+            given["kwargs"] = kwargs
         for key in (key for key, value in given.items() if value):
             raise EnvSettingsError(f"env.{key}: only gym: ids and your own classes take it")
     if name in NAMES:
@@ -224,7 +228,7 @@ def _make_undistracted(
             raise EnvSettingsError(
                 f"{name} has one picture, of size: leave sizes empty (got {sizes})"
             )
-        return _make_builtin(name, size, repeat, time_limit, obs)
+        return _make_builtin(name, size, repeat, time_limit, obs, kwargs or {})
     if name.startswith("dmc:"):
         from .dmc.suite import DMC
 
@@ -276,13 +280,25 @@ def _add_distractors(
 
 
 def _make_builtin(
-    name: str, size: tuple[int, int], repeat: int, time_limit: int | None, obs: str
+    name: str,
+    size: tuple[int, int],
+    repeat: int,
+    time_limit: int | None,
+    obs: str,
+    kwargs: Mapping[str, Any],
 ) -> gymnasium.Env:
     from .wrappers import ActionRepeat, TimeLimit
 
     task = getattr(importlib.import_module(f".tasks.{name}", __package__), _CLASSES[name])
+    taken = [key for key in inspect.signature(task).parameters if key not in ("size", "obs")]
+    for key in (key for key in kwargs if key not in taken):
+        if not taken:
+            raise EnvSettingsError(f"env.kwargs: {name} takes no arguments (got {key!r})")
+        near = difflib.get_close_matches(str(key), taken, 1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise EnvSettingsError(f"env.kwargs.{key}: {name} takes {', '.join(taken)}{hint}")
     limit = task.episode_steps if time_limit is None else time_limit
-    return ActionRepeat(TimeLimit(task(size=size, obs=obs), limit), repeat)
+    return ActionRepeat(TimeLimit(task(size=size, obs=obs, **kwargs), limit), repeat)
 
 
 def _check_arguments(

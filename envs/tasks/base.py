@@ -19,7 +19,7 @@ class Task(gymnasium.Env):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 15}
     episode_steps: ClassVar[int]  # the default time limit, applied by envs.make
-    vector_size: ClassVar[int]
+    vector_size: int
     steps_rows: ClassVar[bool] = False  # whether there is `advance_rows`
 
     def __init__(self, size: tuple[int, int] = (64, 64), obs: str = "pixels"):

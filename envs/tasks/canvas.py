@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
 Colour = tuple[int, int, int]
@@ -82,6 +85,20 @@ class Canvas:
         window = self._window(x - half_width, x + half_width, y - half_height, y + half_height)
         dx, dy = self._offsets(window, x, y)
         self._blend(window, np.maximum(np.abs(dx) - half_width, np.abs(dy) - half_height), colour)
+
+    def draw_polygon(self, corners: Sequence[tuple[float, float]], colour: Colour) -> None:
+        """Fill a convex polygon, whose corners are given counter-clockwise."""
+        xs, ys = [x for x, _ in corners], [y for _, y in corners]
+        window = self._window(min(xs), max(xs), min(ys), max(ys))
+        dx, dy = self._offsets(window, 0.0, 0.0)
+        distance = None
+        for (x0, y0), (x1, y1) in zip(corners, (*corners[1:], corners[0]), strict=True):
+            length = math.hypot(x1 - x0, y1 - y0)
+            nx, ny = (y1 - y0) / length, (x0 - x1) / length  # the edge's outward normal
+            beyond = dx * np.float32(nx) + (dy * np.float32(ny) - np.float32(x0 * nx + y0 * ny))
+            distance = beyond if distance is None else np.maximum(distance, beyond)
+        assert distance is not None, "a polygon has corners"
+        self._blend(window, distance, colour)
 
     def _window(self, left: float, right: float, low: float, high: float) -> tuple[slice, slice]:
         """Return the rows and columns that a shape within these bounds can touch."""
