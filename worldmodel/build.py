@@ -20,6 +20,7 @@ from worldmodel.config.schema import (
     ModelConfig,
     PlannerConfig,
     ReplayConfig,
+    find_planner_lack,
     find_policy,
     get_settings,
     list_used_objectives,
@@ -27,6 +28,7 @@ from worldmodel.config.schema import (
     plans_to_goal,
 )
 from worldmodel.distributed import ALONE, World
+from worldmodel.errors import UsageError
 from worldmodel.log_writers import LoggedRun, LogWriter
 from worldmodel.model.dynamics import Dynamics, Simulator
 from worldmodel.model.dynamics.simulator import ENTRY
@@ -316,6 +318,9 @@ def make_behavior(
     c: Config, model: WorldModel, space: ActionSpace, policy: LearnedPolicy | None
 ) -> Any:
     p = c.planner
+    lack = find_planner_lack(c, p.name, p.score, space.discrete)
+    if lack:
+        raise UsageError(f"planner.name: {lack}")
     planning = Planning(
         make_planner(p),
         make_proposal(space, p.init_std, p.min_std, p.color),

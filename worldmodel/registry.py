@@ -41,6 +41,7 @@ PLANNERS = {
     "cem": "worldmodel.policy.planners.cem:CEM",
     "mppi": "worldmodel.policy.planners.mppi:MPPI",
     "shooting": "worldmodel.policy.planners.shooting:Shooting",
+    "gradient": "worldmodel.policy.planners.gradient:Gradient",
 }
 
 PLAN_SCORES = {

@@ -42,7 +42,7 @@ def test_bash_completes(tmp_path):
         "train",
         "pendulum",
         "--planner.candidates",
-        "cem mppi shooting",
+        "cem mppi shooting gradient",
         "runs/counter/debug/seed0",
         "imagine",
         "--port",

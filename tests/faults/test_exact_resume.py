@@ -185,6 +185,9 @@ MORE = {
         *("--loss.objective", "{}", "--augment.shift", "2"),
     ),
 }
+KINDS["plans along the model's gradient"] = (
+    *("--planner.name", "gradient", "--planner.warmup", "1", "--planner.box", "squash"),
+)
 for name in sorted({*registry.DYNAMICS} - {"rssm"}):  # a new dynamics is enrolled by existing
     KINDS[f"agent over a {name}"] = (
         *("--model.dynamics", name, "--replay.start", "stored"),

@@ -89,6 +89,7 @@ def test_compare_drives_one_model_in_every_way(acting_dir):
         "cem",
         "icem",
         "mppi",
+        "gradient",
         "cem, critic",
         "cem, actor",
         "cem, actor and critic",
@@ -124,7 +125,7 @@ def test_compare_without_an_actor_says_what_is_missing(run_dir):
     assert len(found["left_out"]) == 5
     assert found["drivers"].keys() == {
         "random",
-        *(f"{way}, 16" for way in ("shooting", "cem", "icem", "mppi")),
+        *(f"{way}, 16" for way in ("shooting", "cem", "icem", "mppi", "gradient")),
     }
     evaluate(run_dir, "compare", *few, "--drivers", "cem; random")
     assert json.loads((run_dir / "eval" / "compare.json").read_text())["drivers"].keys() == {

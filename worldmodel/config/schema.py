@@ -370,6 +370,8 @@ def contradictions(c: Config) -> list[str]:
             f"planner.proposals: {p.proposals} leaves none of planner.candidates {p.candidates} "
             f"to search with"
         )
+    lack = find_planner_lack(c, p.name, p.score)
+    found += [f"planner.name: {lack}"] if lack else []
     found += _component_contradictions(c, registry.PLANNERS, p.name)
     found += _component_contradictions(c, registry.PLAN_SCORES, p.score)
     found += _policy_contradictions(c)
@@ -605,6 +607,20 @@ def learns_model(c: Config) -> bool:
     has_none = states_fact(registry.DYNAMICS[c.model.dynamics], "imagines_nothing")
     updates = c.train.schedule == "rounds" or c.train.updates_per_step > 0
     return updates and not has_none and not plans_in_simulator(c)
+
+
+def find_planner_lack(c: Config, name: str, score: str, discrete: bool = False) -> str | None:
+    """Why a planner cannot search with the run's model, by a score, and for its kind of actions;
+    None if it can.
+    """
+    planner, model = registry.PLANNERS[name], c.model.dynamics
+    if states_fact(planner, "needs_continuous") and discrete:
+        return f"{name} moves actions by small steps, and these are choices; take cem or mppi"
+    if states_fact(planner, "needs_gradient") and states_fact(
+        registry.DYNAMICS[model], "lacks_gradient"
+    ):
+        return f"{name} follows a gradient, and model.dynamics {model} has none; take cem or mppi"
+    return None
 
 
 def plans_in_simulator(c: Config) -> bool:

@@ -14,6 +14,7 @@ from worldmodel.evaluation.returns.drivers import (
     NO_POLICY,
     Driver,
     TimedPlayer,
+    find_lacks,
     format_table,
     list_drivers,
     plot_drivers,
@@ -50,6 +51,7 @@ def compare_drivers(run: Run, make: Callable[..., Any], options: CompareOptions)
         options.budgets if imagines else (),
         own if acts else "actor_critic",
         run.lost_policy or NO_POLICY,
+        find_lacks(run.config, run.action_space.discrete),
     )
     if not imagines:
         missing["planner"] = "left out: every planner; this agent has no model to plan with"

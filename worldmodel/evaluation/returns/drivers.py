@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from worldmodel import registry
 from worldmodel.config.preset_files import find_preset_files
-from worldmodel.config.schema import PlannerConfig
+from worldmodel.config.schema import Config, PlannerConfig, find_planner_lack
 from worldmodel.config.yaml_io import read_yaml
 from worldmodel.evaluation.plotting.style import (
     describe_markers,
@@ -104,11 +105,13 @@ def list_drivers(
     budgets: Sequence[float],
     actor: str = "actor_critic",
     why: str = NO_POLICY,
+    lacks: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[dict[str, Driver], dict[str, str]]:
     """The drivers of a run by full name, and the reason by name for those that it lacks.
 
     A planner is listed once for each budget, a share of the run's candidates. `actor` is the
-    behavior that acts by the run's actor, `why` the reason where nothing was learned that could.
+    behavior that acts by the run's actor, `why` the reason where nothing was learned that could,
+    and `lacks` holds the reasons by name for planners that cannot search here.
     """
     found = {"random": Driver("random", [("behavior.name", "random")])}
     if learned:
@@ -116,7 +119,7 @@ def list_drivers(
     able = {
         name: planning
         for name, planning in PLANNER_VARIANTS.items()
-        if learned or not planning.needs_actor_critic
+        if name not in lacks and (learned or not planning.needs_actor_critic)
     }
     for name, planning in able.items():
         for share in budgets:
@@ -127,8 +130,18 @@ def list_drivers(
             found[f"{name}, {candidates}"] = Driver(
                 name, planning.overrides(candidates, elites), candidates, effort
             )
-    unable = [] if learned else ["actor", *(name for name in PLANNER_VARIANTS if name not in able)]
-    return found, {name: f"left out: {name}; {why}" for name in unable}
+    unable = {} if learned else {"actor": why}
+    unable |= {name: lacks.get(name, why) for name in PLANNER_VARIANTS if name not in able}
+    return found, {name: f"left out: {name}; {reason}" for name, reason in unable.items()}
+
+
+def find_lacks(c: Config, discrete: bool) -> dict[str, str]:
+    """The reason by name for each planner that cannot search with a run's model and actions."""
+    found = {
+        name: find_planner_lack(c, variant.planner, variant.score, discrete)
+        for name, variant in PLANNER_VARIANTS.items()
+    }
+    return {name: lack for name, lack in found.items() if lack}
 
 
 class TimedPlayer:

@@ -26,6 +26,7 @@ ENTRY = "simulator"  # of the observation: the state of the simulator
 class Settings:
     encodes_nothing = True
     needs_simulator = True
+    lacks_gradient = True
 
     def contradictions(self, c: Config) -> list[str]:
         found = []

@@ -61,9 +61,14 @@ class PlanScore:
         return self.inputs.doubt * found
 
     def score_with_gradient(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (B,N) and their gradient (B,N,H,A) by the candidates."""
+        """Scores (B,N) and their gradient (B,N,H,A) by the candidates, zero where no score depends
+        on them smoothly, as a constant reward.
+        """
         with torch.enable_grad():
             plans = candidates.detach().requires_grad_()
             scores = self(plans)
-            (gradient,) = torch.autograd.grad(scores.sum(), plans)
-        return scores.detach(), gradient
+            if not scores.requires_grad:
+                return scores, torch.zeros_like(plans)
+            # Plans are independent, so the gradient of the sum holds that of each score.
+            (gradient,) = torch.autograd.grad(scores.sum(), plans, allow_unused=True)
+        return scores.detach(), torch.zeros_like(plans) if gradient is None else gradient

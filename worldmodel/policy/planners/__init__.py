@@ -19,6 +19,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 ScoreFn = Callable[[Tensor], Tensor]
+WORST = -1e30  # in place of a score that is not finite
 
 
 @runtime_checkable
@@ -35,7 +36,7 @@ def compute_scores(score_fn: ScoreFn, candidates: Tensor) -> Tensor:
     assert scores.shape == candidates.shape[:2], (
         f"scores {scores.shape} for candidates {candidates.shape}"
     )
-    return scores.float().nan_to_num(nan=-1e30, posinf=-1e30, neginf=-1e30)
+    return scores.float().nan_to_num(nan=WORST, posinf=WORST, neginf=WORST)
 
 
 def select_candidates(candidates: Tensor, index: Tensor) -> Tensor:

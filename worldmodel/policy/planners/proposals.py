@@ -33,6 +33,11 @@ class Box:
             color,
         )
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The lowest and the highest action."""
+        return self.low, self.high
+
     def start(self, batch: int, horizon: int, size: int) -> tuple[Tensor, Tensor]:
         """The broad beginning of a search: mean, std (B,H,A)."""
         mean = torch.full((batch, horizon, size), (self.low + self.high) / 2)
@@ -133,6 +138,11 @@ class SeededProposal:
 
     def __init__(self, inner: Box | OneHot, drafts: Tensor):
         self.inner, self.drafts = inner, drafts
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        assert isinstance(self.inner, Box)
+        return self.inner.limits
 
     def sample(
         self, mean: Tensor, std: Tensor, count: int, generator: torch.Generator | None
