@@ -5,12 +5,15 @@ import torch
 
 from worldmodel.kernels import member_mlp
 from worldmodel.kernels.c_library import load_library
+from worldmodel.kernels.planning_step import fixed_weights, is_available
 from worldmodel.model.dynamics.mlp import MLPDynamics, Settings
 from worldmodel.model.member_networks import MemberMLP
 
 pytestmark = pytest.mark.skipif(
     not hasattr(load_library(), "run_members"), reason="no C compiler on this machine"
 )
+
+needs_bf16 = pytest.mark.skipif(not is_available(), reason="this processor does not multiply bf16")
 
 
 @pytest.mark.parametrize("activation", ["silu", "leaky_relu"])
@@ -30,6 +33,39 @@ def test_members_in_c_equal_those_in_torch(rows, layers, units, outputs, activat
     torch.testing.assert_close(found, wanted.detach(), rtol=1e-4, atol=1e-4)
 
 
+@needs_bf16
+@pytest.mark.parametrize("activation", ["silu", "leaky_relu"])
+@pytest.mark.parametrize(
+    ("rows", "layers", "units", "outputs"), [(64, 1, 16, 3), (131, 3, 41, 18), (1000, 2, 200, 8)]
+)
+def test_members_in_bf16_equal_those_in_fp32_up_to_rounding(
+    rows, layers, units, outputs, activation
+):
+    net = MemberMLP(3, 7, outputs, layers, units, activation=activation)
+    for p in net.parameters():
+        p.data.add_(torch.randn_like(p) * 0.1)
+    x = torch.randn(3, rows, 7)
+    with torch.no_grad():
+        wanted = net._run(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            found, by_torch = member_mlp.run_members(net, x), net._run(x)
+    assert found.dtype == torch.float32
+    error = (found - wanted).abs().mean()
+    assert 0 < error < 0.01 * wanted.abs().mean()
+    assert error <= (by_torch.float() - wanted).abs().mean()
+
+
+@needs_bf16
+def test_weights_kept_in_one_precision_are_not_used_for_another():
+    net, x = MemberMLP(2, 5, 4, 1, 16), torch.randn(2, 100, 5)
+    with torch.no_grad(), fixed_weights():
+        fine = net(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = net(x)
+        assert torch.equal(fine, net(x))
+    assert not torch.equal(fine, rough)
+
+
 def test_networks_that_it_does_not_have_are_left_to_torch():
     x = torch.randn(2, 100, 5)
     plain, normed = MemberMLP(2, 5, 4, 1, 16), MemberMLP(2, 5, 4, 1, 16, norm=True)
@@ -37,7 +73,7 @@ def test_networks_that_it_does_not_have_are_left_to_torch():
         assert member_mlp.run_members(plain, x) is not None
         assert member_mlp.run_members(normed, x) is None
         assert member_mlp.run_members(plain, x[:, :10]) is None
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.float16):
             assert member_mlp.run_members(plain, x) is None
     assert member_mlp.run_members(plain, x) is None
 

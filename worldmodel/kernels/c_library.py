@@ -24,6 +24,7 @@ SOURCES = [
     for name in (
         "common.h",
         "products.h",
+        "products_bf16.h",
         "steps.c",
         "planning_step.c",
         "pictures.c",

@@ -4,6 +4,7 @@
  * trip to memory after every operation. Rows are independent, and sums over rows are taken in a fixed number of blocks,
  * so results do not depend on the number of threads. n rows; d numbers in a row.
  */
+#pragma once
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>

@@ -1,55 +1,87 @@
-"""The networks of an ensemble's members in one call, and an imagined step of theirs, in fp32
-without gradients.
+"""The networks of an ensemble's members in one call, and an imagined step of theirs, without
+gradients: in fp32, or in bf16 on processors that multiply it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.kernels.c_library import call, load_library
-from worldmodel.kernels.planning_step import keep_while_fixed
+from worldmodel.kernels.c_library import call, load_library, split_by_precision
+from worldmodel.kernels.planning_step import BF16, is_available, keep_while_fixed
 
-WIDE = 16  # outputs that a packed matrix keeps together
+WIDE, LOW_WIDE = 16, 32  # outputs that a packed matrix keeps together in fp32 and in bf16
 MANY = 64  # rows of a member below which packing costs more than it saves
 SLOPE = 0.01  # of leaky ReLU below zero
+
+
+def pack_in_blocks(weight: Tensor, bias: Tensor, widths: list[int], pair: int) -> list[Tensor]:
+    """A matrix (M,K) in blocks of so many outputs, filled up with zeros, and its bias (M,).
+
+    A block has for each input, or in bf16 for each pair of inputs, the weights of every output.
+    """
+    missing = sum(widths) - len(weight)
+    full = F.pad(weight.detach(), (0, -weight.shape[1] % pair, 0, missing))
+    blocks = [b.unflatten(1, (-1, pair)).transpose(0, 1).flatten() for b in full.split(widths)]
+    return [torch.cat(blocks), F.pad(bias.detach(), (0, missing))]
+
+
+def choose_widths(outputs: int, low: bool) -> list[int]:
+    """The widths of a matrix's blocks, as in member_mlp.c: a rest takes a smaller one in bf16."""
+    if not low:
+        return [WIDE] * -(-outputs // WIDE)
+    rest = outputs % LOW_WIDE
+    return [LOW_WIDE] * (outputs // LOW_WIDE) + [w for w in (8, 16, LOW_WIDE) if w >= rest > 0][:1]
 
 
 class PackedMembers:
     """The weights of a `MemberMLP`, packed for the C half."""
 
     def __init__(self, net: Any):
-        layers = [*net.hidden, net.out]
-        parts, inputs = [], layers[0].weight.shape[1]
-        for layer in layers:
-            weight, bias = layer.weight.detach(), layer.bias.detach()
-            wide = F.pad(weight, (0, -weight.shape[2] % WIDE, 0, inputs - weight.shape[1]))
-            blocks = wide.unflatten(2, (-1, WIDE)).transpose(1, 2)
-            parts += [blocks.flatten(1), F.pad(bias, (0, -bias.shape[2] % WIDE)).flatten(1)]
-            inputs = wide.shape[2]
-        self.weights = torch.cat(parts, 1)
-        self.outputs, self.padded = net.out.weight.shape[2], inputs
-        units = -(-net.out.weight.shape[1] // WIDE) * WIDE
-        self.shape = len(net.hidden), units, self.padded, int(net.activation == "silu")
+        layers, self.low = [*net.hidden, net.out], is_bf16()
+        matrices, biases = [], []
+        for member in range(net.members):
+            for layer in layers:
+                weight, bias = layer.weight[member].T, layer.bias[member, 0]
+                widths = choose_widths(len(weight), self.low)
+                matrix, bias = pack_in_blocks(weight, bias, widths, 2 if self.low else 1)
+                matrices.append(matrix.to(BF16) if self.low else matrix)
+                biases.append(bias)
+        low, fine = split_by_precision(torch.cat(matrices))
+        self.weights = fine, low, torch.cat(biases)
+        self.outputs, units = net.out.weight.shape[2], net.out.weight.shape[1]
+        self.shape = len(net.hidden), units, self.outputs, int(net.activation == "silu")
 
     @staticmethod
     def supports(net: Any, x: Tensor) -> bool:
         """Whether no gradients are wanted and the C half has these layers."""
         plain = x.device.type == "cpu" and x.dtype == torch.float32
-        quiet = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+        quiet = not torch.is_grad_enabled() and (not torch.is_autocast_enabled("cpu") or is_bf16())
         large = x.shape[1] >= MANY and len(net.hidden) > 0 and not len(net.scales)
         return plain and quiet and large and hasattr(load_library(), "run_members")
 
     def run(self, x: Tensor) -> Tensor:
         """(K,N,inputs) to (K,N,outputs)."""
         members, rows, inputs = x.shape
-        y = torch.empty(members, rows, self.padded)
+        y = torch.empty(members, rows, self.outputs)
         sizes = members, rows, inputs, *self.shape
-        call("run_members", x.contiguous(), self.weights, y, *sizes, SLOPE)
-        return y[..., : self.outputs]
+        call("run_members", x.contiguous(), *self.weights, y, *sizes, SLOPE)
+        return y
+
+
+def is_bf16() -> bool:
+    """Whether products are wanted in bf16 and the C half has them."""
+    wanted = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == BF16
+    return wanted and is_available()
+
+
+def pack_members(net: Any) -> PackedMembers:
+    """The network's weights in the precision wanted now, kept while they are fixed."""
+    kept = cast(PackedMembers, keep_while_fixed(net, lambda: PackedMembers(net)))
+    return kept if kept.low == is_bf16() else PackedMembers(net)
 
 
 class MemberRollout:
@@ -61,7 +93,7 @@ class MemberRollout:
         self.dynamics, self.generator, self.done = dynamics, generator, 0
         self.vectors = torch.empty(steps + 1, *vector.shape)
         self.vectors[0] = vector
-        self.packed = keep_while_fixed(dynamics.net, lambda: PackedMembers(dynamics.net))
+        self.packed = pack_members(dynamics.net)
         self.scales = torch.stack([dynamics.mean, dynamics.std.clamp(min=1e-6), dynamics.scale])
 
     @property
@@ -74,7 +106,7 @@ class MemberRollout:
         noise = None
         if settings.noise == "gaussian":
             noise = torch.randn(now.shape, generator=self.generator)
-        read = now, action.float().contiguous(), noise, self.packed.weights, self.scales
+        read = now, action.float().contiguous(), noise, *self.packed.weights, self.scales
         sizes = members, len(now) // members, now.shape[1], action.shape[1], *self.packed.shape
         factors = SLOPE, *self.dynamics.log_var_bounds
         call("imagine_members", *read, after, *sizes, int(settings.residual), *factors)
@@ -109,4 +141,4 @@ def run_members(net: Any, x: Tensor) -> Tensor | None:
     """A `MemberMLP`'s output for rows (K,N,inputs)."""
     if not PackedMembers.supports(net, x):
         return None
-    return keep_while_fixed(net, lambda: PackedMembers(net)).run(x)
+    return pack_members(net).run(x)

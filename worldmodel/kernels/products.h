@@ -1,36 +1,52 @@
 /* Matrix products in fp32 whose results go on in the cache. Weights come in blocks of WIDE outputs:
  * (outputs / WIDE, inputs, WIDE).
  */
+#pragma once
 #include "common.h"
 
 #define WIDE 16
-#define HALF 8
-#define HIGH 6 /* positions that are multiplied at once: their sums fill the registers */
-
-typedef float v8 __attribute__((vector_size(32), aligned(4), may_alias));
+/* HIGH positions are multiplied at once: their sums fill the registers. */
+#ifdef __AVX512F__
+#define HIGH 12
+#define PART 16
+typedef float part __attribute__((vector_size(64), aligned(4), may_alias));
+#else
+#define HIGH 6
+#define PART 8
+typedef float part __attribute__((vector_size(32), aligned(4), may_alias));
+#endif
+#define PARTS (WIDE / PART)
 
 /* y (count, WIDE): the bias, plus x (count, inputs) times w for each of some runs of inputs, `next` apart. */
 static inline __attribute__((always_inline)) void multiply(const float *const *x, float *const *y, i64 runs, i64 next,
                                                            i64 inputs, const float *w, const float *bias, int count) {
-    v8 sum[HIGH][2];
-    for (int m = 0; m < count; m++) {
-        sum[m][0] = *(const v8 *)bias;
-        sum[m][1] = *(const v8 *)(bias + HALF);
-    }
+    part sum[HIGH][PARTS];
+    for (int m = 0; m < count; m++)
+        for (int c = 0; c < PARTS; c++) sum[m][c] = *(const part *)(bias + c * PART);
     for (i64 run = 0; run < runs; run++)
-        for (i64 k = run * next; k < run * next + inputs; k++, w += WIDE) {
-            v8 left = *(const v8 *)w, right = *(const v8 *)(w + HALF);
-            for (int m = 0; m < count; m++) {
-                float one = x[m][k];
-                v8 all = {one, one, one, one, one, one, one, one};
-                sum[m][0] += all * left;
-                sum[m][1] += all * right;
-            }
-        }
-    for (int m = 0; m < count; m++) {
-        *(v8 *)y[m] = sum[m][0];
-        *(v8 *)(y[m] + HALF) = sum[m][1];
+        for (i64 k = run * next; k < run * next + inputs; k++, w += WIDE)
+            for (int m = 0; m < count; m++)
+                for (int c = 0; c < PARTS; c++) sum[m][c] += x[m][k] * *(const part *)(w + c * PART);
+    for (int m = 0; m < count; m++)
+        for (int c = 0; c < PARTS; c++) *(part *)(y[m] + c * PART) = sum[m][c];
+}
+
+/* y (rows, WIDE): the bias, plus x (rows, inputs) times w; rows are so far apart. */
+static inline void multiply_rows(const float *x, i64 x_apart, float *y, i64 y_apart, i64 rows, i64 inputs, const float *w,
+                                 const float *bias) {
+    i64 at = 0;
+#define NEXT(count)                                                                                                      \
+    for (; at + count <= rows; at += count) {                                                                            \
+        const float *from[count];                                                                                        \
+        float *to[count];                                                                                                \
+        for (int m = 0; m < count; m++) from[m] = x + (at + m) * x_apart, to[m] = y + (at + m) * y_apart;                \
+        multiply(from, to, 1, 0, inputs, w, bias, count);                                                                \
     }
+    NEXT(HIGH)
+    NEXT(4)
+    NEXT(2)
+    NEXT(1)
+#undef NEXT
 }
 
 /* The same for positions (h, w), whose inputs and outputs lie a row or a step apart. */
