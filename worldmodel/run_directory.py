@@ -55,9 +55,9 @@ def make_slug(task: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "_", task)
 
 
-def locate_results(run: Path, other_task: str = "") -> Path:
-    """Where eval.py writes: RUN/eval, and in it a folder for each other task."""
-    return run / "eval" / make_slug(other_task)
+def locate_results(run: Path, other: str = "") -> Path:
+    """Where eval.py writes: RUN/eval, and in it a folder for each other task or given reward."""
+    return run / "eval" / make_slug(other)
 
 
 def _check_entry(entry: os.DirEntry[str]) -> None:

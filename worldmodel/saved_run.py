@@ -98,8 +98,10 @@ class Run:
 
     @property
     def results(self) -> Path:
-        """The folder of the results that are measured on its task, or on another."""
-        return locate_results(self.path, self.other_task)
+        """The folder of the results by its own task and reward, or by others."""
+        reward = self.model.reward
+        other = reward.name if isinstance(reward, GivenReward) else self.other_task
+        return locate_results(self.path, other)
 
     def replace_reward(self, name: str, function: Reward) -> Run:
         """The run with its model's reward replaced by a function of what the model decodes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ def render_page(
     ]
     listed = [describe(m) for m in survivors] or ["None."]
     reasons = [
-        f"{describe(m)}\n  {equivalents[m.key]}"
+        f"{describe(m)}\n{wrap_reason(equivalents[m.key])}"
         for m in mutants
         if m.key in equivalents and status_of(m, outcomes) == SURVIVED
     ]
@@ -111,6 +112,11 @@ def render_row(
     name = f"`{package.removeprefix('worldmodel/')}`" if package else "all"
     cells = [name, len(found), killed + late, late, survived, same, found.count(NOT_RUN), score]
     return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def wrap_reason(reason: str) -> str:
+    """A paragraph below the mutant's bullet."""
+    return textwrap.fill(reason, 100, initial_indent="  ", subsequent_indent="  ")
 
 
 def describe(mutant: Mutant) -> str:

@@ -44,11 +44,14 @@ def module(tmp_path, monkeypatch):
 
 def test_returns_by_the_given_reward_stand_beside_the_tasks_own(run_dir):
     out, _ = evaluate(run_dir, "--reward", "my_rewards:own", "--episodes", "3", "--envs", "2")
-    found = json.loads((run_dir / "eval" / "returns.json").read_text())
+    found = json.loads((run_dir / "eval" / "my_rewards_own" / "returns.json").read_text())
+    assert not (run_dir / "eval" / "returns.json").exists()  # where the task's own reward counts
     given = found["given_reward"]
     assert given["returns"] == pytest.approx(found["scores"], rel=1e-4)  # it is the task's own
     assert given["mean"] == pytest.approx(sum(found["scores"]) / 3, rel=1e-4)
     assert "return by my_rewards:own" in out and "the task's own return" in out
+    saved, _ = evaluate(run_dir, "--reward", "my_rewards:own", "--from", "saved")
+    assert f"return {found['eval/score']:.1f}" in saved
 
 
 def test_compare_has_a_column_for_it_and_leaves_the_actor_out(run_dir):

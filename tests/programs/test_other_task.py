@@ -8,9 +8,12 @@ import torch
 
 from runs import evaluate, fingerprint, mistaken, seed_dir, train
 from worldmodel import envs
+from worldmodel.evaluation.commands import play
 from worldmodel.evaluation.returns import other_task
 from worldmodel.evaluation.returns.other_task import RewardRecorder, Script, fit_heads, learn_task
 from worldmodel.model.heads import ContinueHead, GaussianHead, KnownHead
+from worldmodel.programs import evaluation
+from worldmodel.programs.eval_options import parse_eval_arguments
 from worldmodel.saved_run import Run
 
 MODULE = """
@@ -81,6 +84,23 @@ def test_the_actor_is_left_out_of_a_comparison(run_dir):
     assert "left out: actor; its actor and critic have learned another task" in out
     assert (run_dir / "eval" / "my_tasks_Hanging" / "compare.json").exists()
     assert not (run_dir / "eval" / "compare.json").exists()
+
+
+def test_play_drives_the_other_task(run_dir, monkeypatch):
+    served = []
+
+    def serve(run, make, results, **options):
+        with make() as made:
+            served.append((run, made.observation_space, results))
+
+    monkeypatch.setattr(play, "serve_play", serve)
+    words = ("--env.task", "my_tasks:Hanging", "--no-browser", *FIT[:2], *FIT[4:])
+    args = parse_eval_arguments([str(run_dir), "play", *words])
+    evaluation.play(args, envs)
+    ((run, seen, results),) = served
+    assert seen.shape == run.observation_space["vector"]
+    assert run.other_task == run.config.env.task == "my_tasks:Hanging"
+    assert results == run_dir / "eval" / "my_tasks_Hanging" and run.agent.behavior.plans
 
 
 def test_a_known_equation_needs_no_episodes(run_dir):

@@ -94,7 +94,7 @@ class MemberRollout:
         self.vectors = torch.empty(steps + 1, *vector.shape)
         self.vectors[0] = vector
         self.packed = pack_members(dynamics.net)
-        self.scales = torch.stack([dynamics.mean, dynamics.std.clamp(min=1e-6), dynamics.scale])
+        self.scales = torch.stack([dynamics.mean, dynamics.spread, dynamics.scale])
 
     @property
     def features(self) -> Tensor:

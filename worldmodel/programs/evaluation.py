@@ -162,13 +162,14 @@ def evaluate_returns(args: Namespace, environments: Environments) -> None:
     results, others = [], []
     for path in args.runs:
         if args.source == "saved":
-            others.append(find_other_task(args, RunDir(path).load_config()))
-            results.append(returns.load_returns(path, others[-1]))
+            task = find_other_task(args, RunDir(path).load_config())
+            others.append(args.reward or task)
+            results.append(returns.load_returns(path, task, args.reward or ""))
             say(f"{path}, after {results[-1]['frames']} frames")
             say(returns.format_returns(results[-1]))
             continue
         run, make = open_run(args, path, environments)
-        others.append(run.other_task)
+        others.append(args.reward or run.other_task)
         make_many = require_environment(lambda num, make=make: make(num=num))
         results.append(returns.evaluate_returns(run, make_many, options))
     if len(results) > 1:

@@ -124,11 +124,12 @@ def format_returns(x: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def load_returns(path: Path, other_task: str = "") -> dict[str, Any]:
+def load_returns(path: Path, other_task: str = "", reward: str = "") -> dict[str, Any]:
     """The results that an earlier command wrote; RunError if there are none or if damaged."""
     RunDir(path).load_config()  # fails with a message if this is no run
-    file = locate_results(path, other_task) / FILE
+    file = locate_results(path, reward or other_task) / FILE
     command = f"{PROGRAM} eval {path}" + f" --env.task {other_task}" * bool(other_task)
+    command += f" --reward {reward}" * bool(reward)
     try:
         return validate_returns(read_json(file, MAX_BYTES))
     except FileNotFoundError:

@@ -100,7 +100,12 @@ class MLPDynamics(Dynamics):
     @property
     def scale(self) -> Tensor:
         """What the network's predictions are multiplied by: a std (n,)."""
-        return (self.step_std if self.settings.residual else self.std).clamp(min=1e-6)
+        return self.step_std.clamp(min=1e-6) if self.settings.residual else self.spread
+
+    @property
+    def spread(self) -> Tensor:
+        """The data's std (n,), never zero."""
+        return self.std.clamp(min=1e-6)
 
     @torch.no_grad()
     def update_statistics(
@@ -121,11 +126,11 @@ class MLPDynamics(Dynamics):
         self.mean.lerp_(mean, rate)
 
     def standardize(self, vector: Tensor) -> Tensor:
-        return (vector.float() - self.mean) / self.std.clamp(min=1e-6)
+        return (vector.float() - self.mean) / self.spread
 
     def restore(self, feat: Tensor) -> Tensor:
         """The vectors (...,n) that have these features."""
-        return feat[..., : self.size].float() * self.std.clamp(min=1e-6) + self.mean
+        return feat[..., : self.size].float() * self.spread + self.mean
 
     def initial(self, batch: int) -> State:
         return {"vector": torch.zeros(batch, self.size, device=self.mean.device)}
@@ -152,7 +157,7 @@ class MLPDynamics(Dynamics):
         mean, log_var = self._read(self.net.run_all(x), before.unsqueeze(-2))
         first = is_first.bool()[..., None, None]
         mean = torch.where(first, self.mean, mean)
-        log_var = torch.where(first, 2 * self.std.clamp(min=1e-6).log(), log_var)
+        log_var = torch.where(first, 2 * self.spread.log(), log_var)
         return {"vector": embed}, {"mean": mean, "log_var": log_var}
 
     def infer_states(
@@ -196,7 +201,7 @@ class MLPDynamics(Dynamics):
     def predict_latent(self, state: State) -> State:
         if "mean" in state:
             return {"mean": state["mean"], "log_var": state["log_var"]}
-        log_var = 2 * self.std.clamp(min=1e-6).log()
+        log_var = 2 * self.spread.log()
         wide = state["vector"].shape
         return {"mean": self.mean.expand(wide), "log_var": log_var.expand(wide)}
 
