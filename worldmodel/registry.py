@@ -35,6 +35,11 @@ OBJECTIVES = {
     "bootstrap": "worldmodel.model.objectives.bootstrap:Bootstrap",
     "bottleneck": "worldmodel.model.objectives.bottleneck:Bottleneck",
     "reward_only": "worldmodel.model.objectives.reward_only:RewardOnly",
+    "straightening": "worldmodel.model.objectives.straightening:Straightening",
+    "curvature": "worldmodel.model.objectives.curvature:Curvature",
+    "transition_contrastive": (
+        "worldmodel.model.objectives.transition_contrastive:TransitionContrastive"
+    ),
 }
 
 PLANNERS = {

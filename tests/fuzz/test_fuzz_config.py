@@ -44,6 +44,7 @@ DRAWN = (
     "planner",
     "augment",
     "ema",
+    "locally_linear",
     "contrastive",
     "forward_contrastive",
     "inverse",
@@ -52,6 +53,8 @@ DRAWN = (
     "bootstrap",
     "bottleneck",
     "reward_only",
+    "curvature",
+    "transition_contrastive",
 )
 LEARNT = [k for k in HINTS if k.split(".")[0] in DRAWN and k not in ("model.cnn", "model.patch")]
 LEARNT += [
@@ -194,6 +197,8 @@ def fitting(pairs, picture):
         given["model.dynamics"] = "rssm"
     if of("model.dynamics") == "locally_linear":
         given |= {"model.latent": "gaussian", "model.transition": "rssm"}
+    if of("model.dynamics") == "transformer" and "curvature" in of("loss.objective"):
+        given["model.dynamics"] = "rssm"
     if "known" in (of("model.reward_head"), of("model.cont_head")):
         given |= {"model.reward_head": "gaussian", "model.cont_head": "learned"}
     if float(of("imag.pessimism")) or of("behavior.name") == "plan2explore":

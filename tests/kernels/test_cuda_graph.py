@@ -135,6 +135,11 @@ FORMS = {
     "plain": [],
     "objectives": [f"loss.objective={OBJECTIVES}", "augment.shift=2"],
     "bottleneck": ["loss.objective={bottleneck: 1.0}"],
+    "linearised": [
+        "model.dynamics=locally_linear",
+        "loss.objective={straightening: 1.0, curvature: 1.0, transition_contrastive: 1.0}",
+    ],
+    "curvature of an RSSM": ["loss.objective={curvature: 1.0}"],
     "dreamer1": ["dreamer1", "model.latent=gaussian"],
     "dreamer2": ["dreamer2", "imag.every=2", "critic.every=3"],
     "dreamer3": ["dreamer3", "loss.pictures=0.5"],

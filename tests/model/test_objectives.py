@@ -41,6 +41,9 @@ TEACHES = {
     "bootstrap": (True, True),
     "bottleneck": (True, False),
     "reward_only": (True, True),
+    "straightening": (True, False),
+    "curvature": (False, True),
+    "transition_contrastive": (True, True),
 }
 # Losses that only exist between two steps of an episode.
 PAIRED = {
@@ -50,6 +53,9 @@ PAIRED = {
     "bootstrap",
     "imagined_reward",
     "imagined_cont",
+    "curvature",
+    "transition_contrastive",
+    "transition_consistency",
 }
 
 

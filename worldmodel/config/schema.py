@@ -533,6 +533,13 @@ def _objective_contradictions(c: Config) -> list[str]:
                 f"{name}.negatives: a replay.batch of {c.replay.batch} has no other sequence; "
                 f"take all"
             )
+        needs = states_fact(registry.OBJECTIVES[name], "needs_predicted_features")
+        able = [k for k, v in registry.DYNAMICS.items() if states_fact(v, "predicts_features")]
+        if needs and c.model.dynamics not in able:
+            found.append(
+                f"loss.objective: {name} linearises the transition, which model.dynamics "
+                f"{c.model.dynamics} does not offer; take {' or '.join(able)}"
+            )
         found += _component_contradictions(c, registry.OBJECTIVES, name)
     shift = c.augment.shift
     if shift and c.env.obs == "state":

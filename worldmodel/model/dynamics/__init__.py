@@ -117,7 +117,10 @@ class Dynamics(nn.Module):
         self, feat: Tensor, action: Tensor, change: Tensor, action_change: Tensor
     ) -> Tensor:
         """J (change, action_change) (...,F), of the derivative J of `predict_features` there."""
-        return torch.func.jvp(self.predict_features, (feat, action), (change, action_change))[1]
+        moves = change, action_change
+        return torch.autograd.functional.jvp(
+            self.predict_features, (feat, action), moves, create_graph=True
+        )[1]
 
     def update_statistics(
         self, embed: Tensor, is_first: Tensor, update: int, over_ranks: Callable[[Tensor], Tensor]
@@ -180,6 +183,11 @@ class Dynamics(nn.Module):
         axis = -1 - len(self.latent.shape)
         kl = self.latent.kl({k: post[k].unsqueeze(axis) for k in self.latent.dist_keys}, prior)
         return average_members(kl, prior)
+
+    def tabulate_log_probs(self, post: State, prior: State) -> Tensor:
+        """log p(z_i | prior j) (N,N) of the posteriors' samples in all N = B*T steps (B,T)."""
+        dist = {k: prior[k].flatten(0, 1) for k in self.latent.dist_keys}
+        return self.latent.tabulate_log_probs(post["stoch"].float().flatten(0, 1), dist)
 
     def centre(self, posts: State) -> State:
         """The single distribution from which the mean KL of many (N,...) is least."""

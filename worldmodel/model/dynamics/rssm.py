@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 class Settings:
     section = "model"
     has_members = True
+    predicts_features = True
 
     transition: Literal["rssm", "ssm", "rnn"]
     deter: Width
@@ -209,11 +210,20 @@ class RSSM(Dynamics):
         return {k: torch.stack([s[k] for s in steps], 1) for k in ("deter", "stoch")}
 
     def predict_members(self, feat: Tensor, action: Tensor) -> Tensor:
+        return self._predict_from_features(feat, action)[1].movedim(-2, 0)
+
+    def predict_features(self, feat: Tensor, action: Tensor) -> Tensor:
+        deter, mean = self._predict_from_features(feat, action)
+        mean = mean.mean(-2) if self.members > 1 else mean
+        return torch.cat([deter, mean], -1) if self.transition == "rssm" else mean
+
+    def _predict_from_features(self, feat: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """deter of the next step, and its mean latent (...,S), or (...,K,S) by each member."""
         size = feat.shape[-1] - self.latent.size
         deter, flat = feat.split((size, self.latent.size), -1)
         stoch = flat.unflatten(-1, self.latent.shape)
         deter = self._advance({"deter": deter.float(), "stoch": stoch}, self.from_action(action))
-        return self.latent.compute_mean(self.latent.dist(self._priors(deter))).movedim(-2, 0)
+        return deter, self.latent.compute_mean(self.latent.dist(self._priors(deter)))
 
     def _priors(self, deter: Tensor) -> Tensor:
         """The prior's parameters (...,P), or (...,K,P) with several members."""

@@ -41,6 +41,9 @@ class Categorical:
         log_post = post["logits"]
         return (log_post.exp() * (log_post - prior["logits"])).sum((-2, -1))
 
+    def tabulate_log_probs(self, stoch: Tensor, dist: dict[str, Tensor]) -> Tensor:
+        return stoch.flatten(1) @ dist["logits"].flatten(1).T
+
     def centre(self, dist: dict[str, Tensor]) -> dict[str, Tensor]:
         """The mean of the probabilities."""
         return {"logits": dist["logits"].logsumexp(0) - math.log(len(dist["logits"]))}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,11 @@ class Deterministic:
 
     def kl(self, post: dict[str, Tensor], prior: dict[str, Tensor]) -> Tensor:
         return 0.5 * (post["mean"] - prior["mean"]).square().sum(-1)
+
+    def tabulate_log_probs(self, stoch: Tensor, dist: dict[str, Tensor]) -> Tensor:
+        """Those of unit Gaussians around the means, as in the KL."""
+        square = torch.cdist(stoch, dist["mean"]).square()
+        return -0.5 * (square + self.size * math.log(2 * math.pi))
 
     def centre(self, dist: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"mean": dist["mean"].mean(0)}

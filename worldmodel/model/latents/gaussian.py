@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,6 +40,15 @@ class Gaussian:
         ratio = (post["std"] / prior["std"]).square()
         shift = ((post["mean"] - prior["mean"]) / prior["std"]).square()
         return 0.5 * (ratio + shift - 1 - ratio.log()).sum(-1)
+
+    def tabulate_log_probs(self, stoch: Tensor, dist: dict[str, Tensor]) -> Tensor:
+        """log N(z_i; mean_j, std_j^2) as matrix products, which need no (N,M,S)."""
+        middle = dist["mean"].detach().mean(0)  # keeps the numbers small that are subtracted
+        z, mean, precision = stoch - middle, dist["mean"] - middle, dist["std"] ** -2
+        square = z.square() @ precision.T - 2 * z @ (mean * precision).T
+        square = square + (mean.square() * precision).sum(-1)
+        volume = (2 * dist["std"].log() + math.log(2 * math.pi)).sum(-1)
+        return -0.5 * (square + volume)
 
     def centre(self, dist: dict[str, Tensor]) -> dict[str, Tensor]:
         """The Gaussian with the mean and the variance of their mixture."""
