@@ -13,6 +13,7 @@ from typing import Any
 DYNAMICS = {
     "rssm": "worldmodel.model.dynamics.rssm:RSSM",
     "transformer": "worldmodel.model.dynamics.transformer:Transformer",
+    "linear_gaussian": "worldmodel.model.dynamics.linear_gaussian:LinearGaussian",
     "mlp": "worldmodel.model.dynamics.mlp:MLPDynamics",
     "simulator": "worldmodel.model.dynamics.simulator:SimulatorDynamics",
     "frame_stack": "worldmodel.model.dynamics.frame_stack:FrameStack",

@@ -26,6 +26,7 @@ from worldmodel.config.ranges import OneOf
 from worldmodel.evaluation.plotting import media
 from worldmodel.system import provenance
 
+LINEAR = ("locally_linear", "linear_gaussian")
 TIMES = float(os.environ.get("WM_FUZZ", "1"))
 HINTS = {
     f"{section}.{key}": hint
@@ -193,9 +194,9 @@ def fitting(pairs, picture):
     if of("env.obs") == "state":
         given["augment.shift"] = "0"
     # Others want observations, objectives or behaviors of their own.
-    if of("model.dynamics") not in ("rssm", "transformer", "locally_linear"):
+    if of("model.dynamics") not in ("rssm", "transformer", *LINEAR):
         given["model.dynamics"] = "rssm"
-    if of("model.dynamics") == "locally_linear":
+    if of("model.dynamics") in LINEAR:
         given |= {"model.latent": "gaussian", "model.transition": "rssm"}
     if of("model.dynamics") == "transformer" and "curvature" in of("loss.objective"):
         given["model.dynamics"] = "rssm"

@@ -112,6 +112,8 @@ def without_noise(model, monkeypatch):
         "sample",
         lambda params, generator=None: model.dynamics.latent.mode(params),
     )
+    if hasattr(model.dynamics, "draw"):  # of a distribution that is not the latent's
+        monkeypatch.setattr(model.dynamics, "draw", lambda mean, cov, generator=None: mean)
 
 
 def test_losses_are_one_number_per_step_and_named_as_the_scales(model):
@@ -119,7 +121,7 @@ def test_losses_are_one_number_per_step_and_named_as_the_scales(model):
     assert losses.keys() == model.scales.keys()
     assert all(v.shape == (B, T) and torch.isfinite(v).all() for v in losses.values())
     assert model.dynamics.features(post).shape == (B, T, model.dynamics.feature_size)
-    assert (losses["dyn"] >= 0).all()
+    assert (losses["dyn"] >= 0).all() or model.dynamics.smooths
 
 
 def same_states(model, *states):
@@ -133,7 +135,7 @@ def same_states(model, *states):
 def test_a_sequence_equals_the_online_filter_step_by_step(model, monkeypatch):
     without_noise(model, monkeypatch)
     batch = random_batch()
-    embed, post, _ = model.observe(batch)
+    embed, post = model.encode(batch), model.infer_states(batch)
     state = model.dynamics.initial(B)
     for t in range(T):
         state = model.dynamics.observe_step(
@@ -187,6 +189,8 @@ def test_imagining_equals_single_steps_and_uses_the_actions(model):
 
 
 def test_the_kl_is_from_the_posterior_to_the_prior(model):
+    if model.dynamics.smooths:
+        pytest.skip("its KL is that of a sequence, which has a test of its own")
     _, post, prior = model.observe(random_batch())
     found = model.dynamics.kl(post, prior)
     torch.testing.assert_close(found, model.dynamics.latent.kl(post, prior))
@@ -235,7 +239,9 @@ def test_dyn_trains_the_prior_and_rep_the_posterior(model):
         )
         moved = [g is not None and bool(g.abs().sum() > 0) for g in grads]
         # A prior of a first step that sees nothing but zeros moves by its biases alone
-        assert any(moved[: len(trained)]) and not any(moved[len(trained) :]), name
+        assert any(moved[: len(trained)]), name
+        # A smoothed posterior is made of its prior too
+        assert not any(moved[len(trained) :]) or (model.dynamics.smooths and name == "rep"), name
 
 
 def test_every_weight_is_trained(model):

@@ -171,7 +171,7 @@ def follow(kind, behavior, monkeypatch):
 
 @torch.no_grad()
 def observe_features(model, batch):
-    return model.dynamics.features(model.observe(batch)[1])
+    return model.dynamics.features(model.infer_states(batch))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=name_kind)

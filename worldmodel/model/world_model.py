@@ -159,7 +159,7 @@ class WorldModel(nn.Module):
         return embed, *self.dynamics.observe(embed, *self._read_history(batch))
 
     def infer_states(self, batch: Batch) -> State:
-        """The posteriors of `observe` alone."""
+        """The posteriors alone, each given what an agent had seen by then."""
         return self.dynamics.infer_states(self.encode(batch), *self._read_history(batch))
 
     def _read_history(self, batch: Batch) -> tuple[Tensor, Tensor, State]:

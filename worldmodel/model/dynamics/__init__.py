@@ -30,6 +30,9 @@ class Dynamics(nn.Module):
     imagines = True  # whether it predicts anything; an agent without a model has one that doesn't
     trained_by_critic = False  # whether the loss of soft actor-critic's critics reaches features
     members = 1  # of an ensemble of transitions
+    smooths = (
+        False  # whether `observe`, unlike `infer_states`, lets later steps inform earlier ones
+    )
     standardizes = False  # whether `update_statistics` is to be called before each update
 
     def initial(self, batch: int) -> State:
@@ -49,7 +52,7 @@ class Dynamics(nn.Module):
     def infer_states(
         self, embed: Tensor, prev_action: Tensor, is_first: Tensor, start: State
     ) -> State:
-        """The posterior states of `observe` alone."""
+        """The posterior states alone, each given what an agent had seen by then."""
         return self.observe(embed, prev_action, is_first, start)[0]
 
     def observe_step(
