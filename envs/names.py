@@ -19,6 +19,7 @@ TASKS = (
     "cartpole",
     "cartpole_swingup",
     "noisy_room",
+    "planar",
 )
 NAMES = (*TASKS, "counter")
 DISTRACT = "distract:"

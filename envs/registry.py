@@ -29,6 +29,7 @@ _CLASSES = {
     "cartpole": "Cartpole",
     "cartpole_swingup": "CartpoleSwingup",
     "noisy_room": "NoisyRoom",
+    "planar": "Planar",
     "counter": "Counter",
 }
 _OBS = ("pixels", "state", "both")

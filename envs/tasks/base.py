@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from ..errors import EnvSettingsError
 from .canvas import Canvas
 
 
@@ -99,6 +100,13 @@ class Task(gymnasium.Env):
 def wrap_angles(angles: np.ndarray) -> np.ndarray:
     """Return the angles in [-pi, pi]."""
     return angles - 2 * np.pi * np.rint(angles / (2 * np.pi))
+
+
+def check_start(start: Any) -> bool:
+    """Say whether episodes start anywhere instead of in the task's usual place."""
+    if start not in ("usual", "anywhere"):
+        raise EnvSettingsError(f"env.kwargs.start must be usual or anywhere, not {start!r}")
+    return start == "anywhere"
 
 
 def make_action_box(num_actions: int) -> spaces.Box:

@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from .base import Task, make_action_box
+from .base import Task, check_start, make_action_box
 from .canvas import Canvas
 
 GRAVITY = 9.8
@@ -24,6 +24,7 @@ FORCE = 10.0  # newtons of a full action
 STEP_S = 0.02
 MAX_POSITION = 2.4
 MAX_ANGLE = 12 * 2 * math.pi / 360
+FAST = 2.0  # largest speed and angular velocity of a start anywhere
 SCALE = 0.37  # picture units of one metre
 BALANCE = (0.5, 0.7, 5.0, 1.3)  # feedback of the four entries of the state
 
@@ -49,13 +50,26 @@ class Cartpole(Task):
     vector_size = 4
     steps_rows = True
 
-    def __init__(self, size: tuple[int, int] = (64, 64), obs: str = "pixels"):
+    largest_angle = MAX_ANGLE  # of a start anywhere
+
+    def __init__(
+        self, size: tuple[int, int] = (64, 64), obs: str = "pixels", start: str = "usual"
+    ):
+        """`start`: usual, near the task's rest, or anywhere, where the episode does not end."""
         super().__init__(size, obs)
         self.action_space = make_action_box(1)
+        self.starts_anywhere = check_start(start)
         self.values = np.zeros(4)
 
     def start(self, generator: np.random.Generator) -> None:
-        self.values = generator.uniform(-0.05, 0.05, 4)
+        if self.starts_anywhere:
+            bounds = np.array([MAX_POSITION, FAST, self.largest_angle, FAST])
+            self.values = generator.uniform(-bounds, bounds)
+        else:
+            self.values = self.sample_usual_start(generator)
+
+    def sample_usual_start(self, generator: np.random.Generator) -> np.ndarray:
+        return generator.uniform(-0.05, 0.05, 4)
 
     def advance(self, action: np.ndarray) -> tuple[float, bool]:
         rows, rewards, ends = self.advance_rows(self.values[None], np.asarray(action)[None])

@@ -36,8 +36,10 @@ class CartpoleSwingup(Cartpole):
 
     vector_size = 5
 
-    def start(self, generator: np.random.Generator) -> None:
-        self.values = np.array([0.0, 0.0, math.pi, 0.0]) + generator.normal(0.0, 0.1, 4)
+    largest_angle = math.pi
+
+    def sample_usual_start(self, generator: np.random.Generator) -> np.ndarray:
+        return np.array([0.0, 0.0, math.pi, 0.0]) + generator.normal(0.0, 0.1, 4)
 
     def advance_rows(
         self, states: np.ndarray, actions: np.ndarray

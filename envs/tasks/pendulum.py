@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from .base import Task, make_action_box, wrap_angles
+from .base import Task, check_start, make_action_box, wrap_angles
 from .canvas import Canvas
 
 STEP_S = 0.08
@@ -28,12 +28,20 @@ class Pendulum(Task):
     vector_size = 3
     steps_rows = True
 
-    def __init__(self, size: tuple[int, int] = (64, 64), obs: str = "pixels"):
+    def __init__(
+        self, size: tuple[int, int] = (64, 64), obs: str = "pixels", start: str = "usual"
+    ):
+        """`start`: usual, hanging, or anywhere, at any angle and speed."""
         super().__init__(size, obs)
         self.action_space = make_action_box(1)
+        self.starts_anywhere = check_start(start)
         self.angle, self.speed = math.pi, 0.0
 
     def start(self, generator: np.random.Generator) -> None:
+        if self.starts_anywhere:
+            self.angle = float(generator.uniform(-math.pi, math.pi))
+            self.speed = float(generator.uniform(-MAX_SPEED, MAX_SPEED))
+            return
         self.angle = math.pi + float(generator.uniform(-0.2, 0.2))
         self.speed = float(generator.uniform(-0.2, 0.2))
 

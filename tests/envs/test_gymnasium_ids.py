@@ -181,7 +181,7 @@ def test_a_users_class_gets_what_it_declares_with_a_matching_type(own_games):
             {"max_episode_steps": 3},
             "env.kwargs.max_episode_steps cannot be set: env.time_limit has it",
         ),
-        ("pendulum", {"gravity": 1}, "env.kwargs: pendulum takes no arguments (got 'gravity')"),
+        ("catcher", {"gravity": 1}, "env.kwargs: catcher takes no arguments (got 'gravity')"),
         ("dmc:cartpole_balance", {"gravity": 1}, "env.kwargs: only gym: ids"),
     ],
 )
