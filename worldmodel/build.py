@@ -38,6 +38,7 @@ from worldmodel.model.heads import (
     GaussianHead,
     KnownHead,
     NoHead,
+    QuadraticHead,
     ScalarHead,
     TwoHotHead,
 )
@@ -65,6 +66,7 @@ from worldmodel.system.runtime import pick_precision
 
 SCALAR_HEADS: dict[str, Callable[[int, int, int, int], ScalarHead]] = {
     "gaussian": lambda feat, layers, units, bins: GaussianHead(feat, layers, units),
+    "quadratic": lambda feat, layers, units, bins: QuadraticHead(feat),
     "twohot": TwoHotHead,
 }
 

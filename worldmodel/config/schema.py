@@ -143,7 +143,7 @@ class ModelConfig(Section):
     backdrop: Natural
     layers: Layers
     units: Width
-    reward_head: Literal["gaussian", "twohot", "known"]
+    reward_head: Literal["gaussian", "twohot", "quadratic", "known"]
     cont_head: Literal["learned", "known"]
     bins: Annotated[int, Range(3, 10**6)]
 

@@ -59,6 +59,27 @@ class GaussianHead(ScalarHead):
         return 0.5 * (read.squeeze(-1) - target).square()
 
 
+class QuadraticHead(ScalarHead):
+    """The most there is minus a squared distance from a point, c - |W (z - g)|^2 (SOLAR): with
+    linear dynamics, planning is a linear-quadratic problem.
+    """
+
+    def __init__(self, inputs: int):
+        super().__init__()
+        self.net = Passage()  # type: ignore[assignment]
+        self.most = nn.Parameter(torch.zeros(()))  # c
+        self.point = nn.Parameter(torch.zeros(inputs))  # g
+        self.weight = nn.Parameter(torch.eye(inputs) / inputs**0.5)  # W
+
+    def mean_of(self, read: Tensor) -> Tensor:
+        with torch.autocast(read.device.type, enabled=False):
+            apart = (read.float() - self.point) @ self.weight.mT
+            return self.most - apart.square().sum(-1)
+
+    def loss_of(self, read: Tensor, target: Tensor) -> Tensor:
+        return 0.5 * (self.mean_of(read) - target).square()
+
+
 class TwoHotHead(ScalarHead):
     """Categorical over bins that grow exponentially, symexp(-20..20) (Dreamer 3, eq. 9 and 10)."""
 
