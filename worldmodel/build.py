@@ -83,6 +83,13 @@ def make_latent(m: ModelConfig, size: int | None = None):
     return latent(m.stoch if size is None else size, m.classes, m.unimix, m.min_std)
 
 
+def make_encoder(c: Config, obs: ObservationSpace) -> Encoder:
+    """The encoder of all pictures and vectors; the keys of `cnn` stand in section model."""
+    kind = registry.import_class(registry.ENCODERS, c.model.encoder)
+    settings = get_settings(c, registry.ENCODERS, c.model.encoder) or c.model
+    return Encoder(obs, partial(kind, settings), c.model.units)
+
+
 def make_dynamics(c: Config, actions: int, embed: int, **more: Any) -> Dynamics:
     """The dynamics, with what it needs beside its settings in `more`."""
     name = c.model.dynamics
@@ -109,7 +116,7 @@ def make_model(
         return make_true_model(c, obs, space, world, simulator)
     m = c.model
     raw = states_fact(registry.DYNAMICS[m.dynamics], "encodes_nothing")
-    encoder = RawVectors(obs) if raw else Encoder(obs, m.cnn, m.patch, m.units)
+    encoder = RawVectors(obs) if raw else make_encoder(c, obs)
     dynamics = make_dynamics(c, space.size, encoder.size)
     feat = dynamics.feature_size
     spec = ModelSpec(obs, space, feat, encoder.size, m.cnn, m.patch, m.units, c.ema.rate)
@@ -121,6 +128,7 @@ def make_model(
     names += ["reward", "cont", "dyn", "rep"] + (["overshoot"] if c.loss.overshooting > 1 else [])
     ensemble = make_ensemble(c, dynamics, space)
     names += ["corrective"] * (c.loss.corrective > 0) + ["ensemble"] * (ensemble is not None)
+    names += ["smooth"] * (c.loss.smooth > 0)
     names = names if dynamics.imagines else []
     replaced = {n for module, _ in objectives.values() for n in module.replaces}
     return WorldModel(
@@ -141,6 +149,7 @@ def make_model(
         ensemble=ensemble,
         corrective_steps=c.loss.corrective_steps if c.loss.corrective else 0,
         reward_free=c.loss.reward_free,
+        smooth=c.loss.smooth > 0,
     )
 
 
@@ -245,6 +254,7 @@ def make_loss_scales(c: Config, names: list[str]) -> dict[str, float]:
         "overshoot": c.loss.overshoot,
         "corrective": c.loss.corrective,
         "ensemble": c.loss.ensemble,
+        "smooth": c.loss.smooth,
         "imagined_reward": c.loss.reward,
         "imagined_cont": c.loss.cont,
     }

@@ -17,7 +17,7 @@ from worldmodel.system.available_memory import GB, available_memory
 BYTES_PER_WEIGHT = 16  # the weight, its gradient and Adam's two moments
 BYTES_PER_ACTIVATION = 2  # at least, in bf16
 KEYS_TO_LOWER = {
-    "weights": "model.deter, model.hidden, model.units or model.cnn",
+    "weights": "model.deter, model.hidden, model.units, model.cnn or spatial.channels",
     "an update": "replay.batch, replay.length, env.size or imag.starts",
     "a plan": "planner.candidates, planner.horizon or env.num",
     "the replay": "replay.capacity_gb",
@@ -105,7 +105,8 @@ def find_widest_layer(c: Config, obs: ObservationSpace) -> int:
         compute_encoded_size(shape[:2], len(m.cnn), m.patch) for shape in obs.pictures.values()
     ]
     flat = sum(height * width * m.cnn[-1] for height, width in sides)
-    return max(count_features(c), *dynamics, m.units, m.bins, *m.cnn, flat)
+    maps = [*c.spatial.channels, c.spatial.points] if m.encoder == "spatial" else []
+    return max(count_features(c), *dynamics, m.units, m.bins, *m.cnn, *maps, flat)
 
 
 def count_weights(c: Config, obs: ObservationSpace, space: ActionSpace) -> int:
@@ -124,9 +125,13 @@ def estimate_update(c: Config, obs: ObservationSpace, space: ActionSpace) -> int
     for height, width, colours in obs.pictures.values():
         sides = [compute_encoded_size((height, width), i + 1, m.patch) for i in range(len(m.cnn))]
         inner = sum(h * w * channels for (h, w), channels in zip(sides, m.cnn, strict=True))
+        encoded = inner
+        if m.encoder == "spatial":
+            maps = sum(c.spatial.channels) + c.spatial.points
+            encoded = (height // 2) * (width // 2) * maps
         total += states * (
             height * width * colours * (1 + BYTES_PER_ACTIVATION)
-            + 2 * BYTES_PER_ACTIVATION * inner
+            + BYTES_PER_ACTIVATION * (encoded + inner)
         )
     if learns_policy(c) and find_policy(c) != "soft_actor_critic":
         actors = c.actor.population if c.actor.gradient == "es" else 1

@@ -20,6 +20,11 @@ DYNAMICS = {
     "locally_linear": "worldmodel.model.dynamics.locally_linear:LocallyLinear",
 }
 
+ENCODERS = {
+    "cnn": "worldmodel.model.networks:ImageEncoder",
+    "spatial": "worldmodel.model.spatial_encoder:SpatialEncoder",
+}
+
 LATENTS = {
     "gaussian": "worldmodel.model.latents.gaussian:Gaussian",
     "categorical": "worldmodel.model.latents.categorical:Categorical",
@@ -81,6 +86,7 @@ KNOWN_REWARDS = ("cartpole", "cartpole_swingup", "noisy_room", "pendulum", "poin
 
 TABLES = (
     DYNAMICS,
+    ENCODERS,
     LATENTS,
     OBJECTIVES,
     PLANNERS,

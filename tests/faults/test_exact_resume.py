@@ -193,6 +193,7 @@ for name in sorted({*registry.DYNAMICS} - {"rssm"}):  # a new dynamics is enroll
         *("--model.dynamics", name, "--replay.start", "stored"),
         *MORE.get(name, ()),
     )
+KINDS["feature points"] = ("--model.encoder", "spatial", "--loss.smooth", "0.5")
 KINDS["refits in rounds of an ensemble of transitions, plans of two steps"] = (
     *("--train.schedule", "rounds", "--train.round", "7", "--train.refit", "3"),
     *("--ensemble.of", "dynamics", "--ensemble.size", "2", "--behavior.replan", "2"),
@@ -213,6 +214,7 @@ def test_every_behaviour_dynamics_objective_and_sampler_is_among_them():
     assert {c.model.dynamics for c in configs} == set(registry.DYNAMICS)
     assert {name for c in configs for name in c.loss.objective} == set(registry.OBJECTIVES)
     assert {c.replay.sampler for c in configs} == set(registry.SAMPLERS)
+    assert {c.model.encoder for c in configs} == set(registry.ENCODERS)
 
 
 def drawn(rng, looks):

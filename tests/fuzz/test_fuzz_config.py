@@ -192,7 +192,9 @@ def fitting(pairs, picture):
     given["actor.population"] = str(int(of("actor.population")) // 2 * 2)  # in pairs
     given["model.deter"] = str(int(of("model.deter")) * int(of("model.blocks")))
     if of("env.obs") == "state":
-        given["augment.shift"] = "0"
+        given |= {"augment.shift": "0", "model.encoder": "cnn"}
+    if given.get("model.encoder", of("model.encoder")) != "spatial":
+        given["loss.smooth"] = "0"
     # Others want observations, objectives or behaviors of their own.
     if of("model.dynamics") not in ("rssm", "transformer", *LINEAR):
         given["model.dynamics"] = "rssm"

@@ -133,6 +133,7 @@ class ModelConfig(Section):
     """What every world model has. The keys of the RSSM are added to this section."""
 
     dynamics: Annotated[str, OneOf(registry.DYNAMICS)]
+    encoder: Annotated[str, OneOf(registry.ENCODERS)]
     latent: Annotated[str, OneOf(registry.LATENTS)]
     stoch: Width
     classes: Annotated[int, Range(2, 10**6)]
@@ -182,6 +183,7 @@ class LossConfig(Section):
     corrective: Weight
     corrective_steps: Count
     ensemble: Weight
+    smooth: Weight
     reward_free: bool
     probe: bool
 
@@ -379,6 +381,12 @@ def contradictions(c: Config) -> list[str]:
     found += _component_contradictions(c, registry.DYNAMICS, m.dynamics)
     if c.env.task.startswith("distract:") and c.env.obs == "state":
         found.append("env.task: distract: changes pictures; env.obs is state")
+    found += _component_contradictions(c, registry.ENCODERS, m.encoder)
+    if c.loss.smooth and m.encoder != "spatial":
+        found.append(
+            f"loss.smooth: {m.encoder} finds no feature points; set model.encoder spatial, or "
+            f"loss.smooth 0"
+        )
     factor = m.patch * 2 ** (len(m.cnn) - 1)
     sizes = {"env.size": c.env.size} | {f"env.sizes.{k}": v for k, v in c.env.sizes.items()}
     for key, (h, w) in sizes.items():
@@ -605,8 +613,9 @@ def learns_policy(c: Config) -> bool:
 
 
 def find_unused_sections(c: Config) -> set[str]:
-    """Sections of the dynamics and objectives that a configuration does not choose."""
-    return {*registry.DYNAMICS, *registry.OBJECTIVES} - {c.model.dynamics, *c.loss.objective}
+    """Sections of dynamics, encoders and objectives that a configuration does not choose."""
+    used = {c.model.dynamics, c.model.encoder, *c.loss.objective}
+    return {*registry.DYNAMICS, *registry.ENCODERS, *registry.OBJECTIVES} - used
 
 
 def learns_model(c: Config) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -164,13 +164,21 @@ def initialize_convs(module: nn.Module) -> None:
             conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
 
 
+class EncoderSettings(Protocol):
+    """The keys of `model` that the strided convolutions have: channels, and the first patch."""
+
+    cnn: list[int]
+    patch: int
+
+
 class ImageEncoder(nn.Module):
     """Strided convolutions that each halve the picture: (N,H,W,C) -> (N,E). With a `patch` above 2
     the first layer projects patches.
     """
 
-    def __init__(self, shape: tuple[int, int, int], channels: Sequence[int], patch: int):
+    def __init__(self, settings: EncoderSettings, shape: tuple[int, int, int]):
         super().__init__()
+        channels, patch = settings.cnn, settings.patch
         kernel = (patch, patch) if patch > 2 else (4, 2, 1)  # size, stride and padding
         first = nn.Conv2d(shape[2], channels[0], *kernel)
         halving = (nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(channels, channels[1:], strict=False))
@@ -271,20 +279,26 @@ class VectorDecoder(nn.Module):
 class Encoder(nn.Module):
     """Encodes pictures, without their mean images, and vectors to one embedding: (B,T,...) ->
     (B,T,E).
+
+    `make_picture` makes the encoder of a picture (H,W,C).
     """
 
     def __init__(
-        self, observation: ObservationSpace, channels: Sequence[int], patch: int, units: int
+        self,
+        observation: ObservationSpace,
+        make_picture: Callable[[tuple[int, int, int]], nn.Module],
+        units: int,
     ):
         super().__init__()
         self.parts = nn.ModuleDict()
         for name, shape in observation.pictures.items():
-            self.parts[name] = ImageEncoder(shape, channels, patch)
+            self.parts[name] = make_picture(shape)
         for name, size in observation.vectors.items():
             self.parts[name] = MLP(size, units, 1, units)
         self.pictures, self.vectors = list(observation.pictures), list(observation.vectors)
-        sizes = [cast(ImageEncoder, self.parts[name]).size for name in self.pictures]
-        self.size = sum(sizes) + units * len(self.vectors)
+        pictures = [cast(ImageEncoder, self.parts[name]).size for name in self.pictures]
+        self.sizes = [*pictures, *(units for _ in self.vectors)]
+        self.size = sum(self.sizes)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         seen = []
@@ -295,6 +309,14 @@ class Encoder(nn.Module):
             vector = self.parts[name](symlog(batch[name]))
             seen.append(vector.to(seen[0].dtype) if seen else vector)
         return torch.cat(seen, -1) if len(seen) > 1 else seen[0]
+
+    def find_points(self, embed: Tensor) -> dict[str, Tensor]:
+        """The feature points (...,K,2) of pictures by name in embeddings (...,E), if they have
+        any.
+        """
+        parts = zip(self.pictures, embed.split(self.sizes, -1), strict=False)
+        found = {name: part for name, part in parts if hasattr(self.parts[name], "points")}
+        return {name: part.unflatten(-1, (-1, 2)) for name, part in found.items()}
 
 
 class RawVectors(nn.Module):

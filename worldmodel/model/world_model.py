@@ -25,6 +25,7 @@ from worldmodel.model.mean_image import MeanImage
 from worldmodel.model.networks import Encoder, RawVectors
 from worldmodel.model.objectives import Context, DistanceObjective, Objective, Parts
 from worldmodel.model.representation_metrics import measure_spread
+from worldmodel.model.spatial_encoder import penalize_acceleration
 from worldmodel.spaces import (
     Batch,
     Losses,
@@ -42,7 +43,8 @@ class WorldModel(nn.Module):
 
     `scales` holds the weight of every loss by name; the losses' names must equal its keys. `ema`
     is the rate of the slow encoder, if an objective uses one. `mean_image_updates` updates
-    estimate the mean images. With `reward_free` the reward teaches nothing but its own head.
+    estimate the mean images. With `reward_free` the reward teaches nothing but its own head. With
+    `smooth` there is a loss of the feature points' accelerations.
     """
 
     measure_every = 10  # updates between measurements of the representation's spread
@@ -67,6 +69,7 @@ class WorldModel(nn.Module):
         ensemble: OneStepHeads | None = None,
         corrective_steps: int = 0,
         reward_free: bool = False,
+        smooth: bool = False,
         world: World = ALONE,
     ):
         super().__init__()
@@ -84,6 +87,7 @@ class WorldModel(nn.Module):
         self.scales, self.world = scales, world
         self.free, self.free_on, self.overshooting, self.shift = free, free_on, overshooting, shift
         self.corrective_steps, self.reward_free = corrective_steps, reward_free
+        self.smooth = smooth
         self.replaced = {
             name for objective, _ in objectives.values() for name in objective.replaces
         }
@@ -148,6 +152,10 @@ class WorldModel(nn.Module):
                 seen[name] = shift_pictures(seen[name], batch[f"shift/{name}"])
         return encoder(seen)
 
+    def find_points(self, embed: Tensor) -> dict[str, Tensor]:
+        """The feature points (...,K,2) of pictures by name in embeddings (...,E), if any."""
+        return self.encoder.find_points(embed) if isinstance(self.encoder, Encoder) else {}
+
     def _mean_images(self) -> dict[str, MeanImage]:
         return {k: v for k, v in self.mean_images.items() if isinstance(v, MeanImage)}
 
@@ -188,6 +196,9 @@ class WorldModel(nn.Module):
         losses["reward"] = self.reward.loss(seen, batch["reward"])
         losses["cont"] = self.cont.loss(feat, 1.0 - batch["is_terminal"].float())
         losses.update(self._kl_losses(batch, post, prior))
+        if self.smooth:
+            points = list(self.find_points(embed).values())
+            losses["smooth"] = penalize_acceleration(points, batch["is_first"])
         if self.ensemble is not None:
             own, extra = self.ensemble.loss(batch, feat, self.dynamics.mean_latent(post))
             losses.update(own)

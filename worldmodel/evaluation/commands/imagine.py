@@ -9,6 +9,7 @@ from typing import Any
 
 from worldmodel import build
 from worldmodel.evaluation.imagination import (
+    feature_points,
     futures,
     latent_traversal,
     long_rollouts,
@@ -59,6 +60,8 @@ def visualize_imagination(run: Run, make: Callable[..., Any], options: ImagineOp
         "latents": show_latents,
         "disagreement": show_disagreement,
     }
+    if run.config.model.encoder == "spatial":
+        parts["feature points"] = show_points
     bar, lines = Progress(len(parts), "imagining"), []
     paths: list[Path] = []
     for number, (name, work) in enumerate(parts.items()):
@@ -217,3 +220,22 @@ def show_disagreement(
         f"standard deviation of {options.samples} rollouts: {ends}; its correlation with their "
         f"error is {pooled:.2f}, 1 is best"
     ), made
+
+
+def show_points(
+    run: Run, observed: ObservedEpisode, options: ImagineOptions, target: Path
+) -> tuple[str, list[Path]]:
+    """The encoder's feature points over the episode's pictures."""
+    points = feature_points.find_points(observed)
+    columns = observed.episode.columns
+    rows = [(name, feature_points.draw_points(columns[name], p)) for name, p in points.items()]
+    values = {"points": {name: p.tolist() for name, p in points.items()}}
+    made = [
+        write_numbers(target / "points.json", run, observed, values),
+        media.save_png(target / "points.png", grids.stack_strips(rows, STILLS // 2)),
+    ]
+    spread = max(float(p.std(0).max()) for p in points.values())
+    return (
+        f"feature points: the one that moves most has a standard deviation of {spread:.2f}",
+        made,
+    )

@@ -71,6 +71,7 @@ STILL_TITLES = {
     "long": "Error of long imagined rollouts",
     "uncertainty": "Disagreement between imagined rollouts of the same actions",
     "latents": "What each latent group draws",
+    "points": "Feature points of the encoder",
 }
 
 
