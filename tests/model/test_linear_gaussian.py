@@ -179,6 +179,21 @@ def test_the_kl_of_distributions_is_that_of_gaussians(monkeypatch):
     torch.testing.assert_close(seen["mean"], post["filter_mean"])
 
 
+def test_the_table_of_log_probabilities_is_that_of_gaussians():
+    model, dynamics = make_dynamics()
+    _, post, prior = model.observe(random_batch())
+    table = to_numpy(dynamics.tabulate_log_probs(post, prior))
+    assert table.shape == (B * T, B * T)
+    z, mean, cov = (
+        to_numpy(v).reshape(B * T, *v.shape[2:]) for v in (post["stoch"], *prior.values())
+    )
+    for i, j in ((0, 0), (3, 11), (20, 4)):
+        apart = z[i] - mean[j]
+        want = -0.5 * apart @ np.linalg.inv(cov[j]) @ apart
+        want -= 0.5 * np.linalg.slogdet(2 * np.pi * cov[j])[1]
+        assert table[i, j] == pytest.approx(want, rel=1e-3)
+
+
 def test_a_latent_of_classes_is_refused_in_one_line():
     with pytest.raises(loading.ConfigError, match="linear_gaussian moves a Gaussian"):
         loading.parse(["debug", "model.dynamics=linear_gaussian", "model.latent=categorical"])

@@ -264,6 +264,14 @@ class LinearGaussian(Dynamics):
             evidence = log_density(mean, prior["mean"], prior["cov"] + variance.diag_embed())
             return fit.sum(-1) - evidence
 
+    def tabulate_log_probs(self, post: State, prior: State) -> Tensor:
+        z, mean, cov = (v.float().flatten(0, 1) for v in (post["stoch"], *prior.values()))
+        factor = factorize(cov)
+        apart = z.mT - mean.unsqueeze(-1)  # (N,S,N): from the mean of each prior to each sample
+        white = torch.linalg.solve_triangular(factor, apart, upper=False)
+        size = self.size * math.log(2 * math.pi)
+        return (-0.5 * (white.square().sum(1) + size) - log_root(factor).unsqueeze(1)).mT
+
     def centre(self, posts: State) -> State:
         """The Gaussian with the mean and the covariance of their mixture."""
         mean = posts["mean"].mean(0)
