@@ -169,6 +169,24 @@ def test_minutes_are_those_of_earlier_commands_and_of_this_one(tmp_path, monkeyp
     assert logger.minutes == 9.0 and logger.state_dict()["minutes"] == 9.0
 
 
+def test_processor_minutes_add_up_over_commands_and_stay_unknown_after_an_old_checkpoint(
+    tmp_path, monkeypatch
+):
+    clock = [50.0]
+    monkeypatch.setattr(logger_module.time, "process_time", lambda: clock[0])
+    logger = Logger(tmp_path, {})
+    old = {"metrics": 0, "scores": 0, "minutes": 7.5}
+    logger.load_state_dict({**old, "processor_minutes": 2.0})
+    logger.open(0)
+    clock[0] += 30
+    assert logger.measure_times()["time/processor_minutes"] == 2.5
+    assert logger.state_dict()["processor_minutes"] == 2.5
+    logger.load_state_dict(old)
+    logger.open(0)
+    assert "time/processor_minutes" not in logger.measure_times()
+    assert "processor_minutes" not in logger.state_dict()
+
+
 def test_a_line_that_does_not_fit_on_the_disk_is_taken_back_and_said_once(
     tmp_path, monkeypatch, caplog
 ):

@@ -143,6 +143,7 @@ def test_a_line_of_the_log_has_means_counters_and_speeds(tmp_path, vectors, monk
     wanted |= {"fps/frames": 6.5, "fps/updates": 0.75, "replay/rows": 28}
     assert {key: line[key] for key in wanted} == wanted
     assert line["time/minutes"] == pytest.approx(4 / 60)
+    assert 0 < line["time/processor_minutes"] < 5
     assert trainer.means.pop() == {}
     assert trainer.format_progress() == "26 frames, 3 updates, score 210"
     trainer.last_score, trainer.last_eval = None, 9.0

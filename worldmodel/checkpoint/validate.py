@@ -149,6 +149,8 @@ def _check_logger(logger: Any) -> None:
     for key in ("metrics", "scores"):
         check_integer(check_table({"logger": logger}, "logger")[key], f"logger.{key}")
     check_number(logger["minutes"], "logger.minutes")
+    if "processor_minutes" in logger:  # earlier versions did not save it
+        check_number(logger["processor_minutes"], "logger.processor_minutes")
 
 
 def _shorten(value: Any) -> str:

@@ -45,8 +45,7 @@ class Evaluator:
         result = run_episodes(rollout, player, episodes, after_step)
         if result is None:
             return None
-        minutes = {"time/minutes": self.logger.minutes}
-        self.logger.write_scores(frames, {**result.summarize(), **minutes})
+        self.logger.write_scores(frames, {**result.summarize(), **self.logger.measure_times()})
         evaluation_media.log_evaluation(
             self.logger, frames, self.agent, result, make_generator(*entropy, 1, device=device)
         )

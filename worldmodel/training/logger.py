@@ -179,14 +179,22 @@ class Logger:
         self.writers: dict[str, LogWriter] = {}
         self.is_open = False
         self.began, self.minutes_before = time.monotonic(), 0.0
+        self.processor_began, self.processor_before = time.process_time(), 0.0
         self._resumed: dict[str, Any] | None = None
 
     def open(self, frames: int) -> None:
         """Start writing at this frame; lines from after the checkpoint are cut away."""
-        saved = self._resumed or {"metrics": 0, "scores": 0, "minutes": 0.0}
+        saved = self._resumed or {
+            "metrics": 0,
+            "scores": 0,
+            "minutes": 0.0,
+            "processor_minutes": 0.0,
+        }
         self.metrics.cut(int(saved["metrics"]), frames)
         self.scores.cut(int(saved["scores"]), frames)
         self.minutes_before = float(saved["minutes"])
+        # Checkpoints of earlier versions have none: then it stays unknown (NaN).
+        self.processor_before = float(saved.get("processor_minutes", math.nan))
         for name, start in self.starts.items():
             try:
                 self.writers[name] = start(frames if self._resumed else None)
@@ -198,6 +206,16 @@ class Logger:
     def minutes(self) -> float:
         """Wall-clock minutes spent on this run so far, earlier commands included."""
         return self.minutes_before + (time.monotonic() - self.began) / 60
+
+    @property
+    def processor_minutes(self) -> float:
+        """Minutes of processor time of this process, earlier commands included; NaN: unknown."""
+        return self.processor_before + (time.process_time() - self.processor_began) / 60
+
+    def measure_times(self) -> dict[str, float]:
+        """The times that a line of the log has."""
+        times = {"minutes": self.minutes, "processor_minutes": self.processor_minutes}
+        return {f"time/{name}": x for name, x in times.items() if not math.isnan(x)}
 
     def write_metrics(self, frames: int, values: Mapping[str, float]) -> None:
         self._write(self.metrics, frames, values)
@@ -236,7 +254,8 @@ class Logger:
         if not self.is_open:
             return None
         sizes = {"metrics": self.metrics.size(), "scores": self.scores.size()}
-        return {**sizes, "minutes": self.minutes}
+        times = {"minutes": self.minutes, "processor_minutes": self.processor_minutes}
+        return {**sizes, **{name: x for name, x in times.items() if not math.isnan(x)}}
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """Remember how long the files were; `open` cuts them."""

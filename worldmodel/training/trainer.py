@@ -351,8 +351,8 @@ class Trainer:
             "env/faults": self.faults,
             "fps/frames": (self.frames - last.frames) / seconds,
             "fps/updates": (updates - last.updates) / seconds,
-            "time/minutes": self.logger.minutes,
         }
+        line |= self.logger.measure_times()
         self.logger.write_metrics(self.frames, line)
 
     def evaluate(
