@@ -399,3 +399,27 @@ def test_published_scores_are_drawn_beside_a_run(tmp_path):
     words = "".join(check(render_page([read_run(path)])[0]).words)
     assert "DreamerV3, published" in words and "643" in words and "danijar/dreamerv3" in words
     assert "renderer auto" in words
+
+
+def test_bars_may_have_dots_and_levels_to_compare_with():
+    rows = [("a", 5.0, 4.0, 6.0), ("b", 10.0, 10.0, 10.0)]
+    levels = {"expert": 20.0}
+    drawn = svg.plot_bars(
+        "x", rows, note="n", dots=[[4.0, 6.0], [10.0]], levels=levels, form=".1f"
+    )
+    assert drawn.count('class="seed"') == 3 and ">a: 5.0</text>" in drawn
+    assert "expert 20.0</span>" in drawn
+    dots = [float(x) for x in re.findall(r'class="seed" cx="([\d.]+)"', drawn)]
+    level = float(re.search(r'class="line r0" d="M([\d.]+),', drawn.split("</figcaption>")[1])[1])
+    assert level - 16 == pytest.approx(2 * (dots[2] - 16)) and level == svg.WIDTH - svg.RIGHT
+
+
+def test_ticks_may_be_named_and_an_axis_may_span_more_than_its_points():
+    series = [svg.Series("one", [(0, 0), (1, 4)])]
+    plain = svg.plot_lines("x", series, "steps")
+    drawn = svg.plot_lines(
+        "x", series, "steps", y_name="return <R>", x_labels={0.0: "-10", 1.0: "1000"}, span=(0, 8)
+    )
+    assert ">1000</text>" in drawn and ">-10</text>" in drawn
+    assert ">0.2</text>" not in drawn and ">0.2</text>" in plain
+    assert "return &lt;R&gt;</span>" in drawn and ">8</text>" in drawn and ">8</text>" not in plain

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,14 +14,15 @@ from worldmodel.programs.option_parser import OptionParser
 from worldmodel.system.console import PROGRAM
 
 if TYPE_CHECKING:
+    from worldmodel.ladder.lesson import Lesson, Outcome
     from worldmodel.ladder.trainings import Study
     from worldmodel.sweep.grid import Cell
 
 DESCRIPTION = """Train the rungs of model-based RL and show the lesson of each on one page.
 
 The rungs are presets (v05, v10, v15, ...), from random data and open-loop plans up to short
-rollouts with off-policy learning. Each is an ordinary run. The same command goes on where it was
-stopped and redoes nothing. By default it takes up to 45 minutes on two idle cores.
+rollouts with off-policy learning. Each is an ordinary run. Ctrl-C saves and stops; the same
+command resumes and redoes nothing. By default it takes up to 45 minutes on two idle cores.
 """
 EXAMPLE = f"""example:
   {PROGRAM} ladder --fast                   # five minutes, for a class
@@ -72,7 +74,7 @@ def main(argv: list[str]) -> int:
         return error.exit_code
     from worldmodel.programs.exit_codes import run_command  # torch is imported from here on
 
-    command = " ".join([PROGRAM, "ladder", *argv])
+    command = shlex.join([*PROGRAM.split(), "ladder", *argv])
     return run_command(lambda: climb(args, study, cells, command))
 
 
@@ -86,8 +88,8 @@ def climb(
     from worldmodel.ladder.measurements import Failures, measure_lesson
     from worldmodel.ladder.page import Page, write_page
     from worldmodel.ladder.remaining_time import LadderProgress, estimate_seconds
-    from worldmodel.sweep.local_pool import LocalPool
-    from worldmodel.sweep.progress import is_done
+    from worldmodel.sweep.local_pool import LocalPool, forward_signals
+    from worldmodel.sweep.progress import STOPPED, is_done
     from worldmodel.system.console import format_duration, say
 
     names = [study.task.replace("/", "_"), *["pixels"] * (study.obs == "pixels")]
@@ -100,22 +102,42 @@ def climb(
             f"{len(pending)} trainings are left, {args.jobs} at a time: about "
             f"{format_duration(seconds)} on as many idle cores"
         )
-        LocalPool(args.jobs, progress).train(pending)
+        pool = LocalPool(args.jobs, progress)
+        pool.train(pending)
+        if pool.is_stopping:
+            done = sum(code == 0 for code in progress.codes.values())
+            say(
+                f"stopped with {done} of {len(progress.cells)} trainings done, and no lesson is "
+                f"measured; to go on: {command}"
+            )
+            return STOPPED
     runs = {
         label: paths
         for label, own in cells.items()
         if len(paths := [cell.run.path for cell in own if is_done(cell)]) == len(own)
     }
     material, failures = Material(study, runs, envs), Failures()
-    found = {}
-    for number, lesson in enumerate(LESSONS, 1):
-        say(f"lesson {number} of {len(LESSONS)}: {lesson.title}")
-        found[lesson] = outcome = measure_lesson(lesson, material, out, failures)
-        if isinstance(outcome, str):
-            say(f"  {outcome}")
+    found: dict[Lesson, Outcome] = {}
+    is_stopped = False
+    try:
+        with forward_signals(raise_interrupt):
+            for number, lesson in enumerate(LESSONS, 1):
+                say(f"lesson {number} of {len(LESSONS)}: {lesson.title}")
+                found[lesson] = outcome = measure_lesson(lesson, material, out, failures)
+                if isinstance(outcome, str):
+                    say(f"  {outcome}")
+    except KeyboardInterrupt:
+        is_stopped = True
+        say(f"stopped with {len(found)} of {len(LESSONS)} lessons measured; to go on: {command}")
+    for lesson in LESSONS:
+        found.setdefault(lesson, "It is not measured yet: the command was stopped before.")
     page = write_page(out / "ladder.html", Page(study, command, found, progress.failed))
     say(f"the lessons are in {page}")
-    return progress.exit_code or failures.exit_code
+    return STOPPED if is_stopped else progress.exit_code or failures.exit_code
+
+
+def raise_interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def order_cells(cells: dict[str, list[Cell]]) -> list[Cell]:

@@ -13,7 +13,7 @@ Results = dict[str, Any]  # what JSON holds
 
 @dataclass(frozen=True)
 class Panel:
-    """What was measured in a lesson, as a sentence or two and as figures in HTML."""
+    """What was measured in a lesson, as lines of text and as figures in HTML."""
 
     measured: str
     figures: str
@@ -24,7 +24,7 @@ Outcome = Panel | str  # or why there is none
 
 @dataclass(frozen=True)
 class Lesson:
-    """One panel of the page. `describe` makes its second sentence of the results alone."""
+    """One panel of the page. `describe` makes its findings, one a line, of the results alone."""
 
     name: str
     title: str

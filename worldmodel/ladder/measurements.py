@@ -16,6 +16,7 @@ from worldmodel.ladder.material import Material
 from worldmodel.system.files import read_json
 
 MAX_BYTES = 1 << 26
+FORMAT = 2  # of the results; those of another are measured again
 
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def _measure_or_read(
     if kept is not None:
         return kept
     results = to_plain(lesson.measure(material))
-    write_result(file, {"source": source, "results": results})
+    write_result(file, {"format": FORMAT, "source": source, "results": results})
     return results
 
 
@@ -72,6 +73,7 @@ def read_measurement(file: Path, source: Sequence[str]) -> Any:
     """The results in a file if they were measured on these runs; otherwise None."""
     try:
         found = read_json(file, MAX_BYTES)
-        return found["results"] if found["source"] == list(source) else None
+        is_same = found["source"] == list(source) and found.get("format") == FORMAT
+        return found["results"] if is_same else None
     except (OSError, *DAMAGE_ERRORS):
         return None

@@ -12,16 +12,22 @@ from worldmodel.evaluation.report.html import (
     render_code,
     render_list,
     render_paragraph,
-    render_terms,
+    render_table,
 )
 from worldmodel.evaluation.report.page import read_stylesheet
+from worldmodel.ladder.colours import make_stylesheet
 from worldmodel.ladder.lesson import Lesson, Outcome
+from worldmodel.ladder.statements import describe_count
 from worldmodel.ladder.trainings import Study
 from worldmodel.system.files import replace_file
 
 OWN_STYLE = """
 .cell { fill: var(--c0); }
-.map > svg { max-width: 17rem; }
+.plots { grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); }
+.plots:has(.map) { align-items: end; grid-template-columns:
+  repeat(auto-fill, minmax(min(17rem, 100%), 1fr)); }
+.plots > .scroll { grid-column: 1 / -1; }
+.line.r0, .line.r1 { stroke-width: 1.4; }
 .said b { display: inline-block; min-width: 6.5rem; }
 """
 
@@ -47,21 +53,21 @@ def render_page(page: Page) -> str:
     links = "".join(f'<li><a href="#{x.name}">{escape(x.title)}</a></li>' for x in found)
     body = "".join(render_lesson(lesson, outcome) for lesson, outcome in found.items())
     failed = render_list(page.failed, "missing") if page.failed else ""
-    seeds = "one seed" if len(study.seeds) == 1 else f"{len(study.seeds)} seeds"
     about = (
-        f"Each rung is an ordinary training, with {seeds}. "
-        "The second sentence of each lesson is made of the numbers measured here, whether or not "
-        "they agree with the lecture."
+        f"Each rung is an ordinary training, with {describe_count(len(study.seeds), 'seed')} "
+        "unless a plot says otherwise. What a lesson says it measured is made of the "
+        "numbers of this page, whether or not they agree with the lecture. A difference is called "
+        "clear beyond two standard errors over the seeds, or beyond 5 % where there is one seed."
     )
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title>'
         f'<link rel="icon" href="data:,"><style>{read_stylesheet()}'
-        f"{OWN_STYLE}</style></head><body>"
+        f"{OWN_STYLE}{make_stylesheet()}</style></head><body>"
         f'<a class="skip" href="#main">to the lessons</a><header><h1>{escape(title)}</h1>'
         f"{render_paragraph(about)}{render_code(page.command)}{failed}"
-        f"{render_terms('What the rungs are', describe_rungs(study))}</header>"
+        f"{render_rungs(study)}</header>"
         f'<nav aria-label="lessons"><ul>{links}</ul></nav>'
         f'<main id="main">{body}</main></body></html>\n'
     )
@@ -73,13 +79,20 @@ def describe_rungs(study: Study) -> dict[str, str]:
     return {rung: said[rung] for rung in study.rungs}
 
 
+def render_rungs(study: Study) -> str:
+    """The rungs and their meanings, not folded, so that a picture of the page shows them too."""
+    rows = list(describe_rungs(study).items())
+    return f"<section>{render_table('What the rungs are', ('preset', 'rung'), rows)}</section>"
+
+
 def render_lesson(lesson: Lesson, outcome: Outcome) -> str:
     """What the lecture says, what was measured, and the figures."""
     said = f'<p class="said"><b>The lecture</b> {escape(lesson.lecture)}</p>'
     if isinstance(outcome, str):
         inside = said + render_paragraph(outcome, "missing")
     else:
-        measured = f'<p class="said"><b>Measured</b> {escape(outcome.measured)}</p>'
+        lines = "".join(f"<li>{escape(line)}</li>" for line in outcome.measured.split("\n"))
+        measured = f'<p class="said"><b>Measured</b></p><ul class="findings">{lines}</ul>'
         inside = f'{said}{measured}<div class="plots">{outcome.figures}</div>'
     return (
         f'<section id="{lesson.name}" aria-labelledby="h-{lesson.name}">'

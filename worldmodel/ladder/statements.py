@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 CLEAR = 2.0  # standard errors that a clear difference has at least
 CLEAR_SHARE = 0.05  # of the larger number, where there is no error to compare with
@@ -28,32 +27,45 @@ def judge(a: Sequence[float], b: Sequence[float]) -> int:
 
 def describe_verdict(verdict: int, seeds: int) -> str:
     """Whether a comparison agrees with the lecture: 1, 0 or -1, over so many seeds."""
-    over = "one seed" if seeds == 1 else f"{seeds} seeds"
+    over = describe_count(seeds, "seed")
     return {
         1: f"as the lecture says ({over})",
-        0: f"no clear difference over {over}",
+        0: f"no clear difference over {over}, so this does not show what the lecture says",
         -1: f"the opposite of what the lecture says ({over})",
     }[verdict]
 
 
+def describe_count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def describe_mean(scores: Sequence[float]) -> str:
-    mean = f"{np.mean(scores):.3g}"
-    return mean if len(scores) < 2 else f"{mean} ({min(scores):.3g} to {max(scores):.3g})"
+    """A mean and the range of its seeds."""
+    mean = f"{np.mean(scores):.1f}"
+    return mean if len(scores) < 2 else f"{mean} ({min(scores):.1f} to {max(scores):.1f})"
 
 
-def describe_order(scores: Mapping[str, Sequence[float]]) -> str:
-    """Which neighbours of an order that should rise do, which fall, and which are alike."""
-    names = list(scores)
-    pairs = list(zip(names, names[1:], strict=False))
-    found = {p: judge(scores[p[1]], scores[p[0]]) for p in pairs}
+def describe_signed(x: float) -> str:
+    """A number with its sign and two decimals; one that rounds to zero has none."""
+    text = f"{x:+.2f}"
+    return "0.00" if float(text) == 0 else text
+
+
+def join_words(words: Sequence[str]) -> str:
+    """The words as a list in a sentence: a, b and c."""
+    *before, last = words
+    return f"{', '.join(before)} and {last}" if before else last
+
+
+def describe_steps(verdicts: Mapping[str, int]) -> str:
+    """Which steps of an order that should rise do, which fall, and which are unclear."""
     words = []
-    for verdict, what in ((1, "rises"), (0, "is unclear"), (-1, "falls")):
-        steps = [f"{a} to {b}" for (a, b), own in found.items() if own == verdict]
+    for verdict, what in (
+        (1, "rises from"),
+        (0, "shows no clear change from"),
+        (-1, "falls from"),
+    ):
+        steps = [step for step, own in verdicts.items() if own == verdict]
         if steps:
-            words.append(f"{what} from {', '.join(steps)}")
+            words.append(f"{what} {join_words(steps)}")
     return "; it ".join(words)
-
-
-def fit_power(x: ArrayLike, y: ArrayLike) -> float:
-    """The exponent p of y = c x^p by least squares in logarithms; numbers must be positive."""
-    return float(np.polyfit(np.log(x), np.log(y), 1)[0])

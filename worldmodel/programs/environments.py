@@ -42,5 +42,8 @@ class Environments(Protocol):
     ) -> Any:
         """Make a vector of `num` environments, a context manager."""
 
+    def load_expert(self, task: str) -> Callable[[Any], Any]:
+        """Return the expert policy of a built-in task, which acts on its environment."""
+
     def choose_renderer(self, env: EnvConfig, before: EnvConfig | None) -> str:
         """Choose the renderer; a resumed run keeps the one it used `before`."""

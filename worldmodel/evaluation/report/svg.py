@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
@@ -121,10 +121,14 @@ def plot_lines(
     floor: float | None = None,
     log_x: bool = False,
     note: str = "",
+    y_name: str = "",
+    x_labels: Mapping[float, str] | None = None,
+    span: Sequence[float] = (),
 ) -> str:
     """A figure with title, `note`, legend and a text description.
 
-    `base` is always inside the y axis. Points below `floor` are clipped, and the note says so.
+    `base` and `span` are always inside the y axis. Points below `floor` are clipped, and the note
+    says so. `x_labels` stand at their places instead of round numbers.
     """
     series = [s for s in series if s.points]
     xs = [x for s in series for x, _ in s.points]
@@ -132,7 +136,7 @@ def plot_lines(
     if not ys:
         return ""
     steep = log and min(ys) > 0 and max(ys) / min(ys) > LOG_SPAN
-    shown = [*ys, min(ys) if base is None else base]
+    shown = [*ys, min(ys) if base is None else base, *span]
     if floor is not None:
         shown = [max(y, floor) for y in shown]
     room = MARGIN if any(s.intervals or s.dots for s in series) else 0
@@ -149,7 +153,10 @@ def plot_lines(
         f'<span class="entry">{_draw_legend_mark(s)}{escape(_format_legend_name(s, floor))}</span>'
         for s in legend
     )
-    inside = _draw_grid(across, up, x_name) + (marks if floor is None else _clip_marks(marks))
+    if y_name:
+        keys += f'<span class="note">\N{UPWARDS ARROW} {escape(y_name)}</span>'
+    grid = _draw_grid(across, up, x_name, x_labels)
+    inside = grid + (marks if floor is None else _clip_marks(marks))
     return (
         f"<figure "
         f'class="plot">{_render_caption(title, note)}{keys}</figcaption>{_render_svg(description, inside)}</figure>'
@@ -175,10 +182,19 @@ def plot_bars(
     rows: Sequence[tuple[str, float, float, float]],
     styles: Sequence[int | str] = (),
     note: str = "",
+    dots: Sequence[Sequence[float]] = (),
+    levels: Mapping[str, float] | None = None,
+    form: str = ".4g",
 ) -> str:
-    """Horizontal bars, one per row (name, value, low, high); a line shows the interval."""
+    """Horizontal bars, one per row (name, value, low, high); a line shows the interval.
+
+    `dots` are numbers to mark in each row, `levels` numbers to mark across all rows, and `form`
+    says how values are written.
+    """
+    levels = levels or {}
     tall = 38 * len(rows) + 34
-    axis = Axis([0.0, *(x for _, *numbers in rows for x in numbers)], 16, WIDTH - RIGHT)
+    numbers = [*(x for _, *numbers in rows for x in numbers), *levels.values()]
+    axis = Axis([0.0, *numbers], 16, WIDTH - RIGHT)
     parts = [_draw_tick(axis.position(t), TOP, tall - 24, format_tick(t)) for t in axis.ticks()]
     for i, (name, value, low, high) in enumerate(rows):
         y = TOP + 38 * i
@@ -186,7 +202,8 @@ def plot_bars(
             min(axis.position(0), axis.position(value)),
             abs(axis.position(value) - axis.position(0)),
         )
-        parts.append(f'<text class="name" x="16" y="{y + 12}">{escape(name)}: {value:.4g}</text>')
+        said = f"{escape(name)}: {value:{form}}"
+        parts.append(f'<text class="name" x="16" y="{y + 12}">{said}</text>')
         own = f" {get_style_classes(styles[i])}" if styles else ""
         parts.append(
             f'<rect class="bar{own}" x="{begin:.1f}" y="{y + 17}" width="{width:.1f}" '
@@ -195,10 +212,22 @@ def plot_bars(
         parts.append(
             f'<path class="whisker" d="M{axis.position(low):.1f},{y + 24}H{axis.position(high):.1f}"/>'
         )
-    description = f"{title}: " + "; ".join(f"{name} {value:.4g}" for name, value, *_ in rows)
+        parts += [
+            f'<circle class="seed" cx="{axis.position(x):.1f}" cy="{y + 24}" r="3.4"/>'
+            for x in (dots[i] if dots else ())
+        ]
+    for i, level in enumerate(levels.values()):
+        at = axis.position(level)
+        parts.append(f'<path class="line {REFERENCES[i]}" d="M{at:.1f},{TOP}V{tall - 24}"/>')
+    keys = "".join(
+        f'<span class="entry">{_draw_legend_mark(Series(name, [], REFERENCES[i]))}{escape(name)} '
+        f"{level:{form}}</span>"
+        for i, (name, level) in enumerate(levels.items())
+    )
+    description = f"{title}: " + "; ".join(f"{name} {value:{form}}" for name, value, *_ in rows)
     return (
         f"<figure "
-        f'class="plot">{_render_caption(title, note)}</figcaption>{_render_svg(description, "".join(parts), tall)}</figure>'
+        f'class="plot">{_render_caption(title, note)}{keys}</figcaption>{_render_svg(description, "".join(parts), tall)}</figure>'
     )
 
 
@@ -221,15 +250,18 @@ def _render_svg(description: str, inside: str, tall: int = HEIGHT) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {tall}" role="img" aria-label="{escape(description)}">{inside}</svg>'
 
 
-def _draw_grid(across: Axis, up: Axis, x_name: str) -> str:
+def _draw_grid(
+    across: Axis, up: Axis, x_name: str, x_labels: Mapping[float, str] | None = None
+) -> str:
     rows = [
         f'<path class="grid" d="M{LEFT},{up.position(t):.1f}H{WIDTH - RIGHT}"/>'
         f'<text x="{LEFT - 6}" y="{up.position(t) + 4:.1f}" text-anchor="end">{format_tick(t)}</text>'
         for t in up.ticks()
     ]
+    labels = x_labels or {t: format_tick(t) for t in across.ticks()}
     columns = [
-        _draw_tick(across.position(t), TOP, HEIGHT - BOTTOM, format_tick(t))
-        for t in across.ticks()
+        _draw_tick(across.position(t), TOP, HEIGHT - BOTTOM, escape(text))
+        for t, text in labels.items()
     ]
     name = (
         f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 6}" '

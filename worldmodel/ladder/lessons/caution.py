@@ -1,4 +1,4 @@
-"""Too much pessimism stops exploration."""
+"""What pessimism does to exploration."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ from worldmodel.ladder.grid import count_visits, make_grid
 from worldmodel.ladder.learning_curves import read_curves
 from worldmodel.ladder.lesson import Lesson, Results
 from worldmodel.ladder.material import Material, measure_uncertainties, read_vectors
+from worldmodel.ladder.statements import describe_count, join_words, judge
 from worldmodel.ladder.trainings import ROOM_DATA, Study, label_caution
 
 POINTS = 300  # visited states whose disagreement is measured
+# What the lecture expects to be less with pessimism, as the end of a clause, and its format.
+CLAIMS = (
+    ("doubt", "disagreement", ".2g"),
+    ("coverage", "of the room", ".0%"),
+    ("final", "return", ".1f"),
+)
+NAMES = {"doubt": "disagreement", "coverage": "the part visited", "final": "the return"}
 
 
 def list_labels(study: Study) -> list[str]:
@@ -41,52 +49,80 @@ def measure(material: Material) -> Results:
 
 
 def describe(results: Results) -> str:
-    """The lecture is right if the most pessimistic plans avoid doubt and earn less than others."""
-    final, coverage, doubt = (
-        [float(np.mean(one)) for one in results[key]] for key in ("final", "coverage", "doubt")
-    )
+    """The lecture is right if great pessimism avoids doubt, visits less and returns less."""
     settings = results["pessimism"]
-    best = int(np.argmax(final))
-    avoids, loses = doubt[-1] < max(doubt[:-1]), final[-1] < max(final[:-1])
-    verdict = {
-        (True, True): "it avoids what the members disagree on and earns less, as the lecture says",
-        (True, False): "it avoids what the members disagree on, but does not earn less, which is "
-        "not what the lecture says",
-        (False, True): "it earns less, but does not avoid what the members disagree on, which is "
-        "only half of what the lecture says",
-        (False, False): "it neither avoids what the members disagree on nor earns less, which is "
-        "not what the lecture says",
-    }[avoids, loses]
-    wandered = ", although it wandered over more of the room" * (coverage[-1] > coverage[best])
+    most = int(np.argmax(settings))
+    plain = settings.index(0.0) if 0.0 in settings else int(np.argmin(np.abs(settings)))
+    if most == plain:
+        return "No training with more pessimism than 0 is done."
+    claims, said = [], []
+    for key, what, form in CLAIMS:
+        ours, theirs = results[key][most], results[key][plain]
+        verdict = judge(theirs, ours)
+        claims.append((NAMES[key], verdict))
+        word = {1: f"less {what}", 0: f"as much {what}", -1: f"more {what}"}[verdict]
+        said.append(f"{word} ({np.mean(ours):{form}} against {np.mean(theirs):{form}})")
+    seeds = describe_count(len(results["final"][most]), "seed")
+    best = int(np.argmax([np.mean(one) for one in results["final"]]))
     return (
-        f"With a pessimism of {', '.join(f'{x:g}' for x in settings)} the return was "
-        f"{', '.join(f'{x:.3g}' for x in final)}, the members' disagreement where planned "
-        f"episodes went {', '.join(f'{x:.2g}' for x in doubt)}, and the visited part of the room "
-        f"{', '.join(f'{x:.0%}' for x in coverage)}. With the most pessimism {verdict}"
-        f"{wandered}; {settings[best]:g} got the highest return."
+        f"With a pessimism of {settings[most]:g} against {settings[plain]:g} ({seeds}), plans met "
+        f"{said[0]}, visited {said[1]} and got {said[2]}: {_describe_claims(claims)}.\n"
+        f"The highest return, {np.mean(results['final'][best]):.1f}, is that of a pessimism of "
+        f"{settings[best]:g}."
+        f"{describe_optimism(results)}"
+    )
+
+
+def _describe_claims(claims: list[tuple[str, int]]) -> str:
+    right, wrong = (
+        [name for name, verdict in claims if (verdict == 1) == fits] for fits in (True, False)
+    )
+    if not wrong:
+        return "as the lecture says"
+    if not right:
+        return "which is not what the lecture says"
+    return f"as the lecture says of {join_words(right)}, but not of {join_words(wrong)}"
+
+
+def describe_optimism(results: Results) -> str:
+    """What a negative pessimism is."""
+    negative = [x for x in results["pessimism"] if x < 0]
+    if not negative:
+        return ""
+    listed = join_words([f"{x:g}" for x in negative])
+    return (
+        f" A negative pessimism ({listed}) is optimism: plans seek what the members disagree on."
     )
 
 
 def draw(results: Results) -> str:
     # Zero has no place on a logarithmic axis, so settings stand at equal distances.
-    def plot(title: str, key: str, style: int, note: str = "") -> str:
+    labels = {float(i): f"{x:g}" for i, x in enumerate(results["pessimism"])}
+    seeds = describe_count(len(results["final"][0]), "seed")
+
+    def plot(title: str, key: str, note: str, unit: str) -> str:
         points = [(float(i), float(np.mean(one))) for i, one in enumerate(results[key])]
-        settings = ", ".join(f"{x:g}" for x in results["pessimism"])
         low, high = ([float(f(one)) for one in results[key]] for f in (min, max))
-        series = Series(key, points, style, intervals=True, low=low, high=high)
-        axis = f"planner.pessimism, from left: {settings}"
-        return plot_lines(title, [series], axis, base=0.0, note=note)
+        series = Series(key, points, 0, intervals=True, low=low, high=high)
+        axis = "planner.pessimism (negative: optimism)"
+        note = "; ".join(filter(None, (seeds, note)))
+        return plot_lines(title, [series], axis, base=0.0, note=note, y_name=unit, x_labels=labels)
 
     return (
-        plot("Return of the closing evaluation", "final", 0)
-        + plot("Disagreement where plans went", "doubt", 1, "of a model of random data")
-        + plot("Share of the room that plans visited", "coverage", 2)
+        plot("Return of the closing evaluation", "final", "", "return of an episode")
+        + plot(
+            "Disagreement where plans went",
+            "doubt",
+            "of a model of random data",
+            "standard deviation over members of the predicted position",
+        )
+        + plot("Part of the room that plans visited", "coverage", "", "share of the cells")
     )
 
 
 LESSON = Lesson(
     "caution",
-    "Too much caution stops exploring",
+    "What caution does to exploration",
     "A planner that avoids what its members disagree on never visits it, so that nothing is "
     "learnt there and better returns are never found.",
     list_labels,

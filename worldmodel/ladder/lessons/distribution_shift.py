@@ -7,16 +7,20 @@ import torch
 from torch import Tensor
 
 from worldmodel.evaluation.quality.prediction_metrics import spearman
-from worldmodel.evaluation.report.svg import Series, plot_bars, plot_lines
-from worldmodel.ladder.learning_curves import read_curves
+from worldmodel.evaluation.report.html import render_table
+from worldmodel.evaluation.report.svg import Series, plot_lines
+from worldmodel.ladder.colours import choose_style
+from worldmodel.ladder.learning_curves import match_seeds, plot_finals, read_curves
 from worldmodel.ladder.lesson import Lesson, Results
 from worldmodel.ladder.material import Material, observe_vectors, read_vectors
-from worldmodel.ladder.statements import describe_mean, describe_verdict, judge
+from worldmodel.ladder.references import SPINNING, SPINS, measure_references
+from worldmodel.ladder.statements import describe_mean, describe_verdict, join_words, judge
 from worldmodel.ladder.trainings import Study
 
 ONCE, AGAIN = "v05", "v10"
 EPISODES, STEPS = 4, 200
-DOTS, BINS = 150, 8
+DOTS = 150
+LARGER = 1.2  # times a number, above which another is clearly larger
 
 
 def list_labels(study: Study) -> list[str]:
@@ -26,7 +30,7 @@ def list_labels(study: Study) -> list[str]:
 def measure(material: Material) -> Results:
     """Distances are Euclidean, in units of the first rung's standard deviations."""
     scale = read_vectors(material.runs[ONCE][0]).std(0) + 1e-6
-    found = {}
+    found: Results = {}
     for label in (ONCE, AGAIN):
         run = material.open(label)
         recording = material.record(run, EPISODES, STEPS)
@@ -37,9 +41,12 @@ def measure(material: Material) -> Results:
         found[label] = {
             "distance": measure_distances(before / scale, train / scale),
             "error": np.linalg.norm((expected - after) / scale, axis=-1),
-            "final": read_curves(material.runs[label])["final"],
         }
-    return found
+    return {
+        "rungs": found,
+        "curves": {label: read_curves(material.runs[label]) for label in (ONCE, AGAIN)},
+        "references": measure_references(material, ONCE),
+    }
 
 
 @torch.no_grad()
@@ -56,45 +63,78 @@ def measure_distances(points: np.ndarray, data: np.ndarray) -> np.ndarray:
 
 
 def describe(results: Results) -> str:
+    rungs = results["rungs"]
     middle = {
         label: {k: float(np.median(one[k])) for k in ("distance", "error")}
-        for label, one in results.items()
+        for label, one in rungs.items()
     }
     once, again = middle[ONCE], middle[AGAIN]
-    farther = once["distance"] / max(1e-9, again["distance"])
-    worse = once["error"] / max(1e-9, again["error"])
-    whole = [np.concatenate([one[k] for one in results.values()]) for k in ("distance", "error")]
-    finals = [results[label]["final"] for label in (ONCE, AGAIN)]
+    ratios = [once[k] / max(1e-9, again[k]) for k in ("distance", "error")]
+    verdict = {
+        2: "as the lecture says",
+        1: "which is only half of what the lecture says",
+        0: "which is not what the lecture says",
+    }[sum(ratio > LARGER for ratio in ratios)]
     return (
-        f"Of random data alone, plans visit states {farther:.2g} times as far from the data as "
-        f"after refits, with {worse:.2g} times the error (medians); error and distance correlate "
-        f"with {spearman(*whole):.2f}. Returns were {describe_mean(finals[0])} and "
-        f"{describe_mean(finals[1])}: "
-        f"{describe_verdict(judge(finals[1], finals[0]), len(finals[0]))}."
+        f"Trained on random data alone ({ONCE}), plans visit states at a distance of "
+        f"{once['distance']:.2g} standard deviations from the nearest training state, "
+        f"{ratios[0]:.2g} times as far as after refits ({AGAIN}, {again['distance']:.2g}); the "
+        f"model's error there is {once['error']:.2g}, {ratios[1]:.2g} times that after refits "
+        f"({again['error']:.2g}): {verdict}. All are medians.\n"
+        f"{describe_correlation(rungs)}\n{describe_returns(results)}"
     )
+
+
+def describe_correlation(rungs: Results) -> str:
+    whole = [np.concatenate([one[k] for one in rungs.values()]) for k in ("distance", "error")]
+    own = [
+        f"{spearman(np.asarray(one['distance']), np.asarray(one['error'])):.2f} within {label}"
+        for label, one in rungs.items()
+    ]
+    return (
+        f"The rank correlation of error and distance is {spearman(*whole):.2f} over both, and "
+        f"{join_words(own)}."
+    )
+
+
+def describe_returns(results: Results) -> str:
+    curves, levels = match_seeds(results["curves"]), results["references"]
+    once, again = (curves[label]["final"] for label in (ONCE, AGAIN))
+    verdict = describe_verdict(judge(again, once), len(again))
+    said = f"Returns are {describe_mean(once)} and {describe_mean(again)}: {verdict}"
+    if SPINNING in levels and np.mean(again) <= SPINS * levels[SPINNING]:
+        said += (
+            f"; with refits the pendulum still only spins, as spinning alone returns "
+            f"{levels[SPINNING]:.1f}"
+        )
+    return f"{said}."
 
 
 def draw(results: Results) -> str:
-    dots = []
-    for i, (label, one) in enumerate(results.items()):
+    dots, rows = [], []
+    for label, one in results["rungs"].items():
         every = max(1, len(one["error"]) // DOTS)
         points = list(zip(one["distance"][::every], one["error"][::every], strict=True))
         points = [(x, y) for x, y in points if x > 0 and y > 0]
-        dots.append(Series(label, points, i, dots=True))
-    rows = []
-    for label, one in results.items():
-        for key in ("distance", "error"):
-            low, middle, high = np.quantile(one[key], (0.25, 0.5, 0.75)).tolist()
-            rows.append((f"{label}, {key}", middle, low, high))
+        dots.append(Series(label, points, choose_style(label), dots=True))
+        quartiles = [np.quantile(one[k], (0.25, 0.5, 0.75)) for k in ("distance", "error")]
+        rows.append((label, *(f"{b:.2g} ({a:.2g} to {c:.2g})" for a, b, c in quartiles)))
     scatter = plot_lines(
         "Error of one step at the states that plans visit",
         dots,
-        "distance to the training set",
+        "distance to the nearest training state",
         log=True,
         log_x=True,
-        note="both in standard deviations of the random data",
+        note="new episodes of the first seed, against all its training data, at its end; both "
+        "axes are Euclidean, in standard deviations of the random data",
+        y_name="error of a predicted step",
     )
-    return scatter + plot_bars("Medians", rows, note="line: from quarter to quarter")
+    head = ("rung", "distance", "error")
+    table = render_table("Medians and quartiles, in standard deviations", head, rows)
+    finals = plot_finals(
+        "Returns of the closing evaluation", results["curves"], "", results["references"]
+    )
+    return scatter + finals + table
 
 
 LESSON = Lesson(

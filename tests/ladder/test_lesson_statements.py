@@ -1,0 +1,406 @@
+"""What lessons say of made-up measurements, on both sides of each threshold."""
+
+import numpy as np
+import pytest
+
+from worldmodel.ladder.lessons import (
+    caution,
+    distribution_shift,
+    error_growth,
+    exploitation,
+    model_free,
+    replanning,
+    returns,
+    rollout_length,
+    uncertainties,
+)
+
+LEVELS = {"expert": 125.4, "spinning": 76.0}
+
+
+def make_curve(*final, spent=1.0, seeds=None, scores=None, step=100.0):
+    """A curve whose closing returns are known; `scores` are those of episodes of all seeds."""
+    seeds = list(range(len(final))) if seeds is None else seeds
+    scores = [0.0] if scores is None else scores
+    frames = [step * (i + 1) for i in range(len(scores))]
+    return {
+        "seeds": seeds,
+        "final": list(final),
+        "spent": [spent] * len(final),
+        "frames": [frames] * len(final),
+        "minutes": [[spent * (i + 1) for i in range(len(scores))]] * len(final),
+        "scores": [scores] * len(final),
+    }
+
+
+HIGH, LOW = make_curve(124.0, 125.0, 126.0), make_curve(76.0, 77.0, 78.0)
+VAGUE = make_curve(20.0, 120.0, 125.0)
+
+
+def describe_returns(curves, action=None, levels=LEVELS):
+    action = action or dict.fromkeys(curves, 1.0)
+    return returns.describe({"curves": curves, "action_ms": action, "references": levels})
+
+
+def test_the_order_of_the_rungs_is_judged_up_to_1_5_alone():
+    said = describe_returns({"v05": make_curve(60.0, 61.0), "v10": LOW, "v15": HIGH})
+    assert (
+        "rises from v05 to v10 and v10 to v15. Up to rung 1.5 that is as the lecture says" in said
+    )
+    said = describe_returns({"v10": LOW, "v15": HIGH, "v2_ensemble": HIGH})
+    assert (
+        "it shows no clear change from v15 to v2_ensemble. Up to rung 1.5 that is as the" in said
+    )
+    said = describe_returns({"v10": HIGH, "v15": LOW})
+    assert "falls from v10 to v15. Up to rung 1.5 that is not what the lecture says" in said
+    assert "Up to rung" not in describe_returns({"v15": LOW, "v2_ensemble": HIGH})
+    assert "Along" not in describe_returns({"v15": LOW})
+
+
+def test_policies_are_compared_with_replanning():
+    said = describe_returns({"v15": LOW, "v20": HIGH})
+    assert "v20 (125.0) ended clearly above v15 (77.0): returns rise on, as the lecture" in said
+    said = describe_returns({"v15": HIGH, "v20": VAGUE, "v25": LOW, "v30": HIGH})
+    assert "v20 (88.3) and v30 (125.0) ended within the spread of the seeds of v15 (125.0)" in said
+    assert "v25 (77.0) ended clearly below v15 (125.0); 2 of 3 of these means are lower" in said
+    assert "beyond 1.5 returns do not rise as the lecture says" in said
+    assert "all of these means are lower" in describe_returns({"v15": HIGH, "v20": LOW})
+    assert "Of the policies" not in describe_returns({"v20": HIGH})
+    assert "Of the policies" not in describe_returns({"v15": HIGH})
+
+
+def test_rungs_are_compared_over_the_seeds_that_both_have():
+    """Seed 0 alone would let v2_ensemble fall."""
+    curves = {"v15": make_curve(120.0, 10.0, 11.0), "v2_ensemble": make_curve(100.0)}
+    assert "falls from v15 to v2_ensemble" in describe_returns(curves)
+    curves["v2_ensemble"] = make_curve(100.0, seeds=[7])
+    assert "no clear change from v15 to v2_ensemble" in describe_returns(curves)
+
+
+def test_the_highest_return_names_what_is_no_worse():
+    said = describe_returns({"v10": LOW, "v15": HIGH, "v2_ensemble": make_curve(124, 125, 125)})
+    assert "that of v15, 125.0 (124.0 to 126.0); there is no clear difference from v2_ens" in said
+    assert "125.0 (124.0 to 126.0), clearly above the rest." in describe_returns(
+        {"v10": LOW, "v15": HIGH}
+    )
+    assert "that of v15, 125.0 (124.0 to 126.0)." in describe_returns({"v15": HIGH})
+
+
+def test_rungs_that_only_spin_are_named_where_spinning_is_known():
+    said = describe_returns({"v10": LOW, "v15": HIGH})
+    assert "v10 does not get beyond a spinning pendulum (76.0); the expert gets 125.4" in said
+    assert "v10 and v4 do not get" in describe_returns({"v10": LOW, "v15": HIGH, "v4": LOW})
+    most = returns.SPINS * 76.0
+    assert "v10 does not" in describe_returns({"v10": make_curve(most - 0.1)})
+    assert "All get beyond a spinning" in describe_returns({"v10": make_curve(most + 0.1)})
+    assert "spinning" not in describe_returns({"v10": LOW}, levels={})
+
+
+@pytest.mark.parametrize(
+    "plan, act, spent, verdict, turn",
+    [
+        (5.0, 1.0, 2.0, ", as the lecture says", "costs more than its actions save"),
+        (5.0, 1.0, 0.5, ", as the lecture says", "a policy is cheaper on the whole too"),
+        (1.0, 1.5, 1.0, "not what the lecture says", "neither is cheaper on the whole"),
+    ],
+)
+def test_the_price_of_an_action_is_told_from_that_of_a_training(plan, act, spent, verdict, turn):
+    curves = {"v15": HIGH, "v20": make_curve(125.0, spent=spent)}
+    said = describe_returns(curves, {"v15": plan, "v20": act})
+    assert f"takes {plan:.2g} ms of processor time where it is planned (v15)" in said
+    assert verdict in said.rpartition("An action")[2] and turn in said
+    unknown = {**curves, "v20": {**curves["v20"], "spent": [None]}}
+    assert "Whole trainings" not in describe_returns(unknown, {"v15": plan, "v20": act})
+    assert "An action" not in describe_returns({"v15": HIGH})
+
+
+def describe_shift(once, again, curves=None, levels=LEVELS):
+    """Distances and errors are (median, median)."""
+    rungs = {
+        name: {k: [0.9 * x, x, 1.1 * x] for k, x in zip(("distance", "error"), own, strict=True)}
+        for name, own in (("v05", once), ("v10", again))
+    }
+    curves = curves or {"v05": make_curve(60.0, 61.0, 62.0), "v10": LOW}
+    return distribution_shift.describe({"rungs": rungs, "curves": curves, "references": levels})
+
+
+def test_plans_leave_the_data_by_distance_and_by_error():
+    said = describe_shift((2.0, 0.5), (0.1, 0.05))
+    assert "20 times as far as after refits (v10, 0.1)" in said
+    assert "0.5, 10 times that after refits (0.05): as the lecture says" in said
+    assert "1.00 over both, and 1.00 within v05 and 1.00 within v10" in said
+    assert "with refits the pendulum still only spins, as spinning alone returns 76.0" in said
+    assert "only half of what" in describe_shift((2.0, 0.05), (0.1, 0.05))
+    assert "which is not what" in describe_shift((0.1, 0.05), (0.1, 0.05))
+    high = {"v05": LOW, "v10": HIGH}
+    assert "still only spins" not in describe_shift((2.0, 0.5), (0.1, 0.05), high)
+    assert "still only spins" not in describe_shift((2.0, 0.5), (0.1, 0.05), levels={})
+
+
+def test_replanning_is_judged_over_shared_seeds_and_by_processor_time():
+    def describe(whole, anew):
+        curves = {"v10": whole, "v15": anew}
+        return replanning.describe({"curves": curves, "references": LEVELS})
+
+    dear = make_curve(124.0, 125.0, 126.0, spent=2.0)
+    said = describe(LOW, dear)
+    assert "as the lecture says (3 seeds)" in said
+    assert "It took 2.0 times the processor time, as the lecture says" in said
+    assert "not measured here but under error against rollout length" in said
+    assert "the opposite of what the lecture says" in describe(HIGH, LOW)
+    assert "no clear difference over 3 seeds" in describe(HIGH, VAGUE)
+    assert "1.0 times the processor time, which is not what" in describe(LOW, HIGH)
+    assert "as the lecture says (1 seed)" in describe(make_curve(77.0), dear)
+    unknown = {**dear, "spent": [None] * 3}
+    assert "processor time" not in describe(LOW, unknown)
+
+
+def make_place(one, mean=None, sampled=None, careful=None, random=(0.0, 0.0), error=0.1):
+    """What the search adds to the gap of random plans, by amount of data."""
+    added = {
+        exploitation.ONE: one,
+        exploitation.ENSEMBLE: mean or one,
+        exploitation.SAMPLED: sampled or one,
+        exploitation.PESSIMISM: careful or one,
+    }
+    real = [6.0, 6.0]
+    place = {
+        name: {
+            "imagined": [6.0 + x + r for x, r in zip(own, random, strict=True)],
+            "real": real,
+            "added": list(own),
+            "error": [error] * 2,
+        }
+        for name, own in added.items()
+    }
+    own = {"imagined": [6.0 + r for r in random], "real": real, "added": [], "error": []}
+    return {**place, exploitation.RANDOM: own}
+
+
+def describe_gaps(seen, visited):
+    return exploitation.describe(
+        {"sizes": [150, 2400], "horizon": 15, "places": {"random": seen, "plans": visited}}
+    )
+
+
+def test_the_search_exploits_errors_where_it_clearly_adds_to_the_gap():
+    said = describe_gaps(make_place((-0.1, 0.001)), make_place((0.9, 2.2)))
+    assert "-0.10 and 0.00 from states of random actions, which is not what" in said
+    assert "+0.90 and +2.20 from states that plans lead to, as the lecture says." in said
+    said = describe_gaps(make_place((0.19, 0.21)), make_place((0.1, 0.1)))
+    assert "+0.19 and +0.21 from states of random actions, as the lecture says with 2,400" in said
+
+
+def test_where_all_gaps_are_negative_nobody_is_fooled():
+    said = describe_gaps(make_place((0, 0)), make_place((1.0, 2.0), random=(-3.0, 0.0)))
+    assert "With 150 frames every gap from states that plans lead to is negative" in said
+    said = describe_gaps(make_place((0, 0)), make_place((1.0, 2.0), random=(-0.9, 0.0)))
+    assert "negative" not in said
+
+
+def test_ensembles_are_compared_with_one_model_by_amount_of_data():
+    less, more, alike = (0.5, 1.5), (1.5, 2.5), (1.1, 2.1)
+    said = describe_gaps(make_place((0, 0)), make_place((1.0, 2.0), less, alike, (0.2, 1.2)))
+    assert "adds less with 150 and 2,400 frames for the mean over members" in said
+    assert "about as much with 150 and 2,400 frames for members drawn anew" in said
+    assert (
+        "for pessimism: as the lecture says. By the means, pessimism lets it add the least of"
+        in said
+    )
+    said = describe_gaps(make_place((0, 0)), make_place((1.0, 2.0), (1.5, 1.5), more, (1.6, 1.0)))
+    assert "less with 2,400 frames, more with 150 frames for the mean over members" in said
+    assert (
+        "as the lecture says only in part. By the means, pessimism lets it add the least" in said
+    )
+    assert "with 2,400 frames alone" in said
+    said = describe_gaps(make_place((0, 0)), make_place((1.0, 2.0), more, alike, more))
+    assert ": which is not what the lecture says. By the means, pessimism never lets" in said
+
+
+def test_growth_of_the_gap_is_shared_between_search_and_bias():
+    said = describe_gaps(make_place((0, 0)), make_place((1.0, 2.0), random=(-3.0, 0.0)))
+    assert "from -2.00 to +2.00, and that of random plans from -3.00 to 0.00: 75% of the" in said
+    said = describe_gaps(make_place((0, 0)), make_place((1.0, 2.0), random=(0.0, -0.5)))
+    assert "from +1.00 to +1.50, and that of random plans does not: the growth is the" in said
+    assert "grows" not in describe_gaps(make_place((0, 0)), make_place((2.0, 1.0)))
+
+
+def make_room(values, disagreement, kinds=("vq", "vn", "uq", "un")):
+    """One row of cells, one of each kind, and a wall."""
+    return {
+        "free": [[True] * len(kinds) + [False]],
+        "noisy": [[kind[1] == "n" for kind in kinds] + [True]],
+        "visits": [[2 * (kind[0] == "v") for kind in kinds] + [9]],
+        "entropy": [[*values, 99.0]],
+        "disagreement": [[*disagreement, 99.0]],
+    }
+
+
+def test_entropy_is_judged_where_it_was_visited_and_disagreement_where_not():
+    said = uncertainties.describe(make_room([-14, -5, -13, -13], [0.1, 0.2, 0.31, 0.31]))
+    assert "visited 50% of the room" in said
+    assert "-5.0 nats in the noisy part and -14.0 in the quiet one, as the lecture says" in said
+    assert "In the unvisited part it is -13.0, clearly lower" in said
+    assert (
+        "0.31 in the unvisited part, 0.1 in the visited quiet part and 0.2 in the visited" in said
+    )
+    assert "1.5 times that of the visited noisy part, as the lecture says" in said
+    said = uncertainties.describe(make_room([-14, -5, -6.5, -6.5], [0.1, 0.2, 0.29, 0.29]))
+    assert "-6.5, about as high as in the noisy one: entropy alone does not tell" in said
+    assert "too little to show what the lecture says" in said
+    said = uncertainties.describe(make_room([-5, -5.5, 0, 0], [0.1, 0.2, 0.1, 0.1]))
+    assert "hardly what the lecture says" in said and "is 0.0, clearly higher" in said
+    assert "0.5 times that of the visited noisy part, the opposite" in said
+    assert "quiet one, the opposite" in uncertainties.describe(make_room([-5, -9, 0, 0], [1] * 4))
+
+
+def test_rooms_without_one_of_the_parts_are_described():
+    said = uncertainties.describe(make_room([1, 2], [1, 2], ("vq", "vn")))
+    assert "visited 100%" in said and "disagreement has nothing unknown" in said
+    said = uncertainties.describe(make_room([1, 2], [1, 2], ("vq", "un")))
+    assert "Entropy cannot be compared" in said and "2.0 times that of the visited quiet" in said
+    assert "nothing known" in uncertainties.describe(make_room([1, 2], [1, 2], ("uq", "un")))
+    drawn = uncertainties.draw(make_room([1, 2], [1, 2], ("vq", "un")))
+    assert "visited, quiet" in drawn and "unvisited, noisy" in drawn
+    assert "visited, noisy<" not in drawn.replace("unvisited, noisy<", "")
+
+
+CAUTIOUS = {
+    "pessimism": [-10.0, 0.0, 1000.0],
+    "final": [[5.0], [4.0], [1.0]],
+    "coverage": [[0.75], [0.6], [0.5]],
+    "doubt": [[0.3], [0.2], [0.1]],
+}
+
+
+def test_caution_is_judged_against_none_in_three_respects():
+    said = caution.describe(CAUTIOUS)
+    assert "With a pessimism of 1000 against 0 (1 seed), plans met less disagreement (0.1" in said
+    assert "visited less of the room (50% against 60%) and got less return (1.0 against" in said
+    assert ": as the lecture says." in said
+    assert "The highest return, 5.0, is that of a pessimism of -10" in said
+    assert "A negative pessimism (-10) is optimism" in said
+    wide = caution.describe({**CAUTIOUS, "coverage": [[0.5], [0.6], [0.75]]})
+    assert "more of the room (75% against 60%)" in wide
+    assert "as the lecture says of disagreement and the return, but not of the part" in wide
+    same = caution.describe({**CAUTIOUS, "final": [[1.0], [1.0], [1.0]]})
+    assert "as much return" in same and "but not of the return" in same
+    up = [[0.1], [0.2], [0.3]]
+    assert "which is not what the" in caution.describe(
+        {**CAUTIOUS, "final": up, "coverage": up, "doubt": up}
+    )
+    two = {key: values[1:] for key, values in CAUTIOUS.items()}
+    assert "optimism" not in caution.describe(two)
+    one = {key: values[1:2] for key, values in CAUTIOUS.items()}
+    assert caution.describe(one) == "No training with more pessimism than 0 is done."
+
+
+def test_the_axis_of_caution_has_its_settings_as_ticks():
+    drawn = caution.draw(CAUTIOUS)
+    assert (
+        ">-10</text>" in drawn
+        and ">1000</text>" in drawn
+        and ">0.5</text>" not in (drawn.split("</figure>")[0])
+    )
+
+
+def describe_lengths(**finals):
+    curves = {name[1:]: curve for name, curve in finals.items()}
+    return rollout_length.describe({"curves": curves, "references": LEVELS})
+
+
+def test_each_rollout_length_is_compared_over_the_seeds_it_shares():
+    alone = make_curve(50.0)
+    said = describe_lengths(n1=HIGH, n5=LOW, n50=alone)
+    assert (
+        "5 steps got 77.0 (76.0 to 78.0) and 1 got 125.0 (124.0 to 126.0) over 3 seeds: " in said
+    )
+    assert "50 steps got 50.0 and 1 got 124.0 over 1 seed: clearly worse" in said
+    assert "Every longer length does worse, as the lecture says." in said
+    assert "are 1, 5 and 50 over 1 seed that all have: a steady fall with length" in said
+    said = describe_lengths(n1=HIGH, n5=LOW, n15=HIGH)
+    assert "Only some longer lengths do worse, which is half" in said
+    assert "the lengths are 1, 15 and 5 over 3 seeds that all have: not a steady fall" in said
+    assert "the opposite of what" in describe_lengths(n1=LOW, n5=HIGH)
+    assert "That does not show what the lecture says" in describe_lengths(n1=HIGH, n5=VAGUE)
+    assert describe_lengths(n1=HIGH) == "Only rollouts of 1 step are trained."
+    apart = make_curve(1.0, seeds=[9])
+    assert "No length has a seed in common" in describe_lengths(n1=HIGH, n5=apart)
+
+
+def describe_free(plans, dyna, free, levels=LEVELS):
+    curves = {"v15": plans, "v30": dyna, "model_free": free}
+    return model_free.describe({"curves": curves, "references": levels})
+
+
+def test_steps_to_a_level_are_counted_by_episode():
+    level = model_free.SHARE * 125.4
+    fast, slow = ([0.0, level, 125.0, 125.0], [0.0, 0.0, level - 0.1, level])
+    quick, late = (make_curve(124.0, 125.0, 126.0, scores=x) for x in (fast, slow))
+    said = describe_free(quick, late, late)
+    assert (
+        "first at 100.3 (80% of the expert's return): v15 200, v30 400 and model_free 400" in said
+    )
+    assert "model_free needs 2.0 times as many steps as v15; v30 needs as many steps as" in said
+    assert "as the lecture says of v15 alone" in said
+    assert "v30, as the lecture says." in describe_free(quick, quick, late)
+    said = describe_free(late, late, quick)
+    assert "v15 needs more steps than model_free" in said and ", which is not what the" in said
+    never = make_curve(1.0, 2.0, 3.0, scores=[0.0, 1.0])
+    said = describe_free(quick, never, never)
+    assert "model_free never" in said and "model_free needs more steps than v15" in said
+    assert "neither v30 nor model_free gets there, as the lecture says of v15." in said
+    assert "so that nothing is decided" in describe_free(never, never, never)
+    said = describe_free(quick, never, late)  # `never` ends after 200 steps, `late` needs 400
+    assert "200 steps are too few to compare v30, as the lecture says of v15." in said
+    assert "v30 needs more steps than model_free" in describe_free(quick, never, quick)
+    assert "(80% of the highest return)" in describe_free(quick, late, late, {})
+
+
+def test_a_higher_end_is_not_judged_at_the_ceiling():
+    least = model_free.CEILING * 125.4
+    at, below = (make_curve(x - 0.5, x, x + 0.5) for x in (least + 1, least - 1))
+    assert "v15 and model_free are both at the expert's return (125.4)" in describe_free(
+        at, LOW, at
+    )
+    assert "no clear difference between model_free and v15" in describe_free(below, LOW, below)
+    assert "ends clearly above v15, as the lecture says" in describe_free(LOW, LOW, below)
+    assert "ends clearly below v30, the opposite" in describe_free(LOW, below, LOW)
+    assert "at the expert's return" not in describe_free(at, LOW, at, {})
+    assert "no seed in common" in describe_free(at, LOW, make_curve(1.0, seeds=[9]))
+
+
+def test_every_lesson_draws_its_made_up_numbers():
+    """A figure for each plot, with no number missing."""
+    curves = {"v10": LOW, "v15": HIGH}
+    whole = {"curves": curves, "action_ms": {"v10": 1.0, "v15": 2.0}, "references": LEVELS}
+    place = make_place((1.0, 2.0))
+    gaps = {
+        "sizes": [150, 2400],
+        "horizon": 15,
+        "starts": 9,
+        "places": {"random": place, "plans": make_place((-1.0, 3.0))},
+    }
+    growth = {"error": np.linspace(0.1, 1, 50).tolist(), "starts": 9}
+    for drawn, figures in (
+        (returns.draw(whole), 3),
+        (replanning.draw(whole), 2),
+        (exploitation.draw(gaps), 2),
+        (error_growth.draw(growth), 1),
+        (uncertainties.draw(make_room([1, 2, 3, 4], [1, 2, 3, 4])), 3),
+        (caution.draw(CAUTIOUS), 3),
+        (rollout_length.draw({"curves": {"1": HIGH, "5": LOW}, "references": {}}), 2),
+        (
+            model_free.draw(
+                {"curves": {"v15": HIGH, "v30": LOW, "model_free": HIGH}, "references": LEVELS}
+            ),
+            2,
+        ),
+    ):
+        assert drawn.count("<figure") == figures and "nan" not in drawn
+    left, right = exploitation.draw(gaps).split("</figure>")[:2]
+    ticks = [
+        [line.split(">")[-1] for line in figure.split("</text>") if 'text-anchor="end"' in line]
+        for figure in (left, right)
+    ]
+    assert ticks[0] == ticks[1] and len(ticks[0]) > 2  # one vertical axis for both
