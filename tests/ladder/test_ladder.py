@@ -514,10 +514,10 @@ def test_times_are_compared_over_the_seeds_that_all_have():
 
 
 def test_references_are_the_expert_and_a_spinning_pendulum(climbed):
-    found = references.measure_references(climbed.material, "v15")  # 30 steps of 150
+    found = climbed.material.measure_references("v15")  # 30 steps of 150
     run = climbed.material.open("v15")
     assert 0 < found["spinning"] < 30 and 0 < found["expert"] < 30
-    room = references.measure_references(climbed.material, "room")
+    room = climbed.material.measure_references("room")
     assert list(room) == ["expert"]
 
     class NoExpert:
@@ -526,8 +526,7 @@ def test_references_are_the_expert_and_a_spinning_pendulum(climbed):
         def load_expert(self, task):
             raise envs.EnvSettingsError(f"no expert for {task}")
 
-    bare = SimpleNamespace(open=lambda label: run, environments=NoExpert())
-    assert references.measure_references(bare, "v15") == {}
+    assert references.measure_references(NoExpert(), run.config) == {}
 
 
 def test_every_training_of_the_curves_has_a_colour_of_its_own():

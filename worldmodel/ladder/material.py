@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from worldmodel.ladder.references import measure_references
 from worldmodel.ladder.trainings import Study
 from worldmodel.model.dynamics import Simulator
 from worldmodel.model.ensembles import measure_disagreement
@@ -57,6 +58,10 @@ class Material:
         if path not in self.opened:
             self.opened[path] = Run.open(path, "cpu")
         return self.opened[path]
+
+    def measure_references(self, label: str) -> dict[str, float]:
+        """What the returns of a training are compared with."""
+        return measure_references(self.environments, self.open(label).config)
 
     def make_simulator(self, run: Run) -> Simulator:
         return self.environments.make_simulator(run.config.env, trust=True)

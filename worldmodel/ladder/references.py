@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from worldmodel.config.schema import Config
+from worldmodel.programs.environments import Environments
 from worldmodel.rollout.collector import make_episode_seeds
-
-if TYPE_CHECKING:
-    from worldmodel.ladder.material import Material
 
 STREAM = 12  # the seeds of these episodes differ from those of trainings and evaluations
 EXPERT, SPINNING = "expert", "spinning"
@@ -19,14 +18,13 @@ EPISODES = 20
 SPINS = 1.1  # times the return of spinning, up to which an agent does not get beyond it
 
 
-def measure_references(material: Material, label: str) -> dict[str, float]:
+def measure_references(environments: Environments, config: Config) -> dict[str, float]:
     """The mean return of each reference policy that the task of a training has."""
-    config = material.open(label).config
     env = dataclasses.replace(config.env, obs="state")
-    make = material.environments.make_factory(env, config.distract, True)
+    make = environments.make_factory(env, config.distract, True)
     found = {}
     try:
-        found[EXPERT] = play_episodes(make, material.environments.load_expert(env.task))
+        found[EXPERT] = play_episodes(make, environments.load_expert(env.task))
     except ValueError:  # the task has none
         return found
     if env.task == "pendulum":

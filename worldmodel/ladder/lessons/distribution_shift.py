@@ -13,7 +13,7 @@ from worldmodel.ladder.colours import choose_style
 from worldmodel.ladder.learning_curves import match_seeds, plot_finals, read_curves
 from worldmodel.ladder.lesson import Lesson, Results
 from worldmodel.ladder.material import Material, observe_vectors, read_vectors
-from worldmodel.ladder.references import SPINNING, SPINS, measure_references
+from worldmodel.ladder.references import SPINNING, SPINS
 from worldmodel.ladder.statements import describe_mean, describe_verdict, join_words, judge
 from worldmodel.ladder.trainings import Study
 
@@ -45,7 +45,7 @@ def measure(material: Material) -> Results:
     return {
         "rungs": found,
         "curves": {label: read_curves(material.runs[label]) for label in (ONCE, AGAIN)},
-        "references": measure_references(material, ONCE),
+        "references": material.measure_references(ONCE),
     }
 
 

@@ -14,7 +14,7 @@ from worldmodel.ladder.learning_curves import (
 )
 from worldmodel.ladder.lesson import Lesson, Results
 from worldmodel.ladder.material import Material
-from worldmodel.ladder.references import EXPERT, measure_references
+from worldmodel.ladder.references import EXPERT
 from worldmodel.ladder.statements import describe_count, describe_mean, join_words, judge
 from worldmodel.ladder.trainings import FREE_FACTOR, MODEL_FREE, Study
 
@@ -29,7 +29,7 @@ def list_labels(study: Study) -> list[str]:
 
 def measure(material: Material) -> Results:
     curves = {name: read_curves(material.runs[name]) for name in list_labels(material.study)}
-    return {"curves": curves, "references": measure_references(material, PLANS)}
+    return {"curves": curves, "references": material.measure_references(PLANS)}
 
 
 def describe(results: Results) -> str:

@@ -11,7 +11,6 @@ from worldmodel.ladder.learning_curves import (
 )
 from worldmodel.ladder.lesson import Lesson, Results
 from worldmodel.ladder.material import Material
-from worldmodel.ladder.references import measure_references
 from worldmodel.ladder.statements import describe_mean, describe_verdict, judge
 from worldmodel.ladder.trainings import Study
 
@@ -24,7 +23,7 @@ def list_labels(study: Study) -> list[str]:
 
 def measure(material: Material) -> Results:
     curves = {name: read_curves(material.runs[name]) for name in (OPEN_LOOP, MPC)}
-    return {"curves": curves, "references": measure_references(material, MPC)}
+    return {"curves": curves, "references": material.measure_references(MPC)}
 
 
 def describe(results: Results) -> str:

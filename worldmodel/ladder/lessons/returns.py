@@ -17,7 +17,7 @@ from worldmodel.ladder.learning_curves import (
 )
 from worldmodel.ladder.lesson import Lesson, Results
 from worldmodel.ladder.material import Material
-from worldmodel.ladder.references import EXPERT, SPINNING, SPINS, measure_references
+from worldmodel.ladder.references import EXPERT, SPINNING, SPINS
 from worldmodel.ladder.statements import describe_mean, describe_steps, join_words, judge
 from worldmodel.ladder.trainings import Study
 
@@ -37,7 +37,7 @@ def measure(material: Material) -> Results:
     return {
         "curves": {rung: read_curves(material.runs[rung]) for rung in rungs},
         "action_ms": {rung: measure_action_time(material, rung) for rung in rungs},
-        "references": measure_references(material, rungs[0]),
+        "references": material.measure_references(rungs[0]),
     }
 
 

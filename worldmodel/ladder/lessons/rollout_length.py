@@ -7,7 +7,6 @@ import numpy as np
 from worldmodel.ladder.learning_curves import match_seeds, plot_curves, plot_finals, read_curves
 from worldmodel.ladder.lesson import Lesson, Results
 from worldmodel.ladder.material import Material
-from worldmodel.ladder.references import measure_references
 from worldmodel.ladder.statements import describe_count, describe_mean, join_words, judge
 from worldmodel.ladder.trainings import Study, label_rollouts
 
@@ -23,7 +22,7 @@ def measure(material: Material) -> Results:
         if material.runs.get(label := label_rollouts(length))
     }
     label = label_rollouts(int(next(iter(curves))))
-    return {"curves": curves, "references": measure_references(material, label)}
+    return {"curves": curves, "references": material.measure_references(label)}
 
 
 def describe(results: Results) -> str:
