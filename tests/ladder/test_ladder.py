@@ -239,6 +239,9 @@ def test_the_time_left_is_in_proportion_to_what_was_done(tmp_path, monkeypatch, 
     progress.codes[cells[0]], progress.before = 0, {cells[0]}  # from another call
     progress.record(cells[1], 0)
     assert capsys.readouterr().out == "[2/3] a training: done (1 left, about 2:00)\n"
+    del progress.codes[cells[1]]
+    progress.record(cells[1], 75)  # nothing is known of a training that was stopped
+    assert capsys.readouterr().out == "[2/3] a training: stopped\n"
 
 
 def test_longer_trainings_are_expected_to_take_longer():

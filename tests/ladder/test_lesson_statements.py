@@ -86,6 +86,14 @@ def test_the_highest_return_names_what_is_no_worse():
     assert "that of v15, 125.0 (124.0 to 126.0)." in describe_returns({"v15": HIGH})
 
 
+def test_single_seeds_are_named():
+    assert "one seed" not in describe_returns({"v10": LOW, "v15": HIGH})
+    said = describe_returns({"v10": LOW, "v4": make_curve(76.0)})
+    assert "v4 has one seed, so that differences from others may be chance." in said
+    both = {"v10": make_curve(76.0), "v4": make_curve(76.0)}
+    assert "v10 and v4 have one seed" in describe_returns(both)
+
+
 def test_rungs_that_only_spin_are_named_where_spinning_is_known():
     said = describe_returns({"v10": LOW, "v15": HIGH})
     assert "v10 does not get beyond a spinning pendulum (76.0); the expert gets 125.4" in said

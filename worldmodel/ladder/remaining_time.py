@@ -34,7 +34,8 @@ class LadderProgress(SweepProgress):
 
     def describe_left(self) -> str:
         left = [cell for cell in self.cells if cell not in self.codes]
-        done = sum(estimate_seconds(c.config) for c in self.codes if c not in self.before)
+        ended = [c for c, code in self.codes.items() if code == 0 and c not in self.before]
+        done = sum(estimate_seconds(cell.config) for cell in ended)
         if not left or not done:
             return ""
         cost = sum(estimate_seconds(cell.config) for cell in left)

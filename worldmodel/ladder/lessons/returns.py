@@ -56,7 +56,14 @@ def measure_action_time(material: Material, label: str) -> float:
 
 
 def describe(results: Results) -> str:
-    parts = (describe_order, describe_policies, describe_best, describe_spinning, describe_cost)
+    parts = (
+        describe_order,
+        describe_policies,
+        describe_best,
+        describe_spinning,
+        describe_single_seeds,
+        describe_cost,
+    )
     return "\n".join(filter(None, (part(results) for part in parts)))
 
 
@@ -142,6 +149,15 @@ def describe_spinning(results: Results) -> str:
         f"{join_words(low)} {verb} not get beyond a spinning pendulum ({levels[SPINNING]:.1f}); "
         f"{expert}."
     )
+
+
+def describe_single_seeds(results: Results) -> str:
+    """Which rungs say little, having one seed."""
+    single = [rung for rung, curve in results["curves"].items() if len(curve["seeds"]) == 1]
+    if not single:
+        return ""
+    verb = "has" if len(single) == 1 else "have"
+    return f"{join_words(single)} {verb} one seed, so that differences from others may be chance."
 
 
 def describe_cost(results: Results) -> str:
