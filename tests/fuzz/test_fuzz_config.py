@@ -200,7 +200,8 @@ def fitting(pairs, picture):
         given["model.dynamics"] = "rssm"
     if of("model.dynamics") in LINEAR:
         given |= {"model.latent": "gaussian", "model.transition": "rssm"}
-    if of("model.dynamics") == "transformer" and "curvature" in of("loss.objective"):
+    refused = {"transformer": "curvature", "linear_gaussian": "transition_contrastive"}
+    if refused.get(of("model.dynamics"), "nothing") in of("loss.objective"):
         given["model.dynamics"] = "rssm"
     if "known" in (of("model.reward_head"), of("model.cont_head")):
         given |= {"model.reward_head": "gaussian", "model.cont_head": "learned"}

@@ -294,6 +294,10 @@ def test_curvature_makes_the_transition_linear():
             ],
             "transition_contrastive: an ensemble of transitions has several predictions",
         ),
+        (
+            ["loss.objective={transition_contrastive: 1.0}", "model.dynamics=linear_gaussian"],
+            "transition_contrastive: the latents of model.dynamics linear_gaussian are inferred",
+        ),
     ],
 )
 def test_what_has_no_such_loss_is_refused_in_one_line(words, line):

@@ -45,7 +45,10 @@ TRANSITIONS = get_args(get_type_hints(read_settings(registry.DYNAMICS["rssm"]))[
 
 
 # What a dynamics' own settings choose among besides its latent.
-VARIANTS = {"rssm": [f"model.transition={name}" for name in TRANSITIONS]}
+VARIANTS = {
+    "rssm": [f"model.transition={name}" for name in TRANSITIONS],
+    "locally_linear": [f"locally_linear.frames={count}" for count in (1, 2)],
+}
 
 
 def possible(kind):

@@ -12,8 +12,8 @@ v and r are bounded by 1 / sqrt(size) in each entry. So 1 + r'v, the only eigenv
 is not one, lies between 0 and 2, and a long rollout cannot explode within a few steps.
 
 A state holds stoch z (...,S), mean and std of its distribution, prior_mean and prior_std, and with
-n = 2 the last embedding as `past`. States from `imagine_step` have no `past`: the next observation
-then stands for the one before it too, as the first one of an episode does.
+n = 2 the last embedding that was seen as `past`. An episode's first observation stands for the one
+before it too.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class LocallyLinear(Dynamics):
     ) -> tuple[State, State]:
         """All steps at once, since z depends on no earlier step but by its observations."""
         start = start or self.initial(len(embed))
-        past = _shift(start.get("past", embed[:, 0]), embed)
+        past = _shift(start["past"], embed) if self.frames > 1 else None
         params = self._infer(past, embed, is_first)
         post = {"stoch": self.latent.sample(params), **self.latent.dist(params)}
         before = {k: _shift(start[k], v) for k, v in post.items()}
@@ -115,15 +115,15 @@ class LocallyLinear(Dynamics):
         is_first: Tensor,
         generator: torch.Generator | None,
     ) -> State:
-        params = self._infer(state.get("past", embed), embed, is_first)
+        params = self._infer(state.get("past"), embed, is_first)
         post = {"stoch": self.latent.sample(params, generator), **self.latent.dist(params)}
         prior = self._predict(state, prev_action, is_first)
         post |= {f"prior_{k}": v for k, v in prior.items()}
         return post | ({"past": embed.float()} if self.frames > 1 else {})
 
-    def _infer(self, past: Tensor, embed: Tensor, is_first: Tensor) -> Tensor:
-        """The posterior's parameters from embeddings (...,E) and those of a step before."""
-        if self.frames == 1:
+    def _infer(self, past: Tensor | None, embed: Tensor, is_first: Tensor) -> Tensor:
+        """The posterior's parameters from embeddings (...,E), and those of a step before."""
+        if past is None:
             return self.post_net(embed)
         past = torch.where(is_first.bool().unsqueeze(-1), embed, past.to(embed.dtype))
         return self.post_net(torch.cat([past, embed], -1))
@@ -160,7 +160,8 @@ class LocallyLinear(Dynamics):
         params = torch.cat([mean, self.prior_net.noise.expand_as(mean)], -1)
         dist = self.latent.dist(params)
         prior = {f"prior_{k}": v for k, v in dist.items()}
-        return {"stoch": self.latent.sample(params, generator), **dist, **prior}
+        found = {"stoch": self.latent.sample(params, generator), **dist, **prior}
+        return found | ({"past": state["past"]} if self.frames > 1 else {})
 
     def predict_features(self, feat: Tensor, action: Tensor) -> Tensor:
         feat = feat.float()

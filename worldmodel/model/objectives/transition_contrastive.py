@@ -22,6 +22,11 @@ class Settings:
     consistency: Weight
 
     def contradictions(self, c: Any) -> list[str]:
+        if c.model.dynamics == "linear_gaussian":
+            return [
+                "transition_contrastive: the latents of model.dynamics linear_gaussian are "
+                "inferred from what follows them too; take locally_linear"
+            ]
         if c.ensemble.size > 1 and c.ensemble.of == "dynamics":
             return [
                 "transition_contrastive: an ensemble of transitions has several predictions of "
