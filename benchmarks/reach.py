@@ -27,6 +27,7 @@ from worldmodel.envs.tasks.pushing import Pushing, count_objects
 
 from worldmodel import envs
 from worldmodel.config.loading import split_arguments
+from worldmodel.errors import UsageError
 from worldmodel.programs.eval_options import parse_natural, parse_positive, split_dotted
 from worldmodel.system.console import Progress, say
 
@@ -113,8 +114,8 @@ class GoalTask:
         return played, shown
 
 
-def open_runs(paths: list[str], changes: list[tuple[str, str]]) -> dict[str, Any]:
-    """Open runs and let each plan towards a goal picture; ValueError if their tasks differ."""
+def prepare_run(path: str, changes: list[tuple[str, str]]) -> Any:
+    """Open a run and let it plan towards a goal picture; UsageError for keys that are fixed."""
     from worldmodel.config.schema import DISTANCE_OBJECTIVES
     from worldmodel.saved_run import Run
 
@@ -124,34 +125,38 @@ def open_runs(paths: list[str], changes: list[tuple[str, str]]) -> dict[str, Any
         if key == "planner.score" or not (key in CHANGEABLE or key.startswith("planner."))
     ]
     if fixed:
-        raise ValueError(
+        raise UsageError(
             f"{fixed[0]} cannot be set here: plans aim at the goal picture of each episode; "
             f"{' and '.join(CHANGEABLE)} and the planner's other keys can be set"
         )
-    runs = {}
-    for path in paths:
-        run = Run.open(path)
-        learnt = any(run.config.loss.objective.get(name) for name in DISTANCE_OBJECTIVES)
-        goal = [
-            ("goal.image", "given"),
-            ("goal.run", "null"),
-            ("goal.distance", "learnt" if learnt else "belief"),
-        ]
-        planner = [("planner.score", "goal_distance"), ("planner.proposals", "0")]
-        runs[path] = run.apply_overrides([("behavior.name", "mpc"), *planner, *goal, *changes])
+    run = Run.open(path)
+    learnt = any(run.config.loss.objective.get(name) for name in DISTANCE_OBJECTIVES)
+    goal = [
+        ("goal.image", "given"),
+        ("goal.run", "null"),
+        ("goal.distance", "learnt" if learnt else "belief"),
+    ]
+    planner = [("planner.score", "goal_distance"), ("planner.proposals", "0")]
+    return run.apply_overrides([("behavior.name", "mpc"), *planner, *goal, *changes])
+
+
+def open_runs(paths: list[str], changes: list[tuple[str, str]]) -> dict[str, Any]:
+    """Open runs and let each plan towards a goal picture; UsageError if their tasks differ."""
+    runs = {path: prepare_run(path, changes) for path in paths}
+    run = runs[paths[-1]]
     scenes = {path: describe_scene(run.config) for path, run in runs.items()}
     if any(found != describe_scene(run.config) for found in scenes.values()):
-        raise ValueError(
+        raise UsageError(
             f"these runs play different tasks, sizes, repeats, limits or backgrounds: {scenes}"
         )
     task, plain = run.config.env.task, run.config.env.task.removeprefix(DISTRACT)
     if plain not in TASKS:
-        raise ValueError(
+        raise UsageError(
             f"{task}: reaching a goal is defined for {', '.join(TASKS)} only, with or without "
             f"distract:"
         )
     if any(run.config.env.obs != "pixels" for run in runs.values()):
-        raise ValueError("goals are pictures: each run's env.obs must be pixels")
+        raise UsageError("goals are pictures: each run's env.obs must be pixels")
     return runs
 
 

@@ -155,4 +155,5 @@ def test_what_it_cannot_be_asked_is_one_line(trained):
         with pytest.raises(ValueError) as caught:
             open_runs(paths, changes)
         assert wanted in str(caught.value) and "\n" not in str(caught.value)
+    assert "is defined for pointmass" in reach(swings, expect=2)[1]
     assert "is not a run directory" in reach(contrast + "/nowhere", expect=4)[1]
