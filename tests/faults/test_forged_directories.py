@@ -116,6 +116,7 @@ LIES = {
     "learner.updates": put("learner", "updates", value=10**400),
     "learner.skipped": put("learner", "skipped", value=2**63),
     "logger.minutes": put("logger", "minutes", value="nan"),
+    "logger.processor_minutes": put("logger", "processor_minutes", value="nan"),
     "logger.metrics": put("logger", "metrics", value=None),
     "due.log": put("due", "log", value="no"),
     "rollout.steps": put("rollout", "steps", value=10**12),

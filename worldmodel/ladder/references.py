@@ -14,7 +14,7 @@ from worldmodel.rollout.collector import make_episode_seeds
 
 STREAM = 12  # the seeds of these episodes differ from those of trainings and evaluations
 EXPERT, SPINNING = "expert", "spinning"
-EPISODES = 20
+EPISODES = 50
 SPINS = 1.1  # times the return of spinning, up to which an agent does not get beyond it
 
 
