@@ -38,6 +38,8 @@ _MODEL_FIELDS = (
 class Access:
     """The state of an environment, and control steps from it without a time limit."""
 
+    angles: tuple[int, ...] = ()  # entries of the state that are kept in [-pi, pi]
+
     def read(self) -> np.ndarray:
         """Return the state as a flat float64 vector (n,)."""
         raise NotImplementedError
@@ -78,7 +80,7 @@ class TaskAccess(Access):
     """A built-in task, all rows at once if the task knows how."""
 
     def __init__(self, task: Task):
-        self.task = task
+        self.task, self.angles = task, task.angles
 
     def read(self) -> np.ndarray:
         return self.task.state()
@@ -267,6 +269,11 @@ class Simulator:
     def __init__(self, env: gymnasium.Env, name: str, repeat: int):
         self.access, self.repeat = find_access(env, name), repeat
         env.reset(seed=0)
+
+    @property
+    def angles(self) -> tuple[int, ...]:
+        """Entries of the state that jump from pi to -pi, and may be set to any angle."""
+        return self.access.angles
 
     def step(
         self, states: np.ndarray, actions: Sequence[Any], seed: int

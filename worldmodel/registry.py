@@ -53,6 +53,7 @@ PLANNERS = {
     "mppi": "worldmodel.policy.planners.mppi:MPPI",
     "shooting": "worldmodel.policy.planners.shooting:Shooting",
     "gradient": "worldmodel.policy.planners.gradient:Gradient",
+    "ilqr": "worldmodel.policy.planners.ilqr:ILQR",
 }
 
 PLAN_SCORES = {

@@ -22,6 +22,7 @@ class Task(gymnasium.Env):
     episode_steps: ClassVar[int]  # the default time limit, applied by envs.make
     vector_size: int
     steps_rows: ClassVar[bool] = False  # whether there is `advance_rows`
+    angles: ClassVar[tuple[int, ...]] = ()  # entries of the state that are angles in [-pi, pi]
 
     def __init__(self, size: tuple[int, int] = (64, 64), obs: str = "pixels"):
         self.render_mode = "rgb_array"

@@ -35,6 +35,7 @@ class CartpoleSwingup(Cartpole):
     """The state is that of Cartpole; the vector has cosine and sine of the angle."""
 
     vector_size = 5
+    angles = (2,)
 
     largest_angle = math.pi
 

@@ -27,6 +27,7 @@ class Pendulum(Task):
     episode_steps = 150
     vector_size = 3
     steps_rows = True
+    angles = (0,)
 
     def __init__(
         self, size: tuple[int, int] = (64, 64), obs: str = "pixels", start: str = "usual"

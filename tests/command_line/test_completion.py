@@ -42,7 +42,7 @@ def test_bash_completes(tmp_path):
         "train",
         "pendulum",
         "--planner.candidates",
-        "cem mppi shooting gradient",
+        "cem mppi shooting gradient ilqr",
         "runs/counter/debug/seed0",
         "imagine",
         "--port",

@@ -135,7 +135,7 @@ def test_all_problems_are_reported_at_once_with_hints():
         "unknown key 'model.detr' (did you mean model.deter?)",
         "optim.lr: -1.0 is out of range",
         "run.frames: expected int, got str 'many'",
-        "planner.name: 'cme' is not one of cem, mppi, shooting, gradient (did you mean cem?)",
+        "planner.name: 'cme' is not one of cem, mppi, shooting, gradient, ilqr (did you mean cem?)",
         "did you mean 'dmc:cartpole_balance'?",
     ):
         assert sum(wanted in line for line in lines) == 1, (wanted, lines)

@@ -188,6 +188,7 @@ MORE = {
 KINDS["plans along the model's gradient"] = (
     *("--planner.name", "gradient", "--planner.warmup", "1", "--planner.box", "squash"),
 )
+KINDS["plans by iterative LQR"] = ("--planner.name", "ilqr", "--planner.iterations", "3")
 for name in sorted({*registry.DYNAMICS} - {"rssm"}):  # a new dynamics is enrolled by existing
     KINDS[f"agent over a {name}"] = (
         *("--model.dynamics", name, "--replay.start", "stored"),
@@ -215,6 +216,7 @@ def test_every_behaviour_dynamics_objective_and_sampler_is_among_them():
     assert {name for c in configs for name in c.loss.objective} == set(registry.OBJECTIVES)
     assert {c.replay.sampler for c in configs} == set(registry.SAMPLERS)
     assert {c.model.encoder for c in configs} == set(registry.ENCODERS)
+    assert {c.planner.name for c in configs} >= {*registry.PLANNERS} - {"shooting"}
 
 
 def drawn(rng, looks):

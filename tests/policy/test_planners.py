@@ -48,7 +48,7 @@ def planner(name, **changes):
 def plan(name, score, proposal, size=SIZE, seed=0, horizon=HORIZON, **changes):
     mean, std = proposal.start(BATCH, horizon, size)
     return planner(name, **changes)(
-        Smooth(score), mean, std, proposal, torch.Generator().manual_seed(seed)
+        Smooth(score, BATCH, size), mean, std, proposal, torch.Generator().manual_seed(seed)
     )
 
 
@@ -164,7 +164,8 @@ def test_a_seed_fixes_the_plan_and_another_changes_it(name):
     first, same, other = (
         plan(name, quadratic(target), Box(), seed=s, iterations=2) for s in (4, 4, 5)
     )
-    assert torch.equal(first, same) and not torch.equal(first, other)
+    draws_nothing = name == "ilqr"
+    assert torch.equal(first, same) and torch.equal(first, other) == draws_nothing
 
 
 @pytest.mark.parametrize("name", PLANNERS)

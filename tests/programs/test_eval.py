@@ -95,7 +95,12 @@ def test_compare_drives_one_model_in_every_way(acting_dir):
         "cem, actor and critic",
         "mppi, actor and critic",
     )
-    names = {"random", "actor", *(f"{way}, {count}" for way in planners for count in (10, 20, 40))}
+    names = {
+        "random",
+        "actor",
+        "ilqr",
+        *(f"{way}, {count}" for way in planners for count in (10, 20, 40)),
+    }
     assert result["drivers"].keys() == names and result["planner"]["candidates"] == 20
     for name, found in result["drivers"].items():
         assert (
@@ -125,6 +130,7 @@ def test_compare_without_an_actor_says_what_is_missing(run_dir):
     assert len(found["left_out"]) == 5
     assert found["drivers"].keys() == {
         "random",
+        "ilqr",
         *(f"{way}, 16" for way in ("shooting", "cem", "icem", "mppi", "gradient")),
     }
     evaluate(run_dir, "compare", *few, "--drivers", "cem; random")

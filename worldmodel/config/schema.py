@@ -542,7 +542,11 @@ def _objective_contradictions(c: Config) -> list[str]:
                 f"take all"
             )
         needs = states_fact(registry.OBJECTIVES[name], "needs_predicted_features")
-        able = [k for k, v in registry.DYNAMICS.items() if states_fact(v, "predicts_features")]
+        able = [
+            k
+            for k, v in registry.DYNAMICS.items()
+            if states_fact(v, "predicts_features") and not states_fact(v, "encodes_nothing")
+        ]
         if needs and c.model.dynamics not in able:
             found.append(
                 f"loss.objective: {name} linearises the transition, which model.dynamics "
@@ -636,6 +640,17 @@ def find_planner_lack(c: Config, name: str, score: str, discrete: bool = False) 
         registry.DYNAMICS[model], "lacks_gradient"
     ):
         return f"{name} follows a gradient, and model.dynamics {model} has none; take cem or mppi"
+    if states_fact(planner, "needs_predicted_features") and not states_fact(
+        registry.DYNAMICS[model], "predicts_features"
+    ):
+        return f"{name} linearises the step, which model.dynamics {model} does not offer; take cem"
+    if states_fact(planner, "needs_control_problem") and not states_fact(
+        registry.PLAN_SCORES[score], "is_control_problem"
+    ):
+        return f"{name} expands costs of single steps, which planner.score {score} does not have"
+    has_variance = c.ensemble.size > 1 and c.ensemble.of == "dynamics"
+    if states_fact(planner, "needs_predicted_features") and c.planner.pessimism and has_variance:
+        return f"{name} sees the mean of all members alone; set planner.pessimism 0, or take cem"
     return None
 
 

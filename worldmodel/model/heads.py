@@ -153,7 +153,8 @@ class KnownHead(ScalarHead):
         self.net = Passage()  # type: ignore[assignment]
 
     def mean_of(self, read: Tensor) -> Tensor:
-        return self.function(self.restore(read)).float()
+        found = self.function(self.restore(read))
+        return found if found.is_floating_point() else found.float()
 
     def loss_of(self, read: Tensor, target: Tensor) -> Tensor:
         return torch.zeros_like(target)

@@ -312,11 +312,16 @@ class WorldModel(nn.Module):
             }
             heaviest = max(comparing, key=self.objective_weights.__getitem__)
             return comparing[heaviest].distance(self.dynamics.features(states), goal)
+        if kind == "belief":
+            return self.measure_goal_gap(states, goal).square().sum(-1)
+        dynamics = self.dynamics
+        return dynamics.kl(dynamics.infer_latent(states, goal), dynamics.predict_latent(states))
+
+    def measure_goal_gap(self, states: State, goal: Tensor) -> Tensor:
+        """The posterior's mean (...,S) if the goal were observed, less that of the prior."""
         dynamics = self.dynamics
         prior, posterior = dynamics.predict_latent(states), dynamics.infer_latent(states, goal)
-        if kind == "kl":
-            return dynamics.kl(posterior, prior)
-        return (dynamics.mean_latent(posterior) - dynamics.mean_latent(prior)).square().sum(-1)
+        return dynamics.mean_latent(posterior) - dynamics.mean_latent(prior)
 
     def _find_decoder(self) -> Objective | None:
         """What decodes pictures: an objective, or the probe."""

@@ -51,7 +51,12 @@ def compare_drivers(run: Run, make: Callable[..., Any], options: CompareOptions)
         options.budgets if imagines else (),
         own if acts else "actor_critic",
         run.lost_policy or NO_POLICY,
-        find_lacks(run.config, run.action_space.discrete),
+        find_lacks(
+            run.config,
+            run.action_space.discrete,
+            run.model.dynamics.feature_size,
+            split_names(options.only),
+        ),
     )
     if not imagines:
         missing["planner"] = "left out: every planner; this agent has no model to plan with"
@@ -107,11 +112,16 @@ def compare_drivers(run: Run, make: Callable[..., Any], options: CompareOptions)
     say(f"  {target / 'compare.json'}\n  {plot_drivers(results, target / 'compare.png', title)}")
 
 
+def split_names(only: str | None) -> list[str]:
+    """The names that an option lists."""
+    return [word.strip() for word in only.split(";")] if only is not None else []
+
+
 def select_drivers(
     drivers: dict[str, Driver], missing: dict[str, str], only: str
 ) -> dict[str, Driver]:
     """The drivers named in `only`; UsageError for a name that is unknown or that the run lacks."""
-    names = [word.strip() for word in only.split(";")]
+    names = split_names(only)
     known = dict.fromkeys(driver.name for driver in drivers.values())
     for name in names:
         if name in missing:

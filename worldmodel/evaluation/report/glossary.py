@@ -92,6 +92,7 @@ DRIVER_TERMS = {
     "shooting": "samples random plans and takes the one with the highest imagined return.",
     "cem, icem, mppi": "sample plans, then resample around the best ones for several iterations.",
     "gradient": "moves sampled plans along the gradient of their imagined return.",
+    "ilqr": "linearises the model along one plan and solves for a better one, several times.",
     "critic, actor": "added to a planner: the critic values the state after the last planned "
     "step; the actor proposes some of the plans.",
     "the number": "candidate plans per iteration.",

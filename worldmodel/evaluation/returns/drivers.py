@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel import registry
+from worldmodel.config.component_settings import read_settings, states_fact
 from worldmodel.config.preset_files import find_preset_files
 from worldmodel.config.schema import Config, PlannerConfig, find_planner_lack
 from worldmodel.config.yaml_io import read_yaml
@@ -38,6 +39,8 @@ ICEM_OVERRIDES = [
 CANDIDATES_PER_PROPOSAL = 20  # with proposals, one candidate in 20 comes from the actor
 NO_POLICY = "this run has no actor and no critic (train with behavior.name actor_critic)"
 STEP_EFFORT = 50  # of a step without planning
+ROUND_EFFORT = 500  # of a round of a planner without candidates
+MOST_FEATURES = 100  # which a planner linearises unasked
 
 
 @dataclass(frozen=True)
@@ -68,16 +71,12 @@ class PlannerVariant:
         """Whether it needs an actor or a critic."""
         return self.has_proposals or self.score != "reward"
 
-    def overrides(self, candidates: int, elites: int) -> Overrides:
-        keys = {
-            "name": self.planner,
-            "score": self.score,
-            "candidates": candidates,
-            "elites": elites,
-            "proposals": max(1, candidates // CANDIDATES_PER_PROPOSAL)
-            if self.has_proposals
-            else 0,
-        }
+    def overrides(self, candidates: int | None = None, elites: int | None = None) -> Overrides:
+        keys: dict[str, Any] = {"name": self.planner, "score": self.score, "proposals": 0}
+        if candidates is not None:
+            keys |= {"candidates": candidates, "elites": elites}
+        if candidates is not None and self.has_proposals:
+            keys["proposals"] = max(1, candidates // CANDIDATES_PER_PROPOSAL)
         return [
             ("behavior.name", "mpc"),
             *((f"planner.{k}", str(v)) for k, v in keys.items()),
@@ -109,7 +108,8 @@ def list_drivers(
 ) -> tuple[dict[str, Driver], dict[str, str]]:
     """The drivers of a run by full name, and the reason by name for those that it lacks.
 
-    A planner is listed once for each budget, a share of the run's candidates. `actor` is the
+    A planner is listed once for each budget, a share of the run's candidates, or once if it has no
+    candidates. `actor` is the
     behavior that acts by the run's actor, `why` the reason where nothing was learned that could,
     and `lacks` holds the reasons by name for planners that cannot search here.
     """
@@ -122,6 +122,10 @@ def list_drivers(
         if name not in lacks and (learned or not planning.needs_actor_critic)
     }
     for name, planning in able.items():
+        if not has_candidates(planning.planner):
+            effort = STEP_EFFORT + planner.iterations * ROUND_EFFORT
+            found[name] = Driver(name, planning.overrides(), None, effort)
+            continue
         for share in budgets:
             candidates = max(4, round(planner.candidates * share))
             elites = min(max(2, round(planner.elites * share)), candidates // 2)
@@ -135,12 +139,24 @@ def list_drivers(
     return found, {name: f"left out: {name}; {reason}" for name, reason in unable.items()}
 
 
-def find_lacks(c: Config, discrete: bool) -> dict[str, str]:
-    """The reason by name for each planner that cannot search with a run's model and actions."""
-    found = {
-        name: find_planner_lack(c, variant.planner, variant.score, discrete)
-        for name, variant in PLANNER_VARIANTS.items()
-    }
+def has_candidates(planner: str) -> bool:
+    """Whether a planner has a number of candidates, which budgets are shares of."""
+    settings = read_settings(registry.PLANNERS[planner])
+    return settings is None or "candidates" in settings.__annotations__
+
+
+def find_lacks(
+    c: Config, discrete: bool, features: int, named: Collection[str] = ()
+) -> dict[str, str]:
+    """The reason by name for each planner that cannot search with a run's model and actions, or
+    would take seconds for an action and is not among those that the command line named.
+    """
+    found: dict[str, str | None] = {}
+    for name, variant in PLANNER_VARIANTS.items():
+        found[name] = find_planner_lack(c, variant.planner, variant.score, discrete)
+        linearizes = states_fact(registry.PLANNERS[variant.planner], "needs_predicted_features")
+        if not found[name] and linearizes and features > MOST_FEATURES and name not in named:
+            found[name] = f"with {features} features it is slow; --drivers {name} runs it"
     return {name: lack for name, lack in found.items() if lack}
 
 

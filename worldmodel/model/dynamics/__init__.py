@@ -7,13 +7,14 @@ A state is opaque outside the file that makes it: others may only map over its l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from worldmodel.model.derivatives import compute_jacobian
 from worldmodel.spaces import State
 
 
@@ -27,6 +28,7 @@ class Dynamics(nn.Module):
 
     latent: Any
     feature_size: int
+    differentiable = True  # whether gradients pass through its steps
     imagines = True  # whether it predicts anything; an agent without a model has one that doesn't
     trained_by_critic = False  # whether the loss of soft actor-critic's critics reaches features
     members = 1  # of an ensemble of transitions
@@ -115,6 +117,29 @@ class Dynamics(nn.Module):
         without a draw; an ensemble's are the mean over its members.
         """
         raise NotImplementedError
+
+    def predict_state(self, feat: Tensor, action: Tensor) -> State:
+        """The states whose features `predict_features` gives, for distances from a goal."""
+        raise NotImplementedError
+
+    def linearize(self, feat: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A (...,F,F), B (...,F,A) and o (...,F): near these features and actions the step of
+        `predict_features` is A feat + B action + o.
+        """
+        size = feat.shape[-1]
+
+        def predict(rows: Tensor) -> Tensor:
+            return self.predict_features(rows[..., :size], rows[..., size:])
+
+        rows = torch.cat([feat, action], -1)
+        jacobian = compute_jacobian(predict, rows)
+        offset = predict(rows) - (jacobian @ rows.unsqueeze(-1)).squeeze(-1)
+        return jacobian[..., :size], jacobian[..., size:], offset
+
+    @property
+    def smooth_features(self) -> range:
+        """The features that a step depends on smoothly, for finite differences."""
+        return range(self.feature_size)
 
     def apply_linearization(
         self, feat: Tensor, action: Tensor, change: Tensor, action_change: Tensor
@@ -220,6 +245,10 @@ def select_members(state: State) -> State:
 
 class Simulator(Protocol):
     """A private copy of the environment, which steps from any state."""
+
+    @property
+    def angles(self) -> Sequence[int]:
+        """Entries of the state that jump from pi to -pi, and may be set to any angle."""
 
     def step(
         self, states: np.ndarray, actions: np.ndarray, seed: int

@@ -200,12 +200,16 @@ class LinearGaussian(Dynamics):
         self, state: State, action: Tensor, generator: torch.Generator | None = None
     ) -> State:
         """A step from the sample."""
-        mean = self.predict_features(state["stoch"], action)
+        found = self.predict_state(state["stoch"], action)
+        return {**found, "stoch": self.draw(found["mean"], found["cov"], generator)}
+
+    def predict_state(self, feat: Tensor, action: Tensor) -> State:
+        mean = self.predict_features(feat, action)
         cov = self.prior_net.noise.expand(*mean.shape, self.size)
         step = {f"{k}mean": mean for k in ("", "filter_", "prior_")}
         step |= {f"{k}cov": cov for k in ("", "filter_", "prior_")}
         unseen = {"potential_mean": mean, "potential_var": torch.zeros_like(mean)}
-        return {**step, **unseen, "stoch": self.draw(mean, cov, generator)}
+        return {**step, **unseen, "stoch": mean}
 
     @staticmethod
     def draw(mean: Tensor, cov: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -167,6 +167,11 @@ class LocallyLinear(Dynamics):
         feat = feat.float()
         return self._step(feat, action.float(), *self.prior_net(feat))
 
+    def predict_state(self, feat: Tensor, action: Tensor) -> State:
+        mean = self.predict_features(feat, action)
+        dist = self.latent.dist(torch.cat([mean, self.prior_net.noise.expand_as(mean)], -1))
+        return {"stoch": mean, **dist, **{f"prior_{k}": v for k, v in dist.items()}}
+
     def linearize(self, z: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A (...,S,S), B (...,S,A) and o (...,S) of the step from z: its mean is A z + B a + o.
 

@@ -36,6 +36,7 @@ SHORTEST_MEAN = 100  # updates that the running statistics average over, at leas
 class Settings:
     encodes_nothing = True
     has_members = True
+    predicts_features = True
 
     layers: Layers
     units: Width
@@ -197,6 +198,17 @@ class MLPDynamics(Dynamics):
         before = self.restore(feat).unsqueeze(-2)
         x = torch.cat([feat[..., : self.size].float(), action.float()], -1)
         return self.standardize(self._read(self.net.run_all(x), before)[0]).movedim(-2, 0)
+
+    def predict_features(self, feat: Tensor, action: Tensor) -> Tensor:
+        return self.features(self.predict_state(feat, action))
+
+    def predict_state(self, feat: Tensor, action: Tensor) -> State:
+        """A Gaussian with the moments of the mixture of all members."""
+        x = torch.cat([feat[..., : self.size].float(), action.float()], -1)
+        means, log_vars = self._read(self.net.run_all(x), self.restore(feat).unsqueeze(-2))
+        mean = means.mean(-2)
+        variance = log_vars.exp().mean(-2) + means.var(-2, correction=0)
+        return {"vector": mean, "mean": mean, "log_var": variance.log()}
 
     def predict_latent(self, state: State) -> State:
         if "mean" in state:

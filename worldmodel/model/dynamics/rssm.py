@@ -213,9 +213,14 @@ class RSSM(Dynamics):
         return self._predict_from_features(feat, action)[1].movedim(-2, 0)
 
     def predict_features(self, feat: Tensor, action: Tensor) -> Tensor:
+        state = self.predict_state(feat, action)
+        mean = self.latent.flat(state["stoch"])
+        return torch.cat([state["deter"], mean], -1) if self.transition == "rssm" else mean
+
+    def predict_state(self, feat: Tensor, action: Tensor) -> State:
         deter, mean = self._predict_from_features(feat, action)
         mean = mean.mean(-2) if self.members > 1 else mean
-        return torch.cat([deter, mean], -1) if self.transition == "rssm" else mean
+        return {"deter": deter, "stoch": mean.unflatten(-1, self.latent.shape)}
 
     def _predict_from_features(self, feat: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """deter of the next step, and its mean latent (...,S), or (...,K,S) by each member."""

@@ -7,6 +7,7 @@ that fixed heads read reward and continuation. Nothing is learnt.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodel.model.derivatives import estimate_jacobian
 from worldmodel.model.dynamics import Dynamics, Simulator
 from worldmodel.spaces import State
 
@@ -27,6 +29,7 @@ class Settings:
     encodes_nothing = True
     needs_simulator = True
     lacks_gradient = True
+    predicts_features = True
 
     def contradictions(self, c: Config) -> list[str]:
         found = []
@@ -45,6 +48,8 @@ class Settings:
 
 class SimulatorDynamics(Dynamics):
     """Steps the simulator row by row, in float64 from the second step on."""
+
+    differentiable = False
 
     def __init__(
         self,
@@ -112,23 +117,57 @@ class SimulatorDynamics(Dynamics):
         self, state: State, action: Tensor, generator: torch.Generator | None = None
     ) -> State:
         """Step rows (...,n) that have not ended; others stay where they are and earn nothing."""
-        assert self.simulator is not None and self.decode_actions is not None
-        before = state[ENTRY].double()
-        rows = before.reshape(-1, self.size).cpu().numpy()
-        plans = action.float().reshape(len(rows), -1).cpu().numpy()
-        runs = state["cont"].reshape(-1).cpu().numpy() > 0
         # What is random in a step follows from the generator of the rollout.
         seed = int(torch.randint(2**31, (), generator=generator, device=find_device(generator)))
+        after, rewards, cont = self._step(state[ENTRY], action.float(), state["cont"], seed)
+        return {ENTRY: after, "reward": rewards.float(), "cont": cont.float()}
+
+    def _step(
+        self, before: Tensor, action: Tensor, cont: Tensor, seed: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The states (...,n) after those before, rewards and continuations (...), in float64."""
+        assert self.simulator is not None and self.decode_actions is not None
+        rows = before.double().reshape(-1, self.size).cpu().numpy()
+        plans = action.reshape(len(rows), -1).cpu().numpy()
+        runs = cont.reshape(-1).cpu().numpy() > 0
         after, rewards, ends = rows.copy(), np.zeros(len(rows)), ~runs
         if runs.any():
             own = self.decode_actions(plans[runs])
             after[runs], rewards[runs], ends[runs] = self.simulator.step(rows[runs], own, seed)
         shape, device = before.shape, before.device
-        return {
-            ENTRY: torch.from_numpy(after).to(device).view(shape),
-            "reward": torch.from_numpy(rewards).float().to(device).view(shape[:-1]),
-            "cont": torch.from_numpy(~ends).float().to(device).view(shape[:-1]),
-        }
+        return (
+            torch.from_numpy(after).to(device).view(shape),
+            torch.from_numpy(rewards).to(device).view(shape[:-1]),
+            torch.from_numpy(~ends).double().to(device).view(shape[:-1]),
+        )
+
+    def predict_features(self, feat: Tensor, action: Tensor) -> Tensor:
+        """A step in float64 whose random numbers are always the same; angles do not jump."""
+        state, cont = feat[..., : self.size].double(), feat[..., -1]
+        after, reward, cont = self._step(state, action.double(), cont, seed=0)
+        assert self.simulator is not None
+        for i in self.simulator.angles:
+            turns = ((after[..., i] - state[..., i]) / (2 * math.pi)).round()
+            after[..., i] -= 2 * math.pi * turns
+        return torch.cat([after, reward.unsqueeze(-1), cont.unsqueeze(-1)], -1)
+
+    def linearize(self, feat: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """By finite differences in the simulator's state and the action."""
+        size = feat.shape[-1]
+
+        def predict(rows: Tensor) -> Tensor:
+            return self.predict_features(rows[..., :size], rows[..., size:])
+
+        rows = torch.cat([feat, action], -1).double()
+        moving = [*self.smooth_features, *range(size, rows.shape[-1])]
+        jacobian = estimate_jacobian(predict, rows, moving)
+        offset = predict(rows) - (jacobian @ rows.unsqueeze(-1)).squeeze(-1)
+        return jacobian[..., :size], jacobian[..., size:], offset
+
+    @property
+    def smooth_features(self) -> range:
+        """The simulator's state, not what the step before earned."""
+        return range(self.size)
 
     def predict_members(self, feat: Tensor, action: Tensor) -> Tensor:
         state = mark_unknown({ENTRY: self.restore(feat)})

@@ -5,13 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from worldmodel.model.derivatives import compute_jacobian
 from worldmodel.model.world_model import WorldModel
 from worldmodel.policy.plan_scores import PlanScore, ScoreInputs
+from worldmodel.policy.plan_scores.control_problem import ModelProblem
 from worldmodel.spaces import State, map_state
 
 
 class Settings:
     needs_goal = True
+    is_control_problem = True
 
 
 class GoalDistance(PlanScore):
@@ -48,3 +51,56 @@ class GoalDistance(PlanScore):
             first, after = dynamics.features(start), dynamics.features(imagined).transpose(0, 1)
             score = score - self.measure_doubt(first, after, plans.transpose(0, 1)).sum(0)
         return particles.combine(dynamics, score).view(batch, count)
+
+    def make_problem(self, horizon: int, control: float) -> GoalProblem:
+        """The same score of the mean rollout, for planners that expand it."""
+        return GoalProblem(self, horizon, control)
+
+
+class GoalProblem(ModelProblem):
+    """A state is the features; each step costs its share of the mean distance."""
+
+    def __init__(self, score: GoalDistance, horizon: int, control: float):
+        super().__init__(score.model, score.state, horizon, control)
+        self.goal, self.doubt = score.goal, score.inputs.doubt
+        self.embed = score.embed.squeeze(1).float()  # (1 or B,E)
+
+    def advance(
+        self, states: Tensor, actions: Tensor, time: int | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        feat, action = self.narrow(states, actions)
+        after = self.dynamics.predict_state(feat, action)
+        distance = self.model.measure_goal_distance(after, self.embed, self.goal.distance)
+        cost = self.share(time, states) * distance
+        if self.doubt:
+            cost = cost + self.doubt * self.model.measure_disagreement(feat, action)
+        return self.dynamics.features(after), cost
+
+    def share(self, time: int | Tensor, like: Tensor) -> Tensor:
+        """The weight of the distance after step number `time`."""
+        if self.goal.at == "end":
+            return (torch.as_tensor(time, device=like.device) == self.horizon - 1).double()
+        return torch.full((), 1 / self.horizon, dtype=torch.float64, device=like.device)
+
+    def expand_cost(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Gauss-Newton where the distance is a square |e|^2: its Hessian is 2 J'J, of J = de.
+
+        e is the gap between the means of prior and posterior.
+        """
+        if self.goal.distance != "belief" or self.doubt:
+            return super().expand_cost(states, actions)
+        size = states.shape[-1]
+
+        def find_gap(rows: Tensor) -> Tensor:
+            after = self.dynamics.predict_state(*self.narrow(rows[..., :size], rows[..., size:]))
+            return self.model.measure_goal_gap(after, self.embed)
+
+        rows = torch.cat([states, actions], -1)
+        with torch.autocast(states.device.type, enabled=False):
+            gap, jacobian = find_gap(rows).double(), compute_jacobian(find_gap, rows).double()
+        share = self.share(self.list_times(states), states)[..., None]
+        gradient = 2 * share * (jacobian.mT @ gap.unsqueeze(-1)).squeeze(-1)
+        hessian = 2 * share[..., None] * jacobian.mT @ jacobian
+        gradient[..., size:] += 2 * self.control * actions
+        hessian[..., size:, size:] += 2 * self.control * torch.eye(actions.shape[-1])
+        return gradient, hessian

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from worldmodel.policy.plan_scores.reward import Reward
+from worldmodel.policy.plan_scores.reward import Reward, RewardProblem
 
 
 class Settings:
     needs_critic = True
+    is_control_problem = True
 
 
 class RewardAndValue(Reward):
@@ -19,3 +20,6 @@ class RewardAndValue(Reward):
         returns, feat, weight = self.sum_rewards(candidates)
         score = self.combine(returns + weight * self.inputs.value(feat))
         return score.view(candidates.shape[:2])
+
+    def make_problem(self, horizon: int, control: float) -> RewardProblem:
+        return RewardProblem(self, horizon, control, self.inputs.value)

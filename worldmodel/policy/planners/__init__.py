@@ -30,6 +30,35 @@ class HasGradient(Protocol):
         """Scores (B,N) and their gradient (B,N,H,A) by candidates (B,N,H,A)."""
 
 
+class ControlProblem(Protocol):
+    """Minus a score as a sum of costs along a deterministic rollout: states n, actions A, B
+    problems. All numbers are float64.
+    """
+
+    start: Tensor  # (B,n)
+
+    def step(self, states: Tensor, actions: Tensor, time: int) -> tuple[Tensor, Tensor]:
+        """Take step number `time` from states (...,B,n) by actions (...,B,A): the states after it,
+        and its costs (...,B).
+        """
+
+    def linearize(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """The derivatives of the next states by states (H,B,n,n) and by actions (H,B,n,A), of all
+        H steps from states (H,B,n) by actions (H,B,A).
+        """
+
+    def expand_cost(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the costs of all H steps: their gradient (H,B,n+A) and Hessian (H,B,n+A,n+A)."""
+
+
+@runtime_checkable
+class HasControlProblem(Protocol):
+    """A score whose plans are those of a problem of optimal control."""
+
+    def make_problem(self, horizon: int, control: float) -> ControlProblem:
+        """The problem over so many steps, where each squared action also costs `control`."""
+
+
 def compute_scores(score_fn: ScoreFn, candidates: Tensor) -> Tensor:
     """Scores (B,N) of candidates (B,N,H,A), non-finite ones set to the worst."""
     scores = score_fn(candidates)
