@@ -43,7 +43,7 @@ from worldmodel.model.heads import (
     TwoHotHead,
 )
 from worldmodel.model.known_rewards import KNOWN_REWARDS
-from worldmodel.model.networks import BiasedMLP, Encoder, RawVectors
+from worldmodel.model.networks import BiasedMLP, Encoder, RawPicture, RawVectors
 from worldmodel.model.objectives import ModelSpec, Objective
 from worldmodel.model.probe_decoder import Probe
 from worldmodel.model.world_model import WorldModel
@@ -83,8 +83,18 @@ def make_latent(m: ModelConfig, size: int | None = None):
     return latent(m.stoch if size is None else size, m.classes, m.unimix, m.min_std)
 
 
-def make_encoder(c: Config, obs: ObservationSpace) -> Encoder:
+def make_encoder(c: Config, obs: ObservationSpace) -> Encoder | RawVectors | RawPicture:
     """The encoder of all pictures and vectors; the keys of `cnn` stand in section model."""
+    place = registry.DYNAMICS[c.model.dynamics]
+    if states_fact(place, "moves_pixels"):
+        if len(obs.pictures) != 1:
+            raise UsageError(
+                f"model.dynamics pixels moves those of one picture; this environment has "
+                f"{', '.join(obs.pictures)}: choose one with env.image_keys or env.camera"
+            )
+        return RawPicture(obs)
+    if states_fact(place, "encodes_nothing"):
+        return RawVectors(obs)
     kind = registry.import_class(registry.ENCODERS, c.model.encoder)
     settings = get_settings(c, registry.ENCODERS, c.model.encoder) or c.model
     return Encoder(obs, partial(kind, settings), c.model.units)
@@ -98,6 +108,8 @@ def make_dynamics(c: Config, actions: int, embed: int, **more: Any) -> Dynamics:
     has_members = c.ensemble.size > 1 and c.ensemble.of == "dynamics"
     if has_members:
         more["members"] = c.ensemble.size
+    if states_fact(registry.DYNAMICS[name], "moves_pixels"):
+        more.setdefault("shape", (*c.env.size, 3))
     return dynamics(settings, partial(make_latent, c.model), actions=actions, embed=embed, **more)
 
 
@@ -115,9 +127,9 @@ def make_model(
     if plans_in_simulator(c):
         return make_true_model(c, obs, space, world, simulator)
     m = c.model
-    raw = states_fact(registry.DYNAMICS[m.dynamics], "encodes_nothing")
-    encoder = RawVectors(obs) if raw else make_encoder(c, obs)
-    dynamics = make_dynamics(c, space.size, encoder.size)
+    encoder = make_encoder(c, obs)
+    more = {"shape": encoder.shape} if isinstance(encoder, RawPicture) else {}
+    dynamics = make_dynamics(c, space.size, encoder.size, **more)
     feat = dynamics.feature_size
     spec = ModelSpec(obs, space, feat, encoder.size, m.cnn, m.patch, m.units, c.ema.rate)
     objectives: dict[str, tuple[Objective, float]] = {
@@ -231,6 +243,7 @@ def make_probe(c: Config, spec: ModelSpec, objectives: list[Objective]) -> Probe
     if (
         not c.loss.probe
         or not has_model
+        or states_fact(registry.DYNAMICS[c.model.dynamics], "moves_pixels")
         or not spec.obs.pictures
         or any(o.can_draw for o in objectives)
     ):

@@ -15,6 +15,7 @@ DYNAMICS = {
     "transformer": "worldmodel.model.dynamics.transformer:Transformer",
     "linear_gaussian": "worldmodel.model.dynamics.linear_gaussian:LinearGaussian",
     "mlp": "worldmodel.model.dynamics.mlp:MLPDynamics",
+    "pixels": "worldmodel.model.dynamics.pixels:Pixels",
     "simulator": "worldmodel.model.dynamics.simulator:SimulatorDynamics",
     "frame_stack": "worldmodel.model.dynamics.frame_stack:FrameStack",
     "locally_linear": "worldmodel.model.dynamics.locally_linear:LocallyLinear",

@@ -125,7 +125,8 @@ class Run:
                 f"--env.task {task}: {self.path} has no model that another task could use "
                 f"(model.dynamics {c.model.dynamics}); train it with --env.task {task}"
             )
-        raw = states_fact(DYNAMICS[c.model.dynamics], "encodes_nothing")
+        place = DYNAMICS[c.model.dynamics]
+        raw = states_fact(place, "encodes_nothing") and not states_fact(place, "moves_pixels")
         if raw and task in KNOWN_REWARDS and c.env.repeat == 1:
             heads = {"reward_head": "known", "cont_head": "known"}
         else:

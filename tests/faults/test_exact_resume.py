@@ -179,6 +179,7 @@ KINDS = {
 STATE = ("--env.obs", "state", "--loss.objective", "{}", "--loss.overshooting", "1")
 MEMBERS = ("--ensemble.of", "dynamics", "--ensemble.size", "2", "--ensemble.bootstrap", "true")
 MORE = {
+    "pixels": ("--loss.objective", "{}"),
     "mlp": (*STATE, *MEMBERS, "--behavior.replan", "plan", "--planner.propagation", "ts1"),
     "frame_stack": (
         *("--behavior.name", "dyna", "--dyna.rollout_length", "0", "--dyna.n_step", "2"),

@@ -335,6 +335,27 @@ class RawVectors(nn.Module):
         return dict(zip(self.names, embed.split(self.sizes, -1), strict=True))
 
 
+class RawPicture(nn.Module):
+    """The one picture of an observation, its pixels side by side: (B,T,H,W,C) -> (B,T,E), in
+    fp32. The first E features of a state are its picture.
+    """
+
+    def __init__(self, observation: ObservationSpace):
+        super().__init__()
+        ((self.name, self.shape),) = observation.pictures.items()
+        self.size = math.prod(self.shape)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        return batch[self.name].float().flatten(2)
+
+    def decode(self, feat: Tensor) -> dict[str, Tensor]:
+        """The pictures (B,T,H,W,C) of features (B,T,F), as a decoder."""
+        return {self.name: feat[..., : self.size].float().unflatten(-1, self.shape)}
+
+    def list_picture_decoders(self) -> dict[str, nn.Module]:
+        return {}
+
+
 def symlog(x: Tensor) -> Tensor:
     return torch.sign(x) * torch.log1p(torch.abs(x))
 

@@ -22,7 +22,7 @@ from worldmodel.model.kl import (
     compute_overshooting,
 )
 from worldmodel.model.mean_image import MeanImage
-from worldmodel.model.networks import Encoder, RawVectors
+from worldmodel.model.networks import Encoder, RawPicture, RawVectors
 from worldmodel.model.objectives import Context, DistanceObjective, Objective, Parts
 from worldmodel.model.representation_metrics import measure_spread
 from worldmodel.model.spatial_encoder import penalize_acceleration
@@ -52,7 +52,7 @@ class WorldModel(nn.Module):
     def __init__(
         self,
         observation: ObservationSpace,
-        encoder: Encoder | RawVectors,
+        encoder: Encoder | RawVectors | RawPicture,
         dynamics: Dynamics,
         objectives: Mapping[str, tuple[Objective, float]],
         reward: ScalarHead,
@@ -145,7 +145,8 @@ class WorldModel(nn.Module):
         encoder = self.encoder if encoder is None else encoder
         seen = dict(batch)
         for name, mean_image in self._mean_images().items():
-            low = torch.is_autocast_enabled(batch[name].device.type)
+            exact = isinstance(encoder, RawPicture)
+            low = torch.is_autocast_enabled(batch[name].device.type) and not exact
             dtype = torch.bfloat16 if low else torch.float32
             seen[name] = mean_image.subtract_from(batch[name], dtype)
             if f"shift/{name}" in batch:
@@ -323,8 +324,10 @@ class WorldModel(nn.Module):
         prior, posterior = dynamics.predict_latent(states), dynamics.infer_latent(states, goal)
         return dynamics.mean_latent(posterior) - dynamics.mean_latent(prior)
 
-    def _find_decoder(self) -> Objective | None:
-        """What decodes pictures: an objective, or the probe."""
+    def _find_decoder(self) -> Objective | RawPicture | None:
+        """What decodes pictures: an objective, the probe, or features that hold the picture."""
+        if isinstance(self.encoder, RawPicture):
+            return self.encoder
         return next((o for o in self._objectives() if o.can_draw), self.probe)
 
     @property

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel import build
+from worldmodel.config.component_settings import states_fact
 from worldmodel.evaluation.imagination import (
     feature_points,
     futures,
@@ -21,6 +22,7 @@ from worldmodel.evaluation.imagination.open_loop import imagine_open_loop
 from worldmodel.evaluation.plotting import grids, media
 from worldmodel.evaluation.quality.run_policies import make_behaviors
 from worldmodel.evaluation.results import write_result
+from worldmodel.registry import DYNAMICS
 from worldmodel.saved_run import Run
 from worldmodel.system.console import Progress, say
 
@@ -60,6 +62,8 @@ def visualize_imagination(run: Run, make: Callable[..., Any], options: ImagineOp
         "latents": show_latents,
         "disagreement": show_disagreement,
     }
+    if states_fact(DYNAMICS[run.config.model.dynamics], "encodes_nothing"):
+        del parts["latents"]
     if run.config.model.encoder == "spatial":
         parts["feature points"] = show_points
     bar, lines = Progress(len(parts), "imagining"), []

@@ -1,0 +1,282 @@
+"""Dynamics of the picture itself, by moving its pixels (Finn, Goodfellow and Levine 2016).
+
+h_t   = GRU(h_{t-1}, conv(x_{t-1}), a_t)             convolutional, at a quarter of the size
+x_t   = M_0 x_{t-1} + M_1 x_first + sum_k M_{k+1} (w_k * x_{t-1})
+
+w_k (h_t) are K normalised kernels, and M (h_t, x_{t-1}) are masks that sum to one at each pixel:
+a pixel stays, is moved by a kernel (CDNA), or is that of the first picture, which shows what was
+hidden later (SNA, Ebert et al. 2017). So a prediction is a mean of pixels that were seen.
+
+Nothing is encoded: a state holds the picture x (...,P), the first one of its episode or sequence,
+and h. The loss `dyn` is half the squared error of the predicted picture. An episode's first
+picture is not predicted, and its loss is zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldmodel.config.ranges import Range, Width
+from worldmodel.errors import UsageError
+from worldmodel.model.dynamics import Dynamics
+from worldmodel.model.networks import Fp32Linear, Upsample, initialize_convs
+from worldmodel.spaces import State
+
+if TYPE_CHECKING:
+    from worldmodel.config.schema import Config
+
+STAY = 3.0  # added to the logit of the mask that keeps pixels: at first most of them stay
+
+
+@dataclass(frozen=True)
+class Settings:
+    encodes_nothing = True
+    moves_pixels = True
+    largest = 48  # pixels along a side
+
+    kernels: Annotated[int, Range(1, 100)]
+    kernel_size: Annotated[int, Range(3, 25)]
+    channels: Width
+
+    def contradictions(self, c: Config) -> list[str]:
+        found = []
+        if c.env.obs != "pixels":
+            found.append(
+                f"model.dynamics: pixels moves those of a picture; it needs env.obs pixels, not "
+                f"{c.env.obs}"
+            )
+        height, width = c.env.size
+        if max(height, width) > self.largest or height % 4 or width % 4:
+            found.append(
+                f"env.size: model.dynamics pixels takes up to {self.largest}x{self.largest}, "
+                f"divisible by 4, not {height}x{width}"
+            )
+        if self.kernel_size % 2 == 0:
+            found.append(f"pixels.kernel_size: {self.kernel_size} is even and has no middle")
+        if c.model.backdrop:
+            found.append(
+                "model.backdrop: model.dynamics pixels moves pixels as they are; set it to 0"
+            )
+        for key in ("reward_head", "cont_head"):
+            if getattr(c.model, key) == "known":
+                found.append(
+                    f"model.{key}: known is an equation of the observed vector, and "
+                    "model.dynamics pixels has none; learn it"
+                )
+        used = [name for name, weight in c.loss.objective.items() if weight]
+        if used:
+            found.append(
+                f"loss.objective: model.dynamics pixels encodes nothing, so {used[0]} has nothing "
+                "to train; set it to {}"
+            )
+        return found
+
+
+class Pixels(Dynamics):
+    noisy = False  # the loss is a squared error; free nats do not apply
+
+    def __init__(
+        self,
+        settings: Settings,
+        make_latent: Callable[..., Any],
+        *,
+        actions: int,
+        embed: int,
+        shape: tuple[int, int, int],
+    ):
+        super().__init__()
+        height, width, colours = self.shape = shape
+        most = Settings.largest
+        if max(height, width) > most or height % 4 or width % 4:
+            raise UsageError(
+                f"model.dynamics pixels takes pictures of up to {most}x{most}, divisible by "
+                f"4, and this environment has {height}x{width}; set env.size"
+            )
+        self.settings, self.size = settings, height * width * colours
+        count, channels, half = settings.kernels, settings.channels, max(settings.channels // 2, 1)
+        self.channels, self.coarse = channels, (height // 4, width // 4)
+        self.feature_size = self.size + channels
+        self.first_conv = nn.Conv2d(colours, half, 5, 2, 2)
+        self.second_conv = nn.Conv2d(half, channels, 3, 2, 1)
+        self.input_gates = nn.Conv2d(channels + actions, 3 * channels, 3, 1, 1)
+        self.state_gates = nn.Conv2d(channels, 3 * channels, 3, 1, 1)
+        area = self.coarse[0] * self.coarse[1]
+        self.kernel_net = Fp32Linear(channels * area, count * settings.kernel_size**2)
+        self.grow = Upsample(channels, half)
+        self.mask_net = Upsample(2 * half, count + 2)
+        initialize_convs(self)
+
+    def initial(self, batch: int) -> State:
+        zeros = self.first_conv.weight.new_zeros
+        hidden = zeros(batch, self.channels, *self.coarse)
+        return {
+            "picture": zeros(batch, self.size),
+            "first": zeros(batch, self.size),
+            "hidden": hidden,
+        }
+
+    def features(self, state: State) -> Tensor:
+        """The picture, and the mean of the recurrent state over places."""
+        return self.join_features(state["picture"], state["hidden"].mean((-2, -1)))
+
+    def expected_features(self, state: State) -> Tensor:
+        return torch.cat([state["picture"], state["hidden"].mean((-2, -1))], -1).float()
+
+    def observe(
+        self, embed: Tensor, prev_action: Tensor, is_first: Tensor, start: State
+    ) -> tuple[State, State]:
+        """The posterior is what was seen, and the prior the picture predicted from it: mean."""
+        post, before, first, seen = self._filter(embed, prev_action, is_first, start)
+        flat = [x.flatten(0, 1) for x in (before, first, post["hidden"], seen)]
+        mean = self._predict_picture(*flat).unflatten(0, is_first.shape)
+        mean = torch.where(is_first.bool().unsqueeze(-1), post["picture"], mean)
+        return post, {"mean": mean}
+
+    def infer_states(
+        self, embed: Tensor, prev_action: Tensor, is_first: Tensor, start: State
+    ) -> State:
+        return self._filter(embed, prev_action, is_first, start)[0]
+
+    def _filter(
+        self, embed: Tensor, prev_action: Tensor, is_first: Tensor, start: State
+    ) -> tuple[State, Tensor, Tensor, Tensor]:
+        """The states (B,T,...), and of the step before each: picture, first picture, and maps."""
+        batch, length = is_first.shape
+        pictures, begins = embed.float(), is_first.bool()
+        start = start or self.initial(batch)
+        before = torch.cat([start["picture"].float().unsqueeze(1), pictures[:, :-1]], 1)
+        seen, coarse = self._look(before.flatten(0, 1))
+        inputs = self._combine(coarse, prev_action.flatten(0, 1)).unflatten(0, (batch, length))
+        hidden, first = start["hidden"].float(), start["first"].float()
+        hiddens, firsts = [], [first]
+        for t in range(length):
+            begin = begins[:, t]
+            hidden = self._update_hidden(hidden, inputs[:, t])
+            hidden = hidden.masked_fill(begin.view(-1, 1, 1, 1), 0.0)
+            first = torch.where(begin.unsqueeze(-1), pictures[:, t], first)
+            hiddens.append(hidden)
+            firsts.append(first)
+        post = {
+            "picture": pictures,
+            "first": torch.stack(firsts[1:], 1),
+            "hidden": torch.stack(hiddens, 1),
+        }
+        return post, before, torch.stack(firsts[:-1], 1), seen.unflatten(0, (batch, length))
+
+    def observe_step(
+        self,
+        state: State,
+        embed: Tensor,
+        prev_action: Tensor,
+        is_first: Tensor,
+        generator: torch.Generator | None,
+    ) -> State:
+        _, coarse = self._look(state["picture"])
+        hidden = self._update_hidden(state["hidden"], self._combine(coarse, prev_action))
+        begin, picture = is_first.bool(), embed.float()
+        return {
+            "picture": picture,
+            "first": torch.where(begin.unsqueeze(-1), picture, state["first"]),
+            "hidden": hidden.masked_fill(begin.view(-1, 1, 1, 1), 0.0),
+        }
+
+    def imagine_step(
+        self, state: State, action: Tensor, generator: torch.Generator | None = None
+    ) -> State:
+        seen, coarse = self._look(state["picture"])
+        hidden = self._update_hidden(state["hidden"], self._combine(coarse, action))
+        mean = self._predict_picture(state["picture"], state["first"], hidden, seen)
+        return {"picture": mean, "first": state["first"], "hidden": hidden, "mean": mean}
+
+    def _look(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps of pictures (N,P) at half and at a quarter of their size."""
+        seen = F.silu(self.first_conv(self._unflatten(picture)))
+        return seen, F.silu(self.second_conv(seen))
+
+    def _unflatten(self, picture: Tensor) -> Tensor:
+        """(N,P) -> (N,C,H,W)."""
+        return picture.float().unflatten(-1, self.shape).permute(0, 3, 1, 2)
+
+    def _combine(self, coarse: Tensor, action: Tensor) -> Tensor:
+        """What the recurrent cell reads: maps (N,C,h,w), and actions (N,A) at each place."""
+        tiles = action.to(coarse.dtype)[:, :, None, None].expand(-1, -1, *self.coarse)
+        return self.input_gates(torch.cat([coarse, tiles], 1))
+
+    def _update_hidden(self, hidden: Tensor, inputs: Tensor) -> Tensor:
+        """A step of the convolutional GRU, in fp32."""
+        reset, update, new = inputs.float().chunk(3, 1)
+        own_reset, own_update, own_new = self.state_gates(hidden).float().chunk(3, 1)
+        keep = torch.sigmoid(update + own_update)
+        new = torch.tanh(new + torch.sigmoid(reset + own_reset) * own_new)
+        return keep * hidden + (1 - keep) * new
+
+    def _predict_picture(
+        self, picture: Tensor, first: Tensor, hidden: Tensor, seen: Tensor
+    ) -> Tensor:
+        """The next picture (N,P), mixed by masks of the pixels that stay, are moved, or return."""
+        side = self.settings.kernel_size
+        logits = self.kernel_net(hidden.flatten(1)).unflatten(-1, (-1, side * side))
+        kernels = logits.softmax(-1).unflatten(-1, (side, side))
+        wide = self.grow(hidden, silu=True)
+        masks = self.mask_net(torch.cat([wide, seen.to(wide.dtype)], 1)).float()
+        stay, others = masks.split([1, masks.shape[1] - 1], 1)
+        masks = torch.cat([stay + STAY, others], 1).softmax(1)
+        still, begun = self._unflatten(picture), self._unflatten(first)
+        moved = move_pixels(still, kernels)
+        mixed = masks[:, :1] * still + masks[:, 1:2] * begun
+        mixed = mixed + (masks[:, 2:].unsqueeze(2) * moved).sum(1)
+        return mixed.permute(0, 2, 3, 1).flatten(1)
+
+    def predict_latent(self, state: State) -> State:
+        return {"mean": state["mean"] if "mean" in state else state["picture"]}
+
+    def infer_latent(self, state: State, embed: Tensor) -> State:
+        return {"picture": embed.float()}
+
+    def replace_latent(self, state: State, stoch: Tensor) -> State:
+        return {**state, "picture": stoch}
+
+    def distribution(self, state: State) -> State:
+        return {"picture": state["picture"]}
+
+    def mean_latent(self, state: State) -> Tensor:
+        return state["picture"] if "picture" in state else state["mean"]
+
+    def restore(self, feat: Tensor) -> Tensor:
+        """The pictures (...,P) that have these features."""
+        return feat[..., : self.size].float()
+
+    def kl(self, post: State, prior: State) -> Tensor:
+        """Half the squared error (...) of the predicted picture.
+
+        Up to a constant it is the KL of unit Gaussians around the two. A state in place of a prior
+        predicts itself.
+        """
+        mean = prior["mean"] if "mean" in prior else prior["picture"]
+        return 0.5 * (post["picture"] - mean).square().sum(-1)
+
+    def centre(self, posts: State) -> State:
+        return {"mean": posts["picture"].mean(0)}
+
+
+def move_pixels(pictures: Tensor, kernels: Tensor) -> Tensor:
+    """Convolve each picture (N,C,H,W) with K kernels (N,K,k,k) of its own: (N,K,C,H,W).
+
+    Beyond the edges lie the pixels of the edges.
+    """
+    number, colours, height, width = pictures.shape
+    count, side = kernels.shape[1], kernels.shape[-1]
+    padded = F.pad(pictures, [side // 2] * 4, mode="replicate")
+    # A picture's colours are so many groups that share its kernels.
+    weights = kernels.unsqueeze(1).expand(-1, colours, -1, -1, -1).reshape(-1, 1, side, side)
+    with torch.autocast(pictures.device.type, enabled=False):
+        moved = F.conv2d(
+            padded.reshape(1, -1, *padded.shape[2:]), weights, groups=number * colours
+        )
+    return moved.view(number, colours, count, height, width).transpose(1, 2)
