@@ -1,5 +1,7 @@
 """The objectives of control with linearised latents, against their equations in plain NumPy."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -303,6 +305,34 @@ def test_curvature_makes_the_transition_linear():
 def test_what_has_no_such_loss_is_refused_in_one_line(words, line):
     with pytest.raises(loading.ConfigError, match=line):
         loading.parse(["debug", *words])
+
+
+@pytest.mark.parametrize(
+    ("preset", "objective", "kl"),
+    [
+        ("e2c", {"reconstruction": 1.0}, 0.25),
+        ("pcc", {"reconstruction": 1.0, "curvature": 8.0}, 9.0),
+        ("pc3", {"transition_contrastive": 1.0, "curvature": 7.0}, 0.0),
+    ],
+)
+def test_a_preset_has_the_published_weights_and_learns_from_two_steps(
+    preset, objective, kl, tmp_path
+):
+    import forked
+    from runs import seed_dir
+
+    c = loading.parse([preset])
+    assert c.loss.objective == objective and c.loss.dyn == c.loss.rep == kl
+    assert c.loss.reward_free and not c.loss.cont
+    short = ("--run.frames", "60", "--train.prefill", "60", "--train.pretrain", "3")
+    forked.run("train", preset, "--run.root", tmp_path, *short, "--log.every", "1")
+    run = seed_dir(tmp_path, "planar", preset)
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    lines = [line for line in lines if "updates" in line]
+    assert lines[-1]["updates"] == 3 and lines[-1]["replay/episodes"] == 30
+    assert {f"train/loss/{name}" for name in objective} - {"train/loss/reconstruction"} <= lines[
+        -1
+    ].keys()
 
 
 def test_an_ensembles_features_are_the_mean_over_its_members():
