@@ -1,13 +1,15 @@
 """Collect the scores of several runs and seeds into one small JSONL file and one PNG.
 
-curves.py TARGET SOURCE [SOURCE ...] [LABEL=LEVEL ...] [--training]
+curves.py TARGET SOURCE [SOURCE ...] [LABEL=LEVEL ...] [--training] [--every FRAMES]
 
 A source is a run directory, RUN@NAME to rename it, or the scores.jsonl of an earlier target. With
---training the episodes collected for training are drawn as well, exploration noise included.
+--training the episodes collected for training are drawn as well, exploration noise included. Seeds
+are averaged where they have the same frames, after rounding to multiples of --every.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -113,13 +115,35 @@ def draw_seeds(axes, lines: list[dict], name: str, color: str, marker: str) -> N
     axes.plot(shared, means, marker, lw=2.5, color=color, label=f"{name}, {kind}")
 
 
+def round_frames(lines: list[dict], every: int) -> list[dict]:
+    """The lines with frames rounded to multiples; of lines that then coincide, their mean."""
+    groups: dict[tuple, list[dict]] = {}
+    for x in lines:
+        kind = "eval" if "eval/score" in x else "training"
+        place = x["name"], x["seed"], round(x["frames"] / every) * every, kind
+        groups.setdefault(place, []).append(x)
+    return [
+        {
+            **own[-1],
+            "frames": place[2],
+            f"{place[3]}/score": float(np.mean([x[f"{place[3]}/score"] for x in own])),
+        }
+        for place, own in groups.items()
+    ]
+
+
 def main(argv: list[str]) -> int:
-    levels = {k: float(v) for k, v in (a.split("=") for a in argv if "=" in a)}
-    target, *sources = (a for a in argv if "=" not in a and a != "--training")
-    lines, folder = collect_scores(sources, "--training" in argv), Path(target)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "scores.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
-    draw_curves(lines, folder / "curve.png", levels)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("target", type=Path)
+    parser.add_argument("sources", nargs="+", metavar="SOURCE or LABEL=LEVEL")
+    parser.add_argument("--training", action="store_true")
+    parser.add_argument("--every", type=int, default=1)
+    args = parser.parse_args(argv)
+    levels = {k: float(v) for k, v in (a.split("=") for a in args.sources if "=" in a)}
+    lines = collect_scores([a for a in args.sources if "=" not in a], args.training)
+    args.target.mkdir(parents=True, exist_ok=True)
+    (args.target / "scores.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    draw_curves(round_frames(lines, args.every), args.target / "curve.png", levels)
     return 0
 
 
