@@ -1,0 +1,62 @@
+"""The benchmark of planners, shortened."""
+
+import json
+from functools import partial
+
+import pytest
+import torch
+
+from benchmarks import planners
+from runs import seed_dir, train
+from worldmodel.config import loading
+
+
+def count_calls(planner, calls, states, actions):
+    """The calls of a planner with its keys, each by the formula of its own file."""
+    keys = planners.list_keys(planner, calls, states, actions)
+    p = loading.parse([f"{key}={value}" for key, value in keys]).planner
+    if planner == "gradient":
+        return p.candidates * (3 * p.iterations + 1)
+    if planner == "ilqr":
+        return p.iterations * planners.count_round(states, actions)
+    return p.candidates * p.iterations
+
+
+@pytest.mark.parametrize("calls", [300, 3000])
+def test_all_planners_make_about_as_many_calls(calls):
+    for planner in planners.PLANNERS:
+        assert 0.75 * calls <= count_calls(planner, calls, 4, 1) <= 1.05 * calls, planner
+
+
+def test_a_round_of_ilqr_is_counted_by_its_rollouts_and_passes():
+    assert planners.count_round(4, 1) == 11 + (1 + 2 * 4) + (1 + 2 + 4 * 5)
+
+
+def test_problems_are_planned_and_none_beats_the_optimum(monkeypatch):
+    monkeypatch.setattr(planners, "PROBLEMS", {"mass": partial(planners.make_mass, 1, 5)})
+    found = list(planners.plan_problems([200], 2))
+    assert [line["planner"] for line in found] == list(planners.PLANNERS)
+    assert all(line["worst"] <= line["return"] <= line["optimum"] + 1e-3 for line in found)
+    assert found[-1]["return"] == pytest.approx(found[-1]["optimum"], abs=1e-3)
+    assert all(line["ms"] > 0 for line in found)
+
+
+def test_the_pendulum_is_scored_step_by_step_and_as_a_whole_alike():
+    problem = planners.make_pendulum(6)
+    plan = torch.rand(1, 1, 6, 1, dtype=torch.float64)
+    state, cost = problem.start, 0.0
+    for number in range(6):
+        state, now = problem.step(state, plan[0, :, number], number)
+        cost += now.item()
+    assert problem(plan).item() == pytest.approx(-cost)
+
+
+def test_a_saved_run_is_driven_by_each(tmp_path, capsys):
+    args = ("--env.task", "pendulum", "--env.obs", "state", "--env.time_limit", "5")
+    train(tmp_path, *args, "--model.dynamics", "mlp", "--loss.objective", "{}", "--log.eval", "0")
+    run = str(seed_dir(tmp_path, "pendulum"))
+    short = ("--calls", "30", "--episodes", "1", "--planner.horizon", "3")
+    assert planners.main([run, *short]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[0] == "{"]
+    assert [line["planner"] for line in lines] == list(planners.PLANNERS)
+    assert all(len(line["scores"]) == 1 and line["ms"] > 0 for line in lines)
