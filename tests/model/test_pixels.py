@@ -259,8 +259,13 @@ def test_a_run_plans_to_a_goal_picture_and_is_imagined(tmp_path):
         "[16, 16]",
         "--env.time_limit",
         "15",
+        "--loss.probe",
+        "false",
     )
     run = seed_dir(tmp_path, "pushing")
+    evaluate(run, "report")
+    page = (run / "eval" / "report.html").read_text()
+    assert "no imagined rollout yet" in page and "has no decoder" not in page
     evaluate(run, "imagine", "--length", "4", "--samples", "2")
     found = json.loads((run / "eval" / "imagine.json").read_text())
     assert len(found["image_mse"]) == 4 and not (run / "eval" / "latents.json").exists()

@@ -9,8 +9,10 @@ from typing import Any
 
 from worldmodel.checkpoint import store
 from worldmodel.checkpoint.validate import check_integer, check_spaces, read_json_lines
+from worldmodel.config.component_settings import states_fact
 from worldmodel.config.schema import Config, learns_model, plans_in_simulator
 from worldmodel.errors import RunError
+from worldmodel.registry import DYNAMICS
 from worldmodel.run_directory import RunDir
 from worldmodel.system import provenance
 from worldmodel.system.files import read_json, to_finite
@@ -77,11 +79,10 @@ class ReportedRun:
     @property
     def can_draw(self) -> bool:
         """Whether its model can decode pictures."""
-        return (
-            self.has_model
-            and self.has_pictures
-            and (self.config.loss.probe or self.config.loss.objective.get("reconstruction", 0) > 0)
-        )
+        c = self.config
+        decodes = c.loss.probe or c.loss.objective.get("reconstruction", 0) > 0
+        moves = states_fact(DYNAMICS[c.model.dynamics], "moves_pixels")
+        return self.has_model and self.has_pictures and (decodes or moves)
 
     @property
     def name(self) -> str:
