@@ -10,9 +10,10 @@ from worldmodel.errors import UsageError
 
 @pytest.fixture(scope="module", params=["counter", "catcher"])
 def run(tmp_path_factory, request):
-    """A deterministic latent: what a row sees then depends on nothing else."""
+    """A deterministic latent in fp32: what a row sees then depends on nothing else."""
     root = tmp_path_factory.mktemp("acting")
     actor = ("--behavior.name", "actor_critic", "--model.latent", "deterministic")
+    actor += ("--run.precision", "fp32")
     train(root, "--env.task", request.param, "--run.frames", "60", *actor)
     return worldmodel.load(seed_dir(root, request.param))
 

@@ -33,7 +33,9 @@ def test_citation_and_changelog_are_of_this_version():
     titles = [
         line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("## ")
     ]
-    assert titles[0].startswith(f"## {worldmodel.__version__} ")
+    released = [title for title in titles if title != "## Unreleased"]
+    assert released[0].startswith(f"## {worldmodel.__version__} ")
+    assert titles[-len(released) :] == released
 
 
 def test_the_sites_navigation_names_pages_once():

@@ -83,8 +83,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from worldmodel.config.ranges import Count, Positive
-from worldmodel.policy.planners import HasGradient
+from worldmodel.policy.planners import HasGradient, compute_scores, select_candidates
 from worldmodel.policy.planners.cem import CEM
 
 
@@ -106,7 +108,10 @@ class Ascent(CEM):
             return plan
         for _ in range(settings.ascents):
             _, gradient = score_fn.score_with_gradient(plan.unsqueeze(1))
-            plan = proposal.finish(plan + settings.ascent_rate * gradient.squeeze(1))
+            step = settings.ascent_rate * gradient.squeeze(1).nan_to_num()
+            both = torch.stack([plan, proposal.finish(plan + step)], 1)
+            best = compute_scores(score_fn, both).argmax(1, keepdim=True)
+            plan = select_candidates(both, best).squeeze(1)
         return plan
 ''',
     "planner",
