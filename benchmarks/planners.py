@@ -156,8 +156,11 @@ PROBLEMS = {
 }
 
 
-def find_optimum(problem: Problem) -> float:
-    """The best return by a quasi-Newton method with bounds, from several starts."""
+def find_best(problem: Problem) -> float:
+    """The best return by a quasi-Newton method with bounds, from several starts.
+
+    It is the optimum of the masses, whose problem is convex, and a local one of the pendulum.
+    """
     from scipy.optimize import minimize
 
     shape = 1, 1, problem.horizon, problem.actions
@@ -174,10 +177,10 @@ def find_optimum(problem: Problem) -> float:
 
 @torch.no_grad()
 def plan_problems(budgets: Sequence[int], seeds: int) -> Iterator[dict[str, Any]]:
-    """Plan each problem by each planner: the mean return over seeds, beside the optimum."""
+    """Plan each problem by each planner: the mean return over seeds, beside the best."""
     for name, make in PROBLEMS.items():
         problem = make()
-        best = find_optimum(problem)
+        best = find_best(problem)
         states = problem.start.shape[-1]
         for calls in budgets:
             for planner in PLANNERS:
@@ -193,7 +196,7 @@ def plan_problems(budgets: Sequence[int], seeds: int) -> Iterator[dict[str, Any]
                     returns.append(problem(plan.double().unsqueeze(1)).item())
                 yield {
                     "problem": name,
-                    "optimum": round(best, 4),
+                    "best": round(best, 4),
                     "calls": calls,
                     **describe(planner, keys),
                     "return": round(float(np.mean(returns)), 4),

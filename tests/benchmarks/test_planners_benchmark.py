@@ -32,12 +32,12 @@ def test_a_round_of_ilqr_is_counted_by_its_rollouts_and_passes():
     assert planners.count_round(4, 1) == 11 + (1 + 2 * 4) + (1 + 2 + 4 * 5)
 
 
-def test_problems_are_planned_and_none_beats_the_optimum(monkeypatch):
+def test_problems_are_planned_and_none_beats_the_best(monkeypatch):
     monkeypatch.setattr(planners, "PROBLEMS", {"mass": partial(planners.make_mass, 1, 5)})
     found = list(planners.plan_problems([200], 2))
     assert [line["planner"] for line in found] == list(planners.PLANNERS)
-    assert all(line["worst"] <= line["return"] <= line["optimum"] + 1e-3 for line in found)
-    assert found[-1]["return"] == pytest.approx(found[-1]["optimum"], abs=1e-3)
+    assert all(line["worst"] <= line["return"] <= line["best"] + 1e-3 for line in found)
+    assert found[-1]["return"] == pytest.approx(found[-1]["best"], abs=1e-3)
     assert all(line["ms"] > 0 for line in found)
 
 

@@ -102,5 +102,6 @@ class GoalProblem(ModelProblem):
         gradient = 2 * share * (jacobian.mT @ gap.unsqueeze(-1)).squeeze(-1)
         hessian = 2 * share[..., None] * jacobian.mT @ jacobian
         gradient[..., size:] += 2 * self.control * actions
-        hessian[..., size:, size:] += 2 * self.control * torch.eye(actions.shape[-1])
+        eye = torch.eye(actions.shape[-1], dtype=actions.dtype, device=actions.device)
+        hessian[..., size:, size:] += 2 * self.control * eye
         return gradient, hessian
