@@ -47,7 +47,9 @@ BACK = 2  # calls that a pass back through a step counts as
 Pairs = list[tuple[str, str]]
 
 
-def list_keys(planner: str, calls: int, states: int, actions: int) -> Pairs:
+def list_keys(
+    planner: str, calls: int, states: int, actions: int, by_differences: bool = False
+) -> Pairs:
     """The keys with which a planner makes about so many calls per step of a plan."""
     keys: dict[str, Any] = {"name": planner}
     if planner in ("cem", "mppi"):
@@ -59,12 +61,17 @@ def list_keys(planner: str, calls: int, states: int, actions: int) -> Pairs:
         keys["elites"] = 2
         keys["iterations"] = max(1, calls // keys["candidates"] // (1 + BACK))
     if planner == "ilqr":
-        keys["iterations"] = max(1, min(1000, calls // count_round(states, actions)))
+        keys["iterations"] = max(
+            1, min(1000, calls // count_round(states, actions, by_differences))
+        )
     return [(f"planner.{key}", str(value)) for key, value in keys.items()]
 
 
-def count_round(states: int, actions: int) -> int:
+def count_round(states: int, actions: int, by_differences: bool = False) -> int:
     """Calls of a round of iterative LQR: a line search, a Jacobian and a Hessian at each step."""
+    if by_differences:
+        entries = states + actions
+        return ALPHAS + 1 + 2 * entries + 1 + entries * (entries + 3)
     jacobian = 1 + BACK * states
     hessian = 1 + BACK + 2 * BACK * (states + actions)
     return ALPHAS + jacobian + hessian
@@ -232,7 +239,8 @@ def plan_run(
 ) -> Iterator[dict[str, Any]]:
     """Play the same episodes by each planner that the run can have."""
     run, make = open_run(path, overrides)
-    space, features = run.action_space, run.model.dynamics.feature_size
+    space, dynamics = run.action_space, run.model.dynamics
+    features = dynamics.feature_size if dynamics.differentiable else len(dynamics.smooth_features)
     with make() as vector:
         for calls in budgets:
             for planner in PLANNERS:
@@ -240,7 +248,7 @@ def plan_run(
                 if lack:
                     yield {"run": path, "planner": planner, "left_out": lack}
                     continue
-                keys = list_keys(planner, calls, features, space.size)
+                keys = list_keys(planner, calls, features, space.size, not dynamics.differentiable)
                 rollout, player = make_evaluation_rollout(run.apply_overrides(keys), vector, seed)
                 timed = TimedPlayer(player)
                 result = run_episodes(rollout, timed, episodes)

@@ -9,6 +9,7 @@ import torch
 from benchmarks import planners
 from runs import seed_dir, train
 from worldmodel.config import loading
+from worldmodel.model.derivatives import estimate_hessian, estimate_jacobian
 
 
 def count_calls(planner, calls, states, actions):
@@ -30,6 +31,16 @@ def test_all_planners_make_about_as_many_calls(calls):
 
 def test_a_round_of_ilqr_is_counted_by_its_rollouts_and_passes():
     assert planners.count_round(4, 1) == 11 + (1 + 2 * 4) + (1 + 2 + 4 * 5)
+    rows = []
+
+    def count(points):
+        rows.append(len(points))
+        return points.sum(-1)
+
+    row = torch.zeros(1, 3).double()
+    estimate_hessian(count, row, [0, 1, 2])
+    estimate_jacobian(lambda points: count(points).unsqueeze(-1), row, [0, 1, 2])
+    assert planners.count_round(2, 1, by_differences=True) == 11 + sum(rows)
 
 
 def test_problems_are_planned_and_none_beats_the_best(monkeypatch):
