@@ -200,6 +200,8 @@ MODELS = {
     "ssm": ("model.transition=ssm",),
     "rssm, members": ("ensemble.size=2", "ensemble.of=dynamics"),
     "transformer": ("model.dynamics=transformer",),
+    "locally linear": ("model.dynamics=locally_linear",),
+    "linear-Gaussian": ("model.dynamics=linear_gaussian",),
     "mlp": ("model.dynamics=mlp", "env.obs=state", "loss.objective={}"),
     "mlp, members": (
         *("model.dynamics=mlp", "env.obs=state", "loss.objective={}"),
