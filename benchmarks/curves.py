@@ -89,7 +89,11 @@ def draw_curves(lines: list[dict], target: Path, levels: dict[str, float]) -> No
         ylabel="return (higher is better)",
         title=lines[0]["task"],
     )
-    axes.legend(fontsize=8)
+    if len(axes.get_legend_handles_labels()[1]) > 6:  # beside the curves, which it would hide
+        figure.set_size_inches(10, 4)
+        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    else:
+        axes.legend(fontsize=8)
     save_figure(figure, target)
 
 
