@@ -19,20 +19,20 @@ MAX_OBSERVATIONS = 100  # pictures and vectors of an environment
 def check_integer(value: Any, what: str, low: int = 0, high: int = MAX_COUNT) -> int:
     """Return the value if it is an integer from low to high; ValueError names it otherwise."""
     if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"{what} is {_shorten(value)}, not a whole number from {low} to {high}")
+        raise ValueError(f"{what} is {_cut_text(value)}, not a whole number from {low} to {high}")
     return value
 
 
 def check_bool(value: Any, what: str) -> bool:
     if type(value) is not bool:
-        raise ValueError(f"{what} is {_shorten(value)}, not true or false")
+        raise ValueError(f"{what} is {_cut_text(value)}, not true or false")
     return value
 
 
 def check_number(value: Any, what: str) -> float:
     """Return the value as a float if it is a finite number that is not negative."""
     if type(value) not in (int, float) or not 0 <= value <= MAX_COUNT:  # also refuses NaN
-        raise ValueError(f"{what} is {_shorten(value)}, not a number from 0 to {MAX_COUNT}")
+        raise ValueError(f"{what} is {_cut_text(value)}, not a number from 0 to {MAX_COUNT}")
     return float(value)
 
 
@@ -88,7 +88,7 @@ def check_spaces(state: dict[str, Any]) -> None:
     check_bool(done["scalar"], "action.scalar")
     groups = done["groups"]
     if not isinstance(groups, list):
-        raise ValueError(f"action.groups is {_shorten(groups)}, not a list")
+        raise ValueError(f"action.groups is {_cut_text(groups)}, not a list")
     if groups and sum(check_integer(n, "action.groups", 1, 1 << 20) for n in groups) != size:
         raise ValueError(f"action.groups do not add up to action.size {size}")
 
@@ -103,7 +103,7 @@ def check_observation(state: dict[str, Any]) -> dict[str, list[int] | int]:
         what = f"observation.{ascii(name)[1:-1][:MAX_NAME_LENGTH]}"
         if isinstance(sizes, list):
             if len(sizes) != 3:
-                raise ValueError(f"{what} is {_shorten(sizes)}, not three sizes")
+                raise ValueError(f"{what} is {_cut_text(sizes)}, not three sizes")
             for size in sizes:
                 check_integer(size, what, 1, 1 << 14)
         else:
@@ -116,7 +116,7 @@ def check_table(state: Any, name: str, length: int | None = None) -> dict[str, A
     found = state[name]
     if not isinstance(found, dict) or len(found) != (len(found) if length is None else length):
         raise ValueError(
-            f"{name} is {_shorten(found)}, not a table{f' of {length} values' if length else ''}"
+            f"{name} is {_cut_text(found)}, not a table{f' of {length} values' if length else ''}"
         )
     return found
 
@@ -130,15 +130,15 @@ def _check_means(means: Any) -> None:
     elif isinstance(means, list):
         groups = means
     else:
-        raise ValueError(f"means is {_shorten(means)}, not a list")
+        raise ValueError(f"means is {_cut_text(means)}, not a list")
     for group in groups:
         check_integer(group["count"], "means[].count", 1)
         for name, text in check_table(group, "sums").items():
             if not (name.isascii() and name.isprintable() and 0 < len(name) <= MAX_NAME_LENGTH):
-                raise ValueError(f"means[].sums names a metric {_shorten(name)}")
+                raise ValueError(f"means[].sums names a metric {_cut_text(name)}")
             if not isinstance(text, str) or len(text) > MAX_NAME_LENGTH:
                 raise ValueError(
-                    f"means[].sums.{name} is {_shorten(text)}, not a number's hexadecimal digits"
+                    f"means[].sums.{name} is {_cut_text(text)}, not a number's hexadecimal digits"
                 )
             float.fromhex(text)
 
@@ -153,7 +153,7 @@ def _check_logger(logger: Any) -> None:
         check_number(logger["processor_minutes"], "logger.processor_minutes")
 
 
-def _shorten(value: Any) -> str:
+def _cut_text(value: Any) -> str:
     """Format any value as at most 43 characters of one line."""
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 64:
         return f"a number of {value.bit_length()} bits"

@@ -379,6 +379,11 @@ def contradictions(c: Config) -> list[str]:
     found += _policy_contradictions(c)
     found += _component_contradictions(c, registry.BEHAVIORS, c.behavior.name)
     found += _component_contradictions(c, registry.DYNAMICS, m.dynamics)
+    if states_fact(registry.DYNAMICS[m.dynamics], "moves_gaussian") and m.latent != "gaussian":
+        found.append(
+            f"model.latent: model.dynamics {m.dynamics} moves a Gaussian; it needs gaussian, not "
+            f"{m.latent}"
+        )
     if c.env.task.startswith("distract:") and c.env.obs == "state":
         found.append("env.task: distract: changes pictures; env.obs is state")
     found += _component_contradictions(c, registry.ENCODERS, m.encoder)

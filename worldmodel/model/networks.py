@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from worldmodel.kernels import elementwise, planning_step, replaceable_by
 from worldmodel.spaces import ObservationSpace
 
+UNIT = 0.5413  # softplus of it is one
+
 
 class Norm(nn.RMSNorm):
     """RMSNorm in fp32, whatever the precision of its input."""

@@ -58,9 +58,7 @@ def compare_drivers(run: Run, make: Callable[..., Any], options: CompareOptions)
             split_names(options.only),
         ),
     )
-    if not imagines:  # one line for all planners
-        drivers = {k: v for k, v in drivers.items() if k in ("random", "actor")}
-        missing = {k: v for k, v in missing.items() if k == "actor"}
+    if not imagines:
         missing["planner"] = "left out: every planner; this agent has no model to plan with"
     if options.only is not None:
         drivers, missing = select_drivers(drivers, missing, options.only), {}

@@ -109,16 +109,17 @@ def list_drivers(
     """The drivers of a run by full name, and the reason by name for those that it lacks.
 
     A planner is listed once for each budget, a share of the run's candidates, or once if it has no
-    candidates. `actor` is the
-    behavior that acts by the run's actor, `why` the reason where nothing was learned that could,
-    and `lacks` holds the reasons by name for planners that cannot search here.
+    candidates; without budgets there is no planner. `actor` is the behavior that acts by the run's
+    actor, `why` the reason where nothing was learned that could, and `lacks` holds the reasons by
+    name for planners that cannot search here.
     """
     found = {"random": Driver("random", [("behavior.name", "random")])}
     if learned:
         found["actor"] = Driver("actor", [("behavior.name", actor)])
+    variants = PLANNER_VARIANTS if budgets else {}
     able = {
         name: planning
-        for name, planning in PLANNER_VARIANTS.items()
+        for name, planning in variants.items()
         if name not in lacks and (learned or not planning.needs_actor_critic)
     }
     for name, planning in able.items():
@@ -135,7 +136,7 @@ def list_drivers(
                 name, planning.overrides(candidates, elites), candidates, effort
             )
     unable = {} if learned else {"actor": why}
-    unable |= {name: lacks.get(name, why) for name in PLANNER_VARIANTS if name not in able}
+    unable |= {name: lacks.get(name, why) for name in variants if name not in able}
     return found, {name: f"left out: {name}; {reason}" for name, reason in unable.items()}
 
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,29 +35,17 @@ from torch import Tensor, nn
 
 from worldmodel.config.ranges import Layers, Width
 from worldmodel.model.dynamics import Dynamics
-from worldmodel.model.networks import MLP
+from worldmodel.model.networks import MLP, UNIT
 from worldmodel.spaces import State
-
-if TYPE_CHECKING:
-    from worldmodel.config.schema import Config
-
-UNIT = 0.5413  # softplus of it is one
 
 
 @dataclass(frozen=True)
 class Settings:
     predicts_features = True
+    moves_gaussian = True
 
     layers: Layers
     units: Width
-
-    def contradictions(self, c: Config) -> list[str]:
-        if c.model.latent != "gaussian":
-            return [
-                f"model.latent: model.dynamics linear_gaussian moves a Gaussian; it needs "
-                f"gaussian, not {c.model.latent}"
-            ]
-        return []
 
 
 class LinearModel(nn.Module):
@@ -120,8 +108,7 @@ class LinearGaussian(Dynamics):
         self, embed: Tensor, prev_action: Tensor, is_first: Tensor, start: State
     ) -> tuple[State, State]:
         with torch.autocast(embed.device.type, enabled=False):
-            steps = self._filter_sequence(embed, prev_action, is_first, start)
-            found = {k: torch.stack([step[k] for step in steps], 1) for k in steps[0]}
+            found = self._filter_sequence(embed, prev_action, is_first, start)
             found |= self._smooth(found, is_first)
             found["stoch"] = self.draw(found["mean"], found["cov"])
         return found, {"mean": found["prior_mean"], "cov": found["prior_cov"]}
@@ -131,21 +118,20 @@ class LinearGaussian(Dynamics):
     ) -> State:
         """The forward pass alone: what an agent knows at each step."""
         with torch.autocast(embed.device.type, enabled=False):
-            steps = self._filter_sequence(embed, prev_action, is_first, start)
-            found = {k: torch.stack([step[k] for step in steps], 1) for k in steps[0]}
+            found = self._filter_sequence(embed, prev_action, is_first, start)
             return self._finish_filtering(found)
 
     def _filter_sequence(
         self, embed: Tensor, prev_action: Tensor, is_first: Tensor, start: State
-    ) -> list[State]:
-        """The forward pass."""
+    ) -> State:
+        """The forward pass: filtered states (B,T,...)."""
         state, steps = start or self.initial(len(embed)), []
         mean, variance = self._read_potentials(embed)
         for t in range(embed.shape[1]):
             prior = self._predict(state, prev_action[:, t], is_first[:, t])
             state = condition(prior, mean[:, t], variance[:, t])
             steps.append(state)
-        return steps
+        return {k: torch.stack([step[k] for step in steps], 1) for k in steps[0]}
 
     def _smooth(self, found: State, is_first: Tensor) -> State:
         """The backward pass: mean and cov given the whole sequence, of an episode's steps only."""

@@ -20,37 +20,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from worldmodel.config.ranges import Layers, Range, Width
 from worldmodel.model.dynamics import Dynamics
-from worldmodel.model.networks import MLP, BiasedMLP
+from worldmodel.model.networks import MLP, UNIT, BiasedMLP
 from worldmodel.spaces import State
-
-if TYPE_CHECKING:
-    from worldmodel.config.schema import Config
-
-UNIT = 0.5413  # softplus of it is one
 
 
 @dataclass(frozen=True)
 class Settings:
     predicts_features = True
+    moves_gaussian = True
 
     layers: Layers
     units: Width
     frames: Annotated[int, Range(1, 2)]
-
-    def contradictions(self, c: Config) -> list[str]:
-        if c.model.latent != "gaussian":
-            return [
-                f"model.latent: model.dynamics locally_linear moves a Gaussian; it needs "
-                f"gaussian, not {c.model.latent}"
-            ]
-        return []
 
 
 class LocalModel(nn.Module):

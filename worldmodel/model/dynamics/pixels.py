@@ -196,10 +196,10 @@ class Pixels(Dynamics):
 
     def _look(self, picture: Tensor) -> tuple[Tensor, Tensor]:
         """Maps of pictures (N,P) at half and at a quarter of their size."""
-        seen = F.silu(self.first_conv(self._unflatten(picture)))
+        seen = F.silu(self.first_conv(self._restore_shape(picture)))
         return seen, F.silu(self.second_conv(seen))
 
-    def _unflatten(self, picture: Tensor) -> Tensor:
+    def _restore_shape(self, picture: Tensor) -> Tensor:
         """(N,P) -> (N,C,H,W)."""
         return picture.float().unflatten(-1, self.shape).permute(0, 3, 1, 2)
 
@@ -227,7 +227,7 @@ class Pixels(Dynamics):
         masks = self.mask_net(torch.cat([wide, seen.to(wide.dtype)], 1)).float()
         stay, others = masks.split([1, masks.shape[1] - 1], 1)
         masks = torch.cat([stay + STAY, others], 1).softmax(1)
-        still, begun = self._unflatten(picture), self._unflatten(first)
+        still, begun = self._restore_shape(picture), self._restore_shape(first)
         moved = move_pixels(still, kernels)
         mixed = masks[:, :1] * still + masks[:, 1:2] * begun
         mixed = mixed + (masks[:, 2:].unsqueeze(2) * moved).sum(1)
