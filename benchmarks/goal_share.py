@@ -25,9 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.reach import Policy, make_planner_policy, prepare_run
 from worldmodel import envs
-from worldmodel.config.loading import split_arguments
 from worldmodel.errors import UsageError
-from worldmodel.programs.eval_options import parse_natural, parse_positive, split_dotted
+from worldmodel.programs.eval_options import parse_natural, parse_positive, parse_with_changes
 from worldmodel.system.console import Progress, say
 
 Generator = np.random.Generator
@@ -191,11 +190,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--episodes", type=parse_positive, default=10, help="of each (10)")
     parser.add_argument("--seed", type=parse_natural, default=0, help="seed of episodes (0)")
     parser.add_argument("--out", help="a JSON file for the shares of every episode")
-    own, dotted = split_dotted(argv)
-    args = parser.parse_args(own)
-    _, args.changes, problems = split_arguments(dotted)
-    if problems:
-        parser.error(problems[0])
+    args = parse_with_changes(parser, argv)
 
     from worldmodel.programs.exit_codes import run_command  # torch is imported from here on
 

@@ -28,13 +28,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from worldmodel import build, envs
 from worldmodel.config import loading
-from worldmodel.config.loading import split_arguments
 from worldmodel.config.schema import find_planner_lack, plans_in_simulator
 from worldmodel.evaluation.returns.drivers import TimedPlayer
 from worldmodel.evaluation.returns.evaluation_rollout import make_evaluation_rollout
 from worldmodel.model.derivatives import compute_hessian, compute_jacobian
 from worldmodel.policy.planners.proposals import Box
-from worldmodel.programs.eval_options import split_dotted
+from worldmodel.programs.eval_options import parse_with_changes
 from worldmodel.rollout.evaluation_episodes import run_episodes
 from worldmodel.saved_run import Run
 
@@ -273,16 +272,12 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--episodes", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=5, help="searches of each problem")
-    plain, dotted = split_dotted(list(words))
-    args = parser.parse_args(plain)
-    _, overrides, problems = split_arguments(dotted)
-    if problems:
-        parser.error(problems[0])
+    args = parse_with_changes(parser, list(words))
     if not args.runs:
         for line in plan_problems(args.calls, args.seeds):
             print(json.dumps(line), flush=True)
     for path in args.runs:
-        for line in plan_run(path, overrides, args.calls, args.episodes, args.seed):
+        for line in plan_run(path, args.changes, args.calls, args.episodes, args.seed):
             print(json.dumps(line), flush=True)
     return 0
 

@@ -26,9 +26,8 @@ from worldmodel.envs.names import DISTRACT
 from worldmodel.envs.tasks.pushing import Pushing, count_objects
 
 from worldmodel import envs
-from worldmodel.config.loading import split_arguments
 from worldmodel.errors import UsageError
-from worldmodel.programs.eval_options import parse_natural, parse_positive, split_dotted
+from worldmodel.programs.eval_options import parse_natural, parse_positive, parse_with_changes
 from worldmodel.system.console import Progress, say
 
 COLUMNS = 9  # pictures of an episode in the strip, before the goal
@@ -311,11 +310,7 @@ def main(argv: list[str]) -> int:
         default="reach.png",
         help="pictures of the first episode (reach.png)",
     )
-    own, dotted = split_dotted(argv)
-    args = parser.parse_args(own)
-    _, args.changes, problems = split_arguments(dotted)
-    if problems:
-        parser.error(problems[0])
+    args = parse_with_changes(parser, argv)
 
     from worldmodel.programs.exit_codes import run_command  # torch is imported from here on
 

@@ -193,6 +193,18 @@ def check_source(args: argparse.Namespace, parser: OptionParser) -> None:
     )
 
 
+def parse_with_changes(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """A parser's arguments, and as `changes` the configuration's keys among them."""
+    from worldmodel.config.loading import split_arguments  # which help does without
+
+    own, dotted = split_dotted(argv)
+    args = parser.parse_args(own)
+    _, args.changes, problems = split_arguments(dotted)
+    if problems:
+        parser.error(problems[0])
+    return args
+
+
 def split_dotted(argv: list[str]) -> tuple[list[str], list[str]]:
     """Split off the words of --section.key value, which argparse does not know."""
     own: list[str] = []
