@@ -87,6 +87,25 @@ def test_distances_are_between_what_is_predicted_and_what_would_be_believed(late
     torch.testing.assert_close(lat.compute_mean(own), lat.compute_mean(post))
 
 
+@pytest.mark.parametrize("kind", ["belief", "kl"])
+def test_members_are_compared_on_average(kind):
+    _, model = make("ensemble.size=3", "ensemble.of=dynamics")
+    batch = random_batch()
+    states = map_state(model.observe(batch)[1], torch.detach)
+    goal = model.encode({"image": batch["image"][:1, :1]})
+    lat, dynamics = model.dynamics.latent, model.dynamics
+    belief = dynamics.infer_latent(states, goal)
+    priors = dynamics.predict_latent(states)
+    found = model.measure_goal_distance(states, goal, kind)
+    members = [{k: v[:, :, i] for k, v in priors.items()} for i in range(3)]
+    if kind == "kl":
+        want = torch.stack([lat.kl(belief, p) for p in members]).mean(0)
+    else:
+        mean = torch.stack([lat.compute_mean(p) for p in members]).mean(0)
+        want = (lat.compute_mean(belief) - mean).square().sum(-1)
+    torch.testing.assert_close(found, want)
+
+
 @pytest.fixture(scope="module")
 def pusher():
     """A contrastive forward model of the block's world."""

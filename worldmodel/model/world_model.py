@@ -319,10 +319,13 @@ class WorldModel(nn.Module):
         return dynamics.kl(dynamics.infer_latent(states, goal), dynamics.predict_latent(states))
 
     def measure_goal_gap(self, states: State, goal: Tensor) -> Tensor:
-        """The posterior's mean (...,S) if the goal were observed, less that of the prior."""
+        """The posterior's mean (...,S) if the goal were observed, less that of the prior, which is
+        the mean over members.
+        """
         dynamics = self.dynamics
-        prior, posterior = dynamics.predict_latent(states), dynamics.infer_latent(states, goal)
-        return dynamics.mean_latent(posterior) - dynamics.mean_latent(prior)
+        prior = dynamics.mean_latent(dynamics.predict_latent(states))
+        posterior = dynamics.mean_latent(dynamics.infer_latent(states, goal))
+        return posterior - (prior.mean(-2) if prior.dim() > posterior.dim() else prior)
 
     def _find_decoder(self) -> Objective | RawPicture | None:
         """What decodes pictures: an objective, the probe, or features that hold the picture."""
