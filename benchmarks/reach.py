@@ -23,6 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from worldmodel.envs.names import DISTRACT
+from worldmodel.envs.tasks.base import Task
 from worldmodel.envs.tasks.pushing import Pushing, count_objects
 
 from worldmodel import envs
@@ -49,12 +50,34 @@ def measure_objects_distance(state: np.ndarray, goal: np.ndarray) -> float:
     return float(np.linalg.norm(moves[:, :2], axis=1).mean())
 
 
+def read_state(env: Any) -> np.ndarray:
+    """Return the simulator's state; of the suite's reacher where its elbow and its tip are."""
+    world = env.unwrapped
+    if isinstance(world, Task):
+        return world.state()
+    return world.physics.named.data.xpos[["hand", "finger"], :2].ravel()
+
+
+def share_marker(env: Any, other: Any) -> None:
+    """Draw the marker of the task's own goal in `other` where `env` has it."""
+    task, world = env.unwrapped, other.unwrapped
+    if isinstance(task, Task):
+        world.goal = task.goal
+        return
+    for field in ("geom_pos", "geom_size"):
+        there, here = (getattr(w.physics.named.model, field) for w in (world, task))
+        there["target"] = here["target"]
+    world.physics.forward()
+
+
 # Each task's distance between two states, and the distance within which a goal counts as reached:
-# about the mass's radius, a link of the rope, or half an object.
+# about the mass's radius, a link of the rope, half an object, or the radius of the reacher's
+# target.
 TASKS = {
     "pointmass": (partial(measure_distance, points=1), 0.15),
     "rope": (partial(measure_distance, points=12), 0.12),
     "pushing": (measure_objects_distance, 0.1),
+    "dmc:reacher_easy": (partial(measure_distance, points=2), 0.05),
 }
 
 
@@ -83,7 +106,7 @@ class GoalTask:
         """
         generator = np.random.default_rng([self.seed, number])
         first, _ = self.env.reset(seed=int(generator.integers(2**31)))
-        start = self.env.unwrapped.state()
+        start = read_state(self.env)
         while True:
             self.other.reset(seed=int(generator.integers(2**31)))
             task, other = self.env.unwrapped, self.other.unwrapped
@@ -91,9 +114,9 @@ class GoalTask:
                 continue
             for _ in range(generator.integers(WANDER + 1)):
                 self.other.step(generator.uniform(-1, 1, self.other.action_space.shape))
-            there = other.state()
+            there = read_state(self.other)
             if self.gap(start, there) > 3 * self.within:
-                other.goal = task.goal
+                share_marker(self.env, self.other)
                 return first, self.other.render(), there
 
     def play_episode(
@@ -102,11 +125,11 @@ class GoalTask:
         """Play one episode with the policy made for its goal picture; return that picture too."""
         picture, shown, there = self.start_episode(number)
         policy, carry = policy_to(shown), None
-        played = Episode([self.gap(self.env.unwrapped.state(), there)], [picture])
+        played = Episode([self.gap(read_state(self.env), there)], [picture])
         for _ in range(steps):
             action, carry = policy(picture, carry)
             picture, _, terminated, truncated, _ = self.env.step(action)
-            played.gaps.append(self.gap(self.env.unwrapped.state(), there))
+            played.gaps.append(self.gap(read_state(self.env), there))
             played.pictures.append(picture)
             if terminated or truncated:
                 break
