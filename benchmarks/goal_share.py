@@ -3,8 +3,8 @@
 python benchmarks/goal_share.py RUN [--goal NAME] [--episodes N] [--planner.KEY VALUE ...]
 
 This is the measure of E2C, PCC and PC3: the planner sees the picture of the goal, and the
-simulator's state after each step says whether the goal region holds it. The zero action and
-uniformly random actions play the same episodes.
+simulator's state after each step says whether the goal region holds it. The task's own expert, the
+zero action and uniformly random actions play the same episodes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,41 +23,66 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.reach import Policy, make_planner_policy, prepare_run
+from worldmodel.envs.tasks.pcc_planar import CORNERS
+
+from benchmarks.reach import prepare_run
 from worldmodel import envs
 from worldmodel.errors import UsageError
 from worldmodel.programs.eval_options import parse_natural, parse_positive, parse_with_changes
 from worldmodel.system.console import Progress, say
 
 Generator = np.random.Generator
+Policy = Callable[[np.ndarray, Any], tuple[np.ndarray, Any]]  # pictures (N,...) to actions (N,A)
+NOISE_SEED = 1  # of the noise on states, beside an episode's own
 
 
 @dataclass(frozen=True)
 class Region:
-    """Where episodes start, the state that the goal's picture shows, and who is near it."""
+    """Where episodes start, the states that goal pictures show, and who is near one."""
 
     sample_start: Callable[[Generator], np.ndarray]
-    goal: tuple[float, ...]
-    holds: Callable[[np.ndarray], bool]
+    goals: Sequence[tuple[float, ...]]  # of which each episode draws one
+    holds: Callable[[np.ndarray, np.ndarray], bool]  # of a state and a goal
     steps: int
+    noise: float = 0.0  # std of what is added to each entry of the state after each step
 
 
-def near_point(state: np.ndarray, goal: tuple[float, float]) -> bool:
+def is_near(state: np.ndarray, goal: np.ndarray) -> bool:
     return math.hypot(*(state - goal)) <= 2.0
 
 
-def make_corner(goal: tuple[float, float]) -> Region:
+def make_corner(*goals: tuple[float, float]) -> Region:
     """From the corner at the origin to another one, within 2 units."""
-    return Region(lambda g: g.uniform(3.0, 7.0, 2), goal, partial(near_point, goal=goal), 40)
+    return Region(lambda g: g.uniform(3.0, 7.0, 2), goals, is_near, 40)
 
 
-def is_upright(state: np.ndarray, entry: int, within: float) -> bool:
-    return abs(math.remainder(state[entry], 2 * math.pi)) <= within
+def is_upright(state: np.ndarray, goal: np.ndarray, entry: int, within: float) -> bool:
+    return abs(math.remainder(state[entry] - goal[entry], 2 * math.pi)) <= within
 
 
 PENDULUM = partial(is_upright, entry=0, within=math.pi / 6)
 CARTPOLE = partial(is_upright, entry=2, within=math.pi / 10)
-# By task and name of the goal; the first of a task is its default.
+
+
+def make_pendulum(lowest: float, highest: float, noise: float = 0.0) -> Region:
+    """From rest at an angle between two, in 100 steps."""
+    return Region(
+        lambda g: np.array([g.uniform(lowest, highest), 0.0]), [(0.0, 0.0)], PENDULUM, 100, noise
+    )
+
+
+def make_cartpole(lowest: float, highest: float, steps: int) -> Region:
+    """From rest in the middle, with the pole at an angle between two."""
+    return Region(
+        lambda g: np.array([0.0, 0.0, g.uniform(lowest, highest), 0.0]),
+        [(0.0,) * 4],
+        CARTPOLE,
+        steps,
+    )
+
+
+# By task and name of the goal; the first of a task is its default. Those of pcc_ tasks are the
+# published ones, but for the noise: without it the pendulum that starts upright stays there.
 REGIONS: dict[str, dict[str, Region]] = {
     "planar": {
         "opposite": make_corner((35.0, 35.0)),
@@ -65,32 +90,20 @@ REGIONS: dict[str, dict[str, Region]] = {
         "above": make_corner((5.0, 35.0)),
     },
     "pendulum": {
-        "balance": Region(
-            lambda g: np.array([g.uniform(-math.pi / 6, math.pi / 6), 0.0]),
-            (0.0, 0.0),
-            PENDULUM,
-            100,
-        ),
-        "swing_up": Region(
-            lambda g: np.array([g.uniform(2.83, 2.98), 0.0]), (0.0, 0.0), PENDULUM, 100
-        ),
+        "balance": make_pendulum(-math.pi / 6, math.pi / 6),
+        "swing_up": make_pendulum(2.83, 2.98),
     },
-    "cartpole": {
-        "balance": Region(
-            lambda g: np.array([0.0, 0.0, g.uniform(-0.15, 0.15), 0.0]), (0.0,) * 4, CARTPOLE, 50
-        ),
-    },
+    "cartpole": {"balance": make_cartpole(-0.15, 0.15, 50)},
     "cartpole_swingup": {
-        "balance": Region(
-            lambda g: np.array([0.0, 0.0, g.uniform(-math.pi / 8, math.pi / 8), 0.0]),
-            (0.0,) * 4,
-            CARTPOLE,
-            50,
-        ),
-        "swing_up": Region(
-            lambda g: np.array([0.0, 0.0, g.uniform(2.83, 2.98), 0.0]), (0.0,) * 4, CARTPOLE, 100
-        ),
+        "balance": make_cartpole(-math.pi / 8, math.pi / 8, 50),
+        "swing_up": make_cartpole(2.83, 2.98, 100),
     },
+    "pcc_planar": {"corners": make_corner(*CORNERS)},
+    "pcc_pendulum": {
+        "balance": make_pendulum(0.0, 0.0, noise=0.01),
+        "swing_up": make_pendulum(2.83, 2.98),
+    },
+    "pcc_cartpole": {"balance": make_cartpole(-math.pi / 8, math.pi / 8, 50)},
 }
 
 
@@ -104,55 +117,115 @@ def find_region(task: str, name: str | None) -> Region:
     return next(iter(regions.values())) if name is None else regions[name]
 
 
+class Episodes:
+    """Episodes side by side, the same for everyone who plays them."""
+
+    def __init__(self, task: str, size: tuple[int, int], region: Region, count: int, seed: int):
+        self.region, self.seeds = region, [[seed, number] for number in range(count)]
+        self.envs = [envs.make(task, size=size, time_limit=region.steps) for _ in self.seeds]
+        self.goals: list[np.ndarray] = []
+        self.ended = [False] * count
+
+    def start(self) -> tuple[np.ndarray, np.ndarray]:
+        """Start them all; return the pictures (N,...) of their starts and of their goals."""
+        first, shown, self.goals = [], [], []
+        self.ended = [False] * len(self.envs)
+        self.noise = [np.random.default_rng([*seed, NOISE_SEED]) for seed in self.seeds]
+        for env, seed in zip(self.envs, self.seeds, strict=True):
+            generator = np.random.default_rng(seed)
+            env.reset(seed=int(generator.integers(2**31)))
+            begin = self.region.sample_start(generator)
+            goals = self.region.goals
+            goal = np.array(goals[generator.integers(len(goals))], np.float64)
+            shown.append(draw_state(env, goal))
+            first.append(draw_state(env, begin))
+            self.goals.append(goal)
+        return np.stack(first), np.stack(shown)
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Take a step of each; return their pictures (N,...) and who is in the region (N,)."""
+        pictures, inside = [], []
+        for number, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
+            if self.ended[number]:
+                pictures.append(env.render())
+                inside.append(False)
+                continue
+            picture, _, terminated, truncated, _ = env.step(action)
+            state = env.unwrapped.state()
+            if self.region.noise:
+                noise = self.noise[number].normal(0.0, self.region.noise, len(state))
+                env.unwrapped.disturb(noise)
+                state, picture = env.unwrapped.state(), env.render()
+            pictures.append(picture)
+            inside.append(self.region.holds(state, self.goals[number]))
+            self.ended[number] = terminated or truncated
+        return np.stack(pictures), np.array(inside)
+
+    def play(self, make_policy: Callable[[np.ndarray], Policy]) -> list[float]:
+        """Play them by the policy for their goals' pictures; return each one's share of steps
+        after which the region holds the state.
+
+        Where an episode ends early, the steps that it lacks count as outside.
+        """
+        pictures, shown = self.start()
+        policy, carry = make_policy(shown), None
+        inside = np.zeros(len(self.envs))
+        for _ in range(self.region.steps):
+            actions, carry = policy(pictures, carry)
+            pictures, now = self.step(actions)
+            inside += now
+        return (inside / self.region.steps).tolist()
+
+    def list_policies(self, task: str, seed: int) -> dict[str, Callable[[np.ndarray], Policy]]:
+        """The players that need no model."""
+        expert, generator = envs.load_expert(task), np.random.default_rng(seed)
+        shape = (len(self.envs), *self.envs[0].action_space.shape)
+
+        def act_expertly(pictures: np.ndarray, carry: Any) -> tuple[np.ndarray, Any]:
+            for env, goal in zip(self.envs, self.goals, strict=True):
+                if hasattr(env.unwrapped, "goal"):
+                    env.unwrapped.goal = tuple(goal)
+            return np.stack([expert(env) for env in self.envs]), carry
+
+        return {
+            "expert": lambda shown: act_expertly,
+            "zero action": lambda shown: lambda seen, carry: (np.zeros(shape), carry),
+            "random actions": lambda shown: (
+                lambda seen, carry: (generator.uniform(-1, 1, shape), carry)
+            ),
+        }
+
+
 def draw_state(env: Any, state: np.ndarray) -> np.ndarray:
     """Put the environment into a state and return its picture."""
     env.unwrapped.set_state(np.array(state, np.float64))
     return env.render()
 
 
-def play_episode(env: Any, region: Region, seed: list[int], policy: Policy) -> float:
-    """Play one episode; return the share of its steps after which the region holds the state.
+def make_planner_policy(run: Any, shown: np.ndarray) -> Policy:
+    """Plan to goal pictures (N,...), one for each episode."""
+    import torch
 
-    Where an episode ends early, the steps that it lacks count as outside.
-    """
-    generator = np.random.default_rng(seed)
-    env.reset(seed=int(generator.integers(2**31)))
-    picture, carry, inside = draw_state(env, region.sample_start(generator)), None, 0
-    for _ in range(region.steps):
-        action, carry = policy(picture, carry)
-        picture, _, terminated, truncated, _ = env.step(action)
-        inside += region.holds(env.unwrapped.state())
-        if terminated or truncated:
-            break
-    return inside / region.steps
+    from worldmodel import build
+    from worldmodel.policy.goals import Goal
+
+    picture = torch.from_numpy(shown).unsqueeze(1)
+    goal = Goal({"image": picture}, run.config.goal.distance, run.config.goal.at)
+    run.agent.behavior.make_score = build.make_plan_score(run.config, run.policy, lambda: goal)
+    return run.act
 
 
 def measure_share(run: Any, region: Region, episodes: int, seed: int) -> dict[str, list[float]]:
-    """Play the same episodes by plans, the zero action and random actions: shares of each."""
+    """Play the same episodes by plans and by those who need no model: shares of each."""
     c = run.config
-    env = envs.make(
-        c.env.task, size=tuple(c.env.size), repeat=c.env.repeat, time_limit=region.steps
-    )
-    env.reset(seed=seed)
-    shown = draw_state(env, np.array(region.goal))
-    box, generator = env.action_space, np.random.default_rng(seed)
-    players: dict[str, Callable[[], Policy]] = {
-        f"plans ({c.planner.name})": lambda: make_planner_policy(run, shown),
-        "zero action": lambda: lambda picture, carry: (np.zeros(box.shape, np.float32), carry),
-        "random actions": lambda: (
-            lambda picture, carry: (
-                generator.uniform(-1, 1, box.shape).astype(np.float32),
-                carry,
-            )
-        ),
-    }
+    played = Episodes(c.env.task, tuple(c.env.size), region, episodes, seed)
+    players = {f"plans ({c.planner.name})": partial(make_planner_policy, run)}
+    players |= played.list_policies(c.env.task, seed)
     found: dict[str, list[float]] = {}
-    bar = Progress(len(players) * episodes, "episodes")
+    bar = Progress(len(players), "players")
     for name, make_policy in players.items():
-        found[name] = []
-        for number in range(episodes):
-            found[name].append(play_episode(env, region, [seed, number], make_policy()))
-            bar.update((len(found) - 1) * episodes + number + 1, name)
+        found[name] = played.play(make_policy)
+        bar.update(len(found), name)
     bar.close()
     return found
 
@@ -173,6 +246,8 @@ def measure(args: argparse.Namespace) -> int:
     region = find_region(c.env.task, args.goal)
     if c.env.obs != "pixels":
         raise UsageError("the goal is a picture: the run's env.obs must be pixels")
+    if c.env.repeat != 1:
+        raise UsageError("a step of the measure is a frame: the run's env.repeat must be 1")
     runtime.configure_torch(c.run.threads)
     found = measure_share(run, region, args.episodes, args.seed)
     say(f"{args.run}: steps of {args.episodes} episodes in the goal region of {c.env.task}")

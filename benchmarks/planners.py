@@ -104,7 +104,7 @@ class Problem:
         rows = torch.cat([states, actions], -1)
         return compute_hessian(lambda r: self.measure(r, last), rows)
 
-    def make_problem(self, horizon: int, control: float) -> Problem:
+    def make_problem(self, horizon: int, control: float, copies: int = 1) -> Problem:
         return self
 
     def __call__(self, plans: Tensor) -> Tensor:

@@ -20,6 +20,9 @@ TASKS = (
     "cartpole_swingup",
     "noisy_room",
     "planar",
+    "pcc_planar",
+    "pcc_pendulum",
+    "pcc_cartpole",
 )
 NAMES = (*TASKS, "counter")
 DISTRACT = "distract:"

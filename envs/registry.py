@@ -30,6 +30,9 @@ _CLASSES = {
     "cartpole_swingup": "CartpoleSwingup",
     "noisy_room": "NoisyRoom",
     "planar": "Planar",
+    "pcc_planar": "PccPlanar",
+    "pcc_pendulum": "PccPendulum",
+    "pcc_cartpole": "PccCartpole",
     "counter": "Counter",
 }
 _OBS = ("pixels", "state", "both")

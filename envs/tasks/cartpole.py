@@ -30,7 +30,7 @@ BALANCE = (0.5, 0.7, 5.0, 1.3)  # feedback of the four entries of the state
 
 
 def accelerate(
-    angle: np.ndarray, spin: np.ndarray, force: np.ndarray
+    angle: np.ndarray, spin: np.ndarray, force: np.ndarray | float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the accelerations of the cart and of the pole's angle."""
     total, moment = CART_MASS + POLE_MASS, POLE_MASS * HALF_LENGTH

@@ -36,6 +36,8 @@ class Planar(Task):
 
     episode_steps = 40
     vector_size = 2
+    obstacles = OBSTACLES
+    drawn_half_width = HALF_WIDTH
 
     def __init__(
         self,
@@ -59,17 +61,23 @@ class Planar(Task):
         low, high = (0.0, SIDE) if self.starts_anywhere else CORNER
         while True:
             self.x, self.y = generator.uniform(low, high, 2).tolist()
-            if is_free(self.x, self.y):
+            if self.is_free(self.x, self.y):
                 return
+
+    def is_free(self, x: float, y: float) -> bool:
+        return is_free(x, y)
 
     def advance(self, action: np.ndarray) -> tuple[float, bool]:
         x, y = (
             place + STEP * min(max(float(a), -1.0), 1.0)
             for place, a in zip((self.x, self.y), action, strict=True)
         )
-        if is_free(x, y):
-            self.x, self.y = x, y
+        self.x, self.y = self.move(x, y)
         return float(self.measure_gap() <= WITHIN), False
+
+    def move(self, x: float, y: float) -> tuple[float, float]:
+        """Where a move to (x, y) ends."""
+        return (x, y) if self.is_free(x, y) else (self.x, self.y)
 
     def measure_gap(self) -> float:
         """Return the distance to the goal."""
@@ -89,9 +97,9 @@ class Planar(Task):
 
     def draw(self, board: Canvas) -> None:
         scale = 2 / SIDE
-        for x, y in OBSTACLES:
+        for x, y in self.obstacles:
             board.draw_disc(x * scale - 1, y * scale - 1, RADIUS * scale, WHITE)
-        half = HALF_WIDTH * scale
+        half = self.drawn_half_width * scale
         board.draw_box(self.x * scale - 1, self.y * scale - 1, half, half, WHITE)
 
 

@@ -7,80 +7,66 @@ import numpy as np
 import pytest
 
 import forked
-from benchmarks.goal_share import REGIONS, find_region, format_table, play_episode
+from benchmarks.goal_share import REGIONS, Episodes, find_region, format_table
 from runs import seed_dir, train
-from worldmodel import envs
 
 PAIRS = [(task, name) for task, regions in REGIONS.items() for name in regions]
 
 
-def make_env(task, region):
-    return envs.make(task, size=(24, 24), time_limit=region.steps)
+def make_episodes(task, name, count=5, seed=0):
+    return Episodes(task, (24, 24), find_region(task, name), count, seed)
 
 
 @pytest.mark.parametrize(("task", "name"), PAIRS)
 def test_the_goal_is_in_its_region_and_the_expert_stays_there_longer_than_chance(task, name):
-    region, expert = find_region(task, name), envs.load_expert(task)
-    env, generator = make_env(task, region), np.random.default_rng(0)
-    env.reset(seed=0)
-    if task == "planar":
-        env.unwrapped.goal = region.goal
-    assert region.holds(np.array(region.goal))
-
-    def act_expertly(picture, carry):
-        return expert(env), carry
-
-    def act_randomly(picture, carry):
-        return generator.uniform(-1, 1, env.action_space.shape).astype(np.float32), carry
-
-    known, chance = (
-        np.mean([play_episode(env, region, [0, n], policy) for n in range(5)])
-        for policy in (act_expertly, act_randomly)
-    )
-    assert known >= (0.3 if name == "swing_up" else 0.7), known
-    assert chance < 0.7 * known, (known, chance)
+    played = make_episodes(task, name)
+    for goal in map(np.array, played.region.goals):
+        assert played.region.holds(goal, goal)
+    shares = {k: np.mean(played.play(v)) for k, v in played.list_policies(task, 0).items()}
+    assert shares["expert"] >= (0.3 if name == "swing_up" else 0.7), shares
+    assert shares["random actions"] < 0.7 * shares["expert"], shares
+    if (task, name) == ("pcc_pendulum", "balance"):
+        assert shares["zero action"] < 0.6, "noise topples it"
 
 
 def test_a_share_counts_the_steps_after_which_the_region_holds_the_state():
     """Of a pendulum that starts upright and falls; and steps after an early end are outside."""
-    region = find_region("pendulum", None)
-    env, angles = make_env("pendulum", region), []
+    played, angles = make_episodes("pendulum", None, count=1, seed=3), []
 
-    def let_fall(picture, carry):
-        angles.append(env.unwrapped.state()[0])
-        return np.zeros(1, np.float32), carry
+    def let_fall(pictures, carry):
+        angles.append(played.envs[0].unwrapped.state()[0])
+        return np.zeros((1, 1), np.float32), carry
 
-    share = play_episode(env, region, [3, 1], let_fall)
-    angles = [*angles[1:], env.unwrapped.state()[0]]
+    share = played.play(lambda shown: let_fall)
+    angles = [*angles[1:], played.envs[0].unwrapped.state()[0]]
     assert len(angles) == 100
-    assert share == np.mean([abs(math.remainder(a, 2 * math.pi)) <= math.pi / 6 for a in angles])
-    region = find_region("cartpole", "balance")
-    env, steps = make_env("cartpole", region), []
-
-    def push(picture, carry):
-        steps.append(1)
-        return np.ones(1, np.float32), carry
-
-    share = play_episode(env, region, [0, 0], push)
-    assert len(steps) < 50 and share <= len(steps) / 50
+    inside = [abs(math.remainder(a, 2 * math.pi)) <= math.pi / 6 for a in angles]
+    assert share == [np.mean(inside)]
+    played = make_episodes("cartpole", "balance", count=2)
+    shares = played.play(lambda shown: lambda seen, carry: (np.ones((2, 1), np.float32), carry))
+    assert max(shares) < 0.6 and all(played.ended)
 
 
-def test_every_player_sees_the_same_starts():
-    region = find_region("planar", "right")
-    env, seen = make_env("planar", region), []
+def test_every_player_sees_the_same_starts_goals_and_noise():
+    for task, name in (("pcc_planar", "corners"), ("pcc_pendulum", "balance")):
+        played, seen = make_episodes(task, name, count=6, seed=7), []
 
-    def stay(picture, carry):
-        assert carry is None or carry > 0
-        seen.append((picture, env.unwrapped.state()))
-        return np.zeros(2, np.float32), (carry or 0) + 1
+        def stay(pictures, carry, played=played, seen=seen):
+            assert carry is None or carry > 0
+            seen.append((pictures, [env.unwrapped.state() for env in played.envs]))
+            return np.zeros((6, *played.envs[0].action_space.shape)), (carry or 0) + 1
 
-    for _ in range(2):
-        play_episode(env, region, [7, 2], stay)
-    first, second = seen[: len(seen) // 2], seen[len(seen) // 2 :]
-    assert len(first) == 40 and (first[0][1] >= 3).all() and (first[0][1] <= 7).all()
-    for one, other in zip(first, second, strict=True):
-        np.testing.assert_array_equal(one[0], other[0])
-        np.testing.assert_array_equal(one[1], first[0][1])
+        goals = []
+        for _ in range(2):
+            played.play(lambda shown, stay=stay, goals=goals: goals.append(shown) or stay)
+        np.testing.assert_array_equal(goals[0], goals[1])
+        first, second = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+        assert len(first) == played.region.steps
+        for one, other in zip(first, second, strict=True):
+            np.testing.assert_array_equal(one[0], other[0])
+            np.testing.assert_array_equal(one[1], other[1])
+        if task == "pcc_planar":
+            assert len({goal.tobytes() for goal in goals[0]}) == 3, "of all three corners"
 
 
 def test_a_table_names_each_player():
@@ -98,7 +84,7 @@ def test_one_command_measures_a_run_and_says_what_it_cannot_do(tmp_path):
         "benchmarks/goal_share", run, *asked, "--goal", "above", "--out", tmp_path / "a.json"
     )
     found = json.loads((tmp_path / "a.json").read_text())
-    assert set(found["shares"]) == {"plans (cem)", "zero action", "random actions"}
+    assert set(found["shares"]) == {"plans (cem)", "expert", "zero action", "random actions"}
     assert all(len(shares) == 2 for shares in found["shares"].values())
     assert "in the goal region of planar" in out and "random actions" in out
     for words, line in (

@@ -40,6 +40,9 @@ RETURNS = {
     "cartpole_swingup": (157.3, 2.4),
     "noisy_room": (32.3, 3.2),
     "planar": (30.3, 0.0),
+    "pcc_planar": (30.3, 0.0),
+    "pcc_pendulum": (83.0, 0.0),
+    "pcc_cartpole": (49.3, 16.9),
 }
 
 
@@ -264,7 +267,9 @@ def test_expert_and_random_returns_are_as_stated(name):
     random, random_ends = returns(name, draw, 100)
     assert expert == pytest.approx(stated_expert, rel=0.01)
     assert random == pytest.approx(stated_random, rel=0.35)
-    assert expert >= (random / 4 if random < 0 else 5 * random)
+    # The leaning pole of the published task is within its goal for 16 steps by itself.
+    factor = 2.5 if name == "pcc_cartpole" else 5
+    assert expert >= (random / 4 if random < 0 else factor * random)
     if name == "catcher":
         assert expert_ends == 0 and random_ends > 0.9, "bombs end episodes, and can be dodged"
     elif name == "cartpole":

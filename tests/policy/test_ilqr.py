@@ -15,9 +15,11 @@ from worldmodel.policy.planners.ilqr import (
     ILQR,
     LEAST,
     Regularization,
+    draw_plans,
     roll_out,
     solve_backwards,
 )
+from worldmodel.policy.planners.proposals import Box
 
 B, N, A, H = 3, 4, 2, 9
 WIDE = (-1e6, 1e6)
@@ -77,8 +79,9 @@ def solve_riccati(problem, b):
     return np.stack(gains[::-1]), np.stack(plan)
 
 
-def make(iterations=100, mu=0.0):
-    return ILQR(SimpleNamespace(iterations=iterations, mu=mu, control=1e-3))
+def make(iterations=100, mu=0.0, restarts=0):
+    settings = {"iterations": iterations, "mu": mu, "control": 1e-3, "restarts": restarts}
+    return ILQR(SimpleNamespace(**settings))
 
 
 def improve(problem, limits=WIDE, plan=None, **keys):
@@ -339,3 +342,53 @@ def test_a_hopeless_problem_keeps_its_plan_and_leaves_the_others_alone():
     assert (found[:, 1] == 0).all()
     for b in (0, 2):
         np.testing.assert_allclose(found[:, b], solve_riccati(problem, b)[1], atol=1e-9)
+
+
+class Valleys(Problem):
+    """One step, whose cost by the action has a shallow valley at 0 and deep ones beyond."""
+
+    def advance(self, rows):
+        return rows[..., :1]
+
+    def measure(self, rows, last, time):
+        action = rows[..., 1]
+        return -torch.exp(-20 * action**2) - 2 * torch.exp(-20 * (action.abs() - 0.7) ** 2)
+
+
+class Score:
+    def __init__(self, problem):
+        self.problem = problem
+
+    def make_problem(self, horizon, control, copies=1):
+        start = self.problem.start.repeat(copies, 1)
+        return type(self.problem)(start, horizon)
+
+
+def test_restarts_leave_a_valley_for_a_deeper_one_and_the_first_plan_is_kept_if_it_is_best():
+    proposal = Box(-1.0, 1.0)
+    score = Score(Valleys(torch.zeros(40, 1).double(), 1))
+    mean = torch.full((40, 1, 1), 0.05)
+    alone, among = (
+        make(iterations=20, mu=0.1, restarts=n)(
+            score, mean, mean, proposal, torch.Generator().manual_seed(0)
+        )
+        for n in (0, 7)
+    )
+    assert alone.abs().max() < 0.1
+    assert (among.abs() > 0.6).float().mean() > 0.9
+    best = torch.full((40, 1, 1), 0.7)
+    kept = make(iterations=20, mu=0.1, restarts=7)(
+        score, best, best, proposal, torch.Generator().manual_seed(0)
+    )
+    assert (kept.abs() - 0.7).abs().max() < 0.05
+
+
+def test_half_the_random_plans_are_uniform_and_the_others_at_a_bound():
+    generator = torch.Generator().manual_seed(0)
+    plans = draw_plans(torch.zeros(50, 3, 2), 5, (-2.0, 1.0), generator)
+    assert len(plans) == 5
+    for number, plan in enumerate(plans):
+        at_bounds = ((plan == -2.0) | (plan == 1.0)).all()
+        assert at_bounds == (number >= 3)
+        assert plan.min() < -1.9 and plan.max() > 0.9
+        assert plan.mean() == pytest.approx(-0.5, abs=0.25)

@@ -22,8 +22,8 @@ class Smooth:
             scores = self(plans)
             return scores.detach(), torch.autograd.grad(scores.sum(), plans)[0]
 
-    def make_problem(self, horizon, control):
-        start = torch.zeros(self.batch, horizon * self.size, dtype=torch.float64)
+    def make_problem(self, horizon, control, copies=1):
+        start = torch.zeros(copies * self.batch, horizon * self.size, dtype=torch.float64)
         return WholePlan(self.function, start, horizon, control)
 
 

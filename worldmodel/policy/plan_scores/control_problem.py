@@ -17,13 +17,18 @@ from worldmodel.spaces import State
 
 
 class ModelProblem:
-    """The problem of a model from states (B,...); a subclass says what a step costs."""
+    """The problem of a model from states (B,...), each so many times; a subclass says what a step
+    costs.
+    """
 
-    def __init__(self, model: WorldModel, state: State, horizon: int, control: float):
+    def __init__(
+        self, model: WorldModel, state: State, horizon: int, control: float, copies: int = 1
+    ):
         self.model, self.horizon, self.control = model, horizon, control
         self.dynamics = model.dynamics
         with torch.autocast(next(iter(state.values())).device.type, enabled=False):
-            self.start = self.dynamics.features(state).detach().double()
+            start = self.dynamics.features(state).detach().double()
+        self.start = start.repeat(copies, 1)
         self.features = self.start.shape[-1]
 
     def step(self, states: Tensor, actions: Tensor, time: int | Tensor) -> tuple[Tensor, Tensor]:

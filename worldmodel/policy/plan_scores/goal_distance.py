@@ -52,18 +52,19 @@ class GoalDistance(PlanScore):
             score = score - self.measure_doubt(first, after, plans.transpose(0, 1)).sum(0)
         return particles.combine(dynamics, score).view(batch, count)
 
-    def make_problem(self, horizon: int, control: float) -> GoalProblem:
+    def make_problem(self, horizon: int, control: float, copies: int = 1) -> GoalProblem:
         """The same score of the mean rollout, for planners that expand it."""
-        return GoalProblem(self, horizon, control)
+        return GoalProblem(self, horizon, control, copies)
 
 
 class GoalProblem(ModelProblem):
     """A state is the features; each step costs its share of the mean distance."""
 
-    def __init__(self, score: GoalDistance, horizon: int, control: float):
-        super().__init__(score.model, score.state, horizon, control)
+    def __init__(self, score: GoalDistance, horizon: int, control: float, copies: int):
+        super().__init__(score.model, score.state, horizon, control, copies)
         self.goal, self.doubt = score.goal, score.inputs.doubt
-        self.embed = score.embed.squeeze(1).float()  # (1 or B,E)
+        embed = score.embed.squeeze(1).float()
+        self.embed = embed if len(embed) == 1 else embed.repeat(copies, 1)  # (1 or B,E)
 
     def advance(
         self, states: Tensor, actions: Tensor, time: int | Tensor

@@ -25,9 +25,9 @@ class Reward(PlanScore):
         returns, _, _ = self.sum_rewards(candidates)
         return self.combine(returns).view(candidates.shape[:2])
 
-    def make_problem(self, horizon: int, control: float) -> RewardProblem:
+    def make_problem(self, horizon: int, control: float, copies: int = 1) -> RewardProblem:
         """The same score of the mean rollout, for planners that expand it."""
-        return RewardProblem(self, horizon, control)
+        return RewardProblem(self, horizon, control, copies)
 
     def combine(self, returns: Tensor) -> Tensor:
         """One score (B*N,) of each plan from the returns (P*B*N,) of its particles."""
@@ -66,9 +66,10 @@ class RewardProblem(ModelProblem):
         score: PlanScore,
         horizon: int,
         control: float,
+        copies: int,
         value: Callable[[Tensor], Tensor] | None = None,
     ):
-        super().__init__(score.model, score.state, horizon, control)
+        super().__init__(score.model, score.state, horizon, control, copies)
         self.discount, self.doubt, self.value = score.inputs.discount, score.inputs.doubt, value
         self.start = torch.cat([self.start, torch.ones_like(self.start[:, :1])], -1)
 

@@ -21,5 +21,5 @@ class RewardAndValue(Reward):
         score = self.combine(returns + weight * self.inputs.value(feat))
         return score.view(candidates.shape[:2])
 
-    def make_problem(self, horizon: int, control: float) -> RewardProblem:
-        return RewardProblem(self, horizon, control, self.inputs.value)
+    def make_problem(self, horizon: int, control: float, copies: int = 1) -> RewardProblem:
+        return RewardProblem(self, horizon, control, copies, self.inputs.value)

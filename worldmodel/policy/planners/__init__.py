@@ -55,8 +55,11 @@ class ControlProblem(Protocol):
 class HasControlProblem(Protocol):
     """A score whose plans are those of a problem of optimal control."""
 
-    def make_problem(self, horizon: int, control: float) -> ControlProblem:
-        """The problem over so many steps, where each squared action also costs `control`."""
+    def make_problem(self, horizon: int, control: float, copies: int = 1) -> ControlProblem:
+        """The problem over so many steps, where each squared action also costs `control`.
+
+        With copies K it has B * K problems: all B, K times one after the other.
+        """
 
 
 def compute_scores(score_fn: ScoreFn, candidates: Tensor) -> Tensor:

@@ -16,12 +16,12 @@ u <- clip(u + alpha k + K (x_new - x))
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from torch import Tensor
 
-from worldmodel.config.ranges import Positive, Rounds, Weight
+from worldmodel.config.ranges import Positive, Range, Rounds, Weight
 from worldmodel.policy.planners import ControlProblem, HasControlProblem, ScoreFn
 from worldmodel.policy.planners.bounded_quadratic import minimize_in_box
 from worldmodel.policy.planners.proposals import Box, SeededProposal
@@ -43,6 +43,7 @@ class Settings:
     needs_control_problem = True
 
     iterations: Rounds
+    restarts: Annotated[int, Range(0, 1000)]
     mu: Weight
     control: Positive
 
@@ -80,8 +81,8 @@ class Regularization:
 
 
 class ILQR:
-    """Improve one plan, the search's mean, `iterations` times; each problem of a batch has its own
-    regularisation and its own step. All in float64.
+    """Improve the search's mean `iterations` times, and `restarts` random plans beside it; the
+    cheapest is the plan. Each problem has its own regularisation and its own step. All in float64.
     """
 
     def __init__(self, settings: Settings):
@@ -96,9 +97,12 @@ class ILQR:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         assert isinstance(score_fn, HasControlProblem), "this score is no control problem"
-        problem = score_fn.make_problem(mean.shape[1], self.settings.control)
-        plan = proposal.finish(mean).transpose(0, 1).double()  # (H,B,A)
-        found = self.improve(problem, plan, proposal.limits)
+        restarts, limits = self.settings.restarts, proposal.limits
+        problem = score_fn.make_problem(mean.shape[1], self.settings.control, 1 + restarts)
+        plans = torch.cat([proposal.finish(mean), *draw_plans(mean, restarts, limits, generator)])
+        found = self.improve(problem, plans.transpose(0, 1).double(), limits)  # (H,K*B,A)
+        if restarts:
+            found = keep_cheapest(problem, found, len(mean))
         return proposal.finish(found.transpose(0, 1).to(mean.dtype))
 
     def improve(
@@ -132,6 +136,28 @@ class ILQR:
             if not active.any():
                 break
         return plan
+
+
+def draw_plans(
+    like: Tensor, count: int, limits: tuple[float, float], generator: torch.Generator | None
+) -> list[Tensor]:
+    """Random plans of the shape (B,H,A) of one: first those uniform in the box, then those whose
+    actions are all at a bound.
+    """
+    low, high = limits
+    draws = torch.rand(count, *like.shape, generator=generator, device=like.device)
+    uniform = (count + 1) // 2
+    return [
+        low + (high - low) * (draw if i < uniform else draw.round())
+        for i, draw in enumerate(draws.to(like.dtype))
+    ]
+
+
+def keep_cheapest(problem: ControlProblem, plans: Tensor, batch: int) -> Tensor:
+    """Of K plans (H,K*B,A) for each of B problems, the one of least cost: (H,B,A)."""
+    costs = roll_out(problem, plans)[1].sum(0).nan_to_num(torch.inf, torch.inf, torch.inf)
+    best = costs.view(-1, batch).argmin(0)
+    return plans[:, best * batch + torch.arange(batch, device=plans.device)]
 
 
 @dataclass

@@ -1,0 +1,246 @@
+"""Fill the table of PCC and PC3: per cent of steps in the goal, by model and domain.
+
+python benchmarks/goal_table.py [--root DIR] [--domains NAMES] [--models NAMES] [--seeds N]
+
+Each model learns from 5,000 independent transitions of a domain; its plans then play ten episodes,
+the same for all models. Cells whose numbers are in docs/results/goal_share/ already are skipped,
+and an interrupted training goes on, so the same command completes the table. --show prints it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.goal_share import Episodes, find_region, make_planner_policy
+from worldmodel.programs.eval_options import parse_positive
+from worldmodel.system.console import say
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results" / "goal_share"
+EPISODES, SEED = 10, 0
+TRANSITIONS = 5000
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A column of the table: a task, the goal region, and what depends on the pictures."""
+
+    task: str
+    goal: str
+    horizon: int
+    latent: int  # size of PC3's latent
+    size: int  # of a picture's sides
+
+
+@dataclass(frozen=True)
+class Model:
+    """A row: a preset with changes, and the planner."""
+
+    preset: str
+    updates: int
+    keys: str = ""
+    planner: str = "ilqr"
+    trained_as: str = ""  # the row whose models this one plans with
+
+    def find_name(self, own: str) -> str:
+        return self.trained_as or own
+
+
+DOMAINS = {
+    "planar": Domain("pcc_planar", "corners", 10, 2, 40),
+    "balance": Domain("pcc_pendulum", "balance", 10, 3, 48),
+    "swing_up": Domain("pcc_pendulum", "swing_up", 10, 3, 48),
+    "cartpole": Domain("pcc_cartpole", "balance", 5, 8, 80),
+}
+SOLAR = "--model.dynamics linear_gaussian --model.stoch 10 --loss.dyn 1 --loss.rep 1"
+RSSM = "--model.dynamics rssm --model.transition ssm --model.hidden 200 --loss.dyn 1 --loss.rep 1"
+MODELS = {
+    "pc3": Model("pc3", 3000, "--model.stoch {latent}"),
+    "pcc": Model("pcc", 3000),
+    "e2c": Model("e2c", 3000),
+    "solar": Model("e2c", 3000, SOLAR),
+    "rssm_cem": Model("e2c", 3000, RSSM, planner="cem", trained_as="rssm"),
+    "rssm_ilqr": Model("e2c", 3000, RSSM, trained_as="rssm"),
+}
+DATA = (
+    f"--env.time_limit 1 --run.frames {TRANSITIONS} --train.prefill {TRANSITIONS} "
+    f"--train.round {TRANSITIONS} --replay.batch 16 --replay.length 32 --log.checkpoint 5000 "
+    "--log.every 1000 --run.threads 1 --model.cnn [32] --model.patch 8"
+)
+PLANNERS = {
+    "ilqr": {"planner.iterations": 4, "planner.restarts": 5},
+    "cem": {"planner.candidates": 100, "planner.iterations": 4, "planner.elites": 10},
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A model of one seed in one domain."""
+
+    domain: str
+    model: str
+    seed: int
+
+    @property
+    def run_name(self) -> str:
+        return MODELS[self.model].find_name(self.model)
+
+    def find_run(self, root: Path) -> Path:
+        task = DOMAINS[self.domain].task
+        return root / task / self.run_name / f"seed{self.seed}"
+
+    def make_command(self, root: Path) -> list[str]:
+        """The words of the training."""
+        domain, model = DOMAINS[self.domain], MODELS[self.model]
+        keys = f"{DATA} {model.keys.format(latent=domain.latent)}"
+        own = ["--env.task", domain.task, "--run.root", str(root), "--run.name", self.run_name]
+        own += ["--env.size", f"[{domain.size},{domain.size}]"]
+        own += ["--run.seed", str(self.seed), "--train.pretrain", str(model.updates)]
+        return ["train.py", model.preset, *own, *shlex.split(keys)]
+
+
+def list_cells(domains: list[str], models: list[str], seeds: int) -> Iterator[Cell]:
+    """All cells, the first seeds of all models before the second ones."""
+    for seed in range(seeds):
+        for model in models:
+            yield from (Cell(domain, model, seed) for domain in domains)
+
+
+def train(cell: Cell, root: Path) -> None:
+    """Train the cell's model, or go on where an earlier training was stopped."""
+    status = cell.find_run(root) / "status.json"
+    if status.exists() and json.loads(status.read_text())["state"] == "done":
+        return
+    words = cell.make_command(root)
+    say(f"python {shlex.join(words)}")
+    subprocess.run([sys.executable, *words], cwd=ROOT, check=True)
+
+
+def evaluate(cell: Cell, root: Path) -> dict[str, Any]:
+    """Play the episodes of the cell's domain by its model's plans."""
+    from benchmarks.reach import prepare_run
+    from worldmodel.system import runtime
+
+    domain, model = DOMAINS[cell.domain], MODELS[cell.model]
+    path = cell.find_run(root)
+    keys = {"planner.name": model.planner, "planner.horizon": domain.horizon}
+    run = prepare_run(str(path), []).apply_overrides(keys | PLANNERS[model.planner])
+    runtime.configure_torch(run.config.run.threads)
+    episodes = make_episodes(domain)
+    began = time.process_time()
+    shares = episodes.play(lambda shown: make_planner_policy(run, shown))
+    plans = EPISODES * episodes.region.steps
+    last = json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])
+    return {
+        "shares": shares,
+        "updates": last["updates"],
+        "training_cpu_minutes": round(last["time/processor_minutes"], 2),
+        "plan_cpu_ms": round((time.process_time() - began) / plans * 1000, 1),
+    }
+
+
+def make_episodes(domain: Domain) -> Episodes:
+    region, size = find_region(domain.task, domain.goal), (domain.size, domain.size)
+    return Episodes(domain.task, size, region, EPISODES, SEED)
+
+
+def measure_baselines(name: str) -> Iterator[dict[str, Any]]:
+    """The shares of those who need no model."""
+    domain = DOMAINS[name]
+    episodes = make_episodes(domain)
+    for player, make_policy in episodes.list_policies(domain.task, SEED).items():
+        shares = episodes.play(make_policy)
+        yield {"domain": name, "model": player, "seed": SEED, "shares": shares}
+
+
+def read_rows(domain: str) -> list[dict[str, Any]]:
+    path = RESULTS / f"{domain}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def add_row(row: dict[str, Any]) -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    with (RESULTS / f"{row['domain']}.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def is_known(domain: str, model: str, seed: int) -> bool:
+    return any((r["model"], r["seed"]) == (model, seed) for r in read_rows(domain))
+
+
+def format_table() -> str:
+    """A row for each model: mean over its models and episodes, and the best model's mean."""
+    rows = {name: read_rows(name) for name in DOMAINS}
+    models = dict.fromkeys(r["model"] for found in rows.values() for r in found)
+    lines = ["".join(f"{name:>18}" for name in DOMAINS) + "  by"]
+    for model in models:
+        texts = []
+        for found in rows.values():
+            means = [100 * np.mean(r["shares"]) for r in found if r["model"] == model]
+            text = f"{np.mean(means):.1f}" if means else "-"
+            if len(means) > 1:
+                text += f" / {max(means):.1f} ({len(means)})"
+            texts.append(f"{text:>18}")
+        lines.append("".join(texts) + f"  {model}")
+    return "\n".join(lines)
+
+
+def fill(args: argparse.Namespace) -> int:
+    for domain in args.domains:
+        if not is_known(domain, "expert", SEED):
+            for row in measure_baselines(domain):
+                add_row(row)
+    for cell in list_cells(args.domains, args.models, args.seeds):
+        if is_known(cell.domain, cell.model, cell.seed):
+            continue
+        train(cell, args.root)
+        found = evaluate(cell, args.root)
+        add_row({"domain": cell.domain, "model": cell.model, "seed": cell.seed, **found})
+        share = 100 * np.mean(found["shares"])
+        say(f"{cell.domain}, {cell.model}, seed {cell.seed}: {share:.1f} % of steps in the goal")
+    return 0
+
+
+def parse_names(known: dict[str, Any]) -> Any:
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks/goal_table.py", description=__doc__)
+    parser.add_argument("--root", type=Path, default=Path("runs"), help="of the runs (runs)")
+    parser.add_argument("--domains", type=parse_names(DOMAINS), default=list(DOMAINS))
+    parser.add_argument("--models", type=parse_names(MODELS), default=list(MODELS))
+    parser.add_argument("--seeds", type=parse_positive, default=3, help="models of each (3)")
+    parser.add_argument("--show", action="store_true", help="print the table as it is")
+    args = parser.parse_args(argv)
+    if args.show:
+        say(format_table())
+        return 0
+
+    from worldmodel.programs.exit_codes import run_command  # torch is imported from here on
+
+    return run_command(lambda: fill(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
