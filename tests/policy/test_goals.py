@@ -106,6 +106,22 @@ def test_members_are_compared_on_average(kind):
     torch.testing.assert_close(found, want)
 
 
+@pytest.mark.parametrize("dynamics", ["rssm", "locally_linear", "linear_gaussian"])
+def test_goals_of_their_own_broadcast_over_the_steps_of_a_plan(dynamics):
+    """States (H,B,...) against embeddings (B,E) and (1,E)."""
+    _, model = make(f"model.dynamics={dynamics}")
+    batch = random_batch()
+    states = map_state(model.observe(batch)[1], lambda v: v.detach().transpose(0, 1))
+    goals = model.encode({"image": batch["image"][:, :1]}).squeeze(1)
+    found = model.measure_goal_distance(states, goals, "belief")
+    for row in range(found.shape[1]):
+        one = map_state(states, lambda v, row=row: v[:, row])
+        alone = model.measure_goal_distance(one, goals[row : row + 1], "belief")
+        torch.testing.assert_close(found[:, row], alone)
+    shared = model.measure_goal_distance(states, goals[:1], "belief")
+    torch.testing.assert_close(shared[:, 0], found[:, 0])
+
+
 @pytest.fixture(scope="module")
 def pusher():
     """A contrastive forward model of the block's world."""

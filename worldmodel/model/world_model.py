@@ -325,7 +325,8 @@ class WorldModel(nn.Module):
         dynamics = self.dynamics
         prior = dynamics.mean_latent(dynamics.predict_latent(states))
         posterior = dynamics.mean_latent(dynamics.infer_latent(states, goal))
-        return posterior - (prior.mean(-2) if prior.dim() > posterior.dim() else prior)
+        has_members = prior.dim() > dynamics.features(states).dim()
+        return posterior - (prior.mean(-2) if has_members else prior)
 
     def _find_decoder(self) -> Objective | RawPicture | None:
         """What decodes pictures: an objective, the probe, or features that hold the picture."""
