@@ -2,10 +2,12 @@
 
 python benchmarks/planners.py [RUN ...] [--calls N ...] [--episodes N] [--seed N]
 python benchmarks/planners.py RUN --planner.horizon 20
+python benchmarks/planners.py --table FILE [FILE ...]
 
 Each line is JSON: what was planned, by which planner, its return and the milliseconds of a plan. A
 call is one step of the model for one candidate; a pass back through it counts as two. --calls
-gives the calls per step of a plan, so 1000 calls are 1000 candidates in all.
+gives the calls per step of a plan, so 1000 calls are 1000 candidates in all. --table prints a
+table of files of such lines: a row per run and number of calls, a column per planner.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +236,21 @@ def open_run(path: str, overrides: Pairs) -> tuple[Run, Callable[[], Any]]:
     return run, partial(envs.make_vector, one, 1, timeout_s=c.env.timeout, restart_budget=0)
 
 
+def describe_run(run: Run) -> dict[str, Any]:
+    """The run by the end of its path, its task, and what its model is."""
+    c = run.config
+    return {
+        "run": "/".join(run.path.resolve().parts[-3:]),
+        "task": c.env.task,
+        "obs": c.env.obs,
+        "dynamics": c.model.dynamics,
+        "members": c.ensemble.size,
+        "straightening": c.loss.objective.get("straightening", 0.0),
+        "frames": 0 if plans_in_simulator(c) else run.frames,
+        "horizon": c.planner.horizon,
+    }
+
+
 def plan_run(
     path: str, overrides: Pairs, budgets: Sequence[int], episodes: int, seed: int
 ) -> Iterator[dict[str, Any]]:
@@ -241,26 +259,54 @@ def plan_run(
     space, dynamics = run.action_space, run.model.dynamics
     features = dynamics.feature_size if dynamics.differentiable else len(dynamics.smooth_features)
     with make() as vector:
-        for calls in budgets:
-            for planner in PLANNERS:
-                lack = find_planner_lack(run.config, planner, "reward", space.discrete)
-                if lack:
-                    yield {"run": path, "planner": planner, "left_out": lack}
-                    continue
-                keys = list_keys(planner, calls, features, space.size, not dynamics.differentiable)
-                rollout, player = make_evaluation_rollout(run.apply_overrides(keys), vector, seed)
-                timed = TimedPlayer(player)
-                result = run_episodes(rollout, timed, episodes)
-                assert result is not None
-                found = result.summarize(seed)
-                yield {
-                    "run": path,
-                    "calls": calls,
-                    **describe(planner, keys),
-                    "return": round(found["eval/score"], 2),
-                    "scores": [round(score, 2) for score in result.scores],
-                    "ms": round(timed.milliseconds, 1),
-                }
+        for calls, planner in product(budgets, PLANNERS):
+            about = {**describe_run(run), "calls": calls}
+            lack = find_planner_lack(run.config, planner, "reward", space.discrete)
+            if lack:
+                yield {**about, "planner": planner, "left_out": lack}
+                continue
+            keys = list_keys(planner, calls, features, space.size, not dynamics.differentiable)
+            rollout, player = make_evaluation_rollout(run.apply_overrides(keys), vector, seed)
+            timed = TimedPlayer(player)
+            result = run_episodes(rollout, timed, episodes)
+            assert result is not None
+            found = result.summarize(seed)
+            yield {
+                **about,
+                **describe(planner, keys),
+                "return": round(found["eval/score"], 2),
+                "low": round(found["eval/score_low"], 2),
+                "high": round(found["eval/score_high"], 2),
+                "scores": [round(score, 2) for score in result.scores],
+                "ms": round(timed.milliseconds, 1),
+            }
+
+
+def format_table(lines: Sequence[dict[str, Any]]) -> str:
+    """A Markdown table: returns with their intervals, and milliseconds of a plan."""
+    rows: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
+    for line in lines:
+        rows.setdefault((line["run"], line["calls"]), {})[line["planner"]] = line
+    planners = [name for name in PLANNERS if any(name in cells for cells in rows.values())]
+    text = [
+        f"| run | calls per step | {' | '.join(planners)} |",
+        "|---" * (2 + len(planners)) + "|",
+    ]
+    for (run, calls), cells in rows.items():
+        shown = [format_cell(cells[name]) if name in cells else "" for name in planners]
+        text.append(f"| {run} | {calls} | {' | '.join(shown)} |")
+    return "\n".join(text)
+
+
+def format_cell(line: dict[str, Any]) -> str:
+    if "left_out" in line:
+        return "-"
+    return f"{line['return']:.1f} ({line['low']:.1f} to {line['high']:.1f}), {line['ms']:.0f} ms"
+
+
+def read_lines(path: str) -> list[dict[str, Any]]:
+    """The JSON lines of a file, without what programs print between them."""
+    return [json.loads(line) for line in Path(path).read_text().splitlines() if line[:1] == "{"]
 
 
 def main(words: Sequence[str]) -> int:
@@ -268,11 +314,15 @@ def main(words: Sequence[str]) -> int:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("runs", nargs="*", metavar="RUN")
+    parser.add_argument("--table", nargs="+", default=[], metavar="FILE")
     parser.add_argument("--calls", type=int, nargs="+", default=[300, 3000])
     parser.add_argument("--episodes", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=5, help="searches of each problem")
     args = parse_with_changes(parser, list(words))
+    if args.table:
+        print(format_table([line for path in args.table for line in read_lines(path)]))
+        return 0
     if not args.runs:
         for line in plan_problems(args.calls, args.seeds):
             print(json.dumps(line), flush=True)

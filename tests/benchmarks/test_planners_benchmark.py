@@ -71,3 +71,33 @@ def test_a_saved_run_is_driven_by_each(tmp_path, capsys):
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[0] == "{"]
     assert [line["planner"] for line in lines] == list(planners.PLANNERS)
     assert all(len(line["scores"]) == 1 and line["ms"] > 0 for line in lines)
+    assert {line["run"] for line in lines} == {"pendulum/debug/seed0"}
+    file = tmp_path / "lines.jsonl"
+    file.write_text("noise\n" + "".join(json.dumps(line) + "\n" for line in lines))
+    assert planners.main(["--table", str(file)]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[0] == "| run | calls per step | cem | mppi | gradient | ilqr |"
+    (cem,) = [line for line in lines if line["planner"] == "cem"]
+    assert table[2].startswith(
+        f"| pendulum/debug/seed0 | 30 | {cem['return']:.1f} ({cem['low']:.1f} to "
+    )
+
+
+def test_a_table_has_a_row_for_each_run_and_budget():
+    def line(run, calls, planner, **more):
+        figures = {"return": 3.0, "low": 2.0, "high": 4.0, "ms": 5.4}
+        return {"run": run, "calls": calls, "planner": planner, **(more or figures)}
+
+    lines = [
+        line("a", 300, "cem"),
+        line("b", 300, "ilqr", left_out="it cannot"),
+        line("a", 3000, "cem"),
+        line("b", 300, "cem"),
+    ]
+    assert planners.format_table(lines).splitlines() == [
+        "| run | calls per step | cem | ilqr |",
+        "|---|---|---|---|",
+        "| a | 300 | 3.0 (2.0 to 4.0), 5 ms |  |",
+        "| b | 300 | 3.0 (2.0 to 4.0), 5 ms | - |",
+        "| a | 3000 | 3.0 (2.0 to 4.0), 5 ms |  |",
+    ]
