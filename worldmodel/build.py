@@ -51,10 +51,10 @@ from worldmodel.policy.actor_critic import Actor, ActorCritic
 from worldmodel.policy.agent import Agent
 from worldmodel.policy.behaviors import BehaviorParts, Planning
 from worldmodel.policy.goal_files import load_goal
-from worldmodel.policy.goals import Goal
+from worldmodel.policy.goals import Goal, PixelGoal
 from worldmodel.policy.learned_policy import LearnedPolicy
 from worldmodel.policy.plan2explore import Explorer, Plan2Explore
-from worldmodel.policy.plan_scores import PlanScore, ScoreInputs
+from worldmodel.policy.plan_scores import ScoreInputs, ScoreMaker
 from worldmodel.policy.plan_scores.particles import Particles
 from worldmodel.policy.planners.proposals import make_proposal
 from worldmodel.policy.soft_actor_critic import Critics, SoftActorCritic
@@ -322,9 +322,9 @@ def make_planner(p: PlannerConfig):
 
 
 def make_plan_score(
-    c: Config, policy: LearnedPolicy | None, goal: Callable[[], Goal] | None
-) -> Callable[..., PlanScore]:
-    """Make the function (model, state, generator) -> score of the configured plan score."""
+    c: Config, policy: LearnedPolicy | None, goal: Callable[[], Goal | PixelGoal] | None
+) -> ScoreMaker:
+    """Make what makes the configured plan score: (model, state, generator, memory) -> score."""
     name, pessimism = c.planner.score, c.planner.pessimism
     has_heads = c.ensemble.size > 1 and c.ensemble.of == "heads"
     variances, doubt = (0.0, pessimism) if has_heads else (pessimism, 0.0)
@@ -336,7 +336,7 @@ def make_plan_score(
         value=None if policy is None else policy.value,
         goal=goal,
     )
-    return partial(registry.import_class(registry.PLAN_SCORES, name), inputs=inputs)
+    return ScoreMaker(registry.import_class(registry.PLAN_SCORES, name), inputs)
 
 
 def make_behavior(
@@ -365,12 +365,16 @@ def check_goal(c: Config, model: WorldModel) -> None:
         goal()
 
 
-def make_goal_loader(c: Config, model: WorldModel) -> Callable[[], Goal] | None:
+def make_goal_loader(c: Config, model: WorldModel) -> Callable[[], Goal | PixelGoal] | None:
     """Make a function that loads the goal once, if plans are scored by one; a saved run opens
     without the goal's file.
     """
     if c.behavior.name != "mpc" or not plans_to_goal(c):
         return None
+    if states_fact(registry.PLAN_SCORES[c.planner.score], "aims_at_pixels"):
+        keys: Any = c.goal
+        pixels = torch.tensor([keys.designated, keys.pixels]).unsqueeze(1)
+        return lambda: PixelGoal(*pixels)
     return cache(lambda: load_goal(c.goal, model.observation))
 
 

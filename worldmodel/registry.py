@@ -61,6 +61,7 @@ PLAN_SCORES = {
     "reward": "worldmodel.policy.plan_scores.reward:Reward",
     "reward+value": "worldmodel.policy.plan_scores.reward_and_value:RewardAndValue",
     "goal_distance": "worldmodel.policy.plan_scores.goal_distance:GoalDistance",
+    "pixel_distance": "worldmodel.policy.plan_scores.pixel_distance:PixelDistance",
 }
 
 BEHAVIORS = {

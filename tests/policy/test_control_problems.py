@@ -332,7 +332,8 @@ def test_choices_and_scores_without_costs_of_steps_are_refused(monkeypatch):
     lack = find_planner_lack(c, "ilqr", "own")
     assert lack == "ilqr expands costs of single steps, which planner.score own does not have"
     for score, place in registry.PLAN_SCORES.items():
-        assert states_fact(place, "is_control_problem") == (score != "own")
+        others = ("own", "pixel_distance")
+        assert states_fact(place, "is_control_problem") == (score not in others)
 
 
 SHORT = ("--run.frames", "60", "--log.eval", "30", "--env.time_limit", "12")

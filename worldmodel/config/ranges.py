@@ -38,6 +38,7 @@ Rounds = Annotated[int, Range(1, 1000)]
 Natural = Annotated[int, Range(0)]
 Weight = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
+Pixel = tuple[Natural, Natural]  # row, column
 Positive = Annotated[float, Range(1e-12)]
 
 Negatives = Literal["all", "others", "aligned"]

@@ -179,6 +179,24 @@ class Dynamics(nn.Module):
         """The states (...,) with another sample of the latent."""
         raise NotImplementedError
 
+    def designate(self, state: State, probabilities: Tensor, first: Tensor) -> State:
+        """The states (N,...) with probabilities (N,D,H*W) of where D designated pixels are, and of
+        where they were in each state's first picture; both sum to one, or are zero if unknown.
+
+        Only dynamics that move pixels do this; their imagined steps move the probabilities too.
+        """
+        raise NotImplementedError
+
+    def locate(self, state: State) -> Tensor:
+        """Where the designated pixels of states are expected: (N,D,H*W)."""
+        raise NotImplementedError
+
+    def register(self, state: State, std: float) -> State:
+        """The states with the probabilities multiplied by how well the colours of their pictures
+        match those that the designated pixels had at first: a Gaussian of this std.
+        """
+        raise NotImplementedError
+
     def join_features(self, *parts: Tensor) -> Tensor:
         """Concatenate parts of a state, in the precision that the heads multiply in."""
         device = parts[0].device.type

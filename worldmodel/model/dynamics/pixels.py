@@ -10,10 +10,25 @@ hidden later (SNA, Ebert et al. 2017). So a prediction is a mean of pixels that 
 Nothing is encoded: a state holds the picture x (...,P), the first one of its episode or sequence,
 and h. The loss `dyn` is half the squared error of the predicted picture. An episode's first
 picture is not predicted, and its loss is zero.
+
+With `pixels.latent` n the motion depends on noise as well (Denton and Fergus 2018):
+
+z_t ~ p(z | h_t) in a prediction, q(z | h_t, conv(x_t)) in training; w_k (h_t + Wz_t), M likewise.
+
+`dyn` then is the squared error given a sample of q, and `pixels.latent_kl` times KL(q || p).
+
+With `pixels.truth` k the predictions of a sequence in training take their last picture from the
+data with probability k / (k + exp(i/k)) at update i, and else from the prediction before
+(scheduled sampling, Bengio et al. 2015).
+
+A state may also say where some pixels are: probabilities p (...,D,H*W) of D designated pixels, and
+those p_first of the first picture. The same masks and kernels move them, and they are normalised,
+because a pixel may come to lie at several places (Finn and Levine 2017).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,8 +37,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.config.ranges import Range, Width
+from worldmodel.config.ranges import Natural, Range, Weight, Width
 from worldmodel.errors import UsageError
+from worldmodel.kernels import moved_pixels, replaceable_by
 from worldmodel.model.dynamics import Dynamics
 from worldmodel.model.networks import Fp32Linear, Upsample, initialize_convs
 from worldmodel.spaces import State
@@ -31,6 +47,7 @@ from worldmodel.spaces import State
 if TYPE_CHECKING:
     from worldmodel.config.schema import Config
 
+PICTURES = ("picture", "first")
 STAY = 3.0  # added to the logit of the mask that keeps pixels: at first most of them stay
 
 
@@ -43,6 +60,9 @@ class Settings:
     kernels: Annotated[int, Range(1, 100)]
     kernel_size: Annotated[int, Range(3, 25)]
     channels: Width
+    latent: Natural
+    latent_kl: Weight
+    truth: Weight
 
     def contradictions(self, c: Config) -> list[str]:
         found = []
@@ -110,7 +130,23 @@ class Pixels(Dynamics):
         self.kernel_net = Fp32Linear(channels * area, count * settings.kernel_size**2)
         self.grow = Upsample(channels, half)
         self.mask_net = Upsample(2 * half, count + 2)
+        if settings.latent:
+            self.prior_net = Fp32Linear(channels * area, 2 * settings.latent)
+            self.posterior_net = Fp32Linear(2 * channels * area, 2 * settings.latent)
+            self.noise_net = Fp32Linear(settings.latent, channels)
+        self.truth_share = 1.0  # of the last pictures that are the data's, in this update
         initialize_convs(self)
+
+    @property
+    def standardizes(self) -> bool:  # type: ignore[override]
+        return self.settings.truth > 0
+
+    def update_statistics(
+        self, embed: Tensor, is_first: Tensor, update: int, over_ranks: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Note how far the schedule of scheduled sampling has come."""
+        k = self.settings.truth
+        self.truth_share = k / (k + math.exp(min(update / k, 50.0)))
 
     def initial(self, batch: int) -> State:
         zeros = self.first_conv.weight.new_zeros
@@ -133,10 +169,45 @@ class Pixels(Dynamics):
     ) -> tuple[State, State]:
         """The posterior is what was seen, and the prior the picture predicted from it: mean."""
         post, before, first, seen = self._filter(embed, prev_action, is_first, start)
+        if self.truth_share < 1:
+            return post, self._sample_schedule(post, before, first, prev_action, is_first, start)
         flat = [x.flatten(0, 1) for x in (before, first, post["hidden"], seen)]
-        mean = self._predict_picture(*flat).unflatten(0, is_first.shape)
-        mean = torch.where(is_first.bool().unsqueeze(-1), post["picture"], mean)
-        return post, {"mean": mean}
+        noise, divergence = self._infer_noise(flat[2], post["picture"].flatten(0, 1))
+        kernels, masks = self._predict_motion(flat[2], flat[3], noise)
+        mean = self._move(flat[0], flat[1], kernels, masks).unflatten(0, is_first.shape)
+        prior = {"mean": torch.where(is_first.bool().unsqueeze(-1), post["picture"], mean)}
+        if divergence is not None:
+            prior["divergence"] = divergence.unflatten(0, is_first.shape) * ~is_first.bool()
+        return post, prior
+
+    def _sample_schedule(
+        self,
+        post: State,
+        before: Tensor,
+        firsts: Tensor,
+        prev_action: Tensor,
+        is_first: Tensor,
+        start: State,
+    ) -> State:
+        """The priors, of which each but the first may be predicted from that before it."""
+        hidden = (start or self.initial(len(before)))["hidden"].float()
+        own = torch.rand(is_first.shape, device=before.device) >= self.truth_share
+        predicted, steps = before[:, 0], []
+        for t in range(is_first.shape[1]):
+            begin, truth = is_first[:, t].bool(), post["picture"][:, t]
+            last = torch.where((own[:, t] & (t > 0)).unsqueeze(-1), predicted, before[:, t])
+            seen, coarse = self._look(last)
+            hidden = self._update_hidden(hidden, self._combine(coarse, prev_action[:, t]))
+            hidden = hidden.masked_fill(begin.view(-1, 1, 1, 1), 0.0)
+            noise, divergence = self._infer_noise(hidden, truth)
+            kernels, masks = self._predict_motion(hidden, seen, noise)
+            moved = self._move(last, firsts[:, t], kernels, masks)
+            predicted = torch.where(begin.unsqueeze(-1), truth, moved)
+            step = {"mean": predicted}
+            if divergence is not None:
+                step["divergence"] = divergence * ~begin
+            steps.append(step)
+        return {k: torch.stack([step[k] for step in steps], 1) for k in steps[0]}
 
     def infer_states(
         self, embed: Tensor, prev_action: Tensor, is_first: Tensor, start: State
@@ -191,8 +262,18 @@ class Pixels(Dynamics):
     ) -> State:
         seen, coarse = self._look(state["picture"])
         hidden = self._update_hidden(state["hidden"], self._combine(coarse, action))
-        mean = self._predict_picture(state["picture"], state["first"], hidden, seen)
-        return {"picture": mean, "first": state["first"], "hidden": hidden, "mean": mean}
+        noise = None
+        if self.settings.latent:
+            mean, std = self._read_normal(self.prior_net(hidden.flatten(1)))
+            draw = torch.randn(mean.shape, generator=generator, device=mean.device)
+            noise = mean + std * draw
+        kernels, masks = self._predict_motion(hidden, seen, noise)
+        mean = self._move(state["picture"], state["first"], kernels, masks)
+        after = {"picture": mean, "first": state["first"], "hidden": hidden, "mean": mean}
+        if "designated" in state:
+            after["designated"] = self._move_designated(state, kernels, masks)
+            after["designated_first"] = state["designated_first"]
+        return after
 
     def _look(self, picture: Tensor) -> tuple[Tensor, Tensor]:
         """Maps of pictures (N,P) at half and at a quarter of their size."""
@@ -216,22 +297,63 @@ class Pixels(Dynamics):
         new = torch.tanh(new + torch.sigmoid(reset + own_reset) * own_new)
         return keep * hidden + (1 - keep) * new
 
-    def _predict_picture(
-        self, picture: Tensor, first: Tensor, hidden: Tensor, seen: Tensor
-    ) -> Tensor:
-        """The next picture (N,P), mixed by masks of the pixels that stay, are moved, or return."""
+    def _infer_noise(
+        self, hidden: Tensor, picture: Tensor
+    ) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """A sample of the posterior z (N,n) given the picture (N,P) that followed, and its KL (N,)
+        from the prior; None without a latent.
+        """
+        if not self.settings.latent:
+            return None, None
+        flat, coarse = hidden.flatten(1), self._look(picture)[1].flatten(1)
+        mean, std = self._read_normal(self.posterior_net(torch.cat([flat, coarse.float()], -1)))
+        prior_mean, prior_std = self._read_normal(self.prior_net(flat))
+        ratio, gap = std / prior_std, (mean - prior_mean) / prior_std
+        divergence = 0.5 * (ratio.square() + gap.square() - 1 - 2 * ratio.log()).sum(-1)
+        return mean + std * torch.randn_like(mean), divergence
+
+    def _read_normal(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and std (N,n) of the output (N,2n) of a network, near 0 and 1 at first."""
+        mean, spread = values.float().chunk(2, -1)
+        return mean, F.softplus(spread + 0.54) + 0.01
+
+    def _predict_motion(
+        self, hidden: Tensor, seen: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Kernels (N,K,k,k), and masks (N,2+K,H,W) of what stays, returns, and is moved by each."""
+        if noise is not None:
+            hidden = hidden + self.noise_net(noise)[:, :, None, None]
         side = self.settings.kernel_size
         logits = self.kernel_net(hidden.flatten(1)).unflatten(-1, (-1, side * side))
         kernels = logits.softmax(-1).unflatten(-1, (side, side))
         wide = self.grow(hidden, silu=True)
         masks = self.mask_net(torch.cat([wide, seen.to(wide.dtype)], 1)).float()
         stay, others = masks.split([1, masks.shape[1] - 1], 1)
-        masks = torch.cat([stay + STAY, others], 1).softmax(1)
+        return kernels, torch.cat([stay + STAY, others], 1).softmax(1)
+
+    def _move(self, picture: Tensor, first: Tensor, kernels: Tensor, masks: Tensor) -> Tensor:
+        """The next picture (N,P)."""
         still, begun = self._restore_shape(picture), self._restore_shape(first)
-        moved = move_pixels(still, kernels)
-        mixed = masks[:, :1] * still + masks[:, 1:2] * begun
-        mixed = mixed + (masks[:, 2:].unsqueeze(2) * moved).sum(1)
-        return mixed.permute(0, 2, 3, 1).flatten(1)
+        return mix_pixels(still, begun, kernels, masks).permute(0, 2, 3, 1).flatten(1)
+
+    def _move_designated(self, state: State, kernels: Tensor, masks: Tensor) -> Tensor:
+        """Where designated pixels are expected next (N,D,H*W)."""
+        maps = [state[k].unflatten(-1, self.shape[:2]) for k in ("designated", "designated_first")]
+        moved = mix_pixels(maps[0], maps[1], kernels, masks).flatten(2)
+        return moved / moved.sum(-1, keepdim=True).clamp(min=1e-12)
+
+    def designate(self, state: State, probabilities: Tensor, first: Tensor) -> State:
+        return {**state, "designated": probabilities, "designated_first": first}
+
+    def locate(self, state: State) -> Tensor:
+        return state["designated"]
+
+    def register(self, state: State, std: float) -> State:
+        seen, first = (state[k].float().unflatten(-1, (-1, 1, self.shape[2])) for k in PICTURES)
+        colours = torch.einsum("ndp,npoc->nodc", state["designated_first"], first)
+        gaps = (seen - colours).square().sum(-1).mT  # (N,D,H*W)
+        logits = state["designated"].clamp(min=1e-12).log() - gaps / (2 * std**2)
+        return {**state, "designated": logits.softmax(-1)}
 
     def predict_latent(self, state: State) -> State:
         return {"mean": state["mean"] if "mean" in state else state["picture"]}
@@ -259,7 +381,10 @@ class Pixels(Dynamics):
         predicts itself.
         """
         mean = prior["mean"] if "mean" in prior else prior["picture"]
-        return 0.5 * (post["picture"] - mean).square().sum(-1)
+        error = 0.5 * (post["picture"] - mean).square().sum(-1)
+        if "divergence" in prior:
+            error = error + self.settings.latent_kl * prior["divergence"]
+        return error
 
     def centre(self, posts: State) -> State:
         return {"mean": posts["picture"].mean(0)}
@@ -280,3 +405,13 @@ def move_pixels(pictures: Tensor, kernels: Tensor) -> Tensor:
             padded.reshape(1, -1, *padded.shape[2:]), weights, groups=number * colours
         )
     return moved.view(number, colours, count, height, width).transpose(1, 2)
+
+
+@replaceable_by(moved_pixels.mix_pixels)
+def mix_pixels(still: Tensor, begun: Tensor, kernels: Tensor, masks: Tensor) -> Tensor:
+    """Of pictures (N,C,H,W), what stays, what returns from the first ones, and what kernels move.
+
+    Kernels are (N,K,k,k), masks (N,2+K,H,W).
+    """
+    mixed = masks[:, :1] * still + masks[:, 1:2] * begun
+    return mixed + (masks[:, 2:].unsqueeze(2) * move_pixels(still, kernels)).sum(1)

@@ -13,16 +13,17 @@ One file each; registry.py names them, build.py imports them, the agent calls th
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from worldmodel.config.schema import PlannerConfig
 from worldmodel.model.world_model import WorldModel
 from worldmodel.policy.learned_policy import LearnedPolicy
-from worldmodel.policy.planners import ScoreFn
 from worldmodel.policy.planners.proposals import Box, OneHot
 from worldmodel.spaces import ActionSpace
+
+if TYPE_CHECKING:
+    from worldmodel.policy.plan_scores import ScoreMaker
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Planning:
 
     planner: Any
     proposal: Box | OneHot
-    make_score: Callable[..., ScoreFn]  # (model, state, generator)
+    make_score: ScoreMaker
     settings: PlannerConfig
 
 

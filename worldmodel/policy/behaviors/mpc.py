@@ -1,7 +1,7 @@
 """Model-predictive control: plan at every step from the last plan, shifted; take one action.
 
 With `behavior.replan` K it executes K steps of each plan, if it has so many, with `plan` all of
-them, open loop.
+them, open loop. What a plan score remembers from step to step is kept with the plan.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from worldmodel.kernels.planning_step import fixed_weights
 from worldmodel.policy.behaviors import BehaviorParts
 from worldmodel.policy.exploration_noise import add_exploration_noise
 from worldmodel.policy.planners.proposals import Box, OneHot, SeededProposal
-from worldmodel.spaces import State, map_state
+from worldmodel.spaces import State, add_prefix, map_state, select_prefix
+
+MEMORY = "memory/"
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,19 @@ class MPC:
         self.replan = p.horizon if replan == "plan" else min(replan, p.horizon)
 
     def init(self, batch: int) -> State:
-        """The carry is the plan to go on with (B,H,A), and where plans last, its age (B,)."""
+        """The carry is the plan to go on with (B,H,A), the score's memory, and where plans last,
+        their age (B,).
+        """
         plan = self.proposal.start(batch, self.horizon, self.space.size)[0]
-        return {"plan": plan, **({"age": torch.zeros(batch)} if self.replan > 1 else {})}
+        memory = add_prefix(self.make_score.start_memory(self.model, batch), MEMORY)
+        age = {"age": torch.zeros(batch)} if self.replan > 1 else {}
+        return {"plan": plan, **memory, **age}
 
     def act(
         self, state: State, carry: State, is_first: Tensor, mode: str, generator: torch.Generator
     ) -> tuple[Tensor, State]:
         aged: State = {}
+        carry = self._restart_memory(carry, is_first)
         if self.replan == 1:
             plan = self.plan(state, carry, is_first, generator)
         else:
@@ -66,7 +73,31 @@ class MPC:
             else plan[:, 0]
         )
         last = self._start(plan)[0][:, -1:]
-        return action, {"plan": torch.cat([plan[:, 1:], last], 1), **aged}
+        memory = self._advance_memory(state, carry, action, generator)
+        return action, {"plan": torch.cat([plan[:, 1:], last], 1), **memory, **aged}
+
+    def _restart_memory(self, carry: State, is_first: Tensor) -> State:
+        """The carry, with the score's memory as it begins where an episode does."""
+        memory = select_prefix(carry, MEMORY)
+        if not memory:
+            return carry
+        fresh = self.make_score.start_memory(self.model, len(is_first))
+        renewed = {}
+        for key, value in memory.items():
+            here, begin = value.to(is_first.device), is_first.bool()
+            begin = begin.view(-1, *[1] * (here.dim() - 1))
+            renewed[key] = torch.where(begin, fresh[key].to(here), here)
+        return {**carry, **add_prefix(renewed, MEMORY)}
+
+    def _advance_memory(
+        self, state: State, carry: State, action: Tensor, generator: torch.Generator
+    ) -> State:
+        """What the score remembers after the action (B,A), if anything, as entries of the carry."""
+        memory = select_prefix(carry, MEMORY)
+        if not memory:
+            return {}
+        score = self.make_score(self.model, state, generator, memory)
+        return add_prefix(score.advance_memory(action), MEMORY)
 
     def _renew_plans(
         self, state: State, carry: State, is_first: Tensor, generator: torch.Generator
@@ -76,8 +107,11 @@ class MPC:
         due = is_first.bool() | (age % self.replan == 0)
         if due.any():
             rows = due.nonzero().squeeze(1)
-            own = map_state(state, lambda v: v[rows])
-            made = self.plan(own, {"plan": plan[rows]}, is_first[rows], generator)
+            own, kept = (
+                map_state(s, lambda v: v.to(plan.device)[rows])
+                for s in (state, {k: v for k, v in carry.items() if k != "age"})
+            )
+            made = self.plan(own, kept, is_first[rows], generator)
             plan = plan.index_copy(0, rows, made)
         return plan, {"age": torch.where(due, 1.0, age + 1)}
 
@@ -89,7 +123,7 @@ class MPC:
         if self.warm_start:
             old = self.proposal.resume(carry["plan"].to(mean.device), mean)
             mean = torch.where(is_first[:, None, None], mean, old)
-        score = self.make_score(self.model, state, generator)
+        score = self.make_score(self.model, state, generator, select_prefix(carry, MEMORY))
         proposal: Box | OneHot | SeededProposal = self.proposal
         with fixed_weights():
             if self.policy is not None and self.proposals:

@@ -3,6 +3,9 @@
     Score(model, state, generator, inputs)      states with leaves (B,...)
     score(candidates) -> scores                 (B,N,H,A) -> (B,N), higher is better
 
+A score may remember something from step to step of an episode, leaves (B,...): `start_memory`
+gives it at the first step, `advance_memory` after each action, and the next score is given it.
+
 Planners are handed scores and never see the model. One file per score; registry.py names them,
 build.py imports them, the behavior `mpc` makes them.
 """
@@ -17,7 +20,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.model.world_model import WorldModel
-from worldmodel.policy.goals import Goal
+from worldmodel.policy.goals import Goal, PixelGoal
 from worldmodel.policy.plan_scores.particles import Particles
 from worldmodel.spaces import State
 
@@ -33,7 +36,7 @@ class ScoreInputs:
     # Where a score states needs_critic: features (...,F) to values (...).
     value: Callable[[Tensor], Tensor] | None = None
     # Where a score states needs_goal: loads the goal, once.
-    goal: Callable[[], Goal] | None = None
+    goal: Callable[[], Goal | PixelGoal] | None = None
 
 
 class PlanScore:
@@ -45,8 +48,19 @@ class PlanScore:
         state: State,
         generator: torch.Generator | None,
         inputs: ScoreInputs,
+        memory: State | None = None,
     ):
         self.model, self.state, self.generator, self.inputs = model, state, generator, inputs
+        self.memory: State = memory or {}
+
+    @staticmethod
+    def start_memory(model: WorldModel, inputs: ScoreInputs, batch: int) -> State:
+        """What it remembers at the first step of B episodes."""
+        return {}
+
+    def advance_memory(self, action: Tensor) -> State:
+        """What it remembers after an action (B,A)."""
+        return self.memory
 
     def __call__(self, candidates: Tensor) -> Tensor:
         """(B,N,H,A) -> (B,N)."""
@@ -72,3 +86,23 @@ class PlanScore:
             # Plans are independent, so the gradient of the sum holds that of each score.
             (gradient,) = torch.autograd.grad(scores.sum(), plans, allow_unused=True)
         return scores.detach(), torch.zeros_like(plans) if gradient is None else gradient
+
+
+@dataclass(frozen=True)
+class ScoreMaker:
+    """Makes the scores of one kind for the states of each step."""
+
+    kind: type[PlanScore]
+    inputs: ScoreInputs
+
+    def __call__(
+        self,
+        model: WorldModel,
+        state: State,
+        generator: torch.Generator | None,
+        memory: State | None = None,
+    ) -> PlanScore:
+        return self.kind(model, state, generator, self.inputs, memory)
+
+    def start_memory(self, model: WorldModel, batch: int) -> State:
+        return self.kind.start_memory(model, self.inputs, batch)

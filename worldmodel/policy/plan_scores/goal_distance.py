@@ -7,6 +7,7 @@ from torch import Tensor
 
 from worldmodel.model.derivatives import compute_jacobian
 from worldmodel.model.world_model import WorldModel
+from worldmodel.policy.goals import Goal
 from worldmodel.policy.plan_scores import PlanScore, ScoreInputs
 from worldmodel.policy.plan_scores.control_problem import ModelProblem
 from worldmodel.spaces import State, map_state
@@ -26,10 +27,13 @@ class GoalDistance(PlanScore):
         state: State,
         generator: torch.Generator | None,
         inputs: ScoreInputs,
+        memory: State | None = None,
     ):
-        super().__init__(model, state, generator, inputs)
+        super().__init__(model, state, generator, inputs, memory)
         assert inputs.goal is not None
-        self.goal = inputs.goal()
+        goal = inputs.goal()
+        assert isinstance(goal, Goal)
+        self.goal = goal
         device = next(iter(state.values())).device
         self.embed = model.encode(
             {k: v.to(device) for k, v in self.goal.seen.items()}
