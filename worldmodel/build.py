@@ -372,8 +372,7 @@ def make_goal_loader(c: Config, model: WorldModel) -> Callable[[], Goal | PixelG
     if c.behavior.name != "mpc" or not plans_to_goal(c):
         return None
     if states_fact(registry.PLAN_SCORES[c.planner.score], "aims_at_pixels"):
-        keys: Any = c.goal
-        pixels = torch.tensor([keys.designated, keys.pixels]).unsqueeze(1)
+        pixels = torch.tensor([c.goal.designated, c.goal.pixels]).unsqueeze(1)
         return lambda: PixelGoal(*pixels)
     return cache(lambda: load_goal(c.goal, model.observation))
 

@@ -198,7 +198,8 @@ for name in sorted({*registry.DYNAMICS} - {"rssm"}):  # a new dynamics is enroll
 KINDS["plans that track designated pixels"] = (
     *("--model.dynamics", "pixels", "--loss.objective", "{}", "--pixels.kernels", "2"),
     *("--planner.score", "pixel_distance", "--goal.designated", "[[9, 20], [4, 4]]"),
-    *("--goal.pixels", "[[3, 8], [30, 5]]", "--behavior.replan", "2"),
+    *("--goal.pixels", "[[3, 8], [30, 5]]", "--behavior.replan", "2", "--pixels.latent", "2"),
+    *("--pixels.truth", "4.0", "--planner.particles", "2"),
 )
 KINDS["feature points"] = ("--model.encoder", "spatial", "--loss.smooth", "0.5")
 KINDS["refits in rounds of an ensemble of transitions, plans of two steps"] = (

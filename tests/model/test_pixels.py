@@ -1,6 +1,7 @@
 """Dynamics that move pixels: what kernels and masks do, and the contract of all dynamics."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from runs import evaluate, seed_dir, train
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.errors import UsageError
-from worldmodel.model.dynamics.pixels import move_pixels
+from worldmodel.kernels import moved_pixels
+from worldmodel.model.dynamics.pixels import mix_pixels, move_pixels
 from worldmodel.spaces import ActionSpace, ObservationSpace, map_state
 from worldmodel.training.learner import Learner
 
@@ -191,6 +193,102 @@ def test_it_learns_what_actions_move():
     assert (error < 0.5 * still).all(), (error, still)
     turned = model.dynamics.imagine(start, -batch["prev_action"][:, 2:])
     assert (turned["picture"] - truth).square().mean() > 2 * error.mean(), "the actions matter"
+
+
+def test_without_gradients_pixels_move_the_same():
+    g = torch.Generator().manual_seed(0)
+    still, begun = torch.rand(2, 3, 4, H, W, generator=g)
+    kernels = torch.rand(3, K, 5, 5, generator=g)
+    masks = torch.rand(3, K + 2, H, W, generator=g).softmax(1)
+    with torch.no_grad():
+        fast = mix_pixels(still, begun, kernels, masks)
+    torch.testing.assert_close(fast, mix_pixels(still, begun, kernels, masks))
+    assert moved_pixels.mix_pixels(still, begun, kernels, masks) is None, "gradients are asked for"
+
+
+def test_scheduled_sampling_feeds_predictions_back():
+    """At the end of the schedule each prior follows from the prior before it, as imagined."""
+    _, model = make("pixels.truth=2.0")
+    dynamics, batch = model.dynamics, make_batch()
+    exact = model.observe(batch)[2]["mean"]
+    model.begin_update(batch, 0)
+    assert dynamics.truth_share == pytest.approx(2 / 3)
+    model.begin_update(batch, 8)
+    assert dynamics.truth_share == pytest.approx(2 / (2 + math.exp(4)))
+    model.begin_update(batch, 1000)
+    embed, post, prior = model.observe(batch)
+    torch.testing.assert_close(
+        post["hidden"], dynamics.infer_states(embed, *history(batch))["hidden"]
+    )
+    torch.testing.assert_close(prior["mean"][:, 1], exact[:, 1], atol=1e-5, rtol=1e-4)
+    start = map_state(post, lambda v: v[:, 0])
+    future = dynamics.imagine(start, batch["prev_action"][:, 1:])["picture"]
+    rows = [0, 2]  # without a start in the middle
+    torch.testing.assert_close(prior["mean"][rows, 1:], future[rows], atol=1e-5, rtol=1e-4)
+    after = dynamics.imagine(map_state(post, lambda v: v[1:2, 3]), batch["prev_action"][1:2, 4:])
+    torch.testing.assert_close(prior["mean"][1:2, 4:], after["picture"], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(prior["mean"][:, 2:], exact[:, 2:], atol=1e-4)
+
+
+def history(batch):
+    return batch["prev_action"], batch["is_first"], {}
+
+
+def test_noise_is_drawn_from_the_prior_and_inferred_in_training():
+    c, model = make("pixels.latent=3", "pixels.latent_kl=0.5")
+    dynamics, batch = model.dynamics, make_batch()
+    _, post, prior = model.observe(batch)
+    divergence = prior["divergence"]
+    assert (divergence >= 0).all() and divergence[:, 1:].max() > 0
+    assert (divergence[batch["is_first"]] == 0).all()
+    error = 0.5 * (post["picture"] - prior["mean"]).square().sum(-1)
+    torch.testing.assert_close(dynamics.kl(post, prior), error + 0.5 * divergence)
+    losses, *_ = model.losses(batch)
+    model.loss(batch)[0].backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+    start = map_state(post, lambda v: v[:, 1].detach())
+    draw = [
+        dynamics.imagine_step(start, batch["prev_action"][:, 2], torch.Generator().manual_seed(i))
+        for i in (0, 0, 1)
+    ]
+    assert torch.equal(draw[0]["picture"], draw[1]["picture"])
+    assert not torch.allclose(draw[0]["picture"], draw[2]["picture"])
+
+
+def test_the_divergence_of_the_noise_is_that_of_gaussians():
+    _, model = make("pixels.latent=3")
+    dynamics, hidden = model.dynamics, torch.randn(B, C, H // 4, W // 4)
+    picture = torch.randn(B, H * W * 3)
+    torch.manual_seed(1)
+    noise, found = dynamics._infer_noise(hidden, picture)
+    seen = dynamics._look(picture)[1].flatten(1)
+    q = dynamics.posterior_net(torch.cat([hidden.flatten(1), seen], -1))
+    p = torch.distributions.Normal(*dynamics._read_normal(dynamics.prior_net(hidden.flatten(1))))
+    q = torch.distributions.Normal(*dynamics._read_normal(q))
+    torch.testing.assert_close(found, torch.distributions.kl_divergence(q, p).sum(-1))
+    torch.manual_seed(1)
+    torch.testing.assert_close(noise, q.mean + q.stddev * torch.randn(B, 3))
+
+
+@pytest.mark.parametrize("keys", [("pixels.latent=2",), ("pixels.truth=5.0", "pixels.latent=2")])
+def test_each_form_learns_what_actions_move(keys):
+    c, model = make(
+        *("env.size=[16, 24]", "optim.lr=1e-2", "pixels.channels=8", "loss.overshooting=1", *keys),
+        shape=(16, 24, 3),
+    )
+    learner = Learner(model, c.optim, torch.device("cpu"), "fp32")
+    for update in range(100):
+        model.begin_update(draw_moves(4, update), update)
+        learner.update(draw_moves(4, update))
+    batch = draw_moves(5, 1000)
+    with torch.no_grad():
+        post = model.infer_states(batch)
+        start = map_state(post, lambda v: v[:, 1])
+        future = model.dynamics.imagine(start, batch["prev_action"][:, 2:])
+    truth = post["picture"][:, 2:]
+    error = (future["picture"] - truth).square().mean()
+    assert error < 0.6 * (start["picture"].unsqueeze(1) - truth).square().mean()
 
 
 @pytest.mark.parametrize("kind", ["belief", "kl"])

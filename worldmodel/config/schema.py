@@ -305,6 +305,10 @@ class GoalConfig(Section):
     distance: Literal["belief", "kl", "learnt"]
     at: Literal["every", "end"]
 
+    if TYPE_CHECKING:
+
+        def __getattr__(self, key: str) -> Any: ...
+
 
 @dataclass(frozen=True, eq=False)
 class ProgramConfig(Section):

@@ -320,7 +320,7 @@ class Pixels(Dynamics):
     def _predict_motion(
         self, hidden: Tensor, seen: Tensor, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Kernels (N,K,k,k), and masks (N,2+K,H,W) of what stays, returns, and is moved by each."""
+        """Kernels (N,K,k,k), and masks (N,2+K,H,W) of what stays, returns, and each moves."""
         if noise is not None:
             hidden = hidden + self.noise_net(noise)[:, :, None, None]
         side = self.settings.kernel_size

@@ -14,16 +14,29 @@ One file each; registry.py names them, build.py imports them, the agent calls th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
+
+from torch import Generator
 
 from worldmodel.config.schema import PlannerConfig
 from worldmodel.model.world_model import WorldModel
 from worldmodel.policy.learned_policy import LearnedPolicy
 from worldmodel.policy.planners.proposals import Box, OneHot
-from worldmodel.spaces import ActionSpace
+from worldmodel.spaces import ActionSpace, State
 
-if TYPE_CHECKING:
-    from worldmodel.policy.plan_scores import ScoreMaker
+
+class ScoreMaker(Protocol):
+    """Makes the plan scores of states (B,...), and what they remember at first."""
+
+    def __call__(
+        self,
+        model: WorldModel,
+        state: State,
+        generator: Generator | None,
+        memory: State | None = None,
+    ) -> Any: ...
+
+    def start_memory(self, model: WorldModel, batch: int) -> State: ...
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class MPC:
     def _advance_memory(
         self, state: State, carry: State, action: Tensor, generator: torch.Generator
     ) -> State:
-        """What the score remembers after the action (B,A), if anything, as entries of the carry."""
+        """What the score remembers after the action (B,A), as entries of the carry."""
         memory = select_prefix(carry, MEMORY)
         if not memory:
             return {}
