@@ -7,13 +7,17 @@ import os
 import threading
 import webbrowser
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from worldmodel import build
-from worldmodel.errors import RunError
+from worldmodel.config.component_settings import states_fact
+from worldmodel.config.loading import ConfigError
+from worldmodel.errors import RunError, UsageError
 from worldmodel.evaluation.play.job_queue import JobQueue
 from worldmodel.evaluation.play.parallel_rollouts import ParallelRollouts
+from worldmodel.evaluation.play.pixel_aim import PixelAim, Pixels
 from worldmodel.evaluation.play.protocol import PlayProtocol
 from worldmodel.evaluation.play.server import Server
 from worldmodel.evaluation.play.session import Session
@@ -26,6 +30,7 @@ from worldmodel.evaluation.returns.evaluation_rollout import (
     make_first_available,
 )
 from worldmodel.model.given_reward import GivenReward
+from worldmodel.registry import DYNAMICS
 from worldmodel.saved_run import Run
 from worldmodel.system.console import say
 from worldmodel.system.stop_request import Stop
@@ -58,7 +63,7 @@ def serve_play(
     with envs or contextlib.nullcontext():
         answers = start_session(run, envs, directory, seed, context, notes)
         queries = {n: getattr(answers, n) for n in ("state", "moment")}
-        commands = {n: getattr(answers, n) for n in ("step", "start", "clip")}
+        commands = {n: getattr(answers, n) for n in ("step", "start", "clip", "aim")}
         job_queue = JobQueue()
         with Server(port, job_queue, PAGE.read_bytes(), queries, commands) as server:
             for line in answers.notes:
@@ -91,7 +96,9 @@ def start_session(
     simulator = (
         Simulator(envs, make_evaluation_rollout(run, envs, seed)[0].to_env) if envs else None
     )
-    session = Session(rollouts, simulator, replay, seed, context)
+    moves = states_fact(DYNAMICS[run.config.model.dynamics], "moves_pixels")
+    aim = PixelAim(rollouts, partial(plan_to_pixels, run)) if moves else None
+    session = Session(rollouts, simulator, replay, seed, context, aim)
     if simulator is not None:
         session.start_episode()
     elif replay.count:
@@ -109,6 +116,16 @@ def start_session(
         notes.append("this model cannot draw: its predictions are shown as curves only")
     about = f"{run.config.env.task}, {run.path}, trained on {run.frames} frames"
     return PlayProtocol(session, directory, about, notes, run.config.env.repeat)
+
+
+def plan_to_pixels(run: Run, pixels: Pixels, goals: Pixels) -> Any:
+    """The run's planner as a behavior that moves pixels to their goals."""
+    keys = {"behavior.name": "mpc", "planner.score": "pixel_distance"}
+    places = {"goal.designated": [*map(list, pixels)], "goal.pixels": [*map(list, goals)]}
+    try:
+        return run.apply_overrides({**keys, **places}).agent.behavior
+    except ConfigError as error:
+        raise UsageError("; ".join(error.problems)) from None
 
 
 def has_screen() -> bool:

@@ -14,8 +14,9 @@ from worldmodel.model.mean_image import to_pixels
 from worldmodel.policy.agent import Agent
 from worldmodel.policy.learned_policy import LearnedPolicy
 from worldmodel.rollout.montage import join_pictures
-from worldmodel.spaces import Columns, State, map_state
-from worldmodel.system.runtime import autocast, make_generator
+from worldmodel.spaces import Columns, State, add_prefix, map_state
+from worldmodel.system import runtime
+from worldmodel.system.runtime import autocast
 
 ROLLOUTS = 8
 
@@ -53,14 +54,28 @@ class ParallelRollouts:
     def observe(self, rows: Columns, seed: int) -> State:
         """Posterior states (K,...) after rows (T,...), of which the first starts an episode."""
         rows = {k: rows[k] for k in [*self.seen, "prev_action"]}
-        return self.agent.observe_rows(rows, self._generator(seed), self.count)
+        return self.agent.observe_rows(rows, self.make_generator(seed), self.count)
 
     @torch.no_grad()
     def imagine_step(self, state: State, action: np.ndarray, seed: int) -> State:
         """One step of every rollout with one action (A,)."""
         vector = torch.from_numpy(action)[None].expand(self.count, -1).to(self.agent.device)
         with autocast(self.agent.device, self.agent.precision):
-            found = self.model.dynamics.imagine_step(state, vector, self._generator(seed))
+            found = self.model.dynamics.imagine_step(state, vector, self.make_generator(seed))
+        return map_state(found, torch.Tensor.float)
+
+    @torch.no_grad()
+    def observe_next(self, state: State, seen: Columns, action: np.ndarray, seed: int) -> State:
+        """The posterior states (K,...) after an action (A,) that led to what is seen, by name."""
+        vector = torch.from_numpy(action)[None].expand(self.count, -1)
+        rows: dict[str, torch.Tensor] = {
+            k: torch.from_numpy(seen[k])[None].expand(self.count, *seen[k].shape)
+            for k in self.seen
+        }
+        obs = {**rows, "prev_action": vector, "is_first": torch.zeros(self.count).bool()}
+        carry = {**add_prefix(state, "state/"), "prev_action": vector}
+        with autocast(self.agent.device, self.agent.precision):
+            found, _ = self.agent.filter(obs, carry, self.make_generator(seed))
         return map_state(found, torch.Tensor.float)
 
     @torch.no_grad()
@@ -88,19 +103,23 @@ class ParallelRollouts:
         self, name: str, state: State, carry: State | None, seed: int
     ) -> tuple[np.ndarray, State]:
         """A driver's action (A,) in the first rollout, and its carry; None starts anew."""
-        behavior = self.drivers[name]
+        return self.act(self.drivers[name], BEHAVIOR_LABELS[name], state, carry, seed)
+
+    @torch.no_grad()
+    def act(
+        self, behavior: Any, label: str, state: State, carry: State | None, seed: int
+    ) -> tuple[np.ndarray, State]:
+        """The same of a behavior that is no driver of its own."""
         fresh = torch.tensor([carry is None], device=self.agent.device)
         first = map_state(state, lambda v: v[:1])
         with autocast(self.agent.device, self.agent.precision):
             action, carry = behavior.act(
-                first, carry or behavior.init(1), fresh, "eval", self._generator(seed)
+                first, carry or behavior.init(1), fresh, "eval", self.make_generator(seed)
             )
         vector = action[0].float().cpu().numpy()
         if not np.isfinite(vector).all():
-            raise UsageError(
-                f"{BEHAVIOR_LABELS[name]} chose an action that is not finite; nothing was done"
-            )
+            raise UsageError(f"{label} chose an action that is not finite; nothing was done")
         return vector, carry
 
-    def _generator(self, seed: int) -> torch.Generator:
-        return make_generator(seed, device=self.agent.device.type)
+    def make_generator(self, seed: int) -> torch.Generator:
+        return runtime.make_generator(seed, device=self.agent.device.type)

@@ -11,7 +11,6 @@ import numpy as np
 
 from worldmodel.errors import UsageError
 from worldmodel.evaluation.play.session import HAND, MAX_STEPS, Moment, Session
-from worldmodel.evaluation.quality.policies import BEHAVIOR_LABELS
 from worldmodel.system.files import replace_file
 
 Request = dict[str, Any]
@@ -31,7 +30,7 @@ class PlayProtocol:
         """Everything the page needs when it is opened."""
         check_keys(request)
         s, agent = self.session, self.session.rollouts.agent
-        drivers = [{"name": n, "label": BEHAVIOR_LABELS[n]} for n in s.rollouts.drivers]
+        drivers = [{"name": n, "label": label} for n, label in s.list_drivers().items()]
         return {
             "about": self.about,
             "notes": self.notes,
@@ -46,6 +45,7 @@ class PlayProtocol:
             "simulator": s.simulator is not None,
             "replay": s.replay.count,
             "most": MAX_STEPS,
+            "aims": s.aim is not None,
             **self._describe_session(),
         }
 
@@ -57,6 +57,13 @@ class PlayProtocol:
             raise UsageError("driver: give a name")
         self.session.rewind(at)
         return self._describe_current(self.session.step(driver, request.get("action")))
+
+    def aim(self, request: Request) -> dict[str, Any]:
+        """Designate pixels [row, column] of the picture at `at`, and the goal of each."""
+        check_keys(request, "at", "pixels", "goals")
+        self.session.rewind(read_integer(request, "at"))
+        moment = self.session.aim_at(*(read_pixels(request, k) for k in ("pixels", "goals")))
+        return self._describe_current(moment)
 
     def moment(self, request: Request) -> dict[str, Any]:
         check_keys(request, "at")
@@ -94,10 +101,15 @@ class PlayProtocol:
 
     def _describe_current(self, moment: Moment) -> dict[str, Any]:
         """The step that is shown, with its pictures."""
-        pictures = {
+        pictures: dict[str, Any] = {
             "imagined": encode_picture(moment.prediction.picture),
             "real": encode_picture(moment.real.picture),
         }
+        aim = self.session.aim
+        if aim is not None:
+            found = aim.locate(moment.memory) if moment.memory else None
+            pictures["expected"] = encode_picture(None if found is None else found[..., None])
+            pictures["aim"] = {"pixels": aim.pixels, "goals": aim.goals}
         return {
             "at": self.session.at,
             "note": self.session.note,
@@ -141,6 +153,18 @@ def check_keys(request: Request, *names: str) -> None:
         raise UsageError(
             f"{str(unknown[0])[:60]!r} is unknown here; known: {', '.join(names) or 'nothing'}"
         )
+
+
+def read_pixels(request: Request, name: str) -> list[list[int]]:
+    value = request.get(name)
+    if not isinstance(value, list) or not all(
+        isinstance(pixel, list)
+        and len(pixel) == 2
+        and all(isinstance(x, int) and not isinstance(x, bool) and x >= 0 for x in pixel)
+        for pixel in value
+    ):
+        raise UsageError(f"{name}: give pixels as [row, column], each a whole number")
+    return value
 
 
 def read_integer(request: Request, name: str, low: int = 0) -> int:

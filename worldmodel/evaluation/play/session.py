@@ -14,14 +14,17 @@ import numpy as np
 import torch
 
 from worldmodel.errors import UsageError, exit_code_of
+from worldmodel.evaluation.play import pixel_aim
 from worldmodel.evaluation.play.parallel_rollouts import ParallelRollouts, Prediction
+from worldmodel.evaluation.play.pixel_aim import PixelAim
 from worldmodel.evaluation.play.start_points import ReplayStarts, SessionStart
 from worldmodel.evaluation.plotting import media
+from worldmodel.evaluation.quality.policies import BEHAVIOR_LABELS
 from worldmodel.evaluation.quality.simulator import Simulator
 from worldmodel.evaluation.returns.evaluation_rollout import SEED_STREAM
 from worldmodel.rollout.collector import make_episode_seeds
 from worldmodel.rollout.montage import join_row
-from worldmodel.spaces import State
+from worldmodel.spaces import Columns, State
 from worldmodel.system.runtime import mix_seeds
 
 HAND = "hand"
@@ -37,11 +40,15 @@ class RealStep:
     reward: float | None = None
     over: str = ""
     takes_part: bool = False
+    seen: Columns = field(default_factory=dict)  # what was observed, by name
 
 
 @dataclass
 class Moment:
-    """A step: its action (A,) and driver, the model's prediction and the simulator's result."""
+    """A step: its action (A,) and driver, the model's prediction and the simulator's result.
+
+    `memory` says where clicked pixels are expected; it is empty before any was clicked.
+    """
 
     state: State
     prediction: Prediction
@@ -49,6 +56,7 @@ class Moment:
     driver: str = ""
     action: np.ndarray | None = None
     carry: State = field(default_factory=dict)
+    memory: State = field(default_factory=dict)
 
 
 class Session:
@@ -66,7 +74,9 @@ class Session:
         replay: ReplayStarts,
         seed: int,
         context: int,
+        aim: PixelAim | None = None,
     ):
+        self.aim = aim
         self.rollouts, self.simulator, self.replay = rollouts, simulator, replay
         self.seed, self.context = seed, context
         self.seeds = make_episode_seeds(seed, SEED_STREAM)
@@ -128,6 +138,14 @@ class Session:
         carry: State = {}
         if driver == HAND:
             vector = self.encode_action(action)
+        elif self.aim is not None and driver in (pixel_aim.REAL, pixel_aim.IMAGINED):
+            if not here.memory:
+                raise UsageError("click a pixel and then its goal in the picture first")
+            kept = self.aim.make_carry(here.memory, here.carry if here.driver == driver else None)
+            label = pixel_aim.LABELS[driver]
+            vector, carry = self.rollouts.act(
+                self.aim.behavior, label, here.state, kept, mix_seeds(step_seed, 1)
+            )
         elif driver in self.rollouts.drivers:
             before = here.carry if here.driver == driver else None
             vector, carry = self.rollouts.choose_action(
@@ -135,16 +153,44 @@ class Session:
             )
         else:
             raise UsageError(
-                f"driver: {driver!r} is not one of {', '.join([HAND, *self.rollouts.drivers])}"
+                f"driver: {driver!r} is not one of {', '.join([HAND, *self.list_drivers()])}"
             )
         state = self.rollouts.imagine_step(here.state, vector, step_seed)
+        predicted, memory = self.rollouts.predict(state), self._track(here, vector, step_seed)
         real = self._step_simulator(vector)
+        if driver == pixel_aim.REAL and real.seen:
+            state = self.rollouts.observe_next(here.state, real.seen, vector, step_seed)
         del self.history[self.at + 1 :]
-        self.history.append(
-            Moment(state, self.rollouts.predict(state), real, driver, vector, carry)
-        )
+        self.history.append(Moment(state, predicted, real, driver, vector, carry, memory))
         self.at += 1
         return self.history[-1]
+
+    def aim_at(self, pixels: pixel_aim.Pixels, goals: pixel_aim.Pixels) -> Moment:
+        """Designate pixels of the picture that is shown, and their goals; drops later steps."""
+        if self.aim is None:
+            raise UsageError("this model does not move pixels: there is nothing to aim at")
+        self.aim.set(pixels, goals)
+        here = self.history[self.at]
+        del self.history[self.at + 1 :]
+        for moment in self.history:
+            moment.memory = {}
+        if self.aim.is_set:
+            here.state, here.memory = self.aim.begin(here.state)
+        return here
+
+    def _track(self, here: Moment, vector: np.ndarray, seed: int) -> State:
+        """Where clicked pixels are expected after an action from `here`."""
+        if self.aim is None or not here.memory:
+            return {}
+        return self.aim.advance(here.state, here.memory, vector, mix_seeds(seed, 2))
+
+    def list_drivers(self) -> dict[str, str]:
+        """The drivers beside the user's hand, with their labels."""
+        found = {name: BEHAVIOR_LABELS[name] for name in self.rollouts.drivers}
+        if self.aim is None:
+            return found
+        aims = pixel_aim.LABELS if self.simulator else [pixel_aim.IMAGINED]
+        return {**found, **{name: pixel_aim.LABELS[name] for name in aims}}
 
     def rewind(self, at: int) -> Moment:
         """Show another step of the history; the next step continues from there."""
@@ -202,6 +248,8 @@ class Session:
         rows = {k: v[-self.context :] for k, v in start.rows.items()}
         state = self.rollouts.observe(rows, self._step_seed(0))
         real = self._read_step(there) if there is not None else RealStep()
+        if self.aim is not None:
+            self.aim.set([], [])
         self.history = [Moment(state, self.rollouts.predict(state), real)]
         self.at = self.simulator_at = 0
         return self.history[0]
@@ -216,7 +264,7 @@ class Session:
         if not here.takes_part or self.simulator is None:
             return RealStep()
         if here.over:
-            return RealStep(here.picture, None, here.over, True)
+            return RealStep(here.picture, None, here.over, True, here.seen)
         if self.simulator_at != self.at and not self._restore_simulator(here):
             return RealStep()
         found = self._call_simulator(lambda simulator: simulator.act(vector))
@@ -263,4 +311,5 @@ class Session:
             "it failed" if step.fault else "for good" if step.is_terminal else "at its time limit"
         )
         reward = None if step.is_first else float(step.reward)
-        return RealStep(join_row(step.obs), reward, over if step.is_last else "", True)
+        ending = over if step.is_last else ""
+        return RealStep(join_row(step.obs), reward, ending, True, dict(step.obs))

@@ -179,6 +179,13 @@ class Dynamics(nn.Module):
         """The states (...,) with another sample of the latent."""
         raise NotImplementedError
 
+    def begin_here(self, state: State) -> State:
+        """The states whose pictures now count as the first of their episode.
+
+        Only dynamics that move pixels do this.
+        """
+        raise NotImplementedError
+
     def designate(self, state: State, probabilities: Tensor, first: Tensor) -> State:
         """The states (N,...) with probabilities (N,D,H*W) of where D designated pixels are, and of
         where they were in each state's first picture; both sum to one, or are zero if unknown.

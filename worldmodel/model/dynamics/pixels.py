@@ -342,6 +342,21 @@ class Pixels(Dynamics):
         moved = mix_pixels(maps[0], maps[1], kernels, masks).flatten(2)
         return moved / moved.sum(-1, keepdim=True).clamp(min=1e-12)
 
+    def measure_motion(self, state: State, action: Tensor) -> Tensor:
+        """How many rows and columns each pixel of the next picture has moved, as the mean over
+        kernels and masks: (N,H,W,2).
+        """
+        seen, coarse = self._look(state["picture"])
+        hidden = self._update_hidden(state["hidden"], self._combine(coarse, action))
+        kernels, masks = self._predict_motion(hidden, seen)
+        side = self.settings.kernel_size
+        moves = side // 2 - torch.arange(side, device=kernels.device).to(kernels)
+        along = torch.stack([kernels.sum(-1) @ moves, kernels.sum(-2) @ moves], -1)  # (N,K,2)
+        return torch.einsum("nkhw,nkm->nhwm", masks[:, 2:], along)
+
+    def begin_here(self, state: State) -> State:
+        return {**state, "first": state["picture"]}
+
     def designate(self, state: State, probabilities: Tensor, first: Tensor) -> State:
         return {**state, "designated": probabilities, "designated_first": first}
 
