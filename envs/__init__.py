@@ -14,6 +14,7 @@ from .errors import EnvError, EnvSettingsError
 from .names import FORMS, NAMES, SUITE, TASKS, check_name, may_name_code, names_code
 from .registry import (
     choose_renderer,
+    describe_task,
     load_expert,
     make,
     make_factory,
@@ -37,4 +38,5 @@ __all__ = [
     "make_simulator",
     "make_vector",
     "choose_renderer",
+    "describe_task",
 ]

@@ -17,6 +17,7 @@ from .names import DISTRACT, NAMES, check_name, may_name_code, names_code
 if TYPE_CHECKING:
     import gymnasium
 
+    from .facts import TaskFacts
     from .parallel.vector import SupervisedEnvs
     from .simulator import Simulator
 
@@ -63,6 +64,28 @@ def make_factory(
         strength=distract.strength,
         kind=distract.kind,
         simulator=simulator,
+    )
+
+
+def describe_task(env: Any) -> TaskFacts:
+    """Read the facts of a run's task that rules of the configuration need.
+
+    It makes the environment, whose code the command line named.
+    """
+    from .facts import read_facts
+
+    return read_facts(
+        partial(
+            make,
+            env.task.removeprefix(DISTRACT),
+            size=tuple(env.size),
+            time_limit=env.time_limit,
+            obs="state" if env.obs == "state" else "pixels",
+            render="ray",
+            kwargs=env.kwargs,
+            image_keys=env.image_keys,
+            vector_keys=env.vector_keys,
+        )
     )
 
 

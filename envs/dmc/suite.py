@@ -156,6 +156,17 @@ class DMC(gymnasium.Env, FrameCounter):
         """The simulation."""
         return self._env.physics
 
+    @property
+    def control_step(self) -> float:
+        """Seconds of one control step."""
+        return float(self._env.control_timestep())
+
+    @property
+    def step_limit(self) -> int | None:
+        """Control steps after which an episode ends; None if it never does."""
+        limit = self._env._step_limit
+        return int(limit) if limit < float("inf") else None
+
     def reset(
         self, *, seed: int | None = None, options: dict | None = None
     ) -> tuple[Any, dict[str, Any]]:

@@ -28,7 +28,7 @@ def train_run(presets: tuple[str, ...], env: Any, keys: Mapping[str, Any]) -> Ru
     A signal stops the training: all is saved, then the signal takes effect as it did before.
     """
     words = add_default_preset([*presets, *make_words(env, keys)])
-    config = loading.parse(words, envs.check_name)
+    config = loading.parse(words, envs.check_name, envs.describe_task)
     load = LoadMeter()
     from worldmodel.programs.training import open_training  # torch is imported from here on
     from worldmodel.run_directory import RunDir

@@ -5,9 +5,12 @@ import sys
 
 from worldmodel import envs
 from worldmodel.config import loading
-from worldmodel.errors import UsageError
+from worldmodel.config.rules import Choice
+from worldmodel.errors import exit_code_of
+from worldmodel.system.console import say
 from worldmodel.system.cpu_cores import LoadMeter
 
+DRY_RUN = "--dry-run"  # say what the rules choose, and train nothing
 KEPT = "\nwhat the last checkpoint holds is kept; the same command goes on from there"
 
 
@@ -46,16 +49,27 @@ def run_session(session) -> int:
 def main(argv: list[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     is_main = os.environ.get("RANK", "0") == "0"
+    words = [word for word in argv if word != DRY_RUN]
+    choices: list[Choice] = []
     try:
-        config = loading.parse(add_default_preset(argv), envs.check_name)
-    except UsageError as error:
+        config = loading.parse(
+            add_default_preset(words), envs.check_name, envs.describe_task, choices.append
+        )
+    except Exception as error:
+        code = exit_code_of(error)
+        if code is None:
+            raise
         if os.environ.get("LOCAL_RANK", "0") == "0":  # all ranks of a machine get the same words
             sys.stderr.write(f"{error}\n")
-        return error.exit_code
+        return code
+    if is_main:
+        show_choices(choices)
+    if DRY_RUN in argv:
+        return 0
     load = LoadMeter()
     from worldmodel.programs.exit_codes import run_command  # torch is imported from here on
 
-    code = run_command(lambda: train(config, argv, load), KEPT)
+    code = run_command(lambda: train(config, words, load), KEPT)
     if config.run.fresh and code in (3, 4, 5, 74) and is_main:
         sys.stderr.write(
             "--run.fresh true starts over whenever it is given; to go on, leave it out\n"
@@ -63,7 +77,15 @@ def main(argv: list[str]) -> int:
     return code
 
 
+def show_choices(choices: list[Choice]) -> None:
+    """Say what the rules chose, and why."""
+    for choice in choices:
+        say(f"rule: {choice.key} {choice.value} ({choice.why})")
+
+
 def add_default_preset(argv: list[str]) -> list[str]:
-    """Add the preset quickstart where neither a preset nor a task is named."""
+    """Add a preset where none is named: generalist to a task, quickstart where none is named."""
     names, overrides, _ = loading.split_arguments(argv)
-    return argv if names or "env.task" in dict(overrides) else ["quickstart", *argv]
+    if names:
+        return argv
+    return ["generalist" if "env.task" in dict(overrides) else "quickstart", *argv]

@@ -15,8 +15,10 @@ from worldmodel.system.console import PROGRAM, say
 USAGE = """usage: {program} train [PRESET ...] [--section.key VALUE ...]
 
 Train an agent from pixels. Presets are layered left to right over configs/defaults.yaml, and keys
-over them. Without a preset and a task it trains the preset quickstart. The same command again
-resumes the run; --run.fresh true starts over. Everything is saved in runs/<task>/<name>/seed<k>.
+over them. With a task and no preset it trains the preset generalist, without either quickstart.
+The same command again resumes the run; --run.fresh true starts over. Everything is saved in
+runs/<task>/<name>/seed<k>. --dry-run prints what rules choose (keys with the value auto), and
+trains nothing.
 
 {program} train --help SECTION lists the keys of a section; SECTION.KEY and PRESET work too.
 """

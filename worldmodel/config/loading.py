@@ -22,7 +22,8 @@ from ruamel.yaml import YAML
 from worldmodel.config.key_reference import SHORT_NAMES
 from worldmodel.config.preset_files import DEFAULTS, find_preset_files
 from worldmodel.config.ranges import AnyOf, OneOf, Range
-from worldmodel.config.schema import Config, contradictions
+from worldmodel.config.rules import AUTO, RULES, Choice, TaskFacts, Unknown
+from worldmodel.config.schema import Config, EnvConfig, contradictions
 from worldmodel.config.yaml_io import (
     MAX_BITS,
     UNREADABLE,
@@ -51,9 +52,16 @@ def _read_defaults() -> dict[str, Any]:
     return read_yaml(DEFAULTS, one_line_strings=True)
 
 
-def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) -> Config:
+def parse(
+    argv: Sequence[str],
+    check_task: Callable[[str], None] | None = None,
+    describe_task: Callable[[EnvConfig], TaskFacts] | None = None,
+    note: Callable[[Choice], None] = lambda choice: None,
+) -> Config:
     """Command line to configuration; raises ConfigError with every problem found, `check_task`'s
     error too. MissingPackageError if all is right but a package of the task is missing.
+
+    Rules choose where a value is `auto`, by what `describe_task` says; `note` is told.
     """
     names, overrides, problems = split_arguments(argv)
     presets = sorted(find_preset_files())
@@ -88,10 +96,38 @@ def parse(argv: Sequence[str], check_task: Callable[[str], None] | None = None) 
                 problems.append(f"env.task: {error}")
             else:
                 missing = f"env.task: {error}"
+    for choice in choose_by_rules(values, None if problems or missing else describe_task):
+        note(choice)
     config = build_config(values, problems)
     if missing:
         raise MissingPackageError(missing)
     return config
+
+
+def choose_by_rules(
+    values: dict[str, Any], describe_task: Callable[[EnvConfig], TaskFacts] | None
+) -> list[Choice]:
+    """Replace every `auto` that has a rule by the rule's choice; the choices in their order."""
+    ruled = [key for key in RULES if get_value(values, key) == AUTO]
+    if not ruled:
+        return []
+    facts: TaskFacts = Unknown()
+    choices = []
+    if describe_task:
+        problems: list[str] = []
+        env = _convert({**values["env"], "repeat": 1}, EnvConfig, "env", problems)
+        facts = facts if problems else describe_task(env)
+    for key in ruled:
+        section, name = key.split(".")
+        choices.append(RULES[key](values, facts))
+        values[section][name] = choices[-1].value
+    return choices
+
+
+def get_value(values: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key in plain tables; None where there is none."""
+    section, name = key.split(".")
+    return _table(values, section).get(name)
 
 
 def load(path: Path, opener: Callable[[str, int], int] | None = None) -> Config:
