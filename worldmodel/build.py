@@ -43,6 +43,7 @@ from worldmodel.model.heads import (
     TwoHotHead,
 )
 from worldmodel.model.known_rewards import KNOWN_REWARDS
+from worldmodel.model.loss_balance import LossBalance
 from worldmodel.model.networks import BiasedMLP, Encoder, RawPicture, RawVectors
 from worldmodel.model.objectives import ModelSpec, Objective
 from worldmodel.model.probe_decoder import Probe
@@ -143,13 +144,14 @@ def make_model(
     names += ["smooth"] * (c.loss.smooth > 0)
     names = names if dynamics.imagines else []
     replaced = {n for module, _ in objectives.values() for n in module.replaces}
+    names = [name for name in names if name not in replaced]
     return WorldModel(
         obs,
         encoder,
         dynamics,
         objectives,
         *make_heads(c, dynamics),
-        scales=make_loss_scales(c, [n for n in names if n not in replaced]),
+        scales=make_loss_scales(c, names),
         free=c.loss.free if dynamics.noisy else -math.inf,
         free_on=c.loss.free_on,
         overshooting=c.loss.overshooting,
@@ -162,6 +164,7 @@ def make_model(
         corrective_steps=c.loss.corrective_steps if c.loss.corrective else 0,
         reward_free=c.loss.reward_free,
         smooth=c.loss.smooth > 0,
+        balance=LossBalance(names) if c.loss.balance == "learned" and names else None,
     )
 
 

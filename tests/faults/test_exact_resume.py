@@ -201,6 +201,7 @@ KINDS["plans that track designated pixels"] = (
     *("--goal.pixels", "[[3, 8], [30, 5]]", "--behavior.replan", "2", "--pixels.latent", "2"),
     *("--pixels.truth", "4.0", "--planner.particles", "2"),
 )
+KINDS["learned weights of losses"] = ("--loss.balance", "learned")
 KINDS["feature points"] = ("--model.encoder", "spatial", "--loss.smooth", "0.5")
 KINDS["refits in rounds of an ensemble of transitions, plans of two steps"] = (
     *("--train.schedule", "rounds", "--train.round", "7", "--train.refit", "3"),

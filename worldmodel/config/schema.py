@@ -185,6 +185,7 @@ class LossConfig(Section):
     ensemble: Weight
     smooth: Weight
     reward_free: bool
+    balance: Literal["fixed", "learned"]
     probe: bool
 
 

@@ -21,6 +21,7 @@ from worldmodel.model.kl import (
     compute_corrections,
     compute_overshooting,
 )
+from worldmodel.model.loss_balance import LossBalance
 from worldmodel.model.mean_image import MeanImage
 from worldmodel.model.networks import Encoder, RawPicture, RawVectors
 from worldmodel.model.objectives import Context, DistanceObjective, Objective, Parts
@@ -70,6 +71,7 @@ class WorldModel(nn.Module):
         corrective_steps: int = 0,
         reward_free: bool = False,
         smooth: bool = False,
+        balance: LossBalance | None = None,
         world: World = ALONE,
     ):
         super().__init__()
@@ -87,7 +89,7 @@ class WorldModel(nn.Module):
         self.scales, self.world = scales, world
         self.free, self.free_on, self.overshooting, self.shift = free, free_on, overshooting, shift
         self.corrective_steps, self.reward_free = corrective_steps, reward_free
-        self.smooth = smooth
+        self.smooth, self.balance = smooth, balance
         self.replaced = {
             name for objective, _ in objectives.values() for name in objective.replaces
         }
@@ -233,10 +235,16 @@ class WorldModel(nn.Module):
         assert all(v.shape == shape for v in losses.values()), {
             k: v.shape for k, v in losses.items()
         }
-        total = torch.stack([v.mean() * self.scales[k] for k, v in losses.items()]).sum()
+        scales: dict[str, Tensor | float] = {**self.scales}
         shown = {f"loss/{k}": v.mean() for k, v in losses.items()}
+        if self.balance is not None:
+            scales = {k: scale * self.balance.weigh(k) for k, scale in scales.items()}
+            shown |= self.balance.metrics()
+        total = torch.stack([v.mean() * scales[k] for k, v in losses.items()]).sum()
+        if self.balance is not None:
+            total = total + self.balance.penalty()
         if by_row:
-            scaled = [v.detach() * self.scales[k] for k, v in losses.items()]
+            scaled = [(v * scales[k]).detach() for k, v in losses.items()]
             shown[BY_ROW] = torch.stack(scaled).sum(0)
         return total, {**metrics, **shown, "loss/total": total}, post, feat
 
