@@ -3,12 +3,14 @@
 python benchmarks/foresight.py RUN [RUN ...] [--goals N] [--by NAME ...] [--out FOLDER]
 python benchmarks/foresight.py RUN --by pixel image --planner.candidates 60 --behavior.replan 2
 
-RUNs are trained on `pushing`. Those that move pixels (model.dynamics pixels) plan by the
-designated pixel, which is the first object's centre, and to a goal picture; others plan to the
-goal picture, by the distance that their objective has learnt or else by belief. The same episodes
-are played by the scripted expert and by random actions. An episode is a success if the object
-comes within 0.08 of its goal in 100 frames. The goal picture is the last of the expert's episode.
-`pixel-truth` is told where the object is at each step, as the best tracking could.
+RUNs are trained on `pushing`. Episodes start as theirs did, beside the object with
+env.kwargs.start_near, unless --anywhere is given. No picture shows the goal. Runs that move pixels
+(model.dynamics pixels) plan by the designated pixel, which is the first object's centre, and to a
+goal picture; others plan to the goal picture, by the distance that their objective has learnt or
+else by belief. The same episodes are played by the scripted expert and by random actions. An
+episode is a success if the object comes within 0.08 of its goal in 100 frames. The goal picture is
+the last of the expert's episode. `pixel-truth` is told where the object is at each step, as the
+best tracking could.
 
 Each line of FOLDER/foresight.jsonl is JSON: a method and its successes, or for `errors` the mean
 squared error of a run's predicted pictures by horizon, beside that of the last picture seen.
@@ -31,6 +33,8 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from worldmodel.envs.tasks.pushing import WITHIN
 
 from benchmarks.reach import compute_share_interval
 from worldmodel import build, envs
@@ -62,20 +66,19 @@ class Episode:
 
 
 class Table:
-    """The task of a run, without its starts beside objects, in the task's own length."""
+    """The task of a run in the task's own length; and another where an action lasts one frame."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, anywhere: bool):
         e = run.config.env
         if e.task != "pushing" or e.obs != "pixels":
             raise UsageError(f"{run.path}: it was not trained on pictures of pushing")
-        kwargs = {k: v for k, v in e.kwargs.items() if k != "start_near"}
-        if kwargs.get("goal") is False:
-            raise UsageError(f"{run.path}: it has learnt pictures without goals (env.kwargs)")
+        kwargs = {**e.kwargs, "goal": False} | ({"start_near": False} if anywhere else {})
         self.size, self.repeat = e.size, e.repeat
-        factory = envs.make_factory(
-            replace(e, kwargs=kwargs, time_limit=None), run.config.distract
+        e = replace(e, kwargs=kwargs, time_limit=None)
+        self.env, self.steady = (
+            envs.make_factory(keys, run.config.distract)(obs="pixels", held_out=True)
+            for keys in (e, replace(e, repeat=1))
         )
-        self.env = factory(obs="pixels", held_out=True)
         self.expert = envs.load_expert("pushing")
 
     def play(self, seed: int, start: Callable[[np.ndarray], Any], stop: bool = True) -> Episode:
@@ -86,10 +89,10 @@ class Table:
             begin = time.process_time()
             action = act(picture)
             played.seconds.append(time.process_time() - begin)
-            picture, _, terminated, truncated, info = self.env.step(action)
+            picture, _, terminated, truncated, _ = self.env.step(action)
             played.gaps.append(self.task.measure_gap())
             played.pictures.append(picture)
-            played.success = played.success or bool(info["success"])
+            played.success = played.success or played.gaps[-1] <= WITHIN
             if terminated or truncated or (stop and played.success):
                 break
         return played
@@ -98,8 +101,13 @@ class Table:
     def task(self) -> Any:
         return self.env.unwrapped
 
-    def act_by_expert(self, picture: np.ndarray) -> Act:
-        return lambda picture: self.expert(self.task)
+    def follow_expert(self, seed: int) -> Episode:
+        """Play an episode by the expert, which acts at every frame."""
+        moved, repeat = self.env, self.repeat
+        self.env, self.repeat = self.steady, 1
+        played = self.play(seed, lambda _: lambda _: self.expert(self.task))
+        self.env, self.repeat = moved, repeat
+        return played
 
     def find_pixels(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Row and column of the first object's centre and of its goal, each (1,1,2)."""
@@ -292,13 +300,13 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     goals: dict[tuple, dict[int, np.ndarray]] = {}
     drawn = False
     for number, run in enumerate(runs):
-        table = Table(run)
-        place = table.size, table.repeat
+        table = Table(run, args.anywhere)
+        place = table.size, str(run.config.env.kwargs)
         if place not in goals:
-            played = {seed: table.play(seed, table.act_by_expert) for seed in seeds}
+            played = {seed: table.follow_expert(seed) for seed in seeds}
             goals[place] = {seed: e.pictures[-1] for seed, e in played.items()}
             if "expert" in args.by and number == 0:
-                yield summarize("expert", list(played.values()), repeat=table.repeat)
+                yield summarize("expert", list(played.values()), repeat=1)
         if "random" in args.by and number == 0:
             chance = [table.play(seed, make_random_policy(seed)) for seed in seeds]
             yield summarize("random", chance, repeat=table.repeat)
@@ -320,6 +328,7 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             p, about = own.config.planner, {"run": str(run.path)}
             about |= {k: getattr(p, k) for k in ("horizon", "candidates", "iterations")}
             about |= {"replan": own.config.behavior.replan, "repeat": table.repeat}
+            about |= {"starts": "anywhere" if args.anywhere else "as trained"}
             if method == "image":
                 about["distance"] = own.config.goal.distance
             yield summarize(method, episodes, **about)
@@ -348,6 +357,9 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories of pushing")
     parser.add_argument("--goals", type=parse_positive, default=50, help="episodes of each (50)")
+    parser.add_argument(
+        "--anywhere", action="store_true", help="the pusher starts anywhere, not beside the object"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (0)")
     parser.add_argument("--by", nargs="+", choices=METHODS, default=METHODS, help="which methods")
     parser.add_argument("--out", default="foresight", help="folder of the results (foresight)")

@@ -268,12 +268,13 @@ class Pixels(Dynamics):
             draw = torch.randn(mean.shape, generator=generator, device=mean.device)
             noise = mean + std * draw
         kernels, masks = self._predict_motion(hidden, seen, noise)
-        mean = self._move(state["picture"], state["first"], kernels, masks)
-        after = {"picture": mean, "first": state["first"], "hidden": hidden, "mean": mean}
+        after = {"first": state["first"], "hidden": hidden}
         if "designated" in state:
-            after["designated"] = self._move_designated(state, kernels, masks)
+            mean, after["designated"] = self._move_designated(state, kernels, masks)
             after["designated_first"] = state["designated_first"]
-        return after
+        else:
+            mean = self._move(state["picture"], state["first"], kernels, masks)
+        return {**after, "picture": mean, "mean": mean}
 
     def _look(self, picture: Tensor) -> tuple[Tensor, Tensor]:
         """Maps of pictures (N,P) at half and at a quarter of their size."""
@@ -336,11 +337,19 @@ class Pixels(Dynamics):
         still, begun = self._restore_shape(picture), self._restore_shape(first)
         return mix_pixels(still, begun, kernels, masks).permute(0, 2, 3, 1).flatten(1)
 
-    def _move_designated(self, state: State, kernels: Tensor, masks: Tensor) -> Tensor:
-        """Where designated pixels are expected next (N,D,H*W)."""
-        maps = [state[k].unflatten(-1, self.shape[:2]) for k in ("designated", "designated_first")]
-        moved = mix_pixels(maps[0], maps[1], kernels, masks).flatten(2)
-        return moved / moved.sum(-1, keepdim=True).clamp(min=1e-12)
+    def _move_designated(
+        self, state: State, kernels: Tensor, masks: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The next picture (N,P), and where designated pixels are expected then (N,D,H*W)."""
+        colours = self.shape[2]
+        maps = [
+            torch.cat([self._restore_shape(state[k]), state[p].unflatten(-1, self.shape[:2])], 1)
+            for k, p in zip(PICTURES, ("designated", "designated_first"), strict=True)
+        ]
+        mixed = mix_pixels(maps[0], maps[1], kernels, masks)
+        picture = mixed[:, :colours].permute(0, 2, 3, 1).flatten(1)
+        moved = mixed[:, colours:].flatten(2)
+        return picture, moved / moved.sum(-1, keepdim=True).clamp(min=1e-12)
 
     def measure_motion(self, state: State, action: Tensor) -> Tensor:
         """How many rows and columns each pixel of the next picture has moved, as the mean over
@@ -364,11 +373,13 @@ class Pixels(Dynamics):
         return state["designated"]
 
     def register(self, state: State, std: float) -> State:
-        seen, first = (state[k].float().unflatten(-1, (-1, 1, self.shape[2])) for k in PICTURES)
-        colours = torch.einsum("ndp,npoc->nodc", state["designated_first"], first)
-        gaps = (seen - colours).square().sum(-1).mT  # (N,D,H*W)
-        logits = state["designated"].clamp(min=1e-12).log() - gaps / (2 * std**2)
-        return {**state, "designated": logits.softmax(-1)}
+        seen, first = (state[k].float().unflatten(-1, (-1, self.shape[2])) for k in PICTURES)
+        colours = state["designated_first"] @ first  # (N,D,C)
+        gaps = colours.square().sum(-1, keepdim=True) - 2 * colours @ seen.mT
+        gaps = gaps + seen.square().sum(-1).unsqueeze(-2)  # |seen - colour|^2 (N,D,H*W)
+        gaps = gaps - gaps.amin(-1, keepdim=True)
+        matches = state["designated"].clamp(min=1e-12) * torch.exp(-gaps / (2 * std**2))
+        return {**state, "designated": matches / matches.sum(-1, keepdim=True)}
 
     def predict_latent(self, state: State) -> State:
         return {"mean": state["mean"] if "mean" in state else state["picture"]}
