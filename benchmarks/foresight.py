@@ -10,10 +10,11 @@ goal picture; others plan to the goal picture, by the distance that their object
 else by belief. The same episodes are played by the scripted expert and by random actions. An
 episode is a success if the object comes within 0.08 of its goal in 100 frames. The goal picture is
 the last of the expert's episode. `pixel-truth` is told where the object is at each step, as the
-best tracking could.
+best tracking could, and `simulator` plans by the same cost in the true simulator.
 
 Each line of FOLDER/foresight.jsonl is JSON: a method and its successes, or for `errors` the mean
-squared error of a run's predicted pictures by horizon, beside that of the last picture seen.
+squared error of a run's predicted pictures by horizon, beside that of the last picture seen, or
+for `replan` the processor seconds of one plan.
 FOLDER/motion.png and motion.webp show an episode of the first run that moves pixels: where it
 expects the designated pixel, and which way each pixel of its prediction has come.
 """
@@ -48,7 +49,7 @@ from worldmodel.saved_run import Run
 from worldmodel.spaces import map_state, select_prefix
 from worldmodel.system.runtime import autocast
 
-METHODS = ("expert", "random", "pixel", "pixel-truth", "image", "errors")
+METHODS = ("expert", "random", "errors", "replan", "simulator", "pixel", "pixel-truth", "image")
 FRAMES = 100  # of an episode of the task
 SHOWN = 6  # steps of the picture of motion
 Act = Callable[[dict[str, Any]], np.ndarray]
@@ -73,7 +74,7 @@ class Table:
         if e.task != "pushing" or e.obs != "pixels":
             raise UsageError(f"{run.path}: it was not trained on pictures of pushing")
         kwargs = {**e.kwargs, "goal": False} | ({"start_near": False} if anywhere else {})
-        self.size, self.repeat = e.size, e.repeat
+        self.size, self.repeat, self.settings, self.kwargs = e.size, e.repeat, e, kwargs
         e = replace(e, kwargs=kwargs, time_limit=None)
         self.env, self.steady = (
             envs.make_factory(keys, run.config.distract)(obs="pixels", held_out=True)
@@ -139,14 +140,24 @@ def prepare(run: Run, score: str, changes: list[tuple[str, str]]) -> Run:
 class Foresight:
     """An agent that plans to a goal of each episode, and what it remembers."""
 
-    def __init__(self, run: Run, table: Table, goals: dict[int, np.ndarray], told: bool = False):
-        self.run, self.table, self.goals, self.told = run, table, goals, told
+    def __init__(
+        self, run: Run, table: Table, goals: dict[int, np.ndarray], method: str = "pixel"
+    ):
+        self.run, self.table, self.goals = run, table, goals
+        self.told, self.simulated = method == "pixel-truth", method == "simulator"
         self.pixels = run.config.planner.score == "pixel_distance"
         self.carry: Any = None
         self.played: list[float] = []
-        self.seed = 0
+        self.seed = min(goals)
 
     def start(self, picture: np.ndarray) -> Act:
+        self.run.generator.manual_seed(self.seed)
+        self.carry, self.played = None, []
+        if self.simulated:
+            self.run.agent.behavior.make_score = NoMemory(
+                TruePixelDistance(self.table, self.run.config.goal.last)
+            )
+            return self.act
         if self.pixels:
             goal: Any = PixelGoal(*self.table.find_pixels())
         else:
@@ -155,12 +166,10 @@ class Foresight:
             goal = Goal({"image": shown}, keys.distance, keys.at)
         maker = build.make_plan_score(self.run.config, None, lambda: goal)
         self.run.agent.behavior.make_score = maker
-        self.run.generator.manual_seed(self.seed)
-        self.carry, self.played = None, []
         return self.act
 
     def act(self, picture: np.ndarray) -> np.ndarray:
-        if self.pixels and self.carry is not None:
+        if self.pixels and not self.simulated and self.carry is not None:
             self.follow()
         action, self.carry = self.run.act(picture, self.carry)
         return action
@@ -176,6 +185,38 @@ class Foresight:
             spot = torch.zeros_like(now)
             spot[..., row * width + column] = 1.0
             self.carry["behavior/memory/now"] = spot
+
+
+class TruePixelDistance:
+    """The cost of `pixel_distance` in the true simulator, from where the task is now."""
+
+    def __init__(self, table: Table, last: float):
+        self.table, self.last = table, last
+        self.simulator = envs.make_simulator(replace(table.settings, kwargs=table.kwargs))
+        self.scale = min(table.size) / 2  # pixels in a unit of the table
+
+    def __call__(self, candidates: torch.Tensor) -> torch.Tensor:
+        (plans,) = candidates.double().numpy()
+        states = np.repeat(self.table.task.state()[None], len(plans), 0)
+        cost = np.zeros(len(plans))
+        for t in range(plans.shape[1]):
+            states = self.simulator.step(states, plans[:, t], 0)[0]
+            gaps = self.scale * np.linalg.norm(states[:, 4:6] - states[:, 2:4], axis=1)
+            cost += gaps * (self.last if t == plans.shape[1] - 1 else 1.0)
+        return -torch.from_numpy(cost).float()[None]
+
+
+@dataclass
+class NoMemory:
+    """Makes the same score for all states."""
+
+    score: TruePixelDistance
+
+    def __call__(self, *inputs: Any) -> TruePixelDistance:
+        return self.score
+
+    def start_memory(self, model: Any, batch: int) -> dict:
+        return {}
 
 
 def summarize(method: str, episodes: list[Episode], **about: Any) -> dict[str, Any]:
@@ -228,6 +269,25 @@ def measure_errors(run: Run, table: Table, episodes: int, seed: int) -> dict[str
     mean = torch.stack(errors).mean(0)
     return {"by": "errors", "run": str(run.path), "episodes": episodes, "mse": mean[0].tolist(),
             "copy_mse": mean[1].tolist()}  # fmt: skip
+
+
+@torch.no_grad()
+def time_replans(run: Run, table: Table, seed: int, rounds: int = 5) -> Iterator[dict[str, Any]]:
+    """Yield the median processor seconds of a plan of one thread, in fp32 and in bf16."""
+    picture = table.env.reset(seed=seed)[0]
+    _, carry = run.observe(picture)
+    behavior, state = run.agent.behavior, select_prefix(carry, "state/")
+    fresh, p = torch.ones(1, dtype=torch.bool), run.config.planner
+    about = {k: getattr(p, k) for k in ("horizon", "candidates", "iterations")}
+    for precision in ("fp32", "bf16"):
+        seconds = []
+        for _ in range(rounds):
+            begin = time.process_time()
+            with autocast(run.agent.device, precision):
+                behavior.plan(state, behavior.init(1), fresh, run.generator)
+            seconds.append(time.process_time() - begin)
+        about |= {"precision": precision, "cpu_seconds": float(np.median(seconds))}
+        yield {"by": "replan", "score": p.score, "run": str(run.path), **about}
 
 
 @torch.no_grad()
@@ -313,12 +373,17 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         moves = run.config.model.dynamics == "pixels"
         if "errors" in args.by and run.model.can_draw:
             yield measure_errors(run, table, args.goals, args.seed)
-        for method in ("pixel", "pixel-truth", "image"):
+        if "replan" in args.by and moves:
+            for score in ("pixel_distance", "goal_distance"):
+                own = prepare(run, score, args.changes)
+                Foresight(own, table, goals[place]).start(table.env.reset(seed=args.seed)[0])
+                yield from time_replans(own, table, args.seed)
+        for method in ("simulator", "pixel", "pixel-truth", "image"):
             if method not in args.by or (method != "image" and not moves):
                 continue
             score = "goal_distance" if method == "image" else "pixel_distance"
             own = prepare(run, score, args.changes)
-            agent = Foresight(own, table, goals[place], method == "pixel-truth")
+            agent = Foresight(own, table, goals[place], method)
             episodes = []
             for seed in seeds:
                 agent.seed = seed

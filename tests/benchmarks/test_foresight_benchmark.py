@@ -53,8 +53,11 @@ def test_lines_and_pictures_of_every_method(run_dir, tmp_path):
     forked.run("benchmarks/foresight", run_dir, *keys)
     lines = [json.loads(text) for text in (out / "foresight.jsonl").read_text().splitlines()]
     by = {line["by"]: line for line in lines}
-    assert list(by) == ["expert", "random", "errors", "pixel", "pixel-truth", "image"]
+    methods = ["expert", "random", "errors", "replan", "simulator"]
+    assert list(by) == [*methods, "pixel", "pixel-truth", "image"]
     assert by["expert"]["success"] == 1 and by["expert"]["goals"] == 2
+    replans = [(x["score"], x["precision"]) for x in lines if x["by"] == "replan"]
+    assert len(set(replans)) == 4 and all(x["cpu_seconds"] > 0 for x in lines[3:7])
     assert len(by["errors"]["mse"]) == len(by["errors"]["copy_mse"]) == 12
     assert by["pixel"]["tracked_within_pixels"] > 0 and by["image"]["distance"] == "belief"
     for name in ("motion.png", "motion.webp"):

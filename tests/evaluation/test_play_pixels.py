@@ -173,6 +173,7 @@ def test_clicks_on_the_page_aim_and_show_where_the_pixel_is(run_dir, tmp_path):
         chromium.run("$('next').click()")
         chromium.wait("!busy && at === 1")
         assert chromium.run("steps[1].driver") == "pixel"
+        assert "the driver acts on this" in chromium.run("$('real-caption').textContent")
         chromium.run("$('aim-clear').click()")
         chromium.wait("!busy && clicked.goals.length === 0")
         assert chromium.errors() == []
