@@ -211,6 +211,8 @@ def fitting(pairs, picture):
         given["critic.replay"] = "0"
     if float(of("planner.pessimism")) and int(of("planner.particles")) < 2:
         given["planner.particles"] = "2"
+    if of("planner.score") == "pixel_distance":
+        given["planner.score"] = "reward"  # the other wants a model of its own
     if of("planner.score") == "goal_distance":
         given |= {"goal.image": str(picture), "env.obs": "pixels"}
     return given

@@ -110,7 +110,9 @@ def make_behaviors(run: Run) -> tuple[dict[str, Any], list[str]]:
             continue
         try:
             found[name] = run.apply_overrides([("behavior.name", name)]).agent.behavior
-        except (RunError, ConfigError):
+        except ConfigError as error:
+            left_out.append(f"{BEHAVIOR_LABELS[name]} cannot act: {error.problems[0]}")
+        except RunError:
             given = isinstance(run.model.reward, GivenReward)
             why = "it learned another reward" if given else "this run has no actor and no critic"
             left_out.append(f"{BEHAVIOR_LABELS[name]} cannot act: {why}")
