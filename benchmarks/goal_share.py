@@ -203,7 +203,7 @@ def draw_state(env: Any, state: np.ndarray) -> np.ndarray:
 
 
 def make_planner_policy(run: Any, shown: np.ndarray) -> Policy:
-    """Plan to goal pictures (N,...), one for each episode."""
+    """Plan to goal pictures (N,...), one for each episode, from the mean of the posterior."""
     import torch
 
     from worldmodel import build
@@ -211,7 +211,13 @@ def make_planner_policy(run: Any, shown: np.ndarray) -> Policy:
 
     picture = torch.from_numpy(shown).unsqueeze(1)
     goal = Goal({"image": picture}, run.config.goal.distance, run.config.goal.at)
-    run.agent.behavior.make_score = build.make_plan_score(run.config, run.policy, lambda: goal)
+    score = build.make_plan_score(run.config, run.policy, lambda: goal)
+
+    def start_from_mean(model: Any, state: Any, generator: Any) -> Any:
+        dynamics = model.dynamics
+        return score(model, dynamics.replace_latent(state, dynamics.mean_latent(state)), generator)
+
+    run.agent.behavior.make_score = start_from_mean
     return run.act
 
 

@@ -79,8 +79,9 @@ def solve_riccati(problem, b):
     return np.stack(gains[::-1]), np.stack(plan)
 
 
-def make(iterations=100, mu=0.0, restarts=0):
-    settings = {"iterations": iterations, "mu": mu, "control": 1e-3, "restarts": restarts}
+def make(iterations=100, mu=0.0, restarts=0, reach=1.0):
+    settings = {"iterations": iterations, "mu": mu, "control": 1e-3}
+    settings |= {"restarts": restarts, "reach": reach}
     return ILQR(SimpleNamespace(**settings))
 
 
@@ -360,8 +361,9 @@ class Score:
         self.problem = problem
 
     def make_problem(self, horizon, control, copies=1):
-        start = self.problem.start.repeat(copies, 1)
-        return type(self.problem)(start, horizon)
+        if copies == 1:
+            return self.problem
+        return type(self.problem)(self.problem.start.repeat(copies, 1), horizon)
 
 
 def test_restarts_leave_a_valley_for_a_deeper_one_and_the_first_plan_is_kept_if_it_is_best():
@@ -392,3 +394,16 @@ def test_half_the_random_plans_are_uniform_and_the_others_at_a_bound():
         assert at_bounds == (number >= 3)
         assert plan.min() < -1.9 and plan.max() > 0.9
         assert plan.mean() == pytest.approx(-0.5, abs=0.25)
+
+
+def test_a_wider_reach_solves_without_bounds_and_clamps_at_last():
+    problem, mean = LinearQuadratic(spread=5.0), torch.zeros(B, H, A).double()
+
+    def find(reach):
+        planner = make(iterations=20, mu=1e-5, reach=reach)
+        return planner(Score(problem), mean, mean, Box(-1.0, 1.0))
+
+    free = torch.stack([torch.tensor(solve_riccati(problem, b)[1]) for b in range(B)])
+    assert free.abs().max() > 2, "the bounds matter"
+    torch.testing.assert_close(find(1e6), free.clamp(-1, 1), atol=1e-6, rtol=0)
+    assert (find(1.0) - free.clamp(-1, 1)).abs().max() > 0.1

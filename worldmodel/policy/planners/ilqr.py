@@ -44,6 +44,7 @@ class Settings:
 
     iterations: Rounds
     restarts: Annotated[int, Range(0, 1000)]
+    reach: Annotated[float, Range(1, 1e6)]
     mu: Weight
     control: Positive
 
@@ -83,6 +84,8 @@ class Regularization:
 class ILQR:
     """Improve the search's mean `iterations` times, and `restarts` random plans beside it; the
     cheapest is the plan. Each problem has its own regularisation and its own step. All in float64.
+
+    With a `reach` above 1 the bounds are so many times as wide, and the plan is clamped at last.
     """
 
     def __init__(self, settings: Settings):
@@ -98,9 +101,10 @@ class ILQR:
     ) -> Tensor:
         assert isinstance(score_fn, HasControlProblem), "this score is no control problem"
         restarts, limits = self.settings.restarts, proposal.limits
+        wide = limits[0] * self.settings.reach, limits[1] * self.settings.reach
         problem = score_fn.make_problem(mean.shape[1], self.settings.control, 1 + restarts)
         plans = torch.cat([proposal.finish(mean), *draw_plans(mean, restarts, limits, generator)])
-        found = self.improve(problem, plans.transpose(0, 1).double(), limits)  # (H,K*B,A)
+        found = self.improve(problem, plans.transpose(0, 1).double(), wide)  # (H,K*B,A)
         if restarts:
             found = keep_cheapest(problem, found, len(mean))
         return proposal.finish(found.transpose(0, 1).to(mean.dtype))

@@ -1,0 +1,60 @@
+"""Tests of benchmarks/goal_table.py: its commands, what it skips, and the table."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import goal_table
+from benchmarks.goal_table import DOMAINS, MODELS, Cell, format_table, list_cells
+from worldmodel.config import loading
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setattr(goal_table, "RESULTS", tmp_path / "results")
+    return tmp_path / "results"
+
+
+@pytest.mark.parametrize("cell", list(list_cells(list(DOMAINS), list(MODELS), 1)), ids=str)
+def test_every_model_learns_from_the_same_transitions(cell, tmp_path):
+    script, *words = cell.make_command(tmp_path)
+    c = loading.parse(words)
+    assert script == "train.py"
+    assert (c.env.time_limit, c.train.prefill, c.run.frames) == (1, 5000, 5000)
+    assert c.env.kwargs == {"start": "anywhere"} and c.behavior.name == "random"
+    assert c.replay.batch * c.replay.length == 256
+    assert c.loss.reward_free and c.loss.overshooting == 1
+
+
+def test_first_seeds_come_before_second_ones_and_planners_share_models(tmp_path):
+    cells = list(list_cells(["planar", "balance", "swing_up"], ["rssm_cem", "rssm_ilqr"], 2))
+    assert [cell.seed for cell in cells] == [0] * 6 + [1] * 6
+    paths = {cell.find_run(tmp_path) for cell in cells}
+    assert len(paths) == 4, "one model for each seed of the plane and of the pendulum"
+
+
+def test_known_cells_are_skipped_and_others_added(results, tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(goal_table, "train", lambda cell, root: trained.append(cell))
+    monkeypatch.setattr(goal_table, "evaluate", lambda cell, root: {"shares": [0.25, 0.75]})
+    monkeypatch.setattr(goal_table, "measure_baselines", lambda name: iter([]))
+    asked = SimpleNamespace(domains=["planar"], models=["pc3"], seeds=2, root=tmp_path)
+    goal_table.fill(asked)
+    assert trained == [Cell("planar", "pc3", 0), Cell("planar", "pc3", 1)]
+    asked.seeds = 3
+    goal_table.fill(asked)
+    assert trained[2:] == [Cell("planar", "pc3", 2)]
+    rows = [json.loads(line) for line in (results / "planar.jsonl").read_text().splitlines()]
+    assert [row["seed"] for row in rows] == [0, 1, 2]
+
+
+def test_the_table_has_means_over_models_and_the_best_one(results):
+    results.mkdir()
+    rows = [
+        {"domain": "planar", "model": "pc3", "seed": seed, "shares": shares}
+        for seed, shares in enumerate(([0.2, 0.4], [0.5, 0.7]))
+    ]
+    (results / "planar.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = format_table()
+    assert "45.0 / 60.0 (2)" in table and "pc3" in table
