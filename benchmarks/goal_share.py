@@ -208,16 +208,18 @@ def make_planner_policy(run: Any, shown: np.ndarray) -> Policy:
 
     from worldmodel import build
     from worldmodel.policy.goals import Goal
+    from worldmodel.policy.plan_scores import ScoreMaker
 
     picture = torch.from_numpy(shown).unsqueeze(1)
     goal = Goal({"image": picture}, run.config.goal.distance, run.config.goal.at)
-    score = build.make_plan_score(run.config, run.policy, lambda: goal)
 
-    def start_from_mean(model: Any, state: Any, generator: Any) -> Any:
-        dynamics = model.dynamics
-        return score(model, dynamics.replace_latent(state, dynamics.mean_latent(state)), generator)
+    class MeanStart(ScoreMaker):
+        def __call__(self, model: Any, state: Any, *rest: Any) -> Any:
+            mean = model.dynamics.mean_latent(state)
+            return super().__call__(model, model.dynamics.replace_latent(state, mean), *rest)
 
-    run.agent.behavior.make_score = start_from_mean
+    maker = build.make_plan_score(run.config, run.policy, lambda: goal)
+    run.agent.behavior.make_score = MeanStart(maker.kind, maker.inputs)
     return run.act
 
 
