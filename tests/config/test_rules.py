@@ -5,7 +5,13 @@ import pytest
 import envs
 from worldmodel.command_line.train import add_default_preset
 from worldmodel.config import loading
-from worldmodel.config.rules import RULES, Unknown, choose_patch, choose_repeat
+from worldmodel.config.rules import (
+    RULES,
+    Unknown,
+    choose_discount,
+    choose_patch,
+    choose_repeat,
+)
 from worldmodel.config.schema import contradictions
 
 
@@ -60,6 +66,20 @@ def test_an_action_lasts_no_longer_than_its_time_unless_a_control_step_does(step
     repeat = choose_repeat({}, Unknown(control_step=step)).value
     assert repeat >= 1
     assert step is None or repeat == 1 or 0.025 < repeat * step <= 0.0501
+
+
+@pytest.mark.parametrize(
+    ("frames", "repeat", "discount"),
+    [(1000, 2, 0.99), (1000, 5, 0.975), (100, 1, 0.95), (20, 1, 0.95), (None, 1, 0.995)],
+)
+def test_the_discount_looks_a_fifth_of_an_episode_ahead(frames, repeat, discount):
+    facts = Unknown(episode_frames=frames)
+    assert choose_discount({"env": {"repeat": repeat}}, facts).value == discount
+
+
+def test_gradients_pass_through_the_model_unless_actions_are_choices():
+    assert parse("generalist", "--task", "catcher")[0].actor.gradient == "reinforce"
+    assert parse("generalist", "--task", "pendulum")[0].actor.gradient == "dynamics"
 
 
 @pytest.mark.parametrize("side", [16, 32, 48, 64, 84, 96, 100, 128, 224, 256])

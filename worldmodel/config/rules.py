@@ -14,6 +14,8 @@ AUTO = "auto"
 CONTROL_TIME = 0.05  # seconds that an action lasts at most, unless a control step lasts longer
 UPDATES_PER_FRAME = 0.125
 FEWEST, MOST = 0.2, 0.5  # updates per agent step
+EPISODE_SHARE = 0.2  # of an episode, which the discount looks ahead
+LEAST_DISCOUNT, MOST_DISCOUNT = 0.95, 0.995
 GRID = 16  # places along a side of the picture after the first layer of the encoder
 
 
@@ -78,9 +80,29 @@ def choose_patch(values: Mapping[str, Any], facts: TaskFacts) -> Choice:
     return Choice("model.patch", patch, f"pictures are {side} pixels wide")
 
 
+def choose_discount(values: Mapping[str, Any], facts: TaskFacts) -> Choice:
+    """The discount looks a fifth of an episode ahead, as in TD-MPC2 (Hansen et al. 2024)."""
+    frames = facts.episode_frames
+    if frames is None:
+        return Choice("imag.discount", MOST_DISCOUNT, "no time limit of episodes is known")
+    steps = frames / values["env"]["repeat"]
+    ahead = max(1.0, EPISODE_SHARE * steps)
+    found = round(min(MOST_DISCOUNT, max(LEAST_DISCOUNT, 1 - 1 / ahead)), 4)
+    return Choice("imag.discount", found, f"episodes have {steps:g} agent steps")
+
+
+def choose_gradient(values: Mapping[str, Any], facts: TaskFacts) -> Choice:
+    """Through the model for continuous actions, likelihood ratios for choices."""
+    if facts.discrete:
+        return Choice("actor.gradient", "reinforce", "actions are choices")
+    return Choice("actor.gradient", "dynamics", "actions are continuous")
+
+
 # In the order in which they choose: a rule may read what an earlier one chose.
 RULES: dict[str, Callable[[Mapping[str, Any], TaskFacts], Choice]] = {
     "env.repeat": choose_repeat,
     "train.updates_per_step": choose_updates,
     "model.patch": choose_patch,
+    "imag.discount": choose_discount,
+    "actor.gradient": choose_gradient,
 }
