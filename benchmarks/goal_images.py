@@ -1,12 +1,17 @@
 """Measure how many goal pictures saved runs reach, and keep a table of all of them.
 
 python benchmarks/goal_images.py RUN [RUN ...] [--planner.KEY VALUE ...]
+python benchmarks/goal_images.py RUN [RUN ...] --limits
 python benchmarks/goal_images.py --table
 
 Each run plays the same episodes of its task towards the same goal pictures, as in
 benchmarks/reach.py. The runs may be of different tasks and have any dynamics and objective. Each
 adds a line to the file of --out, and so do, once per task, random actions and an expert that knows
 the goal's state. What the file holds already is not played again. --table prints the file.
+
+--limits says what limits a run of a built-in task, by two more players with the same planner: one
+whose plans are stepped in the true simulator and judged by the run's own distance, of the latents
+that it infers from the true pictures, and one that knows the true distance too.
 """
 
 from __future__ import annotations
@@ -34,9 +39,11 @@ from benchmarks.reach import (
     make_planner_policy,
     make_random_policy,
     open_runs,
+    read_state,
     summarise,
 )
 from worldmodel import envs
+from worldmodel.errors import UsageError
 from worldmodel.programs.eval_options import parse_natural, parse_positive, parse_with_changes
 from worldmodel.system.console import Progress, say
 
@@ -64,6 +71,66 @@ def turn_joints(physics: Any, pose: np.ndarray) -> np.ndarray:
     gap = pose - physics.data.qpos
     gap[0] = (gap[0] + np.pi) % (2 * np.pi) - np.pi  # the other joint cannot turn around
     return np.clip(4.0 * gap - 0.3 * physics.data.qvel, -1, 1).astype(np.float32)
+
+
+class TrueSteps:
+    """Makes scores of plans in the true simulator: minus the distance, averaged over the steps."""
+
+    def __init__(self, run: Any, goal_task: GoalTask, shown: np.ndarray, knows_distance: bool):
+        self.run, self.goal_task, self.knows_distance = run, goal_task, knows_distance
+        self.there = read_state(goal_task.other)
+        self.goal = self.encode(shown[None]).unsqueeze(0)
+        self.copy = make_goal_task(run, 0).env  # to step in
+        self.copy.reset(seed=0)
+
+    def encode(self, pictures: np.ndarray) -> Any:
+        import torch
+
+        return self.run.model.encode({"image": torch.from_numpy(pictures)[None]})[0]
+
+    def __call__(
+        self, model: Any, state: Any, generator: Any, memory: Any
+    ) -> Callable[[Any], Any]:
+        return partial(self.score, state)
+
+    def start_memory(self, model: Any, batch: int) -> dict[str, Any]:
+        return {}
+
+    def score(self, state: Any, plans: Any) -> Any:
+        """Scores (1,N) of plans (1,N,H,A) from a latent state."""
+        import torch
+
+        found = [self.follow(plan.float().cpu().numpy()) for plan in plans[0]]
+        if self.knows_distance:
+            return -torch.tensor([[np.mean(gaps) for gaps, _ in found]], dtype=torch.float32)
+        count, steps = plans.shape[1:3]
+        embed = self.encode(np.concatenate([pictures for _, pictures in found]))
+        start = {key: value.expand(count, *value.shape[1:]) for key, value in state.items()}
+        states = self.run.model.dynamics.infer_states(
+            embed.unflatten(0, (count, steps)), plans[0], torch.zeros(count, steps), start
+        )
+        kind = self.run.config.goal.distance
+        return -self.run.model.measure_goal_distance(states, self.goal, kind).mean(1)[None]
+
+    def follow(self, plan: np.ndarray) -> tuple[list[float], np.ndarray]:
+        """The gap after each step of a plan (H,A), and the picture then (H,H,W,3)."""
+        self.copy.unwrapped.set_state(self.goal_task.env.unwrapped.state())
+        gaps, pictures = [], []
+        for action in plan:
+            for _ in range(self.run.config.env.repeat):
+                self.copy.unwrapped.advance(action)
+            gaps.append(self.goal_task.gap(read_state(self.copy), self.there))
+            if not self.knows_distance:
+                pictures.append(self.copy.render())
+        return gaps, np.array(pictures)
+
+
+def make_informed_policy(
+    run: Any, goal_task: GoalTask, knows_distance: bool, shown: np.ndarray
+) -> Policy:
+    """Make a policy that plans as the run does, in the true simulator."""
+    run.agent.behavior.make_score = TrueSteps(run, goal_task, shown, knows_distance)
+    return run.act
 
 
 def describe_run(run: Any) -> dict[str, Any]:
@@ -126,6 +193,10 @@ def measure(
             "expert": (partial(make_expert_policy, goal_task), {}),
             name: (partial(make_planner_policy, run), describe_run(run)),
         }
+        if args.limits:
+            for more, knows in (("true steps", False), ("true steps and distance", True)):
+                informed = partial(make_informed_policy, run, goal_task, knows)
+                players[f"{name}, {more}"] = informed, {**describe_run(run), "given": more}
         for player, (policy_to, about) in players.items():
             line = {
                 "task": task,
@@ -180,6 +251,7 @@ def format_cells(line: dict[str, Any]) -> list[str]:
         return [line["player"], "", "", "", *figures]
     weights = ", ".join(f"{name} {weight:g}" for name, weight in line["objective"].items())
     model = line["dynamics"] + (", spatial" if line["encoder"] == "spatial" else "")
+    model += f", {line['given']}" if "given" in line else ""
     search = f"{line['planner']}, {line['horizon']} steps"
     return [model, weights or "pixels", f"{line['distance']}, {line['at']}", search, *figures]
 
@@ -191,6 +263,7 @@ def main(argv: list[str]) -> int:
         formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("runs", nargs="*", metavar="RUN", help="run directories")
+    parser.add_argument("--limits", action="store_true", help="plan in the truth as well")
     parser.add_argument("--table", action="store_true", help="print the tables of the file")
     parser.add_argument("--episodes", type=parse_positive, default=50, help="of each (50)")
     parser.add_argument("--steps", type=parse_positive, default=40, help="of an episode (40)")
@@ -207,6 +280,12 @@ def write_lines(args: argparse.Namespace) -> int:
     from worldmodel.system import runtime
 
     runs = [lengthen(open_runs([path], args.changes)[path], args.steps) for path in args.runs]
+    for run in runs if args.limits else []:
+        if run.config.goal.distance != "learnt" or run.config.env.task.startswith("dmc:"):
+            raise UsageError(
+                f"--limits: {run.path} plans in {run.config.env.task} by its distance "
+                f"{run.config.goal.distance}; take a built-in task and a learnt distance"
+            )
     known = read_lines(args.out)
     for run in runs[:1]:
         runtime.configure_torch(run.config.run.threads)

@@ -66,3 +66,27 @@ def test_a_table_ranks_by_goals_and_then_by_gaps():
     )
     assert [row[2] for row in found.splitlines()[4:]] == ["b", "c", "a"]
     assert "10 of 50" in found
+
+
+def test_plans_in_the_truth_reach_more(trained, tmp_path):
+    """Who knows steps and distance comes nearer than who knows nothing, and starts the same."""
+    file = tmp_path / "lines.jsonl"
+    asked = ("--episodes", "2", "--steps", "12", "--planner.horizon", "1", "--out", file)
+    measure(trained[0], *asked, "--limits", "--planner.candidates", "30")
+    lines = {}
+    for text in file.read_text().splitlines():
+        line = json.loads(text)
+        lines[line["player"].removeprefix("rope/debug/seed0")] = line
+    assert [*lines] == [
+        "random actions",
+        "expert",
+        "",
+        ", true steps",
+        ", true steps and distance",
+    ]
+    informed = lines[", true steps and distance"]
+    assert informed["gap"] < 0.3 * informed["gap_at_start"] < lines["random actions"]["gap"]
+    assert lines[", true steps"]["given"] == "true steps"
+    assert len({line["gap_at_start"] for line in lines.values()}) == 1
+    error = measure(trained[1], *asked, "--limits", expect=2)[1]
+    assert "by its distance belief; take a built-in task and a learnt distance" in error
