@@ -61,6 +61,7 @@ def make_factory(
         kwargs=env.kwargs,
         image_keys=env.image_keys,
         vector_keys=env.vector_keys,
+        starts=env.starts,
         strength=distract.strength,
         kind=distract.kind,
         simulator=simulator,
@@ -152,6 +153,7 @@ def make(
     vector_keys: Sequence[str] | None = None,
     patience: int | None = None,
     floor: float = 0.0,
+    starts: int = 0,
     strength: float = 1.0,
     kind: str = "both",
     held_out: bool = False,
@@ -167,6 +169,7 @@ def make(
     Actions are Box(-1, 1, (A,)), Discrete or
     MultiDiscrete. `time_limit` counts control steps; None keeps the task's. `patience` ends an
     episode after so many steps in a row with a reward of at most `floor` per control step.
+    With `starts` episodes begin in one of so many ways: seeds count by their rest.
     `strength` and `kind` describe the backgrounds of distract: tasks; with `held_out` they are
     others than in training. `simulator` adds the simulator's full state to the observation, as
     the entry of this name.
@@ -203,6 +206,10 @@ def make(
 
         env = ObserveSimulator(env, plain)
     env = Check(env, name)
+    if starts:
+        from .wrappers import FixedStarts
+
+        env = FixedStarts(env, starts)
     return Patience(env, patience, floor) if patience else env
 
 

@@ -84,6 +84,18 @@ class TimeLimit(gymnasium.Wrapper):
         return obs, reward, terminated, truncated or self.elapsed >= self.limit, info
 
 
+class FixedStarts(gymnasium.Wrapper):
+    """Reset with seeds 0 to `starts` - 1 alone: the rest of the seed that is asked for."""
+
+    def __init__(self, env: gymnasium.Env, starts: int):
+        super().__init__(env)
+        self.starts = starts
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        rest = None if seed is None else seed % self.starts
+        return self.env.reset(seed=rest, options=options)
+
+
 class Patience(gymnasium.Wrapper):
     """Truncate an episode after `steps` steps in a row with little reward.
 

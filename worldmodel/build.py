@@ -53,6 +53,7 @@ from worldmodel.policy.agent import Agent
 from worldmodel.policy.behaviors import BehaviorParts, Planning
 from worldmodel.policy.goal_files import load_goal
 from worldmodel.policy.goals import Goal, PixelGoal
+from worldmodel.policy.guided_policy import GuidedPolicy
 from worldmodel.policy.learned_policy import LearnedPolicy
 from worldmodel.policy.plan2explore import Explorer, Plan2Explore
 from worldmodel.policy.plan_scores import ScoreInputs, ScoreMaker
@@ -128,6 +129,7 @@ def make_model(
     if plans_in_simulator(c):
         return make_true_model(c, obs, space, world, simulator)
     m = c.model
+    obs, unseen = split_observations(c, obs)
     encoder = make_encoder(c, obs)
     more = {"shape": encoder.shape} if isinstance(encoder, RawPicture) else {}
     dynamics = make_dynamics(c, space.size, encoder.size, **more)
@@ -165,6 +167,23 @@ def make_model(
         reward_free=c.loss.reward_free,
         smooth=c.loss.smooth > 0,
         balance=LossBalance(names) if c.loss.balance == "learned" and names else None,
+        unseen=unseen,
+    )
+
+
+def split_observations(
+    c: Config, obs: ObservationSpace
+) -> tuple[ObservationSpace, ObservationSpace]:
+    """What the model sees, and what is only stored (model.unseen)."""
+    hidden = c.model.unseen or []
+    if any(name not in obs for name in hidden) or len({*hidden}) >= len(obs):
+        raise UsageError(
+            f"model.unseen: [{', '.join(hidden)}] of the observations {', '.join(obs)}; name some "
+            "of these, but not all"
+        )
+    return (
+        ObservationSpace({k: v for k, v in obs.items() if k not in hidden}),
+        ObservationSpace({k: v for k, v in obs.items() if k in hidden}),
     )
 
 
@@ -313,10 +332,30 @@ def make_soft_actor_critic(
     return SoftActorCritic(actor, critics, c.imag, c.dyna)
 
 
+def make_guided_policy(
+    c: Config, model: WorldModel, space: ActionSpace, world: World
+) -> GuidedPolicy:
+    vectors = model.unseen.vectors
+    if space.discrete or world.size > 1 or len(vectors) != 1:
+        raise UsageError(
+            "behavior.name: guided needs continuous actions, a single process, and one vector in "
+            "model.unseen that its controllers see"
+        )
+    ((name, size),) = vectors.items()
+    if len(c.guided.target) != size:
+        raise UsageError(
+            f"guided.target: {len(c.guided.target)} numbers for {name} of {size}; the cost of a "
+            "step is guided.weights times the squared distances from the target"
+        )
+    actor = Actor(model.dynamics.feature_size, space, c.model.layers, c.model.units, c.actor)
+    return GuidedPolicy(actor, name, size, c.guided, c.env.num)
+
+
 POLICIES: dict[str, Callable[[Config, WorldModel, ActionSpace, World], LearnedPolicy]] = {
     "actor_critic": make_actor_critic,
     "plan2explore": make_plan2explore,
     "soft_actor_critic": make_soft_actor_critic,
+    "guided": make_guided_policy,
 }
 
 

@@ -133,7 +133,7 @@ def estimate_update(c: Config, obs: ObservationSpace, space: ActionSpace) -> int
             height * width * colours * (1 + BYTES_PER_ACTIVATION)
             + BYTES_PER_ACTIVATION * (encoded + inner)
         )
-    if learns_policy(c) and find_policy(c) != "soft_actor_critic":
+    if learns_policy(c) and find_policy(c) not in ("soft_actor_critic", "guided"):
         actors = c.actor.population if c.actor.gradient == "es" else 1
         total += (
             actors

@@ -33,7 +33,7 @@ from worldmodel.spaces import ObservationSpace, add_prefix, select_prefix
 from worldmodel.system import runtime
 from worldmodel.system.runtime import autocast, make_generator
 
-OVERRIDABLE = ("behavior", "planner", "goal")  # sections that may differ from training
+OVERRIDABLE = ("behavior", "planner", "goal", "guided")  # sections that may differ from training
 
 
 class Run:
@@ -248,7 +248,7 @@ class Run:
         self, obs: Any, carry: Carry | None, episode_start: Any
     ) -> tuple[dict[str, Tensor], Carry, bool]:
         """Observations as tensors with is_first, the carry, and whether they came as a batch."""
-        seen, is_batch = check_observation(self.observation_space, obs)
+        seen, is_batch = check_observation(self.model.observation, obs)
         count = len(next(iter(seen.values())))
         is_first = np.ones(count, bool)
         if carry is None:

@@ -202,6 +202,12 @@ KINDS["plans that track designated pixels"] = (
     *("--pixels.truth", "4.0", "--planner.particles", "2"),
 )
 KINDS["learned weights of losses"] = ("--loss.balance", "learned")
+KINDS["local controllers of the true state, and a policy that they teach"] = (
+    *("--behavior.name", "guided", "--env.task", "pendulum", "--env.obs", "both"),
+    *("--model.unseen", "[vector]", "--env.starts", "2", "--guided.conditions", "2"),
+    *("--guided.rollouts", "1", "--guided.steps", "4", "--guided.hold", "5"),
+    *("--guided.adopt_after", "0", "--guided.adopt", "0"),
+)
 KINDS["feature points"] = ("--model.encoder", "spatial", "--loss.smooth", "0.5")
 KINDS["refits in rounds of an ensemble of transitions, plans of two steps"] = (
     *("--train.schedule", "rounds", "--train.round", "7", "--train.refit", "3"),

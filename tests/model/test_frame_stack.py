@@ -112,7 +112,7 @@ def test_what_needs_a_model_is_refused_at_the_start():
     for words, line in (
         (["behavior.name=mpc"], "model.dynamics: frame_stack imagines nothing, and behavior.name"),
         (["dyna.rollout_length=2"], "set dyna.rollout_length 0"),
-        (["loss.objective={barlow: 1.0}"], "frame_stack learns from the critic alone, so barlow"),
+        (["loss.objective={barlow: 1.0}"], "frame_stack learns from the policy alone, so barlow"),
         (["train.policy_updates_per_step=1"], "every update trains policy and encoder"),
     ):
         with pytest.raises(loading.ConfigError, match=line):

@@ -7,6 +7,7 @@ import torch
 
 from worldmodel import build, registry
 from worldmodel.config import loading
+from worldmodel.errors import UsageError
 from worldmodel.model.dynamics import Rollout
 from worldmodel.policy.behaviors import BehaviorParts, Planning
 from worldmodel.policy.behaviors.mpc import MPC, Settings
@@ -209,10 +210,16 @@ def test_every_behaviour_acts_legally_for_a_batch_and_repeats_itself(name, space
             "model.cnn=[4, 4]",
             "planner.candidates=20",
             "planner.elites=5",
+            "model.unseen=[vector]",
         ]
     )
     torch.manual_seed(0)
-    model = build.make_model(c, ObservationSpace({"image": (32, 32, 3)}), space)
+    seen = ObservationSpace({"image": (32, 32, 3), "vector": (3,)})
+    model = build.make_model(c, seen, space)
+    if name == "guided" and space.discrete:
+        with pytest.raises(UsageError, match="guided needs continuous actions"):
+            build.make_policy(c, model, space)
+        return
     behavior = build.make_behavior(c, model, space, build.make_policy(c, model, space))
     answers = []
     for _ in range(2):

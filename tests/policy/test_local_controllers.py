@@ -8,7 +8,6 @@ import torch
 from worldmodel.policy.local_controllers import (
     Controllers,
     QuadraticCost,
-    hold_controllers,
     improve_controllers,
     make_controllers,
     measure_kl,
@@ -143,13 +142,3 @@ def test_a_looser_bound_costs_less_and_a_bound_that_does_not_matter_gives_the_op
     best = solve_lqr(models, COST, old, torch.full((COUNT,), 1e-9, **WIDE))
     wanted = predict_trajectories(models, best, *start).expect_cost(COST)
     torch.testing.assert_close(costs[-1], wanted, rtol=1e-3, atol=0)
-
-
-def test_steps_that_are_held_act_alike(generator):
-    models = make_models(generator)
-    old = make_controllers(COUNT, STEPS, SIZE, ACTIONS, 0.5)
-    free = solve_lqr(models, COST, old, torch.ones(COUNT, **WIDE))
-    held = hold_controllers(free, 3)
-    for part, own in zip(vars(free).values(), vars(held).values(), strict=True):
-        torch.testing.assert_close(own[:, :5], part[:, :5])
-        torch.testing.assert_close(own[:, 5:], part[:, 4:5].expand_as(own[:, 5:]))

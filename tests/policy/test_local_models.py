@@ -146,6 +146,18 @@ def test_few_rollouts_suffice_where_the_dynamics_linear_gaussian_knows_the_slope
     assert (alone.matrix - truth.matrix).abs().max() > 0.1
 
 
+def test_slopes_of_steps_that_are_near_are_averaged(generator):
+    """A system whose offset alone changes needs few rollouts if its slopes are fitted together."""
+    one, offsets = make_model(generator), torch.randn(STEPS, SIZE, generator=generator).double()
+    slopes = [part.expand(STEPS, *part.shape) for part in (one.matrix, one.gain)]
+    truth = LinearModels(*slopes, offsets, one.noise)
+    states, actions = make_rollouts(truth, 4, generator)
+    found = fit_local_models(states, actions, reach=1)
+    for part, own in zip(list_parts(truth)[:3], list_parts(found)[:3], strict=True):
+        torch.testing.assert_close(own, part)
+    assert (fit_local_models(states, actions).matrix - truth.matrix).abs().max() > 0.1
+
+
 def test_axes_before_the_rollouts_are_fitted_one_by_one(generator):
     rollouts = [
         make_rollouts(make_model(generator, STEPS), 9, generator, noise=0.5) for _ in range(2)

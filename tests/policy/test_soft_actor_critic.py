@@ -23,7 +23,7 @@ from worldmodel.training.learner import Learner
 class Known:
     """A world known exactly, whose features are its state; the reward depends on the arrival."""
 
-    trained_by_critic = False
+    trained_by_policy = False
 
     def __init__(self, step, reward, cont=None):
         self.step, self.reward, self.cont = step, reward, cont
@@ -240,7 +240,7 @@ def test_every_loss_reaches_its_own_part_and_no_other():
 def test_a_dynamics_that_the_critic_trains_is_reached_by_the_critics_loss_alone():
     policy = make_soft_actor_critic(ActionSpace(2), 3)
     model, feat = Known(None, None), torch.randn(4, 5, 3, requires_grad=True)
-    model.trained_by_critic = True
+    model.trained_by_policy = True
     batch, post, _ = make_batch(feat.detach(), torch.randn(4, 5, 2), torch.ones(4, 5))
     losses, _ = policy.losses(model, batch, post, feat)
     grads = {

@@ -67,6 +67,7 @@ class EnvConfig(Section):
     obs: Literal["pixels", "state", "both"]
     image_keys: list[str] | None
     vector_keys: list[str] | None
+    starts: Natural
     render: Literal["auto", "gl", "fast", "ray"]
     camera: int | list[int] | None
     time_limit: Count | None
@@ -133,6 +134,7 @@ class ModelConfig(Section):
     """What every world model has. The keys of the RSSM are added to this section."""
 
     dynamics: Annotated[str, OneOf(registry.DYNAMICS)]
+    unseen: list[str] | None
     encoder: Annotated[str, OneOf(registry.ENCODERS)]
     latent: Annotated[str, OneOf(registry.LATENTS)]
     stoch: Width

@@ -73,9 +73,11 @@ class WorldModel(nn.Module):
         smooth: bool = False,
         balance: LossBalance | None = None,
         world: World = ALONE,
+        unseen: ObservationSpace | None = None,
     ):
         super().__init__()
         self.observation = observation
+        self.unseen = unseen or ObservationSpace({})  # what is stored beside it
         self.encoder, self.dynamics = encoder, dynamics
         self.mean_images = nn.ModuleDict()
         for name, shape in observation.pictures.items():

@@ -36,6 +36,16 @@ class Agent:
         self.model, self.behavior, self.space = model, behavior, space
         self.device, self.precision = device, precision
 
+    @property
+    def reads_unseen(self) -> bool:
+        """Whether the behavior reads what the model does not see; it is among its carry then."""
+        return getattr(self.behavior, "reads_unseen", False)
+
+    @property
+    def reads(self) -> list[str]:
+        """The names of all observations that are read."""
+        return [*self.model.observation, *(self.model.unseen if self.reads_unseen else ())]
+
     def __repr__(self) -> str:
         parts = f"{type(self.model.dynamics).__name__}, {type(self.behavior).__name__}"
         return f"Agent({parts}, {self.precision} on {self.device})"
@@ -58,6 +68,8 @@ class Agent:
         with autocast(self.device, "fp32" if single else self.precision):
             state, is_first = self.filter(obs, carry, generator)
             kept = select_prefix(carry, "behavior/")
+            if self.reads_unseen:
+                kept |= {k: obs[k].to(self.device) for k in self.model.unseen if k in obs}
             action, kept = self.behavior.act(state, kept, is_first, mode, generator)
         action = action.float()
         carry = add_prefix(state, "state/") | add_prefix(kept, "behavior/")

@@ -5,14 +5,14 @@ Which one a configuration trains is a fact of the behavior's `Settings`; build.p
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from worldmodel.policy.action_distributions import Dist, clip_actions
-from worldmodel.spaces import Batch, Metrics, State, count_states, map_state
+from worldmodel.spaces import Batch, Metrics, Row, State, count_states, map_state
 
 Rate = Literal["actor", "critic"]  # whose learning rate of section optim a part has
 
@@ -46,6 +46,17 @@ class LearnedPolicy(nn.Module):
 
     def after_update(self) -> None:
         """Update what follows the weights, once they have moved."""
+
+    def list_columns(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shapes and types of the columns that `watch` adds to the rows of the replay."""
+        return {}
+
+    def watch(self, rows: list[Row], carry: Mapping[str, Tensor]) -> None:
+        """See the rows of a step of all environments, before they are stored.
+
+        The carry (B,...) is what the behavior keeps, now that it has acted on them; it is empty
+        while actions are random.
+        """
 
     def choose(self, feat: Tensor) -> Dist:
         """The distribution over actions (...,A) at features (...,F)."""

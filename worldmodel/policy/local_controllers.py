@@ -18,8 +18,8 @@ from torch import Tensor
 
 from worldmodel.policy.local_models import LinearModels
 
-ETAS = 1e-6, 1e12  # between these the multiplier is sought
-BISECTIONS = 25
+ETAS = 1e-6, 1e6  # between these the multiplier is sought
+BISECTIONS = 20
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,14 @@ class QuadraticCost:
     weights: Tensor  # w (n,)
     target: Tensor  # g (n,)
     control: float
+
+    def make_form(self) -> Tensor:
+        """The matrix (n+1,n+1) whose quadratic form of (x, 1) is the cost of a state."""
+        root = torch.cat([self.weights.diag(), -(self.weights * self.target).unsqueeze(-1)], 1)
+        last = torch.cat(
+            [root[:, -1:].mT, (self.weights * self.target.square()).sum().view(1, 1)], 1
+        )
+        return torch.cat([root, last])
 
     def measure(self, states: Tensor, actions: Tensor) -> Tensor:
         """The cost (...) of rollouts (...,T+1,n) and (...,T,A)."""
@@ -77,46 +85,39 @@ def make_controllers(count: int, steps: int, size: int, actions: int, std: float
 def solve_lqr(
     models: LinearModels, cost: QuadraticCost, old: Controllers, eta: Tensor
 ) -> Controllers:
-    """The controllers that minimise E[cost / eta - log old(u|x)] less their entropy; eta (C,)."""
+    """The controllers that minimise E[cost / eta - log old(u|x)] less their entropy; eta (C,).
+
+    All functions are quadratic forms of z = (x, 1) and (z, u), halved.
+    """
     count, steps, actions, size = old.gain.shape
-    scale = eta[:, None, None]
-    state_cost = 2 * cost.weights.diag() / scale
-    slope = (-2 * cost.weights * cost.target).unsqueeze(-1) / scale
-    effort = 2 * cost.control * torch.eye(actions).to(old.gain) / scale
-    precision = torch.linalg.inv(old.cov)
-    value, linear = torch.zeros(count, size, size).to(old.gain), torch.zeros_like(slope)
-    gains, offsets, covs = [], [], []
+    moves = join_models(models)
+    goal = (2 * cost.make_form() / eta[:, None, None]).unsqueeze(1)
+    unit = torch.eye(actions, dtype=eta.dtype, device=eta.device).expand(count, steps, -1, -1)
+    # u - K x - k of (z, u)
+    apart = torch.cat([-old.gain, -old.offset.unsqueeze(-1), unit], -1)
+    here = apart.mT @ torch.linalg.inv(old.cov) @ apart
+    here[..., size + 1 :, size + 1 :] += 2 * cost.control * unit / eta[:, None, None, None]
+    value = torch.zeros_like(goal[:, 0])
+    gains, covs = [], []
     for t in reversed(range(steps)):
-        a, b, c = models.matrix[:, t], models.gain[:, t], models.offset[:, t].unsqueeze(-1)
-        p, g, g0 = precision[:, t], old.gain[:, t], old.offset[:, t].unsqueeze(-1)
-        ahead = state_cost + value
-        push = ahead @ c + slope + linear
-        q_uu = effort + b.mT @ ahead @ b + p
-        q_ux = b.mT @ ahead @ a - p @ g
-        q_u = b.mT @ push - p @ g0
-        q_xx = a.mT @ ahead @ a + g.mT @ p @ g
-        q_x = a.mT @ push + g.mT @ p @ g0
-        cov = torch.linalg.inv(q_uu)
-        gain, offset = -cov @ q_ux, -cov @ q_u
-        value, linear = symmetrize(q_xx + q_ux.mT @ gain), q_x + q_ux.mT @ offset
+        form = moves[:, t].mT @ (goal[:, 0] + value) @ moves[:, t] + here[:, t]
+        cov = torch.linalg.inv(form[:, size + 1 :, size + 1 :])
+        gain = -cov @ form[:, size + 1 :, : size + 1]
+        value = symmetrize(
+            form[:, : size + 1, : size + 1] + form[:, : size + 1, size + 1 :] @ gain
+        )
         gains.append(gain)
-        offsets.append(offset.squeeze(-1))
-        covs.append(symmetrize(cov))
-    return Controllers(*(torch.stack(part[::-1], 1) for part in (gains, offsets, covs)))
+        covs.append(cov)
+    gain, cov = (torch.stack(part[::-1], 1) for part in (gains, covs))
+    return Controllers(gain[..., :-1], gain[..., -1], symmetrize(cov))
 
 
-def hold_controllers(controllers: Controllers, hold: int) -> Controllers:
-    """The controllers whose last `hold` steps all act by the first of them."""
-    parts = controllers.gain, controllers.offset, controllers.cov
-    return Controllers(*(hold_steps(part, hold) for part in parts))
-
-
-def hold_steps(steps: Tensor, hold: int) -> Tensor:
-    """(C,T,...) with the last `hold` steps like the first of them."""
-    if hold < 2:
-        return steps
-    first = steps[:, -hold : 1 - hold]
-    return torch.cat([steps[:, :-hold], first.expand(-1, hold, *first.shape[2:])], 1)
+def join_models(models: LinearModels) -> Tensor:
+    """The matrices (C,T,n+1,n+1+A) that lead from (x, 1, u) to (x', 1)."""
+    top = torch.cat([models.matrix, models.offset.unsqueeze(-1), models.gain], -1)
+    last = torch.zeros_like(top[..., :1, :])
+    last[..., models.matrix.shape[-1]] = 1.0
+    return torch.cat([top, last], -2)
 
 
 def predict_trajectories(
@@ -131,17 +132,16 @@ def predict_trajectories(
     The spread (C,T+1,n,n) is that of the rollouts that the models are fitted to. Actions reach as
     far as the box.
     """
-    means, actions = [mean], []
-    for t in range(controllers.gain.shape[1]):
-        state = means[-1].unsqueeze(-1)
-        action = controllers.gain[:, t] @ state + controllers.offset[:, t].unsqueeze(-1)
-        action = action.clamp(-box, box)
-        ahead = models.matrix[:, t] @ state + models.gain[:, t] @ action
-        means.append(ahead.squeeze(-1) + models.offset[:, t])
-        actions.append(action.squeeze(-1))
-    gain = controllers.gain
+    moves, gain = join_models(models), controllers.gain
+    feedback = torch.cat([gain, controllers.offset.unsqueeze(-1)], -1)
+    states = [torch.nn.functional.pad(mean, (0, 1), value=1.0).unsqueeze(-1)]
+    actions = []
+    for t in range(gain.shape[1]):
+        actions.append((feedback[:, t] @ states[-1]).clamp(-box, box))
+        states.append(moves[:, t] @ torch.cat([states[-1], actions[-1]], 1))
     action_cov = controllers.cov + gain @ cov[:, :-1] @ gain.mT
-    return Trajectories(torch.stack(means, 1), cov, torch.stack(actions, 1), action_cov)
+    path = torch.stack(states, 1)[..., :-1, 0]
+    return Trajectories(path, cov, torch.stack(actions, 1).squeeze(-1), action_cov)
 
 
 def measure_kl(new: Controllers, old: Controllers, path: Trajectories) -> Tensor:
@@ -161,23 +161,45 @@ def improve_controllers(
     old: Controllers,
     start: tuple[Tensor, Tensor],
     bound: Tensor,
-    hold: int = 1,
     box: float = math.inf,
 ) -> tuple[Controllers, Trajectories, Tensor]:
-    """The best controllers whose KL from the old ones is within the bound (C,), where they lead
-    from starts (mean (C,n), cov (C,n,n)), and eta (C,).
+    """The best controllers whose KL from the old ones is within the bound (C,), and where they
+    lead from a start: the mean of first states (C,n), and the spread of states (C,T+1,n,n).
+
+    Returns what the old ones are expected to cost (C,) too.
     """
     low, high = (torch.full_like(bound, eta).log() for eta in ETAS)
     for _ in range(BISECTIONS):
         middle = 0.5 * (low + high)
-        new = hold_controllers(solve_lqr(models, cost, old, middle.exp()), hold)
+        new = solve_lqr(models, cost, old, middle.exp())
         kl = measure_kl(new, old, predict_trajectories(models, new, *start, box))
         within = kl <= bound  # false where it is not finite
         low, high = torch.where(within, low, middle), torch.where(within, middle, high)
-        if ((high - low) < 1e-2).all():
+        if ((high - low) < 2e-2).all():
             break
-    new = hold_controllers(solve_lqr(models, cost, old, high.exp()), hold)
-    return new, predict_trajectories(models, new, *start, box), high.exp()
+    new = solve_lqr(models, cost, old, high.exp())
+    before, after = (predict_trajectories(models, c, *start, box) for c in (old, new))
+    return new, after, before.expect_cost(cost)
+
+
+def recentre_controllers(controllers: Controllers, path: Trajectories) -> Controllers:
+    """Move offsets so that mean actions along a path lie where the box has them, not beyond.
+
+    Otherwise noise would not show what less of an action does.
+    """
+    feedback = controllers.gain @ path.mean[:, :-1].unsqueeze(-1)
+    offset = path.action_mean - feedback.squeeze(-1)
+    return Controllers(controllers.gain, offset, controllers.cov)
+
+
+def adapt_bounds(
+    bounds: Tensor, actual: Tensor, predicted: Tensor, limits: tuple[float, float]
+) -> Tensor:
+    """The next KL bounds (C,), from the improvements (C,) that came about and were predicted."""
+    share = actual / predicted.clamp(min=1e-6)
+    factor = torch.where(share > 0.5, 2.0, torch.where(share > 0.2, 1.0, 0.7))
+    factor = torch.where(actual > 0, factor, 0.4)
+    return (bounds * factor).clamp(*limits)
 
 
 def symmetrize(matrix: Tensor) -> Tensor:

@@ -48,12 +48,18 @@ class Prior:
     weight: float  # v
 
 
-def fit_local_models(states: Tensor, actions: Tensor, prior: Prior | None = None) -> LinearModels:
-    """Fit a model to each step of rollouts (...,N,T+1,n) and (...,N,T,A): A is (...,T,n,n)."""
+def fit_local_models(
+    states: Tensor, actions: Tensor, prior: Prior | None = None, reach: int = 0
+) -> LinearModels:
+    """Fit a model to each step of rollouts (...,N,T+1,n) and (...,N,T,A): A is (...,T,n,n).
+
+    The covariance of a step is the mean over those at most `reach` steps before and after it, for
+    slopes that change slowly; the means are its own.
+    """
     size, count = states.shape[-1], states.shape[-3]
     joint = join_steps(states, actions)
     mean = joint.mean(-3)
-    cov = measure_cov(joint - mean.unsqueeze(-3))
+    cov = average_near(measure_cov(joint - mean.unsqueeze(-3)), reach)
     if prior is not None:
         predicted = prior.model.predict(*mean[..., :-size].split([size, actions.shape[-1]], -1))
         gap = torch.zeros_like(mean)
@@ -88,6 +94,13 @@ def join_steps(states: Tensor, actions: Tensor) -> Tensor:
 def measure_cov(apart: Tensor) -> Tensor:
     """The covariance (...,T,m,m) of deviations (...,N,T,m) from their mean."""
     return torch.einsum("...nti,...ntj->...tij", apart, apart) / apart.shape[-3]
+
+
+def average_near(steps: Tensor, reach: int) -> Tensor:
+    """The means of (...,T,m,m) over the steps at most `reach` away from each."""
+    time = torch.arange(steps.shape[-3], device=steps.device)
+    near = ((time[:, None] - time).abs() <= reach).to(steps)
+    return torch.einsum("ts,...sij->...tij", near / near.sum(1, keepdim=True), steps)
 
 
 def find_share(weight: float, count: int) -> float:

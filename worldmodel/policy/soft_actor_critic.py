@@ -124,7 +124,7 @@ class SoftActorCritic(LearnedPolicy):
         """The critics' loss reaches the features' graph if the dynamics has it so; no other
         does.
         """
-        if not model.dynamics.trained_by_critic:
+        if not model.dynamics.trained_by_policy:
             feat = feat.detach()
         rows = self._read_rows(batch, feat)
         value, entropy = self._evaluate_slowly(rows.feat[1:])

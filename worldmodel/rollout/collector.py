@@ -53,6 +53,18 @@ def make_episode_seeds(*entropy: int) -> Callable[[int, int], int]:
     return seed
 
 
+def take_starts_in_turn(
+    seeds: Callable[[int, int], int], starts: int
+) -> Callable[[int, int], int]:
+    """Change seeds so that episodes begin in the ways of `env.starts`, by turns."""
+
+    def seed(env: int, episode: int) -> int:
+        found = seeds(env, episode)
+        return found - found % starts + (env + episode) % starts
+
+    return seed
+
+
 class Episode:
     """An open episode: all that is needed to simulate it again, and its score."""
 

@@ -23,7 +23,7 @@ class Player:
         self.carry = agent.init(batch)
 
     def __call__(self, rows: list[Row]) -> np.ndarray:
-        keys = [*self.agent.model.observation, "prev_action", "is_first"]
+        keys = [*self.agent.reads, "prev_action", "is_first"]
         obs = {k: torch.from_numpy(np.stack([row[k] for row in rows])) for k in keys}
         action, self.carry = self.agent.act(obs, self.carry, self.mode, self.generator)
         return action.numpy()

@@ -20,7 +20,13 @@ from worldmodel.model.ensembles import RESAMPLES
 from worldmodel.replay.buffer import Replay, check_capacity, count_row_bytes, describe_capacity
 from worldmodel.replay.resampling import count_resamples
 from worldmodel.replay.start_states import NO_STATE
-from worldmodel.rollout.collector import Rollout, VectorEnv, convert_spaces, make_episode_seeds
+from worldmodel.rollout.collector import (
+    Rollout,
+    VectorEnv,
+    convert_spaces,
+    make_episode_seeds,
+    take_starts_in_turn,
+)
 from worldmodel.rollout.evaluation_episodes import Evaluation
 from worldmodel.rollout.player import Player
 from worldmodel.run_directory import RunDir
@@ -132,6 +138,8 @@ class Trainer:
         # Environments are numbered over all ranks; so are the replay's streams.
         self.first_env = rank * count
         seeds = make_episode_seeds(seed, STREAMS["collect"])
+        if self.config.env.starts:
+            seeds = take_starts_in_turn(seeds, self.config.env.starts)
         self.rollout = Rollout(
             self.envs, self.action_space, lambda i, episode: seeds(self.first_env + i, episode)
         )
@@ -150,6 +158,8 @@ class Trainer:
         spec = build.make_replay_spec(self.obs_space, self.action_space) | self.starts.spec(
             self.model.dynamics.initial(1)
         )
+        if self.learned_policy is not None:
+            spec |= self.learned_policy.list_columns()
         capacity = int(config.replay.capacity_gb * 1e9)
         rows = memory_estimate.estimate_rows(config, count * world.size)
         expected = min(capacity, rows * count_row_bytes(spec))
@@ -215,8 +225,13 @@ class Trainer:
         update = self.learner.updates if self.prefill.over else NO_STATE
         self.starts.add_state(rows, select_prefix(self.player.carry, "state/"), update)
         if self.prefill.over:
-            return self.player(rows)
-        return self.action_space.random(len(rows), self.random).numpy()
+            actions = self.player(rows)
+        else:
+            actions = self.action_space.random(len(rows), self.random).numpy()
+        if self.learned_policy is not None:
+            carry = select_prefix(self.player.carry, "behavior/") if self.prefill.over else {}
+            self.learned_policy.watch(rows, carry)
+        return actions
 
     def collect(self) -> None:
         """Step every environment once, store the rows, and note what is due."""

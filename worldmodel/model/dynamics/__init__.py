@@ -30,7 +30,7 @@ class Dynamics(nn.Module):
     feature_size: int
     differentiable = True  # whether gradients pass through its steps
     imagines = True  # whether it predicts anything; an agent without a model has one that doesn't
-    trained_by_critic = False  # whether the loss of soft actor-critic's critics reaches features
+    trained_by_policy = False  # whether the losses of critics and imitation reach features
     members = 1  # of an ensemble of transitions
     smooths = (
         False  # whether `observe`, unlike `infer_states`, lets later steps inform earlier ones

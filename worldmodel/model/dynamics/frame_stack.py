@@ -34,10 +34,10 @@ class Settings:
 
     def contradictions(self, c: Config) -> list[str]:
         found = []
-        if c.behavior.name not in ("dyna", "random"):
+        if c.behavior.name not in ("dyna", "guided", "random"):
             found.append(
                 f"model.dynamics: frame_stack imagines nothing, and behavior.name "
-                f"{c.behavior.name} needs a model; take behavior.name dyna"
+                f"{c.behavior.name} needs a model; take behavior.name dyna or guided"
             )
         if c.behavior.name == "dyna" and (c.dyna.rollout_length or c.dyna.value_expansion):
             found.append(
@@ -47,7 +47,7 @@ class Settings:
         used = [name for name, weight in c.loss.objective.items() if weight]
         if used:
             found.append(
-                f"loss.objective: model.dynamics frame_stack learns from the critic alone, so "
+                f"loss.objective: model.dynamics frame_stack learns from the policy alone, so "
                 f"{used[0]} would train nothing that acts; set it to {{}}"
             )
         if c.train.policy_updates_per_step:
@@ -64,7 +64,7 @@ class FrameStack(Dynamics):
     """A state holds the embeddings of the last n frames (...,n,E), the newest last."""
 
     imagines = False
-    trained_by_critic = True
+    trained_by_policy = True
 
     def __init__(
         self, settings: Settings, make_latent: Callable[..., Any], *, actions: int, embed: int

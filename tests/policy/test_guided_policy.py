@@ -1,0 +1,242 @@
+"""Guided policy search: who acts when, what is kept, how controllers improve, what is taught."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from worldmodel.envs.wrappers import FixedStarts
+
+from worldmodel import build
+from worldmodel.config import loading
+from worldmodel.errors import UsageError
+from worldmodel.policy.guided_policy import UNKNOWN, UNTRIED
+from worldmodel.rollout.collector import take_starts_in_turn
+from worldmodel.spaces import ActionSpace, ObservationSpace
+
+SEEN = ObservationSpace({"image": (16, 16, 3), "vector": (2,)})
+KEYS = [
+    "tiny",
+    "behavior.name=guided",
+    "env.size=[16, 16]",
+    "model.cnn=[4, 4]",
+    "model.unseen=[vector]",
+    "guided.conditions=2",
+    "guided.rollouts=6",
+    "guided.steps=8",
+    "guided.hold=40",
+    "guided.target=[0, 0]",
+    "guided.weights=[1, 0.1]",
+    "guided.control=0.01",
+    "guided.adopt_after=0",
+]
+STARTS = torch.tensor([[1.0, 0.0], [-0.8, 0.3]])
+EPISODE = 12
+
+
+def make(*overrides):
+    c = loading.parse([*KEYS, *overrides])
+    torch.manual_seed(0)
+    model = build.make_model(c, SEEN, ActionSpace(1))
+    policy = build.make_policy(c, model, ActionSpace(1))
+    return c, model, policy, build.make_behavior(c, model, ActionSpace(1), policy)
+
+
+def push(state, action):
+    """A mass on a line: position and speed after a push."""
+    speed = state[:, 1] + 0.3 * action[:, 0]
+    return torch.stack([state[:, 0] + 0.3 * speed, speed], 1)
+
+
+def play_episode(policy, behavior, model, condition, generator):
+    """Play an episode of a condition while `policy` watches; return its states (T+1,2)."""
+    state, action, carry = STARTS[condition : condition + 1], torch.zeros(1, 1), behavior.init(1)
+    states = [state]
+    for t in range(EPISODE + 1):
+        row = {
+            "vector": state[0].numpy(),
+            "prev_action": action[0].numpy(),
+            "is_first": t == 0,
+            "is_last": t == EPISODE,
+        }
+        action, carry = behavior.act(
+            model.dynamics.initial(1),
+            {**carry, "vector": state},
+            torch.tensor([t == 0]),
+            "train",
+            generator,
+        )
+        policy.watch([row], carry)
+        state = push(state, action)
+        states.append(state)
+    return torch.cat(states)
+
+
+def play_round(policy, behavior, model, generator, rollouts=6):
+    for _ in range(rollouts):
+        for condition in range(2):
+            play_episode(policy, behavior, model, condition, generator)
+
+
+def test_the_model_neither_encodes_nor_learns_what_it_does_not_see():
+    c, model, policy, _ = make()
+    assert list(model.observation) == ["image"] and list(model.unseen) == ["vector"]
+    batch = {
+        "image": torch.zeros(2, 3, 16, 16, 3, dtype=torch.uint8),
+        "vector": torch.randn(2, 3, 2),
+    }
+    other = {**batch, "vector": torch.randn(2, 3, 2)}
+    assert torch.equal(model.encode(batch), model.encode(other))
+    assert not any("vector" in name for name in model.scales)
+    stored = build.make_replay_spec(SEEN, ActionSpace(1)) | policy.list_columns()
+    assert {"vector", "guide_step", "guide_condition", "guide_round"} <= set(stored)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["model.unseen=[speed]"], r"model.unseen: \[speed\] of the observations image, vector"),
+        (["model.unseen=[image, vector]"], "name some of these, but not all"),
+        (["guided.target=[0]", "guided.weights=[1]"], "guided.target: 1 numbers for vector of 2"),
+    ],
+)
+def test_what_cannot_be_hidden_or_steered_to_is_refused(keys, message):
+    with pytest.raises(UsageError, match=message):
+        make(*keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["model.unseen=null"], "model.unseen: guided policy search has teachers"),
+        (["guided.weights=[1, 2, 3]"], "guided.weights: 3 weights .* of 2 numbers"),
+        (["env.starts=3"], "guided.conditions: 2 controllers for env.starts 3"),
+    ],
+)
+def test_keys_that_contradict_each_other_are_refused(keys, message):
+    with pytest.raises(loading.ConfigError, match=message):
+        loading.parse([*KEYS, *keys])
+
+
+def test_each_start_has_a_condition_of_its_own_and_the_first_rollout_no_noise():
+    _, model, policy, behavior = make()
+    generator = torch.Generator().manual_seed(0)
+    calm = play_episode(policy, behavior, model, 1, generator)
+    loud = play_episode(policy, behavior, model, 1, generator)
+    play_episode(policy, behavior, model, 0, generator)
+    torch.testing.assert_close(policy.starts.float(), STARTS.flip(0))
+    assert policy.filled.tolist() == [[True, True] + [False] * 4, [True] + [False] * 5]
+    # The first controllers do nothing: without noise the mass moves on at its speed.
+    torch.testing.assert_close(calm[1], push(STARTS[1:], torch.zeros(1, 1))[0])
+    assert (loud[1] - calm[1]).abs().max() > 1e-3
+    torch.testing.assert_close(policy.new_states[0, 0].float(), calm[:9])
+    torch.testing.assert_close(policy.new_states[0, 1].float(), loud[:9])
+
+
+def test_rows_of_random_actions_and_the_rest_of_their_episode_have_no_teacher():
+    _, model, policy, behavior = make()
+    row = {"vector": np.zeros(2, np.float32), "is_first": True, "is_last": False}
+    policy.watch([row], {})
+    assert row["guide_condition"] == UNKNOWN and not policy.known
+    _, carry = behavior.act(
+        model.dynamics.initial(1),
+        {**behavior.init(1), "vector": torch.zeros(1, 2)},
+        torch.tensor([False]),
+        "train",
+        torch.Generator().manual_seed(0),
+    )
+    policy.watch([row], carry)
+    assert row["guide_condition"] == UNKNOWN and not policy.filled.any()
+
+
+def test_controllers_improve_within_rounds_and_hold_the_mass_at_the_target():
+    _, model, policy, behavior = make()
+    generator = torch.Generator().manual_seed(0)
+    costs = []
+    for _ in range(8):
+        play_round(policy, behavior, model, generator)
+        costs.append(policy.costs.clone())
+    assert policy.round == 8 and not policy.filled.any()
+    assert all((b <= a).all() for a, b in zip(costs, costs[1:], strict=False))
+    assert (costs[0] < UNTRIED).all() and (costs[-1] < 0.7 * costs[0]).all()
+    for condition in range(2):
+        state = STARTS[condition : condition + 1]
+        for t in range(40):
+            number = torch.tensor([condition if policy.starts[0, 0] > 0 else 1 - condition])
+            state = push(state, policy.teach(state, torch.tensor([t]), number).float())
+        assert state.abs().max() < 0.05
+
+
+def test_no_controller_moves_further_than_its_bound():
+    """At the states of the first rollouts; the bound holds where the controllers lead."""
+    _, model, policy, behavior = make("guided.kl=0.02", "guided.kl_limits=[0.01, 0.02]")
+    play_round(policy, behavior, model, torch.Generator().manual_seed(0))
+    states = policy.kept_states[:, :, :-1]
+    moved = (policy.tried_gain[:, None] @ states.unsqueeze(-1)).squeeze(-1)
+    moved = moved + policy.tried_offset[:, None]
+    kl = (moved.square().sum(-1) / (2 * 0.2**2)).mean((1, 2))
+    assert (kl < 0.04).all() and kl.max() > 0.01, kl
+
+
+def test_what_turns_out_worse_is_given_up_and_its_bound_shrinks():
+    _, model, policy, behavior = make()
+    generator = torch.Generator().manual_seed(0)
+    play_round(policy, behavior, model, generator)
+    before, bounds = policy.base_gain.clone(), policy.bounds.clone()
+    teacher = policy.teacher_gain.clone()
+    policy.tried_gain.fill_(5.0)  # runs away
+    policy.tried_offset.fill_(1.0)
+    play_round(policy, behavior, model, generator)
+    assert torch.equal(policy.base_gain, before) and torch.equal(policy.teacher_gain, teacher)
+    torch.testing.assert_close(policy.bounds, 0.4 * bounds)
+
+
+def test_the_actor_is_taught_the_actions_of_the_last_rounds_teachers():
+    _, model, policy, _ = make("guided.rounds=1")
+    policy.round.fill_(5)
+    policy.teacher_gain.normal_()
+    policy.teacher_offset.normal_()
+    vector, feat = torch.randn(1, 4, 2), torch.randn(1, 4, model.dynamics.feature_size)
+    batch = {
+        "vector": vector,
+        "guide_step": torch.tensor([[0, 3, 3, 2]], dtype=torch.int32),
+        "guide_condition": torch.tensor([[1, 0, UNKNOWN, 1]], dtype=torch.int32),
+        "guide_round": torch.tensor([[4, 5, 5, 3]], dtype=torch.int32),
+    }
+    losses, metrics = policy.losses(model, batch, {}, feat)
+    wanted = []
+    for place, (condition, step) in enumerate([(1, 0), (0, 3)]):
+        gain, offset = policy.teacher_gain[condition, step], policy.teacher_offset[condition, step]
+        action = (gain @ vector[0, place].double() + offset).clamp(-1, 1)
+        own = policy.choose(feat).mode()[0, place]
+        wanted.append((own - action).square().sum() / (2 * 0.2**2))
+    torch.testing.assert_close(losses["imitation"].double(), torch.stack(wanted).mean())
+    assert metrics["taught"] == 0.5
+
+
+def test_the_policy_acts_in_evaluation_unless_the_controllers_are_asked_for():
+    generator = torch.Generator().manual_seed(0)
+    _, model, policy, behavior = make()
+    play_round(policy, behavior, model, generator)
+    first, vector = torch.tensor([True]), STARTS[:1]
+    state = model.dynamics.initial(1)
+    own = policy.choose(model.dynamics.features(state)).mode()
+    given = {**behavior.init(1), "vector": vector}
+    action, _ = behavior.act(state, given, first, "eval", generator)
+    torch.testing.assert_close(action, own.clamp(-1, 1))
+    behavior.evaluates = "controllers"
+    given = {**behavior.init(1), "vector": vector}
+    action, carry = behavior.act(state, given, first, "eval", generator)
+    taught = policy.teach(vector, torch.tensor([0]), carry["condition"].long())
+    torch.testing.assert_close(action, taught.float())
+
+
+class Seeded(gymnasium.Env):
+    def reset(self, *, seed=None, options=None):
+        return seed, {}
+
+
+def test_fixed_starts_are_taken_in_turn():
+    env = FixedStarts(Seeded(), 3)
+    seeds = take_starts_in_turn(lambda env, episode: 1000 + 7 * env + 13 * episode, 3)
+    found = [[env.reset(seed=seeds(i, episode))[0] for episode in range(5)] for i in range(2)]
+    assert found == [[0, 1, 2, 0, 1], [1, 2, 0, 1, 2]]

@@ -1,0 +1,109 @@
+"""Collect by local controllers of the true state, and act by the policy that they teach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from worldmodel.config.ranges import Count, Natural, Positive, Weight
+from worldmodel.errors import UsageError
+from worldmodel.policy.behaviors import BehaviorParts
+from worldmodel.policy.behaviors.actor_critic import ActorPolicy
+from worldmodel.policy.guided_policy import UNKNOWN, GuidedPolicy
+from worldmodel.spaces import State
+
+if TYPE_CHECKING:
+    from worldmodel.config.schema import Config
+
+
+@dataclass(frozen=True)
+class Settings:
+    policy = "guided"
+
+    evaluate: Literal["policy", "controllers"]
+    conditions: Count
+    rollouts: Count
+    steps: Count
+    hold: Count
+    target: list[float]
+    weights: list[float]
+    control: Positive
+    std: Positive
+    kl: Positive
+    kl_limits: tuple[Positive, Positive]
+    prior: Weight
+    reach: Natural
+    adopt: Weight
+    adopt_after: Natural
+    rounds: Natural
+
+    def contradictions(self, c: Config) -> list[str]:
+        found = []
+        if not c.model.unseen:
+            found.append(
+                "model.unseen: guided policy search has teachers who see the true state; store it "
+                "with env.obs both, and keep it from the model with model.unseen [vector]"
+            )
+        if len(self.target) != len(self.weights):
+            found.append(
+                f"guided.weights: {len(self.weights)} weights of the cost for a guided.target of "
+                f"{len(self.target)} numbers"
+            )
+        if c.env.starts and c.env.starts != self.conditions:
+            found.append(
+                f"guided.conditions: {self.conditions} controllers for env.starts {c.env.starts}; "
+                "each start has one"
+            )
+        return found
+
+
+class Guided:
+    """While collecting, the controller of the episode's start acts; otherwise the policy, or with
+    `guided.evaluate controllers` the teachers.
+    """
+
+    plans = False
+    reads_unseen = True
+
+    def __init__(self, parts: BehaviorParts):
+        if not isinstance(parts.policy, GuidedPolicy):
+            raise UsageError(
+                "behavior.name: this run trained no controllers; guided acts only in runs that "
+                "were trained with it"
+            )
+        self.policy, self.evaluates = parts.policy, parts.settings.evaluate
+        self.actor = ActorPolicy(parts)
+
+    def init(self, batch: int) -> State:
+        """The step and the condition of the episode, and whether it is one without noise."""
+        zeros = torch.zeros(batch)
+        return {"step": zeros, "condition": zeros + UNKNOWN, "calm": zeros}
+
+    def act(
+        self, state: State, carry: State, is_first: Tensor, mode: str, generator: torch.Generator
+    ) -> tuple[Tensor, State]:
+        vector = carry.pop(self.policy.name, None)
+        if vector is None or (mode != "train" and self.evaluates == "policy"):
+            return self.actor.act(state, carry, is_first, "eval", generator)
+        kept = self._begin_episodes(vector, carry, is_first.bool(), mode == "train")
+        step, condition = (kept[k].long() for k in ("step", "condition"))
+        if mode == "train":
+            action = self.policy.explore(vector, step, condition, kept["calm"], generator)
+        else:
+            action = self.policy.teach(vector, step, condition)
+        return action.float(), kept
+
+    def _begin_episodes(
+        self, vector: Tensor, carry: State, is_first: Tensor, collects: bool
+    ) -> State:
+        """Count the step, and find the conditions of the episodes that begin."""
+        kept = {k: carry[k].to(vector.device).clone() for k in ("step", "condition", "calm")}
+        kept["step"] = torch.where(is_first, 0.0, kept["step"] + 1)
+        if is_first.any():
+            found = self.policy.find_conditions(vector[is_first], enrol=collects)
+            kept["condition"][is_first] = found.to(kept["condition"])
+            kept["calm"][is_first] = self.policy.needs_calm(found).to(kept["calm"])
+        return kept
