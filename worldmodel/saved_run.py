@@ -61,7 +61,7 @@ class Run:
         self.generator = make_generator(c.run.seed, 8, device=agent.device.type)
 
     def apply_overrides(self, overrides: Sequence[tuple[str, str]] | Mapping[str, Any]) -> Run:
-        """The same model with other keys of behavior, planner and goal.
+        """The same model with other keys of the OVERRIDABLE sections.
 
         They are a dict of values, or pairs (key, text).
         """

@@ -161,7 +161,7 @@ class GuidedPolicy(LearnedPolicy):
         gap = (self.actor(feat).mode() - wanted).square().sum(-1) / (2 * self.settings.std**2)
         metrics = {
             "taught": taught.mean(),
-            "teacher_cost": self.teacher_costs.mean().float(),
+            "teacher_cost": torch.where(self.round > 0, self.teacher_costs.mean(), 0.0).float(),
             "kl_bound": self.bounds.mean().float(),
             "round": self.round.float(),
         }

@@ -41,6 +41,7 @@ body: new heads learn its rewards from a few episodes (returns, compare, play).
 """
 OTHER_DRIVERS = """--planner.KEY VALUE, --behavior.KEY VALUE and --goal.KEY VALUE drive the run in
 another way than it was trained with, as in --behavior.name mpc --planner.candidates 400.
+--guided.evaluate controllers asks the teachers of guided policy search.
 """
 LATEST = "latest"
 
