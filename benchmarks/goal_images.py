@@ -9,9 +9,9 @@ benchmarks/reach.py. The runs may be of different tasks and have any dynamics an
 adds a line to the file of --out, and so do, once per task, random actions and an expert that knows
 the goal's state. What the file holds already is not played again. --table prints the file.
 
---limits says what limits a run of a built-in task, by two more players with the same planner: one
-whose plans are stepped in the true simulator and judged by the run's own distance, of the latents
-that it infers from the true pictures, and one that knows the true distance too.
+--limits says what limits a run of a built-in task by forward_contrastive: two more players have
+its planner and step plans in the true simulator. One compares the true pictures with the goal's by
+the run's embedding, the other knows the true distance.
 """
 
 from __future__ import annotations
@@ -79,38 +79,36 @@ class TrueSteps:
     def __init__(self, run: Any, goal_task: GoalTask, shown: np.ndarray, knows_distance: bool):
         self.run, self.goal_task, self.knows_distance = run, goal_task, knows_distance
         self.there = read_state(goal_task.other)
-        self.goal = self.encode(shown[None]).unsqueeze(0)
+        self.goal = self.encode(shown[None])
         self.copy = make_goal_task(run, 0).env  # to step in
         self.copy.reset(seed=0)
 
     def encode(self, pictures: np.ndarray) -> Any:
+        """What the contrastive forward model sees in pictures (N,H,W,3): (N,Z)."""
         import torch
 
-        return self.run.model.encode({"image": torch.from_numpy(pictures)[None]})[0]
+        model = self.run.model
+        embed = model.encode({"image": torch.from_numpy(pictures)[None]})[0]
+        return model.objectives["forward_contrastive"].see(embed)
 
     def __call__(
         self, model: Any, state: Any, generator: Any, memory: Any
     ) -> Callable[[Any], Any]:
-        return partial(self.score, state)
+        return self.score
 
     def start_memory(self, model: Any, batch: int) -> dict[str, Any]:
         return {}
 
-    def score(self, state: Any, plans: Any) -> Any:
-        """Scores (1,N) of plans (1,N,H,A) from a latent state."""
+    def score(self, plans: Any) -> Any:
+        """Scores (1,N) of plans (1,N,H,A)."""
         import torch
 
         found = [self.follow(plan.float().cpu().numpy()) for plan in plans[0]]
         if self.knows_distance:
             return -torch.tensor([[np.mean(gaps) for gaps, _ in found]], dtype=torch.float32)
-        count, steps = plans.shape[1:3]
-        embed = self.encode(np.concatenate([pictures for _, pictures in found]))
-        start = {key: value.expand(count, *value.shape[1:]) for key, value in state.items()}
-        states = self.run.model.dynamics.infer_states(
-            embed.unflatten(0, (count, steps)), plans[0], torch.zeros(count, steps), start
-        )
-        kind = self.run.config.goal.distance
-        return -self.run.model.measure_goal_distance(states, self.goal, kind).mean(1)[None]
+        seen = self.encode(np.concatenate([pictures for _, pictures in found]))
+        gaps = (seen - self.goal).square().sum(-1).unflatten(0, plans.shape[1:3])
+        return -gaps.mean(1)[None]
 
     def follow(self, plan: np.ndarray) -> tuple[list[float], np.ndarray]:
         """The gap after each step of a plan (H,A), and the picture then (H,H,W,3)."""
@@ -281,10 +279,12 @@ def write_lines(args: argparse.Namespace) -> int:
 
     runs = [lengthen(open_runs([path], args.changes)[path], args.steps) for path in args.runs]
     for run in runs if args.limits else []:
-        if run.config.goal.distance != "learnt" or run.config.env.task.startswith("dmc:"):
+        lacks = "forward_contrastive" not in run.model.objectives
+        if lacks or run.config.env.task.startswith("dmc:"):
             raise UsageError(
-                f"--limits: {run.path} plans in {run.config.env.task} by its distance "
-                f"{run.config.goal.distance}; take a built-in task and a learnt distance"
+                f"--limits: {run.path} is of {run.config.env.task} by "
+                f"{', '.join(run.model.objectives) or 'no objective'}; take a built-in task and "
+                "forward_contrastive"
             )
     known = read_lines(args.out)
     for run in runs[:1]:

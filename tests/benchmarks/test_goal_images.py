@@ -89,4 +89,4 @@ def test_plans_in_the_truth_reach_more(trained, tmp_path):
     assert lines[", true steps"]["given"] == "true steps"
     assert len({line["gap_at_start"] for line in lines.values()}) == 1
     error = measure(trained[1], *asked, "--limits", expect=2)[1]
-    assert "by its distance belief; take a built-in task and a learnt distance" in error
+    assert "is of rope by transition_contrastive; take a built-in task and" in error
