@@ -203,7 +203,9 @@ def draw_state(env: Any, state: np.ndarray) -> np.ndarray:
 
 
 def make_planner_policy(run: Any, shown: np.ndarray) -> Policy:
-    """Plan to goal pictures (N,...), one for each episode, from the mean of the posterior."""
+    """Plan to goal pictures (N,...), one for each episode, from the mean of the posterior where
+    the state holds it.
+    """
     import torch
 
     from worldmodel import build
@@ -215,8 +217,9 @@ def make_planner_policy(run: Any, shown: np.ndarray) -> Policy:
 
     class MeanStart(ScoreMaker):
         def __call__(self, model: Any, state: Any, *rest: Any) -> Any:
-            mean = model.dynamics.mean_latent(state)
-            return super().__call__(model, model.dynamics.replace_latent(state, mean), *rest)
+            if "stoch" in state and "mean" in state:
+                state = {**state, "stoch": state["mean"]}
+            return super().__call__(model, state, *rest)
 
     maker = build.make_plan_score(run.config, run.policy, lambda: goal)
     run.agent.behavior.make_score = MeanStart(maker.kind, maker.inputs)

@@ -76,7 +76,7 @@ class Model:
 FLAT = "--curvature.radius 1 --loss.objective '{transition_contrastive: 1.0, curvature: 30.0}'"
 PC3 = {
     "pcc_planar": f"{FLAT} --train.pretrain 4000",
-    "pcc_cartpole": "--env.size [80,80]",  # with 40x40 its latent does not know the angle
+    "pcc_cartpole": "--env.size [80,80]",  # as published
 }
 PATCHES = "--train.pretrain 3000 --model.cnn [32] --model.patch 8 --replay.batch 8"
 DECODED = "--train.pretrain 2000 --model.cnn [16,32] --model.patch 4 --replay.batch 8"

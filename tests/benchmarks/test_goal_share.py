@@ -95,3 +95,15 @@ def test_one_command_measures_a_run_and_says_what_it_cannot_do(tmp_path):
         assert line in err
     with pytest.raises(ValueError, match="catcher: goal regions are defined for planar, pend"):
         find_region("catcher", None)
+
+
+@pytest.mark.parametrize("dynamics", ["rssm", "linear_gaussian"])
+def test_other_latents_are_measured_too(dynamics, tmp_path):
+    small = ("--env.size", "[16,16]", "--run.frames", "30", "--behavior.name", "random")
+    task = ("--env.task", "pcc_planar", "--env.kwargs.start", "anywhere", "--env.time_limit", "1")
+    train(tmp_path, *task, *small, "--model.dynamics", dynamics, "--loss.overshooting", "1")
+    run = seed_dir(tmp_path, "pcc_planar")
+    asked = ("--episodes", "2", "--planner.horizon", "2", "--planner.name", "ilqr")
+    rounds = ("--planner.iterations", "1", "--planner.restarts", "1")
+    out, _ = forked.run("benchmarks/goal_share", run, *asked, *rounds)
+    assert "plans (ilqr)" in out and "in the goal region of pcc_planar" in out
