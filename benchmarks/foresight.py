@@ -328,7 +328,7 @@ def draw_motion(foresight: Foresight, table: Table, seed: int, out: Path) -> Non
     table.play(seed, start)
     rows, columns = np.mgrid[0:height, 0:width]
     for seen, predicted, motion, expected in chosen:
-        figure, axes = pyplot.subplots(1, 2, figsize=(5.2, 2.8), dpi=100)
+        figure, axes = pyplot.subplots(1, 2, figsize=(5.2, 3.1), dpi=100)
         moves = np.hypot(*motion.transpose(2, 0, 1)) > 0.25
         axes[0].imshow(seen)
         axes[0].contour(expected / expected.max(), levels=[0.2, 0.6], colors=["#56b4e9", "white"])

@@ -8,9 +8,9 @@ the picture, and g_d is where it is to go. All w_t are one, but that of a plan's
 
 An episode's first picture shows where the designated pixels are. From then on the model's own
 kernels and masks track them: they move the probabilities by each action that is taken, as they do
-in a plan, but from pictures that are observed. With `goal.registration` s, each picture, observed
-or predicted, multiplies them by exp(-|c(x) - c_d|^2 / 2s^2): how far the colour there differs from
-that of the designated pixel at first.
+in a plan, but from pictures that are observed. With `goal.registration` s, each observed picture
+multiplies them by exp(-|c(x) - c_d|^2 / 2s^2): how far the colour there differs from that of the
+designated pixel at first. Predicted pictures do not: they fade, and would hold pixels back.
 """
 
 from __future__ import annotations
@@ -98,15 +98,9 @@ class PixelDistance(PlanScore):
 
     def designate(self) -> State:
         """The states with where their designated pixels are."""
-        memory = self.memory
-        return self.register(
-            self.model.dynamics.designate(self.state, memory["now"], memory["first"])
-        )
-
-    def register(self, states: State) -> State:
-        """The states with probabilities corrected by the colours of their pictures."""
-        std = self.inputs.settings.registration
-        return self.model.dynamics.register(states, std) if std else states
+        memory, dynamics, std = self.memory, self.model.dynamics, self.inputs.settings.registration
+        states = dynamics.designate(self.state, memory["now"], memory["first"])
+        return dynamics.register(states, std) if std else states
 
     def advance_memory(self, action: Tensor) -> State:
         """Where the model expects the pixels after an action (B,A)."""
@@ -123,7 +117,7 @@ class PixelDistance(PlanScore):
             distances = particles.repeat_plans(dynamics, distances.repeat_interleave(count, 0))
         cost = torch.zeros(len(plans), device=plans.device)
         for t, action in enumerate(plans.unbind(1)):
-            states = self.register(dynamics.imagine_step(states, action, self.generator))
+            states = dynamics.imagine_step(states, action, self.generator)
             weight = self.weigh_step(t, horizon)
             if weight:
                 gaps = (dynamics.locate(states) * distances).sum(-1)
