@@ -186,6 +186,15 @@ def test_a_run_that_sees_no_pictures(tmp_path):
     assert "plans" in found and "probe" in found
 
 
+def test_a_run_whose_transitions_are_an_ensemble(tmp_path):
+    members = ("--ensemble.of", "dynamics", "--ensemble.size", "3")
+    train(tmp_path, "--env.task", "pointmass", "--run.frames", "60", *members, *BRIEF)
+    run = seed_dir(tmp_path, "pointmass")
+    evaluate(run, "model", *FEWEST, "--planner.pessimism", "1")
+    found = result(run)
+    assert found["kl"]["model"][0] > 0 and "planner" in found["plans"]["by_kind"]
+
+
 def test_a_run_with_discrete_actions_and_ends(tmp_path):
     train(tmp_path, "--env.task", "catcher", "--run.frames", "60", "--log.eval", "0")
     run = seed_dir(tmp_path, "catcher")

@@ -139,7 +139,9 @@ class RSSM(Dynamics):
         return self.join_features(*parts)
 
     def expected_features(self, state: State) -> Tensor:
+        """With the mean over members, if the latent's distribution has one for each of them."""
         mean = self.latent.compute_mean(state)
+        mean = mean.mean(-2) if mean.dim() > state["deter"].dim() else mean
         return torch.cat([state["deter"], mean], -1) if self.transition == "rssm" else mean
 
     def observe(
