@@ -209,6 +209,8 @@ def fitting(pairs, picture):
         given["ensemble.size"] = "2"
     if of("loss.reward_free") == "true" or of("behavior.name") == "plan2explore":
         given["critic.replay"] = "0"
+    if of("model.unseen") != "null":  # whose names only an environment knows
+        given["model.unseen"] = "null"
     if of("behavior.name") == "guided":  # it wants a vector that is stored alone
         given["behavior.name"] = "mpc"
     if float(of("planner.pessimism")) and int(of("planner.particles")) < 2:
