@@ -16,7 +16,7 @@ from worldmodel.system.trusted_code import CODE_KEYS, find_distrust, sign_code
 # Keys of free text that name no code: places, a name for people, names of pictures.
 HARMLESS = {
     *("run.root", "run.name", "log.project", "goal.image", "goal.run"),
-    *("env.sizes", "env.image_keys", "env.vector_keys"),
+    *("env.sizes", "env.image_keys", "env.vector_keys", "model.unseen"),
 }
 OTHERS = "you did not train this run here"
 
