@@ -69,7 +69,7 @@ BEHAVIORS = {
     "actor_critic": "worldmodel.policy.behaviors.actor_critic:ActorPolicy",
     "plan2explore": "worldmodel.policy.behaviors.plan2explore:Explore",
     "dyna": "worldmodel.policy.behaviors.dyna:Dyna",
-    "guided": "worldmodel.policy.behaviors.guided:Guided",
+    "guided": "worldmodel.policy.behaviors.guided:FollowControllers",
     "random": "worldmodel.policy.behaviors.random:Random",
 }
 

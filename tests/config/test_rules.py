@@ -7,7 +7,7 @@ from worldmodel.command_line.train import add_default_preset
 from worldmodel.config import loading
 from worldmodel.config.rules import (
     RULES,
-    Unknown,
+    UnknownTask,
     choose_discount,
     choose_patch,
     choose_repeat,
@@ -63,7 +63,7 @@ def test_auto_is_no_value_of_a_key_without_a_rule():
 
 @pytest.mark.parametrize("step", [None, 0.001, 0.01, 0.02, 0.025, 0.04, 0.2, 3.0])
 def test_an_action_lasts_no_longer_than_its_time_unless_a_control_step_does(step):
-    repeat = choose_repeat({}, Unknown(control_step=step)).value
+    repeat = choose_repeat({}, UnknownTask(control_step=step)).value
     assert repeat >= 1
     assert step is None or repeat == 1 or 0.025 < repeat * step <= 0.0501
 
@@ -73,7 +73,7 @@ def test_an_action_lasts_no_longer_than_its_time_unless_a_control_step_does(step
     [(1000, 2, 0.99), (1000, 5, 0.975), (100, 1, 0.95), (20, 1, 0.95), (None, 1, 0.995)],
 )
 def test_the_discount_looks_a_fifth_of_an_episode_ahead(frames, repeat, discount):
-    facts = Unknown(episode_frames=frames)
+    facts = UnknownTask(episode_frames=frames)
     assert choose_discount({"env": {"repeat": repeat}}, facts).value == discount
 
 
@@ -84,7 +84,7 @@ def test_gradients_pass_through_the_model_unless_actions_are_choices():
 
 @pytest.mark.parametrize("side", [16, 32, 48, 64, 84, 96, 100, 128, 224, 256])
 def test_pictures_of_any_side_that_can_be_halved_twice_fit_the_encoder(side):
-    patch = choose_patch({"env": {"size": [side, side]}}, Unknown()).value
+    patch = choose_patch({"env": {"size": [side, side]}}, UnknownTask()).value
     words = ["generalist", "--env.task", "catcher", "--env.size", f"[{side}, {side}]"]
     config = loading.parse([*words, "--model.patch", str(patch)])
     assert not contradictions(config)

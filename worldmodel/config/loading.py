@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 from worldmodel.config.key_reference import SHORT_NAMES
 from worldmodel.config.preset_files import DEFAULTS, find_preset_files
 from worldmodel.config.ranges import AnyOf, OneOf, Range
-from worldmodel.config.rules import AUTO, RULES, Choice, TaskFacts, Unknown
+from worldmodel.config.rules import AUTO, RULES, Choice, TaskFacts, UnknownTask
 from worldmodel.config.schema import Config, EnvConfig, contradictions
 from worldmodel.config.yaml_io import (
     MAX_BITS,
@@ -111,7 +111,7 @@ def choose_by_rules(
     ruled = [key for key in RULES if get_value(values, key) == AUTO]
     if not ruled:
         return []
-    facts: TaskFacts = Unknown()
+    facts: TaskFacts = UnknownTask()
     choices = []
     if describe_task:
         problems: list[str] = []

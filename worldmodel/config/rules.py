@@ -36,8 +36,8 @@ class TaskFacts(Protocol):
 
 
 @dataclass(frozen=True)
-class Unknown:
-    """Facts of a task that nobody asked for."""
+class UnknownTask:
+    """A task that nobody described."""
 
     control_step: float | None = None
     episode_frames: int | None = None

@@ -60,7 +60,7 @@ class Settings:
         return found
 
 
-class Guided:
+class FollowControllers:
     """While collecting, the controller of the episode's start acts; otherwise the policy, or with
     `guided.evaluate controllers` the teachers.
     """
