@@ -43,6 +43,7 @@ from benchmarks.reach import (
     summarise,
 )
 from worldmodel import envs
+from worldmodel.checkpoint.validate import read_json_lines
 from worldmodel.errors import UsageError
 from worldmodel.programs.eval_options import parse_natural, parse_positive, parse_with_changes
 from worldmodel.system.console import Progress, say
@@ -215,11 +216,6 @@ def measure(
             yield line
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of results; none where there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
 def format_tables(lines: list[dict[str, Any]]) -> str:
     """A Markdown table per task, best first."""
     tables = []
@@ -286,7 +282,7 @@ def write_lines(args: argparse.Namespace) -> int:
                 f"{', '.join(run.model.objectives) or 'no objective'}; take a built-in task and "
                 "forward_contrastive"
             )
-    known = read_lines(args.out)
+    known = read_json_lines(args.out)
     for run in runs[:1]:
         runtime.configure_torch(run.config.run.threads)
     for line in measure(runs, args, known):

@@ -25,6 +25,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.goal_share import Episodes, find_region, make_planner_policy
+from worldmodel.checkpoint.validate import read_json_lines
 from worldmodel.programs.eval_options import parse_positive
 from worldmodel.system.console import say
 
@@ -184,8 +185,7 @@ def measure_baselines(name: str) -> Iterator[dict[str, Any]]:
 
 
 def read_rows(domain: str) -> list[dict[str, Any]]:
-    path = RESULTS / f"{domain}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return read_json_lines(RESULTS / f"{domain}.jsonl")
 
 
 def add_row(row: dict[str, Any]) -> None:

@@ -41,6 +41,7 @@ from worldmodel.policy.local_models import (
     LinearModels,
     Prior,
     fit_local_models,
+    measure_cov,
     measure_spread,
     pool_model,
 )
@@ -313,7 +314,8 @@ class GuidedPolicy(LearnedPolicy):
         """Try better controllers within the KL bound."""
         states = self.kept_states
         models = fit_local_models(states, self.kept_actions, prior, self.settings.reach)
-        start = states[:, :, 0].mean(1), measure_covs(states)
+        spread = measure_cov(states - states.mean(1, keepdim=True))
+        start = states[:, :, 0].mean(1), spread
         old = Controllers(self.base_gain, self.base_offset, self.cov)
         new, path, before = improve_controllers(
             models, self.cost, old, start, self.bounds * self.steps, box=1.0
@@ -343,9 +345,3 @@ class GuidedPolicy(LearnedPolicy):
         behind = self.costs > self.costs[best] + self.settings.adopt
         self.tried_gain[behind] = self.base_gain[best]
         self.tried_offset[behind] = self.base_offset[best]
-
-
-def measure_covs(states: Tensor) -> Tensor:
-    """The covariance (C,T,n,n) of the states of rollouts (C,N,T,n) at each step."""
-    apart = states - states.mean(1, keepdim=True)
-    return torch.einsum("cnti,cntj->ctij", apart, apart) / states.shape[1]

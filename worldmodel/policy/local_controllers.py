@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worldmodel.policy.local_models import LinearModels
+from worldmodel.policy.local_models import LinearModels, symmetrize
 
 ETAS = 1e-6, 1e6  # between these the multiplier is sought
 BISECTIONS = 20
@@ -200,7 +200,3 @@ def adapt_bounds(
     factor = torch.where(share > 0.5, 2.0, torch.where(share > 0.2, 1.0, 0.7))
     factor = torch.where(actual > 0, factor, 0.4)
     return (bounds * factor).clamp(*limits)
-
-
-def symmetrize(matrix: Tensor) -> Tensor:
-    return 0.5 * (matrix + matrix.mT)

@@ -126,4 +126,8 @@ def condition_gaussian(mean: Tensor, cov: Tensor, size: int) -> LinearModels:
     rest = torch.cat([-slopes, unit.expand(*slopes.shape[:-1], size)], -1)
     noise = rest @ cov @ rest.mT
     matrix, gain = slopes.split([size, slopes.shape[-1] - size], -1)
-    return LinearModels(matrix, gain, offset, 0.5 * (noise + noise.mT))
+    return LinearModels(matrix, gain, offset, symmetrize(noise))
+
+
+def symmetrize(matrix: Tensor) -> Tensor:
+    return 0.5 * (matrix + matrix.mT)

@@ -10,7 +10,8 @@ import torch
 
 from worldmodel.errors import UsageError
 from worldmodel.evaluation.play.parallel_rollouts import ParallelRollouts
-from worldmodel.spaces import State, add_prefix, map_state, select_prefix
+from worldmodel.policy.behaviors import MEMORY
+from worldmodel.spaces import State, add_prefix, map_state
 from worldmodel.system.runtime import autocast
 
 REAL, IMAGINED = "pixel", "pixel_imagined"  # the planner as a driver, by what it sees
@@ -19,7 +20,6 @@ LABELS = {
     IMAGINED: "planner to the clicked goal, on imagined pictures",
 }
 MOST = 4  # pixels
-MEMORY = "memory/"
 
 Pixels = Sequence[Sequence[int]]
 
@@ -68,9 +68,6 @@ class PixelAim:
         """The behavior's carry where the pixels are, from that of the step before, if any."""
         kept = self.behavior.init(1) if carry is None else carry
         return {**kept, **add_prefix(memory, MEMORY)}
-
-    def read_memory(self, carry: State) -> State:
-        return select_prefix(carry, MEMORY)
 
     def locate(self, memory: State) -> np.ndarray:
         """Where the pixels are expected (H,W) uint8, the most probable place of each 255."""

@@ -24,6 +24,8 @@ from worldmodel.policy.learned_policy import LearnedPolicy
 from worldmodel.policy.planners.proposals import Box, OneHot
 from worldmodel.spaces import ActionSpace, State
 
+MEMORY = "memory/"  # before the names of what a plan score remembers, in the carry of its plans
+
 
 class ScoreMaker(Protocol):
     """Makes the plan scores of states (B,...), and what they remember at first."""

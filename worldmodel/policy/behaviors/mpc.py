@@ -14,12 +14,10 @@ from torch import Tensor
 
 from worldmodel.config.ranges import Count
 from worldmodel.kernels.planning_step import fixed_weights
-from worldmodel.policy.behaviors import BehaviorParts
+from worldmodel.policy.behaviors import MEMORY, BehaviorParts
 from worldmodel.policy.exploration_noise import add_exploration_noise
 from worldmodel.policy.planners.proposals import Box, OneHot, SeededProposal
 from worldmodel.spaces import State, add_prefix, map_state, select_prefix
-
-MEMORY = "memory/"
 
 
 @dataclass(frozen=True)
