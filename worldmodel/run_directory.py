@@ -37,6 +37,7 @@ CHANGEABLE_KEYS = (
     "run.fresh",
     "run.threads",
     "run.max_minutes",
+    "train.budget",
     "run.device",
     "env.render",
     "replay.lost",

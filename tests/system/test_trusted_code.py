@@ -8,7 +8,7 @@ from typing import get_args, get_origin, get_type_hints
 import pytest
 
 from worldmodel.config import loading
-from worldmodel.config.ranges import OneOf
+from worldmodel.config.ranges import OneOf, Time
 from worldmodel.config.schema import Config
 from worldmodel.system import trusted_code
 from worldmodel.system.trusted_code import CODE_KEYS, find_distrust, sign_code
@@ -23,7 +23,7 @@ OTHERS = "you did not train this run here"
 
 def takes_free_text(kind):
     """Say whether a value of this type may hold text that the schema does not restrict."""
-    if any(isinstance(rule, OneOf) for rule in get_args(kind)):
+    if any(isinstance(rule, OneOf | Time) for rule in get_args(kind)):
         return False
     return kind is str or (
         get_origin(kind) is not None and any(map(takes_free_text, get_args(kind)))

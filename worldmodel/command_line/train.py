@@ -22,6 +22,13 @@ def train(config, words, load) -> int:
         return 0 if session is None else run_session(session)  # None: trained already
 
 
+def plan(config, load) -> int:
+    """Say what a training by train.budget would do; the exit code."""
+    from worldmodel.programs.training import show_plan
+
+    return show_plan(config, envs, load)
+
+
 def run_session(session) -> int:
     """Collect, learn, log, evaluate and save until all frames are collected; the exit code."""
     trainer = session.trainer
@@ -64,11 +71,13 @@ def main(argv: list[str]) -> int:
         return code
     if is_main:
         show_choices(choices)
-    if DRY_RUN in argv:
+    if DRY_RUN in argv and not config.train.budget:
         return 0
     load = LoadMeter()
     from worldmodel.programs.exit_codes import run_command  # torch is imported from here on
 
+    if DRY_RUN in argv:
+        return run_command(lambda: plan(config, load))
     code = run_command(lambda: train(config, words, load), KEPT)
     if config.run.fresh and code in (3, 4, 5, 74) and is_main:
         sys.stderr.write(

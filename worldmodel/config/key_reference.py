@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from worldmodel.config.preset_files import DEFAULTS, read_lines
-from worldmodel.config.ranges import OneOf, Range
+from worldmodel.config.ranges import OneOf, Range, Time
 from worldmodel.config.schema import Config
 
 # Keys that a command line may name without their section.
@@ -136,6 +136,8 @@ def describe_type(kind: Any) -> str:
     choices = list_choices(kind)
     if choices:
         return " | ".join(choices)
+    if origin is Annotated and isinstance(args[1], Time):
+        return "a number with s, m or h"
     if origin is Annotated:
         bounds = describe_bounds(args[1])
         return f"{describe_type(args[0])}, {bounds}" if bounds else describe_type(args[0])

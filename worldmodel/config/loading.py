@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 
 from worldmodel.config.key_reference import SHORT_NAMES
 from worldmodel.config.preset_files import DEFAULTS, find_preset_files
-from worldmodel.config.ranges import AnyOf, OneOf, Range
+from worldmodel.config.ranges import AnyOf, OneOf, Range, Time, read_seconds
 from worldmodel.config.rules import AUTO, RULES, Choice, TaskFacts, UnknownTask
 from worldmodel.config.schema import Config, EnvConfig, contradictions
 from worldmodel.config.yaml_io import (
@@ -325,6 +325,8 @@ def _convert(value: Any, kind: Any, where: str, problems: list[str]) -> Any:
         return _check_names(value, list(args[1].table), where, problems)
     if origin is Annotated and isinstance(args[1], OneOf):
         return _check_name(value, list(args[1].table), where, problems)
+    if origin is Annotated and isinstance(args[1], Time):
+        return _check_time(value, where, problems)
     if origin is Annotated:
         number = _convert(value, args[0], where, problems)
         return _check_range(number, args[1], where, problems)
@@ -462,6 +464,13 @@ def _check_names(value: Any, names: Sequence[str], where: str, problems: list[st
         return None
     listed = [] if given == ["none"] else given
     return list(dict.fromkeys(_check_name(name, names, where, problems) for name in listed))
+
+
+def _check_time(value: Any, where: str, problems: list[str]) -> Any:
+    if not read_seconds(value):
+        problems.append(f"{where}: expected a time such as 30m, got {describe_value(value)}")
+        return None
+    return value
 
 
 def _check_range(value: Any, bounds: Range, where: str, problems: list[str]) -> Any:

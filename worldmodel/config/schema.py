@@ -25,6 +25,7 @@ from worldmodel.config.component_settings import (
 from worldmodel.config.ranges import (
     AnyOf,
     Count,
+    Duration,
     Horizon,
     Layers,
     Natural,
@@ -105,6 +106,7 @@ class ReplayConfig(Section):
 class TrainConfig(Section):
     """How many steps and updates are made, and when."""
 
+    budget: Duration | None
     prefill: Count
     pretrain: Natural
     schedule: Literal["online", "rounds"]

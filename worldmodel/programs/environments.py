@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from worldmodel.config.rules import TaskFacts
 from worldmodel.config.schema import DistractConfig, EnvConfig
 from worldmodel.model.dynamics import Simulator
 
@@ -44,6 +45,9 @@ class Environments(Protocol):
 
     def load_expert(self, task: str) -> Callable[[Any], Any]:
         """Return the expert policy of a built-in task, which acts on its environment."""
+
+    def describe_task(self, env: EnvConfig) -> TaskFacts:
+        """Read the facts of a run's task that rules need; it makes the environment."""
 
     def choose_renderer(self, env: EnvConfig, before: EnvConfig | None) -> str:
         """Choose the renderer; a resumed run keeps the one it used `before`."""

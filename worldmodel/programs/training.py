@@ -9,11 +9,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
+
 from worldmodel import build, distributed
 from worldmodel.config.schema import Config, plans_in_simulator
-from worldmodel.distributed import World
+from worldmodel.distributed import ALONE, World
+from worldmodel.errors import UsageError
+from worldmodel.model.dynamics import Simulator
 from worldmodel.packing import file_list, golden_output, model_card
-from worldmodel.programs import closing_evaluation
+from worldmodel.programs import closing_evaluation, time_budget
 from worldmodel.programs.environments import Environments
 from worldmodel.run_directory import RunDir
 from worldmodel.system import provenance, runtime, stop_request, trusted_code
@@ -93,12 +97,9 @@ def open_training(
         stop.check_start()
         config = fill_in_choices(config, before, world, environments, load)
         runtime.configure_torch(config.run.threads)
+        config = spend_budget(config, before, world, environments, device)
         # Before the environments, so that one whose state cannot be set is refused in one line
-        simulator = (
-            environments.make_simulator(config.env, trust=True)
-            if plans_in_simulator(config)
-            else None
-        )
+        simulator = make_simulator(config, environments)
         with open_environments(config, world, environments) as (envs, test_env):
             stop.check_start()
             trainer = Trainer(config, envs, run, device, world, simulator)
@@ -155,6 +156,53 @@ def fill_in_choices(
     chosen = world.run_on_main(lambda: environments.choose_renderer(config.env, env_before))
     renderer = world.gather(chosen)[0]
     return replace(config, env=replace(config.env, render=renderer))
+
+
+def spend_budget(
+    config: Config,
+    before: Config | None,
+    world: World,
+    environments: Environments,
+    device: torch.device,
+) -> Config:
+    """Choose run.frames by train.budget, if there is one; a resumed run keeps its choice."""
+    if not config.train.budget:
+        return config
+    if before and before.train.budget == config.train.budget:
+        return replace(config, run=replace(config.run, frames=before.run.frames))
+    if world.size > 1:
+        raise UsageError("train.budget: only one process measures its speed; give run.frames")
+    config, choice = plan_training(config, environments, device)
+    say(choice)
+    return config
+
+
+def plan_training(
+    config: Config, environments: Environments, device: torch.device
+) -> tuple[Config, str]:
+    """Measure this machine's speed and choose run.frames by train.budget; and say why."""
+    simulator = make_simulator(config, environments)
+    with open_environments(config, ALONE, environments) as (envs, _):
+        speed = time_budget.measure_speed(config, envs, device, simulator)
+    facts = environments.describe_task(config.env)
+    frames, work = time_budget.choose_frames(config, speed, facts.episode_frames)
+    choice = time_budget.describe_choice(config, frames, work, speed)
+    return replace(config, run=replace(config.run, frames=frames)), choice
+
+
+def show_plan(config: Config, environments: Environments, load: LoadMeter) -> int:
+    """Say what a training by train.budget would do, and train nothing; the exit code."""
+    config = fill_in_choices(config, None, ALONE, environments, load)
+    runtime.configure_torch(config.run.threads)
+    device = runtime.pick_device(config.run.device)
+    say(plan_training(config, environments, device)[1])
+    return 0
+
+
+def make_simulator(config: Config, environments: Environments) -> Simulator | None:
+    """The true simulator, of a run that plans in it."""
+    wanted = plans_in_simulator(config)
+    return environments.make_simulator(config.env, trust=True) if wanted else None
 
 
 @contextlib.contextmanager
