@@ -22,7 +22,7 @@ import forked
 from runs import seed_dir
 from worldmodel.command_line import train as train_py
 from worldmodel.config import loading, schema
-from worldmodel.config.ranges import OneOf
+from worldmodel.config.ranges import OneOf, Time
 from worldmodel.evaluation.plotting import media
 from worldmodel.system import provenance
 
@@ -82,7 +82,9 @@ def wrong(key):
     """Values that the key cannot have, as text."""
     kind, bounds = bare(HINTS[key])
     found = ["[1, [2]]" if get_origin(kind) not in (list, tuple) else "{a: 1}", "2001-02-03"]
-    if bounds is not None:
+    if isinstance(bounds, Time):
+        found += ["30", "0m", "1d", "nonsense"]
+    elif bounds is not None:
         found += [
             str(end + step)
             for end, step in ((bounds.low, -1), (bounds.high, 1))
