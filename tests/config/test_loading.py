@@ -62,7 +62,9 @@ def test_a_saved_configuration_without_the_newest_keys_takes_their_defaults_and_
     del older["critic"], older["replay"]["burnin"]
     (tmp_path / "c.yaml").write_text(json.dumps(older))
     assert loading.load(tmp_path / "c.yaml") == c
-    assert "lacks replay.burnin, critic.head, critic.slow" in caplog.text
+    lacking = len(c.critic.__dict__) + 1
+    named = "lacks replay.burnin, critic.head, critic.slow"
+    assert f"{named} and {lacking - 3} keys more: their defaults" in caplog.text
     (tmp_path / "c.yaml").write_text(
         json.dumps({**older, "replay": {**older["replay"], "bath": 3}})
     )

@@ -43,6 +43,7 @@ from worldmodel.errors import (
 
 log = logging.getLogger(__name__)
 
+SHOWN = 3  # keys that a message about a saved run names
 # Keys by the names of earlier versions, which presets, commands and saved runs may still hold.
 RENAMED = {"train.ratio": "train.updates_per_step", "log.tensorboard": "log.to"}
 
@@ -142,7 +143,9 @@ def load(path: Path, opener: Callable[[str, int], int] | None = None) -> Config:
         f"{s}.{k}" for s, table in values.items() for k in table if k not in _table(saved, s)
     ]
     if lacking:
-        log.warning("%s lacks %s: the defaults are taken", path, ", ".join(lacking))
+        more = f" and {len(lacking) - SHOWN} keys more" * (len(lacking) > SHOWN)
+        shown = ", ".join(lacking[:SHOWN])
+        log.warning("%s lacks %s%s: their defaults are taken", path, shown, more)
     merge(values, saved)
     return build_config(values, [])
 
