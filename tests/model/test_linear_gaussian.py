@@ -106,6 +106,10 @@ def test_filtering_alone_sees_no_later_step():
             torch.testing.assert_close(
                 state[kind], post[f"filter_{kind}"][:, t], rtol=1e-4, atol=1e-5
             )
+    begins = batch["is_first"].bool()
+    alone = dynamics.infer_states(embed, batch["prev_action"], begins, {})
+    for kind in ("mean", "cov"):
+        torch.testing.assert_close(alone[kind], post[f"filter_{kind}"])
     # In the middle of an episode the later steps say more.
     own = batch["is_first"][:, 1:].bool().logical_not()
     narrow, wide = (torch.linalg.det(post[k][:, :-1][own]) for k in ("cov", "filter_cov"))

@@ -10,7 +10,7 @@ from worldmodel.config import loading
 from worldmodel.config.yaml_io import ConfigError
 from worldmodel.errors import UsageError
 from worldmodel.kernels.planning_step import fixed_weights
-from worldmodel.policy.planners.gradient import Adam
+from worldmodel.policy.planners.gradient import Adam, Squashing
 from worldmodel.policy.planners.proposals import Box, SeededProposal
 from worldmodel.spaces import ActionSpace, ObservationSpace, map_state
 
@@ -341,3 +341,23 @@ def test_compare_leaves_it_out_where_actions_are_choices(tmp_path):
     assert "left out: gradient; gradient moves actions by small steps" in out
     _, err = train(tmp_path / "other", *task, *ASCENT, expect=2)
     assert err.splitlines()[-1].startswith("planner.name: gradient moves actions")
+
+
+def test_an_action_without_a_finite_gradient_stays():
+    """At 0 the derivatives of the square roots are infinite, and that of 0/0 is no number."""
+
+    def score(plans):
+        first, second, third, fourth = plans.flatten(2).unbind(-1)
+        broken = third.clamp(min=0).sqrt() - second.clamp(min=0).sqrt() + 0 * fourth.abs().sqrt()
+        return broken + first
+
+    proposal = Box()
+    start, _ = proposal.start(BATCH, 2, SIZE)
+    found = search(Smooth(score), mean=start, candidates=1, elites=1, iterations=1, box="project")
+    assert found.flatten(1)[:, 1:].eq(0).all() and (found[:, 0, 0] > 0).all()
+
+
+def test_a_squashed_plan_begins_a_thousandth_inside_its_box():
+    way = Squashing(-1.0, 3.0)
+    begun = way.leave(way.enter(torch.tensor([-1.0, 0.5, 3.0])))
+    torch.testing.assert_close(begun, torch.tensor([-0.996, 0.5, 2.996]))

@@ -240,3 +240,33 @@ def test_fixed_starts_are_taken_in_turn():
     seeds = take_starts_in_turn(lambda env, episode: 1000 + 7 * env + 13 * episode, 3)
     found = [[env.reset(seed=seeds(i, episode))[0] for episode in range(5)] for i in range(2)]
     assert found == [[0, 1, 2, 0, 1], [1, 2, 0, 1, 2]]
+
+
+def test_costs_are_those_of_the_rollout_without_noise_and_of_its_whole_episode():
+    _, model, policy, behavior = make()
+    generator = torch.Generator().manual_seed(0)
+    calm = [play_episode(policy, behavior, model, i, generator).double() for i in range(2)]
+    play_round(policy, behavior, model, generator, rollouts=5)
+    assert policy.round == 1
+    for i, states in enumerate(calm):
+        actions = (states[1:, 1:] - states[:-1, 1:]) / 0.3
+        each = (torch.tensor([1.0, 0.1]) * states[1:].square()).sum(1) + 0.01 * actions[:, 0] ** 2
+        torch.testing.assert_close(policy.costs[i], each[:8].sum())
+        torch.testing.assert_close(policy.episode_costs[i], each[:EPISODE].sum())
+        torch.testing.assert_close(policy.teacher_costs[i], each[:EPISODE].sum())
+
+
+def test_before_the_first_round_is_over_the_teachers_do_nothing():
+    _, _, policy, _ = make()
+    for step in (0, 7, 8, 100):
+        taught = policy.teach(torch.ones(1, 2).double(), torch.tensor([step]), torch.tensor([1]))
+        assert not taught.any()
+
+
+def test_the_best_controllers_are_adopted_from_the_round_on_that_is_named(monkeypatch):
+    _, model, policy, behavior = make("guided.adopt_after=1")
+    adopted = []
+    monkeypatch.setattr(policy, "_adopt_best", lambda: adopted.append(int(policy.round)))
+    for _ in range(3):
+        play_round(policy, behavior, model, torch.Generator().manual_seed(0))
+    assert adopted == [1, 2]

@@ -16,6 +16,7 @@ from worldmodel.policy.planners.ilqr import (
     LEAST,
     Regularization,
     draw_plans,
+    drop_non_finite,
     roll_out,
     solve_backwards,
 )
@@ -223,11 +224,12 @@ def test_a_quadratic_program_ends_where_trying_every_bound_does(size, spread):
 
 def test_a_program_that_has_no_curvature_somewhere_is_told_apart():
     hessian = torch.stack([torch.eye(2), torch.diag(torch.tensor([1.0, -1.0]))] * 2).double()
-    hessian[3, 0, 0] = torch.nan
-    gradient = torch.tensor([[0.1, 0.1]] * 4).double()
-    low, high = -torch.ones(4, 2).double(), torch.ones(4, 2).double()
-    found = minimize_in_box(hessian, gradient, low, high, torch.zeros(4, 2).double())
-    assert found.fails.tolist() == [False, True, False, True]
+    hessian = torch.cat([hessian, hessian[:1]])
+    hessian[4, 1, 0] = torch.nan  # below the diagonal, which a factorisation reads
+    gradient = torch.tensor([[0.1, 0.1]] * 5).double()
+    low, high = -torch.ones(5, 2).double(), torch.ones(5, 2).double()
+    found = minimize_in_box(hessian, gradient, low, high, torch.zeros(5, 2).double())
+    assert found.fails.tolist() == [False, True, False, True, True]
     torch.testing.assert_close(found.x[0], torch.tensor([-0.1, -0.1]).double())
     assert torch.isfinite(found.x[:3]).all()
 
@@ -407,3 +409,9 @@ def test_a_wider_reach_solves_without_bounds_and_clamps_at_last():
     assert free.abs().max() > 2, "the bounds matter"
     torch.testing.assert_close(find(1e6), free.clamp(-1, 1), atol=1e-6, rtol=0)
     assert (find(1.0) - free.clamp(-1, 1)).abs().max() > 0.1
+
+
+def test_derivatives_that_are_not_finite_count_as_none():
+    wild = torch.tensor([torch.nan, torch.inf, -torch.inf, 2.0])
+    for found in drop_non_finite((wild, wild)):
+        assert found.tolist() == [0.0, 0.0, 0.0, 2.0]

@@ -43,11 +43,11 @@ def make_state(model, batch):
     return {k: v - 0.5 for k, v in state.items()}
 
 
-def force_shift(model, columns):
-    """Every pixel moves by so many columns to the right, whatever the action."""
+def force_shift(model, columns, rows=0):
+    """Every pixel moves by so many columns to the right and rows down, whatever the action."""
     with torch.no_grad():
         weights = torch.zeros(3, SIDE, SIDE)
-        weights[0, SIDE // 2, SIDE // 2 - columns] = 50.0
+        weights[0, SIDE // 2 - rows, SIDE // 2 - columns] = 50.0
         model.dynamics.kernel_net.bias.copy_(weights.flatten())
         bias = model.dynamics.mask_net.phases.bias.view(4, 5)
         bias[:, 2] = 50.0
@@ -196,3 +196,20 @@ def test_a_saved_run_is_told_pixels_on_the_command_line(tmp_path):
     )
     evaluate(run, "--episodes", "1", *aim, "--goal.designated", "[[4, 12]]")
     assert (run / "eval" / "returns.json").exists()
+
+
+def test_the_motion_of_each_pixel_is_that_of_its_kernel():
+    _, model, _ = make()
+    force_shift(model, 2, -1)
+    motion = model.dynamics.measure_motion(make_state(model, 3), torch.ones(3, A))
+    wanted = torch.tensor([-1.0, 2.0]).expand(3, H, W, 2)
+    torch.testing.assert_close(motion, wanted, atol=1e-4, rtol=0)
+
+
+def test_a_picture_that_shows_the_colour_nowhere_corrects_nothing():
+    _, model, _ = make()
+    spots = torch.rand(1, D, H * W).softmax(-1)
+    state = model.dynamics.designate(make_state(model, 1), spots, spots)
+    state = {**state, "first": torch.zeros(1, H * W * 3), "picture": torch.ones(1, H * W * 3)}
+    found = model.dynamics.register(state, 0.01)
+    torch.testing.assert_close(model.dynamics.locate(found), spots)
