@@ -225,7 +225,7 @@ def test_a_quadratic_program_ends_where_trying_every_bound_does(size, spread):
 def test_a_program_that_has_no_curvature_somewhere_is_told_apart():
     hessian = torch.stack([torch.eye(2), torch.diag(torch.tensor([1.0, -1.0]))] * 2).double()
     hessian = torch.cat([hessian, hessian[:1]])
-    hessian[4, 1, 0] = torch.nan  # below the diagonal, which a factorisation reads
+    hessian[4, 0, 1] = torch.nan  # above the diagonal, which no factorisation reads
     gradient = torch.tensor([[0.1, 0.1]] * 5).double()
     low, high = -torch.ones(5, 2).double(), torch.ones(5, 2).double()
     found = minimize_in_box(hessian, gradient, low, high, torch.zeros(5, 2).double())
