@@ -13,6 +13,8 @@ from worldmodel import build, registry
 from worldmodel.config import loading
 from worldmodel.kernels.planning_step import fixed_weights
 from worldmodel.policy.planners.proposals import Box
+from worldmodel.replay.buffer import Replay
+from worldmodel.replay.samplers.uniform import Uniform
 from worldmodel.rollout.player import Player
 from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.system import runtime
@@ -72,10 +74,11 @@ def make_model_and_batch(preset: list[str], action: ActionSpace = ACTION):
     return c, model, batch
 
 
-def measure_update(preset: str = "small", repeats: int = 7) -> dict[str, Entry]:
+def measure_update(preset: str = "small", count: int = 20) -> dict[str, Entry]:
     """Measure seconds per update, whole and of the world model alone, against fp32.
 
-    The speed in FLOP/s is compared with the roofline.
+    They are means over updates of a training, so batches are drawn from a replay, and every tenth
+    update measures the representation too. The speed in FLOP/s is compared with the roofline.
     """
     found: dict[str, Entry] = {}
     for name, behavior in (
@@ -85,9 +88,7 @@ def measure_update(preset: str = "small", repeats: int = 7) -> dict[str, Entry]:
         seconds = {}
         for precision in sorted({pick_best_precision(), "fp32"}):
             learner, batch = make_learner(preset, behavior, precision)
-            seconds[precision] = measure_seconds(
-                lambda learner=learner, batch=batch: learner.update(batch), repeats
-            )
+            seconds[precision] = time_updates(learner, fill_replay(batch), batch, count)
         found[name] = {
             "value": seconds[pick_best_precision()],
             "unit": "s",
@@ -103,6 +104,36 @@ def measure_update(preset: str = "small", repeats: int = 7) -> dict[str, Entry]:
         **found,
         f"update.{preset}.speed": {"value": speed, "unit": "GFLOP/s", "baseline": roof},
     }
+
+
+def fill_replay(batch: dict[str, torch.Tensor]) -> Replay:
+    """A replay that holds the rows of a random batch, as one episode."""
+    rows = {k: v.flatten(0, 1).numpy() for k, v in batch.items()}
+    replay = Replay(
+        {k: (v.shape[1:], str(v.dtype)) for k, v in rows.items()},
+        capacity_bytes=10**9,
+        store="ram",
+        directory=None,
+        num_streams=1,
+        seed=0,
+        sampler=Uniform(),
+    )
+    for i in range(len(rows["reward"])):
+        replay.add(0, {k: v[i] for k, v in rows.items()} | {"is_first": i == 0})
+    replay.flush()
+    return replay
+
+
+def time_updates(
+    learner: Learner, replay: Replay, shape: dict[str, torch.Tensor], count: int
+) -> float:
+    """Mean wall-clock seconds of drawing a batch of this shape and learning from it."""
+    began = 0.0
+    for done in range(2 + count):
+        if done == 2:  # the first two warm up
+            began = time.perf_counter()
+        learner.update(build.to_tensors(replay.sample(*shape["reward"].shape)))
+    return (time.perf_counter() - began) / count
 
 
 def make_learner(

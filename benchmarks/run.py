@@ -69,7 +69,7 @@ def groups():
     return {
         "roofline": lambda: compute("measure_roofline"),
         "update.small": lambda: compute("measure_update", "small"),
-        "update.12m": lambda: compute("measure_update", "12m", 3),
+        "update.12m": lambda: compute("measure_update", "12m", 10),
         "objectives": lambda: compute("measure_objectives"),
         "plan": lambda: compute("measure_plan"),
         "policy": lambda: compute("measure_policy"),
