@@ -173,12 +173,15 @@ def test_the_kl_of_distributions_is_that_of_gaussians(monkeypatch):
     model, dynamics = make_dynamics()
     without_noise(model, monkeypatch)
     embed, post, prior = model.observe(random_batch())
-    found = dynamics.kl(dynamics.distribution(post), prior)
+    found, whole = dynamics.kl(dynamics.distribution(post), prior), dynamics.kl(post, prior)
     for b, t in ((0, 0), (1, 4), (2, 6)):
         own, other = ([to_numpy(x[k][b, t]) for k in ("mean", "cov")] for x in (post, prior))
         np.testing.assert_allclose(
             to_numpy(found[b, t]), compute_joint_kl(*own, *other), rtol=1e-3
         )
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(dynamics.kl(post, prior), whole)
+        torch.testing.assert_close(dynamics.kl(dynamics.distribution(post), prior), found)
     seen = dynamics.infer_latent(post, embed)  # the step's own observation, on its prediction
     torch.testing.assert_close(seen["mean"], post["filter_mean"])
 

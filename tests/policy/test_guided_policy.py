@@ -9,6 +9,7 @@ from worldmodel.envs.wrappers import FixedStarts
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.errors import UsageError
+from worldmodel.policy import guided_policy
 from worldmodel.policy.guided_policy import UNKNOWN, UNTRIED
 from worldmodel.rollout.collector import take_starts_in_turn
 from worldmodel.spaces import ActionSpace, ObservationSpace
@@ -137,6 +138,7 @@ def test_rows_of_random_actions_and_the_rest_of_their_episode_have_no_teacher():
     row = {"vector": np.zeros(2, np.float32), "is_first": True, "is_last": False}
     policy.watch([row], {})
     assert row["guide_condition"] == UNKNOWN and not policy.known
+    assert row["guide_step"] == row["guide_round"] == 0
     _, carry = behavior.act(
         model.dynamics.initial(1),
         {**behavior.init(1), "vector": torch.zeros(1, 2)},
@@ -270,3 +272,29 @@ def test_the_best_controllers_are_adopted_from_the_round_on_that_is_named(monkey
     for _ in range(3):
         play_round(policy, behavior, model, torch.Generator().manual_seed(0))
     assert adopted == [1, 2]
+
+
+def test_controllers_of_large_gains_stay_in_the_box():
+    _, _, policy, _ = make()
+    policy.teacher_offset.fill_(9.0)
+    policy.tried_offset.fill_(-9.0)
+    state, step, condition = torch.ones(1, 2), torch.tensor([0]), torch.tensor([1])
+    assert policy.teach(state, step, condition).tolist() == [[1.0]]
+    generator = torch.Generator().manual_seed(0)
+    tried = policy.explore(state, step, condition, torch.tensor([False]), generator)
+    assert tried.tolist() == [[-1.0]]
+
+
+def test_the_hold_is_fitted_to_the_steps_nearest_to_the_target(monkeypatch):
+    _, model, policy, behavior = make("guided.hold=5")
+    fit, fitted = guided_policy.fit_local_models, []
+    monkeypatch.setattr(
+        guided_policy,
+        "fit_local_models",
+        lambda states, *rest: fitted.append(states) or fit(states, *rest),
+    )
+    play_round(policy, behavior, model, torch.Generator().manual_seed(0))
+    pairs = torch.stack([policy.kept_states[:, :, :-1], policy.kept_states[:, :, 1:]], -2)
+    pairs = pairs.flatten(0, 2)
+    nearest = pairs[pairs[:, 0].norm(dim=-1).argsort()[:5]]
+    torch.testing.assert_close(fitted[-1], nearest)
