@@ -60,22 +60,23 @@ def measure_updates(rounds: int = 5) -> dict[str, Entry]:
     """Measure CPU seconds per update with five members beside one, and with other policies beside
     the imagination actor-critic.
     """
-    return _measure("ensemble.update", UPDATES, make_update, rounds)
+    return measure_cases("ensemble.update", UPDATES, make_update, rounds)
 
 
 def measure_plans(rounds: int = 5) -> dict[str, Entry]:
     """Measure CPU seconds per plan: of five members at as many latent steps as one, of all members
     in turn beside one, and with pessimism by one-step heads.
     """
-    return _measure("ensemble.plan", PLANS, make_plan, rounds)
+    return measure_cases("ensemble.plan", PLANS, make_plan, rounds)
 
 
-def _measure(
+def measure_cases(
     group: str,
     cases: dict[str, tuple[tuple[str, ...], tuple[str, ...]]],
     make: Callable[[tuple[str, ...]], Callable[[], object]],
     rounds: int,
 ) -> dict[str, Entry]:
+    """Measure CPU seconds of each case beside those of its baseline."""
     found: dict[str, Entry] = {}
     for name, pair in cases.items():
         functions, times = [make(words) for words in pair], [[], []]

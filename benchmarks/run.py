@@ -31,6 +31,11 @@ def groups():
 
         return getattr(ensembles, name)()
 
+    def classics(name):
+        from benchmarks import classics
+
+        return getattr(classics, name)()
+
     def replay():
         from benchmarks import replay
 
@@ -75,6 +80,8 @@ def groups():
         "policy": lambda: compute("measure_policy"),
         "ensemble.update": lambda: ensembles("measure_updates"),
         "ensemble.plan": lambda: ensembles("measure_plans"),
+        "classics.update": lambda: classics("measure_updates"),
+        "classics.plan": lambda: classics("measure_plans"),
         "replay": replay,
         "render": render,
         "collect": lambda: collect("measure"),
