@@ -214,7 +214,12 @@ class RunDir:
         """Say whether this run is finished; RunError if it has another configuration."""
         status = self._read_status()
         frames = status.get("frames")
-        if status.get("state") != "done" or type(frames) is not int or frames < c.run.frames:
+        if status.get("state") != "done" or type(frames) is not int:
+            return False
+        if c.train.budget:  # which chose the frames when the run began
+            before = self._check_same_config(c)
+            return before.train.budget == c.train.budget and frames >= before.run.frames
+        if frames < c.run.frames:
             return False
         self._check_same_config(c)
         return True

@@ -9,10 +9,12 @@ import threading
 from importlib.util import find_spec
 
 import pytest
+from worldmodel.envs import check_name
 
 from worldmodel.command_line import sweep
 from worldmodel.config import loading
 from worldmodel.config.loading import ConfigError
+from worldmodel.config.rules import UnknownTask
 from worldmodel.errors import UsageError
 from worldmodel.sweep import grid, local_pool, slurm_jobs
 from worldmodel.system import optional_packages
@@ -332,3 +334,33 @@ def test_without_submitit_the_command_says_how_to_install_it(here, monkeypatch, 
 def test_what_are_no_options_of_slurm_is_refused(text):
     with pytest.raises(UsageError, match="--slurm"):
         slurm_jobs.parse_slurm_options(text)
+
+
+def test_rules_choose_the_values_of_each_task_and_ask_for_its_facts_once(here):
+    asked = []
+
+    def describe(env):
+        asked.append(env.task)
+        return UnknownTask(control_step=0.01 if env.task == "cartpole" else None)
+
+    words = ["generalist", "--run.frames", "5000"]
+    cells = grid.make_cells(
+        words, ["cartpole", "catcher"], [0, 1], [], lambda task: None, describe
+    )
+    assert [c.config.env.repeat for c in cells] == [5, 1, 5, 1]
+    assert asked == ["cartpole", "catcher"]
+
+
+def test_a_cell_with_a_budget_is_done_with_the_frames_that_it_chose(here):
+    (cell,) = grid.make_cells([*WORDS, "--train.budget", "1h"], ["counter"], [0], [], check_name)
+    chosen = loading.to_plain(cell.config)
+    chosen["run"]["frames"] = 40
+    cell.run.path.mkdir(parents=True)
+    cell.run.config_file.write_text(json.dumps(chosen))
+    cell.run.write_status("done", 39)
+    assert not cell.run.is_trained(cell.config)
+    cell.run.write_status("done", 40)
+    assert cell.run.is_trained(cell.config)
+    chosen["train"]["budget"] = "30m"
+    cell.run.config_file.write_text(json.dumps(chosen))
+    assert not cell.run.is_trained(cell.config)

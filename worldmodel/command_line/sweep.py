@@ -89,6 +89,7 @@ def main(argv: list[str]) -> int:
             grid.parse_seeds(args.seeds),
             [grid.parse_values(text) for text in args.set],
             envs.check_name,
+            envs.describe_task,
         )
     except UsageError as error:
         sys.stderr.write(f"{error}\n")

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from worldmodel.config import loading
 from worldmodel.config.key_reference import SHORT_NAMES
-from worldmodel.config.schema import Config
+from worldmodel.config.rules import TaskFacts
+from worldmodel.config.schema import Config, EnvConfig
 from worldmodel.config.yaml_io import UNREADABLE, ConfigError, describe_value, parse_yaml
 from worldmodel.errors import UsageError
 from worldmodel.run_directory import RunDir, make_slug
@@ -100,11 +101,23 @@ def make_cells(
     seeds: Sequence[int],
     varied: Sequence[Sequence[Pair]],
     check_task: Callable[[str], None],
+    describe_task: Callable[[EnvConfig], TaskFacts] | None = None,
 ) -> list[Cell]:
     """A cell for each seed, task and combination of values, seeds outermost.
 
-    A run is named after the values that vary. ConfigError lists the problems of all cells.
+    A run is named after the values that vary. ConfigError lists the problems of all cells. Where
+    rules choose values, `describe_task` says once for each environment what they need.
     """
+    known: dict[str, TaskFacts] = {}
+
+    def describe(env: EnvConfig) -> TaskFacts:
+        assert describe_task is not None
+        key = repr(loading.to_plain(env))
+        if key not in known:
+            known[key] = describe_task(env)
+        return known[key]
+
+    facts = describe if describe_task else None
     check_keys(words, tasks, [pairs[0][0] for pairs in varied])
     base = loading.parse(words, check_task)
     combinations = list(itertools.product(*varied))
@@ -118,7 +131,7 @@ def make_cells(
             own.append(("run.name", loading.format_value(shorten_name(name, LONGEST_NAME))))
         made = (*words, *(word for key, value in own for word in (f"--{key}", value)))
         try:
-            cells.append(Cell(made, loading.parse(made, check_task)))
+            cells.append(Cell(made, loading.parse(made, check_task, facts)))
         except ConfigError as error:
             problems += error.problems
     if problems:
