@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from worldmodel import build, registry
 from worldmodel.config import loading
-from worldmodel.kernels.planning_step import fixed_weights
+from worldmodel.kernels.packing import fixed_weights
 from worldmodel.policy.planners.proposals import Box
 from worldmodel.replay.buffer import Replay
 from worldmodel.replay.samplers.uniform import Uniform

@@ -14,7 +14,7 @@ import torch
 from benchmarks.compute import Entry, pick_best_precision
 from worldmodel import build
 from worldmodel.config import loading
-from worldmodel.kernels.planning_step import fixed_weights
+from worldmodel.kernels.packing import fixed_weights
 from worldmodel.policy.planners.proposals import make_proposal
 from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.system import runtime

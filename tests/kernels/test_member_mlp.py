@@ -5,7 +5,8 @@ import torch
 
 from worldmodel.kernels import member_mlp
 from worldmodel.kernels.c_library import load_library
-from worldmodel.kernels.planning_step import fixed_weights, is_available
+from worldmodel.kernels.packing import fixed_weights
+from worldmodel.kernels.planning_step import is_available
 from worldmodel.model.dynamics.mlp import MLPDynamics, Settings
 from worldmodel.model.member_networks import MemberMLP
 

@@ -5,7 +5,7 @@ import torch
 
 from worldmodel import build
 from worldmodel.config import loading
-from worldmodel.kernels import planning_step
+from worldmodel.kernels import packing, planning_step
 from worldmodel.model.dynamics import Rollout
 from worldmodel.model.networks import MLP, apply_side_by_side
 from worldmodel.spaces import ActionSpace, ObservationSpace, map_state
@@ -145,7 +145,7 @@ def test_rollouts_follow_the_weights_but_where_they_are_fixed():
             return rollout.features_after()
 
     first = roll_out()
-    with planning_step.fixed_weights():
+    with packing.fixed_weights():
         assert torch.equal(first, roll_out())
         rssm.from_action.weight.data += 1
         # The promise broken: it is what makes planning quick.
@@ -163,7 +163,7 @@ def test_a_head_answers_as_its_network_does(layers, units, outputs, exact):
     net.out.bias.data.normal_()
     whole_rows = torch.randn(5, 7, 60).bfloat16()
     feat = whole_rows[..., 10:56]  # apart, as features lie in rows
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), planning_step.fixed_weights():
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), packing.fixed_weights():
         assert planning_step.PackedMLP.supports(net, feat)
         got = net(feat)
         both = apply_side_by_side([net, net], feat)
@@ -176,12 +176,12 @@ def test_a_head_answers_as_its_network_does(layers, units, outputs, exact):
 def test_who_wants_gradients_or_changes_weights_is_left_to_torch():
     net, feat = MLP(8, 1, 1, 8), torch.randn(3, 8).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        with planning_step.fixed_weights():
+        with packing.fixed_weights():
             assert not planning_step.PackedMLP.supports(net, feat)
             assert net(feat).requires_grad
         with torch.no_grad():
             assert not planning_step.PackedMLP.supports(net, feat)
-            with planning_step.fixed_weights():
+            with packing.fixed_weights():
                 assert planning_step.PackedMLP.supports(
                     net, feat
                 ) and not planning_step.PackedMLP.supports(net, feat.float())
@@ -197,8 +197,8 @@ def test_what_is_made_of_fixed_weights_is_packed_once_and_forgotten_afterwards()
         made.append(1)
         return len(made)
 
-    with planning_step.fixed_weights():
-        with planning_step.fixed_weights():
-            assert planning_step.keep_while_fixed(owner, make) == 1
-        assert planning_step.keep_while_fixed(owner, make) == 1
-    assert planning_step.keep_while_fixed(owner, make) == 2
+    with packing.fixed_weights():
+        with packing.fixed_weights():
+            assert packing.keep_while_fixed(owner, make) == 1
+        assert packing.keep_while_fixed(owner, make) == 1
+    assert packing.keep_while_fixed(owner, make) == 2

@@ -9,7 +9,7 @@ from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.config.yaml_io import ConfigError
 from worldmodel.errors import UsageError
-from worldmodel.kernels.planning_step import fixed_weights
+from worldmodel.kernels.packing import fixed_weights
 from worldmodel.policy.planners.gradient import Adam, Squashing
 from worldmodel.policy.planners.proposals import Box, SeededProposal
 from worldmodel.spaces import ActionSpace, ObservationSpace, map_state

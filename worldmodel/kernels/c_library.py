@@ -27,6 +27,7 @@ SOURCES = [
         "products_bf16.h",
         "steps.c",
         "planning_step.c",
+        "planning_step_fp32.c",
         "pictures.c",
         "picture_decoder.c",
         "member_mlp.c",

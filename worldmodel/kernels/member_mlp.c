@@ -30,13 +30,6 @@ static void activate(float *x, i64 count, i64 silu, float slope) {
         SIMD for (i64 k = 0; k < count; k++) x[k] = x[k] < 0.0f ? slope * x[k] : x[k];
 }
 
-/* y (rows, padded outputs): the bias plus x (rows, inputs), rows `apart`, times one layer's matrix. */
-static void multiply_fine(const float *x, i64 apart, float *y, i64 rows, i64 inputs, i64 outputs, const float *weights,
-                          const float *bias) {
-    for (i64 block = 0; block < outputs; block += WIDE, weights += inputs * WIDE)
-        multiply_rows(x, apart, y + block, outputs, rows, inputs, weights, bias + block);
-}
-
 static void run_fine(const struct net *net, i64 member, const float *x, float *y, float *room, i64 rows) {
     i64 units = round_up(net->units, WIDE), outputs = round_up(net->outputs, WIDE), inside = net->layers - 1;
     const float *weights = net->fine + member * (net->inputs * units + inside * net->units * units + net->units * outputs);
@@ -44,12 +37,12 @@ static void run_fine(const struct net *net, i64 member, const float *x, float *y
     float *to = room;
     i64 inputs = net->inputs, apart = net->inputs;
     for (i64 layer = 0; layer < net->layers; layer++, bias += units) {
-        multiply_fine(from, apart, to, rows, inputs, units, weights, bias);
+        multiply_blocks(from, apart, to, rows, inputs, units, weights, bias);
         activate(to, rows * units, net->silu, net->slope);
         weights += inputs * units, inputs = net->units, apart = units;
         from = to, to = to == room ? room + TILE * units : room;
     }
-    multiply_fine(from, apart, y, rows, inputs, outputs, weights, bias);
+    multiply_blocks(from, apart, y, rows, inputs, outputs, weights, bias);
 }
 
 #ifdef HAS_BF16_PRODUCTS

@@ -7,26 +7,15 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodel.kernels.c_library import call, load_library, split_by_precision
-from worldmodel.kernels.planning_step import BF16, is_available, keep_while_fixed
+from worldmodel.kernels.packing import WIDE, keep_while_fixed, pack_in_blocks
+from worldmodel.kernels.planning_step import BF16, is_available
 
-WIDE, LOW_WIDE = 16, 32  # outputs that a packed matrix keeps together in fp32 and in bf16
+LOW_WIDE = 32  # outputs that a matrix packed in bf16 keeps together
 MANY = 64  # rows of a member below which packing costs more than it saves
 SLOPE = 0.01  # of leaky ReLU below zero
-
-
-def pack_in_blocks(weight: Tensor, bias: Tensor, widths: list[int], pair: int) -> list[Tensor]:
-    """A matrix (M,K) in blocks of so many outputs, filled up with zeros, and its bias (M,).
-
-    A block has for each input, or in bf16 for each pair of inputs, the weights of every output.
-    """
-    missing = sum(widths) - len(weight)
-    full = F.pad(weight.detach(), (0, -weight.shape[1] % pair, 0, missing))
-    blocks = [b.unflatten(1, (-1, pair)).transpose(0, 1).flatten() for b in full.split(widths)]
-    return [torch.cat(blocks), F.pad(bias.detach(), (0, missing))]
 
 
 def choose_widths(outputs: int, low: bool) -> list[int]:

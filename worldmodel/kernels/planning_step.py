@@ -1,48 +1,27 @@
 """An imagined step and a head's output in one call each, without gradients, on processors that
 multiply bf16.
-
-Weights are packed first: once inside `fixed_weights()`, where no weight changes, otherwise anew
-each time.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from worldmodel.kernels.c_library import call, load_library
+from worldmodel.kernels.packing import (
+    CATEGORICAL,
+    NOISELESS,
+    NORMAL,
+    RowRollout,
+    are_fixed,
+    keep_while_fixed,
+)
 
 BF16 = torch.bfloat16
 WIDE = 32  # outputs that a packed matrix keeps together
-# Latents by the keys of their distributions
-NORMAL, CATEGORICAL, NOISELESS = ("mean", "std"), ("logits",), ("mean",)
-
-# packed weights by their owner's id, while weights are fixed
-_kept: dict[int, tuple[object, Any]] | None = None
-
-
-@contextlib.contextmanager
-def fixed_weights() -> Iterator[None]:
-    """Pack weights only once inside; none may change there."""
-    global _kept
-    before, _kept = _kept, _kept if _kept is not None else {}
-    try:
-        yield
-    finally:
-        _kept = before
-
-
-def keep_while_fixed(owner: object, make: Callable[[], Any]) -> Any:
-    """Return `make()`, kept for its owner while weights are fixed."""
-    if _kept is None:
-        return make()
-    if id(owner) not in _kept:
-        _kept[id(owner)] = owner, make()
-    return _kept[id(owner)][1]
 
 
 def is_available() -> bool:
@@ -159,11 +138,8 @@ class PackedStep:
         )
 
 
-class PlanningRollout:
-    """`dynamics.Rollout` without gradients, in rows [input | deter | stoch].
-
-    The last two parts are the features.
-    """
+class PlanningRollout(RowRollout):
+    """`dynamics.Rollout` without gradients."""
 
     def __init__(
         self, rssm, state: dict[str, Tensor], steps: int, generator: torch.Generator | None
@@ -178,21 +154,11 @@ class PlanningRollout:
         self.rows[0, :, inner:] = rssm.latent.flat(state["stoch"])
         self.packed = keep_while_fixed(rssm.gru, lambda: PackedStep(rssm))
 
-    @property
-    def features(self) -> Tensor:
-        return self.rows[self.done, :, self.hidden :]
-
     def step(self, action: Tensor) -> None:
         t = self.done
         rows, deter = self.rows, self.deter
         self.packed.run(rows[t], action, deter[t], rows[t + 1], deter[t + 1], self.generator)
         self.done += 1
-
-    def features_before(self) -> Tensor:
-        return self.rows[: self.done, :, self.hidden :]
-
-    def features_after(self) -> Tensor:
-        return self.rows[1 : self.done + 1, :, self.hidden :]
 
 
 def start_rollout(
@@ -235,7 +201,7 @@ class PackedMLP:
             x.dtype == BF16
             and x.device.type == "cpu"
             and not torch.is_grad_enabled()
-            and _kept is not None
+            and are_fixed()
         )
         return (
             fits

@@ -49,6 +49,13 @@ static inline void multiply_rows(const float *x, i64 x_apart, float *y, i64 y_ap
 #undef NEXT
 }
 
+/* y (rows, outputs) in whole blocks: the bias plus x (rows, inputs), rows `apart`, times a matrix. */
+static inline void multiply_blocks(const float *x, i64 apart, float *y, i64 rows, i64 inputs, i64 outputs, const float *weights,
+                            const float *bias) {
+    for (i64 block = 0; block < outputs; block += WIDE, weights += inputs * WIDE)
+        multiply_rows(x, apart, y + block, outputs, rows, inputs, weights, bias + block);
+}
+
 /* The same for positions (h, w), whose inputs and outputs lie a row or a step apart. */
 static void multiply_map(const float *x, i64 x_row, i64 x_step, float *y, i64 y_row, i64 y_step, i64 h, i64 w,
                          i64 runs, i64 next, i64 inputs, const float *weights, const float *bias) {

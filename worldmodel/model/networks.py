@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from worldmodel.kernels import elementwise, planning_step, replaceable_by
+from worldmodel.kernels import elementwise, planning_step, planning_step_fp32, replaceable_by
 from worldmodel.spaces import ObservationSpace
 
 UNIT = 0.5413  # softplus of it is one
@@ -53,6 +53,7 @@ class MLP(nn.Module):
             self.out.bias.data.zero_()
 
     @replaceable_by(planning_step.run_mlp)
+    @replaceable_by(planning_step_fp32.run_mlp)
     def forward(self, x: Tensor) -> Tensor:
         return self.rest(self.hidden[0](x)) if len(self.hidden) else self.out(x)
 
@@ -91,6 +92,7 @@ def norm_silu(x: Tensor, norm: nn.RMSNorm, fine: bool = False) -> Tensor:
 
 
 @replaceable_by(planning_step.run_side_by_side)
+@replaceable_by(planning_step_fp32.run_side_by_side)
 def apply_side_by_side(nets: Sequence[MLP], x: Tensor) -> list[Tensor]:
     """Apply several networks to one input, whose gradient is then one matrix product instead of a
     sum of several.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.config.ranges import Width
-from worldmodel.kernels import elementwise, planning_step, replaceable_by
+from worldmodel.kernels import elementwise, planning_step, planning_step_fp32, replaceable_by
 from worldmodel.model.dynamics import Dynamics, Rollout, select_members
 from worldmodel.model.member_networks import MemberMLP
 from worldmodel.model.networks import MLP, BlockLinear, Norm, norm_silu
@@ -197,6 +197,7 @@ class RSSM(Dynamics):
         return {"deter": deter, "stoch": stoch, "params": params, **select_members(state)}
 
     @replaceable_by(planning_step.start_rollout)
+    @replaceable_by(planning_step_fp32.start_rollout)
     def start_rollout(
         self, state: State, steps: int, generator: torch.Generator | None = None
     ) -> Rollout:

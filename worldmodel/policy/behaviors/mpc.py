@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.config.ranges import Count
-from worldmodel.kernels.planning_step import fixed_weights
+from worldmodel.kernels.packing import fixed_weights
 from worldmodel.policy.behaviors import MEMORY, BehaviorParts
 from worldmodel.policy.exploration_noise import add_exploration_noise
 from worldmodel.policy.planners.proposals import Box, OneHot, SeededProposal
