@@ -12,6 +12,9 @@ from gymnasium import spaces
 from .dmc.suite import DMC
 from .wrappers import TimeLimit
 
+# Attributes by which environments name a time limit of their own
+LIMITS = ("max_episode_steps", "_max_episode_steps", "max_steps", "max_path_length")
+
 
 @dataclass(frozen=True)
 class TaskFacts:
@@ -36,25 +39,30 @@ def read_facts(make: Callable[[], gymnasium.Env]) -> TaskFacts:
 
 
 def find_control_step(env: gymnasium.Env) -> float | None:
-    """Seconds of a control step: the simulator's own, else one picture's share of a second."""
+    """Seconds of a control step: of the simulator's step and a picture's share of a second, where
+    an environment names them, the longer, since a control step may be several of the simulator's.
+    """
     inner = env.unwrapped
     if isinstance(inner, DMC):
         return inner.control_step
     step = _read_number(getattr(inner, "dt", None))
-    if step is None:
-        rate = _read_number((getattr(inner, "metadata", None) or {}).get("render_fps"))
-        step = None if rate is None else 1 / rate
-    return step
+    rate = _read_number((getattr(inner, "metadata", None) or {}).get("render_fps"))
+    return max((s for s in (step, rate and 1 / rate) if s), default=None)
 
 
 def find_episode_frames(env: gymnasium.Env) -> int | None:
     """The time limit of an episode in control steps."""
-    limits = [getattr(env.spec, "max_episode_steps", None)]
+    limits: list[float | None] = [getattr(env.spec, "max_episode_steps", None)]
     while isinstance(env, gymnasium.Wrapper):
-        limits += [env.limit] if isinstance(env, TimeLimit) else []
+        limits += [env.limit] if isinstance(env, TimeLimit) else _read_limits(env)
         env = env.env
+    limits += _read_limits(env)
     limits += [env.step_limit] if isinstance(env, DMC) else []
-    return min((limit for limit in limits if limit), default=None)
+    return min((int(limit) for limit in limits if limit), default=None)
+
+
+def _read_limits(env: gymnasium.Env) -> list[float | None]:
+    return [_read_number(getattr(env, name, None)) for name in LIMITS]
 
 
 def _read_number(value: Any) -> float | None:

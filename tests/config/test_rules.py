@@ -82,9 +82,42 @@ def test_gradients_pass_through_the_model_unless_actions_are_choices():
     assert parse("generalist", "--task", "pendulum")[0].actor.gradient == "dynamics"
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--env.size", "64"], "env.size: expected 2 values"),
+        (["--env.size", "null"], "env.size: expected 2 values"),
+        (["--env.repeat", "0"], "env.repeat: 0 is out of range"),
+        (["--env.repeat", "foo"], "env.repeat: expected int"),
+        (["--env.repeat", "null"], "env.repeat: expected int"),
+        (["--model.cnn", "3"], "model.cnn: expected a list of values"),
+        (["--model.cnn", "[]"], "model.cnn: expected a list of values"),
+    ],
+)
+def test_rules_read_no_values_that_are_wrong(words, message):
+    with pytest.raises(loading.ConfigError) as error:
+        parse("generalist", "--task", "catcher", *words)
+    (problem,) = error.value.problems
+    assert problem.startswith(message)
+
+
+@pytest.mark.parametrize("size", ["[48, 64]", "[64, 96]", "[96, 128]"])
+@pytest.mark.parametrize("cnn", ["[8, 8]", "[8, 8, 8]"])
+def test_oblong_pictures_fit_the_encoder_too(size, cnn):
+    parse("generalist", "--task", "catcher", "--env.size", size, "--model.cnn", cnn)
+
+
+def test_images_of_other_sizes_count():
+    values = {"env": {"size": [64, 64], "sizes": {"hand": [32, 48]}}, "model": {"cnn": [8, 8]}}
+    assert choose_patch(values, UnknownTask()).value == 2
+    values["env"]["sizes"] = {"hand": [128, 128]}
+    assert choose_patch(values, UnknownTask()).value == 4
+
+
 @pytest.mark.parametrize("side", [16, 32, 48, 64, 84, 96, 100, 128, 224, 256])
 def test_pictures_of_any_side_that_can_be_halved_twice_fit_the_encoder(side):
-    patch = choose_patch({"env": {"size": [side, side]}}, UnknownTask()).value
+    values = {"env": {"size": [side, side], "sizes": {}}, "model": {"cnn": [32, 32, 64]}}
+    patch = choose_patch(values, UnknownTask()).value
     words = ["generalist", "--env.task", "catcher", "--env.size", f"[{side}, {side}]"]
     config = loading.parse([*words, "--model.patch", str(patch)])
     assert not contradictions(config)

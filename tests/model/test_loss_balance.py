@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from test_model import make, random_batch
+from worldmodel.config import loading
 from worldmodel.model.loss_balance import LossBalance
 from worldmodel.model.world_model import BY_ROW
 
@@ -55,3 +56,16 @@ def test_the_loss_of_a_row_has_the_weights_of_the_moment():
         model.balance.logs["reward"].fill_(0.7)
     total, metrics = model.loss(random_batch(), by_row=True)[:2]
     torch.testing.assert_close(metrics[BY_ROW].mean() + model.balance.penalty(), total)
+
+
+def test_what_may_be_negative_or_is_priced_apart_keeps_its_weight():
+    names = ["dyn", "imagined_reward", "imagined_cont", "bottleneck", "curvature"]
+    names += ["straightening", "transition_consistency", "transition_contrastive", "inverse"]
+    groups = {"dyn": "kl", "imagined_reward": "reward", "transition_contrastive": "observed"}
+    assert LossBalance(names).groups == groups | {"inverse": "observed"}
+
+
+def test_a_log_density_is_not_balanced():
+    with pytest.raises(loading.ConfigError, match="loss.balance: .* may be negative"):
+        loading.parse(["pets", "--loss.balance", "learned"])
+    assert loading.parse(["pets", "--loss.balance", "learned", "--mlp.noise", "none"])

@@ -228,6 +228,10 @@ def test_scheduled_sampling_feeds_predictions_back():
     after = dynamics.imagine(map_state(post, lambda v: v[1:2, 3]), batch["prev_action"][1:2, 4:])
     torch.testing.assert_close(prior["mean"][1:2, 4:], after["picture"], atol=1e-5, rtol=1e-4)
     assert not torch.allclose(prior["mean"][:, 2:], exact[:, 2:], atol=1e-4)
+    # A CUDA graph repeats what the device does: the share has to change in place.
+    share = dynamics.truth_share
+    model.begin_update(batch, 0)
+    assert share is dynamics.truth_share and share == pytest.approx(2 / 3)
 
 
 def history(batch):

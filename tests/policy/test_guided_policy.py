@@ -111,6 +111,7 @@ def test_what_cannot_be_hidden_or_steered_to_is_refused(keys, message):
         (["model.unseen=null"], "model.unseen: guided policy search has teachers"),
         (["guided.weights=[1, 2, 3]"], "guided.weights: 3 weights .* of 2 numbers"),
         (["env.starts=3"], "guided.conditions: 2 controllers for env.starts 3"),
+        (["env.time_limit=14", "env.repeat=2"], "guided.steps: .* 8 steps, but .* after 7 "),
     ],
 )
 def test_keys_that_contradict_each_other_are_refused(keys, message):
@@ -298,3 +299,12 @@ def test_the_hold_is_fitted_to_the_steps_nearest_to_the_target(monkeypatch):
     pairs = pairs.flatten(0, 2)
     nearest = pairs[pairs[:, 0].norm(dim=-1).argsort()[:5]]
     torch.testing.assert_close(fitted[-1], nearest)
+
+
+def test_an_episode_that_ends_too_early_is_told_once(caplog):
+    _, model, policy, behavior = make("guided.steps=20")
+    for _ in range(3):
+        play_episode(policy, behavior, model, 0, torch.Generator().manual_seed(0))
+    (record,) = caplog.records
+    assert "ended after 12 steps, before the 20 of guided.steps" in record.getMessage()
+    assert not policy.filled.any()

@@ -213,3 +213,5 @@ def test_a_picture_that_shows_the_colour_nowhere_corrects_nothing():
     state = {**state, "first": torch.zeros(1, H * W * 3), "picture": torch.ones(1, H * W * 3)}
     found = model.dynamics.register(state, 0.01)
     torch.testing.assert_close(model.dynamics.locate(found), spots)
+    nowhere = {**state, "designated": torch.zeros_like(spots)}
+    assert not model.dynamics.locate(model.dynamics.register(nowhere, 0.01)).any()

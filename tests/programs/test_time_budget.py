@@ -1,14 +1,18 @@
 """A training of a given time: its frames follow from the measured speed, and stay on resume."""
 
 import pytest
+import torch
 
 from runs import fingerprint, seed_dir
+from worldmodel import envs
 from worldmodel.command_line.train import main
 from worldmodel.config import loading
 from worldmodel.config.ranges import read_seconds
+from worldmodel.distributed import ALONE
 from worldmodel.errors import UsageError
-from worldmodel.programs import time_budget
+from worldmodel.programs import time_budget, training
 from worldmodel.programs.time_budget import MARGIN, Speed, choose_frames, count_work
+from worldmodel.training.trainer import Trainer
 
 POLICY_ALONE = ("--train.policy_updates_per_step", "2")
 
@@ -102,3 +106,12 @@ def test_a_dry_run_measures_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     assert main(["debug", "--run.root", root, "--train.budget", "60s", "--dry-run"]) == 0
     assert "budget 60s: run.frames " in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_updates_are_measured_as_long_as_schedules_make_them(monkeypatch):
+    frames = []
+    monkeypatch.setattr(time_budget, "measure_seconds", lambda work: work() or 1.0)
+    monkeypatch.setattr(Trainer, "learn", lambda self: frames.append(self.frames))
+    with training.open_environments(parse(), ALONE, envs) as (vector, _):
+        time_budget.measure_speed(parse(), vector, torch.device("cpu"), None)
+    assert frames == [time_budget.LONGEST]

@@ -12,7 +12,7 @@ import logging
 import math
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 
 from worldmodel.config.key_reference import SHORT_NAMES
 from worldmodel.config.preset_files import DEFAULTS, find_preset_files
-from worldmodel.config.ranges import AnyOf, OneOf, Range, Time, read_seconds
+from worldmodel.config.ranges import AnyOf, OneOf, Range, Time, Width, read_seconds
 from worldmodel.config.rules import AUTO, RULES, Choice, TaskFacts, UnknownTask
 from worldmodel.config.schema import Config, EnvConfig, contradictions
 from worldmodel.config.yaml_io import (
@@ -112,12 +112,20 @@ def choose_by_rules(
     ruled = [key for key in RULES if get_value(values, key) == AUTO]
     if not ruled:
         return []
+    problems: list[str] = []
+    env = dict(_table(values, "env"))
+    env["repeat"] = 1 if env.get("repeat") == AUTO else env.get("repeat")
+    given = _convert(env, EnvConfig, "env", problems)
+    _convert(get_value(values, "model.cnn"), list[Width], "model.cnn", problems)
+    if problems:  # which the caller reports; rules read no values that are wrong
+        for key in ruled:
+            section, name = key.split(".")
+            values[section][name] = _read_defaults()[section][name]
+        return []
     facts: TaskFacts = UnknownTask()
     choices = []
     if describe_task:
-        problems: list[str] = []
-        env = _convert({**values["env"], "repeat": 1}, EnvConfig, "env", problems)
-        facts = facts if problems else describe_task(env)
+        facts = describe_task(replace(given, repeat=1))
     for key in ruled:
         section, name = key.split(".")
         choices.append(RULES[key](values, facts))

@@ -74,10 +74,15 @@ def choose_updates(values: Mapping[str, Any], facts: TaskFacts) -> Choice:
 
 
 def choose_patch(values: Mapping[str, Any], facts: TaskFacts) -> Choice:
-    """The first layer leaves 16 places along a side of the picture, or more."""
-    side = min(values["env"]["size"])
-    patch = next((p for p in range(min(16, side // GRID), 2, -1) if side % (p * 4) == 0), 2)
-    return Choice("model.patch", patch, f"pictures are {side} pixels wide")
+    """The first layer leaves 16 places along each side of a picture, or more; the other layers
+    halve them.
+    """
+    sizes = [values["env"]["size"], *values["env"]["sizes"].values()]
+    sides = [side for size in sizes for side in size]
+    halvings = 2 ** (len(values["model"]["cnn"]) - 1)
+    fitting = [p for p in range(3, 17) if all(side % (p * halvings) == 0 for side in sides)]
+    patch = max((p for p in fitting if p <= min(sides) // GRID), default=2)
+    return Choice("model.patch", patch, f"the shorter side of a picture has {min(sides)} pixels")
 
 
 def choose_discount(values: Mapping[str, Any], facts: TaskFacts) -> Choice:

@@ -17,8 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+REWARD = ("reward", "imagined_reward")
 KL = ("dyn", "rep", "overshoot", "corrective")
-APART = ("cont", "ensemble", "smooth")
+# Continuations, regularisers, and what has a price of its own or may be negative
+APART = {"cont", "imagined_cont", "ensemble", "smooth", "bottleneck", "curvature"}
+APART |= {"straightening", "transition_consistency"}
 
 
 def find_group(loss: str) -> str | None:
@@ -27,7 +30,7 @@ def find_group(loss: str) -> str | None:
         return None
     if loss in KL:
         return "kl"
-    return "reward" if loss == "reward" else "observed"
+    return "reward" if loss in REWARD else "observed"
 
 
 class LossBalance(nn.Module):

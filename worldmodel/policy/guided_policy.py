@@ -18,6 +18,7 @@ minimise (mode(pi(. | o_t)) - clip(K_t x_t + k_t))' C^-1 (...) / 2
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,6 +47,8 @@ from worldmodel.policy.local_models import (
     pool_model,
 )
 from worldmodel.spaces import Batch, Metrics, Row, State
+
+log = logging.getLogger(__name__)
 
 COLUMNS = "guide_step", "guide_condition", "guide_round"
 UNKNOWN = -1  # the condition of a row that no controller acted on
@@ -97,7 +100,7 @@ class GuidedPolicy(LearnedPolicy):
         super().__init__()
         self.actor, self.name, self.settings = actor, name, settings
         count, steps, actions = settings.conditions, settings.steps, actor.space.size
-        self.steps = steps
+        self.steps, self.has_warned = steps, False
         wide: dict[str, Any] = {"dtype": torch.float64}
         weights, target = (torch.tensor(v, **wide) for v in (settings.weights, settings.target))
         self.register_buffer("weights", weights, persistent=False)
@@ -240,10 +243,22 @@ class GuidedPolicy(LearnedPolicy):
             row.update({k: np.int32(v) for k, v in zip(COLUMNS, values, strict=True)})
             if condition != UNKNOWN:
                 self._keep_step(i, row, step)
-                if row["is_last"] and step >= self.steps and self.usable[i]:
+                if row["is_last"] and step < self.steps:
+                    self._warn_of_short_episode(step)
+                elif row["is_last"] and self.usable[i]:
                     self._keep_rollout(i, condition, calm)
         if self.filled.all():
             self.improve()
+
+    def _warn_of_short_episode(self, step: int) -> None:
+        if not self.has_warned:
+            log.warning(
+                "an episode ended after %d steps, before the %d of guided.steps: its controllers "
+                "learn nothing from it; lower guided.steps, or raise env.time_limit",
+                step,
+                self.steps,
+            )
+        self.has_warned = True
 
     def _keep_step(self, i: int, row: Row, step: int) -> None:
         """Keep a step of the open rollout of environment i."""

@@ -46,6 +46,7 @@ def measure_speed(
         while not trainer.prefill.over:
             trainer.collect()
         speed = Speed(measure_seconds(trainer.collect))
+        trainer.frames = LONGEST  # schedules that make updates longer have ended
         if trainer.learner.optimizers.parameters:
             speed = replace(speed, update=measure_seconds(trainer.learn))
         if trainer.learner.trains_apart:

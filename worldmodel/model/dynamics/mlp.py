@@ -51,6 +51,11 @@ class Settings:
                 f"model.dynamics: mlp predicts the observed vector; it needs env.obs state, not "
                 f"{c.env.obs}"
             )
+        if c.loss.balance == "learned" and self.noise == "gaussian":
+            found.append(
+                "loss.balance: learned weighs losses by their size, and the log-density of "
+                "model.dynamics mlp may be negative; set it to fixed, or mlp.noise to none"
+            )
         used = [name for name, weight in c.loss.objective.items() if weight]
         if used:
             found.append(

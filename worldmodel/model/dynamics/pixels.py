@@ -99,6 +99,7 @@ class Settings:
 
 
 class Pixels(Dynamics):
+    truth_share: Tensor
     noisy = False  # the loss is a squared error; free nats do not apply
 
     def __init__(
@@ -134,7 +135,9 @@ class Pixels(Dynamics):
             self.prior_net = Fp32Linear(channels * area, 2 * settings.latent)
             self.posterior_net = Fp32Linear(2 * channels * area, 2 * settings.latent)
             self.noise_net = Fp32Linear(settings.latent, channels)
-        self.truth_share = 1.0  # of the last pictures that are the data's, in this update
+        # The share of the last pictures that are the data's; training sets it at each update.
+        self.register_buffer("truth_share", torch.ones(()), persistent=False)
+        self.feeds_back = False  # whether predictions may take the place of the data
         initialize_convs(self)
 
     @property
@@ -146,7 +149,8 @@ class Pixels(Dynamics):
     ) -> None:
         """Note how far the schedule of scheduled sampling has come."""
         k = self.settings.truth
-        self.truth_share = k / (k + math.exp(min(update / k, 50.0)))
+        self.truth_share.fill_(k / (k + math.exp(min(update / k, 50.0))))
+        self.feeds_back = True
 
     def initial(self, batch: int) -> State:
         zeros = self.first_conv.weight.new_zeros
@@ -169,7 +173,7 @@ class Pixels(Dynamics):
     ) -> tuple[State, State]:
         """The posterior is what was seen, and the prior the picture predicted from it: mean."""
         post, before, first, seen = self._filter(embed, prev_action, is_first, start)
-        if self.truth_share < 1:
+        if self.feeds_back:
             return post, self._sample_schedule(post, before, first, prev_action, is_first, start)
         flat = [x.flatten(0, 1) for x in (before, first, post["hidden"], seen)]
         noise, divergence = self._infer_noise(flat[2], post["picture"].flatten(0, 1))
@@ -378,8 +382,11 @@ class Pixels(Dynamics):
         gaps = colours.square().sum(-1, keepdim=True) - 2 * colours @ seen.mT
         gaps = gaps + seen.square().sum(-1).unsqueeze(-2)  # |seen - colour|^2 (N,D,H*W)
         gaps = gaps - gaps.amin(-1, keepdim=True)
-        matches = state["designated"].clamp(min=1e-12) * torch.exp(-gaps / (2 * std**2))
-        return {**state, "designated": matches / matches.sum(-1, keepdim=True)}
+        before = state["designated"]
+        matches = before.clamp(min=1e-12) * torch.exp(-gaps / (2 * std**2))
+        found = matches / matches.sum(-1, keepdim=True)
+        known = before.sum(-1, keepdim=True) > 0
+        return {**state, "designated": torch.where(known, found, before)}
 
     def predict_latent(self, state: State) -> State:
         return {"mean": state["mean"] if "mean" in state else state["picture"]}

@@ -57,6 +57,12 @@ class Settings:
                 f"guided.conditions: {self.conditions} controllers for env.starts {c.env.starts}; "
                 "each start has one"
             )
+        steps = (c.env.time_limit or 0) // c.env.repeat
+        if 0 < steps < self.steps:
+            found.append(
+                f"guided.steps: controllers have {self.steps} steps, but episodes end after "
+                f"{steps} (env.time_limit {c.env.time_limit}, env.repeat {c.env.repeat})"
+            )
         return found
 
 

@@ -85,7 +85,8 @@ class ILQR:
     """Improve the search's mean `iterations` times, and `restarts` random plans beside it; the
     cheapest is the plan. Each problem has its own regularisation and its own step. All in float64.
 
-    With a `reach` above 1 the bounds are so many times as wide, and the plan is clamped at last.
+    With a `reach` above 1 the bounds are so many times as wide. Plans are compared as they are,
+    and the cheapest is clamped at last.
     """
 
     def __init__(self, settings: Settings):
