@@ -144,12 +144,24 @@ def test_the_model_tracks_pixels_until_an_episode_starts_anew():
     assert column.tolist() == [[3, 3], [5, 5], [7, 7], [9, 5]]
 
 
-@torch.no_grad()
 def test_registration_finds_the_colour_again():
     """The square is where the kernels did not expect it."""
-    _, model, behavior = make(
-        "goal.registration=0.1", "goal.designated=[[5, 3]]", "goal.pixels=[[5, 9]]"
-    )
+    there = find_square()
+    torch.testing.assert_close(there[4:7, 5:8], torch.full((3, 3), 1 / 9), rtol=0.02, atol=0)
+    assert there.sum().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_registration_of_patches_finds_the_middle_again():
+    there = find_square("goal.patch=5")
+    assert there[5, 6] > 0.6 and there[5, 6] > 5 * there[5, 5]
+    assert there.sum().item() == pytest.approx(1, abs=1e-4)
+
+
+@torch.no_grad()
+def find_square(*keys):
+    """Where a square is found that was three pixels farther left in the first picture: (H,W)."""
+    spots = "goal.designated=[[5, 3]]", "goal.pixels=[[5, 9]]"
+    _, model, behavior = make("goal.registration=0.1", *spots, *keys)
     picture = torch.zeros(2, 1, H, W, 3)
     picture[0, 0, 4:7, 2:5] = picture[1, 0, 4:7, 5:8] = torch.tensor([0.4, -0.3, 0.0])
     dynamics, seen = model.dynamics, picture.flatten(2)
@@ -161,14 +173,13 @@ def test_registration_finds_the_colour_again():
         "first": behavior.make_score.start_memory(model, 1)["first"],
     }
     score = behavior.make_score(model, state, None, memory)
-    there = dynamics.locate(score.designate()).view(H, W)
-    torch.testing.assert_close(there[4:7, 5:8], torch.full((3, 3), 1 / 9), rtol=0.02, atol=0)
-    assert there.sum().item() == pytest.approx(1, abs=1e-4)
+    return dynamics.locate(score.designate()).view(H, W)
 
 
 @pytest.mark.parametrize(
     "keys, words",
     [
+        (["goal.patch=4"], "goal.patch: 4 is even"),
         (["goal.pixels=[[1, 1]]"], "as many places in goal.pixels, not 2 and 1"),
         (["goal.designated=null", "goal.pixels=null"], "needs pixels \\[row, column\\]"),
         (["goal.pixels=[[1, 1], [3, 16]]"], "goal.pixels: there is no pixel \\[3, 16\\]"),

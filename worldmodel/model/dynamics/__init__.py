@@ -198,9 +198,9 @@ class Dynamics(nn.Module):
         """Where the designated pixels of states are expected: (N,D,H*W)."""
         raise NotImplementedError
 
-    def register(self, state: State, std: float) -> State:
-        """The states with the probabilities multiplied by how well the colours of their pictures
-        match those that the designated pixels had at first: a Gaussian of this std.
+    def register(self, state: State, std: float, side: int = 1) -> State:
+        """The states with the probabilities multiplied by how well patches of their pictures match
+        those around the designated pixels at first: a Gaussian of this std of colours.
         """
         raise NotImplementedError
 

@@ -376,12 +376,12 @@ class Pixels(Dynamics):
     def locate(self, state: State) -> Tensor:
         return state["designated"]
 
-    def register(self, state: State, std: float) -> State:
-        seen, first = (state[k].float().unflatten(-1, (-1, self.shape[2])) for k in PICTURES)
-        colours = state["designated_first"] @ first  # (N,D,C)
-        gaps = colours.square().sum(-1, keepdim=True) - 2 * colours @ seen.mT
-        gaps = gaps + seen.square().sum(-1).unsqueeze(-2)  # |seen - colour|^2 (N,D,H*W)
-        gaps = gaps - gaps.amin(-1, keepdim=True)
+    def register(self, state: State, std: float, side: int = 1) -> State:
+        seen, first = (cut_patches(self._restore_shape(state[k]), side) for k in PICTURES)
+        patches = state["designated_first"] @ first  # (N,D,C*side*side)
+        gaps = patches.square().sum(-1, keepdim=True) - 2 * patches @ seen.mT
+        gaps = gaps + seen.square().sum(-1).unsqueeze(-2)  # |seen - patch|^2 (N,D,H*W)
+        gaps = (gaps - gaps.amin(-1, keepdim=True)) / side**2
         before = state["designated"]
         matches = before.clamp(min=1e-12) * torch.exp(-gaps / (2 * std**2))
         found = matches / matches.sum(-1, keepdim=True)
@@ -421,6 +421,12 @@ class Pixels(Dynamics):
 
     def centre(self, posts: State) -> State:
         return {"mean": posts["picture"].mean(0)}
+
+
+def cut_patches(pictures: Tensor, side: int) -> Tensor:
+    """The patch around each pixel of pictures (N,C,H,W): (N,H*W,C*side*side)."""
+    padded = F.pad(pictures, [side // 2] * 4, mode="replicate")
+    return F.unfold(padded, side).mT
 
 
 def move_pixels(pictures: Tensor, kernels: Tensor) -> Tensor:

@@ -10,18 +10,20 @@ An episode's first picture shows where the designated pixels are. From then on t
 kernels and masks track them: they move the probabilities by each action that is taken, as they do
 in a plan, but from pictures that are observed. With `goal.registration` s, each observed picture
 multiplies them by exp(-|c(x) - c_d|^2 / 2s^2): how far the colour there differs from that of the
-designated pixel at first. Predicted pictures do not: they fade, and would hold pixels back.
+designated pixel at first. With `goal.patch` n the patches of n x n pixels around the two are
+compared, by the mean over their pixels, so that the middle of a thing is found again. Predicted
+pictures are not compared: they fade, and would hold pixels back.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from torch import Tensor
 
-from worldmodel.config.ranges import Pixel, Weight
+from worldmodel.config.ranges import Pixel, Range, Weight
 from worldmodel.model.world_model import WorldModel
 from worldmodel.policy.goals import PixelGoal
 from worldmodel.policy.plan_scores import PlanScore, ScoreInputs
@@ -41,6 +43,7 @@ class Settings:
     pixels: list[Pixel] | None
     last: Weight
     registration: Weight
+    patch: Annotated[int, Range(1, 31)]
 
     def contradictions(self, c: Config) -> list[str]:
         found = []
@@ -49,6 +52,8 @@ class Settings:
                 "planner.score: pixel_distance needs a model that moves pixels; set "
                 f"model.dynamics to pixels, not {c.model.dynamics}"
             )
+        if self.patch % 2 == 0:
+            found.append(f"goal.patch: {self.patch} is even and has no middle")
         if c.behavior.name != "mpc":
             return found
         start, end = self.designated or [], self.pixels or []
@@ -98,9 +103,11 @@ class PixelDistance(PlanScore):
 
     def designate(self) -> State:
         """The states with where their designated pixels are."""
-        memory, dynamics, std = self.memory, self.model.dynamics, self.inputs.settings.registration
+        memory, dynamics, settings = self.memory, self.model.dynamics, self.inputs.settings
         states = dynamics.designate(self.state, memory["now"], memory["first"])
-        return dynamics.register(states, std) if std else states
+        if not settings.registration:
+            return states
+        return dynamics.register(states, settings.registration, settings.patch)
 
     def advance_memory(self, action: Tensor) -> State:
         """Where the model expects the pixels after an action (B,A)."""
