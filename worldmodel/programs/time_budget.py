@@ -18,7 +18,7 @@ from worldmodel.model.dynamics import Simulator
 from worldmodel.rollout.collector import VectorEnv
 from worldmodel.run_directory import RunDir
 from worldmodel.system.console import format_duration
-from worldmodel.training.trainer import Trainer
+from worldmodel.training.trainer import Trainer, count_scheduled_updates, schedules_updates
 
 MEASURED_S = 3.0  # seconds that each kind of work is measured for, at least
 WARM_UP = 3  # times that it is done before
@@ -83,15 +83,13 @@ def count_work(config: Config, frames: int, episode_frames: int) -> Work:
     train, log = config.train, config.log
     steps = frames / config.env.repeat
     learning = max(0, frames - train.prefill) / config.env.repeat
-    updates = 0.0
-    if train.schedule == "rounds":
-        updates = train.pretrain + learning // train.round * train.refit
-    elif train.updates_per_step:
-        updates = train.pretrain + learning * train.updates_per_step
+    updates = 0
+    if schedules_updates(train):
+        updates = train.pretrain + count_scheduled_updates(train, learning)
     episodes = log.final_episodes + (frames // log.eval * log.episodes if log.eval else 0)
     return Work(
         steps / config.env.num + episodes * episode_frames / config.env.repeat,
-        int(updates),
+        updates,
         int(learning * train.policy_updates_per_step),
     )
 

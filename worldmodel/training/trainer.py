@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from worldmodel import build, memory_estimate
-from worldmodel.config.schema import Config
+from worldmodel.config.schema import Config, TrainConfig
 from worldmodel.distributed import ALONE, World
 from worldmodel.errors import Diverged, UsageError
 from worldmodel.model.dynamics import Simulator
@@ -277,24 +277,12 @@ class Trainer:
         if not self.prefill.over or self.awaits_rows or not self._makes_updates:
             return 0
         steps = self.steps - self.prefill.steps
-        due = self.config.train.pretrain + self._count_scheduled_updates(steps)
+        due = self.config.train.pretrain + count_scheduled_updates(self.config.train, steps)
         return due - self.learner.updates
 
     @property
     def _makes_updates(self) -> bool:
-        train = self.config.train
-        learns = bool(self.learner.optimizers.parameters)
-        return learns and (train.schedule == "rounds" or train.updates_per_step > 0)
-
-    def _count_scheduled_updates(self, steps: float) -> int:
-        """Count the updates that so many agent steps after the prefill call for.
-
-        They are some for each step, or a refit after each round of steps.
-        """
-        train = self.config.train
-        if train.schedule == "rounds":
-            return int(steps // train.round) * train.refit
-        return int(steps * train.updates_per_step)
+        return bool(self.learner.optimizers.parameters) and schedules_updates(self.config.train)
 
     def learn(self) -> None:
         """Make one update on a batch of sequences; roll back if updates diverge."""
@@ -421,7 +409,7 @@ class Trainer:
         else:
             pending, begun = train.pretrain, train.prefill
         steps = max(0, frames - max(self.frames, begun)) * self.steps / max(1, self.frames)
-        due = self._count_scheduled_updates(steps) + steps * per_step
+        due = count_scheduled_updates(train, steps) + steps * per_step
         return done, done + pending + due
 
     def describe(self) -> str:
@@ -436,3 +424,18 @@ class Trainer:
         score = f"score {self.last_score:.0f}" if self.last_score is not None else "no episode yet"
         tested = f", eval {self.last_eval:.0f}" if self.last_eval is not None else ""
         return f"{self.frames} frames, {self.learner.updates} updates, {score}{tested}"
+
+
+def schedules_updates(train: TrainConfig) -> bool:
+    """Whether the model is updated at all after the prefill."""
+    return train.schedule == "rounds" or train.updates_per_step > 0
+
+
+def count_scheduled_updates(train: TrainConfig, steps: float) -> int:
+    """Count the updates that so many agent steps after the prefill call for.
+
+    They are some for each step, or a refit after each round of steps.
+    """
+    if train.schedule == "rounds":
+        return int(steps // train.round) * train.refit
+    return int(steps * train.updates_per_step)
