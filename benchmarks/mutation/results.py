@@ -122,4 +122,7 @@ def wrap_reason(reason: str) -> str:
 def describe(mutant: Mutant) -> str:
     where = f"{mutant.path.removeprefix('worldmodel/')}"
     function = f" `{mutant.function}`" if mutant.function else ""
-    return f"- {where}{function}, {mutant.operator}: `{mutant.change}` in `{mutant.line}`"
+    text = f"- {where}{function}, {mutant.operator}: `{mutant.change}` in `{mutant.line}`"
+    return textwrap.fill(
+        text, 100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
