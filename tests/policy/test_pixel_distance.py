@@ -8,6 +8,7 @@ import torch
 from runs import evaluate, seed_dir, train
 from worldmodel import build
 from worldmodel.config import loading
+from worldmodel.model.dynamics import pixels
 from worldmodel.policy.goals import PixelGoal
 from worldmodel.spaces import ActionSpace, ObservationSpace, map_state
 
@@ -81,6 +82,38 @@ def test_probabilities_move_as_a_picture_of_them_would():
     torch.testing.assert_close(dynamics.locate(again).sum(-1), torch.ones(1, D))
 
 
+@torch.no_grad()
+def test_masks_below_the_least_move_nothing():
+    """A kernel of 1 column has a tenth of each pixel, the rest stays."""
+    _, model, behavior = make("goal.least_mask=0.2")
+    still = locate_after_a_small_mask(model, behavior)
+    _, model, behavior = make()
+    leaked = locate_after_a_small_mask(model, behavior)
+    assert still[0, 0].argmax() == leaked[0, 0].argmax() == 5 * W + 3
+    assert still[0, 0, 5 * W + 3] == pytest.approx(1.0)
+    assert leaked[0, 0, 5 * W + 3] == pytest.approx(0.9, abs=0.01)
+
+
+def locate_after_a_small_mask(model, behavior):
+    dynamics = model.dynamics
+    force_shift(model, 1)
+    share = torch.zeros(dynamics.settings.kernels + 2, H, W)
+    share[0], share[2] = 0.9, 0.1
+    predict = dynamics._predict_motion
+    dynamics._predict_motion = lambda *inputs: (predict(*inputs)[0], share.expand(1, -1, -1, -1))
+    score = behavior.make_score(model, make_state(model, 1), None)
+    return dynamics.locate(dynamics.imagine_step(score.designate(), torch.ones(1, A)))
+
+
+def test_masks_that_are_all_small_are_kept():
+    masks = torch.full((1, 6, 2, 2), 1 / 6)
+    masks[0, :, 0, 0] = torch.tensor([0.5, 0.3, 0.2, 0.0, 0.0, 0.0])
+    found = pixels.drop_small_masks(masks, torch.tensor([0.25]))
+    torch.testing.assert_close(found[0, :, 1, 1], masks[0, :, 1, 1])
+    expected = torch.tensor([0.25, 0.05, 0, 0, 0, 0]) / 0.3
+    torch.testing.assert_close(found[0, :, 0, 0], expected)
+
+
 @pytest.mark.parametrize("at", ["every", "end"])
 @torch.no_grad()
 def test_the_cost_is_the_expected_distance_with_the_last_step_weighted(at):
@@ -118,11 +151,11 @@ def test_the_cost_of_spread_probabilities_is_a_mean_over_places():
 @torch.no_grad()
 def test_each_environment_may_have_pixels_of_its_own():
     c, model, _ = make()
-    pixels = PixelGoal(torch.tensor([[[1, 1]], [[4, 8]]]), torch.tensor([[[1, 3]], [[4, 9]]]))
+    aims = PixelGoal(torch.tensor([[[1, 1]], [[4, 8]]]), torch.tensor([[[1, 3]], [[4, 9]]]))
     state, plans = make_state(model, 2), torch.rand(2, 3, 4, A)
-    both = build.make_plan_score(c, None, lambda: pixels)(model, state, None)(plans)
+    both = build.make_plan_score(c, None, lambda: aims)(model, state, None)(plans)
     for i in range(2):
-        own = PixelGoal(pixels.designated[i : i + 1], pixels.pixels[i : i + 1])
+        own = PixelGoal(aims.designated[i : i + 1], aims.pixels[i : i + 1])
         make_score = build.make_plan_score(c, None, lambda own=own: own)
         alone = make_score(model, map_state(state, lambda v, i=i: v[i : i + 1]), None)
         torch.testing.assert_close(alone(plans[i : i + 1]), both[i : i + 1])

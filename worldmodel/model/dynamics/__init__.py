@@ -186,9 +186,12 @@ class Dynamics(nn.Module):
         """
         raise NotImplementedError
 
-    def designate(self, state: State, probabilities: Tensor, first: Tensor) -> State:
+    def designate(
+        self, state: State, probabilities: Tensor, first: Tensor, least_mask: float = 0.0
+    ) -> State:
         """The states (N,...) with probabilities (N,D,H*W) of where D designated pixels are, and of
         where they were in each state's first picture; both sum to one, or are zero if unknown.
+        Masks below the least one count as none.
 
         Only dynamics that move pixels do this; their imagined steps move the probabilities too.
         """

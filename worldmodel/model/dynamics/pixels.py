@@ -23,7 +23,10 @@ data with probability k / (k + exp(i/k)) at update i, and else from the predicti
 
 A state may also say where some pixels are: probabilities p (...,D,H*W) of D designated pixels, and
 those p_first of the first picture. The same masks and kernels move them, and they are normalised,
-because a pixel may come to lie at several places (Finn and Levine 2017).
+because a pixel may come to lie at several places (Finn and Levine 2017). Softmax masks are never
+zero, so every kernel moves every pixel a little. Below a least mask m, they may count as none:
+
+M' = max(M - m, 0) / sum max(M - m, 0)
 """
 
 from __future__ import annotations
@@ -274,6 +277,8 @@ class Pixels(Dynamics):
         kernels, masks = self._predict_motion(hidden, seen, noise)
         after = {"first": state["first"], "hidden": hidden}
         if "designated" in state:
+            masks = drop_small_masks(masks, state["least_mask"])
+            after["least_mask"] = state["least_mask"]
             mean, after["designated"] = self._move_designated(state, kernels, masks)
             after["designated_first"] = state["designated_first"]
         else:
@@ -370,8 +375,12 @@ class Pixels(Dynamics):
     def begin_here(self, state: State) -> State:
         return {**state, "first": state["picture"]}
 
-    def designate(self, state: State, probabilities: Tensor, first: Tensor) -> State:
-        return {**state, "designated": probabilities, "designated_first": first}
+    def designate(
+        self, state: State, probabilities: Tensor, first: Tensor, least_mask: float = 0.0
+    ) -> State:
+        least = probabilities.new_full((len(probabilities),), least_mask)
+        known = {"designated": probabilities, "designated_first": first}
+        return {**state, **known, "least_mask": least}
 
     def locate(self, state: State) -> Tensor:
         return state["designated"]
@@ -427,6 +436,16 @@ def cut_patches(pictures: Tensor, side: int) -> Tensor:
     """The patch around each pixel of pictures (N,C,H,W): (N,H*W,C*side*side)."""
     padded = F.pad(pictures, [side // 2] * 4, mode="replicate")
     return F.unfold(padded, side).mT
+
+
+def drop_small_masks(masks: Tensor, least: Tensor) -> Tensor:
+    """Masks (N,2+K,H,W) of which those below a least one (N,) are zero; the others sum to one.
+
+    A pixel whose masks are all below it keeps them.
+    """
+    kept = (masks - least.view(-1, 1, 1, 1)).clamp(min=0.0)
+    total = kept.sum(1, keepdim=True)
+    return torch.where(total > 0, kept / total.clamp(min=1e-6), masks)
 
 
 def move_pixels(pictures: Tensor, kernels: Tensor) -> Tensor:

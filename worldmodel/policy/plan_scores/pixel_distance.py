@@ -13,6 +13,9 @@ multiplies them by exp(-|c(x) - c_d|^2 / 2s^2): how far the colour there differs
 designated pixel at first. With `goal.patch` n the patches of n x n pixels around the two are
 compared, by the mean over their pixels, so that the middle of a thing is found again. Predicted
 pictures are not compared: they fade, and would hold pixels back.
+
+Masks below `goal.least_mask` count as none. They would move the probabilities a little with every
+action, and so steer plans that touch nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from torch import Tensor
 
-from worldmodel.config.ranges import Pixel, Range, Weight
+from worldmodel.config.ranges import Pixel, Range, Share, Weight
 from worldmodel.model.world_model import WorldModel
 from worldmodel.policy.goals import PixelGoal
 from worldmodel.policy.plan_scores import PlanScore, ScoreInputs
@@ -44,6 +47,7 @@ class Settings:
     last: Weight
     registration: Weight
     patch: Annotated[int, Range(1, 31)]
+    least_mask: Share
 
     def contradictions(self, c: Config) -> list[str]:
         found = []
@@ -104,7 +108,8 @@ class PixelDistance(PlanScore):
     def designate(self) -> State:
         """The states with where their designated pixels are."""
         memory, dynamics, settings = self.memory, self.model.dynamics, self.inputs.settings
-        states = dynamics.designate(self.state, memory["now"], memory["first"])
+        now, first, least = memory["now"], memory["first"], settings.least_mask
+        states = dynamics.designate(self.state, now, first, least)
         if not settings.registration:
             return states
         return dynamics.register(states, settings.registration, settings.patch)
