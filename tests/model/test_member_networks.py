@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from test_model import A, make
 from worldmodel.model.dynamics import draw_members
 from worldmodel.model.member_networks import MemberMLP
 
@@ -61,3 +62,27 @@ def test_random_members_are_shared_out_evenly_and_obey_the_seed():
     g = torch.Generator().manual_seed(0)
     single = torch.cat([draw_members(1, 4, g, torch.device("cpu")) for _ in range(400)])
     assert (torch.bincount(single, minlength=4) > 70).all()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        (),
+        (
+            *("model.dynamics=mlp", "env.obs=state", "loss.objective={}"),
+            *("loss.overshooting=1", "mlp.noise=none"),
+        ),
+    ],
+    ids=["rssm", "mlp"],
+)
+@torch.no_grad()
+def test_a_rollout_that_is_imagined_in_parts_keeps_its_members(kind):
+    """As the actions of a policy are given: one step after another."""
+    _, model = make(*kind, f"ensemble.size={K}", "ensemble.of=dynamics")
+    dynamics, generator = model.dynamics, torch.Generator().manual_seed(0)
+    state, kept = dynamics.initial(N), []
+    for _ in range(4):
+        found = dynamics.imagine(state, torch.randn(N, 1, A), generator)
+        state = {k: v[:, 0] for k, v in found.items()}
+        kept.append(state["member"].tolist())
+    assert kept[1:] == kept[:-1] and len({*kept[0]}) == K

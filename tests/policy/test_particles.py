@@ -45,6 +45,10 @@ def test_states_and_plans_are_laid_out_particle_by_particle():
     redrawn = Particles(6, "ts1").repeat_states(Team, state, 2)
     assert "member" not in redrawn and "redraw" in redrawn
     assert set(Particles(1).repeat_states(Team, state, 2)) == {"deter"}
+    imagined = {**state, "member": torch.tensor([2.0, 2.0])}  # which a plan does not know
+    assert Particles(6, "ts1").repeat_states(Team, imagined, 2).keys() == redrawn.keys()
+    again = particles.repeat_states(Team, imagined, 2)
+    assert torch.equal(again["member"], start["member"])
 
 
 class Biased:

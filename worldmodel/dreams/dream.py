@@ -20,7 +20,7 @@ from worldmodel.model.mean_image import to_pixels
 from worldmodel.replay.buffer import ReplayError
 from worldmodel.replay.saved_episodes import SavedEpisodes
 from worldmodel.saved_run import Run, check_observation
-from worldmodel.spaces import Columns, State, select_states
+from worldmodel.spaces import Columns, State, map_state, select_states
 from worldmodel.system.runtime import autocast
 
 OBSERVED = ("pixels", "features")
@@ -51,6 +51,9 @@ class Dream:
         check_count("context", context)
         self.run = run if isinstance(run, Run) else Run.open(run, device)
         self.model, self.agent = self.run.model, self.run.agent
+        if not self.model.dynamics.imagines:
+            name = self.run.config.model.dynamics
+            raise UsageError(f"DreamEnv: {self.run.path} has no model (model.dynamics {name})")
         self.obs, self.horizon, self.context, self.ends = obs, horizon, context, ends
         if obs == "pixels":
             self.check_drawing()
@@ -128,8 +131,13 @@ class Dream:
         return Start({k: rows[k][seen] for k in keys}, {"episode": episode, "step": step}, seed)
 
     def begin(self, starts: Sequence[Columns], where: np.ndarray | None = None) -> None:
-        """Start all episodes, or those at the indices `where`, after these rows."""
+        """Start all episodes, or those at the indices `where`, after these rows.
+
+        Of an ensemble of transitions one member imagines an episode to its end.
+        """
         fresh = self.agent.observe_starts(starts, self.generator)
+        fresh = self.model.dynamics.keep_members(fresh, self.generator)
+        fresh = map_state(fresh, Tensor.float)
         if where is None or self.states is None:
             self.states = fresh
             return

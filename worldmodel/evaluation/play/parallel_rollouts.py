@@ -10,6 +10,7 @@ import torch
 
 from worldmodel.errors import UsageError
 from worldmodel.evaluation.quality.policies import BEHAVIOR_LABELS
+from worldmodel.model.dynamics import select_members
 from worldmodel.model.mean_image import to_pixels
 from worldmodel.policy.agent import Agent
 from worldmodel.policy.learned_policy import LearnedPolicy
@@ -52,9 +53,14 @@ class ParallelRollouts:
         self.can_draw = self.model.can_draw
 
     def observe(self, rows: Columns, seed: int) -> State:
-        """Posterior states (K,...) after rows (T,...), of which the first starts an episode."""
+        """Posterior states (K,...) after rows (T,...), of which the first starts an episode.
+
+        Of an ensemble of transitions each rollout has one member, which imagines all its steps.
+        """
+        generator = self.make_generator(seed)
         rows = {k: rows[k] for k in [*self.seen, "prev_action"]}
-        return self.agent.observe_rows(rows, self.make_generator(seed), self.count)
+        state = self.agent.observe_rows(rows, generator, self.count)
+        return map_state(self.model.dynamics.keep_members(state, generator), torch.Tensor.float)
 
     @torch.no_grad()
     def imagine_step(self, state: State, action: np.ndarray, seed: int) -> State:
@@ -76,7 +82,7 @@ class ParallelRollouts:
         carry = {**add_prefix(state, "state/"), "prev_action": vector}
         with autocast(self.agent.device, self.agent.precision):
             found, _ = self.agent.filter(obs, carry, self.make_generator(seed))
-        return map_state(found, torch.Tensor.float)
+        return map_state({**found, **select_members(state)}, torch.Tensor.float)
 
     @torch.no_grad()
     def predict(self, state: State) -> Prediction:

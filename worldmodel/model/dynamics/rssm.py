@@ -210,7 +210,8 @@ class RSSM(Dynamics):
         for t in range(actions.shape[1]):
             state = self.imagine_step(state, actions[:, t], generator)
             steps.append(state)
-        return {k: torch.stack([s[k] for s in steps], 1) for k in ("deter", "stoch")}
+        kept = ("deter", "stoch", *select_members(state))
+        return {k: torch.stack([s[k] for s in steps], 1) for k in kept}
 
     def predict_members(self, feat: Tensor, action: Tensor) -> Tensor:
         return self._predict_from_features(feat, action)[1].movedim(-2, 0)

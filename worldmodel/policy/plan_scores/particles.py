@@ -28,8 +28,12 @@ class Particles:
     pessimism: float = 0.0
 
     def repeat_states(self, dynamics: Dynamics, state: State, plans: int) -> State:
-        """The states (B,...) that so many plans of each start from: (P*B*N,...)."""
+        """The states (B,...) that so many plans of each start from: (P*B*N,...).
+
+        A plan does not know which member imagined its state.
+        """
         many = self._count(dynamics)
+        state = {k: v for k, v in state.items() if k != "member"}
         start = map_state(state, lambda v: v.repeat_interleave(plans, 0))
         if many == 1:
             return start
