@@ -13,6 +13,7 @@ from worldmodel.envs.parallel.vector import SerialEnv
 import worldmodel
 from runs import ROOT, evaluate, mistaken, seed_dir, train
 from tiny_world import SPACE, Frozen, Grid, Perfect, Shuffled, wander
+from worldmodel.config import loading
 from worldmodel.evaluation.imagination import (
     episode_source,
     futures,
@@ -267,5 +268,6 @@ def test_a_model_that_cannot_draw_says_so(monkeypatch):
     monkeypatch.setattr(
         episode_source, "EvaluatedAgent", lambda agent, seed: SimpleNamespace(can_draw=False)
     )
+    run = SimpleNamespace(agent=None, config=loading.parse(["debug"]))
     with pytest.raises(ValueError, match="this model cannot draw: train it on pictures"):
-        episode_source.observe_episode(SimpleNamespace(agent=None), None, "fresh", 0, 5)
+        episode_source.observe_episode(run, None, "fresh", 0, 5)

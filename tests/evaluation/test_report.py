@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import browser
-from reported import write_run
+from reported import make_results, write_run
 from runs import evaluate, seed_dir, train
 from worldmodel.config import loading as configs
 from worldmodel.evaluation.plotting import media
@@ -147,6 +147,23 @@ def test_a_run_without_a_model_is_not_told_to_look_at_one(tmp_path, kind):
     assert f"{path} probe" in said and f"{path} --episodes 10" in said
     assert (f"{path} compare" in said) == (kind == "simulator")
     assert "This run trains no model" in text
+
+
+def test_the_simulator_in_place_of_a_model_is_shown_once_measured(tmp_path):
+    words = ("--model.dynamics", "simulator", "--env.obs", "state", *BARE)
+    path = write_run(tmp_path / "run", *words, model=make_results()["model.json"])
+    text, _ = render_page([read_run(path)])
+    section = text.split('<section id="model"')[1].split("</section>")[0]
+    assert "reward error (RMSE)" in section and "This run trains no model" not in section
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_two_probes_are_compared_only_if_both_were_measured(tmp_path, measured):
+    model, probe = (make_results()[f"{name}.json"] for name in ("model", "probe"))
+    found = model if measured else {k: v for k, v in model.items() if k != "probe"}
+    path = write_run(tmp_path / "run", model=found, probe=probe)
+    text, _ = render_page([read_run(path)])
+    assert ('The plot "simulator state" above' in html.unescape(text)) == measured
 
 
 def test_a_run_with_all_results_shows_them(measured_dir):

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
+from worldmodel.config.schema import plans_in_simulator
 from worldmodel.errors import UsageError
 from worldmodel.evaluation.results import write_result
 from worldmodel.evaluation.returns.drivers import (
+    NO_LEARNING,
     NO_POLICY,
     Driver,
     TimedPlayer,
@@ -45,12 +47,13 @@ def compare_drivers(run: Run, make: Callable[..., Any], options: CompareOptions)
     own, imagines, reward = run.config.behavior.name, run.model.dynamics.imagines, run.model.reward
     given = reward if isinstance(reward, GivenReward) else None
     acts = run.policy is not None and own != "random" and not run.agent.behavior.plans
+    why = run.lost_policy or (NO_LEARNING if plans_in_simulator(run.config) else NO_POLICY)
     drivers, missing = list_drivers(
         run.config.planner,
         run.policy is not None,
         options.budgets if imagines else (),
         own if acts else "actor_critic",
-        run.lost_policy or NO_POLICY,
+        why,
         find_lacks(
             run.config,
             run.action_space.discrete,
@@ -103,7 +106,7 @@ def compare_drivers(run: Run, make: Callable[..., Any], options: CompareOptions)
         "drivers": results,
     }
     title = (
-        f"{run.config.env.task}, {run.frames} frames: one model, {options.episodes} episodes "
+        f"{run.config.env.task}, {run.frames} frames: one run, {options.episodes} episodes "
         f"per driver"
     )
     timed_on = f"times per action on {torch.get_num_threads()} threads"

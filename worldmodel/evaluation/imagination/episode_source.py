@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from worldmodel.config.component_settings import states_fact
 from worldmodel.errors import RunError, UsageError
 from worldmodel.evaluation.imagination.observed_episode import ObservedEpisode
 from worldmodel.evaluation.quality.evaluated_agent import EvaluatedAgent
@@ -19,6 +20,7 @@ from worldmodel.evaluation.returns.evaluation_rollout import (
     make_first_available,
     record_episode,
 )
+from worldmodel.registry import DYNAMICS
 from worldmodel.saved_run import Run
 from worldmodel.system.console import PROGRAM, Progress, say
 
@@ -40,8 +42,8 @@ def observe_episode(
     model = EvaluatedAgent(run.agent, seed)
     if not model.can_draw:
         raise UsageError(
-            "this model cannot draw: train it on pictures (env.obs) with loss.probe or the "
-            f"objective reconstruction; {PROGRAM} eval RUN model works all the same"
+            f"this model cannot draw: {_explain_no_pictures(run.config.model.dynamics)}; "
+            f"{PROGRAM} eval RUN model works all the same"
         )
     envs, why = (
         make_first_available(make, [run.config.env.obs]) if source == "fresh" else (None, "")
@@ -70,6 +72,13 @@ def observe_episode(
     usual, usual_of = _load_mean_picture(run, episode)
     posteriors, _ = model.observe(episode.columns)
     return ObservedEpisode(model, episode, posteriors, source, context, usual, usual_of)
+
+
+def _explain_no_pictures(dynamics: str) -> str:
+    """What to change for pictures, or that this kind of dynamics has none."""
+    if states_fact(DYNAMICS[dynamics], "encodes_nothing"):
+        return f"model.dynamics {dynamics} predicts no pictures"
+    return "train it on pictures (env.obs) with loss.probe or the objective reconstruction"
 
 
 def _load_mean_picture(run: Run, episode: RecordedEpisode) -> tuple[Tensor, str]:

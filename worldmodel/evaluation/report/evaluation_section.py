@@ -260,7 +260,7 @@ def render_quality(runs: Sequence[ReportedRun], missing: list[str]) -> str:
             + followed
         )
 
-    if not runs[0].has_model:
+    if not (runs[0].has_model or (runs[0].path / "eval" / "model.json").exists()):
         return render_paragraph(NO_MODEL_NOTE, "soft")
     return render_each(runs, "model.json", "model", missing, show)
 
@@ -314,7 +314,7 @@ def render_drivers(runs: Sequence[ReportedRun], missing: list[str]) -> str:
         drawn = f'<div class="large">{panels.plot_drivers(x["drivers"])}</div>'
         return (
             drawn
-            + render_table("one model, several ways to choose actions", head, rows)
+            + render_table("one run, several ways to choose actions", head, rows)
             + render_terms(GLOSSARY_TITLE, DRIVER_TERMS)
         )
 
@@ -330,7 +330,7 @@ def render_state_probe(runs: Sequence[ReportedRun], missing: list[str]) -> str:
         cells = [f"{r2:.3f}" if r2 is not None else "constant" for r2 in x["r2"]]
         rows = [f"coordinate {i}: {cell}" for i, cell in enumerate(cells)]
         about = f"{x['episodes']} episodes" if "episodes" in x else "episodes"
-        both = (run.path / "eval" / "model.json").exists()
+        both = "probe" in (run.read_result("model.json") or {})
         return (
             render_paragraph(PROBE_NOTE.format(about), "soft")
             + render_list(rows, "flow")

@@ -13,7 +13,7 @@ NEW_EPISODES_NOTE = (
 )
 NO_MODEL_NOTE = "This run trains no model, so there is none to look at."
 PROBE_NOTE = (
-    "R² of a linear regression from the model's posterior state to the simulator's state: 1 means "
+    "R² of a linear regression from the agent's latent state to the simulator's state: 1 means "
     "that all of its variance is predicted, 0 none. The regression was fitted and tested on {} "
     "played for this purpose; every third episode was held out."
 )
@@ -60,7 +60,8 @@ QUALITY_TERMS = {
     "closed loop": "the model predicts one step ahead and is corrected by every frame: a lower "
     "bound on the error of an imagined rollout.",
     "KL, nats": "a distance between two distributions; 0 means that they are equal. Here: from "
-    "the state predicted before a frame to the posterior after it.",
+    "the state predicted before a frame to the posterior after it. With model.dynamics mlp it is "
+    "the negative log-likelihood of what was observed, which may be below 0.",
     "Brier score": "mean squared error of a probability. 0 is perfect; always predicting 0.5 "
     "scores 0.25.",
     "calibration": "of all steps predicted to continue with probability 0.9, 90 % should "
@@ -115,12 +116,12 @@ LOSS_NOTES = {
     "loss/corrective": "the same KL, one step after states that imagination reached",
     "loss/ensemble": "squared error of the next latent, summed over the ensemble's heads",
     "loss/total": "weighted sum of the model's losses",
-    "loss/actor": "policy loss in imagination; its sign and size mean little",
-    "loss/critic": "return prediction in imagination",
+    "loss/actor": "policy loss; its sign and size mean little",
+    "loss/critic": "return prediction",
     "loss/critic_replay": "return prediction along replayed episodes",
     "kl": "the KL before free nats; in the losses it counts as at least loss.free",
     "disagreement": "spread of the ensemble's predictions along replayed steps",
-    "value": "mean return that the critic predicts from imagined states",
+    "value": "mean return that the critic predicts",
     "entropy": "entropy of the policy; near 0 it is deterministic",
     "embed/std": "spread of the encoder's output; near 0 it has collapsed",
     "feat/std": "spread of the model's state; near 0 it has collapsed",

@@ -38,6 +38,7 @@ ICEM_OVERRIDES = [
 ]
 CANDIDATES_PER_PROPOSAL = 20  # with proposals, one candidate in 20 comes from the actor
 NO_POLICY = "this run has no actor and no critic (train with behavior.name actor_critic)"
+NO_LEARNING = "this run plans in the true simulator: it trains no actor and no critic"
 STEP_EFFORT = 50  # of a step without planning
 ROUND_EFFORT = 500  # of a round of a planner without candidates
 MOST_FEATURES = 100  # which a planner linearises unasked
