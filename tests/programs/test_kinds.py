@@ -1,10 +1,28 @@
-"""Every kind of observation, action and part goes through the whole program."""
+"""Every kind of observation, action and part goes through the whole program, and every kind of
+agent through all programs that look at a trained one.
+"""
 
+import functools
+import html
 import json
+import re
+from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import pytest
+import torch
+from gymnasium.utils import seeding
+from worldmodel.envs.parallel.vector import SerialEnv
 
-from runs import seed_dir, train
+import worldmodel
+from runs import ROOT, evaluate, mistaken, seed_dir, train
+from worldmodel import DreamEnv, DreamVectorEnv, envs
+from worldmodel.errors import UsageError
+from worldmodel.evaluation.commands.play import start_session
+from worldmodel.evaluation.quality.policies import BEHAVIOR_LABELS
+from worldmodel.run_directory import RunDir
+from worldmodel.system.runtime import mix_seeds
 
 SHORT = ("--run.frames", "60", "--log.eval", "30", "--env.time_limit", "15")
 
@@ -56,3 +74,306 @@ def test_a_wrong_environment_or_device_is_one_line(tmp_path, args, code, wanted)
     _, err = train(tmp_path, *args, expect=code)
     lines = [line for line in err.splitlines() if not line.startswith("drawing with")]
     assert len(lines) == 1 and wanted in lines[0], err
+
+
+# ---- every kind of agent, in every program that looks at a trained one
+
+TINY = (
+    *("--env.task", "pointmass", "--env.time_limit", "12", "--run.frames", "36"),
+    *("--train.prefill", "14", "--log.eval", "18", "--run.precision", "fp32"),
+)
+MEMBERS = ("--ensemble.of", "dynamics", "--ensemble.size", "3")
+MLP = (
+    *("--env.obs", "state", "--model.dynamics", "mlp", "--loss.objective", "{}"),
+    *("--loss.overshooting", "1", *MEMBERS),
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What trains it, who acts (as compare and play call it), and what it has."""
+
+    words: tuple[str, ...]
+    driver: str
+    behavior: str
+    imagines: bool = True
+    draws: bool = False
+    has_policy: bool = False
+
+
+AGENTS = {
+    "plans over members of an mlp": Kind(MLP, "cem", "mpc"),
+    "plans over members of an rssm": Kind(MEMBERS, "cem", "mpc", draws=True),
+    "dyna with a model": Kind((*MLP, "--behavior.name", "dyna"), "actor", "dyna", has_policy=True),
+    "dyna without a model": Kind(
+        (
+            *("--behavior.name", "dyna", "--model.dynamics", "frame_stack"),
+            *("--loss.objective", "{}", "--dyna.rollout_length", "0"),
+        ),
+        *("actor", "dyna"),
+        imagines=False,
+        has_policy=True,
+    ),
+    "plan2explore": Kind(
+        (
+            *("--behavior.name", "plan2explore", "--ensemble.size", "3"),
+            *("--loss.reward_free", "true", "--critic.replay", "0"),
+            *("--imag.starts", "4", "--imag.horizon", "3"),
+        ),
+        *("actor", "plan2explore"),
+        draws=True,
+        has_policy=True,
+    ),
+    "simulator": Kind(("--env.obs", "state", "--model.dynamics", "simulator"), "cem", "mpc"),
+}
+MODELS = [name for name, kind in AGENTS.items() if kind.imagines]
+DRAWING = [name for name in MODELS if AGENTS[name].draws]
+BLIND = [name for name in MODELS if not AGENTS[name].draws]
+FEWEST = (
+    *("--episodes", "3", "--starts", "1", "--plans", "4", "--follow", "2"),
+    *("--length", "3", "--context", "2"),
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The run of a kind, trained once for all tests."""
+
+    @functools.cache
+    def train_kind(name):
+        root = tmp_path_factory.mktemp("kind")
+        train(root, *TINY, *AGENTS[name].words)
+        return seed_dir(root, "pointmass")
+
+    return train_kind
+
+
+@pytest.fixture(scope="module")
+def measured(trained):
+    """A run with the results of returns, compare and model; what compare and model said."""
+
+    @functools.cache
+    def measure_kind(name):
+        run, kind = trained(name), AGENTS[name]
+        evaluate(run, "--episodes", "2", "--envs", "1")
+        few = ("--episodes", "2", "--budgets", "1", "--drivers", f"random;{kind.driver}")
+        said = {"compare": evaluate(run, "compare", *few)[0]}
+        if kind.imagines:
+            said["model"] = evaluate(run, "model", *FEWEST)[0]
+        return run, said
+
+    return measure_kind
+
+
+def read_result(run, name):
+    return json.loads((run / "eval" / f"{name}.json").read_text())
+
+
+def list_behaviors(kind):
+    """The run's own first, as imagine and play list them."""
+    return [kind.behavior, *(name for name in ("mpc", "random") if name != kind.behavior)]
+
+
+def open_kind(run):
+    return worldmodel.load(run, make_simulator=lambda c, path: envs.make_simulator(c.env))
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_compare_finds_the_returns_that_eval_does(measured, name):
+    run, said = measured(name)
+    returns, found = read_result(run, "returns"), read_result(run, "compare")["drivers"]
+    own = {"cem": "cem, 16"}.get(AGENTS[name].driver, AGENTS[name].driver)
+    assert set(found) == {"random", own}
+    assert found[own]["scores"] == returns["scores"] != found["random"]["scores"]
+    (line,) = (line for line in said["compare"].splitlines() if line.startswith(own))
+    assert line.removeprefix(own).split()[0] == f"{returns['eval/score']:.1f}"
+
+
+@pytest.mark.parametrize(
+    ("name", "driver", "reason"),
+    [
+        ("plans over members of an mlp", "actor", "train with behavior.name actor_critic"),
+        ("simulator", "actor", "this run plans in the true simulator: it trains no actor"),
+        ("simulator", "cem, critic", "this run plans in the true simulator: it trains no actor"),
+        ("simulator", "gradient", "model.dynamics simulator has none"),
+        ("dyna without a model", "cem", "'cem' is not one of random; actor"),
+    ],
+)
+def test_compare_says_why_a_driver_is_missing(trained, monkeypatch, name, driver, reason):
+    monkeypatch.syspath_prepend(ROOT)
+    code, line = mistaken(trained(name), "compare", "--drivers", driver)
+    assert code == 2 and reason in line and "\n" not in line
+
+
+@pytest.mark.parametrize("command", ["model", "imagine", "play"])
+def test_an_agent_without_a_model_says_so_in_one_line(trained, monkeypatch, command):
+    monkeypatch.syspath_prepend(ROOT)
+    run = trained("dyna without a model")
+    code, line = mistaken(run, command)
+    assert code == 2 and "\n" not in line
+    assert line.startswith(f"{run} has no model to look at (model.dynamics frame_stack)")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_model_of_every_kind_is_measured(measured, name):
+    run, said = measured(name)
+    kind, found = AGENTS[name], read_result(run, "model")
+    assert ("mse" in found) == ("sensitivity" in found) == kind.draws
+    assert ("left out: this model cannot draw" in said["model"]) != kind.draws
+    plans = {"random", "planner"} | ({"actor"} if kind.has_policy else set())
+    assert set(found["plans"]["by_kind"]) == plans
+    assert set(found["policies"]["by_policy"]) >= plans
+    gaps = [found["plans"]["by_kind"]["random"]["gap"], *found["reward"]["rmse"]["model"]]
+    if name == "simulator":
+        assert np.abs(gaps).max() < 1e-5 and np.abs(found["kl"]["model"]).max() < 1e-9
+        assert found["plans"]["rank_pooled"] == 1
+    else:
+        assert np.abs(gaps).min() > 1e-4
+    if not kind.draws:  # a state is the vector itself, or holds it
+        r2 = [x for x in found["probe"]["posterior"] if x is not None]
+        assert np.median(r2) > 0.9
+
+
+@pytest.mark.parametrize("name", BLIND)
+def test_imagine_refuses_a_model_of_no_pictures(trained, monkeypatch, name):
+    monkeypatch.syspath_prepend(ROOT)
+    run = trained(name)
+    dynamics = RunDir(run).load_config().model.dynamics
+    code, line = mistaken(run, "imagine")
+    assert code == 2 and "\n" not in line
+    assert line.startswith(
+        f"this model cannot draw: model.dynamics {dynamics} predicts no pictures; "
+    )
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_imagine_shows_the_futures_of_a_kind(trained, name):
+    run, kind = trained(name), AGENTS[name]
+    out, _ = evaluate(run, "imagine", "--length", "3", "--samples", "2", "--long", "3")
+    rows = read_result(run, "futures")["futures"]
+    names = [row["name"] for row in rows if row["kind"] == "policy"]
+    assert names == [BEHAVIOR_LABELS[name] for name in list_behaviors(kind)]
+    assert ("the actor cannot act: this run has no actor and no critic" in out) != kind.has_policy
+    one, two = (row["reward"] for row in rows if row["kind"] == "sample")
+    assert one != two
+    assert min(read_result(run, "uncertainty")["std"]) > 0
+
+
+def find_section(text, name):
+    return re.search(f'<section id="{name}".*?</section>', text, re.DOTALL).group()
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_the_report_has_the_curve_and_the_plots_that_its_dynamics_allows(measured, name):
+    run, kind = measured(name)[0], AGENTS[name]
+    evaluate(run, "report")
+    text = html.unescape((run / "eval" / "report.html").read_text())
+    scores = [json.loads(line)["eval/score"] for line in open(run / "scores.jsonl")]
+    curve = find_section(text, "scores")
+    assert f"evaluation, seed 0 ends at {scores[-1]:.3g}" in curve
+    assert f"<td>{scores[-1]:.1f}</td>" in curve
+    model, losses = find_section(text, "model"), find_section(text, "losses")
+    shown = re.findall("<figcaption><b>(.*?)</b>", model)
+    none = "This run trains no model, so there is none to look at."
+    assert (none in model) != kind.imagines and bool(shown) == kind.imagines
+    of_pictures = {"picture MSE, lower is better", "SSIM, higher is better"}
+    assert (of_pictures <= {*shown}) == kind.draws
+    assert ("reward error (RMSE), lower is better" in shown) == kind.imagines
+    assert ("this model cannot draw: no picture errors" in model) == (
+        kind.imagines and not kind.draws
+    )
+    assert kind.imagines or "imagin" not in losses
+    best = max(read_result(run, "compare")["drivers"].values(), key=lambda r: r["eval/score"])
+    drivers = find_section(text, "planners")
+    assert f"<td>{best['eval/score']:.1f}</td>" in drivers and "random" in drivers
+    videos = find_section(text, "videos")
+    assert ("this run observes no pictures" in videos) == ("--env.obs" in kind.words)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_play_steps_with_the_models_prediction(trained, tmp_path, name):
+    """Each rollout moves as its own member predicts, whoever drives."""
+    path, kind = trained(name), AGENTS[name]
+    run = open_kind(path)
+    c, dynamics = run.config, run.model.dynamics
+    make = envs.make_factory(c.env, c.distract, simulator=name == "simulator")
+    with SerialEnv(lambda: make(obs="both" if c.env.obs == "state" else c.env.obs), 1) as vector:
+        answers = start_session(run, vector, tmp_path, 0, 3, [])
+        session = answers.session
+        assert list(session.rollouts.drivers) == list_behaviors(kind)
+        lacks = [note for note in answers.notes if note.startswith("the actor cannot act: ")]
+        assert bool(lacks) != kind.has_policy
+        session.start_from_replay(0, 3)
+        moves = [{"action": [0.5, -1.0]}] + [{"driver": d} for d in session.rollouts.drivers]
+        for at, move in enumerate(moves):
+            before, shown = session.history[at].state, answers.step({"at": at, **move})
+            moment = session.history[at + 1]
+            after, action = moment.state, torch.from_numpy(moment.action).expand(8, -1)
+            if dynamics.members > 1:
+                every = dynamics.predict_members(dynamics.features(before), action)
+                wanted = every[before["member"].long(), torch.arange(8)]
+                found = dynamics.mean_latent(dynamics.predict_latent(after))
+            else:
+                wanted = dynamics.predict_features(dynamics.features(before), action).float()
+                found = dynamics.expected_features({**after, **dynamics.predict_latent(after)})
+            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+            reward, _ = run.model.predict_for_planning(dynamics.features(after))
+            assert shown["now"]["reward"] == pytest.approx(float(reward[0]), abs=1e-5)
+            assert moment.real.takes_part and shown["now"]["real"] > 0
+            assert (shown["imagined"] is not None) == kind.draws
+            if name == "simulator":
+                assert shown["now"]["reward"] == pytest.approx(shown["now"]["real"], abs=1e-6)
+            assert (shown["now"]["value"] is not None) == kind.has_policy
+
+
+def imagine_starts(run, starts, seed, actions):
+    """What the model's own rollouts earn (B,H): after these rows, by actions (B,H,A)."""
+    dynamics, generator = run.model.dynamics, torch.Generator().manual_seed(seed)
+    state = run.agent.observe_starts([start.rows for start in starts], generator)
+    with torch.no_grad():
+        after = dynamics.imagine(state, torch.from_numpy(actions), generator)
+        reward, _ = run.model.predict_for_planning(dynamics.features(after))
+    return reward.numpy()
+
+
+def draw_actions(count, steps):
+    return np.random.default_rng(0).uniform(-1, 1, (count, steps, 2)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_dream_pays_what_the_model_imagines(trained, name):
+    run, actions = open_kind(trained(name)), draw_actions(1, 6)
+    if not AGENTS[name].draws:
+        with pytest.raises(ValueError, match="cannot draw; use obs='features'"):
+            DreamEnv(run)
+    env = DreamEnv(run, obs="features", context=3, ends="threshold")
+    _, info = env.reset(seed=4)
+    start = env.dream.sample_start(seeding.np_random(4)[0])
+    assert start.info == info
+    rewards = [env.step(action)[1] for action in actions[0]]
+    assert np.std(rewards) > 0
+    wanted = imagine_starts(run, [start], start.seed, actions)[0]
+    np.testing.assert_allclose(rewards, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_dreams_side_by_side_pay_it_too_and_restart_alone(trained, name):
+    run, actions = open_kind(trained(name)), draw_actions(3, 5)
+    many = DreamVectorEnv(run, 3, obs="features", context=3, ends="threshold")
+    many.reset(seed=4)
+    starts = [many.dream.sample_start(seeding.np_random(4 + i)[0]) for i in range(3)]
+    rewards = np.stack([many.step(a)[1] for a in actions.transpose(1, 0, 2)], 1)
+    seed = mix_seeds(*(start.seed for start in starts))
+    np.testing.assert_allclose(rewards, imagine_starts(run, starts, seed, actions), atol=1e-5)
+    before = many.dream.states
+    many.reset(options={"reset_mask": np.array([False, True, False])})
+    for key, leaf in many.dream.states.items():
+        assert torch.equal(leaf[[0, 2]], before[key][[0, 2]])
+
+
+def test_an_agent_without_a_model_cannot_dream(trained):
+    run = trained("dyna without a model")
+    for make in (DreamEnv, partial(DreamVectorEnv, num_envs=2)):
+        for obs in ("pixels", "features"):
+            with pytest.raises(UsageError, match=r"has no model \(model.dynamics frame_stack\)$"):
+                make(run, obs=obs)
