@@ -8,6 +8,7 @@ import torch
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.model.dynamics import Rollout
+from worldmodel.model.world_model import WorldModel
 from worldmodel.policy.action_distributions import SquashedNormal
 from worldmodel.policy.soft_actor_critic import (
     Rows,
@@ -41,6 +42,16 @@ class Known:
     def predict(self, feat):
         reward = self.reward(feat)
         return reward, torch.ones_like(reward) if self.cont is None else self.cont(feat)
+
+
+class Doubted(Known):
+    """Its two members expect 0 and twice the place that the action was taken at."""
+
+    measure_disagreement = WorldModel.measure_disagreement
+    measure_rollout_disagreement = WorldModel.measure_rollout_disagreement
+
+    def predict_members(self, feat, action):
+        return torch.stack([0 * feat, 2 * feat])
 
 
 def make_soft_actor_critic(space, feat, *overrides):
@@ -196,6 +207,74 @@ def test_imagined_steps_reach_the_targets_as_far_as_they_are_asked_to(expansion)
     _, metrics = policy.losses(model, *batch)
     ahead = sum(0.5 ** (i + 1) * (21 + i) for i in range(expansion))
     assert metrics["target"].item() == pytest.approx((7 + ahead + 7) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("pessimism", [0.0, 0.3, -1.0])
+def test_pessimism_lowers_imagined_rewards_by_the_disagreement_and_no_replayed_ones(pessimism):
+    """x grows by one a step and pays x on arrival; members disagree by the x before the step."""
+    keys = ("imag.discount=0.5", "dyna.temperature=1e-9", "ensemble.size=2")
+    keys += (f"imag.pessimism={pessimism}", "dyna.rollout_length=2", "dyna.value_expansion=2")
+    policy = make_soft_actor_critic(ActionSpace(2), 1, *keys)
+    policy.length = 2
+    for p in policy.slow.parameters():
+        p.data.zero_()
+    model = Doubted(lambda x, a: x + 1, lambda x: x[..., 0])
+    batch = make_batch(
+        torch.tensor([[[10.0], [20.0], [30.0]]]), torch.zeros(1, 3, 2), torch.full((1, 3), 7.0),
+        terminal=[(0, 2)],
+    )  # fmt: skip
+    _, metrics = policy.losses(model, *batch)
+    assert metrics["imag_reward"].item() == pytest.approx(21.5 - pessimism * 20.5)
+    ahead = 0.5 * (21 - pessimism * 20) + 0.25 * (22 - pessimism * 21)
+    assert metrics["target"].item() == pytest.approx((7 + ahead + 7) / 2, rel=1e-5)
+
+
+def test_pessimism_changes_the_imagined_rewards_of_mbpo_and_nothing_else():
+    space, x = ActionSpace(2), torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(0))
+
+    def imagine(*keys):
+        torch.manual_seed(0)
+        small = ("model.units=16", "mlp.layers=2", "mlp.units=16", "dyna.rollout_length=3")
+        c = loading.parse(["mbpo", *small, *keys])
+        model = build.make_model(c, ObservationSpace({"vector": 3}), space)
+        model.reward.net.out.weight.data.normal_()
+        policy = build.make_policy(c, model, space)
+        policy.begin_update(0)
+        batch = make_batch(x, torch.zeros(4, 2, 2), torch.zeros(4, 2))[0]
+        torch.manual_seed(1)
+        return model, policy._imagine(model, batch, {"vector": x}, torch.zeros(2, 4))
+
+    model, (_, plain, _) = imagine("imag.pessimism=0")
+    _, (_, cautious, target) = imagine("imag.pessimism=2")
+    with torch.no_grad():
+        doubt = model.measure_disagreement(plain.feat[:-1], plain.action[1:])
+        torch.testing.assert_close(plain.reward[1:], model.predict(plain.feat[1:])[0])
+    assert doubt.shape == (3, 8) and doubt.min() > 0.001
+    torch.testing.assert_close(cautious.reward[1:], plain.reward[1:] - 2 * doubt)
+    for name in ("feat", "action", "discount", "weight"):
+        assert torch.equal(getattr(cautious, name), getattr(plain, name)), name
+    usual, again = imagine()[1][2], imagine("imag.pessimism=0")[1][2]
+    assert torch.equal(usual, again)
+    torch.testing.assert_close(target, usual - 2 * doubt)
+
+
+@pytest.mark.parametrize(
+    ("keys", "wanted"),
+    [
+        (["mbpo", "ensemble.size=1"], "1.0 of a disagreement needs members that disagree"),
+        (["sac"], "with dyna.real_ratio 1 and dyna.value_expansion 0 none counts"),
+        (["small", "sac_pixels"], "with dyna.real_ratio 1 and dyna.value_expansion 0 none counts"),
+        (["mbpo", "dyna.rollout_length=[0,0,3,9]"], "with dyna.rollout_length 0 and"),
+    ],
+)
+def test_pessimism_is_refused_where_no_imagined_reward_counts(keys, wanted):
+    with pytest.raises(loading.ConfigError) as caught:
+        loading.parse([*keys, "imag.pessimism=1"])
+    (problem,) = caught.value.problems
+    assert problem.startswith("imag.pessimism: ") and wanted in problem
+    loading.parse(["mbpo", "imag.pessimism=1", "dyna.rollout_length=[3,0,3,9]"])
+    members = ("ensemble.size=3", "ensemble.of=dynamics")
+    loading.parse(["mve", "imag.pessimism=1", *members])
 
 
 def test_real_and_imagined_transitions_count_by_their_ratio():

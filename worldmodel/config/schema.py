@@ -461,7 +461,8 @@ def _ensemble_contradictions(c: Config) -> list[str]:
         found.append(
             f"ensemble.{key}: a single member has no other to differ from; raise ensemble.size"
         )
-    if c.imag.pessimism and e.size == 1:
+    counts = c.behavior.name != "dyna" or c.dyna.counts_imagined_rewards()
+    if c.imag.pessimism and e.size == 1 and counts:
         found.append(
             f"imag.pessimism: {c.imag.pessimism} of a disagreement needs members that disagree; "
             "raise ensemble.size"

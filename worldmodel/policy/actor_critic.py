@@ -24,7 +24,12 @@ from worldmodel.model.networks import MLP, BlockLinear
 from worldmodel.policy.action_distributions import CONTINUOUS, Dist, OneHotGroups, clip_actions
 from worldmodel.policy.evolution import Population
 from worldmodel.policy.lambda_returns import ReturnScale, lambda_returns
-from worldmodel.policy.learned_policy import LearnedPolicy, Rate, pick_starts
+from worldmodel.policy.learned_policy import (
+    LearnedPolicy,
+    Rate,
+    pick_starts,
+    subtract_disagreement,
+)
 from worldmodel.spaces import ActionSpace, Batch, Metrics, State, map_state
 
 
@@ -170,14 +175,8 @@ class ActorCritic(LearnedPolicy):
         """The rewards (H,N) that count: the predicted ones, less `imag.pessimism` times the
         ensemble's disagreement. Features (H,N,F) are those before and after actions (H,N,A).
         """
-        if not self.imag.pessimism:
-            return predicted
-        doubt = self.measure_disagreement(model, before, after, action)
-        return predicted - self.imag.pessimism * doubt
-
-    def measure_disagreement(self, model, before: Tensor, after: Tensor, action: Tensor) -> Tensor:
-        """The ensemble's disagreement (H,N) about where each action leads."""
-        return model.measure_rollout_disagreement(before[0], after, clip_actions(action))
+        pessimism, action = self.imag.pessimism, clip_actions(action)
+        return subtract_disagreement(model, predicted, before[0], after, action, pessimism)
 
     def _compute_returns(self, imagined: ImaginedRollouts) -> tuple[Tensor, Tensor]:
         """Lambda-returns and discounts (H,N) of rollouts."""

@@ -83,6 +83,19 @@ class LearnedPolicy(nn.Module):
         return torch.stack(actions, 1).unflatten(0, (batch, count))
 
 
+def subtract_disagreement(
+    model, reward: Tensor, start: Tensor, after: Tensor, action: Tensor, pessimism: float
+) -> Tensor:
+    """Rewards (H,N) less `pessimism` times the ensemble's disagreement about where each action
+    leads.
+
+    Features are those at the start of rollouts (N,F) and (H,N,F) after actions (H,N,A).
+    """
+    if not pessimism:
+        return reward
+    return reward - pessimism * model.measure_rollout_disagreement(start, after, action)
+
+
 def pick_starts(is_terminal: Tensor, most: int) -> Tensor:
     """Flat indices (N,) of the states (B,T) to imagine from: `most` at random, or all if 0."""
     count = is_terminal.numel()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from worldmodel.policy.action_distributions import Dist
+from worldmodel.policy.action_distributions import Dist, clip_actions
 from worldmodel.policy.actor_critic import ActorCritic
 from worldmodel.policy.learned_policy import LearnedPolicy, Rate
 from worldmodel.spaces import Batch, Metrics, State
@@ -23,7 +23,8 @@ class Explorer(ActorCritic):
     def compute_rewards(
         self, model, predicted: Tensor, before: Tensor, after: Tensor, action: Tensor
     ) -> Tensor:
-        return self.measure_disagreement(model, before, after, action).log()
+        action = clip_actions(action)
+        return model.measure_rollout_disagreement(before[0], after, action).log()
 
 
 class Plan2Explore(LearnedPolicy):

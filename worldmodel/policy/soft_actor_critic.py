@@ -9,7 +9,11 @@ the actor's entropy H at a target:
 
 Transitions (s_t, a_t, r_{t+1}, s_{t+1}) are those of the batch, and those of rollouts that branch
 off at its posterior states and follow the actor in imagination (Sutton 1990; Janner et al. 2019).
-With value expansion the targets look H imagined steps further (Feinberg et al. 2018).
+With value expansion the targets look H imagined steps further (Feinberg et al. 2018). Every
+imagined reward, and no replayed one, is the predicted reward less `imag.pessimism` p times the
+ensemble's disagreement (model/ensembles.py) about where the action leads:
+
+    r_{t+1} = reward(s_{t+1}) - p disagreement(s_t, a_t)
 """
 
 from __future__ import annotations
@@ -27,7 +31,12 @@ from worldmodel.config.schema import ImagConfig
 from worldmodel.model.networks import BiasedMLP, add_constant, apply_side_by_side
 from worldmodel.policy.action_distributions import Dist, OneHotGroups, clip_actions
 from worldmodel.policy.actor_critic import Actor, freeze_weights
-from worldmodel.policy.learned_policy import LearnedPolicy, Rate, pick_starts
+from worldmodel.policy.learned_policy import (
+    LearnedPolicy,
+    Rate,
+    pick_starts,
+    subtract_disagreement,
+)
 from worldmodel.spaces import ActionSpace, Batch, Metrics, State, map_state
 
 
@@ -184,7 +193,11 @@ class SoftActorCritic(LearnedPolicy):
         after = rollout.features_after()
         feat = torch.cat([rollout.features_before(), after[-1:]])
         ahead, entropy = self._evaluate_slowly(feat)
-        reward, cont = (torch.cat([x[:1] * 0, x]).float() for x in model.predict(after))
+        reward, cont = model.predict(after)
+        reward = subtract_disagreement(
+            model, reward, feat[0], after, torch.stack(actions[1:]), self.imag.pessimism
+        )
+        reward, cont = (torch.cat([x[:1] * 0, x]).float() for x in (reward, cont))
         alive = 1.0 - batch["is_terminal"].float().flatten()[picks]
         going = torch.cat([alive.unsqueeze(0), cont[1:]]).cumprod(0)
         discount, last = self.imag.discount * cont, torch.zeros_like(cont, dtype=torch.bool)

@@ -39,6 +39,12 @@ class Settings:
                 "dyna.real_ratio: 0 learns from imagined steps alone, and dyna.rollout_length 0 "
                 "imagines none"
             )
+        if c.imag.pessimism and not self.counts_imagined_rewards():
+            key = "dyna.real_ratio 1" if self.real_ratio == 1 else "dyna.rollout_length 0"
+            found.append(
+                f"imag.pessimism: it lowers imagined rewards, and with {key} and "
+                "dyna.value_expansion 0 none counts; set it to 0"
+            )
         longest = c.train.policy_length or c.replay.length
         if self.n_step >= longest:
             found.append(
@@ -46,6 +52,12 @@ class Settings:
                 f"{longest} steps"
             )
         return found
+
+    def counts_imagined_rewards(self) -> bool:
+        """Whether imagined rewards enter any loss, at some time of a training."""
+        length = self.rollout_length
+        imagines = length > 0 if isinstance(length, int) else any(length[:2])
+        return self.value_expansion > 0 or (imagines and self.real_ratio < 1)
 
 
 class Dyna(ActorPolicy):
