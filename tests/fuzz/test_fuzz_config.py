@@ -215,6 +215,8 @@ def fitting(pairs, picture):
         given["model.unseen"] = "null"
     if of("behavior.name") == "guided":  # it wants a vector that is stored alone
         given["behavior.name"] = "mpc"
+    if of("planner.name") == "ilqr":  # it sees one rollout, of the mean step
+        given |= {"planner.particles": "0", "planner.pessimism": "0"}
     if float(of("planner.pessimism")) and int(of("planner.particles")) < 2:
         given["planner.particles"] = "2"
     if of("planner.score") == "pixel_distance":

@@ -315,11 +315,45 @@ def test_in_the_simulator_it_swings_a_pendulum_higher_than_cem_does():
             ("planner.pessimism=1", "ensemble.size=2", "ensemble.of=dynamics"),
             "planner.name: ilqr sees the mean of all members alone; set planner.pessimism 0",
         ),
+        (
+            ("v2_ensemble", "planner.propagation=ts1"),
+            "ilqr sees the mean of all members alone; set planner.propagation tsinf, or take cem",
+        ),
+        (
+            ("pets",),
+            "ilqr sees the mean of all members alone; set planner.particles 0, or take cem",
+        ),
+        (
+            ("v2_ensemble", "planner.propagation=ts1", "planner.particles=20"),
+            "set planner.propagation tsinf and planner.particles 0, or take cem",
+        ),
+        (
+            ("planner.particles=4",),
+            "ilqr sees the mean step alone; set planner.particles 0, or take cem",
+        ),
+        (
+            ("planner.particles=4", "planner.pessimism=1"),
+            "the mean step alone; set planner.particles 0 and planner.pessimism 0, or take cem",
+        ),
     ],
 )
 def test_what_it_cannot_plan_with_is_refused_in_a_line(keys, wanted):
-    with pytest.raises(ConfigError, match=wanted):
+    with pytest.raises(ConfigError, match=wanted) as caught:
         loading.parse(["debug", "planner.name=ilqr", *keys])
+    assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("v2_ensemble",),  # a particle for each member
+        ("pets", "planner.particles=0"),
+        ("planner.particles=1", "planner.propagation=ts1"),  # no members to change
+        ("ensemble.size=5", "planner.pessimism=1"),  # of one-step heads
+    ],
+)
+def test_what_is_the_mean_over_members_it_plans_with(keys):
+    assert loading.parse(["debug", *keys, "planner.name=ilqr"]).planner.name == "ilqr"
 
 
 def test_choices_and_scores_without_costs_of_steps_are_refused(monkeypatch):

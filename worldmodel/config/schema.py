@@ -477,7 +477,7 @@ def _ensemble_contradictions(c: Config) -> list[str]:
             "ensemble.bootstrap: with ensemble.dropout all members are one network, which learns "
             "from the same rows; set one of the two"
         )
-    members = e.size if e.of == "dynamics" else 1
+    members = _count_members(c)
     if members > 1 and not states_fact(registry.DYNAMICS[c.model.dynamics], "has_members"):
         found.append(
             f"ensemble.of: dynamics needs model.dynamics rssm or mlp, not {c.model.dynamics}; "
@@ -666,10 +666,29 @@ def find_planner_lack(c: Config, name: str, score: str, discrete: bool = False) 
         registry.PLAN_SCORES[score], "is_control_problem"
     ):
         return f"{name} expands costs of single steps, which planner.score {score} does not have"
-    has_variance = c.ensemble.size > 1 and c.ensemble.of == "dynamics"
-    if states_fact(planner, "needs_predicted_features") and c.planner.pessimism and has_variance:
-        return f"{name} sees the mean of all members alone; set planner.pessimism 0, or take cem"
+    changes = _list_changes_to_mean(c) if states_fact(planner, "needs_predicted_features") else []
+    if changes:
+        mean = "mean of all members" if _count_members(c) > 1 else "mean step"
+        return f"{name} sees the {mean} alone; set {' and '.join(changes)}, or take cem"
     return None
+
+
+def _count_members(c: Config) -> int:
+    """The members that a plan score's rollouts may have; one-step heads imagine none."""
+    return c.ensemble.size if c.ensemble.of == "dynamics" else 1
+
+
+def _list_changes_to_mean(c: Config) -> list[str]:
+    """The keys that a planner needs which sees the model's mean step and no separate rollouts."""
+    p, members, found = c.planner, _count_members(c), []
+    if p.propagation == "ts1" and members > 1:
+        found.append("planner.propagation tsinf")
+    if p.particles not in (0, members):
+        found.append("planner.particles 0")
+    has_heads = c.ensemble.size > members  # whose disagreement lowers rewards, without rollouts
+    if p.pessimism and not has_heads and max(members, p.particles) > 1:
+        found.append("planner.pessimism 0")
+    return found
 
 
 def plans_in_simulator(c: Config) -> bool:

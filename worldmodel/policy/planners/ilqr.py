@@ -11,6 +11,10 @@ k = argmin 1/2 k' (Q_uu + mu I) k + Q_u' k   with low - u <= k <= high - u
 K = -(Q_uu + mu I)^-1 Q_ux in the actions that are free, 0 in those at a bound
 V_x = Q_x + K' Q_uu k + K' Q_u + Q_ux' k     V_xx = Q_xx + K' Q_uu K + K' Q_ux + Q_ux' K
 u <- clip(u + alpha k + K (x_new - x))
+
+f is the mean step, and an ensemble's is the mean over its members, so that a plan has one rollout
+without draws: more of them (`planner.particles`), members that change or stay (TS-1, TS-infinity)
+and their variance (`planner.pessimism`) have no place in the problem.
 """
 
 from __future__ import annotations
