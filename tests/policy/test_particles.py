@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from worldmodel import build
+from worldmodel import build, registry
 from worldmodel.config import loading
+from worldmodel.config.component_settings import states_fact
 from worldmodel.policy.plan_scores.particles import Particles
-from worldmodel.policy.planners.cem import CEM, Settings
 from worldmodel.policy.planners.proposals import Box
 from worldmodel.spaces import ActionSpace, ObservationSpace
 
@@ -52,7 +52,7 @@ def test_states_and_plans_are_laid_out_particle_by_particle():
 
 
 class Biased:
-    """Members that agree on a small reward for action -1 and quarrel about a large one for +1."""
+    """Members that agree on no reward for actions below 0, and quarrel about one above."""
 
     def __init__(self, model):
         self.dynamics = model.dynamics
@@ -61,7 +61,17 @@ class Biased:
         return feat[..., 0], torch.ones_like(feat[..., 0])
 
 
-def make_score(pessimism, particles=0, propagation="tsinf"):
+# What each member expects of positive actions: a gain on average, or a loss.
+OVERRATED, UNDERRATED = [0.30, -0.05, 0.20, -0.05], [0.10, -0.30, 0.05, -0.35]
+# iLQR sees no separate rollouts, and refuses what needs them.
+PLANNERS = [
+    name
+    for name, place in registry.PLANNERS.items()
+    if not states_fact(place, "needs_predicted_features")
+]
+
+
+def make_score(pessimism, particles=0, propagation="tsinf", gains=OVERRATED):
     torch.manual_seed(0)
     c = loading.parse(
         [
@@ -84,27 +94,47 @@ def make_score(pessimism, particles=0, propagation="tsinf"):
     with torch.no_grad():  # silu(20 a) is about 20 a for a > 0 and 0 below
         net.hidden[0].weight.copy_(torch.tensor([0.0, 20.0]).view(1, 2, 1))
         net.hidden[0].bias.zero_()
-        gains = torch.tensor([0.30, -0.05, 0.20, -0.05])
         net.out.weight.zero_()
-        net.out.weight[:, 0, 0] = gains
+        net.out.weight[:, 0, 0] = torch.tensor(gains)
         net.out.bias.zero_()
     make = build.make_plan_score(c, None, None)
     state = {"vector": torch.zeros(1, 1)}
     return make(Biased(model), state, torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(("pessimism", "risky"), [(0.0, True), (1.0, False), (-1.0, True)])
-def test_pessimism_takes_the_plan_that_all_members_agree_on(pessimism, risky):
-    """The mean over members prefers the action that some members overrate; pessimism does not."""
+@pytest.mark.parametrize("propagation", ["tsinf", "ts1"])
+@pytest.mark.parametrize(
+    ("gains", "pessimism", "risky"),
+    [
+        (OVERRATED, 0.0, True),
+        (OVERRATED, 1.0, False),
+        (UNDERRATED, 0.0, False),
+        (UNDERRATED, -1.0, True),
+    ],
+)
+@pytest.mark.parametrize("name", PLANNERS)
+def test_pessimism_takes_the_plan_that_all_members_agree_on(
+    name, gains, pessimism, risky, propagation
+):
+    """The mean over members prefers the action that some overrate, and pessimism does not; it
+    avoids the action that most underrate, and optimism does not.
+    """
+
+    def make():
+        return make_score(pessimism, 64, propagation, gains)
+
     plans = torch.tensor([1.0, -1.0]).view(1, 2, 1, 1).expand(1, 2, 3, 1)
-    scores = make_score(pessimism)(plans)[0]
+    scores = make()(plans)[0]
     assert bool(scores[0] > scores[1]) == risky
-    planner = CEM(
-        Settings(candidates=64, iterations=4, elites=8, momentum=0.0, keep=0.0, decay=1.0)
+    keys = {"candidates": 128, "iterations": 8, "elites": 16, "rate": 0.2}
+    c = loading.parse(
+        ["debug", f"planner.name={name}", *(f"planner.{k}={v}" for k, v in keys.items())]
     )
     mean, std = Box().start(1, 3, 1)
-    found = planner(make_score(pessimism), mean, std, Box(), torch.Generator().manual_seed(1))
-    assert bool(found.mean() > 0.3) == risky
+    generator = torch.Generator().manual_seed(1)
+    found = build.make_planner(c.planner)(make(), mean, std, Box(), generator)
+    above = found.clamp(min=0).mean()
+    assert above > 0.5 if risky else above < 0.1
 
 
 def test_a_rollout_that_changes_its_member_averages_over_them():
