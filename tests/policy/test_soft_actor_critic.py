@@ -123,6 +123,33 @@ def test_a_schedule_of_lengths_is_linear_between_its_frames():
     assert make_soft_actor_critic(ActionSpace(2), 3, *keys).begin_update(55) == 8
 
 
+def test_a_schedule_that_ends_at_0_imagines_nothing_afterwards():
+    keys = ("dyna.rollout_length=[2,0,10,20]", "train.policy_updates_per_step=1")
+    c = loading.parse(["debug", "behavior.name=dyna", "dyna.real_ratio=0.5", *keys])
+    torch.manual_seed(0)
+    model = build.make_model(c, ObservationSpace({"vector": 3}), ActionSpace(2))
+    policy = build.make_policy(c, model, ActionSpace(2))
+    learner = Learner(model, c.optim, torch.device("cpu"), "fp32", policy, trains_apart=True)
+    start, imagined = model.dynamics.start_rollout, []
+    model.dynamics.start_rollout = lambda *args: imagined.append(args[1]) or start(*args)
+    flags = {k: torch.zeros(2, 6, dtype=torch.bool) for k in ("is_first", "is_terminal")}
+    batch = {"vector": torch.randn(2, 6, 3), "prev_action": torch.randn(2, 6, 2)}
+    batch |= {"reward": torch.randn(2, 6), **flags}
+
+    def update(frames):
+        """The steps of the rollouts that an update imagines."""
+        imagined.clear()
+        found = learner.update_policy(batch, frames)
+        assert ("imag_reward" in found) == bool(imagined), found.keys()
+        return list(imagined)
+
+    assert [update(frames) for frames in (0, 10, 15)] == [[2], [2], [1]]
+    before = [p.detach().clone() for p in policy.actor.parameters()]
+    assert [update(frames) for frames in (20, 21, 10**9)] == [[], [], []]
+    moved = [(p - q).abs().max() for p, q in zip(policy.actor.parameters(), before, strict=True)]
+    assert max(moved) > 0, "replayed steps still teach"
+
+
 def test_a_target_looks_no_further_than_the_sequences_that_train_it():
     keys = ["debug", "behavior.name=dyna", "dyna.n_step=3", "replay.length=6"]
     loading.parse(keys)
@@ -402,36 +429,60 @@ def test_the_temperature_holds_the_entropy_at_its_target(target):
     assert metrics["entropy"].item() == pytest.approx(target, abs=0.5)
 
 
-def test_a_plan_of_q_values_finds_the_end_of_a_chain_from_replay_alone():
-    """Five places; leaving on the right pays 1 and ends: V = .9^steps, of discrete choices."""
-    places = torch.eye(6)
-    policy = make_soft_actor_critic(
-        ActionSpace(2, (2,), True),
-        6,
-        "imag.discount=0.9",
-        "dyna.rollout_length=0",
-        "dyna.temperature=1e-4",
-        "dyna.target_entropy=0",
-        "dyna.tau=0.1",
-        "model.units=32",
-        "actor.unimix=0.01",
-    )
+# Five places and, to their right, the end: arriving there pays 1, so that V = .9^steps.
+PLACES = torch.eye(6)
 
-    def make():
-        at = torch.randint(5, (128,))
-        right = torch.randint(2, (128,))
-        to = (at + 2 * right - 1).clamp(0, 5)
-        x = torch.stack([places[at], places[to]], 1)
-        action = torch.nn.functional.one_hot(right, 2).float()[:, None].expand(-1, 2, -1)
-        reward = torch.stack([torch.zeros(128), (to == 5).float()], 1)
-        over = [(i, 1) for i in range(128) if to[i] == 5]
-        return make_batch(x, action, reward, terminal=over)
 
-    practise(policy, Known(None, None), make, 250, 1e-2)
-    assert (policy.actor(places[:5]).mode().argmax(-1) == 1).all()
+def make_chain_policy(*overrides):
+    """A policy of two choices, left and right."""
+    keys = ("imag.discount=0.9", "dyna.temperature=1e-4", "dyna.target_entropy=0")
+    keys += ("dyna.tau=0.1", "model.units=32", "actor.unimix=0.01")
+    return make_soft_actor_critic(ActionSpace(2, (2,), True), 6, *keys, *overrides)
+
+
+def move_in_chain(at, right):
+    return (at + 2 * right - 1).clamp(0, 5)
+
+
+def make_chain_batch(choices):
+    """128 transitions from random places; actions are the first `choices` of left and right."""
+    at, right = torch.randint(5, (128,)), torch.randint(choices, (128,))
+    to = move_in_chain(at, right)
+    x = torch.stack([PLACES[at], PLACES[to]], 1)
+    action = torch.nn.functional.one_hot(right, 2).float()[:, None].expand(-1, 2, -1)
+    reward = torch.stack([torch.zeros(128), (to == 5).float()], 1)
+    over = [(i, 1) for i in range(128) if to[i] == 5]
+    return make_batch(x, action, reward, terminal=over)
+
+
+def check_chain(policy):
+    assert (policy.actor(PLACES[:5]).mode().argmax(-1) == 1).all()
     want = 0.9 ** torch.arange(4.0, -1, -1)
     with torch.no_grad():
-        torch.testing.assert_close(policy.value(places[:5]), want, atol=0.06, rtol=0)
+        torch.testing.assert_close(policy.value(PLACES[:5]), want, atol=0.06, rtol=0)
+
+
+def test_a_plan_of_q_values_finds_the_end_of_a_chain_from_replay_alone():
+    policy = make_chain_policy("dyna.rollout_length=0")
+    practise(policy, Known(None, None), lambda: make_chain_batch(2), 250, 1e-2)
+    check_chain(policy)
+
+
+def test_dyna_q_finds_in_imagination_the_end_of_a_chain_that_no_replayed_step_reaches():
+    """All replayed steps go left; one imagined step from each place may go right."""
+    policy = make_chain_policy("dyna.rollout_length=1", "dyna.real_ratio=0.5")
+    policy.begin_update(0)
+    model = Known(
+        lambda x, a: PLACES[move_in_chain(x.argmax(-1), a.argmax(-1))],
+        lambda x: x[..., 5],
+        lambda x: 1 - x[..., 5],
+    )
+    practise(policy, model, lambda: make_chain_batch(1), 200, 1e-2)
+    check_chain(policy)
+    with torch.no_grad():  # what was replayed: a step left, and from there the best way
+        left = policy.critics.read(PLACES[:5])[..., 0].amin(0)
+    want = 0.9 ** torch.tensor([5.0, 5, 4, 3, 2])
+    torch.testing.assert_close(left, want, atol=0.06, rtol=0)
 
 
 def test_updates_of_the_policy_alone_leave_the_model_and_follow_their_own_count():
