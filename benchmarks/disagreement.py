@@ -38,6 +38,10 @@ def measure(args: argparse.Namespace) -> int:
     from worldmodel.spaces import select_states
 
     run = Run.open(args.run)
+    most = run.config.ensemble.size
+    for k in args.members:
+        if not 2 <= k <= most:
+            raise UsageError(f"--members: {k} is not from 2 to the {most} of {args.run}")
     agent, model = EvaluatedAgent(run.agent, 0), run.agent.model
     spaces = run.observation_space, run.action_space
     errors, spreads = [], {k: [] for k in args.members}
