@@ -1,9 +1,10 @@
 """The bootstrap of an ensemble: how often each replayed row counts for each member.
 
 A bootstrap sample draws as many units from the data as there are, with replacement, so that each
-unit is drawn Poisson(1) times, nearly. The units are blocks of consecutive rows of one stream. A
-block's counts follow from the run's seed and its place alone: no column of the replay holds them,
-and a resumed run finds the same ones.
+unit is drawn Poisson(1) times, nearly. The units are blocks of consecutive rows of one stream, not
+episodes, which may be few and are learned from before they are over. A block's counts follow from
+the run's seed and its place alone: no column of the replay holds them, and a resumed run finds the
+same ones.
 """
 
 from __future__ import annotations
