@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import html
 import io
 import json
 import os
@@ -105,9 +106,15 @@ def test_a_whole_ladder_makes_one_page_with_every_lesson(climbed):
     text = (climbed.out / "ladder.html").read_text()
     assert '<th scope="row">v05</th><td>Rung 0.5: a model of random data' in text
     for lesson in catalog.LESSONS:
-        assert f'id="{lesson.name}"' in text and lesson.lecture.split(";")[0][:40] in text
-    assert text.count("<b>Measured</b>") == len(catalog.LESSONS)
-    assert 'class="missing"' not in text and "nan" not in text.lower().replace("finance", "")
+        assert f'id="{lesson.name}"' in text and html.escape(lesson.lecture) in text
+    count = len(catalog.LESSONS)
+    assert text.count('<p class="said"><b>The lecture says</b> that ') == count
+    assert text.count('<p class="said"><b>The measurement ') == count
+    assert text.count("<details><summary>More figures and caveats</summary><ul") == count
+    assert "details::details-content { content-visibility: visible; }" in text  # in print
+    assert "missing" not in text.replace(".missing", "") and "nan" not in text.lower().replace(
+        "finance", ""
+    )
     assert not re.search(r'(src|href)="(?!data:|#)', text) and "<script" not in text
 
 
@@ -139,7 +146,7 @@ def test_a_measurement_of_other_runs_is_made_anew(tmp_path):
 def test_what_is_not_trained_is_said(climbed, tmp_path):
     empty = Material(climbed.material.study, {}, envs)
     said = measurements.measure_lesson(replanning.LESSON, empty, tmp_path, Failures())
-    assert said == "These trainings are not done: v10, v15."
+    assert said == "It was not measured: the trainings of v10 and v15 are not done."
     pixels = Material(Study(obs="pixels"), {}, envs)
     said = measurements.measure_lesson(exploitation.LESSON, pixels, tmp_path, Failures())
     assert said.endswith("without --obs pixels.")
@@ -152,10 +159,10 @@ def test_a_lesson_that_fails_is_a_line_and_the_others_go_on(climbed, tmp_path, c
     failures = Failures()
     broken = dataclasses.replace(replanning.LESSON, measure=divide)
     said = measurements.measure_lesson(broken, climbed.material, tmp_path, failures)
-    assert said == "It cannot be measured: ZeroDivisionError: division by zero"
+    assert said == "It was not measured: ZeroDivisionError: division by zero."
     assert failures.exit_code == 1 and "in divide" in caplog.text
     sound = measurements.measure_lesson(replanning.LESSON, climbed.material, tmp_path, failures)
-    assert "Replanning (v15) got" in sound.measured
+    assert "Replanning (v15) got" in sound.measured and "planning anew (v15)" in sound.summary
 
     def refuse(material):
         raise RunError("a checkpoint is damaged", 4)
@@ -164,7 +171,7 @@ def test_a_lesson_that_fails_is_a_line_and_the_others_go_on(climbed, tmp_path, c
     said = measurements.measure_lesson(
         dataclasses.replace(broken, measure=refuse, name="x"), climbed.material, tmp_path, failures
     )
-    assert said == "It cannot be measured: a checkpoint is damaged" and failures.exit_code == 4
+    assert said == "It was not measured: a checkpoint is damaged." and failures.exit_code == 4
 
 
 def test_rungs_that_failed_are_lines_of_the_page(climbed, tmp_path):
@@ -172,9 +179,14 @@ def test_rungs_that_failed_are_lines_of_the_page(climbed, tmp_path):
     some = Material(study, {k: v for k, v in climbed.material.runs.items() if k != "v15"}, envs)
     shown = measurements.measure_lesson(returns.LESSON, some, tmp_path, Failures())
     assert "The highest mean is that of" in shown.measured and "v15 " not in shown.measured
-    found = {returns.LESSON: shown, replanning.LESSON: "These trainings are not done: v15."}
+    absent = measurements.measure_lesson(replanning.LESSON, some, tmp_path, Failures())
+    found = {returns.LESSON: shown, replanning.LESSON: absent}
     text = page.render_page(page.Page(study, "wm ladder", found, ["v15 seed0: failed <x>"]))
-    assert "<li>v15 seed0: failed &lt;x&gt;</li>" in text and "not done: v15." in text
+    assert "<li>v15 seed0: failed &lt;x&gt;</li>" in text
+    wanted = (
+        '<p class="said missing"><b>It was not measured</b>: the trainings of v15 are not done.'
+    )
+    assert wanted in text and text.count("<details>") == 1
 
 
 def test_a_stop_of_the_trainings_measures_nothing(tmp_path, monkeypatch, capsys):
@@ -211,12 +223,12 @@ def test_a_stop_of_the_lessons_keeps_those_that_are_measured(climbed, monkeypatc
     said = capsys.readouterr().out
     assert "stopped with 2 of 9 lessons measured; to go on: ./wm ladder --fast" in said
     text = (climbed.out / "ladder.html").read_text()
-    assert text.count("<b>Measured</b>") == 2
-    assert text.count("It is not measured yet: the command was stopped before.") == 7
+    assert text.count("<b>The measurement ") == 2
+    assert text.count("<b>It was not measured</b>: the command was stopped before.") == 7
     monkeypatch.undo()
     monkeypatch.setattr(trainings, "FAST_RUNGS", ("v05", "v10", "v15", "v30"))
     assert ladder.main(climbed.words) == 0
-    assert (climbed.out / "ladder.html").read_text().count("<b>Measured</b>") == 9
+    assert (climbed.out / "ladder.html").read_text().count("<b>The measurement ") == 9
 
 
 def test_seeds_are_trained_one_after_the_other():
@@ -469,6 +481,32 @@ def test_differences_are_clear_beyond_two_standard_errors():
     assert statements.describe_steps(order) == (
         "rises from a to b and c to d; it shows no clear change from d to e; it falls from b to c"
     )
+
+
+def test_a_finding_agrees_only_where_all_of_its_claims_do():
+    kinds = statements.Verdict
+    assert statements.combine_verdicts([kinds.AGREES, kinds.AGREES]) is kinds.AGREES
+    for other in (kinds.PARTLY, kinds.UNCLEAR, kinds.DISAGREES, kinds.UNMEASURED):
+        assert statements.combine_verdicts([kinds.AGREES, other]) is kinds.PARTLY
+        assert statements.combine_verdicts([other, other]) is other
+    mixed = [kinds.UNMEASURED, kinds.UNCLEAR, kinds.DISAGREES]
+    assert statements.combine_verdicts(mixed) is kinds.DISAGREES
+    assert statements.combine_verdicts(mixed[:2]) is kinds.UNCLEAR
+    assert statements.combine_verdicts([]) is kinds.UNMEASURED
+
+
+def test_a_finding_says_first_what_agrees():
+    kinds, claim = statements.Verdict, statements.Claim
+    claims = [
+        claim(kinds.UNCLEAR, "c"),
+        claim(kinds.AGREES, "a"),
+        claim(kinds.DISAGREES, "d"),
+        claim(kinds.AGREES, "b"),
+    ]
+    said = statements.state_finding(claims, "plans ", " (1 seed)")
+    assert said == "The measurement agrees in part: plans a, and b, but c, and d (1 seed)."
+    wrong = [claims[0], claims[2], claims[2]]
+    assert statements.state_finding(wrong) == "The measurement disagrees: c, d, and d."
 
 
 def test_numbers_and_lists_are_written_plainly():

@@ -1,9 +1,13 @@
 """What lessons say of made-up measurements, on both sides of each threshold."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from worldmodel.ladder.lessons import (
+    catalog,
     caution,
     distribution_shift,
     error_growth,
@@ -14,8 +18,12 @@ from worldmodel.ladder.lessons import (
     rollout_length,
     uncertainties,
 )
+from worldmodel.ladder.statements import Verdict
 
 LEVELS = {"expert": 125.4, "spinning": 76.0}
+KEPT = Path(__file__).parents[2] / "docs" / "results" / "ladder" / "lessons.jsonl"
+MOST_WORDS = 40  # of a sentence of any branch
+AGREES, PARTLY, UNCLEAR, DISAGREES, UNMEASURED = Verdict
 
 
 def make_curve(*final, spent=1.0, seeds=None, scores=None, step=100.0):
@@ -31,6 +39,15 @@ def make_curve(*final, spent=1.0, seeds=None, scores=None, step=100.0):
         "minutes": [[spent * (i + 1) for i in range(len(scores))]] * len(final),
         "scores": [scores] * len(final),
     }
+
+
+def summarize(lesson, results):
+    """The verdict of a lesson's sentence and its figures; it has to be one short sentence."""
+    said = lesson.summarize(results)
+    assert said.endswith(".") and ". " not in said and "\n" not in said and "nan" not in said
+    assert len(said.split()) <= MOST_WORDS, said
+    lead, _, figures = said.partition(": ")
+    return Verdict(lead), figures[:-1]
 
 
 HIGH, LOW = make_curve(124.0, 125.0, 126.0), make_curve(76.0, 77.0, 78.0)
@@ -122,6 +139,66 @@ def test_the_price_of_an_action_is_told_from_that_of_a_training(plan, act, spent
     assert "An action" not in describe_returns({"v15": HIGH})
 
 
+def sum_up_returns(curves, action=None):
+    action = action or dict.fromkeys(curves, 1.0)
+    results = {"curves": curves, "action_ms": action, "references": LEVELS}
+    return summarize(returns, results)
+
+
+def test_the_sentence_of_the_rungs_tells_1_5_from_what_lies_beyond():
+    best = make_curve(134.0, 135.0, 136.0)
+    rise = {"v05": make_curve(60.0, 61.0, 62.0), "v10": LOW, "v15": HIGH}
+    dear = {"v15": 5.03, "v20": 0.5}
+    assert sum_up_returns({**rise, "v20": best, "v30": best}, dear) == (
+        AGREES,
+        "returns rise from 61.0 (v05) to 125.0 (v15), rungs 2 to 3 bring a clear gain (135.0), and "
+        "planned actions take at least 10.0 times a policy's time",
+    )
+    assert sum_up_returns({**rise, "v20": HIGH, "v30": VAGUE}, dear) == (
+        PARTLY,
+        "returns rise from 61.0 (v05) to 125.0 (v15), and planned actions take at least 10.0 times "
+        "a policy's time, but rungs 2 to 3 bring no clear gain (88.3 to 125.0)",
+    )
+    _, said = sum_up_returns({**rise, "v2_ensemble": HIGH, "v20": LOW, "v25": LOW})
+    assert "rungs 2 to 2.5 bring a clear loss with v20 and v25 (77.0 to 125.0)" in said
+    _, said = sum_up_returns({**rise, "v20": best, "v25": LOW, "v30": best})
+    assert "but rungs 2 to 3 bring a clear gain with v20 and v30 alone (77.0 to 135.0)" in said
+    assert "but rung 2 brings no clear gain (125.0)" in sum_up_returns({**rise, "v20": HIGH})[1]
+
+
+def test_the_sentence_of_the_rungs_names_returns_that_do_not_rise():
+    alike = {"v2_ensemble": HIGH, "v20": HIGH}
+    up_and_down = {"v05": LOW, "v10": HIGH, "v15": LOW}
+    verdict, said = sum_up_returns({**up_and_down, **alike}, {"v15": 1.0, "v20": 2.0})
+    assert verdict is PARTLY
+    assert "up to v15 returns do not rise at each step (v05 77.0, v10 125.0, v15 77.0)" in said
+    flat = {"v05": VAGUE, "v10": VAGUE, "v15": HIGH}
+    verdict, said = sum_up_returns({**flat, **alike}, {"v15": 1.0, "v2_ensemble": 3.0, "v20": 2.0})
+    assert verdict is UNCLEAR and "up to v15 returns do not clearly rise (v05 88.3, v10" in said
+    assert said.endswith("planned actions take 1 to 3 ms, a policy's 2 ms")
+    fall = {"v05": HIGH, "v10": HIGH, "v15": LOW}
+    lost = {"v2_ensemble": make_curve(1.0, 2.0, 3.0), "v20": LOW}
+    verdict, said = sum_up_returns({**fall, **lost}, {"v15": 1.0, "v20": 2.0})
+    assert verdict is DISAGREES and "returns do not rise (v05 125.0, v10 125.0, v15 77.0)" in said
+    assert "a clear loss with v2_ensemble" in said and "take 1 ms, a policy's 2 ms" in said
+
+
+def test_the_sentence_of_the_rungs_says_what_cannot_be_compared():
+    apart = make_curve(1.0, seeds=[9])
+    for curves in ({"v15": HIGH}, {"v10": apart, "v15": HIGH, "v2_ensemble": apart}):
+        verdict, said = sum_up_returns(curves, {"v15": 1.0})
+        assert verdict is UNMEASURED and said.startswith(
+            "no two rungs up to 1.5 can be compared, "
+        )
+        assert "no rung from 2 to 3 can be compared with v15, and no planned action" in said
+    one = {"v10": make_curve(77.0), "v15": make_curve(125.0)}
+    verdict, said = sum_up_returns(one)
+    assert verdict is PARTLY and said.startswith(
+        "returns rise from 77.0 (v10) to 125.0 (v15), but"
+    )
+    assert said.endswith("with a policy's, over 1 seed")
+
+
 def describe_shift(once, again, curves=None, levels=LEVELS):
     """Distances and errors are (median, median)."""
     rungs = {
@@ -145,6 +222,36 @@ def test_plans_leave_the_data_by_distance_and_by_error():
     assert "still only spins" not in describe_shift((2.0, 0.5), (0.1, 0.05), levels={})
 
 
+def sum_up_shift(once, again, curves=None):
+    rungs = {
+        name: {k: [x] for k, x in zip(("distance", "error"), own, strict=True)}
+        for name, own in (("v05", once), ("v10", again))
+    }
+    curves = curves or {"v05": make_curve(60.0, 61.0, 62.0), "v10": LOW}
+    results = {"rungs": rungs, "curves": curves, "references": LEVELS}
+    return summarize(distribution_shift, results)
+
+
+def test_the_sentence_of_leaving_the_data_judges_refits_by_model_and_by_return():
+    assert sum_up_shift((2.0, 0.5), (0.1, 0.05)) == (
+        AGREES,
+        "with random data alone (v05), plans leave it 20 times as far as after refits (v10) and "
+        "meet 10 times the error, and refits raise returns (61.0 to 77.0, 3 seeds)",
+    )
+    half, said = sum_up_shift((2.0, 0.05), (0.1, 0.05))
+    assert half is PARTLY and said.startswith("refits raise returns (61.0 to 77.0, 3 seeds), but")
+    flat, fall = {"v05": HIGH, "v10": VAGUE}, {"v05": HIGH, "v10": LOW}
+    verdict, said = sum_up_shift((1.0, 1.0), (1.0, 1.0), flat)
+    assert verdict is UNCLEAR and "refits do not clearly raise returns (125.0 to 88.3, 3" in said
+    assert sum_up_shift((0.5, 1.0), (1.0, 1.0), flat)[0] is DISAGREES
+    verdict, said = sum_up_shift((2.0, 2.0), (1.0, 1.0), fall)
+    assert verdict is PARTLY and said.endswith("but refits lower returns (125.0 to 77.0, 3 seeds)")
+    apart = {"v05": HIGH, "v10": make_curve(1.0, seeds=[9])}
+    verdict, said = sum_up_shift((2.0, 2.0), (1.0, 1.0), apart)
+    assert verdict is PARTLY and said.endswith("but their returns have no seed in common")
+    assert "no seed in common" in describe_shift((2.0, 2.0), (1.0, 1.0), apart)
+
+
 def test_replanning_is_judged_over_shared_seeds_and_by_processor_time():
     def describe(whole, anew):
         curves = {"v10": whole, "v15": anew}
@@ -161,6 +268,32 @@ def test_replanning_is_judged_over_shared_seeds_and_by_processor_time():
     assert "as the lecture says (1 seed)" in describe(make_curve(77.0), dear)
     unknown = {**dear, "spent": [None] * 3}
     assert "processor time" not in describe(LOW, unknown)
+
+
+def test_the_sentence_of_replanning_judges_its_return_and_its_price():
+    def sum_up(whole, anew):
+        return summarize(replanning, {"curves": {"v10": whole, "v15": anew}, "references": LEVELS})
+
+    dear, cheap = (make_curve(124.0, 125.0, 126.0, spent=x) for x in (2.0, 0.5))
+    assert sum_up(LOW, dear) == (
+        AGREES,
+        "planning anew (v15) returns clearly more than whole plans (v10), 125.0 against 77.0 over "
+        "3 seeds, and it takes 2.0 times the processor time",
+    )
+    verdict, said = sum_up(LOW, cheap)
+    assert verdict is PARTLY and said.endswith(", but it takes 0.5 times the processor time")
+    verdict, said = sum_up(HIGH, VAGUE)
+    assert verdict is UNCLEAR and "returns not clearly more than whole plans (v10), 88.3" in said
+    assert said.endswith(", and it takes 1.0 times the processor time")
+    verdict, said = sum_up(dear, LOW)
+    assert verdict is DISAGREES and "returns clearly less than whole plans (v10), 77.0" in said
+    verdict, said = sum_up(LOW, {**dear, "spent": [None] * 3})
+    assert verdict is PARTLY and said.endswith("but its processor time is not known")
+    assert "over 1 seed, and" in sum_up(make_curve(77.0), make_curve(125.0, spent=2.0))[1]
+    apart = make_curve(1.0, seeds=[9])
+    assert sum_up(HIGH, apart) == (UNMEASURED, "the trainings have no seed in common")
+    said = replanning.describe({"curves": {"v10": HIGH, "v15": apart}, "references": LEVELS})
+    assert said == "Returns cannot be compared: the trainings have no seed in common."
 
 
 def make_place(one, mean=None, sampled=None, careful=None, random=(0.0, 0.0), error=0.1):
@@ -233,6 +366,62 @@ def test_growth_of_the_gap_is_shared_between_search_and_bias():
     assert "grows" not in describe_gaps(make_place((0, 0)), make_place((2.0, 1.0)))
 
 
+def sum_up_gaps(seen, visited):
+    places = {"random": seen, "plans": visited}
+    return summarize(exploitation, {"sizes": [150, 2400], "horizon": 15, "places": places})
+
+
+def test_the_sentence_of_exploitation_judges_search_and_ensembles():
+    near, less, least, more = make_place((1.0, 1.5)), (0.5, 1.5), (0.2, 1.2), (1.5, 2.5)
+    assert sum_up_gaps(near, make_place((1.0, 2.0), less, (1.1, 2.1), least)) == (
+        AGREES,
+        "searching adds up to +2.00 to the gap where plans lead (+1.50 near the data), and "
+        "ensembles lower what searching adds, pessimistic ones most",
+    )
+    # The search is not clear near the data, pessimism not always least, the mean not always less.
+    for seen, mean, careful, said in (
+        (
+            make_place((1.0, 0.1)),
+            less,
+            least,
+            "ensembles lower what searching adds, pessimistic ones most, but s",
+        ),
+        (near, less, (0.6, 1.2), "at 2 of 2 data sizes, pessimism lowers it most at 1"),
+        (near, (0.5, 2.0), least, "at 1 of 2 data sizes, pessimism lowers it most at 2"),
+        (near, more, more, "but plain ensembles lower this at 0 of 2 data sizes"),
+    ):
+        found = sum_up_gaps(seen, make_place((1.0, 2.0), mean, (1.1, 2.1), careful))
+        assert found[0] is PARTLY and said in found[1]
+    # No plan promised more than it returned, which alone does not let it agree.
+    visited = make_place((1.0, 2.0), less, (1.0, 2.0), least, random=(-3.0, 0.0))
+    found, said = sum_up_gaps(near, visited)
+    assert found is PARTLY and said.endswith("but with 150 frames no plan promised too much")
+    none = make_place((0.0, 0.0))
+    assert sum_up_gaps(none, none) == (
+        UNCLEAR,
+        "searching adds up to 0.00 to the gap where plans lead (0.00 near the data), and plain "
+        "ensembles lower this at 0 of 2 data sizes, pessimism lowers it most at 0",
+    )
+    assert sum_up_gaps(none, make_place((-1.0, -2.0), (0.0, -1.0)))[0] is DISAGREES
+    assert sum_up_gaps(none, make_place((0.0, 0.0), more))[0] is DISAGREES
+    # Pessimism is clearly less than one model, but another ensemble is lower by the mean.
+    lower = make_place((0.0, 0.0), (0.0, 0.0), (-2.0, -2.0), (-1.0, -1.0))
+    assert sum_up_gaps(none, lower)[0] is PARTLY
+
+
+def test_the_sentence_of_error_growth_compares_the_sum_with_the_bound():
+    assert summarize(error_growth, {"error": [0.1, 0.2, 0.3]}) == (
+        AGREES,
+        "with the first step's error (0.1 standard deviations) as epsilon, the sum stays within "
+        "epsilon T^2 for all 3 steps (1 seed)",
+    )
+    assert summarize(error_growth, {"error": [0.1, 0.2, 0.7]}) == (
+        DISAGREES,
+        "with the first step's error (0.1 standard deviations) as epsilon, the sum exceeds epsilon "
+        "T^2 from step 3 on, but the lecture supposes an error of epsilon everywhere (1 seed)",
+    )
+
+
 def make_room(values, disagreement, kinds=("vq", "vn", "uq", "un")):
     """One row of cells, one of each kind, and a wall."""
     return {
@@ -273,6 +462,52 @@ def test_rooms_without_one_of_the_parts_are_described():
     assert "visited, noisy<" not in drawn.replace("unvisited, noisy<", "")
 
 
+@pytest.mark.parametrize(
+    "entropy, disagreement, wanted, said",
+    [
+        ([-14, -5, 0, 0], [0.1, 0.2, 0.4, 0.4], AGREES, "is 2.0 times that in the visited noisy"),
+        (
+            [-14, -5, 0, 0],
+            [0.3, 0.2, 0.4, 0.4],
+            PARTLY,
+            ", but disagreement in unvisited parts is",
+        ),
+        (
+            [-14, -5, 0, 0],
+            [0.3, 0.2, 0.4, 0.4],
+            PARTLY,
+            "only 1.3 times that in the visited quiet",
+        ),
+        ([-5, -14, 0, 0], [0.1, 0.2, 0.4, 0.4], PARTLY, "but entropy is -14.0 nats in noisy and"),
+        (
+            [-5, -5.5, 0, 0],
+            [0.1, 0.2, 0.2, 0.2],
+            UNCLEAR,
+            "is -5.5 nats in noisy and -5.0 in quiet",
+        ),
+        (
+            [-5, -5.5, 0, 0],
+            [0.1, 0.2, 0.1, 0.1],
+            DISAGREES,
+            "only 0.5 times that in the visited n",
+        ),
+        ([-5, -14, 0, 0], [0.1, 0.2, 0.2, 0.2], DISAGREES, "is only 1.0 times"),
+    ],
+)
+def test_the_sentence_of_uncertainties_judges_both_kinds(entropy, disagreement, wanted, said):
+    found, figures = summarize(uncertainties, make_room(entropy, disagreement))
+    assert found is wanted and said in figures and figures.endswith(" (1 seed)")
+
+
+def test_the_sentence_of_uncertainties_says_which_part_is_lacking():
+    found, said = summarize(uncertainties, make_room([1, 4], [1, 2], ("vq", "vn")))
+    assert found is PARTLY and "disagreement cannot be compared as every part was" in said
+    found, said = summarize(uncertainties, make_room([1, 2], [1, 2], ("vq", "un")))
+    assert found is PARTLY and "a quiet or noisy part was not visited (1 seed)" in said
+    found, said = summarize(uncertainties, make_room([1, 2], [1, 2], ("uq", "un")))
+    assert found is UNMEASURED and "as no part was visited" in said
+
+
 CAUTIOUS = {
     "pessimism": [-10.0, 0.0, 1000.0],
     "final": [[5.0], [4.0], [1.0]],
@@ -301,6 +536,28 @@ def test_caution_is_judged_against_none_in_three_respects():
     assert "optimism" not in caution.describe(two)
     one = {key: values[1:2] for key, values in CAUTIOUS.items()}
     assert caution.describe(one) == "No training with more pessimism than 0 is done."
+
+
+def test_the_sentence_of_caution_judges_three_claims():
+    assert summarize(caution, CAUTIOUS) == (
+        AGREES,
+        "with pessimism 1000 against 0 (1 seed), plans met less disagreement (0.1 against 0.2), "
+        "visited less of the room (50% against 60%), and got less return (1.0 against 4.0)",
+    )
+    wide = {**CAUTIOUS, "coverage": [[0.5], [0.6], [0.75]]}
+    found, said = summarize(caution, wide)
+    assert found is PARTLY and said.endswith("but visited more of the room (75% against 60%)")
+    same = {key: [[1.0]] * 3 for key in ("final", "coverage", "doubt")}
+    found, said = summarize(caution, {**CAUTIOUS, **same})
+    assert (
+        found is UNCLEAR and "plans met about as much disagreement (1 against 1), visited" in said
+    )
+    more = {key: [[1.0], [1.0], [2.0]] for key in ("final", "coverage", "doubt")}
+    found, said = summarize(caution, {**CAUTIOUS, **more})
+    assert found is DISAGREES and said.endswith("and got more return (2.0 against 1.0)")
+    one = {key: values[1:2] for key, values in CAUTIOUS.items()}
+    absent = (UNMEASURED, "no training with more pessimism than 0 is done")
+    assert summarize(caution, one) == absent
 
 
 def test_the_axis_of_caution_has_its_settings_as_ticks():
@@ -336,6 +593,33 @@ def test_each_rollout_length_is_compared_over_the_seeds_it_shares():
     assert "No length has a seed in common" in describe_lengths(n1=HIGH, n5=apart)
 
 
+def test_the_sentence_of_rollouts_groups_lengths_by_verdict():
+    def sum_up(**finals):
+        curves = {name[1:]: curve for name, curve in finals.items()}
+        return summarize(rollout_length, {"curves": curves, "references": LEVELS})
+
+    alone, apart = make_curve(50.0), make_curve(1.0, seeds=[9])
+    assert sum_up(n1=HIGH, n5=LOW, n50=alone) == (
+        AGREES,
+        "compared with 1 step, rollouts of 5 and 50 returned clearly less (77.0 and 50.0 against "
+        "125.0 and 124.0), over 1 to 3 seeds",
+    )
+    assert sum_up(n1=HIGH, n5=LOW, n50=apart)[1].startswith(
+        "compared with 1 step, rollouts of 5 r"
+    )
+    better = make_curve(224.0, 225.0, 226.0)
+    found, said = sum_up(n1=HIGH, n5=LOW, n15=HIGH, n50=better)
+    assert (
+        found is PARTLY and "5 returned clearly less (77.0 against 125.0), but 15 returned" in said
+    )
+    assert said.endswith("and 50 returned clearly more (225.0 against 125.0), over 3 seeds")
+    found, said = sum_up(n1=HIGH, n5=VAGUE)
+    assert found is UNCLEAR and "5 returned not clearly less (88.3 against 125.0), over 3" in said
+    assert sum_up(n1=HIGH, n5=VAGUE, n15=better)[0] is DISAGREES
+    assert sum_up(n1=HIGH) == (UNMEASURED, "only rollouts of 1 step are trained")
+    assert sum_up(n1=HIGH, n5=apart)[0] is UNMEASURED
+
+
 def describe_free(plans, dyna, free, levels=LEVELS):
     curves = {"v15": plans, "v30": dyna, "model_free": free}
     return model_free.describe({"curves": curves, "references": levels})
@@ -363,6 +647,43 @@ def test_steps_to_a_level_are_counted_by_episode():
     assert "200 steps are too few to compare v30, as the lecture says of v15." in said
     assert "v30 needs more steps than model_free" in describe_free(quick, never, quick)
     assert "(80% of the highest return)" in describe_free(quick, late, late, {})
+
+
+def sum_up_free(plans, dyna, free, levels=LEVELS):
+    curves = {"v15": plans, "v30": dyna, "model_free": free}
+    return summarize(model_free, {"curves": curves, "references": levels})
+
+
+def test_the_sentence_of_model_free_learning_judges_steps_and_ends():
+    def make(scores, end):
+        return make_curve(end - 1, end, end + 1, scores=scores)
+
+    level, low, high = model_free.SHARE * 125.4, 105.0, 115.0
+    early, late, never = [0.0, level, 125.0, 125.0], [0.0, 0.0, 0.0, level], [0.0, 1.0]
+    quick = make(early, low)
+    assert sum_up_free(quick, quick, make(late, high)) == (
+        AGREES,
+        "a return of 100.3 takes planning (v15) 200 steps, Dyna (v30) 200 and the model-free agent "
+        "400, and the model-free end is clearly higher (115.0 against 105.0), over 3 seeds",
+    )
+    found, said = sum_up_free(quick, make(late, low), make(late, low))
+    assert found is PARTLY and "the model-free end is not clearly higher (105.0 against" in said
+    found, said = sum_up_free(make(late, high), make(late, low), make(early, low))
+    assert (
+        found is DISAGREES and "the model-free end is clearly lower (105.0 against 115.0)" in said
+    )
+    found, said = sum_up_free(make(early, 125.0), quick, make(late, 125.0))
+    assert found is PARTLY
+    assert said.endswith(", but ends near the expert's 125.4 show no winner, over 3 seeds")
+    found, said = sum_up_free(make(never, low), make(never, low), make(never, low))
+    assert found is UNCLEAR and said.startswith("no agent reaches a return of 100.3, and the")
+    found, said = sum_up_free(make(late, low), make(late, low), make(late, high))
+    assert found is PARTLY and said.startswith("the model-free end is clearly higher (115.0")
+    found, said = sum_up_free(make(never, low), quick, make(late, high))  # 200 steps are too few
+    assert found is PARTLY and "takes planning (v15) more than 200 steps, Dyna (v30) 200" in said
+    assert "a return of 100.0 takes" in sum_up_free(quick, quick, quick, {})[1]
+    apart = make_curve(1.0, seeds=[9])
+    assert sum_up_free(quick, quick, apart) == (UNMEASURED, "the trainings have no seed in common")
 
 
 def test_a_higher_end_is_not_judged_at_the_ceiling():
@@ -412,3 +733,19 @@ def test_every_lesson_draws_its_made_up_numbers():
         for figure in (left, right)
     ]
     assert ticks[0] == ticks[1] and len(ticks[0]) > 2  # one vertical axis for both
+
+
+def test_the_results_in_the_documents_give_the_sentences_kept_beside_them():
+    kept = [json.loads(line) for line in KEPT.read_text().splitlines() if line]
+    assert [row["lesson"] for row in kept] == [lesson.name for lesson in catalog.LESSONS]
+    for row, lesson in zip(kept, catalog.LESSONS, strict=True):
+        summarize(lesson, row["results"])
+        assert lesson.summarize(row["results"]) == row["summary"]
+        assert lesson.describe(row["results"]).replace("\n", " ") == row["measured"]
+
+
+@pytest.mark.parametrize("lesson", catalog.LESSONS, ids=lambda lesson: lesson.name)
+def test_what_a_lecture_says_is_one_short_sentence(lesson):
+    said = f"The lecture says {lesson.lecture}"
+    assert said.startswith("The lecture says that ") and said.endswith(".")
+    assert ". " not in said and ";" not in said and len(said.split()) <= 36

@@ -88,6 +88,7 @@ def climb(
     from worldmodel.ladder.measurements import Failures, measure_lesson
     from worldmodel.ladder.page import Page, write_page
     from worldmodel.ladder.remaining_time import LadderProgress, estimate_seconds
+    from worldmodel.ladder.statements import state_absence
     from worldmodel.sweep.local_pool import LocalPool, forward_signals
     from worldmodel.sweep.progress import STOPPED, is_done
     from worldmodel.system.console import format_duration, say
@@ -130,7 +131,7 @@ def climb(
         is_stopped = True
         say(f"stopped with {len(found)} of {len(LESSONS)} lessons measured; to go on: {command}")
     for lesson in LESSONS:
-        found.setdefault(lesson, "It is not measured yet: the command was stopped before.")
+        found.setdefault(lesson, state_absence("the command was stopped before"))
     page = write_page(out / "ladder.html", Page(study, command, found, progress.failed))
     say(f"the lessons are in {page}")
     return STOPPED if is_stopped else progress.exit_code or failures.exit_code

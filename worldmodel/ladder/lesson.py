@@ -13,8 +13,9 @@ Results = dict[str, Any]  # what JSON holds
 
 @dataclass(frozen=True)
 class Panel:
-    """What was measured in a lesson, as lines of text and as figures in HTML."""
+    """What was measured in a lesson: a sentence, more lines of text, and figures in HTML."""
 
+    summary: str
     measured: str
     figures: str
 
@@ -24,13 +25,18 @@ Outcome = Panel | str  # or why there is none
 
 @dataclass(frozen=True)
 class Lesson:
-    """One panel of the page. `describe` makes its findings, one a line, of the results alone."""
+    """One panel of the page. Its texts are made of the results alone.
+
+    `summarize` makes one sentence: the main figures and whether they agree with the lecture.
+    `describe` makes all findings, one a line. The sentence claims no more than they do.
+    """
 
     name: str
     title: str
-    lecture: str
+    lecture: str  # what follows "The lecture says"
     list_labels: Callable[[Study], list[str]]  # of the trainings that it needs
     measure: Callable[[Any], Results]  # of the Material, which imports too much for here
+    summarize: Callable[[Results], str]
     describe: Callable[[Results], str]
     draw: Callable[[Results], str]  # figures, as HTML
     state_only: bool = False

@@ -13,6 +13,7 @@ from worldmodel.evaluation.report.reported_run import DAMAGE_ERRORS
 from worldmodel.evaluation.results import to_plain, write_result
 from worldmodel.ladder.lesson import Lesson, Outcome, Panel, Results
 from worldmodel.ladder.material import Material
+from worldmodel.ladder.statements import join_words, state_absence
 from worldmodel.system.files import read_json
 
 MAX_BYTES = 1 << 26
@@ -35,7 +36,8 @@ class Failures:
             log.error("a lesson failed", exc_info=error)
         self.exit_code = self.exit_code or code or 1
         said = escape_control(str(error).strip())[:300] or "no message"
-        return f"It cannot be measured: {said if code else f'{type(error).__name__}: {said}'}"
+        said = said.rstrip(".")
+        return state_absence(said if code else f"{type(error).__name__}: {said}")
 
 
 def measure_lesson(
@@ -43,14 +45,14 @@ def measure_lesson(
 ) -> Outcome:
     """What a lesson says and shows, or why it cannot."""
     if lesson.state_only and not material.study.from_state:
-        return "It is measured from state: run the ladder without --obs pixels."
+        return state_absence("it needs the state, so run the ladder without --obs pixels")
     labels = lesson.list_labels(material.study)
     missing = [label for label in labels if not material.runs.get(label)]
     if missing and (lesson.needs_all or missing == labels):
-        return f"These trainings are not done: {', '.join(missing)}."
+        return state_absence(f"the trainings of {join_words(missing)} are not done")
     try:
         results = _measure_or_read(lesson, material, labels, folder)
-        return Panel(lesson.describe(results), lesson.draw(results))
+        return Panel(lesson.summarize(results), lesson.describe(results), lesson.draw(results))
     except Exception as error:  # of whatever kind: the other lessons go on
         return failures.record(error)
 

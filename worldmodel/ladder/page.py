@@ -10,6 +10,7 @@ from pathlib import Path
 from worldmodel.config.preset_files import describe_presets
 from worldmodel.evaluation.report.html import (
     render_code,
+    render_details,
     render_list,
     render_paragraph,
     render_table,
@@ -28,7 +29,7 @@ OWN_STYLE = """
   repeat(auto-fill, minmax(min(17rem, 100%), 1fr)); }
 .plots > .scroll { grid-column: 1 / -1; }
 .line.r0, .line.r1 { stroke-width: 1.4; }
-.said b { display: inline-block; min-width: 6.5rem; }
+@media print { details::details-content { content-visibility: visible; } }
 """
 
 
@@ -55,9 +56,10 @@ def render_page(page: Page) -> str:
     failed = render_list(page.failed, "missing") if page.failed else ""
     about = (
         f"Each rung is an ordinary training, with {describe_count(len(study.seeds), 'seed')} "
-        "unless a plot says otherwise. What a lesson says it measured is made of the "
-        "numbers of this page, whether or not they agree with the lecture. A difference is called "
-        "clear beyond two standard errors over the seeds, or beyond 5 % where there is one seed."
+        "unless a plot says otherwise. Every lesson has a sentence for what the lecture says and "
+        "one for what was measured, which is made of the numbers of this page. It judges what the "
+        "lecture expects, not its reasons. A difference is called clear beyond two standard "
+        "errors over the seeds, or beyond 5 % where there is one seed."
     )
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -86,15 +88,24 @@ def render_rungs(study: Study) -> str:
 
 
 def render_lesson(lesson: Lesson, outcome: Outcome) -> str:
-    """What the lecture says, what was measured, and the figures."""
-    said = f'<p class="said"><b>The lecture</b> {escape(lesson.lecture)}</p>'
+    """A sentence of the lecture, one of what was measured, the folded rest, and the figures."""
+    said = f'<p class="said"><b>The lecture says</b> {escape(lesson.lecture)}</p>'
     if isinstance(outcome, str):
-        inside = said + render_paragraph(outcome, "missing")
+        inside = said + render_finding(outcome, "said missing")
     else:
-        lines = "".join(f"<li>{escape(line)}</li>" for line in outcome.measured.split("\n"))
-        measured = f'<p class="said"><b>Measured</b></p><ul class="findings">{lines}</ul>'
-        inside = f'{said}{measured}<div class="plots">{outcome.figures}</div>'
+        lines = render_list(outcome.measured.split("\n"), "findings")
+        inside = (
+            f"{said}{render_finding(outcome.summary, 'said')}"
+            f'{render_details("More figures and caveats", lines)}<div class="plots">'
+            f"{outcome.figures}</div>"
+        )
     return (
         f'<section id="{lesson.name}" aria-labelledby="h-{lesson.name}">'
         f'<h2 id="h-{lesson.name}">{escape(lesson.title)}</h2>{inside}</section>'
     )
+
+
+def render_finding(sentence: str, kind: str) -> str:
+    """The sentence of what was measured, with its verdict in bold."""
+    verdict, colon, figures = sentence.partition(":")
+    return f'<p class="{kind}"><b>{escape(verdict)}</b>{colon}{escape(figures)}</p>'

@@ -1,14 +1,74 @@
-"""Comparisons of numbers as words, which the page's sentences are made of."""
+"""Comparisons of numbers as words, and the sentence that says whether a lecture is right."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+from typing import NamedTuple
 
 import numpy as np
 
 CLEAR = 2.0  # standard errors that a clear difference has at least
 CLEAR_SHARE = 0.05  # of the larger number, where there is no error to compare with
+
+
+class Verdict(Enum):
+    """How a measurement compares with what the lecture says, as the first words of a sentence."""
+
+    AGREES = "The measurement agrees"
+    PARTLY = "The measurement agrees in part"
+    UNCLEAR = "The measurement is not clear"
+    DISAGREES = "The measurement disagrees"
+    UNMEASURED = "It was not measured"
+
+
+class Claim(NamedTuple):
+    """One thing that the lecture expects: whether it was found, and the figures as a clause."""
+
+    verdict: Verdict
+    clause: str
+
+
+def name_verdict(comparison: int) -> Verdict:
+    """The verdict of a comparison that is 1 where the lecture is right, as `judge` gives it."""
+    return {1: Verdict.AGREES, 0: Verdict.UNCLEAR, -1: Verdict.DISAGREES}[comparison]
+
+
+def combine_verdicts(verdicts: Iterable[Verdict]) -> Verdict:
+    """The verdict on all of them: it agrees only if each does, and any that does makes it partly
+    right. Without verdicts nothing was measured.
+    """
+    found = set(verdicts)
+    if found == {Verdict.AGREES}:
+        return Verdict.AGREES
+    if found & {Verdict.AGREES, Verdict.PARTLY}:
+        return Verdict.PARTLY
+    for verdict in (Verdict.DISAGREES, Verdict.UNCLEAR):
+        if verdict in found:
+            return verdict
+    return Verdict.UNMEASURED
+
+
+def state_finding(claims: Sequence[Claim], before: str = "", after: str = "") -> str:
+    """One sentence: the verdict on all claims, then those that are right, then the others."""
+    verdict = combine_verdicts(claim.verdict for claim in claims)
+    right, others = (
+        [claim.clause for claim in claims if (claim.verdict is Verdict.AGREES) == agrees]
+        for agrees in (True, False)
+    )
+    said = ", but ".join(_join_clauses(clauses) for clauses in (right, others) if clauses)
+    return f"{verdict.value}: {before}{said}{after}."
+
+
+def _join_clauses(clauses: Sequence[str]) -> str:
+    *before, last = clauses
+    return f"{', '.join(before)}, and {last}" if before else last
+
+
+def state_absence(why: str) -> str:
+    """The sentence of a lesson without figures."""
+    return f"{Verdict.UNMEASURED.value}: {why}."
 
 
 def judge(a: Sequence[float], b: Sequence[float]) -> int:

@@ -9,7 +9,15 @@ from worldmodel.ladder.grid import count_visits, make_grid
 from worldmodel.ladder.learning_curves import read_curves
 from worldmodel.ladder.lesson import Lesson, Results
 from worldmodel.ladder.material import Material, measure_uncertainties, read_vectors
-from worldmodel.ladder.statements import describe_count, join_words, judge
+from worldmodel.ladder.statements import (
+    Claim,
+    describe_count,
+    join_words,
+    judge,
+    name_verdict,
+    state_absence,
+    state_finding,
+)
 from worldmodel.ladder.trainings import ROOM_DATA, Study, label_caution
 
 POINTS = 300  # visited states whose disagreement is measured
@@ -20,6 +28,7 @@ CLAIMS = (
     ("final", "return", ".1f"),
 )
 NAMES = {"doubt": "disagreement", "coverage": "the part visited", "final": "the return"}
+VERBS = {"doubt": "met", "coverage": "visited", "final": "got"}
 
 
 def list_labels(study: Study) -> list[str]:
@@ -48,20 +57,45 @@ def measure(material: Material) -> Results:
     return found
 
 
-def describe(results: Results) -> str:
-    """The lecture is right if great pessimism avoids doubt, visits less and returns less."""
-    settings = results["pessimism"]
-    most = int(np.argmax(settings))
-    plain = settings.index(0.0) if 0.0 in settings else int(np.argmin(np.abs(settings)))
+def summarize(results: Results) -> str:
+    settings, (most, plain) = results["pessimism"], choose_settings(results)
     if most == plain:
-        return "No training with more pessimism than 0 is done."
-    claims, said = [], []
+        return state_absence("no training with more pessimism than 0 is done")
+    claims = [
+        Claim(name_verdict(sign), f"{VERBS[key]} {said}")
+        for key, (sign, said) in compare_settings(results, most, plain).items()
+    ]
+    seeds = describe_count(len(results["final"][most]), "seed")
+    given = f"with pessimism {settings[most]:g} against {settings[plain]:g} ({seeds}), plans "
+    return state_finding(claims, given)
+
+
+def choose_settings(results: Results) -> tuple[int, int]:
+    """Where the greatest pessimism stands, and where none does or that nearest to none."""
+    settings = results["pessimism"]
+    plain = settings.index(0.0) if 0.0 in settings else int(np.argmin(np.abs(settings)))
+    return int(np.argmax(settings)), plain
+
+
+def compare_settings(results: Results, most: int, plain: int) -> dict[str, tuple[int, str]]:
+    """Of each claim whether pessimism has less (1), as much (0) or more (-1), and in words."""
+    found = {}
     for key, what, form in CLAIMS:
         ours, theirs = results[key][most], results[key][plain]
-        verdict = judge(theirs, ours)
-        claims.append((NAMES[key], verdict))
-        word = {1: f"less {what}", 0: f"as much {what}", -1: f"more {what}"}[verdict]
-        said.append(f"{word} ({np.mean(ours):{form}} against {np.mean(theirs):{form}})")
+        sign = judge(theirs, ours)
+        word = {1: f"less {what}", 0: f"about as much {what}", -1: f"more {what}"}[sign]
+        found[key] = sign, f"{word} ({np.mean(ours):{form}} against {np.mean(theirs):{form}})"
+    return found
+
+
+def describe(results: Results) -> str:
+    """The lecture is right if great pessimism avoids doubt, visits less and returns less."""
+    settings, (most, plain) = results["pessimism"], choose_settings(results)
+    if most == plain:
+        return "No training with more pessimism than 0 is done."
+    compared = compare_settings(results, most, plain)
+    claims = [(NAMES[key], sign) for key, (sign, _) in compared.items()]
+    said = [words for _, words in compared.values()]
     seeds = describe_count(len(results["final"][most]), "seed")
     best = int(np.argmax([np.mean(one) for one in results["final"]]))
     return (
@@ -123,10 +157,11 @@ def draw(results: Results) -> str:
 LESSON = Lesson(
     "caution",
     "What caution does to exploration",
-    "A planner that avoids what its members disagree on never visits it, so that nothing is "
+    "that a planner that avoids what its members disagree on never visits it, so that nothing is "
     "learnt there and better returns are never found.",
     list_labels,
     measure,
+    summarize,
     describe,
     draw,
     state_only=True,

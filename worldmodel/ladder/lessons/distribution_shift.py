@@ -14,7 +14,18 @@ from worldmodel.ladder.learning_curves import match_seeds, plot_finals, read_cur
 from worldmodel.ladder.lesson import Lesson, Results
 from worldmodel.ladder.material import Material, observe_vectors, read_vectors
 from worldmodel.ladder.references import SPINNING, SPINS
-from worldmodel.ladder.statements import describe_mean, describe_verdict, join_words, judge
+from worldmodel.ladder.statements import (
+    Claim,
+    Verdict,
+    combine_verdicts,
+    describe_count,
+    describe_mean,
+    describe_verdict,
+    join_words,
+    judge,
+    name_verdict,
+    state_finding,
+)
 from worldmodel.ladder.trainings import Study
 
 ONCE, AGAIN = "v05", "v10"
@@ -62,14 +73,43 @@ def measure_distances(points: np.ndarray, data: np.ndarray) -> np.ndarray:
     return torch.cdist(torch.from_numpy(points), torch.from_numpy(data)).min(1).values.numpy()
 
 
+def compute_medians(rungs: Results) -> tuple[Results, Results, list[float]]:
+    """The median distance and error of each rung, and how many times as large the first's are."""
+    once, again = (
+        {k: float(np.median(rungs[label][k])) for k in ("distance", "error")}
+        for label in (ONCE, AGAIN)
+    )
+    return once, again, [once[k] / max(1e-9, again[k]) for k in ("distance", "error")]
+
+
+def summarize(results: Results) -> str:
+    _, _, ratios = compute_medians(results["rungs"])
+    far, wrong = ratios
+    sides = [1 if ratio > LARGER else -1 if ratio < 1 / LARGER else 0 for ratio in ratios]
+    left = Claim(
+        combine_verdicts(map(name_verdict, sides)),
+        f"with random data alone ({ONCE}), plans leave it {far:.2g} times as far as after refits "
+        f"({AGAIN}) and meet {wrong:.2g} times the error",
+    )
+    return state_finding([left, claim_returns(results)])
+
+
+def claim_returns(results: Results) -> Claim:
+    """Refits raise the return."""
+    curves = match_seeds(results["curves"])
+    once, again = (curves[label]["final"] for label in (ONCE, AGAIN))
+    if not once:
+        return Claim(Verdict.UNMEASURED, "their returns have no seed in common")
+    sign = judge(again, once)
+    what = {1: "raise", 0: "do not clearly raise", -1: "lower"}[sign]
+    means = f"{np.mean(once):.1f} to {np.mean(again):.1f}"
+    seeds = describe_count(len(once), "seed")
+    return Claim(name_verdict(sign), f"refits {what} returns ({means}, {seeds})")
+
+
 def describe(results: Results) -> str:
     rungs = results["rungs"]
-    middle = {
-        label: {k: float(np.median(one[k])) for k in ("distance", "error")}
-        for label, one in rungs.items()
-    }
-    once, again = middle[ONCE], middle[AGAIN]
-    ratios = [once[k] / max(1e-9, again[k]) for k in ("distance", "error")]
+    once, again, ratios = compute_medians(rungs)
     verdict = {
         2: "as the lecture says",
         1: "which is only half of what the lecture says",
@@ -80,7 +120,7 @@ def describe(results: Results) -> str:
         f"{once['distance']:.2g} standard deviations from the nearest training state, "
         f"{ratios[0]:.2g} times as far as after refits ({AGAIN}, {again['distance']:.2g}); the "
         f"model's error there is {once['error']:.2g}, {ratios[1]:.2g} times that after refits "
-        f"({again['error']:.2g}): {verdict}. All are medians.\n"
+        f"({again['error']:.2g}): {verdict}. All are medians of the first seed.\n"
         f"{describe_correlation(rungs)}\n{describe_returns(results)}"
     )
 
@@ -100,6 +140,8 @@ def describe_correlation(rungs: Results) -> str:
 def describe_returns(results: Results) -> str:
     curves, levels = match_seeds(results["curves"]), results["references"]
     once, again = (curves[label]["final"] for label in (ONCE, AGAIN))
+    if not once:
+        return "Returns cannot be compared: the trainings have no seed in common."
     verdict = describe_verdict(judge(again, once), len(again))
     said = f"Returns are {describe_mean(once)} and {describe_mean(again)}: {verdict}"
     if SPINNING in levels and np.mean(again) <= SPINS * levels[SPINNING]:
@@ -140,10 +182,11 @@ def draw(results: Results) -> str:
 LESSON = Lesson(
     "distribution_shift",
     "0.5 against 1.0: where plans leave the data",
-    "A model of random data is wrong exactly where plans lead, as nothing was seen there; adding "
-    "what the plans met to the data and fitting again mends it.",
+    "that a model of random data is wrong where its plans lead, as nothing was seen there, and "
+    "that refitting with what they met mends it and raises the return.",
     list_labels,
     measure,
+    summarize,
     describe,
     draw,
     state_only=True,

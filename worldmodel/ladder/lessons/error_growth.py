@@ -8,7 +8,7 @@ import torch
 from worldmodel.evaluation.report.svg import Series, plot_lines
 from worldmodel.ladder.lesson import Lesson, Results
 from worldmodel.ladder.material import Material, Recording, observe_vectors
-from worldmodel.ladder.statements import join_words
+from worldmodel.ladder.statements import Claim, Verdict, join_words, state_finding
 from worldmodel.ladder.trainings import Study
 from worldmodel.saved_run import Run
 from worldmodel.spaces import map_state
@@ -74,6 +74,19 @@ def measure_slopes(error: np.ndarray) -> dict[tuple[int, int], float]:
     return {(a, b): measure_slope(total, a, b) for a, b in pairs}
 
 
+def summarize(results: Results) -> str:
+    error = np.asarray(results["error"], float)
+    first = f"{error[0]:.2g} standard deviations"
+    given = f"with the first step's error ({first}) as epsilon, the sum "
+    excess = find_excess(error)
+    if excess is None:
+        stays = Claim(Verdict.AGREES, f"stays within epsilon T^2 for all {len(error)} steps")
+        return state_finding([stays], given, " (1 seed)")
+    above = f"exceeds epsilon T^2 from step {excess} on"
+    supposed = ", but the lecture supposes an error of epsilon everywhere (1 seed)"
+    return state_finding([Claim(Verdict.DISAGREES, above)], given, supposed)
+
+
 def describe(results: Results) -> str:
     error = np.asarray(results["error"], float)
     count, slopes = len(error), measure_slopes(error)
@@ -100,18 +113,23 @@ def _describe_change(slopes: dict[tuple[int, int], float]) -> str:
     return f": slower than T^2 at first, faster from step {fast[0]}"
 
 
-def describe_bound(error: np.ndarray) -> str:
-    """Whether the sum stays below epsilon T^2, with the first step's error as epsilon."""
+def find_excess(error: np.ndarray) -> int | None:
+    """The step from which the sum is above epsilon T^2, the first step's error being epsilon."""
     steps = np.arange(1, len(error) + 1)
     above = np.flatnonzero(np.cumsum(error) > (1 + 1e-9) * error[0] * steps**2)
-    if not len(above):
+    return int(above[0]) + 1 if len(above) else None
+
+
+def describe_bound(error: np.ndarray) -> str:
+    excess = find_excess(error)
+    if excess is None:
         return (
             "With the first step's error as epsilon, the sum stays within epsilon T^2, as the "
             "lecture says."
         )
     return (
         f"With the first step's error as epsilon, the sum is above epsilon T^2 from step "
-        f"{above[0] + 1} on, which the lecture does not allow: it supposes an error of epsilon "
+        f"{excess} on, which the lecture does not allow: it supposes an error of epsilon "
         "everywhere, and here the model errs more where its rollouts lead than where they start."
     )
 
@@ -147,10 +165,11 @@ def draw(results: Results) -> str:
 LESSON = Lesson(
     "error_growth",
     "Error against rollout length",
-    "An error of epsilon at each step moves the states that follow, so that a rollout of T steps "
-    "is wrong by up to epsilon T^2 in total.",
+    "that an error of epsilon at each step moves the states that follow, so that a rollout of T "
+    "steps is wrong by up to epsilon T^2 in total.",
     list_labels,
     measure,
+    summarize,
     describe,
     draw,
     state_only=True,

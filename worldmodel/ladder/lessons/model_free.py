@@ -15,7 +15,18 @@ from worldmodel.ladder.learning_curves import (
 from worldmodel.ladder.lesson import Lesson, Results
 from worldmodel.ladder.material import Material
 from worldmodel.ladder.references import EXPERT
-from worldmodel.ladder.statements import describe_count, describe_mean, join_words, judge
+from worldmodel.ladder.statements import (
+    Claim,
+    Verdict,
+    combine_verdicts,
+    describe_count,
+    describe_mean,
+    join_words,
+    judge,
+    name_verdict,
+    state_absence,
+    state_finding,
+)
 from worldmodel.ladder.trainings import FREE_FACTOR, MODEL_FREE, Study
 
 PLANS, DYNA = "v15", "v30"
@@ -32,6 +43,47 @@ def measure(material: Material) -> Results:
     return {"curves": curves, "references": material.measure_references(PLANS)}
 
 
+def summarize(results: Results) -> str:
+    curves, levels = match_seeds(results["curves"]), results["references"]
+    if not curves[MODEL_FREE]["final"]:
+        return state_absence("the trainings have no seed in common")
+    seeds = describe_count(len(curves[MODEL_FREE]["final"]), "seed")
+    claims = [claim_steps(curves, levels), claim_end(curves, levels)]
+    return state_finding(claims, after=f", over {seeds}")
+
+
+def claim_steps(curves: Results, levels: Results) -> Claim:
+    """A model learns a task from fewer steps."""
+    level, steps, compared = compare_steps(curves, levels)
+    verdict = combine_verdicts(
+        Verdict.UNCLEAR if sign is None else name_verdict(sign) for sign in compared.values()
+    )
+    if not any(steps.values()):
+        return Claim(verdict, f"no agent reaches a return of {level:.1f}")
+    needed = {
+        name: f"{count:,.0f}" if count else f"more than {find_last_step(curves[name]):,.0f}"
+        for name, count in steps.items()
+    }
+    return Claim(
+        verdict,
+        f"a return of {level:.1f} takes planning ({PLANS}) {needed[PLANS]} steps, Dyna ({DYNA}) "
+        f"{needed[DYNA]} and the model-free agent {needed[MODEL_FREE]}",
+    )
+
+
+def claim_end(curves: Results, levels: Results) -> Claim:
+    """A model-free agent ends higher."""
+    best, is_open = compare_ends(curves, levels)
+    if is_open:
+        said = f"ends near the expert's {levels[EXPERT]:.1f} show no winner"
+        return Claim(Verdict.UNCLEAR, said)
+    free, based = (curves[name]["final"] for name in (MODEL_FREE, best))
+    sign = judge(free, based)
+    what = {1: "clearly higher", 0: "not clearly higher", -1: "clearly lower"}[sign]
+    ends = f"{np.mean(free):.1f} against {np.mean(based):.1f}"
+    return Claim(name_verdict(sign), f"the model-free end is {what} ({ends})")
+
+
 def describe(results: Results) -> str:
     curves = match_seeds(results["curves"])
     if not curves[MODEL_FREE]["final"]:
@@ -40,33 +92,50 @@ def describe(results: Results) -> str:
     return f"{describe_steps(curves, levels)}\n{describe_end(curves, levels)}"
 
 
-def describe_steps(curves: Results, levels: Results) -> str:
-    """The first half of the lecture's claim: steps to a level that is a share of the expert's."""
+def compare_steps(
+    curves: Results, levels: Results
+) -> tuple[float, dict[str, float | None], dict[str, int | None]]:
+    """A level that is a share of the expert's return, the steps of each agent to it, and whether
+    agents with a model need fewer than the one without: 1, as many: 0, or more: -1; None where
+    too few steps were taken to tell.
+    """
     highest = max(float(average_episodes(c)[:, 1].max(initial=0.0)) for c in curves.values())
     level = SHARE * levels.get(EXPERT, highest)
-    whose = "the expert's return" if EXPERT in levels else "the highest return"
     steps = {name: count_steps(curve, level) for name, curve in curves.items()}
-    listed = join_words([f"{name} {_say_steps(count)}" for name, count in steps.items()])
-    free = steps[MODEL_FREE] or np.inf
-    words, fewer, open_ = [], [], []
+    free, compared = steps[MODEL_FREE] or np.inf, {}
     for name in (PLANS, DYNA):
         based = steps[name] or np.inf
-        last = float(average_episodes(curves[name])[:, 0].max(initial=0.0))
-        if np.isinf(based) and np.isinf(free):
+        is_open = np.isinf(based) and (np.isinf(free) or free > find_last_step(curves[name]))
+        compared[name] = None if is_open else int(np.sign(free - based)) if based != free else 0
+    return level, steps, compared
+
+
+def find_last_step(curve: Results) -> float:
+    return float(average_episodes(curve)[:, 0].max(initial=0.0))
+
+
+def describe_steps(curves: Results, levels: Results) -> str:
+    """The first half of the lecture's claim."""
+    level, steps, compared = compare_steps(curves, levels)
+    whose = "the expert's return" if EXPERT in levels else "the highest return"
+    listed = join_words([f"{name} {_say_steps(count)}" for name, count in steps.items()])
+    words, free = [], steps[MODEL_FREE]
+    for name, sign in compared.items():
+        based = steps[name]
+        if sign is None and free is None:
             words.append(f"neither {name} nor {MODEL_FREE} gets there")
-            open_.append(name)
-        elif np.isinf(based) and free > last:
+        elif sign is None:
+            last = find_last_step(curves[name])
             words.append(f"{last:,.0f} steps are too few to compare {name}")
-            open_.append(name)
-        elif based == free:
+        elif sign == 0:
             words.append(f"{name} needs as many steps as {MODEL_FREE}")
-        elif based < free:
-            ratio = f"{free / based:.1f} times as many steps as" if np.isfinite(free) else ""
-            words.append(f"{MODEL_FREE} needs {ratio or 'more steps than'} {name}")
-            fewer.append(name)
+        elif sign == 1 and based:
+            ratio = f"{free / based:.1f} times as many steps as" if free else "more steps than"
+            words.append(f"{MODEL_FREE} needs {ratio} {name}")
         else:
             words.append(f"{name} needs more steps than {MODEL_FREE}")
-    known = [name for name in (PLANS, DYNA) if name not in open_]
+    known = [name for name, sign in compared.items() if sign is not None]
+    fewer = [name for name, sign in compared.items() if sign == 1]
     if not known:
         verdict = "so that nothing is decided"
     elif fewer == known:
@@ -85,16 +154,24 @@ def _say_steps(count: float | None) -> str:
     return "never" if count is None else f"{count:,.0f}"
 
 
+def compare_ends(curves: Results, levels: Results) -> tuple[str, bool]:
+    """Which agent with a model ends highest, and whether it and the one without are both too near
+    the expert's return to be compared.
+    """
+    means = {name: np.mean(curves[name]["final"]) for name in (PLANS, DYNA, MODEL_FREE)}
+    best = max((PLANS, DYNA), key=lambda name: means[name])
+    least = min(means[MODEL_FREE], means[best])
+    return best, EXPERT in levels and least >= CEILING * levels[EXPERT]
+
+
 def describe_end(curves: Results, levels: Results) -> str:
     """The second half: a higher end without a model."""
     finals = {name: curves[name]["final"] for name in (PLANS, DYNA, MODEL_FREE)}
-    free = finals[MODEL_FREE]
-    best = max((PLANS, DYNA), key=lambda name: np.mean(finals[name]))
+    free, (best, is_open) = finals[MODEL_FREE], compare_ends(curves, levels)
     over = describe_count(len(free), "seed")
     ends = join_words([f"{name} at {describe_mean(final)}" for name, final in finals.items()])
     said = f"With {FREE_FACTOR} times the steps for {MODEL_FREE}, the ends are {ends} ({over})"
-    least = min(np.mean(free), np.mean(finals[best]))
-    if EXPERT in levels and least >= CEILING * levels[EXPERT]:
+    if is_open:
         return (
             f"{said}: {best} and {MODEL_FREE} are both at the expert's return "
             f"({levels[EXPERT]:.1f}), so that this task cannot show who would end higher."
@@ -124,10 +201,11 @@ def draw(results: Results) -> str:
 LESSON = Lesson(
     "model_free",
     "Model-based against model-free",
-    "A model learns a task from fewer steps, and a model-free agent ends higher once it has had "
-    "many more, as no model error limits it.",
+    "that a model learns a task from fewer steps, and that a model-free agent ends higher once it "
+    "has had many more, as no model error limits it.",
     list_labels,
     measure,
+    summarize,
     describe,
     draw,
 )

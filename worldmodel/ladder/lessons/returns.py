@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,12 +20,24 @@ from worldmodel.ladder.learning_curves import (
 from worldmodel.ladder.lesson import Lesson, Results
 from worldmodel.ladder.material import Material
 from worldmodel.ladder.references import EXPERT, SPINNING, SPINS
-from worldmodel.ladder.statements import describe_mean, describe_steps, join_words, judge
+from worldmodel.ladder.statements import (
+    Claim,
+    Verdict,
+    combine_verdicts,
+    describe_mean,
+    describe_steps,
+    join_words,
+    judge,
+    name_verdict,
+    state_finding,
+)
 from worldmodel.ladder.trainings import Study
 
 ORDER = ("v05", "v10", "v15", "v2_ensemble")  # in which the lecture lets returns rise
 PLANNERS = ("v15", "v15_mppi", "v2_ensemble")  # that plan at every step
 POLICIES = ("v20", "v25", "v30")
+# Those beyond 1.5 from the same observations, and their numbers.
+HIGHER = {"v2_ensemble": "2", "v20": "2", "v25": "2.5", "v30": "3"}
 RANDOM_ONLY = "v05"
 ACTIONS = 30  # that are timed, after as many that are not
 
@@ -53,6 +67,83 @@ def measure_action_time(material: Material, label: str) -> float:
             began = time.process_time()
         _, carry = run.act([observation], carry)
     return (time.process_time() - began) / ACTIONS * 1000
+
+
+def summarize(results: Results) -> str:
+    curves = results["curves"]
+    claims = [claim_order(curves), claim_higher(curves), claim_price(results["action_ms"])]
+    compared = [curves[rung]["seeds"] for rung in (*ORDER[:3], *HIGHER) if rung in curves]
+    is_single = any(len(seeds) == 1 for seeds in compared)
+    return state_finding(claims, after=", over 1 seed" if is_single else "")
+
+
+def claim_order(curves: Results) -> Claim:
+    """Returns rise with each rung up to 1.5."""
+    rungs = [rung for rung in ORDER[:3] if rung in curves]
+    pairs = [(a, b) for a, b in zip(rungs, rungs[1:], strict=False) if _share_seeds(curves, a, b)]
+    if not pairs:
+        return Claim(Verdict.UNMEASURED, "no two rungs up to 1.5 can be compared")
+    verdict = combine_verdicts(name_verdict(compare_finals(curves, b, a)) for a, b in pairs)
+    first, last = pairs[0][0], pairs[-1][1]
+    compared = (first, *(b for _, b in pairs))
+    means = {rung: f"{np.mean(curves[rung]['final']):.1f}" for rung in compared}
+    if verdict is Verdict.AGREES:
+        return Claim(
+            verdict, f"returns rise from {means[first]} ({first}) to {means[last]} ({last})"
+        )
+    how = {
+        Verdict.PARTLY: "do not rise at each step",
+        Verdict.UNCLEAR: "do not clearly rise",
+        Verdict.DISAGREES: "do not rise",
+    }[verdict]
+    listed = ", ".join(f"{rung} {mean}" for rung, mean in means.items())
+    return Claim(verdict, f"up to {last} returns {how} ({listed})")
+
+
+def claim_higher(curves: Results) -> Claim:
+    """Returns rise beyond 1.5."""
+    known = [r for r in HIGHER if "v15" in curves and _share_seeds(curves, r, "v15")]
+    if not known:
+        return Claim(Verdict.UNMEASURED, "no rung from 2 to 3 can be compared with v15")
+    verdicts = {rung: name_verdict(compare_finals(curves, rung, "v15")) for rung in known}
+    verdict = combine_verdicts(verdicts.values())
+    gains, losses = (
+        join_words([rung for rung, own in verdicts.items() if own is wanted] or ["none"])
+        for wanted in (Verdict.AGREES, Verdict.DISAGREES)
+    )
+    what = {
+        Verdict.AGREES: "a clear gain",
+        Verdict.PARTLY: f"a clear gain with {gains} alone",
+        Verdict.UNCLEAR: "no clear gain",
+        Verdict.DISAGREES: f"a clear loss with {losses}",
+    }[verdict]
+    low, high = (f"{f(np.mean(curves[rung]['final']) for rung in known):.1f}" for f in (min, max))
+    first, last = HIGHER[known[0]], HIGHER[known[-1]]
+    subject = f"rung {first} brings" if first == last else f"rungs {first} to {last} bring"
+    return Claim(verdict, f"{subject} {what} ({low if low == high else f'{low} to {high}'})")
+
+
+def _share_seeds(curves: Results, a: str, b: str) -> bool:
+    return a in curves and b in curves and bool(list_shared_seeds(curves[a], curves[b]))
+
+
+def claim_price(action_ms: Results) -> Claim:
+    """A planned action costs more than one that a policy gives."""
+    plan, act = ([action_ms[r] for r in own if r in action_ms] for own in (PLANNERS, POLICIES))
+    if not plan or not act:
+        return Claim(Verdict.UNMEASURED, "no planned action can be compared with a policy's")
+    verdict = _compare_prices(plan, act)
+    if verdict is Verdict.AGREES:
+        ratio = math.floor(10 * min(plan) / max(act)) / 10  # so that "at least" holds
+        return Claim(verdict, f"planned actions take at least {ratio:.1f} times a policy's time")
+    planned, given = (_list_range(own, "ms") for own in (plan, act))
+    return Claim(verdict, f"planned actions take {planned}, a policy's {given}")
+
+
+def _compare_prices(plan: Sequence[float], act: Sequence[float]) -> Verdict:
+    if min(plan) > max(act):
+        return Verdict.AGREES
+    return Verdict.DISAGREES if max(plan) < min(act) else Verdict.UNCLEAR
 
 
 def describe(results: Results) -> str:
@@ -170,7 +261,7 @@ def describe_cost(results: Results) -> str:
         [action[rung] for rung in planners],
         [action[rung] for rung in policies],
     )
-    dearer = min(plan) > max(act)
+    dearer = _compare_prices(plan, act) is Verdict.AGREES
     verdict = "as the lecture says" if dearer else "which is not what the lecture says"
     said = (
         f"An action takes {_list_range(plan, 'ms')} of processor time where it is planned "
@@ -229,10 +320,11 @@ def draw(results: Results) -> str:
 LESSON = Lesson(
     "returns",
     "The rungs",
-    "Each rung mends what the one below gets wrong, so returns rise from 0.5 to 1.5 and on, while "
-    "planning at every step costs more compute than acting by a learnt policy.",
+    "that returns rise to 1.5 and beyond, as each rung mends what the one below gets wrong, and "
+    "that planning an action costs more compute than a learnt policy.",
     list_labels,
     measure,
+    summarize,
     describe,
     draw,
     needs_all=False,

@@ -7,7 +7,16 @@ import numpy as np
 from worldmodel.ladder.learning_curves import match_seeds, plot_curves, plot_finals, read_curves
 from worldmodel.ladder.lesson import Lesson, Results
 from worldmodel.ladder.material import Material
-from worldmodel.ladder.statements import describe_count, describe_mean, join_words, judge
+from worldmodel.ladder.statements import (
+    Claim,
+    describe_count,
+    describe_mean,
+    join_words,
+    judge,
+    name_verdict,
+    state_absence,
+    state_finding,
+)
 from worldmodel.ladder.trainings import Study, label_rollouts
 
 
@@ -25,20 +34,54 @@ def measure(material: Material) -> Results:
     return {"curves": curves, "references": material.measure_references(label)}
 
 
+def compare_lengths(curves: Results) -> dict[str, tuple[int, list[float], list[float]]]:
+    """Each longer length against the shortest over the seeds that both have: 1 where it is clearly
+    worse, 0 or -1, and the returns of the shortest and of the longer.
+    """
+    short, *longer = sorted(curves, key=int)
+    found = {}
+    for length in longer:
+        pair = match_seeds({short: curves[short], length: curves[length]})
+        ours, theirs = pair[short]["final"], pair[length]["final"]
+        if ours:
+            found[length] = judge(ours, theirs), ours, theirs
+    return found
+
+
+def summarize(results: Results) -> str:
+    """The lengths are grouped by whether they are worse than the shortest."""
+    curves = results["curves"]
+    short, *longer = sorted(curves, key=int)
+    steps = describe_count(int(short), "step")
+    if not longer:
+        return state_absence(f"only rollouts of {steps} are trained")
+    compared = compare_lengths(curves)
+    if not compared:
+        return state_absence("no length has a seed in common with the shortest")
+    claims = []
+    for sign, what in ((1, "clearly less"), (0, "not clearly less"), (-1, "clearly more")):
+        own = {length: found for length, found in compared.items() if found[0] == sign}
+        if own:
+            ours, theirs = (
+                join_words([f"{np.mean(found[i]):.1f}" for found in own.values()]) for i in (1, 2)
+            )
+            said = f"{join_words(list(own))} returned {what} ({theirs} against {ours})"
+            claims.append(Claim(name_verdict(sign), said))
+    counts = sorted({len(ours) for _, ours, _ in compared.values()})
+    seeds = describe_count(counts[-1], "seed")
+    seeds = seeds if len(counts) == 1 else f"{counts[0]} to {seeds}"
+    return state_finding(claims, f"compared with {steps}, rollouts of ", f", over {seeds}")
+
+
 def describe(results: Results) -> str:
-    """Each length is compared with the shortest over the seeds that both have."""
     curves = results["curves"]
     short, *longer = sorted(curves, key=int)
     if not longer:
         return f"Only rollouts of {describe_count(int(short), 'step')} are trained."
     words, verdicts = [], []
-    for length in longer:
-        pair = match_seeds({short: curves[short], length: curves[length]})
-        ours, theirs = pair[short]["final"], pair[length]["final"]
-        if not ours:
-            continue
-        verdicts.append(judge(ours, theirs))
-        what = {1: "clearly worse", 0: "no clear difference", -1: "clearly better"}[verdicts[-1]]
+    for length, (sign, ours, theirs) in compare_lengths(curves).items():
+        verdicts.append(sign)
+        what = {1: "clearly worse", 0: "no clear difference", -1: "clearly better"}[sign]
         words.append(
             f"{length} steps got {describe_mean(theirs)} and {short} got {describe_mean(ours)} "
             f"over {describe_count(len(ours), 'seed')}: {what}"
@@ -94,10 +137,11 @@ def draw(results: Results) -> str:
 LESSON = Lesson(
     "rollout_length",
     "Short branched rollouts against long ones",
-    "Short rollouts from real states keep the model's error small; long ones compound it, and the "
-    "policy learns from states that do not exist.",
+    "that a policy learns worse from long rollouts, which compound the model's error and lead to "
+    "states that do not exist, than from short ones that start from real states.",
     list_labels,
     measure,
+    summarize,
     describe,
     draw,
     needs_all=False,

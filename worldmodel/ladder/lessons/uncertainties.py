@@ -9,7 +9,13 @@ from worldmodel.ladder.grid import CELLS, EDGE, count_visits, make_grid
 from worldmodel.ladder.lesson import Lesson, Results
 from worldmodel.ladder.maps import plot_map
 from worldmodel.ladder.material import Material, measure_uncertainties, read_vectors
-from worldmodel.ladder.statements import join_words
+from worldmodel.ladder.statements import (
+    Claim,
+    Verdict,
+    join_words,
+    name_verdict,
+    state_finding,
+)
 from worldmodel.ladder.trainings import ROOM_DATA, Study
 from worldmodel.model.dynamics import Simulator
 
@@ -77,6 +83,59 @@ def average_kinds(results: Results, key: str) -> dict[str, float]:
     return {name: float(values[own].mean()) for name, own in kinds.items() if own.any()}
 
 
+def summarize(results: Results) -> str:
+    return state_finding([claim_entropy(results), claim_disagreement(results)], after=" (1 seed)")
+
+
+def claim_entropy(results: Results) -> Claim:
+    means = average_kinds(results, "entropy")
+    sign = judge_entropy(means)
+    if sign is None:
+        why = "entropy cannot be compared as a quiet or noisy part was not visited"
+        return Claim(Verdict.UNMEASURED, why)
+    noisy, quiet = means["visited, noisy"], means["visited, quiet"]
+    return Claim(
+        name_verdict(sign), f"entropy is {noisy:.1f} nats in noisy and {quiet:.1f} in quiet parts"
+    )
+
+
+def judge_entropy(means: dict[str, float]) -> int | None:
+    """1 where entropy is clearly higher in the noisy part, -1 where it is lower; None where one of
+    the parts was not visited.
+    """
+    if not {"visited, quiet", "visited, noisy"} <= set(means):
+        return None
+    more = means["visited, noisy"] - means["visited, quiet"]
+    return 1 if more > NATS else -1 if more < -NATS else 0
+
+
+def claim_disagreement(results: Results) -> Claim:
+    means = average_kinds(results, "disagreement")
+    found = compare_disagreement(means)
+    if found is None:
+        part = "no" if "unvisited" in means else "every"
+        why = f"disagreement cannot be compared as {part} part was visited"
+        return Claim(Verdict.UNMEASURED, why)
+    name, ratio, sign = found
+    times = f"{'' if sign == 1 else 'only '}{ratio:.1f} times"
+    return Claim(
+        name_verdict(sign),
+        f"disagreement in unvisited parts is {times} that in the {name.replace(',', '')} part",
+    )
+
+
+def compare_disagreement(means: dict[str, float]) -> tuple[str, float, int] | None:
+    """The visited part that members disagree on most, how many times as much they do so in the
+    unvisited part, and the verdict: 1 where that is clearly more, -1 where it is less.
+    """
+    known = {k: means[k] for k in ("visited, quiet", "visited, noisy") if k in means}
+    if "unvisited" not in means or not known:
+        return None
+    name = max(known, key=lambda k: known[k])
+    ratio = means["unvisited"] / max(1e-12, known[name])
+    return name, ratio, 1 if ratio >= TIMES else -1 if ratio <= 1 / TIMES else 0
+
+
 def describe(results: Results) -> str:
     kinds = split_cells(results)
     seen = kinds["visited, quiet"] | kinds["visited, noisy"]
@@ -90,17 +149,16 @@ def describe(results: Results) -> str:
 def describe_entropy(results: Results) -> str:
     """The lecture: entropy is high where the world is noisy."""
     means = average_kinds(results, "entropy")
-    if not {"visited, quiet", "visited, noisy"} <= set(means):
+    sign = judge_entropy(means)
+    if sign is None:
         return "Entropy cannot be compared: one of the quiet and noisy parts was not visited."
     noisy, quiet = means["visited, noisy"], means["visited, quiet"]
     more = noisy - quiet
-    verdict = (
-        "as the lecture says"
-        if more > NATS
-        else "the opposite of what the lecture says"
-        if more < -NATS
-        else "hardly what the lecture says"
-    )
+    verdict = {
+        1: "as the lecture says",
+        0: "hardly what the lecture says",
+        -1: "the opposite of what the lecture says",
+    }[sign]
     said = (
         f"Where it was visited, the predicted entropy is {noisy:.1f} nats in the noisy part and "
         f"{quiet:.1f} in the quiet one, {verdict}."
@@ -120,20 +178,18 @@ def describe_entropy(results: Results) -> str:
 def describe_disagreement(results: Results) -> str:
     """The lecture: what the model does not know shows in the members' disagreement."""
     means = average_kinds(results, "disagreement")
+    found = compare_disagreement(means)
     if "unvisited" not in means:
         return "Every part was visited, so that disagreement has nothing unknown to show."
-    known = {k: means[k] for k in ("visited, quiet", "visited, noisy") if k in means}
-    if not known:
+    if found is None:
         return "No part was visited, so that disagreement has nothing known to compare with."
-    name = max(known, key=lambda k: known[k])
-    ratio = means["unvisited"] / max(1e-12, known[name])
-    verdict = (
-        "as the lecture says"
-        if ratio >= TIMES
-        else "the opposite of what the lecture says"
-        if ratio <= 1 / TIMES
-        else "too little to show what the lecture says"
-    )
+    name, ratio, sign = found
+    verdict = {
+        1: "as the lecture says",
+        0: "too little to show what the lecture says",
+        -1: "the opposite of what the lecture says",
+    }[sign]
+    known = {k: means[k] for k in ("visited, quiet", "visited, noisy") if k in means}
     listed = join_words([f"{x:.2g} in the {k.replace(',', '')} part" for k, x in known.items()])
     return (
         f"The members' disagreement is {means['unvisited']:.2g} in the unvisited part, "
@@ -169,10 +225,11 @@ def draw(results: Results) -> str:
 LESSON = Lesson(
     "uncertainties",
     "Noise is not ignorance",
-    "The entropy of a prediction is high where the world is noisy, which no data mends; what the "
-    "model does not know shows in how much the members of an ensemble disagree.",
+    "that the entropy of a prediction is high where the world is noisy, and that what a model "
+    "does not know shows in how much the members of an ensemble disagree.",
     list_labels,
     measure,
+    summarize,
     describe,
     draw,
     state_only=True,
