@@ -5,11 +5,11 @@ python benchmarks/foresight.py RUN --by pixel image --planner.candidates 60 --be
 
 RUNs are trained on `pushing`. Episodes start as theirs did, beside the object with
 env.kwargs.start_near, unless --anywhere is given. No picture shows the goal. Runs that move pixels
-(model.dynamics pixels) plan by the designated pixel, which is the first object's centre, and to a
-goal picture; others plan to the goal picture, by the distance that their objective has learnt or
-else by belief. The same episodes are played by the scripted expert and by random actions. An
-episode is a success if the object comes within 0.08 of its goal in 100 frames. The goal picture is
-the last of the expert's episode. `pixel-truth` is told where the object is at each step, as the
+(model.dynamics pixels) plan by the designated pixel, which is nearest to the first object's centre,
+and to a goal picture; others plan to the goal picture, by the distance that their objective has
+learnt or else by belief. The same episodes are played by the scripted expert and by random actions.
+An episode is a success if the object comes within 0.08 of its goal in 100 frames. The goal picture
+is the last of the expert's episode. `pixel-truth` is told where the object is at each step, as the
 best tracking could, and `simulator` plans by the same cost in the true simulator.
 
 Each line of FOLDER/foresight.jsonl is JSON: a method and its successes, or for `errors` the mean
@@ -111,13 +111,21 @@ class Table:
         return played
 
     def find_pixels(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Row and column of the first object's centre and of its goal, each (1,1,2)."""
+        """Rows and columns, with fractions, of the first object's centre and of its goal: (1,1,2)."""
         state, (height, width) = self.task.state(), self.size
         scale = min(height, width) / 2
         x, y = state[[4, 2]], state[[5, 3]]
         rows, columns = height / 2 - scale * y - 0.5, width / 2 + scale * x - 0.5
         here, there = torch.from_numpy(np.stack([rows, columns], 1)).float()[:, None, None]
-        return here.round().long(), there
+        return here, there
+
+    def make_goal(self, told: bool) -> PixelGoal:
+        """The pixel nearest to the object's centre, and where it lies if the centre is at its goal
+        and the object has not turned. An agent that is told the centre has the centre's own goal.
+        """
+        here, there = self.find_pixels()
+        nearest = here.round()
+        return PixelGoal(nearest.long(), there if told else there + nearest - here)
 
 
 def make_random_policy(seed: int) -> Callable[[np.ndarray], Act]:
@@ -159,7 +167,7 @@ class Foresight:
             )
             return self.act
         if self.pixels:
-            goal: Any = PixelGoal(*self.table.find_pixels())
+            goal: Any = self.table.make_goal(self.told)
         else:
             shown = torch.from_numpy(self.goals[self.seed])[None, None]
             keys = self.run.config.goal
@@ -182,9 +190,9 @@ class Foresight:
         gaps = torch.hypot((places // width - row).float(), (places % width - column).float())
         self.played.append(float((now[0, 0] * gaps).sum()))
         if self.told:
-            spot = torch.zeros_like(now)
-            spot[..., row * width + column] = 1.0
-            self.carry["behavior/memory/now"] = spot
+            near = (1 - (places // width - row).abs()).clamp(min=0)
+            near = near * (1 - (places % width - column).abs()).clamp(min=0)
+            self.carry["behavior/memory/now"] = near.expand_as(now).clone()
 
 
 class TruePixelDistance:

@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import forked
-from benchmarks.foresight import Table, make_random_policy
+from benchmarks.foresight import Foresight, Table, make_random_policy, prepare
 from runs import seed_dir, train
 from worldmodel.errors import UsageError
 from worldmodel.saved_run import Run
@@ -38,12 +39,38 @@ def test_who_sees_the_state_succeeds_and_chance_does_not(run_dir):
 def test_the_designated_pixel_is_the_objects(run_dir):
     table = Table(Run.open(run_dir), False)
     picture = table.env.reset(seed=3)[0].astype(float)
-    ((row, column),) = table.find_pixels()[0][0].tolist()
+    ((row, column),) = table.make_goal(told=False).designated[0].tolist()
     gap = np.abs(picture - table.task.bodies[0].shape.colour).sum(-1)
     assert gap[row, column] < 60 and gap[row, column] < np.median(gap) / 3
     goal = table.find_pixels()[1][0, 0].tolist()
     x, y = table.task.goal
     assert goal == pytest.approx([7.5 - 8 * y, 7.5 + 8 * x], abs=1e-4)
+
+
+def test_a_goal_moves_the_designated_pixel_as_far_as_the_centre(run_dir):
+    table = Table(Run.open(run_dir), False)
+    table.env.reset(seed=3)
+    here, there = table.find_pixels()
+    goal, known = table.make_goal(told=False), table.make_goal(told=True)
+    assert (here - here.round()).abs().max() > 0.05
+    torch.testing.assert_close(goal.pixels - goal.designated, there - here)
+    torch.testing.assert_close(known.pixels, there)
+
+
+def test_who_is_told_expects_the_centre_itself(run_dir):
+    table = Table(Run.open(run_dir), False)
+    agent = Foresight(
+        prepare(Run.open(run_dir), "pixel_distance", []), table, {3: None}, "pixel-truth"
+    )
+    table.env.reset(seed=3)
+    height, width = table.size
+    agent.carry = {"behavior/memory/now": torch.zeros(1, 1, height * width)}
+    agent.follow()
+    told = agent.carry["behavior/memory/now"].view(height, width)
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    expected = torch.stack([(told * rows).sum(), (told * columns).sum()])
+    torch.testing.assert_close(expected, table.find_pixels()[0].flatten())
+    assert told.sum().item() == pytest.approx(1) and (told > 0).sum() <= 4
 
 
 def test_lines_and_pictures_of_every_method(run_dir, tmp_path):
