@@ -4,13 +4,14 @@ python benchmarks/foresight.py RUN [RUN ...] [--goals N] [--by NAME ...] [--out 
 python benchmarks/foresight.py RUN --by pixel image --planner.candidates 60 --behavior.replan 2
 
 RUNs are trained on `pushing`. Episodes start as theirs did, beside the object with
-env.kwargs.start_near, unless --anywhere is given. No picture shows the goal. Runs that move pixels
-(model.dynamics pixels) plan by the designated pixel, which is nearest to the first object's centre,
-and to a goal picture; others plan to the goal picture, by the distance that their objective has
-learnt or else by belief. The same episodes are played by the scripted expert and by random actions.
-An episode is a success if the object comes within 0.08 of its goal in 100 frames. The goal picture
-is the last of the expert's episode. `pixel-truth` is told where the object is at each step, as the
-best tracking could, and `simulator` plans by the same cost in the true simulator.
+env.kwargs.start_near, unless --anywhere is given. No picture shows the goal. Runs that move
+pixels (model.dynamics pixels) plan by the designated pixel, which is that nearest to the first
+object's centre, and to a goal picture; others plan to the goal picture, by the distance that
+their objective has learnt or else by belief. The same episodes are played by the scripted expert
+and by random actions. An episode is a success if the object comes within 0.08 of its goal in 100
+frames. The goal picture is the last of the expert's episode. `pixel-truth` is told where the
+object is at each step, as the best tracking could, and `simulator` plans by the same cost in the
+true simulator.
 
 Each line of FOLDER/foresight.jsonl is JSON: a method and its successes, or for `errors` the mean
 squared error of a run's predicted pictures by horizon, beside that of the last picture seen, or
@@ -111,7 +112,7 @@ class Table:
         return played
 
     def find_pixels(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows and columns, with fractions, of the first object's centre and of its goal: (1,1,2)."""
+        """Row and column, with fractions, of the object's centre and of its goal, each (1,1,2)."""
         state, (height, width) = self.task.state(), self.size
         scale = min(height, width) / 2
         x, y = state[[4, 2]], state[[5, 3]]
