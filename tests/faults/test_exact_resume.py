@@ -116,6 +116,8 @@ KINDS = {
     "random actions, shifted pictures before moving backgrounds": (
         "--behavior.name",
         "random",
+        "--behavior.hold",
+        "3",
         "--env.task",
         "distract:pendulum",
         "--augment.shift",

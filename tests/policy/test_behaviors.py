@@ -11,6 +11,8 @@ from worldmodel.errors import UsageError
 from worldmodel.model.dynamics import Rollout
 from worldmodel.policy.behaviors import BehaviorParts, Planning
 from worldmodel.policy.behaviors.mpc import MPC, Settings
+from worldmodel.policy.behaviors.random import Random
+from worldmodel.policy.behaviors.random import Settings as HoldSettings
 from worldmodel.policy.plan_scores import ScoreInputs
 from worldmodel.policy.plan_scores.reward import Reward
 from worldmodel.policy.plan_scores.reward_and_value import RewardAndValue
@@ -238,6 +240,20 @@ def test_every_behaviour_acts_legally_for_a_batch_and_repeats_itself(name, space
         assert (action[:, :2].sum(-1) == 1).all() and (action[:, 2:].sum(-1) == 1).all()
     else:
         assert action.abs().max() <= 1
+
+
+def test_a_random_action_is_kept_for_as_many_steps_as_asked_for():
+    parts = BehaviorParts(LineWorld(), SPACE, 0.0, None, None, HoldSettings(hold=3))
+    behavior, taken = Random(parts), []
+    generator, carry = torch.Generator().manual_seed(0), behavior.init(2)
+    for t in range(9):
+        first = torch.tensor([t == 0, t in (0, 4)])
+        action, carry = behavior.act({}, carry, first, "train", generator)
+        taken.append(action)
+    rows = torch.stack(taken, 1)
+    same = (rows[:, 1:] == rows[:, :-1]).all(-1).tolist()
+    assert same[0] == [t not in (3, 6) for t in range(1, 9)]
+    assert same[1] == [t not in (3, 4, 7) for t in range(1, 9)], "a new episode draws anew"
 
 
 def test_a_state_that_went_mad_is_forgotten_when_an_episode_starts():
