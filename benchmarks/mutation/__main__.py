@@ -154,9 +154,14 @@ def run_mutants(mutants: list[Mutant], results: Path, workers: int, survivors: b
 
 
 def write_report(mutants: list[Mutant], results: Path) -> None:
-    """Sort the results as drawn, drop those of mutants that are gone, and write the page."""
+    """Sort the results as drawn and write the page; its record alone drops mutants that are gone,
+    and those of other draws keep them.
+    """
     outcomes = read_outcomes(results)
-    write_outcomes(results, (outcomes[m.key] for m in mutants if m.key in outcomes))
+    order = [m.key for m in mutants if m.key in outcomes]
+    if results != locate_results(SEED):
+        order = list(dict.fromkeys([*order, *outcomes]))
+    write_outcomes(results, (outcomes[key] for key in order))
     text = render_page(mutants, outcomes, read_equivalents(EQUIVALENT))
     if results != locate_results(SEED):
         say(text)

@@ -5,10 +5,28 @@ import os
 
 import pytest
 
-from benchmarks.mutation.draw import PACKAGES, draw_from_files, find_package
+from benchmarks.mutation.__main__ import write_report
+from benchmarks.mutation.draw import (
+    GROUPS,
+    JOINED,
+    PACKAGES,
+    SEED,
+    draw_from_files,
+    draw_group,
+    find_package,
+    list_files,
+)
 from benchmarks.mutation.operators import find_mutants
-from benchmarks.mutation.results import Outcome, render_page
+from benchmarks.mutation.results import (
+    KILLED,
+    SURVIVED,
+    Outcome,
+    read_outcomes,
+    render_page,
+    write_outcomes,
+)
 from benchmarks.mutation.server import Server
+from benchmarks.mutation.workplace import ROOT
 
 SOURCE = b'''"""A module."""
 
@@ -89,6 +107,28 @@ def test_the_score_leaves_out_equivalents_and_what_cannot_run_here():
     assert "| all | 4 | 2 | 1 | 1 | 0 | 1 | 66.7 % |" in page
     proven = render_page(drawn, outcomes, {drawn[2].key: "Nothing reads it."})
     assert "| all | 4 | 2 | 1 | 0 | 1 | 1 | 100.0 % |" in proven and "Nothing reads it." in proven
+
+
+def test_files_that_join_a_group_change_only_its_later_draws():
+    for group, (files, tests) in GROUPS.items():
+        joined = JOINED.get(group, ())
+        assert list_files(group, SEED) == files and list_files(group, 1) == files + joined
+        assert len({*files, *joined}) == len(files + joined)
+        assert all((ROOT / name).is_file() for name in (*files, *joined, *tests))
+        assert {m.path for m in draw_group(ROOT, group, 3)} <= {*files}
+
+
+def test_the_record_of_another_draw_keeps_mutants_that_are_gone(tmp_path, capsys):
+    record, drawn = tmp_path / "group-0.jsonl", draw_from_files({"x.py": SOURCE}, 3)
+    gone, *rest = drawn
+    status = dict(zip((m.key for m in drawn), (SURVIVED, KILLED, KILLED), strict=True))
+    outcomes = [
+        Outcome(*m.key, m.operator, "0", status[m.key], None, None, "", 1.0, 1) for m in drawn
+    ]
+    write_outcomes(record, outcomes)
+    write_report(rest[::-1], record)
+    assert list(read_outcomes(record)) == [m.key for m in (*rest[::-1], gone)]
+    assert "| all | 2 | 2 | 0 | 0 | 0 | 0 | 100.0 % |" in capsys.readouterr().out
 
 
 TESTS = """
