@@ -57,6 +57,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "tests/model/test_frame_stack.py",
             "tests/model/test_model.py",
             "tests/kernels/test_member_mlp.py",
+            "tests/policy/test_control_problems.py",
             "tests/policy/test_plan_scores.py",
             "tests/policy/test_goals.py",
             "tests/policy/test_behaviors.py",

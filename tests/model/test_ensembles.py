@@ -59,6 +59,17 @@ def test_the_loss_is_the_summed_squared_error_of_the_step_predicted():
     assert losses["ensemble"][1, 4] == 0 and losses["ensemble"][0, 4] > 0  # 1, 4 is a start
 
 
+def test_the_disagreement_shown_is_a_mean_over_predicted_steps_and_keeps_no_graph():
+    heads, batch = make_heads(), random_batch()
+    feat, target = torch.randn(B, T, FEAT), torch.randn(B, T, S)
+    shown = heads.loss(batch, feat, target)[1]["disagreement"]
+    assert not shown.requires_grad
+    members = heads.predict(feat[:, :-1], batch["prev_action"][:, 1:]).detach()
+    predicted = ~batch["is_first"][:, 1:].bool()
+    assert not predicted.all()
+    torch.testing.assert_close(shown, measure_disagreement(members)[predicted].mean())
+
+
 def test_a_member_learns_only_from_the_rows_that_its_resample_holds():
     heads = make_heads("ensemble.bootstrap=true")
     batch = random_batch()

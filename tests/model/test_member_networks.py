@@ -39,6 +39,15 @@ def test_a_single_member_takes_every_row():
     torch.testing.assert_close(found, net.run_all(x)[:, 0])
 
 
+def test_a_single_member_waits_for_no_values_so_that_graphs_can_capture_it():
+    """A tensor on the device `meta` has none."""
+    with torch.device("meta"):
+        net, member = MemberMLP(1, 3, 2, 1, 8), torch.zeros(5, dtype=torch.long)
+        assert net.run_each(torch.empty(5, 3), member).shape == (5, 2)
+    with pytest.raises(RuntimeError):
+        member.tolist()
+
+
 def test_a_row_moves_the_weights_of_its_own_member_alone():
     net = MemberMLP(K, IN, OUT, 1, 7)
     net.run_each(torch.randn(4, IN), torch.tensor([1, 1, 1, 1])).sum().backward()

@@ -108,6 +108,29 @@ def test_noise_follows_from_the_generator_of_a_rollout():
     assert torch.equal(roll(0)[1], roll(1)[1]), "away from the carpet nothing is random"
 
 
+class SeedRecorder:
+    """A simulator in which nothing moves."""
+
+    angles = ()
+
+    def __init__(self):
+        self.seeds = []
+
+    def step(self, rows, actions, seed):
+        self.seeds.append(seed)
+        return rows, np.zeros(len(rows)), np.zeros(len(rows), bool)
+
+
+def test_no_two_steps_of_a_rollout_are_seeded_alike():
+    simulator = SeedRecorder()
+    dynamics = SimulatorDynamics(
+        Settings(), None, actions=1, embed=2, simulator=simulator, decode_actions=np.asarray
+    )
+    state = dynamics.observe_step({}, torch.ones(3, 2), None, None, None)
+    dynamics.imagine(state, torch.zeros(3, 200, 1), torch.Generator().manual_seed(0))
+    assert len(simulator.seeds) == len({*simulator.seeds}) == 200
+
+
 def test_a_sequence_equals_its_steps_and_the_prior_is_what_was_seen():
     env, model, agent = make("pendulum")
     plans = np.random.default_rng(0).uniform(-1, 1, (B, 6, 1)).astype(np.float32)

@@ -114,6 +114,30 @@ def test_statistics_of_two_halves_are_those_of_the_whole():
     torch.testing.assert_close(model.dynamics.std, batch["vector"].std((0, 1), correction=0))
 
 
+def test_statistics_average_over_the_last_hundred_updates_or_so():
+    _, model = make()
+    dynamics, batch = model.dynamics, make_batch()
+    dynamics.update_statistics(batch["vector"], batch["is_first"], 10_000, lambda x: x)
+    rows, steps = batch["vector"].flatten(0, 1), batch["vector"].diff(dim=1)
+    mean, variance = rows.mean(0), rows.var(0, correction=0)
+    torch.testing.assert_close(dynamics.mean, 0.01 * mean)
+    wanted = 0.99 + 0.01 * variance + 0.99 * 0.01 * mean.square()  # of a mixture: 99 to 1
+    torch.testing.assert_close(dynamics.std.square(), wanted)
+    wanted = 0.99 + 0.01 * steps.square().mean((0, 1))
+    torch.testing.assert_close(dynamics.step_std.square(), wanted)
+
+
+def test_vectors_in_tiny_units_are_standardized_and_constant_ones_are_not_divided_by_zero():
+    _, model = make()
+    dynamics = model.dynamics
+    for std, spread in ((1.5e-6, 1.5e-6), (0.0, 1e-6)):
+        for statistic in (dynamics.std, dynamics.step_std):
+            statistic.fill_(std)
+        torch.testing.assert_close(dynamics.scale, torch.full((N,), spread))
+        moved = dynamics.mean + 3 * spread
+        torch.testing.assert_close(dynamics.standardize(moved), torch.full((N,), 3.0))
+
+
 def test_a_prior_knows_the_step_before_and_nothing_else():
     _, model = make("ensemble.size=2", "ensemble.of=dynamics")
     batch = make_batch()

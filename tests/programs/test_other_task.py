@@ -170,6 +170,20 @@ def test_heads_are_fitted_to_rewards_and_ends(monkeypatch, terminal):
     assert not any(p.requires_grad for p in model.reward.parameters())
 
 
+def test_an_episode_without_end_is_cut(run_dir, monkeypatch):
+    class Endless:
+        def __init__(self, *_):
+            pass
+
+        def step(self, player):
+            return [{"reward": 0.5, "is_last": False}]
+
+    monkeypatch.setattr(other_task, "Rollout", Endless)
+    monkeypatch.setattr(other_task, "fit_heads", lambda *_: None)
+    run = Run.open(run_dir).replace_task("my_tasks:Hanging")
+    assert learn_task(run, None, 0, 1) == [0.5 * 100_000]
+
+
 def test_a_script_gives_seed_and_actions(run_dir):
     """The rewards are those of the scripted actions, whatever the agent would have done."""
     run = Run.open(run_dir).replace_task("my_tasks:Hanging")
