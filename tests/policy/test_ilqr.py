@@ -411,6 +411,27 @@ def test_a_wider_reach_solves_without_bounds_and_clamps_at_last():
     assert (find(1.0) - free.clamp(-1, 1)).abs().max() > 0.1
 
 
+class Abyss(Valleys):
+    """The deepest valley lies beyond the bounds, at 1.8."""
+
+    def measure(self, rows, last, time):
+        return super().measure(rows, last, time) - 9 * torch.exp(-4 * (rows[..., 1] - 1.8) ** 2)
+
+
+def test_restarts_with_a_wider_reach_are_compared_as_they_are_carried_out():
+    """The plan at 1.8 costs least, but clamped to 1 it costs more than that at 0.7."""
+    problem, mean = Abyss(torch.zeros(20, 1).double(), 1), torch.ones(20, 1, 1)
+    at = {x: total(problem, torch.full((1, 20, 1), x).double())[0] for x in (0.7, 1.0, 1.8)}
+    assert at[1.8] < at[0.7] < at[1.0]
+
+    def find(restarts):
+        planner = make(iterations=20, mu=0.1, restarts=restarts, reach=2.0)
+        return planner(Score(problem), mean, mean, Box(), torch.Generator().manual_seed(0))
+
+    assert torch.equal(find(0), mean), "the last plan ends at 1.8"
+    torch.testing.assert_close(find(15).abs(), torch.full_like(mean, 0.7), atol=0.02, rtol=0)
+
+
 def test_derivatives_that_are_not_finite_count_as_none():
     wild = torch.tensor([torch.nan, torch.inf, -torch.inf, 2.0])
     for found in drop_non_finite((wild, wild)):

@@ -89,8 +89,8 @@ class ILQR:
     """Improve the search's mean `iterations` times, and `restarts` random plans beside it; the
     cheapest is the plan. Each problem has its own regularisation and its own step. All in float64.
 
-    With a `reach` above 1 the bounds are so many times as wide. Plans are compared as they are,
-    and the cheapest is clamped at last.
+    With a `reach` above 1 the bounds are so many times as wide. Plans are clamped once they are
+    improved, and then compared.
     """
 
     def __init__(self, settings: Settings):
@@ -110,6 +110,7 @@ class ILQR:
         problem = score_fn.make_problem(mean.shape[1], self.settings.control, 1 + restarts)
         plans = torch.cat([proposal.finish(mean), *draw_plans(mean, restarts, limits, generator)])
         found = self.improve(problem, plans.transpose(0, 1).double(), wide)  # (H,K*B,A)
+        found = found.clamp(*limits)
         if restarts:
             found = keep_cheapest(problem, found, len(mean))
         return proposal.finish(found.transpose(0, 1).to(mean.dtype))
