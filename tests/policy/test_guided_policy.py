@@ -170,14 +170,25 @@ def test_controllers_improve_within_rounds_and_hold_the_mass_at_the_target():
 
 
 def test_no_controller_moves_further_than_its_bound():
-    """At the states of the first rollouts; the bound holds where the controllers lead."""
-    _, model, policy, behavior = make("guided.kl=0.02", "guided.kl_limits=[0.01, 0.02]")
+    """Along the states that the new controllers lead to, with the spread of the rollouts before.
+
+    The rest of the bound goes to their covariance, which is not carried out.
+    """
+    keys = "guided.kl=0.02", "guided.kl_limits=[0.01, 0.02]", "guided.adopt_after=9"
+    _, model, policy, behavior = make(*keys)
     play_round(policy, behavior, model, torch.Generator().manual_seed(0))
-    states = policy.kept_states[:, :, :-1]
-    moved = (policy.tried_gain[:, None] @ states.unsqueeze(-1)).squeeze(-1)
-    moved = moved + policy.tried_offset[:, None]
-    kl = (moved.square().sum(-1) / (2 * 0.2**2)).mean((1, 2))
-    assert (kl < 0.04).all() and kl.max() > 0.01, kl
+    turn, shift = policy.tried_gain - policy.base_gain, policy.tried_offset - policy.base_offset
+    apart = policy.kept_states - policy.kept_states.mean(1, keepdim=True)
+    state, kl = policy.kept_states[:, 0, 0], []
+    for t in range(8):
+        mean = (turn[:, t] @ state.unsqueeze(-1)).squeeze(-1) + shift[:, t]
+        spread = (turn[:, None, t] @ apart[:, :, t].unsqueeze(-1)).squeeze(-1)
+        square = mean.square().sum(-1) + spread.square().sum(-1).mean(1)
+        kl.append(square / (2 * 0.2**2))
+        action = (policy.tried_gain[:, t] @ state.unsqueeze(-1)).squeeze(-1)
+        state = push(state, action + policy.tried_offset[:, t])
+    found = torch.stack(kl).mean(0)
+    assert (found <= 0.02).all() and (found > 0.8 * 0.02).all(), found
 
 
 def test_what_turns_out_worse_is_given_up_and_its_bound_shrinks():
