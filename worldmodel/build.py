@@ -97,6 +97,11 @@ def make_encoder(c: Config, obs: ObservationSpace) -> Encoder | RawVectors | Raw
         return RawPicture(obs)
     if states_fact(place, "encodes_nothing"):
         return RawVectors(obs)
+    if c.model.encoder == "spatial" and not obs.pictures:
+        raise UsageError(
+            f"model.encoder: spatial finds points in pictures, and the model sees only "
+            f"{', '.join(obs)}; set env.obs or model.unseen otherwise, or leave it at cnn"
+        )
     kind = registry.import_class(registry.ENCODERS, c.model.encoder)
     settings = get_settings(c, registry.ENCODERS, c.model.encoder) or c.model
     return Encoder(obs, partial(kind, settings), c.model.units)

@@ -78,8 +78,19 @@ def test_whatever_would_imagine_answers_in_one_line(dynamics):
             call()
 
 
-def test_an_update_trains_the_encoder_by_the_critics_loss_alone():
-    c = loading.parse(["debug", *MODEL_FREE, "augment.shift=2", "dyna.n_step=2"])
+ENCODERS = {
+    "convolutions": (),
+    "feature points": (
+        *("model.encoder=spatial", "spatial.channels=[4]", "spatial.points=6"),
+        "model.backdrop=100",
+    ),
+}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_an_update_trains_the_encoder_by_the_critics_loss_alone(encoder):
+    keys = (*ENCODERS[encoder], "augment.shift=2", "dyna.n_step=2")
+    c = loading.parse(["debug", *MODEL_FREE, *keys])
     torch.manual_seed(0)
     space = ActionSpace(2)
     model = build.make_model(c, ObservationSpace({"image": (32, 32, 3)}), space)
@@ -108,12 +119,43 @@ def test_an_update_trains_the_encoder_by_the_critics_loss_alone():
     assert all(not g.any() for g in torch.autograd.grad(total, weights))
 
 
+def test_teachers_train_the_feature_points_of_the_last_frames():
+    """The network of Levine et al. (2016): from points to actions, by imitation."""
+    keys = "model.encoder=spatial", "spatial.points=6", "spatial.channels=[4]"
+    c = loading.parse(["gps", *keys, "guided.target=[1, 0, 0]"])
+    torch.manual_seed(0)
+    space, seen = ActionSpace(1), ObservationSpace({"image": (32, 32, 3), "vector": (3,)})
+    model = build.make_model(c, seen, space)
+    policy = build.make_policy(c, model, space)
+    policy.round += 1
+    policy.teacher_offset.normal_()
+    length = 6
+    batch = {
+        "image": torch.randint(0, 255, (2, length, 32, 32, 3), dtype=torch.uint8),
+        "vector": torch.randn(2, length, 3),
+        "prev_action": torch.zeros(2, length, 1),
+        "is_first": torch.zeros(2, length, dtype=torch.bool),
+        "guide_step": torch.arange(length).expand(2, length),
+        "guide_condition": torch.tensor([[0], [3]]).expand(2, length),
+        "guide_round": torch.ones(2, length),
+    }
+    post = model.infer_states(batch)
+    points = model.find_points(model.encode(batch))["image"].flatten(2)
+    torch.testing.assert_close(post["frames"][:, -1].flatten(1), points[:, -3:].flatten(1))
+    losses, metrics = policy.losses(model, batch, post, model.dynamics.features(post))
+    assert metrics["taught"] == 1
+    losses["imitation"].backward()
+    for name, weights in model.encoder.named_parameters():
+        assert weights.grad is not None and weights.grad.abs().sum() > 0, name
+
+
 def test_what_needs_a_model_is_refused_at_the_start():
     for words, line in (
         (["behavior.name=mpc"], "model.dynamics: frame_stack imagines nothing, and behavior.name"),
         (["dyna.rollout_length=2"], "set dyna.rollout_length 0"),
         (["loss.objective={barlow: 1.0}"], "frame_stack learns from the policy alone, so barlow"),
         (["train.policy_updates_per_step=1"], "every update trains policy and encoder"),
+        (["loss.smooth=1"], "so it would train nothing; set it to 0"),
     ):
         with pytest.raises(loading.ConfigError, match=line):
             loading.parse(["debug", *MODEL_FREE, *words])

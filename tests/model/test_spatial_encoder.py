@@ -12,6 +12,7 @@ from test_model import VECTOR, A, B, H, T, W, make, random_batch
 from worldmodel import build, registry
 from worldmodel.config import loading
 from worldmodel.config.component_settings import states_fact
+from worldmodel.errors import UsageError
 from worldmodel.evaluation.imagination import feature_points
 from worldmodel.model.spatial_encoder import (
     Settings,
@@ -163,6 +164,26 @@ def test_a_weight_on_accelerations_makes_them_smaller():
     [
         (["loss.smooth=1"], "loss.smooth: cnn finds no feature points"),
         (
+            ["model.dynamics=pixels", "loss.objective={}", "model.encoder=spatial"],
+            "model.encoder: model.dynamics pixels encodes nothing, so spatial would not be used",
+        ),
+        (
+            ["model.dynamics=pixels", "loss.objective={}", "loss.smooth=1"],
+            "loss.smooth: model.dynamics pixels encodes nothing",
+        ),
+        (
+            ["model.dynamics=mlp", "env.obs=state", "loss.objective={}", "model.encoder=spatial"],
+            "model.encoder: model.dynamics mlp encodes nothing",
+        ),
+        (
+            ["model.dynamics=simulator", "model.encoder=spatial"],
+            "model.encoder: model.dynamics simulator encodes nothing",
+        ),
+        (
+            ["gps", "model.encoder=spatial", "loss.smooth=1"],
+            "loss.smooth: model.dynamics frame_stack learns from the policy alone",
+        ),
+        (
             ["model.encoder=spatial", "env.obs=state"],
             "model.encoder: spatial finds points in pictures",
         ),
@@ -173,7 +194,16 @@ def test_a_weight_on_accelerations_makes_them_smaller():
 def test_what_cannot_be_is_one_line(keys, words):
     with pytest.raises(loading.ConfigError) as error:
         loading.parse(["debug", *keys])
-    assert any(words in problem and "\n" not in problem for problem in error.value.problems)
+    (line,) = error.value.problems
+    assert words in line and "\n" not in line
+
+
+def test_a_model_that_sees_no_picture_has_no_points():
+    hidden = ("env.obs=both", "model.unseen=[image]", "loss.smooth=1")
+    with pytest.raises(
+        UsageError, match="finds points in pictures, and the model sees only vector;"
+    ):
+        make(*SPATIAL, *hidden, vector=(VECTOR,))
 
 
 def test_points_are_drawn_where_they_are():

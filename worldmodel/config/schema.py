@@ -396,12 +396,7 @@ def contradictions(c: Config) -> list[str]:
         )
     if c.env.task.startswith("distract:") and c.env.obs == "state":
         found.append("env.task: distract: changes pictures; env.obs is state")
-    found += _component_contradictions(c, registry.ENCODERS, m.encoder)
-    if c.loss.smooth and m.encoder != "spatial":
-        found.append(
-            f"loss.smooth: {m.encoder} finds no feature points; set model.encoder spatial, or "
-            f"loss.smooth 0"
-        )
+    found += _encoder_contradictions(c)
     factor = m.patch * 2 ** (len(m.cnn) - 1)
     sizes = {"env.size": c.env.size} | {f"env.sizes.{k}": v for k, v in c.env.sizes.items()}
     for key, (h, w) in sizes.items():
@@ -451,6 +446,37 @@ def contradictions(c: Config) -> list[str]:
         found.append("loss.objective: every weight is zero; the latent would learn nothing")
     found += _ensemble_contradictions(c)
     return found + _objective_contradictions(c) + _goal_contradictions(c)
+
+
+def _encoder_contradictions(c: Config) -> list[str]:
+    """Of the encoder of pictures and the loss of its points, which not all dynamics use."""
+    m, found = c.model, []
+    raw = states_fact(registry.DYNAMICS[m.dynamics], "encodes_nothing")
+    if raw and m.encoder != "cnn":
+        found.append(
+            f"model.encoder: model.dynamics {m.dynamics} encodes nothing, so {m.encoder} would "
+            "not be used; leave it at cnn"
+        )
+    elif not raw:
+        found += _component_contradictions(c, registry.ENCODERS, m.encoder)
+    if not c.loss.smooth:
+        return found
+    if raw:
+        found.append(
+            f"loss.smooth: model.dynamics {m.dynamics} encodes nothing, so there are no feature "
+            "points; set it to 0"
+        )
+    elif states_fact(registry.DYNAMICS[m.dynamics], "imagines_nothing"):
+        found.append(
+            f"loss.smooth: model.dynamics {m.dynamics} learns from the policy alone, so it would "
+            "train nothing; set it to 0"
+        )
+    elif m.encoder != "spatial":
+        found.append(
+            f"loss.smooth: {m.encoder} finds no feature points; set model.encoder spatial, or "
+            f"loss.smooth 0"
+        )
+    return found
 
 
 def _ensemble_contradictions(c: Config) -> list[str]:
