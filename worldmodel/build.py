@@ -47,6 +47,7 @@ from worldmodel.model.loss_balance import LossBalance
 from worldmodel.model.networks import BiasedMLP, Encoder, RawPicture, RawVectors
 from worldmodel.model.objectives import ModelSpec, Objective
 from worldmodel.model.probe_decoder import Probe
+from worldmodel.model.spatial_encoder import PointDecoder
 from worldmodel.model.world_model import WorldModel
 from worldmodel.policy.actor_critic import Actor, ActorCritic
 from worldmodel.policy.agent import Agent
@@ -148,7 +149,7 @@ def make_model(
     names += ["reward", "cont", "dyn", "rep"] + (["overshoot"] if c.loss.overshooting > 1 else [])
     ensemble = make_ensemble(c, dynamics, space)
     names += ["corrective"] * (c.loss.corrective > 0) + ["ensemble"] * (ensemble is not None)
-    names += ["smooth"] * (c.loss.smooth > 0)
+    names += ["smooth"] * (c.loss.smooth > 0) + ["grey"] * (c.loss.grey > 0)
     names = names if dynamics.imagines else []
     replaced = {n for module, _ in objectives.values() for n in module.replaces}
     names = [name for name in names if name not in replaced]
@@ -171,6 +172,7 @@ def make_model(
         corrective_steps=c.loss.corrective_steps if c.loss.corrective else 0,
         reward_free=c.loss.reward_free,
         smooth=c.loss.smooth > 0,
+        grey=make_point_decoders(c, obs),
         balance=LossBalance(names) if c.loss.balance == "learned" and names else None,
         unseen=unseen,
     )
@@ -225,6 +227,12 @@ def make_true_model(
         ema=c.ema.rate,
         probe=None,
     )
+
+
+def make_point_decoders(c: Config, obs: ObservationSpace) -> dict[str, PointDecoder]:
+    """What draws small grey pictures from the feature points of each picture, if a loss asks."""
+    shapes = obs.pictures if c.loss.grey else {}
+    return {name: PointDecoder(c.spatial.points, shape) for name, shape in shapes.items()}
 
 
 def make_ensemble(c: Config, dynamics: Dynamics, space: ActionSpace) -> OneStepHeads | None:
@@ -295,6 +303,7 @@ def make_loss_scales(c: Config, names: list[str]) -> dict[str, float]:
         "corrective": c.loss.corrective,
         "ensemble": c.loss.ensemble,
         "smooth": c.loss.smooth,
+        "grey": c.loss.grey,
         "imagined_reward": c.loss.reward,
         "imagined_cont": c.loss.cont,
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from worldmodel import build
@@ -10,6 +12,7 @@ from worldmodel.distributed import ALONE, World
 from worldmodel.errors import UsageError
 from worldmodel.model.dynamics import Dynamics
 from worldmodel.model.networks import compute_encoded_size
+from worldmodel.model.spatial_encoder import shrink_sides
 from worldmodel.replay.capacity import count_row_bytes
 from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.system.available_memory import GB, available_memory
@@ -106,6 +109,8 @@ def find_widest_layer(c: Config, obs: ObservationSpace) -> int:
     ]
     flat = sum(height * width * m.cnn[-1] for height, width in sides)
     maps = [*c.spatial.channels, c.spatial.points] if m.encoder == "spatial" else []
+    if c.loss.grey:
+        maps += [math.prod(shrink_sides(shape)) for shape in obs.pictures.values()]
     return max(count_features(c), *dynamics, m.units, m.bins, *m.cnn, *maps, flat)
 
 

@@ -210,7 +210,9 @@ KINDS["local controllers of the true state, and a policy that they teach"] = (
     *("--guided.rollouts", "1", "--guided.steps", "4", "--guided.hold", "5"),
     *("--guided.adopt_after", "0", "--guided.adopt", "0"),
 )
-KINDS["feature points"] = ("--model.encoder", "spatial", "--loss.smooth", "0.5")
+KINDS["feature points"] = (
+    *("--model.encoder", "spatial", "--loss.smooth", "0.5", "--loss.grey", "0.3"),
+)
 KINDS["refits in rounds of an ensemble of transitions, plans of two steps"] = (
     *("--train.schedule", "rounds", "--train.round", "7", "--train.refit", "3"),
     *("--ensemble.of", "dynamics", "--ensemble.size", "2", "--behavior.replan", "2"),

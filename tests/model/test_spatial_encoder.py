@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from runs import evaluate, seed_dir, train
@@ -14,7 +15,9 @@ from worldmodel.config import loading
 from worldmodel.config.component_settings import states_fact
 from worldmodel.errors import UsageError
 from worldmodel.evaluation.imagination import feature_points
+from worldmodel.model.augment import shift_pictures
 from worldmodel.model.spatial_encoder import (
+    PointDecoder,
     Settings,
     SpatialEncoder,
     locate_points,
@@ -80,21 +83,25 @@ def test_points_follow_a_moved_blob():
 def test_an_autoencoder_learns_points_from_which_the_place_can_be_read():
     torch.manual_seed(0)
     encoder = SpatialEncoder(Settings([6], 4), (32, 32, 3))
-    decoder = torch.nn.Linear(encoder.size, 16 * 16)
+    decoder = PointDecoder(4, (32, 32, 3))
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=5e-3)
     start = encoder.log_temperature.item()
     for _ in range(200):
-        places = 5 + 22 * torch.rand(32, 2)
-        pictures = draw_blobs(places)
-        small = pictures[:, ::2, ::2, 0].flatten(1)
-        loss = (decoder(encoder(pictures)) - small).square().sum(1).mean()
+        pictures = draw_blobs(5 + 22 * torch.rand(32, 2))
+        points = encoder(pictures).view(1, 32, 4, 2)
+        loss = decoder.error(points, pictures[None]).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert encoder.log_temperature.item() != start, "the temperature learns too"
     places = 5 + 22 * torch.rand(400, 2)
     with torch.no_grad():
-        features = torch.cat([encoder(draw_blobs(places)), torch.ones(400, 1)], 1)
+        pictures = draw_blobs(places)
+        points = encoder(pictures)
+        grey = F.avg_pool2d(pictures[..., 0], 4)
+        error = decoder.error(points.view(1, 400, 4, 2), pictures[None]).mean()
+        assert error < 0.9 * (grey - grey.mean(0)).square().sum((1, 2)).mean()
+        features = torch.cat([points, torch.ones(400, 1)], 1)
     weights = torch.linalg.lstsq(features[:200], places[:200]).solution
     errors = (features[200:] @ weights - places[200:]).square().mean(0)
     assert (1 - errors / places.var(0)).min() > 0.95
@@ -132,6 +139,31 @@ def test_any_dynamics_takes_points_and_the_losses_train_the_encoder(dynamics):
     total.backward()
     for parameter in model.encoder.parts["image"].parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0
+
+
+def test_a_linear_map_of_the_points_draws_the_small_grey_picture():
+    """|g - (W f + b)|^2, where g is the mean of colours and of 4x4 pixels, as the encoder sees it."""
+    _, model = make(*SPATIAL, "loss.grey=0.3", "augment.shift=3", vector=(VECTOR,))
+    model.mean_images["image"].picture.uniform_(0, 255)
+    batch = model.augment(random_batch(vector=True))
+    losses, *_ = model.losses(batch)
+    points = model.find_points(model.encode(batch))["image"].flatten(2)
+    net, mean = model.grey["image"].linear, model.mean_images["image"].picture
+    seen = shift_pictures((batch["image"] - mean) / 255, batch["shift/image"])
+    assert batch["shift/image"].any()
+    grey = seen.reshape(B, T, H // 4, 4, W // 4, 4, 3).mean((3, 5, 6)).flatten(2)
+    wanted = (points @ net.weight.T + net.bias - grey).square().sum(-1)
+    torch.testing.assert_close(losses["grey"], wanted)
+    assert model.scales["grey"] == 0.3
+
+
+def test_the_small_picture_trains_the_points_and_nothing_behind_them():
+    _, model = make(*SPATIAL, "loss.grey=1")
+    model.losses(random_batch())[0]["grey"].mean().backward()
+    trained = {k for k, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    parts = "encoder.parts.image", "grey.image"
+    assert trained == {k for k, _ in model.named_parameters() if k.startswith(parts)}
+    assert "encoder.parts.image.log_temperature" in trained
 
 
 def test_points_are_those_of_the_pictures_encoder_by_name():
@@ -178,6 +210,11 @@ def test_a_weight_on_accelerations_makes_them_smaller():
         (
             ["model.dynamics=simulator", "model.encoder=spatial"],
             "model.encoder: model.dynamics simulator encodes nothing",
+        ),
+        (["loss.grey=1"], "loss.grey: cnn finds no feature points; set model.encoder spatial"),
+        (
+            ["gps", "model.encoder=spatial", "loss.grey=1"],
+            "loss.grey: model.dynamics frame_stack learns from the policy alone",
         ),
         (
             ["gps", "model.encoder=spatial", "loss.smooth=1"],
@@ -243,7 +280,10 @@ def test_the_weights_are_counted_before_they_are_made():
     c = loading.parse(["debug", "model.encoder=spatial", "spatial.channels=[1000000]"])
     obs = ObservationSpace({"image": (H, W, 3)})
     assert memory_estimate.find_widest_layer(c, obs) == 10**6
-    small = loading.parse(["debug", *SPATIAL])
+    large = ObservationSpace({"image": (800, 400, 3)})
+    c = loading.parse(["debug", *SPATIAL, "loss.grey=1", "model.cnn=[1, 1, 1, 1]"])
+    assert memory_estimate.find_widest_layer(c, large) == 200 * 100
+    small = loading.parse(["debug", *SPATIAL, "loss.grey=1"])
     counted = memory_estimate.count_weights(small, obs, ActionSpace(A))
     model = build.make_model(small, obs, ActionSpace(A))
     assert counted == sum(p.numel() for p in model.parameters())

@@ -188,6 +188,7 @@ class LossConfig(Section):
     corrective_steps: Count
     ensemble: Weight
     smooth: Weight
+    grey: Weight
     reward_free: bool
     balance: Literal["fixed", "learned"]
     probe: bool
@@ -449,7 +450,7 @@ def contradictions(c: Config) -> list[str]:
 
 
 def _encoder_contradictions(c: Config) -> list[str]:
-    """Of the encoder of pictures and the loss of its points, which not all dynamics use."""
+    """Of the encoder of pictures and the losses of its points, which not all dynamics use."""
     m, found = c.model, []
     raw = states_fact(registry.DYNAMICS[m.dynamics], "encodes_nothing")
     if raw and m.encoder != "cnn":
@@ -459,24 +460,27 @@ def _encoder_contradictions(c: Config) -> list[str]:
         )
     elif not raw:
         found += _component_contradictions(c, registry.ENCODERS, m.encoder)
-    if not c.loss.smooth:
-        return found
-    if raw:
-        found.append(
-            f"loss.smooth: model.dynamics {m.dynamics} encodes nothing, so there are no feature "
-            "points; set it to 0"
+    lack = _find_points_lack(c)
+    used = [key for key in ("smooth", "grey") if getattr(c.loss, key)]
+    return found + [f"loss.{key}: {lack}" for key in used if lack]
+
+
+def _find_points_lack(c: Config) -> str | None:
+    """Why no loss can train feature points; None if it can."""
+    m = c.model
+    if states_fact(registry.DYNAMICS[m.dynamics], "encodes_nothing"):
+        return (
+            f"model.dynamics {m.dynamics} encodes nothing, so there are no feature points; set it "
+            "to 0"
         )
-    elif states_fact(registry.DYNAMICS[m.dynamics], "imagines_nothing"):
-        found.append(
-            f"loss.smooth: model.dynamics {m.dynamics} learns from the policy alone, so it would "
-            "train nothing; set it to 0"
+    if states_fact(registry.DYNAMICS[m.dynamics], "imagines_nothing"):
+        return (
+            f"model.dynamics {m.dynamics} learns from the policy alone, so it would train "
+            "nothing; set it to 0"
         )
-    elif m.encoder != "spatial":
-        found.append(
-            f"loss.smooth: {m.encoder} finds no feature points; set model.encoder spatial, or "
-            f"loss.smooth 0"
-        )
-    return found
+    if m.encoder != "spatial":
+        return f"{m.encoder} finds no feature points; set model.encoder spatial, or this to 0"
+    return None
 
 
 def _ensemble_contradictions(c: Config) -> list[str]:

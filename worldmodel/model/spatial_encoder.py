@@ -7,7 +7,12 @@ s_ij = exp(a_ij / alpha) / sum_kl exp(a_kl / alpha)        with a learned temper
 f    = (sum_ij s_ij x_j, sum_ij s_ij y_i)
 
 The embedding of a picture is its K points. Their penalty on accelerations (equation 3) is
-`loss.smooth`.
+`loss.smooth`. With `loss.grey` a linear map draws a small grey version g of the picture from the
+points alone:
+
+|g - (W f + b)|^2        summed over pixels
+
+The published autoencoder is trained by the sum of the two and nothing else.
 """
 
 from __future__ import annotations
@@ -21,10 +26,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.config.ranges import Width
-from worldmodel.model.networks import initialize_convs
+from worldmodel.model.networks import Fp32Linear, initialize_convs
 
 if TYPE_CHECKING:
     from worldmodel.config.schema import Config
+
+SHRINK = 4  # times as small as the picture are the sides of the grey one, as published (240 to 60)
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,28 @@ class SpatialEncoder(nn.Module):
         for conv in self.convs[:-1]:
             x = F.silu(conv(x))
         return locate_points(self.convs[-1](x), self.log_temperature.exp()).flatten(1)
+
+
+class PointDecoder(nn.Module):
+    """Draws a small grey picture linearly from feature points: (...,K,2) -> (...,h*w)."""
+
+    def __init__(self, points: int, shape: tuple[int, int, int]):
+        super().__init__()
+        self.size = shrink_sides(shape)
+        self.linear = Fp32Linear(2 * points, self.size[0] * self.size[1])
+
+    def forward(self, points: Tensor) -> Tensor:
+        return self.linear(points.flatten(-2))
+
+    def error(self, points: Tensor, picture: Tensor) -> Tensor:
+        """The squared error (B,T) of what points (B,T,K,2) draw of pictures (B,T,H,W,C)."""
+        grey = F.adaptive_avg_pool2d(picture.float().mean(-1), self.size).flatten(2)
+        return (self(points) - grey).square().sum(-1)
+
+
+def shrink_sides(shape: tuple[int, int, int]) -> tuple[int, int]:
+    """The height and width of the small grey version of a picture (H,W,C)."""
+    return max(1, shape[0] // SHRINK), max(1, shape[1] // SHRINK)
 
 
 def locate_points(maps: Tensor, temperature: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from worldmodel.model.mean_image import MeanImage
 from worldmodel.model.networks import Encoder, RawPicture, RawVectors
 from worldmodel.model.objectives import Context, DistanceObjective, Objective, Parts
 from worldmodel.model.representation_metrics import measure_spread
-from worldmodel.model.spatial_encoder import penalize_acceleration
+from worldmodel.model.spatial_encoder import PointDecoder, penalize_acceleration
 from worldmodel.spaces import (
     Batch,
     Losses,
@@ -45,7 +45,8 @@ class WorldModel(nn.Module):
     `scales` holds the weight of every loss by name; the losses' names must equal its keys. `ema`
     is the rate of the slow encoder, if an objective uses one. `mean_image_updates` updates
     estimate the mean images. With `reward_free` the reward teaches nothing but its own head. With
-    `smooth` there is a loss of the feature points' accelerations.
+    `smooth` there is a loss of the feature points' accelerations, and with `grey` one of the small
+    pictures that its decoders draw from the points, by name.
     """
 
     measure_every = 10  # updates between measurements of the representation's spread
@@ -71,6 +72,7 @@ class WorldModel(nn.Module):
         corrective_steps: int = 0,
         reward_free: bool = False,
         smooth: bool = False,
+        grey: Mapping[str, PointDecoder] | None = None,
         balance: LossBalance | None = None,
         world: World = ALONE,
         unseen: ObservationSpace | None = None,
@@ -92,6 +94,7 @@ class WorldModel(nn.Module):
         self.free, self.free_on, self.overshooting, self.shift = free, free_on, overshooting, shift
         self.corrective_steps, self.reward_free = corrective_steps, reward_free
         self.smooth, self.balance = smooth, balance
+        self.grey = nn.ModuleDict(grey or {})
         self.replaced = {
             name for objective, _ in objectives.values() for name in objective.replaces
         }
@@ -147,15 +150,16 @@ class WorldModel(nn.Module):
     def encode(self, batch: Batch, encoder: nn.Module | None = None) -> Tensor:
         """Embeddings (B,T,E) of observations, by the model's encoder or another."""
         encoder = self.encoder if encoder is None else encoder
-        seen = dict(batch)
-        for name, mean_image in self._mean_images().items():
-            exact = isinstance(encoder, RawPicture)
-            low = torch.is_autocast_enabled(batch[name].device.type) and not exact
-            dtype = torch.bfloat16 if low else torch.float32
-            seen[name] = mean_image.subtract_from(batch[name], dtype)
-            if f"shift/{name}" in batch:
-                seen[name] = shift_pictures(seen[name], batch[f"shift/{name}"])
-        return encoder(seen)
+        exact = isinstance(encoder, RawPicture)
+        return encoder({**batch, **{k: self._show(batch, k, exact) for k in self.mean_images}})
+
+    def _show(self, batch: Batch, name: str, exact: bool) -> Tensor:
+        """A picture (B,T,H,W,C) as the encoder sees it: without its mean image, and shifted."""
+        low = torch.is_autocast_enabled(batch[name].device.type) and not exact
+        dtype = torch.bfloat16 if low else torch.float32
+        seen = self._mean_images()[name].subtract_from(batch[name], dtype)
+        shift = batch.get(f"shift/{name}")
+        return seen if shift is None else shift_pictures(seen, shift)
 
     def find_points(self, embed: Tensor) -> dict[str, Tensor]:
         """The feature points (...,K,2) of pictures by name in embeddings (...,E), if any."""
@@ -201,9 +205,16 @@ class WorldModel(nn.Module):
         losses["reward"] = self.reward.loss(seen, batch["reward"])
         losses["cont"] = self.cont.loss(feat, 1.0 - batch["is_terminal"].float())
         losses.update(self._kl_losses(batch, post, prior))
+        points = self.find_points(embed) if self.smooth or self.grey else {}
         if self.smooth:
-            points = list(self.find_points(embed).values())
-            losses["smooth"] = penalize_acceleration(points, batch["is_first"])
+            losses["smooth"] = penalize_acceleration([*points.values()], batch["is_first"])
+        if self.grey:
+            errors = [
+                net.error(points[k], self._show(batch, k, exact=True))
+                for k, net in self.grey.items()
+                if isinstance(net, PointDecoder)
+            ]
+            losses["grey"] = torch.stack(errors).sum(0)
         if self.ensemble is not None:
             own, extra = self.ensemble.loss(batch, feat, self.dynamics.mean_latent(post))
             losses.update(own)
