@@ -135,6 +135,7 @@ def test_whatever_is_asked_while_it_runs_is_done(page, driver):
 
 def test_what_the_page_says_of_keys_and_numbers(page):
     assert "the driver does not see it" in page.run("$('real-caption').textContent")
+    assert page.run("$('points-switch').hidden && $('points-about').hidden")
     page.key("ArrowRight")
     assert (
         "press space to run" in page.run("$('status').textContent")

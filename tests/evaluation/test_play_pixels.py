@@ -131,6 +131,7 @@ def test_models_that_move_no_pixels_offer_no_aim(tmp_path):
     train(tmp_path, "--env.task", "pushing", "--env.time_limit", "12")
     told = start(seed_dir(tmp_path, "pushing"))
     assert not told.state({})["aims"] and "expected" not in told.state({})
+    assert told.state({})["point_colours"] == [] and told.state({})["real_points"] is None
     with pytest.raises(UsageError, match="does not move pixels"):
         click(told, 0, [[4, 1]], [[1, 1]])
 

@@ -257,6 +257,14 @@ def test_points_are_drawn_where_they_are():
     assert grey.shape == (1, 192, 384, 3) and not grey[:, :, 192:].any()
 
 
+def test_points_of_several_pictures_keep_their_places_in_the_joined_one():
+    """Beside a first picture 6 wide stands a second, which is doubled in size and 8 wide."""
+    shapes = {"one": (6, 6, 3), "two": (3, 4, 3)}
+    points = {"two": np.array([[-1.0, -1.0], [1.0, 0.0]]), "one": np.array([[0.0, 1.0]])}
+    found = feature_points.join_points(points, shapes)
+    np.testing.assert_allclose(found, [[3 / 14, 1.0], [6 / 14, 0.0], [1.0, 0.5]])
+
+
 def test_a_run_with_points_is_imagined_and_its_points_are_shown(tmp_path):
     own = ("--model.encoder", "spatial", "--spatial.points", "5", "--spatial.channels", "[4]")
     train(tmp_path, "--env.task", "pushing", "--loss.smooth", "0.1", *own)

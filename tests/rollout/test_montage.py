@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from worldmodel.rollout.montage import join_arrays, join_pictures, join_row
+from worldmodel.rollout.montage import join_arrays, join_pictures, join_row, place_pictures
 
 
 def test_one_picture_in_colour_stays_as_it_is():
@@ -35,6 +35,19 @@ def test_channels_beyond_colour_are_grey_pictures():
         assert torch.equal(joined[:, :6], first)
         if tiles == 2:
             assert torch.equal(joined[:, 6:], picture[..., -1:].expand(4, 6, 3))
+
+
+def test_the_first_tile_of_each_picture_is_where_it_is_said_to_be():
+    shapes = {"c": (4, 3, 3), "a": (6, 5, 4), "b": (2, 3, 2)}
+    pictures = {k: np.full(shape, i + 1, np.uint8) for i, (k, shape) in enumerate(shapes.items())}
+    joined = join_arrays(pictures)
+    places = place_pictures(shapes)
+    assert joined.shape[1] == 5 + 5 + 9 + 9 + 4 and set(places) == set(shapes)
+    for name, (left, width) in places.items():
+        begin, end = round(left * joined.shape[1]), round((left + width) * joined.shape[1])
+        assert end - begin == {"a": 5, "b": 9, "c": 4}[name]
+        assert (joined[:, begin:end] == pictures[name].flat[0]).all()
+        assert begin == 0 or (joined[:, begin - 1] != pictures[name].flat[0]).all()
 
 
 def test_rows_without_pictures_have_none():

@@ -314,13 +314,18 @@ class Encoder(nn.Module):
             seen.append(vector.to(seen[0].dtype) if seen else vector)
         return torch.cat(seen, -1) if len(seen) > 1 else seen[0]
 
+    def count_points(self) -> dict[str, int]:
+        """How many feature points each picture has by name, if it has any."""
+        counts = {name: getattr(self.parts[name], "points", 0) for name in self.pictures}
+        return {name: count for name, count in counts.items() if count}
+
     def find_points(self, embed: Tensor) -> dict[str, Tensor]:
         """The feature points (...,K,2) of pictures by name in embeddings (...,E), if they have
         any.
         """
         parts = zip(self.pictures, embed.split(self.sizes, -1), strict=False)
-        found = {name: part for name, part in parts if hasattr(self.parts[name], "points")}
-        return {name: part.unflatten(-1, (-1, 2)) for name, part in found.items()}
+        counts = self.count_points()
+        return {name: part.unflatten(-1, (-1, 2)) for name, part in parts if name in counts}
 
 
 class RawVectors(nn.Module):

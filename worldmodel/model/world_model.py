@@ -161,6 +161,10 @@ class WorldModel(nn.Module):
         shift = batch.get(f"shift/{name}")
         return seen if shift is None else shift_pictures(seen, shift)
 
+    def count_points(self) -> dict[str, int]:
+        """How many feature points the encoder finds in each picture, by name, if any."""
+        return self.encoder.count_points() if isinstance(self.encoder, Encoder) else {}
+
     def find_points(self, embed: Tensor) -> dict[str, Tensor]:
         """The feature points (...,K,2) of pictures by name in embeddings (...,E), if any."""
         return self.encoder.find_points(embed) if isinstance(self.encoder, Encoder) else {}

@@ -119,6 +119,26 @@ class Agent:
         return self._filter_steps(steps, len(starts), generator)
 
     @torch.no_grad()
+    def find_points(self, columns: Columns) -> dict[str, np.ndarray]:
+        """The feature points x, y (T,K,2) in each picture (T,H,W,C) by name, if there are any.
+
+        The vectors that the model sees may be left out: points do not depend on them.
+        """
+        if not self.model.count_points():
+            return {}
+        length = len(next(iter(columns.values())))
+        batch = {
+            k: torch.from_numpy(np.ascontiguousarray(columns[k]))
+            if k in columns
+            else torch.zeros(length, *shape)
+            for k, shape in self.model.observation.items()
+        }
+        with autocast(self.device, self.precision):
+            embed = self.model.encode({k: v[None].to(self.device) for k, v in batch.items()})
+        found = self.model.find_points(embed)
+        return {name: points[0].float().cpu().numpy() for name, points in found.items()}
+
+    @torch.no_grad()
     def _filter_steps(
         self, steps: Sequence[dict[str, Tensor]], count: int, generator: torch.Generator
     ) -> State:

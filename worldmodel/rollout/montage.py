@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,20 @@ def join_row(row: Mapping[str, Any]) -> np.ndarray | None:
     return join_arrays(pictures) if pictures else None
 
 
+def place_pictures(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[float, float]]:
+    """Where `join_pictures` puts pictures of shapes (H,W,C): the left edge and the width of the
+    first tile of each, as shares of the whole width.
+    """
+    height, left = max(shape[0] for shape in shapes.values()), 0
+    found = {}
+    for name in sorted(shapes):
+        rows, columns, channels = shapes[name]
+        width = _scale_width(rows, columns, height)
+        found[name] = (left, width)
+        left += width * (channels - 2 if channels >= 3 else channels)
+    return {name: (edge / left, width / left) for name, (edge, width) in found.items()}
+
+
 def _split_channels(picture: Tensor) -> list[Tensor]:
     """The first three channels as they are, and each of the others in grey: (...,H,W,3) each."""
     count = picture.shape[-1]
@@ -47,9 +61,14 @@ def _scale(picture: Tensor, height: int) -> Tensor:
     old_height, old_width = picture.shape[-3:-1]
     if old_height == height:
         return picture
-    width = max(1, round(old_width * height / old_height))
+    width = _scale_width(old_height, old_width, height)
     rows, columns = (
         torch.arange(new, device=picture.device) * old // new
         for new, old in ((height, old_height), (width, old_width))
     )
     return picture.index_select(-3, rows).index_select(-2, columns)
+
+
+def _scale_width(old_height: int, old_width: int, height: int) -> int:
+    """The width of a picture that is scaled to another height."""
+    return max(1, round(old_width * height / old_height))

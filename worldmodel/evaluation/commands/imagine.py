@@ -230,8 +230,8 @@ def show_points(
     run: Run, observed: ObservedEpisode, options: ImagineOptions, target: Path
 ) -> tuple[str, list[Path]]:
     """The encoder's feature points over the episode's pictures."""
-    points = feature_points.find_points(observed)
     columns = observed.episode.columns
+    points = observed.model.agent.find_points(columns)
     rows = [(name, feature_points.draw_points(columns[name], p)) for name, p in points.items()]
     values = {"points": {name: p.tolist() for name, p in points.items()}}
     made = [

@@ -1,31 +1,29 @@
-"""The feature points of a spatial encoder, drawn over an episode's pictures."""
+"""The feature points of a spatial encoder, drawn over pictures."""
 
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 
-from worldmodel.evaluation.imagination.observed_episode import ObservedEpisode
 from worldmodel.evaluation.plotting.media import enlarge
-from worldmodel.rollout.montage import join_arrays
-from worldmodel.system.runtime import autocast
+from worldmodel.rollout.montage import join_arrays, place_pictures
 
 HEIGHT = 192  # pictures are enlarged to about this before points are drawn
 
 
-@torch.no_grad()
-def find_points(observed: ObservedEpisode) -> dict[str, np.ndarray]:
-    """The points x, y (T,K,2) of each picture of an episode by name; none for other encoders."""
-    agent, columns = observed.model.agent, observed.episode.columns
-    names = agent.model.observation
-    batch = {k: torch.from_numpy(np.ascontiguousarray(columns[k]))[None] for k in names}
-    with autocast(agent.device, agent.precision):
-        embed = agent.model.encode({k: v.to(agent.device) for k, v in batch.items()})
-    found = agent.model.find_points(embed)
-    return {name: points[0].float().cpu().numpy() for name, points in found.items()}
+def join_points(
+    points: Mapping[str, np.ndarray], shapes: Mapping[str, Sequence[int]]
+) -> np.ndarray:
+    """Points x, y (...,K,2) in pictures of shapes (H,W,C) by name, as places in the picture that
+    joins these: shares (...,N,2) of its width and height.
+    """
+    tiles, found = place_pictures(shapes), []
+    for name in sorted(points):
+        left, width = tiles[name]
+        found.append((points[name] + 1) / 2 * (width, 1) + (left, 0))
+    return np.concatenate(found, -2)
 
 
 def draw_points(pictures: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -33,9 +31,10 @@ def draw_points(pictures: np.ndarray, points: np.ndarray) -> np.ndarray:
     (T,h,w,3) uint8.
     """
     large = enlarge(join_arrays({"picture": pictures}), HEIGHT)
-    height, width = large.shape[1], large.shape[2] * pictures.shape[2] // _count_columns(pictures)
-    rows = np.rint((points[..., 1] + 1) / 2 * height - 0.5).astype(int)
-    columns = np.rint((points[..., 0] + 1) / 2 * width - 0.5).astype(int)
+    shapes = {"picture": pictures.shape[1:]}
+    width = round(large.shape[2] * place_pictures(shapes)["picture"][1])
+    places = join_points({"picture": points}, shapes) * (large.shape[2], large.shape[1])
+    columns, rows = np.moveaxis(np.rint(places - 0.5).astype(int), -1, 0)
     for t in range(len(large)):
         for colour, row, column in zip(
             choose_colours(points.shape[1]), rows[t], columns[t], strict=True
@@ -44,11 +43,6 @@ def draw_points(pictures: np.ndarray, points: np.ndarray) -> np.ndarray:
                 low, left = max(row - radius, 0), max(column - radius, 0)
                 large[t, low : row + radius + 1, left : min(column + radius + 1, width)] = ink
     return large
-
-
-def _count_columns(pictures: np.ndarray) -> int:
-    """Columns of pixels that pictures have once their further channels stand beside them."""
-    return join_arrays({"picture": pictures[:1]}).shape[2]
 
 
 def choose_colours(count: int) -> Sequence[tuple[int, ...]]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from worldmodel.errors import UsageError
+from worldmodel.evaluation.imagination.feature_points import choose_colours, join_points
 from worldmodel.evaluation.quality.policies import BEHAVIOR_LABELS
 from worldmodel.model.dynamics import select_members
 from worldmodel.model.mean_image import to_pixels
@@ -27,7 +28,8 @@ class Prediction:
     """What the model predicts at a step; the picture (H,W,3) uint8 joins several side by side.
 
     `spread` is the mean standard deviation over rollouts, of decoded pixels in [0, 1], or of
-    features if the model cannot draw.
+    features if the model cannot draw. `points` are where the encoder finds its feature points in
+    the picture: shares x, y (N,2) of its width and height.
     """
 
     picture: np.ndarray | None
@@ -35,6 +37,7 @@ class Prediction:
     cont: float
     value: float | None
     spread: float
+    points: np.ndarray | None = None
 
 
 class ParallelRollouts:
@@ -51,6 +54,9 @@ class ParallelRollouts:
         self.drivers = drivers
         self.seen = list(self.model.observation)
         self.can_draw = self.model.can_draw
+        counts = sorted(self.model.count_points().items())
+        # Of each feature point, in the order of `find_points`; those of one picture differ.
+        self.point_colours = [colour for _, n in counts for colour in choose_colours(n)]
 
     def observe(self, rows: Columns, seed: int) -> State:
         """Posterior states (K,...) after rows (T,...), of which the first starts an episode.
@@ -90,9 +96,13 @@ class ParallelRollouts:
             feat = self.model.dynamics.features(state)
             reward, cont = (float(x) for x in self.model.predict_for_planning(feat[:1]))
             value = None if self.policy is None else float(self.policy.value(feat[:1]))
-            pictures = None
+            pictures, points = None, None
             if self.can_draw:
-                pictures = join_pictures(self.model.decode(feat[None]))[0].float().clamp(0, 1)
+                decoded = self.model.decode(feat[None])
+                pictures = join_pictures(decoded)[0].float().clamp(0, 1)
+                if self.point_colours:
+                    shown = {k: to_pixels(v[0, 0].float()) for k, v in decoded.items()}
+                    points = self.find_points({k: v.cpu().numpy() for k, v in shown.items()})
         spread = float(
             (feat.float() if pictures is None else pictures).std(0, unbiased=False).mean()
         )
@@ -102,7 +112,17 @@ class ParallelRollouts:
             cont,
             value,
             spread,
+            points,
         )
+
+    def find_points(self, pictures: Columns) -> np.ndarray | None:
+        """Where feature points are in the picture that joins those of a step (H,W,C) by name:
+        shares x, y (N,2) of its width and height; None for encoders without points.
+        """
+        found = self.agent.find_points({k: v[None] for k, v in pictures.items()})
+        if not found:
+            return None
+        return join_points(found, {k: v.shape for k, v in pictures.items()})[0]
 
     @torch.no_grad()
     def choose_action(

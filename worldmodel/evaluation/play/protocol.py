@@ -40,6 +40,7 @@ class PlayProtocol:
             "drivers": [{"name": HAND, "label": "you, by hand"}, *drivers],
             "can_draw": s.rollouts.can_draw,
             "pictures": list(agent.model.observation.pictures),
+            "point_colours": s.rollouts.point_colours,
             "value": s.rollouts.policy is not None,
             "rollouts": s.rollouts.count,
             "simulator": s.simulator is not None,
@@ -104,6 +105,8 @@ class PlayProtocol:
         pictures: dict[str, Any] = {
             "imagined": encode_picture(moment.prediction.picture),
             "real": encode_picture(moment.real.picture),
+            "imagined_points": encode_points(moment.prediction.points),
+            "real_points": encode_points(moment.real.points),
         }
         aim = self.session.aim
         if aim is not None:
@@ -140,6 +143,16 @@ def encode_picture(picture: np.ndarray | None) -> dict[str, Any] | None:
         return None
     height, width, _ = picture.shape
     return {"height": height, "width": width, "rgb": base64.b64encode(picture.tobytes()).decode()}
+
+
+def encode_points(points: np.ndarray | None) -> list[list[float] | None] | None:
+    """Places [x, y] in [0, 1] of a picture's width and height; None where one is not finite."""
+    if points is None:
+        return None
+    return [
+        [round(float(x), 4) for x in place] if np.isfinite(place).all() else None
+        for place in points
+    ]
 
 
 def drop_infinite(x: float) -> float | None:

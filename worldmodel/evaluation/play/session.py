@@ -6,7 +6,7 @@ It is a function of the seed and of the user's actions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from worldmodel.evaluation.quality.simulator import Simulator
 from worldmodel.evaluation.returns.evaluation_rollout import SEED_STREAM
 from worldmodel.rollout.collector import make_episode_seeds
 from worldmodel.rollout.montage import join_row
-from worldmodel.spaces import Columns, State
+from worldmodel.spaces import Columns, State, find_pictures
 from worldmodel.system.runtime import mix_seeds
 
 HAND = "hand"
@@ -34,13 +34,17 @@ CLIP_FPS = 15
 
 @dataclass
 class RealStep:
-    """The simulator's result; empty if it takes no part. `over` says how its episode ended."""
+    """The simulator's result; empty if it takes no part. `over` says how its episode ended.
+
+    `points` are the feature points in its picture, as those of a `Prediction`.
+    """
 
     picture: np.ndarray | None = None
     reward: float | None = None
     over: str = ""
     takes_part: bool = False
     seen: Columns = field(default_factory=dict)  # what was observed, by name
+    points: np.ndarray | None = None
 
 
 @dataclass
@@ -264,7 +268,7 @@ class Session:
         if not here.takes_part or self.simulator is None:
             return RealStep()
         if here.over:
-            return RealStep(here.picture, None, here.over, True, here.seen)
+            return replace(here, reward=None)
         if self.simulator_at != self.at and not self._restore_simulator(here):
             return RealStep()
         found = self._call_simulator(lambda simulator: simulator.act(vector))
@@ -305,11 +309,12 @@ class Session:
             )
             return None
 
-    @staticmethod
-    def _read_step(step: Any) -> RealStep:
+    def _read_step(self, step: Any) -> RealStep:
         over = (
             "it failed" if step.fault else "for good" if step.is_terminal else "at its time limit"
         )
         reward = None if step.is_first else float(step.reward)
         ending = over if step.is_last else ""
-        return RealStep(join_row(step.obs), reward, ending, True, dict(step.obs))
+        pictures = find_pictures(step.obs)
+        points = self.rollouts.find_points(pictures) if pictures else None
+        return RealStep(join_row(step.obs), reward, ending, True, dict(step.obs), points)
