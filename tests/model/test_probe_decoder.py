@@ -14,7 +14,11 @@ from blocks import batch_of, draw, learner_of, taught
 from runs import evaluate, seed_dir, train
 from worldmodel import build, registry
 from worldmodel.config import loading
-from worldmodel.evaluation.quality.state_probe import measure_held_out_r2, state_r2
+from worldmodel.evaluation.quality.state_probe import (
+    LinearProbe,
+    measure_held_out_r2,
+    state_r2,
+)
 from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.training.learner import Learner
 
@@ -190,6 +194,22 @@ def test_r2_by_hand():
         [state[i : i + 40] for i in range(0, 400, 40)],
     )
     assert measure_held_out_r2(*episodes)[0] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("rows", [12, 40])
+def test_weights_are_those_of_the_normal_equations_with_more_features_or_more_rows(rows):
+    rng = np.random.default_rng(0)
+    feat, state = rng.normal(size=(rows, 25)) * 3 + 1, rng.normal(size=(rows, 2))
+    held = rng.normal(size=(9, 25)) * 3 + 1
+    middle, scale = feat.mean(0), feat.std(0)
+    x = (feat - middle) / scale
+    for ridge in (1e-3, 2.0):
+        probe = LinearProbe.fit(feat, state, ridge)
+        weights = np.linalg.solve(
+            x.T @ x + ridge * rows * np.eye(25), x.T @ (state - state.mean(0))
+        )
+        wanted = state.mean(0) + (held - middle) / scale @ weights
+        np.testing.assert_allclose(probe.predict(held), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_a_read_out_that_only_memorises_is_found_out():

@@ -38,13 +38,18 @@ class LinearProbe:
     def fit_penalties(
         cls, feat: np.ndarray, state: np.ndarray, ridges: Sequence[float | np.ndarray]
     ) -> list[LinearProbe]:
-        """Fit once per penalty, from a single eigendecomposition."""
+        """Fit once per penalty, from a single eigendecomposition: of x'x, or of the smaller xx'
+        where features are more than rows, as those of a picture may be.
+        """
         middle, scale, mean = feat.mean(0), feat.std(0) + 1e-8, state.mean(0)
-        x = (feat - middle) / scale
-        sizes, axes = np.linalg.eigh(x.T @ x)
-        along = axes.T @ (x.T @ (state - mean))
+        x, y = (feat - middle) / scale, state - mean
+        is_wide = x.shape[1] > len(x)
+        sizes, axes = np.linalg.eigh(x @ x.T if is_wide else x.T @ x)
+        # (x'x + r)^-1 x'y = x'(xx' + r)^-1 y
+        along = axes.T @ (y if is_wide else x.T @ y)
+        back = x.T @ axes if is_wide else axes
         shrunk = (along / (sizes.clip(0)[:, None] + ridge * len(x)) for ridge in ridges)
-        return [cls(middle, scale, axes @ weights, mean) for weights in shrunk]
+        return [cls(middle, scale, back @ weights, mean) for weights in shrunk]
 
     @classmethod
     def fit_cross_validated(
