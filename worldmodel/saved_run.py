@@ -15,7 +15,13 @@ from worldmodel import build, memory_estimate
 from worldmodel.checkpoint import store, validate
 from worldmodel.checkpoint.saved_spaces import read_spaces
 from worldmodel.config import loading
-from worldmodel.config.schema import Config, learns_policy, plans_in_simulator, states_fact
+from worldmodel.config.schema import (
+    Config,
+    learns_policy,
+    plans_in_simulator,
+    plans_with_critic,
+    states_fact,
+)
 from worldmodel.errors import RunError, UsageError
 from worldmodel.model.dynamics import Simulator
 from worldmodel.model.given_reward import GivenReward, Reward
@@ -75,6 +81,8 @@ class Run:
                 "and planner.proposals 0",
                 2,
             )
+        if self.policy is not None and not self.policy.has_critic and plans_with_critic(c):
+            raise RunError("this run trained no critic: take planner.score reward", 2)
         agent = build.make_agent(c, self.model, self.action_space, self.agent.device, self.policy)
         return Run(
             c,

@@ -23,6 +23,7 @@ PRELOAD = (
     "worldmodel.programs.evaluation",
     "matplotlib.pyplot",
     "scipy.ndimage",  # most of what importing dm_control takes
+    "torch._dynamo",  # what torch imports, with sympy, at its first Jacobian or normal weights
     "pytest",
     "warm",
 )

@@ -664,6 +664,13 @@ def learns_policy(c: Config) -> bool:
     return find_policy(c) is not None
 
 
+def plans_with_critic(c: Config) -> bool:
+    """Whether plans are made, and scored by a critic."""
+    return states_fact(registry.BEHAVIORS[c.behavior.name], "plans") and states_fact(
+        registry.PLAN_SCORES[c.planner.score], "needs_critic"
+    )
+
+
 def find_unused_sections(c: Config) -> set[str]:
     """Sections of dynamics, encoders and objectives that a configuration does not choose."""
     used = {c.model.dynamics, c.model.encoder, *c.loss.objective}

@@ -65,6 +65,8 @@ class GuidedPolicy(LearnedPolicy):
     vector that they see, of `size` numbers, in each of so many environments.
     """
 
+    has_critic = False
+
     weights: Tensor
     target: Tensor
     starts: Tensor

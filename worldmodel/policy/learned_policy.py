@@ -22,6 +22,7 @@ class LearnedPolicy(nn.Module):
 
     every = 1  # updates of the model per update of the policy
     greedy = True  # whether evaluation takes the mode of the actor's distribution
+    has_critic = True  # whether it has a `value`
 
     def list_parts(self) -> dict[str, tuple[nn.Module, Rate]]:
         """The parts that learn by name, each with the name of its learning rate.

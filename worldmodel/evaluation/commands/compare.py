@@ -59,6 +59,7 @@ def compare_drivers(run: Run, make: Callable[..., Any], options: CompareOptions)
             run.action_space.discrete,
             run.model.dynamics.feature_size,
             split_names(options.only),
+            run.policy,
         ),
     )
     if not imagines:

@@ -95,7 +95,9 @@ class ParallelRollouts:
         with autocast(self.agent.device, self.agent.precision):
             feat = self.model.dynamics.features(state)
             reward, cont = (float(x) for x in self.model.predict_for_planning(feat[:1]))
-            value = None if self.policy is None else float(self.policy.value(feat[:1]))
+            value = None
+            if self.policy is not None and self.policy.has_critic:
+                value = float(self.policy.value(feat[:1]))
             pictures, points = None, None
             if self.can_draw:
                 decoded = self.model.decode(feat[None])

@@ -38,7 +38,11 @@ class EvaluatedAgent:
             torch.manual_seed(
                 int(torch.randint(2**62, (), generator=self.generator, device=self.agent.device))
             )
-            _, post, prior = self.model.observe(batch)
+            if self.model.dynamics.smooths:  # no rollout starts from what was only seen later
+                post = self.model.infer_states(batch)
+                prior = self.model.dynamics.predict_latent(post)
+            else:
+                _, post, prior = self.model.observe(batch)
         return map_state(post, lambda v: v[0].float()), map_state(prior, lambda v: v[0].float())
 
     @torch.no_grad()
@@ -82,7 +86,8 @@ class EvaluatedAgent:
         return self.model.dynamics.expected_features(state).float().cpu()
 
     def kl(self, post: State, prior: State) -> Tensor:
-        return self.model.dynamics.kl(post, prior).cpu()
+        dynamics = self.model.dynamics
+        return dynamics.kl(dynamics.distribution(post), prior).cpu()
 
     def centre(self, posts: State) -> State:
         return self.model.dynamics.centre(posts)

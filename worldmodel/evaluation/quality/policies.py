@@ -18,6 +18,7 @@ BEHAVIOR_LABELS = {
     "actor_critic": "the actor",
     "dyna": "the actor",
     "plan2explore": "the task's actor",
+    "guided": "the actor",
     "mpc": "the planner",
     "random": "random actions",
 }

@@ -115,6 +115,7 @@ def make_behaviors(run: Run) -> tuple[dict[str, Any], list[str]]:
         except RunError:
             given = isinstance(run.model.reward, GivenReward)
             why = "it learned another reward" if given else "this run has no actor and no critic"
+            why = why if run.policy is None else "this run has no critic"
             left_out.append(f"{BEHAVIOR_LABELS[name]} cannot act: {why}")
     return found, left_out
 

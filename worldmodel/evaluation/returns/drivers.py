@@ -23,6 +23,7 @@ from worldmodel.evaluation.plotting.style import (
     save_figure,
     scale_markers,
 )
+from worldmodel.policy.learned_policy import LearnedPolicy
 from worldmodel.rollout.player import Player
 from worldmodel.rollout.statistics import warn_few_values
 from worldmodel.spaces import Row
@@ -38,6 +39,7 @@ ICEM_OVERRIDES = [
 ]
 CANDIDATES_PER_PROPOSAL = 20  # with proposals, one candidate in 20 comes from the actor
 NO_POLICY = "this run has no actor and no critic (train with behavior.name actor_critic)"
+NO_CRITIC = "this run has an actor alone and no critic"
 NO_LEARNING = "this run plans in the true simulator: it trains no actor and no critic"
 STEP_EFFORT = 50  # of a step without planning
 ROUND_EFFORT = 500  # of a round of a planner without candidates
@@ -148,14 +150,21 @@ def has_candidates(planner: str) -> bool:
 
 
 def find_lacks(
-    c: Config, discrete: bool, features: int, named: Collection[str] = ()
+    c: Config,
+    discrete: bool,
+    features: int,
+    named: Collection[str] = (),
+    policy: LearnedPolicy | None = None,
 ) -> dict[str, str]:
-    """The reason by name for each planner that cannot search with a run's model and actions, or
-    would take seconds for an action and is not among those that the command line named.
+    """The reason by name for each planner that cannot search with a run's model, actions and
+    policy, or would take seconds for an action and is not among those that the command line
+    named.
     """
     found: dict[str, str | None] = {}
     for name, variant in PLANNER_VARIANTS.items():
         found[name] = find_planner_lack(c, variant.planner, variant.score, discrete)
+        if policy is not None and not policy.has_critic and variant.score != "reward":
+            found[name] = NO_CRITIC
         linearizes = states_fact(registry.PLANNERS[variant.planner], "needs_predicted_features")
         if not found[name] and linearizes and features > MOST_FEATURES and name not in named:
             found[name] = f"with {features} features it is slow; --drivers {name} runs it"
