@@ -182,6 +182,10 @@ STATE = ("--env.obs", "state", "--loss.objective", "{}", "--loss.overshooting", 
 MEMBERS = ("--ensemble.of", "dynamics", "--ensemble.size", "2", "--ensemble.bootstrap", "true")
 MORE = {
     "pixels": ("--loss.objective", "{}"),
+    "locally_linear": (
+        *("--locally_linear.frames", "2", "--model.encoder", "spatial"),
+        *("--planner.name", "ilqr", "--planner.iterations", "1", "--planner.restarts", "1"),
+    ),
     "mlp": (*STATE, *MEMBERS, "--behavior.replan", "plan", "--planner.propagation", "ts1"),
     "frame_stack": (
         *("--behavior.name", "dyna", "--dyna.rollout_length", "0", "--dyna.n_step", "2"),
@@ -235,6 +239,10 @@ def test_every_behaviour_dynamics_objective_and_sampler_is_among_them():
     assert {c.replay.sampler for c in configs} == set(registry.SAMPLERS)
     assert {c.model.encoder for c in configs} == set(registry.ENCODERS)
     assert {c.planner.name for c in configs} >= {*registry.PLANNERS} - {"shooting"}
+    (both,) = (
+        c for c in configs if c.locally_linear.frames == 2
+    )  # a state that holds an embedding
+    assert both.planner.name == "ilqr" and both.planner.restarts  # random plans beside the last
 
 
 def drawn(rng, looks):
