@@ -40,28 +40,15 @@ def make_our_action(precision: str, seed: int) -> Callable[[], object]:
     sys.path.insert(0, str(ROOT))
     import torch
 
+    from benchmarks.compute import make_plan_function
     from worldmodel import build
     from worldmodel.config import loading
-    from worldmodel.kernels.packing import fixed_weights
-    from worldmodel.policy.planners.proposals import make_proposal
     from worldmodel.spaces import ActionSpace, ObservationSpace
-    from worldmodel.system import runtime
 
-    c = loading.parse(["pets"])
+    c, space = loading.parse(["pets"]), ActionSpace(1)
     torch.manual_seed(seed)
-    space, p = ActionSpace(1), c.planner
     model = build.make_model(c, ObservationSpace({"vector": 4}), space).requires_grad_(False)
-    planner, make_score = build.make_planner(p), build.make_plan_score(c, None, None)
-    proposal = make_proposal(space, p.init_std, p.min_std, p.color)
-    mean, std = proposal.start(1, p.horizon, space.size)
-    state, generator = model.dynamics.initial(1), torch.Generator().manual_seed(seed)
-
-    @torch.no_grad()
-    def act() -> object:
-        with runtime.autocast(torch.device("cpu"), precision), fixed_weights():
-            return planner(make_score(model, state, generator), mean, std, proposal, generator)
-
-    return act
+    return make_plan_function(c, model, space, precision)
 
 
 class MbrlPets:
@@ -196,15 +183,14 @@ def serve(name: str, checkout: str, seed: int) -> None:
 
 
 def measure(args: argparse.Namespace) -> None:
-    python, about = {name: sys.executable for name in OURS} | {"mbrl": args.python}, []
+    python = {name: sys.executable for name in OURS} | {"mbrl": args.python}
     workers = {name: Worker(python[name], name, args.checkout, str(args.seed)) for name in python}
     times: dict[str, list[float]] = {name: [] for name in workers}
     for turn in range(args.rounds + 1):
         for name, worker in workers.items():
             times[name] += [worker.ask("act")][: turn > 0]  # the first warms up
     for name, taken in times.items():
-        about.append(describe(name, taken, times["mbrl"]))
-        print(json.dumps(about[-1]), flush=True)
+        print(json.dumps(describe(name, taken, times["mbrl"])), flush=True)
     for trial in range(args.trials):
         found = workers["mbrl"].ask("trial")
         print(json.dumps({"program": "mbrl", "trial": trial + 1, "return": found}), flush=True)

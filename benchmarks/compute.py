@@ -11,8 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from worldmodel import build, registry
 from worldmodel.config import loading
+from worldmodel.config.schema import Config
 from worldmodel.kernels.packing import fixed_weights
-from worldmodel.policy.planners.proposals import Box
+from worldmodel.model.world_model import WorldModel
+from worldmodel.policy.planners.proposals import make_proposal
 from worldmodel.replay.buffer import Replay
 from worldmodel.replay.samplers.uniform import Uniform
 from worldmodel.rollout.player import Player
@@ -190,46 +192,34 @@ def measure_plan() -> dict[str, Entry]:
         times = {}
         for precision in sorted({pick_best_precision(), "fp32"}):
             c, model, _ = make_model_and_batch([*preset, f"run.precision={precision}"])
-            p = c.planner
-            planner, proposal = (
-                build.make_planner(p),
-                Box(init_std=p.init_std, min_std=p.min_std, color=p.color),
-            )
-            make_score = build.make_plan_score(c, None, None)
-            mean, std = proposal.start(1, p.horizon, ACTION.size)
-            state, generator = model.dynamics.initial(1), torch.Generator().manual_seed(0)
-
-            def once(
-                model=model,
-                planner=planner,
-                proposal=proposal,
-                mean=mean,
-                std=std,
-                state=state,
-                generator=generator,
-                precision=precision,
-                make_score=make_score,
-            ):
-                with (
-                    torch.no_grad(),
-                    runtime.autocast(torch.device("cpu"), precision),
-                    fixed_weights(),
-                ):
-                    return planner(
-                        make_score(model, state, generator),
-                        mean,
-                        std,
-                        proposal,
-                        generator,
-                    )
-
-            times[precision] = measure_seconds(once, 5) * 1e3
+            plan = make_plan_function(c, model, ACTION, precision)
+            times[precision] = measure_seconds(plan, 5) * 1e3
         found[f"plan.cem.{name}"] = {
             "value": times[pick_best_precision()],
             "unit": "ms",
             "baseline": times["fp32"],
         }
     return found
+
+
+def make_plan_function(
+    c: Config, model: WorldModel, space: ActionSpace, precision: str
+) -> Callable[[], torch.Tensor]:
+    """A function that makes one plan from one state, by the planner and score of a
+    configuration.
+    """
+    p, state = c.planner, model.dynamics.initial(1)
+    planner, make_score = build.make_planner(p), build.make_plan_score(c, None, None)
+    proposal = make_proposal(space, p.init_std, p.min_std, p.color)
+    mean, std = proposal.start(1, p.horizon, space.size)
+    generator = torch.Generator().manual_seed(0)
+
+    @torch.no_grad()
+    def plan() -> torch.Tensor:
+        with runtime.autocast(torch.device("cpu"), precision), fixed_weights():
+            return planner(make_score(model, state, generator), mean, std, proposal, generator)
+
+    return plan
 
 
 def measure_policy() -> dict[str, Entry]:

@@ -11,13 +11,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from benchmarks.compute import Entry, pick_best_precision
+from benchmarks.compute import Entry, make_plan_function, pick_best_precision
 from worldmodel import build
 from worldmodel.config import loading
-from worldmodel.kernels.packing import fixed_weights
-from worldmodel.policy.planners.proposals import make_proposal
 from worldmodel.spaces import ActionSpace, ObservationSpace
-from worldmodel.system import runtime
 from worldmodel.training.learner import Learner
 
 ACTION = ActionSpace(6)
@@ -115,16 +112,6 @@ def make_update(words: tuple[str, ...]) -> Callable[[], object]:
 
 def make_plan(words: tuple[str, ...]) -> Callable[[], object]:
     """A function that makes one plan from one state."""
-    c, model, batch = make_parts(words)
+    c, model, _ = make_parts(words)
     model.requires_grad_(False)
-    p, state = c.planner, model.dynamics.initial(1)
-    planner, make_score = build.make_planner(p), build.make_plan_score(c, None, None)
-    proposal = make_proposal(ACTION, p.init_std, p.min_std, p.color)
-    mean, std = proposal.start(1, p.horizon, ACTION.size)
-    generator = torch.Generator().manual_seed(0)
-
-    def plan() -> object:
-        with torch.no_grad(), runtime.autocast(CPU, pick_best_precision()), fixed_weights():
-            return planner(make_score(model, state, generator), mean, std, proposal, generator)
-
-    return plan
+    return make_plan_function(c, model, ACTION, pick_best_precision())

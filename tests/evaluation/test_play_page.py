@@ -1,8 +1,6 @@
 """The page in a browser: keys drive, frames change, curves grow, and going back branches off."""
 
 import json
-import re
-import time
 
 import numpy as np
 import pytest
@@ -50,14 +48,7 @@ def page(run_dir, chromium, tmp_path):
     said = tmp_path / "said"
     server = forked.start("eval", [run_dir, "play", "--no-browser"], said)
     chromium.events.clear()
-    chromium.looks_like(1100, 1000, "light")
-    while not (
-        found := re.search(r"^open (\S+)", said.read_text() if said.exists() else "", re.M)
-    ):
-        assert server.is_alive(), said.read_text()
-        time.sleep(0.05)
-    chromium.open(found[1])
-    chromium.wait("!document.getElementById('run').disabled")
+    browser.open_play_page(chromium, server, said)
     yield chromium
     server.terminate()
     assert forked.ended(server, said.read_text) == 0, said.read_text()

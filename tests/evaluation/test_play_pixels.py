@@ -1,8 +1,6 @@
 """Clicked pixels in a play session: the planner moves them, and the page shows where they are."""
 
 import json
-import re
-import time
 
 import numpy as np
 import pytest
@@ -149,14 +147,7 @@ def test_clicks_on_the_page_aim_and_show_where_the_pixel_is(run_dir, tmp_path):
     server = forked.start("eval", [run_dir, "play", "--no-browser"], said)
     chromium = browser.Browser(tmp_path / "profile")
     try:
-        chromium.looks_like(1100, 1000, "light")
-        while not (
-            found := re.search(r"^open (\S+)", said.read_text() if said.exists() else "", re.M)
-        ):
-            assert server.is_alive(), said.read_text()
-            time.sleep(0.05)
-        chromium.open(found[1])
-        chromium.wait("!document.getElementById('run').disabled")
+        browser.open_play_page(chromium, server, said)
         press = (
             "((row, column) => {{ const c = $('imagined'), b = c.getBoundingClientRect(); "
             "c.dispatchEvent(new MouseEvent('click', {{clientX: b.left + (column + .5) * b.width / 16, "

@@ -1,8 +1,6 @@
 """Feature points in a play session: where they are in its pictures, and on the page."""
 
 import base64
-import re
-import time
 
 import numpy as np
 import pytest
@@ -90,14 +88,7 @@ def test_dots_lie_on_the_pictures_of_the_page_until_they_are_switched_off(run_di
         return [...$(side + '-dots').children].map(dot => dot.getBoundingClientRect()).map(dot =>
         [(dot.x + dot.width / 2 - box.x) / box.width, (dot.y + dot.height / 2 - box.y) / box.height]); })"""
     try:
-        chromium.looks_like(1100, 1000, "light")
-        while not (
-            found := re.search(r"^open (\S+)", said.read_text() if said.exists() else "", re.M)
-        ):
-            assert server.is_alive(), said.read_text()
-            time.sleep(0.05)
-        chromium.open(found[1])
-        chromium.wait("!document.getElementById('run').disabled")
+        browser.open_play_page(chromium, server, said)
         for step in range(3):
             for side in ("imagined", "real"):
                 wanted = chromium.run(f"points.{side}")

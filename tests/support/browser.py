@@ -4,6 +4,7 @@ import base64
 import itertools
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -198,3 +199,15 @@ class Browser:
         except subprocess.TimeoutExpired:
             os.kill(self.process.pid, 9)
             self.process.wait()
+
+
+def open_play_page(chromium, server, said):
+    """Show the page of a play server, whose address is in the file of what it says."""
+    chromium.looks_like(1100, 1000, "light")
+    while not (
+        found := re.search(r"^open (\S+)", said.read_text() if said.exists() else "", re.M)
+    ):
+        assert server.is_alive(), said.read_text()
+        time.sleep(0.05)
+    chromium.open(found[1])
+    chromium.wait("!document.getElementById('run').disabled")

@@ -653,8 +653,8 @@ DISTANCE_OBJECTIVES = tuple(
 def find_policy(c: Config) -> str | None:
     """The name of the policy that is trained, to act or to help a planner; None if none is."""
     behavior = registry.BEHAVIORS[c.behavior.name]
-    needs_critic = states_fact(registry.PLAN_SCORES[c.planner.score], "needs_critic")
-    if states_fact(behavior, "plans") and not needs_critic and not c.planner.proposals:
+    scored = needs_critic(c.planner.score)
+    if states_fact(behavior, "plans") and not scored and not c.planner.proposals:
         return None
     return read_fact(behavior, "policy")
 
@@ -666,9 +666,13 @@ def learns_policy(c: Config) -> bool:
 
 def plans_with_critic(c: Config) -> bool:
     """Whether plans are made, and scored by a critic."""
-    return states_fact(registry.BEHAVIORS[c.behavior.name], "plans") and states_fact(
-        registry.PLAN_SCORES[c.planner.score], "needs_critic"
-    )
+    plans = states_fact(registry.BEHAVIORS[c.behavior.name], "plans")
+    return plans and needs_critic(c.planner.score)
+
+
+def needs_critic(score: str) -> bool:
+    """Whether a plan score, by its name, asks a critic."""
+    return states_fact(registry.PLAN_SCORES[score], "needs_critic")
 
 
 def find_unused_sections(c: Config) -> set[str]:

@@ -11,6 +11,7 @@ import numpy as np
 
 CLEAR = 2.0  # standard errors that a clear difference has at least
 CLEAR_SHARE = 0.05  # of the larger number, where there is no error to compare with
+APART = "the trainings have no seed in common"  # why two returns are not compared
 
 
 class Verdict(Enum):

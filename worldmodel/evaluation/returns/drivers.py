@@ -14,7 +14,7 @@ import numpy as np
 from worldmodel import registry
 from worldmodel.config.component_settings import read_settings, states_fact
 from worldmodel.config.preset_files import find_preset_files
-from worldmodel.config.schema import Config, PlannerConfig, find_planner_lack
+from worldmodel.config.schema import Config, PlannerConfig, find_planner_lack, needs_critic
 from worldmodel.config.yaml_io import read_yaml
 from worldmodel.evaluation.plotting.style import (
     describe_markers,
@@ -72,7 +72,7 @@ class PlannerVariant:
     @property
     def needs_actor_critic(self) -> bool:
         """Whether it needs an actor or a critic."""
-        return self.has_proposals or self.score != "reward"
+        return self.has_proposals or needs_critic(self.score)
 
     def overrides(self, candidates: int | None = None, elites: int | None = None) -> Overrides:
         keys: dict[str, Any] = {"name": self.planner, "score": self.score, "proposals": 0}
@@ -163,7 +163,7 @@ def find_lacks(
     found: dict[str, str | None] = {}
     for name, variant in PLANNER_VARIANTS.items():
         found[name] = find_planner_lack(c, variant.planner, variant.score, discrete)
-        if policy is not None and not policy.has_critic and variant.score != "reward":
+        if policy is not None and not policy.has_critic and needs_critic(variant.score):
             found[name] = NO_CRITIC
         linearizes = states_fact(registry.PLANNERS[variant.planner], "needs_predicted_features")
         if not found[name] and linearizes and features > MOST_FEATURES and name not in named:

@@ -15,6 +15,7 @@ from worldmodel.ladder.lesson import Lesson, Results
 from worldmodel.ladder.material import Material, observe_vectors, read_vectors
 from worldmodel.ladder.references import SPINNING, SPINS
 from worldmodel.ladder.statements import (
+    APART,
     Claim,
     Verdict,
     combine_verdicts,
@@ -141,7 +142,7 @@ def describe_returns(results: Results) -> str:
     curves, levels = match_seeds(results["curves"]), results["references"]
     once, again = (curves[label]["final"] for label in (ONCE, AGAIN))
     if not once:
-        return "Returns cannot be compared: the trainings have no seed in common."
+        return f"Returns cannot be compared: {APART}."
     verdict = describe_verdict(judge(again, once), len(again))
     said = f"Returns are {describe_mean(once)} and {describe_mean(again)}: {verdict}"
     if SPINNING in levels and np.mean(again) <= SPINS * levels[SPINNING]:

@@ -16,6 +16,7 @@ from worldmodel.ladder.lesson import Lesson, Results
 from worldmodel.ladder.material import Material
 from worldmodel.ladder.references import EXPERT
 from worldmodel.ladder.statements import (
+    APART,
     Claim,
     Verdict,
     combine_verdicts,
@@ -46,7 +47,7 @@ def measure(material: Material) -> Results:
 def summarize(results: Results) -> str:
     curves, levels = match_seeds(results["curves"]), results["references"]
     if not curves[MODEL_FREE]["final"]:
-        return state_absence("the trainings have no seed in common")
+        return state_absence(APART)
     seeds = describe_count(len(curves[MODEL_FREE]["final"]), "seed")
     claims = [claim_steps(curves, levels), claim_end(curves, levels)]
     return state_finding(claims, after=f", over {seeds}")

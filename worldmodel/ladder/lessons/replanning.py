@@ -14,6 +14,7 @@ from worldmodel.ladder.learning_curves import (
 from worldmodel.ladder.lesson import Lesson, Results
 from worldmodel.ladder.material import Material
 from worldmodel.ladder.statements import (
+    APART,
     Claim,
     Verdict,
     describe_count,
@@ -28,7 +29,6 @@ from worldmodel.ladder.trainings import Study
 
 OPEN_LOOP, MPC = "v10", "v15"
 DEARER = 1.05  # times a processor time, above which another is clearly longer
-APART = "the trainings have no seed in common"
 
 
 def list_labels(study: Study) -> list[str]:

@@ -277,8 +277,9 @@ class Pixels(Dynamics):
         kernels, masks = self._predict_motion(hidden, seen, noise)
         after = {"first": state["first"], "hidden": hidden}
         if "designated" in state:
-            masks = drop_small_masks(masks, state["least_mask"])
-            after["least_mask"] = state["least_mask"]
+            if "least_mask" in state:
+                masks = drop_small_masks(masks, state["least_mask"])
+                after["least_mask"] = state["least_mask"]
             mean, after["designated"] = self._move_designated(state, kernels, masks)
             after["designated_first"] = state["designated_first"]
         else:
@@ -378,9 +379,10 @@ class Pixels(Dynamics):
     def designate(
         self, state: State, probabilities: Tensor, first: Tensor, least_mask: float = 0.0
     ) -> State:
-        least = probabilities.new_full((len(probabilities),), least_mask)
         known = {"designated": probabilities, "designated_first": first}
-        return {**state, **known, "least_mask": least}
+        if least_mask:
+            known["least_mask"] = probabilities.new_full((len(probabilities),), least_mask)
+        return {**state, **known}
 
     def locate(self, state: State) -> Tensor:
         return state["designated"]

@@ -16,7 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from torch import Generator
+import torch
+from torch import Generator, Tensor
 
 from worldmodel.config.schema import PlannerConfig
 from worldmodel.model.world_model import WorldModel
@@ -61,3 +62,11 @@ class BehaviorParts:
     policy: LearnedPolicy | None  # where the configuration trains one
     planning: Planning
     settings: Any = None  # the behavior's section of the configuration, where it has one
+
+
+def find_due(age: Tensor, is_first: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Which rows (B,) start anew, as their age has come to so many steps or an episode begins, and
+    the ages after this step.
+    """
+    due = is_first.bool() | (age % most == 0)
+    return due, torch.where(due, 1.0, age + 1)

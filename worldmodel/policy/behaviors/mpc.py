@@ -14,7 +14,7 @@ from torch import Tensor
 
 from worldmodel.config.ranges import Count
 from worldmodel.kernels.packing import fixed_weights
-from worldmodel.policy.behaviors import MEMORY, BehaviorParts
+from worldmodel.policy.behaviors import MEMORY, BehaviorParts, find_due
 from worldmodel.policy.exploration_noise import add_exploration_noise
 from worldmodel.policy.planners.proposals import Box, OneHot, SeededProposal
 from worldmodel.spaces import State, add_prefix, map_state, select_prefix
@@ -102,7 +102,7 @@ class MPC:
     ) -> tuple[Tensor, State]:
         """The plans (B,H,A) to go on with, of which those that are used up are made anew."""
         plan, age = (carry[k].to(is_first.device) for k in ("plan", "age"))
-        due = is_first.bool() | (age % self.replan == 0)
+        due, age = find_due(age, is_first, self.replan)
         if due.any():
             rows = due.nonzero().squeeze(1)
             own, kept = (
@@ -111,7 +111,7 @@ class MPC:
             )
             made = self.plan(own, kept, is_first[rows], generator)
             plan = plan.index_copy(0, rows, made)
-        return plan, {"age": torch.where(due, 1.0, age + 1)}
+        return plan, {"age": age}
 
     def plan(
         self, state: State, carry: State, is_first: Tensor, generator: torch.Generator

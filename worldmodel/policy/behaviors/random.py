@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.config.ranges import Count
-from worldmodel.policy.behaviors import BehaviorParts
+from worldmodel.policy.behaviors import BehaviorParts, find_due
 from worldmodel.spaces import State
 
 
@@ -42,6 +42,6 @@ class Random:
         if self.hold == 1:
             return drawn, carry
         kept, age = (carry[k].to(drawn.device) for k in ("action", "age"))
-        due = is_first.to(drawn.device).bool() | (age % self.hold == 0)
+        due, age = find_due(age, is_first.to(drawn.device), self.hold)
         action = torch.where(due.unsqueeze(-1), drawn, kept)
-        return action, {"action": action, "age": torch.where(due, 1.0, age + 1)}
+        return action, {"action": action, "age": age}
