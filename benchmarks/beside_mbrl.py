@@ -7,8 +7,9 @@ its own that can import it (torch, gymnasium 0.26, hydra-core 1.3, numpy below 2
 those of its notebook pets_example: 5 members of 3 x 200, 20 particles, horizon 15, CEM 500 x 5.
 
 Both programs choose actions in turns, one thread each, so that both meet the same load; medians
-count, and ratios to mbrl-lib. With --trials mbrl-lib trains for so many trials of 200 steps after
-200 random steps, and their returns are printed; ours are those of `train.py pets`. Lines are JSON.
+count, and ratios to mbrl-lib. bf16 is left out where the processor does not multiply it natively.
+With --trials mbrl-lib trains for so many trials of 200 steps after 200 random steps, and their
+returns are printed; ours are those of `train.py pets`. Lines are JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 LENGTH, MEMBERS = 200, 5
-OURS = ("fp32", "bf16")
 # Without them the C library returns large arrays to the system after each use.
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
@@ -182,8 +182,18 @@ def serve(name: str, checkout: str, seed: int) -> None:
         print(answer, flush=True)
 
 
+def list_our_precisions() -> list[str]:
+    """fp32, and bf16 where the processor multiplies it natively."""
+    sys.path.insert(0, str(ROOT))
+    import torch
+
+    from worldmodel.system.runtime import pick_precision
+
+    return sorted({"fp32", pick_precision("auto", torch.device("cpu"))})
+
+
 def measure(args: argparse.Namespace) -> None:
-    python = {name: sys.executable for name in OURS} | {"mbrl": args.python}
+    python = {name: sys.executable for name in list_our_precisions()} | {"mbrl": args.python}
     workers = {name: Worker(python[name], name, args.checkout, str(args.seed)) for name in python}
     times: dict[str, list[float]] = {name: [] for name in workers}
     for turn in range(args.rounds + 1):
