@@ -14,6 +14,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from worldmodel.envs.tasks.noisy_room import NoisyRoom
+from worldmodel.envs.tasks.pendulum import Pendulum
 
 import forked
 from worldmodel import envs
@@ -23,6 +25,7 @@ from worldmodel.ladder import (
     colours,
     grid,
     learning_curves,
+    material,
     measurements,
     page,
     references,
@@ -32,11 +35,13 @@ from worldmodel.ladder import (
 )
 from worldmodel.ladder.lessons import (
     catalog,
+    caution,
     distribution_shift,
     error_growth,
     exploitation,
     replanning,
     returns,
+    rollout_length,
     uncertainties,
 )
 from worldmodel.ladder.material import (
@@ -381,7 +386,7 @@ def test_growth_of_known_errors_is_described_up_to_where_they_saturate():
     )
     said = error_growth.describe({"error": linear.tolist()})
     assert "0.01 standard deviations after one step and 0.5 after 50" in said
-    assert ": never faster than T^2" in said and "saturates" not in said
+    assert ": never faster than T^2" in said and "hardly grows" not in said
     assert "stays within epsilon T^2, as the lecture says" in said
     square = np.minimum(0.01 * x**2, 1.0)  # the sum grows as T^3, up to step 10
     assert error_growth.find_saturation(square) == 10
@@ -390,12 +395,28 @@ def test_growth_of_known_errors_is_described_up_to_where_they_saturate():
     assert (
         "T^2.5 over steps 1 to 5 and T^2.8 over steps 5 to 10: faster than T^2 all along" in said
     )
-    assert "From about step 10 the error saturates at 1." in said
-    assert "is above epsilon T^2 from step 2 on, which the lecture does not allow" in said
-    late = np.where(x < 5, 0.01, 0.01 * (x - 4.0) ** 3)
-    assert "slower than T^2 at first, faster from step 5" in error_growth.describe(
-        {"error": late.tolist()}
-    )
+    assert "From about step 10 on the error of a state hardly grows any more: it lies be" in said
+    assert "between 1 and 1, 1 on average" in said
+    assert "is above epsilon T^2 from step 2 on. The bound supposes that each step adds at" in said
+    assert "At least one of the two fails here" in said
+
+
+def test_an_error_that_oscillates_is_saturated_where_it_reaches_its_mean():
+    x = np.arange(1, 51)
+    error = np.where(x < 15, 0.01 * x**2, 2.0 + 0.5 * np.sin(x))
+    error[-1] = 3.0  # the highest of all, which says nothing of where growth ends
+    assert error_growth.find_saturation(error) == 14
+    assert list(error_growth.measure_slopes(error))[-1] == (10, 14)
+    said = error_growth.describe({"error": error.tolist()})
+    assert "From about step 14 on" in said and "it lies between 1.5 and 3, 2 on average" in said
+
+
+def test_growth_is_called_faster_only_between_the_steps_where_it_is():
+    slopes = {(1, 5): 1.7, (5, 10): 2.8, (10, 15): 3.3, (15, 20): 2.04}
+    assert error_growth._describe_change(slopes) == ": faster than T^2 from 5 to 15 alone"
+    slopes[20, 30] = 2.1
+    apart = ": faster than T^2 from 5 to 15 and from 20 to 30 alone"
+    assert error_growth._describe_change(slopes) == apart
 
 
 def test_starts_leave_room_for_the_steps_that_follow():
@@ -467,9 +488,15 @@ def test_uncertainties_of_members_that_are_known(climbed):
 def test_the_room_is_probed_by_its_simulator(climbed):
     simulator = climbed.material.make_simulator(climbed.material.open("room"))
     points = np.array([[-0.6, -0.6], [-0.6, 0.6], [0.28, 0.0], [0.6, -0.6]], np.float32)
-    free, noise = uncertainties.probe_room(simulator, points)
+    free, noise = grid.probe_room(simulator, points)
     assert free.tolist() == [True, True, False, True]  # the third is in the wall
     assert (noise > uncertainties.NOISY).tolist() == [True, False, False, False]
+
+
+def test_disputed_cells_are_those_of_the_highest_disagreement_that_can_be_stood_on():
+    free = np.array([True] * 8 + [False])
+    found = caution.find_disputed(np.array([1.0, 8, 3, 4, 5, 6, 7, 2, 99]), free)
+    assert found.nonzero()[0].tolist() == [1, 6]
 
 
 def test_differences_are_clear_beyond_two_standard_errors():
@@ -533,6 +560,43 @@ def test_a_curve_is_averaged_by_episode_over_all_seeds():
     assert learning_curves.count_steps(curve, 6.5) is None
 
 
+def test_the_random_steps_of_curves_are_named_where_they_differ():
+    curves = {"v05": {"prefill": [1200]}, "v10": {"prefill": [600]}, "v15": {"prefill": [600]}}
+    said = learning_curves.describe_prefill(curves)
+    assert said == "the first 600 steps (of v05 1,200) are random actions"
+    del curves["v05"]
+    assert learning_curves.describe_prefill(curves) == "the first 600 steps are random actions"
+    assert learning_curves.describe_prefill({"v10": {"prefill": []}}) == ""
+
+
+def test_updates_and_random_steps_are_read_from_a_training(climbed):
+    curve = learning_curves.read_curves(climbed.material.runs["v15"])
+    assert curve["prefill"] == [30] and curve["updates"] == [4]  # 3 before, 1 for its round
+
+
+def test_the_time_of_an_action_is_measured_once(climbed, monkeypatch):
+    first = climbed.material.measure_action_time("v15")
+    assert first > 0
+
+    def fail(*args):
+        raise AssertionError("measured before")
+
+    monkeypatch.setattr(material, "measure_action_time", fail)
+    assert climbed.material.measure_action_time("v15") == first
+
+
+def test_imagined_steps_of_an_update_are_counted():
+    cells = make_ladder(Study(seeds=[0]), lambda task: None)
+    counts = {
+        label: rollout_length.count_imagined(cells[label][0].config)
+        for label in ("v30", "rollout_5", "rollout_15", "rollout_50")
+    }
+    assert counts == {"v30": 64, "rollout_5": 60, "rollout_15": 120, "rollout_50": 400}
+    config = cells["v30"][0].config
+    few = dataclasses.replace(config, imag=dataclasses.replace(config.imag, starts=10))
+    assert rollout_length.count_imagined(few) == 10
+
+
 def test_the_processor_time_of_a_training_is_read_from_its_log(climbed):
     curve = learning_curves.read_curves(climbed.material.runs["v15"])
     assert curve["seeds"] == [0] and 0 < curve["spent"][0] < 2
@@ -568,6 +632,45 @@ def test_references_are_the_expert_and_a_spinning_pendulum(climbed):
             raise envs.EnvSettingsError(f"no expert for {task}")
 
     assert references.measure_references(NoExpert(), run.config) == {}
+
+
+def test_returns_near_that_of_spinning_are_no_success():
+    levels = {"spinning": 70.0}
+    low, high = 70.0 / references.SPINS, 70.0 * references.SPINS
+    assert references.only_spin(levels, [low + 0.1, high - 0.1])
+    assert not references.only_spin(levels, [70.0, high + 0.1])
+    assert not references.only_spin(levels, [low - 0.1, 70.0])
+    assert not references.only_spin({}, [70.0])
+
+
+def test_the_page_says_what_its_words_mean_and_when_it_is_short():
+    def describe(study, found=catalog.LESSONS):
+        text = page.render_page(page.Page(study, "wm ladder", dict.fromkeys(found, "x"), []))
+        return html.unescape(text)
+
+    short, whole = describe(Study(seeds=[0], fast=True)), describe(Study())
+    assert "This run is short, with 1,200 steps for each rung. It probably stops before" in short
+    assert "policies (v20 and v30) have learnt" in short and "This run is short" not in whole
+    assert "This run is short" not in describe(Study(fast=True, frames=2400))
+    assert "two standard errors" not in short and "two standard errors" in whole
+    for text in (short, whole):
+        assert "With one seed, clear means only more than 5 % apart" in text
+        assert "tests the predicted outcome, not the explanation" in text
+        assert (
+            'the task of "Noise is not ignorance" and "What caution does to exploration"' in text
+        )
+        assert "<td>150 steps of pendulum and 60 steps of noisy_room</td>" in text
+    steps = {"pendulum": Pendulum.episode_steps, "noisy_room": NoisyRoom.episode_steps}
+    assert steps == page.EPISODES
+    changed = describe(Study(words=("--env.time_limit=30",)))
+    assert "<td>150 steps" not in changed and "whirling" in changed
+    other = describe(Study(task="rope", obs="pixels"))
+    assert "whirling" not in other and "<td>150 steps" not in other and "the task of" not in other
+
+
+def test_lines_of_one_plot_have_different_dashes():
+    for labels in (["v30", "rollout_5", "rollout_15", "rollout_50"], ["v15", "v30", "model_free"]):
+        assert len({colours.choose_style(label).split()[1] for label in labels}) == len(labels)
 
 
 def test_every_training_of_the_curves_has_a_colour_of_its_own():

@@ -19,13 +19,16 @@ COLOURS = {
     "rollout_50": ("#2a4b8d", "#8fb3ff"),
 }
 DASHES = 4  # that are told apart at the width of a line
+# Rollouts stand in a plot with v30, which has the last dash.
+ROLLOUTS = [label for label in COLOURS if label.startswith("rollout_")]
 
 
 def choose_style(label: str) -> str:
     """The CSS classes of a training's lines, dots and bars."""
     if label not in COLOURS:
         return "c0 d0"
-    return f"of-{label} d{list(COLOURS).index(label) % DASHES}"
+    order = ROLLOUTS if label in ROLLOUTS else list(COLOURS)
+    return f"of-{label} d{order.index(label) % DASHES}"
 
 
 def make_stylesheet() -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from worldmodel.evaluation.report.reported_run import extract_curve, read_run
 from worldmodel.evaluation.report.svg import REFERENCES, Series, plot_bars, plot_lines
 from worldmodel.ladder.colours import choose_style
-from worldmodel.ladder.statements import describe_count
+from worldmodel.ladder.statements import describe_count, join_words
 
 POINTS = 40  # of a line at most
 RETURN = "return of an episode"
@@ -23,13 +23,15 @@ def read_curves(paths: Sequence[Path]) -> dict[str, Any]:
     """The returns of training episodes of several seeds, and of their closing evaluations.
 
     `minutes` and `spent` are processor minutes; a run that has not logged them has None.
+    `prefill` is how many steps of random actions come first, `updates` how many the model had.
     """
-    keys = ("seeds", "frames", "minutes", "scores", "final", "spent")
+    keys = ("seeds", "frames", "minutes", "scores", "final", "spent", "prefill", "updates")
     found: dict[str, Any] = {key: [] for key in keys}
     for path in paths:
         run = read_run(path)
         episodes = extract_curve(run.metrics, "episode/score")
         clock = extract_curve(run.metrics, "time/processor_minutes")
+        updates = extract_curve(run.metrics, "updates")
         frames = [frame for frame, _ in episodes]
         found["seeds"].append(run.config.run.seed)
         found["frames"].append(frames)
@@ -38,6 +40,8 @@ def read_curves(paths: Sequence[Path]) -> dict[str, Any]:
         found["scores"].append([score for _, score in episodes])
         found["final"].append(run.scores[-1]["eval/score"])
         found["spent"].append(clock[-1][1] if clock else None)
+        found["prefill"].append(run.config.train.prefill)
+        found["updates"].append(updates[-1][1] if updates else 0.0)
     return found
 
 
@@ -76,6 +80,17 @@ def average_episodes(curve: Curve, by: str = "frames") -> np.ndarray:
         return np.zeros((0, 4))
     x, y = (np.array([one[:count] for one in curve[key]], float) for key in (by, "scores"))
     return np.stack([x.mean(0), y.mean(0), y.min(0), y.max(0)], 1)
+
+
+def describe_prefill(curves: Mapping[str, Curve]) -> str:
+    """How many steps of the curves are random actions, as a note of their plot."""
+    counts = {label: own["prefill"][0] for label, own in curves.items() if own["prefill"]}
+    if not counts:
+        return ""
+    least = min(counts.values())
+    more = [f"of {label} {count:,}" for label, count in counts.items() if count != least]
+    apart = f" ({join_words(more)})" if more else ""
+    return f"the first {describe_count(least, 'step')}{apart} are random actions"
 
 
 def count_steps(curve: Curve, level: float) -> float | None:

@@ -41,3 +41,4 @@ class Lesson:
     draw: Callable[[Results], str]  # figures, as HTML
     state_only: bool = False
     needs_all: bool = True  # its trainings; otherwise some are enough
+    task: str | None = None  # None: that of the study

@@ -53,7 +53,7 @@ def plot_map(
         for value, name in (names or {}).items()
     )
     bar = "" if names else _draw_bar(low, high, [shade(x) for x in np.linspace(low, high, SHADES)])
-    unit = f'<span class="note">colour: {escape(unit)}</span>' if unit else ""
+    unit = f'<span class="note">colour, linear: {escape(unit)}</span>' if unit else ""
     inside = f'<span class="note">{escape(note)}</span>' if note else ""
     description = f"{title}: from {low:.3g} to {high:.3g}"
     wide, tall = LEFT + SIDE + RIGHT, TOP + SIDE + BOTTOM

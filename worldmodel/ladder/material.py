@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from worldmodel.saved_run import Run
 from worldmodel.spaces import ActionSpace, State, map_state
 
 STREAM = 11  # the seeds of recorded episodes differ from those of trainings and evaluations
+ACTIONS = 30  # that are timed, after as many that are not
 SAMPLES = 32  # next states that are sampled of each member
 ENTRY = "simulator"  # of an observation: the simulator's whole state
 
@@ -51,6 +53,7 @@ class Material:
     runs: Mapping[str, Sequence[Path]]
     environments: Environments
     opened: dict[Path, Run] = field(default_factory=dict)
+    action_ms: dict[str, float] = field(default_factory=dict)  # by label, as measured
 
     def open(self, label: str) -> Run:
         """The run of the first seed."""
@@ -62,6 +65,14 @@ class Material:
     def measure_references(self, label: str) -> dict[str, float]:
         """What the returns of a training are compared with."""
         return measure_references(self.environments, self.open(label).config)
+
+    def measure_action_time(self, label: str) -> float:
+        """Processor milliseconds of one action, measured once, so that lessons agree on it."""
+        if label not in self.action_ms:
+            run = self.open(label)
+            make = self.environments.make_factory(run.config.env, run.config.distract, True)
+            self.action_ms[label] = measure_action_time(run, make)
+        return self.action_ms[label]
 
     def make_simulator(self, run: Run) -> Simulator:
         return self.environments.make_simulator(run.config.env, trust=True)
@@ -81,6 +92,19 @@ class Material:
 
     def _make_factory(self, run: Run) -> Callable[[], Any]:
         return self.environments.make_factory(run.config.env, run.config.distract, True, True)
+
+
+def measure_action_time(run: Run, make: Callable[[], Any]) -> float:
+    """Processor milliseconds of one action; the time of a whole plan is spread over its steps."""
+    env = make()
+    observation, _ = env.reset(seed=0)
+    env.close()
+    carry, began = None, 0.0
+    for step in range(2 * ACTIONS):
+        if step == ACTIONS:
+            began = time.process_time()
+        _, carry = run.act([observation], carry)
+    return (time.process_time() - began) / ACTIONS * 1000
 
 
 def record_episodes(

@@ -17,7 +17,7 @@ from worldmodel.ladder.statements import join_words, state_absence
 from worldmodel.system.files import read_json
 
 MAX_BYTES = 1 << 26
-FORMAT = 2  # of the results; those of another are measured again
+FORMAT = 3  # of the results; those of another are measured again
 
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from worldmodel.rollout.collector import make_episode_seeds
 STREAM = 12  # the seeds of these episodes differ from those of trainings and evaluations
 EXPERT, SPINNING = "expert", "spinning"
 EPISODES = 50
-SPINS = 1.1  # times the return of spinning, up to which an agent does not get beyond it
+SPINS = 1.1  # times the return of spinning, up to which an agent does no more than spin
 
 
 def measure_references(environments: Environments, config: Config) -> dict[str, float]:
@@ -36,6 +36,14 @@ def spin(env: Any) -> np.ndarray:
     """Push the pendulum along its motion with all force."""
     _, speed = env.unwrapped.state()
     return np.array([1.0 if speed >= 0 else -1.0], np.float32)
+
+
+def only_spin(levels: Mapping[str, float], scores: Sequence[float]) -> bool:
+    """Whether all of some mean returns are about that of spinning, so that none is a success."""
+    if SPINNING not in levels:
+        return False
+    least, most = levels[SPINNING] / SPINS, levels[SPINNING] * SPINS
+    return all(least <= score <= most for score in scores)
 
 
 def play_episodes(make: Callable[[], Any], policy: Callable[[Any], Any]) -> float:

@@ -11,6 +11,7 @@ from worldmodel.sweep.grid import Cell, make_cells
 
 RUNGS = ("v05", "v10", "v15", "v15_mppi", "v2_ensemble", "v20", "v25", "v30", "v4")
 FAST_RUNGS = ("v05", "v10", "v15", "v2_ensemble", "v20", "v30")
+POLICIES = ("v20", "v25", "v30")  # that learn a policy and do not plan
 PIXELS = "ladder_pixels"  # the preset that lets a rung see pictures
 ROOM = "noisy_room"  # the task made for the two kinds of uncertainty
 MODEL_FREE, ROOM_DATA = "model_free", "room"

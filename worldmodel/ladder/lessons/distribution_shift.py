@@ -13,7 +13,7 @@ from worldmodel.ladder.colours import choose_style
 from worldmodel.ladder.learning_curves import match_seeds, plot_finals, read_curves
 from worldmodel.ladder.lesson import Lesson, Results
 from worldmodel.ladder.material import Material, observe_vectors, read_vectors
-from worldmodel.ladder.references import SPINNING, SPINS
+from worldmodel.ladder.references import SPINNING, only_spin
 from worldmodel.ladder.statements import (
     APART,
     Claim,
@@ -33,6 +33,7 @@ ONCE, AGAIN = "v05", "v10"
 EPISODES, STEPS = 4, 200
 DOTS = 150
 LARGER = 1.2  # times a number, above which another is clearly larger
+NEAR, FEW = 0.3, 10  # distance that is near the data; states that are too few for a median
 
 
 def list_labels(study: Study) -> list[str]:
@@ -56,6 +57,7 @@ def measure(material: Material) -> Results:
         }
     return {
         "rungs": found,
+        "steps": {label: material.open(label).config.run.frames for label in (ONCE, AGAIN)},
         "curves": {label: read_curves(material.runs[label]) for label in (ONCE, AGAIN)},
         "references": material.measure_references(ONCE),
     }
@@ -105,6 +107,10 @@ def claim_returns(results: Results) -> Claim:
     what = {1: "raise", 0: "do not clearly raise", -1: "lower"}[sign]
     means = f"{np.mean(once):.1f} to {np.mean(again):.1f}"
     seeds = describe_count(len(once), "seed")
+    levels = results["references"]
+    if only_spin(levels, [float(np.mean(x)) for x in (once, again)]):
+        said = f"returns stay near those of spinning, {levels[SPINNING]:.1f} ({means}, {seeds})"
+        return Claim(Verdict.UNCLEAR, said)
     return Claim(name_verdict(sign), f"refits {what} returns ({means}, {seeds})")
 
 
@@ -122,7 +128,7 @@ def describe(results: Results) -> str:
         f"{ratios[0]:.2g} times as far as after refits ({AGAIN}, {again['distance']:.2g}); the "
         f"model's error there is {once['error']:.2g}, {ratios[1]:.2g} times that after refits "
         f"({again['error']:.2g}): {verdict}. All are medians of the first seed.\n"
-        f"{describe_correlation(rungs)}\n{describe_returns(results)}"
+        f"{describe_correlation(rungs)}{describe_near(rungs)}\n{describe_returns(results)}"
     )
 
 
@@ -138,14 +144,40 @@ def describe_correlation(rungs: Results) -> str:
     )
 
 
+def describe_near(rungs: Results) -> str:
+    """Which model is better where both know the states, as a sentence after others."""
+    near = [
+        np.asarray(rungs[label]["error"])[np.asarray(rungs[label]["distance"]) < NEAR]
+        for label in (ONCE, AGAIN)
+    ]
+    if min(map(len, near)) < FEW:
+        return ""
+    once, again = (float(np.median(one)) for one in near)
+    said = (
+        f" At distances below {NEAR:g} the median error is {once:.2g} for {ONCE} and {again:.2g} "
+        f"for {AGAIN}"
+    )
+    if once * LARGER < again:
+        return (
+            f"{said}: the model of random data is the better one near its data, which is all that "
+            f"it has to fit, while {AGAIN} has as well what its plans met."
+        )
+    return f"{said}."
+
+
 def describe_returns(results: Results) -> str:
     curves, levels = match_seeds(results["curves"]), results["references"]
     once, again = (curves[label]["final"] for label in (ONCE, AGAIN))
     if not once:
         return f"Returns cannot be compared: {APART}."
-    verdict = describe_verdict(judge(again, once), len(again))
-    said = f"Returns are {describe_mean(once)} and {describe_mean(again)}: {verdict}"
-    if SPINNING in levels and np.mean(again) <= SPINS * levels[SPINNING]:
+    said = f"Returns are {describe_mean(once)} and {describe_mean(again)}"
+    if only_spin(levels, [float(np.mean(x)) for x in (once, again)]):
+        return (
+            f"{said}, both near that of spinning alone ({levels[SPINNING]:.1f}): a difference "
+            "between them shows no success."
+        )
+    said += f": {describe_verdict(judge(again, once), len(again))}"
+    if only_spin(levels, [float(np.mean(again))]):
         said += (
             f"; with refits the pendulum still only spins, as spinning alone returns "
             f"{levels[SPINNING]:.1f}"
@@ -168,8 +200,9 @@ def draw(results: Results) -> str:
         "distance to the nearest training state",
         log=True,
         log_x=True,
-        note="new episodes of the first seed, against all its training data, at its end; both "
-        "axes are Euclidean, in standard deviations of the random data",
+        note=f"new episodes after training, first seed, against all its training data"
+        f"{describe_data(results['steps'])}; distances are Euclidean, in standard deviations of "
+        "the random data",
         y_name="error of a predicted step",
     )
     head = ("rung", "distance", "error")
@@ -178,6 +211,13 @@ def draw(results: Results) -> str:
         "Returns of the closing evaluation", results["curves"], "", results["references"]
     )
     return scatter + finals + table
+
+
+def describe_data(steps: Results) -> str:
+    """How many steps each rung had, as the end of a note."""
+    if len(set(steps.values())) == 1:
+        return f" ({describe_count(steps[ONCE], 'step')} each)"
+    return f" ({join_words([f'{count:,} steps of {label}' for label, count in steps.items()])})"
 
 
 LESSON = Lesson(

@@ -6,6 +6,7 @@ import numpy as np
 
 from worldmodel.ladder.learning_curves import (
     compare_spent,
+    describe_prefill,
     match_seeds,
     plot_curves,
     plot_finals,
@@ -16,7 +17,6 @@ from worldmodel.ladder.material import Material
 from worldmodel.ladder.statements import (
     APART,
     Claim,
-    Verdict,
     describe_count,
     describe_mean,
     describe_verdict,
@@ -36,8 +36,13 @@ def list_labels(study: Study) -> list[str]:
 
 
 def measure(material: Material) -> Results:
-    curves = {name: read_curves(material.runs[name]) for name in (OPEN_LOOP, MPC)}
-    return {"curves": curves, "references": material.measure_references(MPC)}
+    labels = (OPEN_LOOP, MPC)
+    return {
+        "curves": {name: read_curves(material.runs[name]) for name in labels},
+        "action_ms": {name: material.measure_action_time(name) for name in labels},
+        "horizon": material.open(OPEN_LOOP).config.planner.horizon,
+        "references": material.measure_references(MPC),
+    }
 
 
 def summarize(results: Results) -> str:
@@ -57,15 +62,21 @@ def summarize(results: Results) -> str:
 
 
 def claim_price(results: Results) -> Claim:
-    """Replanning takes more processor time."""
-    ratio = compare_price(results)
-    if ratio is None:
-        return Claim(Verdict.UNMEASURED, "its processor time is not known")
+    """An action takes more processor time where it is planned anew."""
+    ratio, whole = compare_actions(results), compare_trainings(results)
     sign = 1 if ratio > DEARER else -1 if ratio < 1 / DEARER else 0
-    return Claim(name_verdict(sign), f"it takes {ratio:.1f} times the processor time")
+    training = "" if whole is None else f", the whole training {whole:.1f} times"
+    said = f"an action takes {ratio:.1f} times the processor time{training}"
+    return Claim(name_verdict(sign), said)
 
 
-def compare_price(results: Results) -> float | None:
+def compare_actions(results: Results) -> float:
+    """How many times the processor time of an action of a whole plan one of replanning takes."""
+    took = results["action_ms"]
+    return took[MPC] / max(1e-9, took[OPEN_LOOP])
+
+
+def compare_trainings(results: Results) -> float | None:
     """How many times the processor time of whole plans replanning took; None if not known."""
     spent = compare_spent(results["curves"])
     return None if spent is None else spent[MPC] / max(1e-9, spent[OPEN_LOOP])
@@ -79,22 +90,39 @@ def describe(results: Results) -> str:
     verdict = describe_verdict(judge(anew, whole), len(anew))
     return (
         f"Replanning ({MPC}) got {describe_mean(anew)} and whole plans ({OPEN_LOOP}) got "
-        f"{describe_mean(whole)}: {verdict}.\n{describe_price(results)}How errors add up along a "
-        "plan is not measured here but under error against rollout length."
+        f"{describe_mean(whole)}: {verdict}.\n{describe_price(results)}\nHow errors add up along "
+        "a plan is not measured here but under error against rollout length."
     )
 
 
 def describe_price(results: Results) -> str:
-    ratio = compare_price(results)
-    if ratio is None:
-        return ""
+    took, ratio, whole = results["action_ms"], compare_actions(results), compare_trainings(results)
     verdict = "as the lecture says" if ratio > DEARER else "which is not what the lecture says"
-    return f"It took {ratio:.1f} times the processor time, {verdict}.\n"
+    said = (
+        f"An action takes {took[MPC]:.2g} ms of processor time with replanning and "
+        f"{took[OPEN_LOOP]:.2g} ms with whole plans, whose price all their steps share: "
+        f"{ratio:.1f} times as much, {verdict}."
+    )
+    if whole is None:
+        return said
+    return (
+        f"{said} The whole training, with its updates, took {whole:.1f} times the processor time."
+    )
 
 
 def draw(results: Results) -> str:
     curves, levels = results["curves"], results["references"]
-    note = "training episodes, mean of the seeds"
+    note = "; ".join(
+        filter(
+            None,
+            (
+                "training episodes, mean of the seeds",
+                describe_prefill(curves),
+                f"a whole plan has {describe_count(results['horizon'], 'step')}, then {OPEN_LOOP} "
+                "plans again",
+            ),
+        )
+    )
     return plot_curves(
         "Returns by environment steps", curves, "frames", note, levels
     ) + plot_finals("Returns of the closing evaluation", curves, "", levels)

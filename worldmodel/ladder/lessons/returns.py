@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from worldmodel.evaluation.report.html import render_table
 from worldmodel.ladder.learning_curves import (
     compare_spent,
+    describe_prefill,
     keep_seeds,
     list_shared_seeds,
     plot_curves,
@@ -31,15 +31,13 @@ from worldmodel.ladder.statements import (
     name_verdict,
     state_finding,
 )
-from worldmodel.ladder.trainings import Study
+from worldmodel.ladder.trainings import POLICIES, Study
 
 ORDER = ("v05", "v10", "v15", "v2_ensemble")  # in which the lecture lets returns rise
 PLANNERS = ("v15", "v15_mppi", "v2_ensemble")  # that plan at every step
-POLICIES = ("v20", "v25", "v30")
-# Those beyond 1.5 from the same observations, and their numbers.
-HIGHER = {"v2_ensemble": "2", "v20": "2", "v25": "2.5", "v30": "3"}
+WHOLE = ("v05", "v10")  # that execute whole plans
+HIGHER = ("v2_ensemble", *POLICIES)  # beyond 1.5, from the same observations
 RANDOM_ONLY = "v05"
-ACTIONS = 30  # that are timed, after as many that are not
 
 
 def list_labels(study: Study) -> list[str]:
@@ -50,23 +48,9 @@ def measure(material: Material) -> Results:
     rungs = [rung for rung in list_labels(material.study) if material.runs.get(rung)]
     return {
         "curves": {rung: read_curves(material.runs[rung]) for rung in rungs},
-        "action_ms": {rung: measure_action_time(material, rung) for rung in rungs},
+        "action_ms": {rung: material.measure_action_time(rung) for rung in rungs},
         "references": material.measure_references(rungs[0]),
     }
-
-
-def measure_action_time(material: Material, label: str) -> float:
-    """Processor milliseconds of one action; the time of a whole plan is spread over its steps."""
-    run = material.open(label)
-    env = material.environments.make_factory(run.config.env, run.config.distract, True)()
-    observation, _ = env.reset(seed=0)
-    env.close()
-    carry, began = None, 0.0
-    for step in range(2 * ACTIONS):
-        if step == ACTIONS:
-            began = time.process_time()
-        _, carry = run.act([observation], carry)
-    return (time.process_time() - began) / ACTIONS * 1000
 
 
 def summarize(results: Results) -> str:
@@ -78,11 +62,11 @@ def summarize(results: Results) -> str:
 
 
 def claim_order(curves: Results) -> Claim:
-    """Returns rise with each rung up to 1.5."""
+    """Returns rise with each rung up to v15."""
     rungs = [rung for rung in ORDER[:3] if rung in curves]
     pairs = [(a, b) for a, b in zip(rungs, rungs[1:], strict=False) if _share_seeds(curves, a, b)]
     if not pairs:
-        return Claim(Verdict.UNMEASURED, "no two rungs up to 1.5 can be compared")
+        return Claim(Verdict.UNMEASURED, "no two rungs up to v15 can be compared")
     verdict = combine_verdicts(name_verdict(compare_finals(curves, b, a)) for a, b in pairs)
     first, last = pairs[0][0], pairs[-1][1]
     compared = (first, *(b for _, b in pairs))
@@ -101,26 +85,28 @@ def claim_order(curves: Results) -> Claim:
 
 
 def claim_higher(curves: Results) -> Claim:
-    """Returns rise beyond 1.5."""
+    """Returns rise beyond v15."""
     known = [r for r in HIGHER if "v15" in curves and _share_seeds(curves, r, "v15")]
     if not known:
-        return Claim(Verdict.UNMEASURED, "no rung from 2 to 3 can be compared with v15")
+        return Claim(Verdict.UNMEASURED, "no rung beyond v15 can be compared with it")
     verdicts = {rung: name_verdict(compare_finals(curves, rung, "v15")) for rung in known}
     verdict = combine_verdicts(verdicts.values())
-    gains, losses = (
-        join_words([rung for rung, own in verdicts.items() if own is wanted] or ["none"])
-        for wanted in (Verdict.AGREES, Verdict.DISAGREES)
-    )
-    what = {
-        Verdict.AGREES: "a clear gain",
-        Verdict.PARTLY: f"a clear gain with {gains} alone",
-        Verdict.UNCLEAR: "no clear gain",
-        Verdict.DISAGREES: f"a clear loss with {losses}",
-    }[verdict]
-    low, high = (f"{f(np.mean(curves[rung]['final']) for rung in known):.1f}" for f in (min, max))
-    first, last = HIGHER[known[0]], HIGHER[known[-1]]
-    subject = f"rung {first} brings" if first == last else f"rungs {first} to {last} bring"
-    return Claim(verdict, f"{subject} {what} ({low if low == high else f'{low} to {high}'})")
+    wanted = {Verdict.PARTLY: Verdict.AGREES}.get(verdict, verdict)
+    named = [rung for rung in known if verdicts[rung] is wanted or verdict is Verdict.UNCLEAR]
+    means = [np.mean(curves[rung]["final"]) for rung in named]
+    low, high = (f"{f(means):.1f}" for f in (min, max))
+    ends = join_words(known) if len(known) < 3 else f"{known[0]} to {known[-1]}"
+    subject = {
+        Verdict.PARTLY: f"of {ends} only {join_words(named)}",
+        Verdict.DISAGREES: join_words(named),
+    }.get(verdict, ends)
+    is_one = len(named) == 1
+    verb = {
+        Verdict.UNCLEAR: "does not clearly beat" if is_one else "do not clearly beat",
+        Verdict.DISAGREES: "clearly falls below" if is_one else "clearly fall below",
+    }.get(verdict, "clearly beats" if is_one else "clearly beat")
+    listed = low if low == high else f"{low} to {high}"
+    return Claim(verdict, f"{subject} {verb} v15 ({listed})")
 
 
 def _share_seeds(curves: Results, a: str, b: str) -> bool:
@@ -128,16 +114,16 @@ def _share_seeds(curves: Results, a: str, b: str) -> bool:
 
 
 def claim_price(action_ms: Results) -> Claim:
-    """A planned action costs more than one that a policy gives."""
+    """An action that is planned anew costs more than one that a policy gives."""
     plan, act = ([action_ms[r] for r in own if r in action_ms] for own in (PLANNERS, POLICIES))
     if not plan or not act:
-        return Claim(Verdict.UNMEASURED, "no planned action can be compared with a policy's")
+        return Claim(Verdict.UNMEASURED, "no replanned action can be compared with a policy's")
     verdict = _compare_prices(plan, act)
     if verdict is Verdict.AGREES:
         ratio = math.floor(10 * min(plan) / max(act)) / 10  # so that "at least" holds
-        return Claim(verdict, f"planned actions take at least {ratio:.1f} times a policy's time")
+        return Claim(verdict, f"replanned actions take at least {ratio:.1f} times a policy's time")
     planned, given = (_list_range(own, "ms") for own in (plan, act))
-    return Claim(verdict, f"planned actions take {planned}, a policy's {given}")
+    return Claim(verdict, f"replanned actions take {planned}, a policy's {given}")
 
 
 def _compare_prices(plan: Sequence[float], act: Sequence[float]) -> Verdict:
@@ -178,11 +164,11 @@ def describe_order(results: Results) -> str:
     if not up_to:
         return said
     verdict = "as the lecture says" if agrees else "not what the lecture says"
-    return f"{said} Up to rung 1.5 that is {verdict}."
+    return f"{said} Up to {up_to[-1]} that is {verdict}."
 
 
 def describe_policies(results: Results) -> str:
-    """The lecture lets returns rise beyond 1.5 too."""
+    """The lecture lets returns rise beyond v15 too."""
     curves = results["curves"]
     if "v15" not in curves:
         return ""
@@ -210,7 +196,7 @@ def describe_policies(results: Results) -> str:
         count = "all" if len(lower) == len(known) else f"{len(lower)} of {len(known)}"
         end = f"; {count} of these means {'is' if count[0] == '1' else 'are'} lower"
         end = end if lower else ""
-        end += ": beyond 1.5 returns do not rise as the lecture says"
+        end += ": beyond v15 returns do not rise as the lecture says"
     return f"Of the policies, {'; '.join(words)}{end}."
 
 
@@ -264,9 +250,9 @@ def describe_cost(results: Results) -> str:
     dearer = _compare_prices(plan, act) is Verdict.AGREES
     verdict = "as the lecture says" if dearer else "which is not what the lecture says"
     said = (
-        f"An action takes {_list_range(plan, 'ms')} of processor time where it is planned "
+        f"An action takes {_list_range(plan, 'ms')} of processor time where it is planned anew "
         f"({join_words(planners)}) and {_list_range(act, 'ms')} where a policy gives it "
-        f"({join_words(policies)}), {verdict}."
+        f"({join_words(policies)}), {verdict}.{describe_whole_plans(action)}"
     )
     spent = compare_spent({r: results["curves"][r] for r in [*planners, *policies]})
     if spent is None:
@@ -279,8 +265,20 @@ def describe_cost(results: Results) -> str:
     else:
         turn = ", so that neither is cheaper on the whole"
     return (
-        f"{said} Whole trainings took {_list_range(plan, 'processor minutes')} with plans and "
-        f"{_list_range(act, 'processor minutes')} with policies{turn}."
+        f"{said} Whole trainings took {_list_range(plan, 'processor minutes')} with replanning "
+        f"and {_list_range(act, 'processor minutes')} with policies{turn}."
+    )
+
+
+def describe_whole_plans(action_ms: Results) -> str:
+    """What an action of a whole plan takes, as a sentence after others."""
+    whole = [rung for rung in WHOLE if rung in action_ms]
+    if not whole:
+        return ""
+    took = _list_range([action_ms[rung] for rung in whole], "ms")
+    return (
+        f" Where whole plans are executed ({join_words(whole)}) it takes {took}, since all steps "
+        "of a plan share its price."
     )
 
 
@@ -292,8 +290,10 @@ def _list_range(numbers: list[float], unit: str) -> str:
 def draw(results: Results) -> str:
     curves, levels = results["curves"], results["references"]
     note = "training episodes with their exploration noise, mean of the seeds"
+    note = "; ".join(filter(None, (note, describe_prefill(curves))))
+    final_note = "without noise"
     if RANDOM_ONLY in curves:
-        note += f"; {RANDOM_ONLY} collects random actions alone"
+        final_note += f"; of plans, also with {RANDOM_ONLY}, whose curves show its random data"
     spent = compare_spent(curves)
     seeds = list_shared_seeds(*curves.values())
     rows = [
@@ -302,26 +302,43 @@ def draw(results: Results) -> str:
             str(len(curve["seeds"])),
             describe_mean(curve["final"]),
             f"{results['action_ms'][label]:.2g}",
+            f"{np.mean(curve['updates']):,.0f}",
             f"{spent[label]:.2f}" if spent else "unknown",
         )
         for label, curve in curves.items()
     ]
-    head = ("rung", "seeds", "closing return", "ms per action", "processor minutes")
-    listed = join_words([str(seed) for seed in seeds]) if spent else "none"
-    caption = f"Processor minutes are means over the seeds that all rungs have: {listed}"
+    head = (
+        "rung",
+        "seeds",
+        "closing return",
+        "ms per action",
+        "updates of the model",
+        "processor minutes",
+    )
     return (
         plot_curves("Returns by environment steps", curves, "frames", note, levels)
         + plot_curves("Returns by processor time", curves, "minutes", note, levels)
-        + plot_finals("Returns of the closing evaluation", curves, "without noise", levels)
-        + render_table(caption, head, rows)
+        + plot_finals("Returns of the closing evaluation", curves, final_note, levels)
+        + render_table(caption_minutes(seeds if spent else []), head, rows)
+    )
+
+
+def caption_minutes(seeds: Sequence[int]) -> str:
+    """Which seeds the processor minutes are of, and what they are spent on."""
+    if not seeds:
+        return "Processor minutes are unknown, or no seed is common to all rungs"
+    numbers = f"seed number{'s' * (len(seeds) > 1)} {join_words([str(seed) for seed in seeds])}"
+    return (
+        f"Processor minutes are of whole trainings, means over the seeds that all rungs have "
+        f"({numbers}); they go into updates of the model, into plans, and into updates of a policy"
     )
 
 
 LESSON = Lesson(
     "returns",
     "The rungs",
-    "that returns rise to 1.5 and beyond, as each rung mends what the one below gets wrong, and "
-    "that planning an action costs more compute than a learnt policy.",
+    "that returns rise with each rung, as it mends what the one below gets wrong, and that "
+    "planning anew at every step costs more compute than a learnt policy.",
     list_labels,
     measure,
     summarize,

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldmodel.ladder.learning_curves import match_seeds, plot_curves, plot_finals, read_curves
+from worldmodel.config.schema import Config
+from worldmodel.ladder.learning_curves import (
+    describe_prefill,
+    match_seeds,
+    plot_curves,
+    plot_finals,
+    read_curves,
+)
 from worldmodel.ladder.lesson import Lesson, Results
 from worldmodel.ladder.material import Material
+from worldmodel.ladder.references import SPINNING, only_spin
 from worldmodel.ladder.statements import (
     Claim,
+    Verdict,
     describe_count,
     describe_mean,
     join_words,
@@ -18,6 +27,14 @@ from worldmodel.ladder.statements import (
     state_finding,
 )
 from worldmodel.ladder.trainings import Study, label_rollouts
+
+# By sign and by whether the mean is at least as high.
+WORDS = {
+    (1, False): "clearly less",
+    (0, False): "less, but not clearly",
+    (0, True): "no less",
+    (-1, True): "clearly more",
+}
 
 
 def list_labels(study: Study) -> list[str]:
@@ -31,7 +48,21 @@ def measure(material: Material) -> Results:
         if material.runs.get(label := label_rollouts(length))
     }
     label = label_rollouts(int(next(iter(curves))))
-    return {"curves": curves, "references": material.measure_references(label)}
+    imagined = {
+        length: count_imagined(material.open(label_rollouts(int(length))).config)
+        for length in curves
+    }
+    references = material.measure_references(label)
+    return {"curves": curves, "imagined": imagined, "references": references}
+
+
+def count_imagined(config: Config) -> int:
+    """The imagined steps of an update."""
+    train = config.train
+    rows = (train.policy_batch or config.replay.batch) * (
+        train.policy_length or config.replay.length
+    )
+    return min(rows, config.imag.starts or rows) * config.dyna.rollout_length
 
 
 def compare_lengths(curves: Results) -> dict[str, tuple[int, list[float], list[float]]]:
@@ -58,19 +89,34 @@ def summarize(results: Results) -> str:
     compared = compare_lengths(curves)
     if not compared:
         return state_absence("no length has a seed in common with the shortest")
+    is_idle = do_all_spin(results, compared)
     claims = []
-    for sign, what in ((1, "clearly less"), (0, "not clearly less"), (-1, "clearly more")):
-        own = {length: found for length, found in compared.items() if found[0] == sign}
+    for (sign, is_more), what in WORDS.items():
+        own = {
+            length: found
+            for length, found in compared.items()
+            if found[0] == sign and (np.mean(found[2]) >= np.mean(found[1])) == is_more
+        }
         if own:
             ours, theirs = (
                 join_words([f"{np.mean(found[i]):.1f}" for found in own.values()]) for i in (1, 2)
             )
             said = f"{join_words(list(own))} returned {what} ({theirs} against {ours})"
-            claims.append(Claim(name_verdict(sign), said))
+            verdict = Verdict.UNCLEAR if is_idle else name_verdict(sign)
+            claims.append(Claim(verdict, said))
     counts = sorted({len(ours) for _, ours, _ in compared.values()})
     seeds = describe_count(counts[-1], "seed")
     seeds = seeds if len(counts) == 1 else f"{counts[0]} to {seeds}"
-    return state_finding(claims, f"compared with {steps}, rollouts of ", f", over {seeds}")
+    after = f", over {seeds}"
+    if is_idle:
+        after += f", all near spinning ({results['references'][SPINNING]:.1f})"
+    return state_finding(claims, f"compared with {steps}, rollouts of ", after)
+
+
+def do_all_spin(results: Results, compared: Results) -> bool:
+    """Whether each return that is compared is about that of spinning, so that none is better."""
+    scores = [float(np.mean(x)) for _, *pair in compared.values() for x in pair]
+    return only_spin(results["references"], scores)
 
 
 def describe(results: Results) -> str:
@@ -79,7 +125,8 @@ def describe(results: Results) -> str:
     if not longer:
         return f"Only rollouts of {describe_count(int(short), 'step')} are trained."
     words, verdicts = [], []
-    for length, (sign, ours, theirs) in compare_lengths(curves).items():
+    compared = compare_lengths(curves)
+    for length, (sign, ours, theirs) in compared.items():
         verdicts.append(sign)
         what = {1: "clearly worse", 0: "no clear difference", -1: "clearly better"}[sign]
         words.append(
@@ -88,7 +135,12 @@ def describe(results: Results) -> str:
         )
     if not words:
         return "No length has a seed in common with the shortest."
-    if all(v == 1 for v in verdicts):
+    if do_all_spin(results, compared):
+        verdict = (
+            f"All are about the return of spinning ({results['references'][SPINNING]:.1f}), so "
+            "that this cannot show which length is better."
+        )
+    elif all(v == 1 for v in verdicts):
         verdict = "Every longer length does worse, as the lecture says."
     elif -1 in verdicts:
         verdict = "Some longer length does better, the opposite of what the lecture says."
@@ -98,7 +150,20 @@ def describe(results: Results) -> str:
         verdict = "That does not show what the lecture says."
     return (
         f"Rollouts are compared with the shortest over the seeds that both have: "
-        f"{'; '.join(words)}.\n{verdict}{describe_shape(curves)}"
+        f"{'; '.join(words)}.\n{verdict}{describe_shape(curves)}\n"
+        f"{describe_imagined(results['imagined'])}"
+    )
+
+
+def describe_imagined(imagined: Results) -> str:
+    """Whether all lengths learn from as many imagined steps."""
+    lengths = sorted(imagined, key=int)
+    counts = [imagined[length] for length in lengths]
+    if len(set(counts)) == 1:
+        return f"All have {counts[0]} imagined steps in an update."
+    return (
+        f"Imagined steps in an update are not equal: {join_words([str(x) for x in counts])} for "
+        f"lengths of {join_words(lengths)}, from fewer real states the longer they are."
     )
 
 
@@ -122,11 +187,14 @@ def draw(results: Results) -> str:
     curves, levels = results["curves"], results["references"]
     named = {label_rollouts(int(length)): curve for length, curve in curves.items()}
     names = {label_rollouts(int(x)): describe_count(int(x), "step") for x in curves}
+    note = "; ".join(
+        filter(None, ("training episodes, mean of the seeds", describe_prefill(named)))
+    )
     return plot_curves(
         "Returns by environment steps",
         named,
         "frames",
-        "training episodes, mean of the seeds",
+        note,
         levels,
         names,
     ) + plot_finals(

@@ -5,28 +5,30 @@ from __future__ import annotations
 import numpy as np
 
 from worldmodel.evaluation.report.html import render_table
-from worldmodel.ladder.grid import CELLS, EDGE, count_visits, make_grid
+from worldmodel.ladder.grid import EDGE, count_visits, make_grid, probe_room
 from worldmodel.ladder.lesson import Lesson, Results
 from worldmodel.ladder.maps import plot_map
 from worldmodel.ladder.material import Material, measure_uncertainties, read_vectors
 from worldmodel.ladder.statements import (
     Claim,
     Verdict,
+    combine_verdicts,
     join_words,
     name_verdict,
     state_finding,
 )
-from worldmodel.ladder.trainings import ROOM_DATA, Study
-from worldmodel.model.dynamics import Simulator
+from worldmodel.ladder.trainings import ROOM, ROOM_DATA, Study
 
-REPEATS = 16  # steps of the simulator from one state
 NOISY = 0.01  # standard deviation of the true step above which a place is noisy
 CARPET = -0.2  # y below which the room is noisy, as the task says
 NATS = 1.0  # by which entropies differ clearly
 SHARE = 0.25  # of what noise adds, within which an entropy is about as high as that of noise
 TIMES = 1.5  # by which disagreements differ clearly
 MEASURES = {
-    "entropy": ("Predicted entropy", "nats, up to a constant"),
+    "entropy": (
+        "Predicted entropy",
+        "nats, up to a constant; of a density, so that it may be negative",
+    ),
     "disagreement": (
         "Disagreement of the members",
         "standard deviation over members of the predicted position",
@@ -53,15 +55,6 @@ def measure(material: Material) -> Results:
         "entropy": entropy.reshape(shape),
         "disagreement": disagreement.reshape(shape),
     }
-
-
-def probe_room(simulator: Simulator, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whether a point (N,2) can be stood on, and the true std of a step that stands still."""
-    states = np.repeat(points.astype(np.float64), REPEATS, 0)
-    after, _, _ = simulator.step(states, np.zeros((len(states), 2), np.float32), seed=0)
-    moved = (after - states).reshape(len(points), REPEATS, 2)
-    width = 2 * EDGE / CELLS
-    return np.abs(np.median(moved, 1)).max(1) < width / 2, moved.std(1).mean(1)
 
 
 def split_cells(results: Results) -> dict[str, np.ndarray]:
@@ -95,7 +88,8 @@ def claim_entropy(results: Results) -> Claim:
         return Claim(Verdict.UNMEASURED, why)
     noisy, quiet = means["visited, noisy"], means["visited, quiet"]
     return Claim(
-        name_verdict(sign), f"entropy is {noisy:.1f} nats in noisy and {quiet:.1f} in quiet parts"
+        name_verdict(sign),
+        f"where visited, entropy is {noisy:.1f} nats in noisy and {quiet:.1f} in quiet parts",
     )
 
 
@@ -112,28 +106,30 @@ def judge_entropy(means: dict[str, float]) -> int | None:
 def claim_disagreement(results: Results) -> Claim:
     means = average_kinds(results, "disagreement")
     found = compare_disagreement(means)
-    if found is None:
+    if not found:
         part = "no" if "unvisited" in means else "every"
         why = f"disagreement cannot be compared as {part} part was visited"
         return Claim(Verdict.UNMEASURED, why)
-    name, ratio, sign = found
-    times = f"{'' if sign == 1 else 'only '}{ratio:.1f} times"
-    return Claim(
-        name_verdict(sign),
-        f"disagreement in unvisited parts is {times} that in the {name.replace(',', '')} part",
-    )
+    verdict = combine_verdicts(name_verdict(sign) for _, sign in found.values())
+    listed = [
+        f"{ratio:.2g} times that in {name.split()[-1]}" for name, (ratio, _) in found.items()
+    ]
+    low = [i for i, (_, sign) in enumerate(found.values()) if sign != 1]
+    if low:  # said once
+        listed[low[0]] = f"only {listed[low[0]]}"
+    return Claim(verdict, f"disagreement in unvisited parts is {join_words(listed)} visited parts")
 
 
-def compare_disagreement(means: dict[str, float]) -> tuple[str, float, int] | None:
-    """The visited part that members disagree on most, how many times as much they do so in the
-    unvisited part, and the verdict: 1 where that is clearly more, -1 where it is less.
+def compare_disagreement(means: dict[str, float]) -> dict[str, tuple[float, int]]:
+    """How many times as much as in each visited part members disagree in the unvisited part, and
+    the verdict: 1 where that is clearly more, -1 where it is less. Parts may be missing.
     """
-    known = {k: means[k] for k in ("visited, quiet", "visited, noisy") if k in means}
-    if "unvisited" not in means or not known:
-        return None
-    name = max(known, key=lambda k: known[k])
-    ratio = means["unvisited"] / max(1e-12, known[name])
-    return name, ratio, 1 if ratio >= TIMES else -1 if ratio <= 1 / TIMES else 0
+    found: dict[str, tuple[float, int]] = {}
+    for name in ("visited, quiet", "visited, noisy"):
+        if name in means and "unvisited" in means:
+            ratio = means["unvisited"] / max(1e-12, means[name])
+            found[name] = ratio, 1 if ratio >= TIMES else -1 if ratio <= 1 / TIMES else 0
+    return found
 
 
 def describe(results: Results) -> str:
@@ -181,20 +177,22 @@ def describe_disagreement(results: Results) -> str:
     found = compare_disagreement(means)
     if "unvisited" not in means:
         return "Every part was visited, so that disagreement has nothing unknown to show."
-    if found is None:
+    if not found:
         return "No part was visited, so that disagreement has nothing known to compare with."
-    name, ratio, sign = found
-    verdict = {
-        1: "as the lecture says",
-        0: "too little to show what the lecture says",
-        -1: "the opposite of what the lecture says",
-    }[sign]
-    known = {k: means[k] for k in ("visited, quiet", "visited, noisy") if k in means}
-    listed = join_words([f"{x:.2g} in the {k.replace(',', '')} part" for k, x in known.items()])
+    words = []
+    for name, (ratio, sign) in found.items():
+        verdict = {
+            1: "as the lecture says",
+            0: f"less than the {TIMES:g} times that count as clear here",
+            -1: "the opposite of what the lecture says",
+        }[sign]
+        words.append(
+            f"{ratio:.2g} times that of the {name.replace(',', '')} part ({means[name]:.2g}), "
+            f"{verdict}"
+        )
     return (
-        f"The members' disagreement is {means['unvisited']:.2g} in the unvisited part, "
-        f"{listed}: {ratio:.1f} times that of the {name.replace(',', '')} part, "
-        f"{verdict}."
+        f"The members' disagreement is {means['unvisited']:.2g} in the unvisited part: "
+        f"{'; '.join(words)}."
     )
 
 
@@ -203,7 +201,8 @@ def draw(results: Results) -> str:
     free = np.logical_or.reduce(list(kinds.values()))
     unseen = kinds["unvisited, quiet"] | kinds["unvisited, noisy"]
     note = (
-        f"first seed; dots: never visited; carpet (noisy): y below {CARPET}; gap: wall with door"
+        f"first seed, {ROOM}; dots: never visited; carpet (noisy): left of the wall and below y = "
+        f"{CARPET}; gap: wall with door"
     )
     for key, (title, unit) in MEASURES.items():
         values = np.where(free, np.asarray(results[key], float), np.nan)
@@ -233,4 +232,5 @@ LESSON = Lesson(
     describe,
     draw,
     state_only=True,
+    task=ROOM,
 )
