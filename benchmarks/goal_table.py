@@ -75,9 +75,14 @@ class Model:
 # Of the public numbers, PC3 has a curvature of weight 7 and radius 0.1. That leaves the planar
 # latent twisted, which a wider radius prevents.
 FLAT = "--curvature.radius 1 --loss.objective '{transition_contrastive: 1.0, curvature: 30.0}'"
+# With noise of std 1 instead of 0.1 on the next latent, the contrast compares with pasts that are
+# further away, and the latent of poles has to show their angles too.
+WIDE = "--model.min_std 1.0 --curvature.radius 1"
+WIDE += " --loss.objective '{transition_contrastive: 1.0, curvature: 0.3}'"
 PC3 = {
     "pcc_planar": f"{FLAT} --train.pretrain 4000",
-    "pcc_cartpole": "--env.size [80,80]",  # as published
+    "pcc_cartpole": f"--env.size [80,80] {WIDE}",
+    "pcc_pendulum": f"{WIDE} --train.pretrain 2000",
 }
 PATCHES = "--train.pretrain 3000 --model.cnn [32] --model.patch 8 --replay.batch 8"
 DECODED = "--train.pretrain 2000 --model.cnn [16,32] --model.patch 4 --replay.batch 8"
