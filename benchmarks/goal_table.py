@@ -76,22 +76,25 @@ class Model:
 # latent twisted, which a wider radius prevents.
 FLAT = "--curvature.radius 1 --loss.objective '{transition_contrastive: 1.0, curvature: 30.0}'"
 # With noise of std 1 instead of 0.1 on the next latent, the contrast compares with pasts that are
-# further away, and the latent of poles has to show their angles too.
+# further away, and the latent of the cartpole has to show the pole too.
 WIDE = "--model.min_std 1.0 --curvature.radius 1"
 WIDE += " --loss.objective '{transition_contrastive: 1.0, curvature: 0.3}'"
 PC3 = {
     "pcc_planar": f"{FLAT} --train.pretrain 4000",
     "pcc_cartpole": f"--env.size [80,80] {WIDE}",
-    "pcc_pendulum": f"{WIDE} --train.pretrain 2000",
 }
 PATCHES = "--train.pretrain 3000 --model.cnn [32] --model.patch 8 --replay.batch 8"
+# Feature points are coordinates, so that the latent has the shape of the scene from the start.
+POINTS = "--train.pretrain 1500 --model.encoder spatial --spatial.points 8"
 DECODED = "--train.pretrain 2000 --model.cnn [16,32] --model.patch 4 --replay.batch 8"
 SHORT = "--replay.batch 32 --replay.length 8"  # as many steps, in shorter sequences
 SOLAR = f"{DECODED} {SHORT} --model.dynamics linear_gaussian --model.stoch 10"
 SOLAR += " --loss.dyn 1 --loss.rep 1"
 RSSM = f"{DECODED} {SHORT} --model.dynamics rssm --model.transition ssm --loss.dyn 1 --loss.rep 1"
+TASKS = {domain.task for domain in DOMAINS.values()}
 MODELS = {
     "pc3": Model("pc3", PATCHES + " --model.stoch {latent}", PC3),
+    "pc3_points": Model("pc3", POINTS + " --model.stoch {latent}", dict.fromkeys(TASKS, WIDE)),
     "pcc": Model("pcc", DECODED, {}),
     "e2c": Model("e2c", DECODED, {}),
     "solar": Model("e2c", SOLAR, {}),
