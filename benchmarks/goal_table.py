@@ -86,15 +86,15 @@ PC3 = {
 PATCHES = "--train.pretrain 3000 --model.cnn [32] --model.patch 8 --replay.batch 8"
 # Feature points are coordinates, so that the latent has the shape of the scene from the start.
 POINTS = "--train.pretrain 1500 --model.encoder spatial --spatial.points 8"
+SHAPED = {"pcc_planar": FLAT, "pcc_pendulum": WIDE, "pcc_cartpole": WIDE}
 DECODED = "--train.pretrain 2000 --model.cnn [16,32] --model.patch 4 --replay.batch 8"
 SHORT = "--replay.batch 32 --replay.length 8"  # as many steps, in shorter sequences
 SOLAR = f"{DECODED} {SHORT} --model.dynamics linear_gaussian --model.stoch 10"
 SOLAR += " --loss.dyn 1 --loss.rep 1"
 RSSM = f"{DECODED} {SHORT} --model.dynamics rssm --model.transition ssm --loss.dyn 1 --loss.rep 1"
-TASKS = {domain.task for domain in DOMAINS.values()}
 MODELS = {
     "pc3": Model("pc3", PATCHES + " --model.stoch {latent}", PC3),
-    "pc3_points": Model("pc3", POINTS + " --model.stoch {latent}", dict.fromkeys(TASKS, WIDE)),
+    "pc3_points": Model("pc3", POINTS + " --model.stoch {latent}", SHAPED),
     "pcc": Model("pcc", DECODED, {}),
     "e2c": Model("e2c", DECODED, {}),
     "solar": Model("e2c", SOLAR, {}),
