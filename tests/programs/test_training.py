@@ -67,13 +67,17 @@ def test_the_time_that_is_left_is_that_of_updates(frames, steps, updates, over, 
         learner=SimpleNamespace(
             updates=updates, policy_updates=0, optimizers=SimpleNamespace(parameters=[0])
         ),
-        prefill=SimpleNamespace(over=over),
+        prefill=SimpleNamespace(over=over, steps=500),
         count_pending_updates=lambda: owed,
         count_pending_policy_updates=lambda: 0,
     )
     assert t.estimate_progress() == expected
     config.train.updates_per_step = 0.0
     assert t.estimate_progress() == (frames, 10000)
+    # 500 of the 5,000 steps are random; a round that has begun is not forgotten
+    vars(train).update(schedule="rounds", round=4000, refit=300)
+    due = 300 * (0 < steps < 5000)
+    assert t.estimate_progress() == (updates, updates + owed + due + 100 * (not over))
 
 
 def test_a_finished_run_leaves_all_it_promises(unbroken):

@@ -49,6 +49,15 @@ def test_nothing_but_lines_now_and_then_where_there_is_no_terminal(monkeypatch):
     assert stream.getvalue().count("\n") == 2 and "\r" not in stream.getvalue()
 
 
+def test_a_total_that_is_not_known_yet_is_no_reason_to_print_at_each_step(monkeypatch):
+    monkeypatch.setattr(console.time, "monotonic", lambda: 100.0)
+    stream = io.StringIO()
+    bar = console.Progress(0, "playing", stream=stream)
+    for _ in range(3):
+        bar.update(0)
+    assert stream.getvalue() == ""
+
+
 def test_a_notebook_gets_carriage_returns_alone(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])

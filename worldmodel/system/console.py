@@ -59,13 +59,14 @@ class Progress:
 
     def update(self, done: float, text: str = "") -> None:
         now = time.monotonic()
-        if self.quiet or (now - self.drawn_at < self.period and done < self.total):
+        finished = 0 < self.total <= done
+        if self.quiet or (now - self.drawn_at < self.period and not finished):
             return
         self.drawn_at = now
         share = min(1.0, done / max(1, self.total))
         elapsed, progress = now - self.began, done - self.start
         left = "?"
-        if progress > 0 or done >= self.total:
+        if progress > 0 or finished:
             left = format_duration(elapsed * max(0, self.total - done) / max(1, progress))
         bar = "#" * int(20 * share) + "." * (20 - int(20 * share))
         line = (

@@ -409,8 +409,9 @@ class Trainer:
         else:
             pending, begun = train.pretrain, train.prefill
         steps = max(0, frames - max(self.frames, begun)) * self.steps / max(1, self.frames)
-        due = count_scheduled_updates(train, steps) + steps * per_step
-        return done, done + pending + due
+        so_far = self.steps - self.prefill.steps if self.prefill.over else 0
+        due = count_scheduled_updates(train, so_far + steps) + steps * per_step
+        return done, done + pending + due - count_scheduled_updates(train, so_far)
 
     def describe(self) -> str:
         """Describe the sizes, for the first line of output."""
