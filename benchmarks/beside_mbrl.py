@@ -185,11 +185,9 @@ def serve(name: str, checkout: str, seed: int) -> None:
 def list_our_precisions() -> list[str]:
     """fp32, and bf16 where the processor multiplies it natively."""
     sys.path.insert(0, str(ROOT))
-    import torch
+    from benchmarks.compute import pick_best_precision
 
-    from worldmodel.system.runtime import pick_precision
-
-    return sorted({"fp32", pick_precision("auto", torch.device("cpu"))})
+    return sorted({"fp32", pick_best_precision()})
 
 
 def measure(args: argparse.Namespace) -> None:
