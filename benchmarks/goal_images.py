@@ -7,7 +7,8 @@ python benchmarks/goal_images.py --table
 Each run plays the same episodes of its task towards the same goal pictures, as in
 benchmarks/reach.py. The runs may be of different tasks and have any dynamics and objective. Each
 adds a line to the file of --out, and so do, once per task, random actions and an expert that knows
-the goal's state. What the file holds already is not played again. --table prints the file.
+the goal's state. What the file holds already is not played again. --table prints the file. Plans
+of --together episodes are searched at once, and "ms per step" is the share of one of them.
 
 --limits says what limits a run of a built-in task by forward_contrastive: two more players have
 its planner and step plans in the true simulator. One compares the true pictures with the goal's by
@@ -30,13 +31,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.goal_share import make_planner_policy
 from benchmarks.reach import (
     TASKS,
+    Episode,
     GoalTask,
     Policy,
     describe_scene,
     make_goal_task,
-    make_planner_policy,
     make_random_policy,
     open_runs,
     read_state,
@@ -152,20 +154,57 @@ def describe_run(run: Any) -> dict[str, Any]:
     }
 
 
-def play(
+def play_one_by_one(
     goal_task: GoalTask,
     policy_to: Callable[[np.ndarray], Policy],
     args: argparse.Namespace,
     report: Callable[[int], None],
-) -> dict[str, Any]:
-    """Play all episodes: the share of goals reached, and milliseconds per step."""
-    began, episodes = time.perf_counter(), []
+) -> list[Episode]:
+    episodes = []
     for number in range(args.episodes):
         episodes.append(goal_task.play_episode(number, args.steps, policy_to)[0])
         report(number + 1)
+    return episodes
+
+
+def play_side_by_side(
+    run: Any, args: argparse.Namespace, report: Callable[[int], None]
+) -> list[Episode]:
+    """Play episodes by plans, as many at a time as --together says: one search plans for all."""
+    episodes: list[Episode] = []
+    tasks = [make_goal_task(run, args.seed) for _ in range(min(args.together, args.episodes))]
+    while len(episodes) < args.episodes:
+        numbers = range(len(episodes), min(len(episodes) + len(tasks), args.episodes))
+        playing = tasks[: len(numbers)]
+        starts = [t.start_episode(n) for t, n in zip(playing, numbers, strict=True)]
+        seen, shown, goals = (list(part) for part in zip(*starts, strict=True))
+        gaps = [measure_gaps(playing, goals)]
+        policy, carry = make_planner_policy(run, np.stack(shown)), None
+        for _ in range(args.steps):
+            actions, carry = policy(np.stack(seen), carry)
+            seen = [t.env.step(action)[0] for t, action in zip(playing, actions, strict=True)]
+            gaps.append(measure_gaps(playing, goals))
+        episodes += [Episode(list(own), []) for own in zip(*gaps, strict=True)]
+        report(len(episodes))
+    return episodes
+
+
+def measure_gaps(tasks: list[GoalTask], goals: list[np.ndarray]) -> list[float]:
+    return [t.gap(read_state(t.env), goal) for t, goal in zip(tasks, goals, strict=True)]
+
+
+def play(
+    make_episodes: Callable[..., list[Episode]],
+    within: float,
+    args: argparse.Namespace,
+    report: Callable[[int], None],
+) -> dict[str, Any]:
+    """Play all episodes: the share of goals reached, and milliseconds per step of one."""
+    began = time.perf_counter()
+    episodes = make_episodes(args, report)
     steps = sum(len(played.gaps) - 1 for played in episodes)
-    found = summarise(episodes, goal_task.within)
-    ever = np.mean([min(played.gaps) <= goal_task.within for played in episodes])
+    found = summarise(episodes, within)
+    ever = np.mean([min(played.gaps) <= within for played in episodes])
     milliseconds = 1000 * (time.perf_counter() - began) / steps
     return {**found, "ever": float(ever), "ms": round(milliseconds, 1)}
 
@@ -184,19 +223,19 @@ def measure(
     for run in runs:
         goal_task, scene = make_goal_task(run, args.seed), describe_scene(run.config)
         task, name = scene.pop("task"), "/".join(run.path.resolve().parts[-3:])
+        random = partial(make_random_policy, goal_task, np.random.default_rng(args.seed))
+        expert = partial(make_expert_policy, goal_task)
         players: dict[str, tuple[Any, dict[str, Any]]] = {
-            "random actions": (
-                partial(make_random_policy, goal_task, np.random.default_rng(args.seed)),
-                {},
-            ),
-            "expert": (partial(make_expert_policy, goal_task), {}),
-            name: (partial(make_planner_policy, run), describe_run(run)),
+            "random actions": (partial(play_one_by_one, goal_task, random), {}),
+            "expert": (partial(play_one_by_one, goal_task, expert), {}),
+            name: (partial(play_side_by_side, run), describe_run(run)),
         }
         if args.limits:
             for more, knows in (("true steps", False), ("true steps and distance", True)):
                 informed = partial(make_informed_policy, run, goal_task, knows)
-                players[f"{name}, {more}"] = informed, {**describe_run(run), "given": more}
-        for player, (policy_to, about) in players.items():
+                about = {**describe_run(run), "given": more}
+                players[f"{name}, {more}"] = partial(play_one_by_one, goal_task, informed), about
+        for player, (make_episodes, about) in players.items():
             line = {
                 "task": task,
                 "scene": scene,
@@ -210,7 +249,8 @@ def measure(
             if any(line.items() <= other.items() for other in known):
                 continue
             bar = Progress(args.episodes, "episodes")
-            line |= play(goal_task, policy_to, args, partial(bar.update, text=player))
+            report = partial(bar.update, text=player)
+            line |= play(make_episodes, goal_task.within, args, report)
             bar.close()
             known.append(line)
             yield line
@@ -260,6 +300,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--limits", action="store_true", help="plan in the truth as well")
     parser.add_argument("--table", action="store_true", help="print the tables of the file")
     parser.add_argument("--episodes", type=parse_positive, default=50, help="of each (50)")
+    parser.add_argument(
+        "--together", type=parse_positive, default=25, help="episodes side by side (25)"
+    )
     parser.add_argument("--steps", type=parse_positive, default=40, help="of an episode (40)")
     parser.add_argument("--seed", type=parse_natural, default=0, help="of episodes, goals (0)")
     parser.add_argument("--out", type=Path, default=Path(PLACE), help=f"the lines ({PLACE})")
