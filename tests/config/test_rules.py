@@ -3,7 +3,7 @@
 import pytest
 
 import envs
-from worldmodel.command_line.train import add_default_preset
+from worldmodel.command_line.train import add_default_preset, main
 from worldmodel.config import loading
 from worldmodel.config.rules import (
     RULES,
@@ -129,3 +129,11 @@ def test_a_task_without_a_preset_trains_the_generalist():
     assert add_default_preset(["--task", "catcher"])[0] == "generalist"
     assert add_default_preset([])[0] == "quickstart"
     assert add_default_preset(["laptop", "--task", "catcher"])[0] == "laptop"
+
+
+def test_a_dry_run_says_what_rules_choose_or_that_none_does(capsys):
+    assert main(["debug", "--dry-run"]) == 0
+    assert "no rule chooses" in capsys.readouterr().out
+    assert main(["--task", "catcher", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "rule: env.repeat" in said and "no rule chooses" not in said

@@ -71,6 +71,8 @@ def main(argv: list[str]) -> int:
         return code
     if is_main:
         show_choices(choices)
+        if DRY_RUN in argv and not choices:
+            say("all keys are valid, and none has the value auto: no rule chooses anything")
     if DRY_RUN in argv and not config.train.budget:
         return 0
     load = LoadMeter()
