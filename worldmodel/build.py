@@ -31,6 +31,7 @@ from worldmodel.distributed import ALONE, World
 from worldmodel.errors import UsageError
 from worldmodel.log_writers import LoggedRun, LogWriter
 from worldmodel.model.dynamics import Dynamics, Simulator
+from worldmodel.model.dynamics.linear_gaussian import LinearGaussian
 from worldmodel.model.dynamics.simulator import ENTRY
 from worldmodel.model.ensembles import OneStepHeads
 from worldmodel.model.heads import (
@@ -52,6 +53,7 @@ from worldmodel.model.world_model import WorldModel
 from worldmodel.policy.actor_critic import Actor, ActorCritic
 from worldmodel.policy.agent import Agent
 from worldmodel.policy.behaviors import BehaviorParts, Planning
+from worldmodel.policy.controller_states import ControllerStates, LatentBelief, TrueVector
 from worldmodel.policy.goal_files import load_goal
 from worldmodel.policy.goals import Goal, PixelGoal
 from worldmodel.policy.guided_policy import GuidedPolicy
@@ -349,20 +351,29 @@ def make_soft_actor_critic(
 def make_guided_policy(
     c: Config, model: WorldModel, space: ActionSpace, world: World
 ) -> GuidedPolicy:
-    vectors = model.unseen.vectors
-    if space.discrete or world.size > 1 or len(vectors) != 1:
+    if space.discrete or world.size > 1:
+        raise UsageError("behavior.name: guided needs continuous actions and a single process")
+    states = make_controller_states(c, model)
+    actor = Actor(model.dynamics.feature_size, space, c.model.layers, c.model.units, c.actor)
+    return GuidedPolicy(actor, states, c.guided, c.env.num)
+
+
+def make_controller_states(c: Config, model: WorldModel) -> ControllerStates:
+    """What the local controllers see (guided.state)."""
+    if isinstance(model.dynamics, LinearGaussian) and c.guided.state == "latent":
+        return LatentBelief(model.dynamics, model.observation, c.guided)
+    if len(model.unseen.vectors) != 1:
         raise UsageError(
-            "behavior.name: guided needs continuous actions, a single process, and one vector in "
-            "model.unseen that its controllers see"
+            "behavior.name: guided needs one vector in model.unseen that its controllers see, or "
+            "guided.state latent"
         )
-    ((name, size),) = vectors.items()
+    ((name, size),) = model.unseen.vectors.items()
     if len(c.guided.target) != size:
         raise UsageError(
             f"guided.target: {len(c.guided.target)} numbers for {name} of {size}; the cost of a "
             "step is guided.weights times the squared distances from the target"
         )
-    actor = Actor(model.dynamics.feature_size, space, c.model.layers, c.model.units, c.actor)
-    return GuidedPolicy(actor, name, size, c.guided, c.env.num)
+    return TrueVector(name, size, c.guided)
 
 
 POLICIES: dict[str, Callable[[Config, WorldModel, ActionSpace, World], LearnedPolicy]] = {

@@ -214,6 +214,11 @@ KINDS["local controllers of the true state, and a policy that they teach"] = (
     *("--guided.rollouts", "1", "--guided.steps", "4", "--guided.hold", "5"),
     *("--guided.adopt_after", "0", "--guided.adopt", "0"),
 )
+KINDS["local controllers of a latent that still moves"] = (
+    *("--behavior.name", "guided", "--env.task", "pendulum", "--model.dynamics"),
+    *("linear_gaussian", "--guided.state", "latent", "--guided.conditions", "1"),
+    *("--guided.rollouts", "1", "--guided.steps", "4", "--guided.hold", "5"),
+)
 KINDS["feature points"] = (
     *("--model.encoder", "spatial", "--loss.smooth", "0.5", "--loss.grey", "0.3"),
 )

@@ -66,7 +66,7 @@ def play_episode(policy, behavior, model, condition, generator):
             "train",
             generator,
         )
-        policy.watch([row], carry)
+        policy.watch(model, [row], carry)
         state = push(state, action)
         states.append(state)
     return torch.cat(states)
@@ -130,14 +130,14 @@ def test_each_start_has_a_condition_of_its_own_and_the_first_rollout_no_noise():
     # The first controllers do nothing: without noise the mass moves on at its speed.
     torch.testing.assert_close(calm[1], push(STARTS[1:], torch.zeros(1, 1))[0])
     assert (loud[1] - calm[1]).abs().max() > 1e-3
-    torch.testing.assert_close(policy.new_states[0, 0].float(), calm[:9])
-    torch.testing.assert_close(policy.new_states[0, 1].float(), loud[:9])
+    torch.testing.assert_close(policy.new.rows["vector"][0, 0].float(), calm[:9])
+    torch.testing.assert_close(policy.new.rows["vector"][0, 1].float(), loud[:9])
 
 
 def test_rows_of_random_actions_and_the_rest_of_their_episode_have_no_teacher():
     _, model, policy, behavior = make()
     row = {"vector": np.zeros(2, np.float32), "is_first": True, "is_last": False}
-    policy.watch([row], {})
+    policy.watch(model, [row], {})
     assert row["guide_condition"] == UNKNOWN and not policy.known
     assert row["guide_step"] == row["guide_round"] == 0
     _, carry = behavior.act(
@@ -147,7 +147,7 @@ def test_rows_of_random_actions_and_the_rest_of_their_episode_have_no_teacher():
         "train",
         torch.Generator().manual_seed(0),
     )
-    policy.watch([row], carry)
+    policy.watch(model, [row], carry)
     assert row["guide_condition"] == UNKNOWN and not policy.filled.any()
 
 
@@ -178,8 +178,8 @@ def test_no_controller_moves_further_than_its_bound():
     _, model, policy, behavior = make(*keys)
     play_round(policy, behavior, model, torch.Generator().manual_seed(0))
     turn, shift = policy.tried_gain - policy.base_gain, policy.tried_offset - policy.base_offset
-    apart = policy.kept_states - policy.kept_states.mean(1, keepdim=True)
-    state, kl = policy.kept_states[:, 0, 0], []
+    apart = policy.kept.rows["vector"] - policy.kept.rows["vector"].mean(1, keepdim=True)
+    state, kl = policy.kept.rows["vector"][:, 0, 0], []
     for t in range(8):
         mean = (turn[:, t] @ state.unsqueeze(-1)).squeeze(-1) + shift[:, t]
         spread = (turn[:, None, t] @ apart[:, :, t].unsqueeze(-1)).squeeze(-1)
@@ -306,7 +306,9 @@ def test_the_hold_is_fitted_to_the_steps_nearest_to_the_target(monkeypatch):
         lambda states, *rest: fitted.append(states) or fit(states, *rest),
     )
     play_round(policy, behavior, model, torch.Generator().manual_seed(0))
-    pairs = torch.stack([policy.kept_states[:, :, :-1], policy.kept_states[:, :, 1:]], -2)
+    pairs = torch.stack(
+        [policy.kept.rows["vector"][:, :, :-1], policy.kept.rows["vector"][:, :, 1:]], -2
+    )
     pairs = pairs.flatten(0, 2)
     nearest = pairs[pairs[:, 0].norm(dim=-1).argsort()[:5]]
     torch.testing.assert_close(fitted[-1], nearest)

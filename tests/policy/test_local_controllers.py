@@ -7,7 +7,6 @@ import torch
 
 from worldmodel.policy.local_controllers import (
     Controllers,
-    QuadraticCost,
     improve_controllers,
     make_controllers,
     measure_kl,
@@ -15,12 +14,13 @@ from worldmodel.policy.local_controllers import (
     solve_lqr,
 )
 from worldmodel.policy.local_models import LinearModels
+from worldmodel.policy.quadratic_cost import make_distance_cost
 
 COUNT, STEPS, SIZE, ACTIONS = 2, 7, 3, 2
 WIDE = {"dtype": torch.float64}
-COST = QuadraticCost(
-    torch.tensor([1.0, 0.5, 0.2], **WIDE), torch.tensor([0.3, 0.0, 1.0], **WIDE), 0.1
-)
+WEIGHTS = torch.tensor([1.0, 0.5, 0.2], **WIDE)
+TARGET = torch.tensor([0.3, 0.0, 1.0], **WIDE)
+COST = make_distance_cost(WEIGHTS, TARGET, 0.1)
 FREE = torch.full((COUNT,), 1e9, **WIDE)
 
 
@@ -66,7 +66,7 @@ def test_without_a_bound_the_actions_are_those_of_least_squares(generator):
         for t in range(STEPS):
             step = LinearModels(*(v[:, t] for v in vars(models).values()))
             rolled.append(step.predict(rolled[-1], plan[:, t]))
-        gaps = COST.weights.sqrt() * (torch.stack(rolled[1:], 1) - COST.target)
+        gaps = WEIGHTS.sqrt() * (torch.stack(rolled[1:], 1) - TARGET)
         return torch.cat([gaps.flatten(), COST.control**0.5 * flat])
 
     zeros = torch.zeros(COUNT * STEPS * ACTIONS, **WIDE)
@@ -84,7 +84,7 @@ def test_the_first_gain_of_a_long_horizon_is_that_of_scipys_riccati_equation(gen
     found = solve_lqr(long, COST, old, torch.full((COUNT,), 1e-10, **WIDE))
     for i in range(COUNT):
         a, b = models.matrix[i, 0].numpy(), models.gain[i, 0].numpy()
-        q, r = 2 * np.diag(COST.weights), 2 * COST.control * np.eye(ACTIONS)
+        q, r = 2 * np.diag(WEIGHTS), 2 * COST.control * np.eye(ACTIONS)
         p = scipy.linalg.solve_discrete_are(a, b, q, r)
         gain = -np.linalg.solve(r + b.T @ p @ b, b.T @ p @ a)
         np.testing.assert_allclose(found.gain[i, 0], gain, atol=1e-6)

@@ -116,6 +116,11 @@ GUIDED = (
     *("--guided.steps", "4", "--guided.hold", "5", "--guided.target", "[0, 0, 0, 0, 0, 0]"),
     *("--guided.weights", "[1, 1, 0, 0, 1, 1]", "--run.frames", "60"),
 )
+SOLAR = (
+    *("--behavior.name", "guided", "--model.dynamics", "linear_gaussian"),
+    *("--model.reward_head", "quadratic", "--guided.state", "latent", "--guided.conditions", "1"),
+    *("--guided.rollouts", "1", "--guided.steps", "4", "--guided.hold", "5", "--run.frames", "60"),
+)
 POINTS = ("--model.encoder", "spatial", "--spatial.points", "4", "--loss.smooth", "0.5")
 PIXELS = (
     *("--model.dynamics", "pixels", "--loss.objective", "{}", "--env.size", "[16, 16]"),
@@ -172,6 +177,9 @@ AGENTS = {
         *("actor", "guided"),
         imagines=False,
         has_policy=True,
+    ),
+    "guided by controllers of a latent": Kind(
+        SOLAR, "actor", "guided", draws=True, has_policy=True
     ),
     "guided, feature points of an rssm": Kind(
         (*GUIDED, *POINTS), "actor", "guided", draws=True, has_policy=True

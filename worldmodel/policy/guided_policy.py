@@ -1,17 +1,22 @@
 """Guided policy search (Levine et al. 2016): local controllers teach one policy.
 
-Each start of episodes, a condition, has a controller u_t ~ N(K_t x_t + k_t, C) of the true state
-x_t, which the model does not see. When every condition has its rollouts, a round is over:
+Each start of episodes, a condition, has a controller u_t ~ N(K_t x_t + k_t, C) of a state x_t: the
+true one, which the model does not see, or the belief of the latent (SOLAR, controller_states.py).
+When every condition has its rollouts, a round is over:
 
 fit A_t, B_t, c_t to the rollouts (local_models.py) and improve the controllers by LQR within a KL
 bound (local_controllers.py); the bound grows where the improvement that was predicted comes about
 
-A controller that turns out worse over its steps is given up, and one that costs more than the best
-by `adopt` tries the best one's. After their own steps all controllers hold: they act by one linear
-controller, the LQR of a model that is fitted to the steps nearest to the target of the cost. The
-teacher of a condition is whatever has had the cheapest whole episode. The policy learns the
-teachers' actions at replayed states by the KL between the two, of which only the means matter,
-since C is fixed:
+After their own steps all controllers hold: they act by one linear controller, the LQR of a model
+that is fitted to the steps nearest to the target of the cost.
+
+Controllers of the true state that turn out worse over their steps are given up, and those that
+cost more than the best by `adopt` try the best one's. The teacher of a condition is whatever has
+had the cheapest whole episode. Controllers of the latent are always kept, since the latent has
+moved, and the newest are the teachers.
+
+The policy learns the teachers' actions at replayed states by the KL between the two, of which only
+the means matter, since C is fixed:
 
 minimise (mode(pi(. | o_t)) - clip(K_t x_t + k_t))' C^-1 (...) / 2
 """
@@ -28,10 +33,10 @@ from torch import Tensor, nn
 
 from worldmodel.policy.action_distributions import Dist
 from worldmodel.policy.actor_critic import Actor
+from worldmodel.policy.controller_states import ControllerStates, Rollouts
 from worldmodel.policy.learned_policy import LearnedPolicy, Rate
 from worldmodel.policy.local_controllers import (
     Controllers,
-    QuadraticCost,
     adapt_bounds,
     improve_controllers,
     make_controllers,
@@ -44,8 +49,8 @@ from worldmodel.policy.local_models import (
     fit_local_models,
     measure_cov,
     measure_spread,
-    pool_model,
 )
+from worldmodel.policy.quadratic_cost import QuadraticCost
 from worldmodel.spaces import Batch, Metrics, Row, State
 
 log = logging.getLogger(__name__)
@@ -61,14 +66,12 @@ FREE_STD = 10.0  # of its old self, which does not matter
 class GuidedPolicy(LearnedPolicy):
     """The policy, its teachers, and the rollouts that improve them.
 
-    `tried` are the controllers that collect, `base` those that they come from. `name` is the
-    vector that they see, of `size` numbers, in each of so many environments.
+    `tried` are the controllers that collect, `base` those that they come from. `states` says what
+    they see, in each of so many environments.
     """
 
     has_critic = False
 
-    weights: Tensor
-    target: Tensor
     starts: Tensor
     known: Tensor
     round: Tensor
@@ -82,13 +85,7 @@ class GuidedPolicy(LearnedPolicy):
     costs: Tensor
     predicted: Tensor
     bounds: Tensor
-    new_states: Tensor
-    new_actions: Tensor
-    kept_states: Tensor
-    kept_actions: Tensor
     filled: Tensor
-    open_states: Tensor
-    open_actions: Tensor
     usable: Tensor
     open_costs: Tensor
     episode_costs: Tensor
@@ -98,15 +95,13 @@ class GuidedPolicy(LearnedPolicy):
     base_offset: Tensor
     base_gain: Tensor
 
-    def __init__(self, actor: Actor, name: str, size: int, settings: Any, envs: int):
+    def __init__(self, actor: Actor, states: ControllerStates, settings: Any, envs: int):
         super().__init__()
-        self.actor, self.name, self.settings = actor, name, settings
+        self.actor, self.states, self.settings = actor, states, settings
         count, steps, actions = settings.conditions, settings.steps, actor.space.size
+        size = states.size
         self.steps, self.has_warned = steps, False
         wide: dict[str, Any] = {"dtype": torch.float64}
-        weights, target = (torch.tensor(v, **wide) for v in (settings.weights, settings.target))
-        self.register_buffer("weights", weights, persistent=False)
-        self.register_buffer("target", target, persistent=False)
         self._keep("starts", torch.zeros(count, size, **wide))
         self._keep("known", torch.zeros((), dtype=torch.int64))
         self._keep("round", torch.zeros((), dtype=torch.int64))
@@ -126,12 +121,11 @@ class GuidedPolicy(LearnedPolicy):
         self._keep("predicted", torch.zeros(count, **wide))
         self._keep("bounds", torch.full((count,), settings.kl, **wide))
         shape = count, settings.rollouts
-        for kind in ("new", "kept"):  # rollouts of this round, and of the teachers
-            self._keep(f"{kind}_states", torch.zeros(*shape, steps + 1, size, **wide))
-            self._keep(f"{kind}_actions", torch.zeros(*shape, steps, actions, **wide))
+        self.open = Rollouts(states.columns, (envs,), steps, actions)
+        self.new = Rollouts(states.columns, shape, steps, actions)  # of this round
+        if states.settles:
+            self.best = Rollouts(states.columns, shape, steps, actions)
         self._keep("filled", torch.zeros(shape, dtype=torch.bool))
-        self._keep("open_states", torch.zeros(envs, steps + 1, size, **wide))
-        self._keep("open_actions", torch.zeros(envs, steps, actions, **wide))
         self._keep("usable", torch.zeros(envs, dtype=torch.bool))
 
     def _keep(self, name: str, value: Tensor) -> None:
@@ -147,8 +141,9 @@ class GuidedPolicy(LearnedPolicy):
         return {name: ((), "int32") for name in COLUMNS}
 
     @property
-    def cost(self) -> QuadraticCost:
-        return QuadraticCost(self.weights, self.target, self.settings.control)
+    def kept(self) -> Rollouts:
+        """The rollouts of the controllers that are improved."""
+        return self.best if self.states.settles else self.new
 
     def losses(
         self, model, batch: Batch, post: State, feat: Tensor
@@ -163,7 +158,7 @@ class GuidedPolicy(LearnedPolicy):
         taught = (
             (condition != UNKNOWN) & (age <= self.settings.rounds) & (self.round > 0)
         ).float()
-        wanted = self.teach(batch[self.name], step, condition).float()
+        wanted = self.teach(self.states.recall(model, batch, post), step, condition).float()
         gap = (self.actor(feat).mode() - wanted).square().sum(-1) / (2 * self.settings.std**2)
         metrics = {
             "taught": taught.mean(),
@@ -174,7 +169,7 @@ class GuidedPolicy(LearnedPolicy):
         return {"imitation": (taught * gap).sum() / taught.sum().clamp(min=1)}, metrics
 
     def teach(self, state: Tensor, step: Tensor, condition: Tensor) -> Tensor:
-        """The teachers' mean actions (...,A) at true states (...,n), in the box."""
+        """The teachers' mean actions (...,A) at states (...,n), in the box."""
         i = condition.clamp(min=0)
         hold = self.teacher_hold_gain[i], self.teacher_hold_offset[i]
         steps = self.teacher_gain, self.teacher_offset
@@ -232,7 +227,7 @@ class GuidedPolicy(LearnedPolicy):
         """Whether (B,) the conditions still lack the rollout without noise of this round."""
         return (condition != UNKNOWN) & ~self.filled[condition.clamp(min=0), 0]
 
-    def watch(self, rows: list[Row], carry: Mapping[str, Tensor]) -> None:
+    def watch(self, model, rows: list[Row], carry: Mapping[str, Tensor]) -> None:
         """Note with each row who acted on it, and keep the rollouts; improve once a round is
         over.
         """
@@ -250,7 +245,7 @@ class GuidedPolicy(LearnedPolicy):
                 elif row["is_last"] and self.usable[i]:
                     self._keep_rollout(i, condition, calm)
         if self.filled.all():
-            self.improve()
+            self.improve(model)
 
     def _warn_of_short_episode(self, step: int) -> None:
         if not self.has_warned:
@@ -264,94 +259,102 @@ class GuidedPolicy(LearnedPolicy):
 
     def _keep_step(self, i: int, row: Row, step: int) -> None:
         """Keep a step of the open rollout of environment i."""
-        state, action = (
-            torch.from_numpy(row[k]).to(self.starts) for k in (self.name, "prev_action")
-        )
         if row["is_first"]:
             self.usable[i], self.open_costs[i] = True, 0.0
         else:
-            self.open_costs[i] += self.cost.measure(torch.stack([state, state]), action[None])
+            action = torch.from_numpy(row["prev_action"]).to(self.starts)
+            self.open_costs[i] += self.states.measure_step(row, action)
         if step <= self.steps:
-            self.open_states[i, step] = state
-            if step:
-                self.open_actions[i, step - 1] = action
+            self.open.keep_step(i, step, row)
 
     def _keep_rollout(self, i: int, condition: int, calm: bool) -> None:
         """Keep a rollout that has ended: that without noise first, others where there is room."""
         free = (~self.filled[condition]).nonzero().squeeze(1).tolist()
         places = [place for place in free if (place == 0) == calm]
         if places:
-            self.new_states[condition, places[0]] = self.open_states[i]
-            self.new_actions[condition, places[0]] = self.open_actions[i]
+            for new, own in zip(self.new.list_tensors(), self.open.list_tensors(), strict=True):
+                new[condition, places[0]] = own[i]
             self.filled[condition, places[0]] = True
             if calm:
                 self.episode_costs[condition] = self.open_costs[i]
 
     @torch.no_grad()
-    def improve(self) -> None:
-        """Judge the controllers that were tried by their rollout without noise, and improve."""
-        self._choose_teachers()
-        cost = self.cost.measure(self.new_states[:, 0], self.new_actions[:, 0])
-        better = cost < self.costs
-        if self.round > 0:
-            gain, limits = self.costs - cost, self.settings.kl_limits
-            self.bounds.copy_(adapt_bounds(self.bounds, gain, self.predicted, limits))
-        self.costs.copy_(torch.where(better, cost, self.costs))
-        for kept, new in (
-            (self.kept_states, self.new_states),
-            (self.kept_actions, self.new_actions),
-            (self.base_gain, self.tried_gain),
-            (self.base_offset, self.tried_offset),
-        ):
-            kept[better] = new[better]
-        prior = self._make_prior()
-        self._improve_steps(prior)
-        self._improve_hold(prior)
+    def improve(self, model) -> None:
+        """Judge the controllers that were tried by their rollouts, and improve."""
+        self._judge_round()
+        states, actions = self.states.infer(model, self.kept), self.kept.actions
+        cost = self.states.find_cost(states, self.kept)
+        prior = self._make_prior(model, states, actions)
+        self._improve_steps(states, actions, cost, prior)
+        self._improve_hold(states, actions, cost, prior)
         if self.round >= self.settings.adopt_after:
             self._adopt_best()
+        if not self.states.settles:
+            self._teach_by(torch.ones_like(self.costs, dtype=torch.bool))
         self.round += 1
         self.filled.fill_(False)
         self.usable.fill_(False)  # open rollouts have begun with other controllers
 
-    def _choose_teachers(self) -> None:
-        """Teach by what was tried, where its whole episode was the cheapest yet."""
-        best = self.episode_costs < self.teacher_costs
-        self.teacher_gain[best] = self.tried_gain[best]
-        self.teacher_offset[best] = self.tried_offset[best]
-        self.teacher_hold_gain[best] = self.hold_gain
-        self.teacher_hold_offset[best] = self.hold_offset
-        self.teacher_costs[best] = self.episode_costs[best]
+    def _judge_round(self) -> None:
+        """Take over what was tried where it is better, and adapt the bounds."""
+        if self.states.settles:
+            self._teach_by(self.episode_costs < self.teacher_costs)
+        cost = self.states.measure_round(self.new)
+        better = cost < self.costs
+        if self.round > 0:
+            gain, limits = self.costs - cost, self.settings.kl_limits
+            self.bounds.copy_(adapt_bounds(self.bounds, gain, self.predicted, limits))
+        if not self.states.settles:
+            better = torch.ones_like(better)
+        self.costs.copy_(torch.where(better, cost, self.costs))
+        pairs = [(self.base_gain, self.tried_gain), (self.base_offset, self.tried_offset)]
+        if self.states.settles:
+            pairs += zip(self.best.list_tensors(), self.new.list_tensors(), strict=True)
+        for kept, new in pairs:
+            kept[better] = new[better]
 
-    def _make_prior(self) -> Prior:
-        """The global model of all steps of the rollouts."""
-        rollouts = self.kept_states, self.kept_actions
-        return Prior(pool_model(*rollouts), measure_spread(*rollouts), 0.0, self.settings.prior)
+    def _teach_by(self, chosen: Tensor) -> None:
+        """Let the controllers that are tried teach the conditions that are chosen (C,)."""
+        self.teacher_gain[chosen] = self.tried_gain[chosen]
+        self.teacher_offset[chosen] = self.tried_offset[chosen]
+        self.teacher_hold_gain[chosen] = self.hold_gain
+        self.teacher_hold_offset[chosen] = self.hold_offset
+        self.teacher_costs[chosen] = self.episode_costs[chosen]
 
-    def _improve_steps(self, prior: Prior) -> None:
+    def _make_prior(self, model, states: Tensor, actions: Tensor) -> Prior:
+        """The global model, which counts as some rollouts of each step."""
+        found = self.states.make_global_model(model, states, actions)
+        return Prior(found, measure_spread(states, actions), 0.0, self.settings.prior)
+
+    def _improve_steps(
+        self, states: Tensor, actions: Tensor, cost: QuadraticCost, prior: Prior
+    ) -> None:
         """Try better controllers within the KL bound."""
-        states = self.kept_states
-        models = fit_local_models(states, self.kept_actions, prior, self.settings.reach)
+        models = fit_local_models(states, actions, prior, self.settings.reach)
         spread = measure_cov(states - states.mean(1, keepdim=True))
+        if not self.states.settles:
+            spread = spread[:, 0]
         start = states[:, :, 0].mean(1), spread
         old = Controllers(self.base_gain, self.base_offset, self.cov)
         new, path, before = improve_controllers(
-            models, self.cost, old, start, self.bounds * self.steps, box=1.0
+            models, cost, old, start, self.bounds * self.steps, box=1.0
         )
-        self.predicted.copy_(before - path.expect_cost(self.cost))
+        self.predicted.copy_(before - path.expect_cost(cost))
         new = recentre_controllers(new, path)
         self.tried_gain.copy_(new.gain)
         self.tried_offset.copy_(new.offset)
 
-    def _improve_hold(self, prior: Prior) -> None:
+    def _improve_hold(
+        self, states: Tensor, actions: Tensor, cost: QuadraticCost, prior: Prior
+    ) -> None:
         """Hold by the LQR of a model of the steps that are nearest to the target."""
-        states, actions = self.kept_states, self.kept_actions
         pairs = torch.stack([states[:, :, :-1], states[:, :, 1:]], -2).flatten(0, 2)
-        gaps = (pairs[:, 0] - self.target).square().sum(-1)
+        gaps = self.states.measure_gaps(pairs[:, 0], cost)
         near = gaps.topk(min(self.settings.hold, len(gaps)), largest=False).indices
         model = fit_local_models(pairs[near], actions.flatten(0, 2)[near].unsqueeze(1), prior)
         models = LinearModels(*(v.expand(1, HORIZON, *v.shape[1:]) for v in vars(model).values()))
         free = make_controllers(1, HORIZON, states.shape[-1], actions.shape[-1], FREE_STD)
-        found = solve_lqr(models, self.cost, free, self.costs.new_ones(1))
+        found = solve_lqr(models, cost, free, self.costs.new_ones(1))
         if torch.isfinite(found.gain).all():
             self.hold_gain.copy_(found.gain[0, 0])
             self.hold_offset.copy_(found.offset[0, 0])

@@ -52,7 +52,7 @@ class LearnedPolicy(nn.Module):
         """Shapes and types of the columns that `watch` adds to the rows of the replay."""
         return {}
 
-    def watch(self, rows: list[Row], carry: Mapping[str, Tensor]) -> None:
+    def watch(self, model, rows: list[Row], carry: Mapping[str, Tensor]) -> None:
         """See the rows of a step of all environments, before they are stored.
 
         The carry (B,...) is what the behavior keeps, now that it has acted on them; it is empty

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.policy.local_models import LinearModels, symmetrize
+from worldmodel.policy.quadratic_cost import QuadraticCost
 
 ETAS = 1e-6, 1e6  # between these the multiplier is sought
 BISECTIONS = 20
@@ -36,28 +37,6 @@ class Controllers:
 
 
 @dataclass(frozen=True)
-class QuadraticCost:
-    """sum_i w_i (x_i - g_i)^2 of the state after each step, and control |u|^2 of its action."""
-
-    weights: Tensor  # w (n,)
-    target: Tensor  # g (n,)
-    control: float
-
-    def make_form(self) -> Tensor:
-        """The matrix (n+1,n+1) whose quadratic form of (x, 1) is the cost of a state."""
-        root = torch.cat([self.weights.diag(), -(self.weights * self.target).unsqueeze(-1)], 1)
-        last = torch.cat(
-            [root[:, -1:].mT, (self.weights * self.target.square()).sum().view(1, 1)], 1
-        )
-        return torch.cat([root, last])
-
-    def measure(self, states: Tensor, actions: Tensor) -> Tensor:
-        """The cost (...) of rollouts (...,T+1,n) and (...,T,A)."""
-        gaps = self.weights * (states[..., 1:, :] - self.target).square()
-        return gaps.sum((-2, -1)) + self.control * actions.square().sum((-2, -1))
-
-
-@dataclass(frozen=True)
 class Trajectories:
     """The Gaussian over states (C,T+1,n), and over actions (C,T,A), that controllers lead to."""
 
@@ -68,9 +47,9 @@ class Trajectories:
 
     def expect_cost(self, cost: QuadraticCost) -> Tensor:
         """The expected cost (C,)."""
-        spread = cost.weights * self.cov[:, 1:].diagonal(dim1=-2, dim2=-1)
+        spread = (cost.form[:-1, :-1] * self.cov[:, 1:]).sum((1, 2, 3))
         effort = cost.control * self.action_cov.diagonal(dim1=-2, dim2=-1)
-        return cost.measure(self.mean, self.action_mean) + spread.sum((1, 2)) + effort.sum((1, 2))
+        return cost.measure(self.mean, self.action_mean) + spread + effort.sum((1, 2))
 
 
 def make_controllers(count: int, steps: int, size: int, actions: int, std: float) -> Controllers:
@@ -91,7 +70,7 @@ def solve_lqr(
     """
     count, steps, actions, size = old.gain.shape
     moves = join_models(models)
-    goal = (2 * cost.make_form() / eta[:, None, None]).unsqueeze(1)
+    goal = (2 * cost.form / eta[:, None, None]).unsqueeze(1)
     unit = torch.eye(actions, dtype=eta.dtype, device=eta.device).expand(count, steps, -1, -1)
     # u - K x - k of (z, u)
     apart = torch.cat([-old.gain, -old.offset.unsqueeze(-1), unit], -1)
@@ -129,9 +108,11 @@ def predict_trajectories(
 ) -> Trajectories:
     """Where controllers lead on average from first states (C,n), and how states spread.
 
-    The spread (C,T+1,n,n) is that of the rollouts that the models are fitted to. Actions reach as
-    far as the box.
+    A spread (C,T+1,n,n) is that of the rollouts that the models are fitted to; from one of the
+    first states alone (C,n,n) the models propagate it. Actions reach as far as the box.
     """
+    if cov.dim() == 3:
+        cov = propagate_spread(models, controllers, cov)
     moves, gain = join_models(models), controllers.gain
     feedback = torch.cat([gain, controllers.offset.unsqueeze(-1)], -1)
     states = [torch.nn.functional.pad(mean, (0, 1), value=1.0).unsqueeze(-1)]
@@ -142,6 +123,19 @@ def predict_trajectories(
     action_cov = controllers.cov + gain @ cov[:, :-1] @ gain.mT
     path = torch.stack(states, 1)[..., :-1, 0]
     return Trajectories(path, cov, torch.stack(actions, 1).squeeze(-1), action_cov)
+
+
+def propagate_spread(models: LinearModels, controllers: Controllers, cov: Tensor) -> Tensor:
+    """The covariances (C,T+1,n,n) of states after first ones of (C,n,n), without the box.
+
+    S' = (A + B K) S (A + B K)' + B C B' + Q
+    """
+    moves = models.matrix + models.gain @ controllers.gain
+    fresh = models.gain @ controllers.cov @ models.gain.mT + models.noise
+    covs = [cov]
+    for t in range(moves.shape[1]):
+        covs.append(symmetrize(moves[:, t] @ covs[-1] @ moves[:, t].mT + fresh[:, t]))
+    return torch.stack(covs, 1)
 
 
 def measure_kl(new: Controllers, old: Controllers, path: Trajectories) -> Tensor:
@@ -164,7 +158,8 @@ def improve_controllers(
     box: float = math.inf,
 ) -> tuple[Controllers, Trajectories, Tensor]:
     """The best controllers whose KL from the old ones is within the bound (C,), and where they
-    lead from a start: the mean of first states (C,n), and the spread of states (C,T+1,n,n).
+    lead from a start: the mean of first states (C,n), and the spread of states (C,T+1,n,n) or of
+    first ones (C,n,n).
 
     Returns what the old ones are expected to cost (C,) too.
     """

@@ -230,7 +230,7 @@ class Trainer:
             actions = self.action_space.random(len(rows), self.random).numpy()
         if self.learned_policy is not None:
             carry = select_prefix(self.player.carry, "behavior/") if self.prefill.over else {}
-            self.learned_policy.watch(rows, carry)
+            self.learned_policy.watch(self.model, rows, carry)
         return actions
 
     def collect(self) -> None:

@@ -214,6 +214,11 @@ class LinearGaussian(Dynamics):
         matrix, gain, offset = (part.expand(*many, *part.shape) for part in parts)
         return matrix, gain, offset
 
+    def read_model(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A (S,S), B (S,A), c (S,) and Q (S,S), which are those of every step."""
+        model = self.prior_net
+        return model.matrix, model.gain, model.offset, model.noise
+
     def apply_linearization(
         self, feat: Tensor, action: Tensor, change: Tensor, action_change: Tensor
     ) -> Tensor:

@@ -1,4 +1,6 @@
-"""Collect by local controllers of the true state, and act by the policy that they teach."""
+"""Collect by local controllers of the true state, or of the latent, and act by the policy that they
+teach.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +26,7 @@ class Settings:
     policy = "guided"
 
     evaluate: Literal["policy", "controllers"]
+    state: Literal["vector", "latent"]
     conditions: Count
     rollouts: Count
     steps: Count
@@ -42,7 +45,19 @@ class Settings:
 
     def contradictions(self, c: Config) -> list[str]:
         found = []
-        if not c.model.unseen:
+        latent = self.state == "latent"
+        if latent and c.model.dynamics != "linear_gaussian":
+            found.append(
+                "guided.state: latent needs model.dynamics linear_gaussian, whose latent is Gaussian "
+                f"and moves linearly; {c.model.dynamics} has none"
+            )
+        if latent and self.conditions != 1:
+            found.append(
+                f"guided.conditions: {self.conditions} controllers tell starts apart by numbers that "
+                "do not change, but the latent moves while the model learns; take 1 with "
+                "guided.state latent"
+            )
+        if not latent and not c.model.unseen:
             found.append(
                 "model.unseen: guided policy search has teachers who see the true state; store it "
                 "with env.obs both, and keep it from the model with model.unseen [vector]"
@@ -52,7 +67,7 @@ class Settings:
                 f"guided.weights: {len(self.weights)} weights of the cost for a guided.target of "
                 f"{len(self.target)} numbers"
             )
-        if c.env.starts and c.env.starts != self.conditions:
+        if not latent and c.env.starts and c.env.starts != self.conditions:
             found.append(
                 f"guided.conditions: {self.conditions} controllers for env.starts {c.env.starts}; "
                 "each start has one"
@@ -81,6 +96,7 @@ class FollowControllers:
                 "were trained with it"
             )
         self.policy, self.evaluates = parts.policy, parts.settings.evaluate
+        self.model = parts.model
         self.actor = ActorPolicy(parts)
 
     def init(self, batch: int) -> State:
@@ -91,25 +107,26 @@ class FollowControllers:
     def act(
         self, state: State, carry: State, is_first: Tensor, mode: str, generator: torch.Generator
     ) -> tuple[Tensor, State]:
-        vector = carry.pop(self.policy.name, None)
-        if vector is None or (mode != "train" and self.evaluates == "policy"):
+        unseen = {k: carry.pop(k) for k in self.model.unseen if k in carry}
+        seen = self.policy.states.see(self.model, state, unseen)
+        if seen is None or (mode != "train" and self.evaluates == "policy"):
             return self.actor.act(state, carry, is_first, "eval", generator)
-        kept = self._begin_episodes(vector, carry, is_first.bool(), mode == "train")
+        kept = self._begin_episodes(seen, carry, is_first.bool(), mode == "train")
         step, condition = (kept[k].long() for k in ("step", "condition"))
         if mode == "train":
-            action = self.policy.explore(vector, step, condition, kept["calm"], generator)
+            action = self.policy.explore(seen, step, condition, kept["calm"], generator)
         else:
-            action = self.policy.teach(vector, step, condition)
+            action = self.policy.teach(seen, step, condition)
         return action.float(), kept
 
     def _begin_episodes(
-        self, vector: Tensor, carry: State, is_first: Tensor, collects: bool
+        self, seen: Tensor, carry: State, is_first: Tensor, collects: bool
     ) -> State:
         """Count the step, and find the conditions of the episodes that begin."""
-        kept = {k: carry[k].to(vector.device).clone() for k in ("step", "condition", "calm")}
+        kept = {k: carry[k].to(seen.device).clone() for k in ("step", "condition", "calm")}
         kept["step"] = torch.where(is_first, 0.0, kept["step"] + 1)
         if is_first.any():
-            found = self.policy.find_conditions(vector[is_first], enrol=collects)
+            found = self.policy.find_conditions(seen[is_first], enrol=collects)
             kept["condition"][is_first] = found.to(kept["condition"])
             kept["calm"][is_first] = self.policy.needs_calm(found).to(kept["calm"])
         return kept

@@ -1,0 +1,170 @@
+"""Which state local controllers see: the true vector (guided policy search), or the belief of a
+linear-Gaussian latent (SOLAR, Zhang et al. 2019).
+
+                       TrueVector                         LatentBelief
+x_t while acting       the vector                         mean of the filtered belief, E[z_t | o_1..t]
+x_t of a rollout       the same                           smoothed mean, E[z_t | o_1..T, a_1..T]
+cost                   known: distances from a target     fitted to the rewards of the rollouts
+prior of the models    one regression on all steps        A, B, c and Q of the dynamics
+a round's cost         that of the rollout without noise  the mean over all rollouts
+
+The latent moves while the model learns. So the observations of the last rollouts are kept, and
+their latents are taken anew, under the model as it is, whenever controllers improve. What was
+tried in an earlier latent cannot be compared with what is tried now: `settles` is false, and
+controllers are then never given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from worldmodel.model.dynamics.linear_gaussian import LinearGaussian
+from worldmodel.policy.local_models import LinearModels, pool_model
+from worldmodel.policy.quadratic_cost import QuadraticCost, fit_cost, make_distance_cost
+from worldmodel.spaces import Batch, ObservationSpace, Row, State
+
+Columns = Mapping[str, Tensor]  # rows (C,N,T+1,...) by name
+
+
+class Rollouts(nn.Module):
+    """What is kept of rollouts, of shape `lead`: rows (...,T+1,...) by name, actions (...,T,A)."""
+
+    actions: Tensor
+
+    def __init__(
+        self,
+        columns: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
+        lead: tuple[int, ...],
+        steps: int,
+        actions: int,
+    ):
+        super().__init__()
+        self.names = list(columns)
+        for name, (shape, dtype) in columns.items():
+            zeros = torch.zeros(*lead, steps + 1, *shape, dtype=dtype)
+            self.register_buffer(f"row_{name}", zeros)
+        zeros = torch.zeros(*lead, steps, actions, dtype=torch.float64)
+        self.register_buffer("actions", zeros)
+
+    @property
+    def rows(self) -> dict[str, Tensor]:
+        return {name: getattr(self, f"row_{name}") for name in self.names}
+
+    def list_tensors(self) -> list[Tensor]:
+        return [*self.rows.values(), self.actions]
+
+    def keep_step(self, place: int, step: int, row: Row) -> None:
+        """Keep a row of an environment, and the action before it."""
+        for name, rows in self.rows.items():
+            rows[place, step] = torch.as_tensor(row[name]).to(rows)
+        if step:
+            self.actions[place, step - 1] = torch.as_tensor(row["prev_action"]).to(self.actions)
+
+
+class TrueVector:
+    """The vector `name` in `model.unseen`, and the cost that section guided gives it."""
+
+    settles = True
+
+    def __init__(self, name: str, size: int, settings: Any):
+        self.name, self.size, self.control = name, size, settings.control
+        self.weights, self.target = (
+            torch.tensor(v, dtype=torch.float64) for v in (settings.weights, settings.target)
+        )
+        self.columns = {name: ((size,), torch.float64)}
+
+    def see(self, model: Any, state: State, unseen: State) -> Tensor | None:
+        """x (B,n), or None in imagination, which has none."""
+        return unseen.get(self.name)
+
+    def recall(self, model: Any, batch: Batch, post: State) -> Tensor:
+        """x (B,T,n) of replayed rows."""
+        return batch[self.name]
+
+    def infer(self, model: Any, rollouts: Rollouts) -> Tensor:
+        """x (C,N,T+1,n) of the kept rollouts."""
+        return rollouts.rows[self.name]
+
+    def find_cost(self, states: Tensor, rollouts: Rollouts) -> QuadraticCost:
+        return self._make_cost(states)
+
+    def _make_cost(self, like: Tensor) -> QuadraticCost:
+        return make_distance_cost(self.weights.to(like), self.target.to(like), self.control)
+
+    def make_global_model(self, model: Any, states: Tensor, actions: Tensor) -> LinearModels:
+        """What the local models have as their prior."""
+        return pool_model(states, actions)
+
+    def measure_step(self, row: Row, action: Tensor) -> Tensor:
+        """What a row and the action before it cost."""
+        state = torch.as_tensor(row[self.name]).to(action)
+        return self._make_cost(state).measure(torch.stack([state, state]), action[None])
+
+    def measure_round(self, rollouts: Rollouts) -> Tensor:
+        """The cost (C,) by which the controllers of a round are judged."""
+        states = rollouts.rows[self.name][:, 0]
+        return self._make_cost(states).measure(states, rollouts.actions[:, 0])
+
+    def measure_gaps(self, states: Tensor, cost: QuadraticCost) -> Tensor:
+        """How far (N,) states (N,n) are from where controllers hold."""
+        return (states - self.target.to(states)).square().sum(-1)
+
+
+class LatentBelief:
+    """The mean of the belief of a linear-Gaussian latent; costs are fitted to rewards."""
+
+    settles = False
+
+    def __init__(self, dynamics: LinearGaussian, observation: ObservationSpace, settings: Any):
+        self.size, self.control = dynamics.feature_size, settings.control
+        self.columns = {
+            name: (shape, torch.uint8 if name in observation.pictures else torch.float32)
+            for name, shape in observation.items()
+        }
+        self.columns["reward"] = (), torch.float32
+
+    def see(self, model: Any, state: State, unseen: State) -> Tensor | None:
+        return model.dynamics.expected_features(state)
+
+    def recall(self, model: Any, batch: Batch, post: State) -> Tensor:
+        return model.dynamics.expected_features(post)
+
+    def infer(self, model: Any, rollouts: Rollouts) -> Tensor:
+        """Smoothed means under the model as it is now."""
+        means = []
+        for place, actions in enumerate(rollouts.actions):
+            batch: Batch = {name: rows[place] for name, rows in rollouts.rows.items()}
+            batch["prev_action"] = pad(actions, (0, 0, 1, 0)).float()
+            batch["is_first"] = torch.zeros(batch["prev_action"].shape[:2], dtype=torch.bool)
+            batch["is_first"] = batch["is_first"].to(actions.device)
+            _, post, _ = model.observe(batch)
+            means.append(model.dynamics.expected_features(post))
+        return torch.stack(means).double()
+
+    def find_cost(self, states: Tensor, rollouts: Rollouts) -> QuadraticCost:
+        """-r_t, as a quadratic form of z_t."""
+        rewards = rollouts.rows["reward"].to(states)
+        after = states[..., 1:, :].flatten(0, -2), rewards[..., 1:].flatten()
+        return fit_cost(*after, self.control)
+
+    def make_global_model(self, model: Any, states: Tensor, actions: Tensor) -> LinearModels:
+        return LinearModels(*(part.to(states) for part in model.dynamics.read_model()))
+
+    def measure_step(self, row: Row, action: Tensor) -> Tensor:
+        return self.control * action.square().sum() - float(row["reward"])
+
+    def measure_round(self, rollouts: Rollouts) -> Tensor:
+        rewards = rollouts.rows["reward"][..., 1:].double().sum(-1)
+        effort = self.control * rollouts.actions.square().sum((-2, -1))
+        return (effort - rewards).mean(1)
+
+    def measure_gaps(self, states: Tensor, cost: QuadraticCost) -> Tensor:
+        return cost.measure_states(states)
+
+
+ControllerStates = TrueVector | LatentBelief
