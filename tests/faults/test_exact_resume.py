@@ -217,6 +217,7 @@ KINDS["local controllers of the true state, and a policy that they teach"] = (
 KINDS["local controllers of a latent that still moves"] = (
     *("--behavior.name", "guided", "--env.task", "pendulum", "--model.dynamics"),
     *("linear_gaussian", "--guided.state", "latent", "--guided.conditions", "1"),
+    *("--model.reward_head", "quadratic"),
     *("--guided.rollouts", "1", "--guided.steps", "4", "--guided.hold", "5"),
 )
 KINDS["feature points"] = (

@@ -22,6 +22,7 @@ KEYS = [
     "behavior.name=guided",
     "model.dynamics=linear_gaussian",
     "model.stoch=2",
+    "model.reward_head=quadratic",
     "guided.state=latent",
     "guided.conditions=1",
     f"guided.rollouts={ROLLOUTS}",
@@ -52,6 +53,7 @@ def make(*overrides, knows=True):
     with torch.no_grad():
         own.min_std = 0.01
         own.raw_noise.fill_(-20.0)
+        model.reward.weight.copy_(WEIGHTS.sqrt().diag())
         if knows:
             own.change.copy_(MATRIX - torch.eye(2))
             own.gain.copy_(GAIN)
@@ -99,6 +101,7 @@ def test_what_controllers_of_a_latent_cannot_have_is_refused():
     for keys, message in (
         (["model.dynamics=rssm"], "guided.state: latent needs model.dynamics linear_gaussian"),
         (["model.dynamics=locally_linear"], "and moves linearly; locally_linear has none"),
+        (["model.reward_head=twohot"], "takes its cost from model.reward_head quadratic; twohot"),
         (["guided.conditions=2"], "guided.conditions: 2 controllers tell starts apart"),
         (["guided.state=vector"], "model.unseen: guided policy search has teachers"),
     ):
@@ -108,6 +111,32 @@ def test_what_controllers_of_a_latent_cannot_have_is_refused():
     with pytest.raises(UsageError, match="guided needs continuous actions"):
         seen, two = ObservationSpace({"vector": (2,)}), ActionSpace(2, groups=(2,))
         build.make_policy(c, build.make_model(c, seen, two), two)
+
+
+def test_the_cost_is_minus_the_quadratic_reward(generator):
+    _, model, policy, _ = make()
+    with torch.no_grad():
+        for part in model.reward.parameters():
+            part.normal_(generator=generator)
+        states = torch.randn(4, 7, 2, generator=generator)
+        cost = policy.states.find_cost(model, states)
+        torch.testing.assert_close(cost.measure_states(states), -model.reward.mean(states))
+    assert (torch.linalg.eigvalsh(cost.form[:2, :2].detach()) >= 0).all() and cost.control == 0.5
+
+
+def test_the_cost_is_fitted_to_rewards_by_the_training_of_the_head(generator):
+    _, model, policy, _ = make()
+    states = torch.randn(200, 2, generator=generator)
+    goal = torch.tensor([0.4, -0.3])
+    rewards = 0.7 - ((states - goal).square() * torch.tensor([2.0, 0.5])).sum(1)
+    optimizer = torch.optim.Adam(model.reward.parameters(), 0.05)
+    for _ in range(400):
+        optimizer.zero_grad()
+        model.reward.loss(states, rewards).mean().backward()
+        optimizer.step()
+    form = policy.states.find_cost(model, states).form.detach()
+    wanted = torch.tensor([[2.0, 0.0, -0.8], [0.0, 0.5, 0.15], [-0.8, 0.15, 0.365 - 0.7]])
+    torch.testing.assert_close(form, wanted, atol=0.01, rtol=0)
 
 
 def test_starts_of_one_condition_may_be_fixed_in_any_number():

@@ -76,6 +76,14 @@ class QuadraticHead(ScalarHead):
             apart = (read.float() - self.point) @ self.weight.mT
             return self.most - apart.square().sum(-1)
 
+    def read_cost(self) -> Tensor:
+        """F (n+1,n+1): (z, 1)' F (z, 1) is minus the reward."""
+        root = torch.cat([self.weight, -(self.weight @ self.point).unsqueeze(-1)], 1)
+        form = root.mT @ root
+        last = torch.zeros_like(form)
+        last[-1, -1] = 1.0
+        return form - self.most * last
+
     def loss_of(self, read: Tensor, target: Tensor) -> Tensor:
         return 0.5 * (self.mean_of(read) - target).square()
 

@@ -1,12 +1,12 @@
 """Which state local controllers see: the true vector (guided policy search), or the belief of a
 linear-Gaussian latent (SOLAR, Zhang et al. 2019).
 
-                       TrueVector                         LatentBelief
-x_t while acting       the vector                         mean of the filtered belief, E[z_t | o_1..t]
-x_t of a rollout       the same                           smoothed mean, E[z_t | o_1..T, a_1..T]
-cost                   known: distances from a target     fitted to the rewards of the rollouts
-prior of the models    one regression on all steps        A, B, c and Q of the dynamics
-a round's cost         that of the rollout without noise  the mean over all rollouts
+                     TrueVector                         LatentBelief
+x_t while acting     the vector                         filtered mean E[z_t | o_1..t, a_1..t]
+x_t of a rollout     the same                           smoothed mean E[z_t | o_1..T, a_1..T]
+cost                 known: distances from a target     minus the quadratic reward head
+prior of the models  one regression on all steps        A, B, c and Q of the dynamics
+a round's cost       that of the rollout without noise  the mean over all rollouts
 
 The latent moves while the model learns. So the observations of the last rollouts are kept, and
 their latents are taken anew, under the model as it is, whenever controllers improve. What was
@@ -25,7 +25,7 @@ from torch.nn.functional import pad
 
 from worldmodel.model.dynamics.linear_gaussian import LinearGaussian
 from worldmodel.policy.local_models import LinearModels, pool_model
-from worldmodel.policy.quadratic_cost import QuadraticCost, fit_cost, make_distance_cost
+from worldmodel.policy.quadratic_cost import QuadraticCost, make_distance_cost
 from worldmodel.spaces import Batch, ObservationSpace, Row, State
 
 Columns = Mapping[str, Tensor]  # rows (C,N,T+1,...) by name
@@ -90,7 +90,7 @@ class TrueVector:
         """x (C,N,T+1,n) of the kept rollouts."""
         return rollouts.rows[self.name]
 
-    def find_cost(self, states: Tensor, rollouts: Rollouts) -> QuadraticCost:
+    def find_cost(self, model: Any, states: Tensor) -> QuadraticCost:
         return self._make_cost(states)
 
     def _make_cost(self, like: Tensor) -> QuadraticCost:
@@ -116,7 +116,7 @@ class TrueVector:
 
 
 class LatentBelief:
-    """The mean of the belief of a linear-Gaussian latent; costs are fitted to rewards."""
+    """The mean of the belief of a linear-Gaussian latent; its cost is the reward head's."""
 
     settles = False
 
@@ -146,11 +146,12 @@ class LatentBelief:
             means.append(model.dynamics.expected_features(post))
         return torch.stack(means).double()
 
-    def find_cost(self, states: Tensor, rollouts: Rollouts) -> QuadraticCost:
-        """-r_t, as a quadratic form of z_t."""
-        rewards = rollouts.rows["reward"].to(states)
-        after = states[..., 1:, :].flatten(0, -2), rewards[..., 1:].flatten()
-        return fit_cost(*after, self.control)
+    def find_cost(self, model: Any, states: Tensor) -> QuadraticCost:
+        """-r_t as a quadratic form of z_t, fitted to all replayed rewards by the head's training.
+
+        The rewards of the last rollouts alone would not do: they show few starts and goals.
+        """
+        return QuadraticCost(model.reward.read_cost().to(states), self.control)
 
     def make_global_model(self, model: Any, states: Tensor, actions: Tensor) -> LinearModels:
         return LinearModels(*(part.to(states) for part in model.dynamics.read_model()))

@@ -283,7 +283,7 @@ class GuidedPolicy(LearnedPolicy):
         """Judge the controllers that were tried by their rollouts, and improve."""
         self._judge_round()
         states, actions = self.states.infer(model, self.kept), self.kept.actions
-        cost = self.states.find_cost(states, self.kept)
+        cost = self.states.find_cost(model, states)
         prior = self._make_prior(model, states, actions)
         self._improve_steps(states, actions, cost, prior)
         self._improve_hold(states, actions, cost, prior)

@@ -1,5 +1,5 @@
-"""Collect by local controllers of the true state, or of the latent, and act by the policy that they
-teach.
+"""Collect by local controllers of the true state, or of the latent, and act by the policy that
+they teach.
 """
 
 from __future__ import annotations
@@ -48,13 +48,18 @@ class Settings:
         latent = self.state == "latent"
         if latent and c.model.dynamics != "linear_gaussian":
             found.append(
-                "guided.state: latent needs model.dynamics linear_gaussian, whose latent is Gaussian "
-                f"and moves linearly; {c.model.dynamics} has none"
+                "guided.state: latent needs model.dynamics linear_gaussian, whose latent is "
+                f"Gaussian and moves linearly; {c.model.dynamics} has none"
+            )
+        if latent and c.model.reward_head != "quadratic":
+            found.append(
+                "guided.state: latent takes its cost from model.reward_head quadratic; "
+                f"{c.model.reward_head} is none"
             )
         if latent and self.conditions != 1:
             found.append(
-                f"guided.conditions: {self.conditions} controllers tell starts apart by numbers that "
-                "do not change, but the latent moves while the model learns; take 1 with "
+                f"guided.conditions: {self.conditions} controllers tell starts apart by numbers "
+                "that do not change, but the latent moves while the model learns; take 1 with "
                 "guided.state latent"
             )
         if not latent and not c.model.unseen:
