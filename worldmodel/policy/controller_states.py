@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from worldmodel.model.dynamics.linear_gaussian import LinearGaussian
 from worldmodel.policy.local_models import LinearModels, pool_model
 from worldmodel.policy.quadratic_cost import QuadraticCost, make_distance_cost
 from worldmodel.spaces import Batch, ObservationSpace, Row, State
@@ -120,7 +119,7 @@ class LatentBelief:
 
     settles = False
 
-    def __init__(self, dynamics: LinearGaussian, observation: ObservationSpace, settings: Any):
+    def __init__(self, dynamics: Any, observation: ObservationSpace, settings: Any):
         self.size, self.control = dynamics.feature_size, settings.control
         self.columns = {
             name: (shape, torch.uint8 if name in observation.pictures else torch.float32)
