@@ -48,7 +48,7 @@ from worldmodel.model.loss_balance import LossBalance
 from worldmodel.model.networks import BiasedMLP, Encoder, RawPicture, RawVectors
 from worldmodel.model.objectives import ModelSpec, Objective
 from worldmodel.model.probe_decoder import Probe
-from worldmodel.model.spatial_encoder import PointDecoder
+from worldmodel.model.spatial_encoder import BlobDecoder, PointDecoder
 from worldmodel.model.world_model import WorldModel
 from worldmodel.policy.actor_critic import Actor, ActorCritic
 from worldmodel.policy.agent import Agent
@@ -152,6 +152,7 @@ def make_model(
     ensemble = make_ensemble(c, dynamics, space)
     names += ["corrective"] * (c.loss.corrective > 0) + ["ensemble"] * (ensemble is not None)
     names += ["smooth"] * (c.loss.smooth > 0) + ["grey"] * (c.loss.grey > 0)
+    names += ["blobs"] * (c.loss.blobs > 0)
     names = names if dynamics.imagines else []
     replaced = {n for module, _ in objectives.values() for n in module.replaces}
     names = [name for name in names if name not in replaced]
@@ -175,6 +176,7 @@ def make_model(
         reward_free=c.loss.reward_free,
         smooth=c.loss.smooth > 0,
         grey=make_point_decoders(c, obs),
+        blobs=make_blob_decoders(c, obs),
         balance=LossBalance(names) if c.loss.balance == "learned" and names else None,
         unseen=unseen,
     )
@@ -235,6 +237,12 @@ def make_point_decoders(c: Config, obs: ObservationSpace) -> dict[str, PointDeco
     """What draws small grey pictures from the feature points of each picture, if a loss asks."""
     shapes = obs.pictures if c.loss.grey else {}
     return {name: PointDecoder(c.spatial.points, shape) for name, shape in shapes.items()}
+
+
+def make_blob_decoders(c: Config, obs: ObservationSpace) -> dict[str, BlobDecoder]:
+    """What draws blobs at the feature points of each picture, if a loss asks."""
+    shapes = obs.pictures if c.loss.blobs else {}
+    return {name: BlobDecoder(c.spatial.points, shape) for name, shape in shapes.items()}
 
 
 def make_ensemble(c: Config, dynamics: Dynamics, space: ActionSpace) -> OneStepHeads | None:
@@ -306,6 +314,7 @@ def make_loss_scales(c: Config, names: list[str]) -> dict[str, float]:
         "ensemble": c.loss.ensemble,
         "smooth": c.loss.smooth,
         "grey": c.loss.grey,
+        "blobs": c.loss.blobs,
         "imagined_reward": c.loss.reward,
         "imagined_cont": c.loss.cont,
     }

@@ -196,7 +196,7 @@ def fitting(pairs, picture):
     if of("env.obs") == "state":
         given |= {"augment.shift": "0", "model.encoder": "cnn"}
     if given.get("model.encoder", of("model.encoder")) != "spatial":
-        given |= {"loss.smooth": "0", "loss.grey": "0"}
+        given |= {"loss.smooth": "0", "loss.grey": "0", "loss.blobs": "0"}
     # Others want observations, objectives or behaviors of their own.
     if of("model.dynamics") not in ("rssm", "transformer", *LINEAR):
         given["model.dynamics"] = "rssm"

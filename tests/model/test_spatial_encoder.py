@@ -17,6 +17,7 @@ from worldmodel.errors import UsageError
 from worldmodel.evaluation.imagination import feature_points
 from worldmodel.model.augment import shift_pictures
 from worldmodel.model.spatial_encoder import (
+    BlobDecoder,
     PointDecoder,
     Settings,
     SpatialEncoder,
@@ -166,6 +167,34 @@ def test_the_small_picture_trains_the_points_and_nothing_behind_them():
     assert "encoder.parts.image.log_temperature" in trained
 
 
+def test_blobs_are_drawn_at_the_points_in_their_colours():
+    """|p(x) - sum_k c_k exp(-|x - f_k|^2 / (2 s_k^2))|^2, pixel by pixel."""
+    torch.manual_seed(0)
+    decoder = BlobDecoder(2, (8, 12, 3))
+    decoder.log_width.data = torch.tensor([0.2, 0.5]).log()
+    points = torch.tensor([[-0.4, 0.3], [0.6, -0.7]]).view(1, 1, 2, 2)
+    picture = torch.rand(1, 1, 8, 12, 3)
+    error = 0.0
+    for row in range(4):
+        for column in range(6):
+            place = torch.tensor([(2 * column + 1) / 6 - 1, (2 * row + 1) / 4 - 1])
+            gaps = (place - points[0, 0]).square().sum(-1)
+            blob = (-gaps / (2 * torch.tensor([0.2, 0.5]).square())).exp()
+            pixel = picture[0, 0, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].mean((0, 1))
+            error += (blob @ decoder.colour - pixel).square().sum()
+    torch.testing.assert_close(decoder.error(points, picture), error.view(1, 1))
+
+
+def test_blobs_train_the_points_and_nothing_behind_them():
+    _, model = make(*SPATIAL, "loss.blobs=0.5")
+    losses = model.losses(random_batch())[0]
+    losses["blobs"].mean().backward()
+    trained = {k for k, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    parts = "encoder.parts.image", "blobs.image"
+    assert trained == {k for k, _ in model.named_parameters() if k.startswith(parts)}
+    assert model.scales["blobs"] == 0.5
+
+
 def test_points_are_those_of_the_pictures_encoder_by_name():
     _, model = make(*SPATIAL, vector=(VECTOR,))
     batch = random_batch(vector=True)
@@ -211,6 +240,7 @@ def test_a_weight_on_accelerations_makes_them_smaller():
             ["model.dynamics=simulator", "model.encoder=spatial"],
             "model.encoder: model.dynamics simulator encodes nothing",
         ),
+        (["loss.blobs=1"], "loss.blobs: cnn finds no feature points; set model.encoder spatial"),
         (["loss.grey=1"], "loss.grey: cnn finds no feature points; set model.encoder spatial"),
         (
             ["gps", "model.encoder=spatial", "loss.grey=1"],

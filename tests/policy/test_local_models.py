@@ -131,7 +131,7 @@ def test_few_rollouts_suffice_where_the_dynamics_linear_gaussian_knows_the_slope
     slopes but another offset at each step.
     """
     torch.manual_seed(1)
-    dynamics = LinearModel(SIZE, ACTIONS, 0.1).double()
+    dynamics = LinearModel(SIZE, ACTIONS, 0.1, 0.7).double()
     parts = [dynamics.matrix, dynamics.gain, dynamics.offset, dynamics.noise]
     prior = LinearModels(*(part.detach() for part in parts))
     offsets = torch.randn(STEPS, SIZE, generator=generator, dtype=torch.float64)

@@ -189,6 +189,7 @@ class LossConfig(Section):
     ensemble: Weight
     smooth: Weight
     grey: Weight
+    blobs: Weight
     reward_free: bool
     balance: Literal["fixed", "learned"]
     probe: bool
@@ -461,7 +462,7 @@ def _encoder_contradictions(c: Config) -> list[str]:
     elif not raw:
         found += _component_contradictions(c, registry.ENCODERS, m.encoder)
     lack = _find_points_lack(c)
-    used = [key for key in ("smooth", "grey") if getattr(c.loss, key)]
+    used = [key for key in ("smooth", "grey", "blobs") if getattr(c.loss, key)]
     return found + [f"loss.{key}: {lack}" for key in used if lack]
 
 

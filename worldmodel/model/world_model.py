@@ -26,7 +26,7 @@ from worldmodel.model.mean_image import MeanImage
 from worldmodel.model.networks import Encoder, RawPicture, RawVectors
 from worldmodel.model.objectives import Context, DistanceObjective, Objective, Parts
 from worldmodel.model.representation_metrics import measure_spread
-from worldmodel.model.spatial_encoder import PointDecoder, penalize_acceleration
+from worldmodel.model.spatial_encoder import BlobDecoder, PointDecoder, penalize_acceleration
 from worldmodel.spaces import (
     Batch,
     Losses,
@@ -73,6 +73,7 @@ class WorldModel(nn.Module):
         reward_free: bool = False,
         smooth: bool = False,
         grey: Mapping[str, PointDecoder] | None = None,
+        blobs: Mapping[str, BlobDecoder] | None = None,
         balance: LossBalance | None = None,
         world: World = ALONE,
         unseen: ObservationSpace | None = None,
@@ -94,7 +95,7 @@ class WorldModel(nn.Module):
         self.free, self.free_on, self.overshooting, self.shift = free, free_on, overshooting, shift
         self.corrective_steps, self.reward_free = corrective_steps, reward_free
         self.smooth, self.balance = smooth, balance
-        self.grey = nn.ModuleDict(grey or {})
+        self.grey, self.blobs = nn.ModuleDict(grey or {}), nn.ModuleDict(blobs or {})
         self.replaced = {
             name for objective, _ in objectives.values() for name in objective.replaces
         }
@@ -209,16 +210,18 @@ class WorldModel(nn.Module):
         losses["reward"] = self.reward.loss(seen, batch["reward"])
         losses["cont"] = self.cont.loss(feat, 1.0 - batch["is_terminal"].float())
         losses.update(self._kl_losses(batch, post, prior))
-        points = self.find_points(embed) if self.smooth or self.grey else {}
+        asked = self.smooth or self.grey or self.blobs
+        points = self.find_points(embed) if asked else {}
         if self.smooth:
             losses["smooth"] = penalize_acceleration([*points.values()], batch["is_first"])
-        if self.grey:
+        for name, nets in (("grey", self.grey), ("blobs", self.blobs)):
             errors = [
                 net.error(points[k], self._show(batch, k, exact=True))
-                for k, net in self.grey.items()
-                if isinstance(net, PointDecoder)
+                for k, net in nets.items()
+                if isinstance(net, PointDecoder | BlobDecoder)
             ]
-            losses["grey"] = torch.stack(errors).sum(0)
+            if errors:
+                losses[name] = torch.stack(errors).sum(0)
         if self.ensemble is not None:
             own, extra = self.ensemble.loss(batch, feat, self.dynamics.mean_latent(post))
             losses.update(own)

@@ -33,10 +33,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.config.ranges import Layers, Width
+from worldmodel.config.ranges import Natural, Positive, Width
 from worldmodel.model.dynamics import Dynamics
 from worldmodel.model.networks import MLP, UNIT
 from worldmodel.spaces import State
+
+LEAST_NOISE = 1e-3  # of a step beyond the least std, at first
 
 
 @dataclass(frozen=True)
@@ -44,20 +46,23 @@ class Settings:
     predicts_features = True
     moves_gaussian = True
 
-    layers: Layers
+    layers: Natural
     units: Width
+    noise: Positive
+    spread: Positive
 
 
 class LinearModel(nn.Module):
     """A, B, c and Q, and the distribution of an episode's first latent."""
 
-    def __init__(self, size: int, actions: int, min_std: float):
+    def __init__(self, size: int, actions: int, min_std: float, noise: float):
         super().__init__()
         self.min_std = min_std
         self.change = nn.Parameter(torch.zeros(size, size))  # A is I plus this
         self.gain = nn.Parameter(torch.randn(size, actions) * 0.1)  # B
         self.offset = nn.Parameter(torch.zeros(size))  # c
-        self.raw_noise = nn.Parameter(torch.zeros(size))
+        raw = math.log(math.expm1(max(noise - min_std, LEAST_NOISE)))
+        self.raw_noise = nn.Parameter(torch.full((size,), raw))
         self.first = nn.Parameter(torch.zeros(size))  # m_1
         self.raw_first = nn.Parameter(torch.full((size,), UNIT))
 
@@ -91,10 +96,14 @@ class LinearGaussian(Dynamics):
         super().__init__()
         self.latent = make_latent()
         self.size = self.feature_size = self.latent.size
-        self.prior_net = LinearModel(self.size, actions, self.latent.min_std)
+        self.prior_net = LinearModel(
+            self.size, actions, self.latent.min_std, settings.noise
+        )
         self.post_net = MLP(
             embed, self.latent.num_params, settings.layers, settings.units, exact=False
         )
+        with torch.no_grad():
+            self.post_net.out.weight[: self.size] *= settings.spread
 
     def initial(self, batch: int) -> State:
         """Zeros."""
