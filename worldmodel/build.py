@@ -266,7 +266,11 @@ def make_heads(c: Config, dynamics: Dynamics) -> tuple[ScalarHead, ScalarHead]:
             dynamics.restore, lambda v: known.reward(v, torch.zeros_like(v[..., :1]))
         )
     else:
-        reward = SCALAR_HEADS[m.reward_head](feat, m.layers, m.units, m.bins)
+        reward = (
+            QuadraticHead(feat, min(feat, m.reward_rows))
+            if m.reward_head == "quadratic"
+            else SCALAR_HEADS[m.reward_head](feat, m.layers, m.units, m.bins)
+        )
     if m.cont_head == "known":
         ends = KNOWN_REWARDS[c.env.task].ends
         cont = KnownHead(dynamics.restore, lambda vector: ~ends(vector))

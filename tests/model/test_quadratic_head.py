@@ -40,6 +40,14 @@ def test_it_finds_the_goal_and_the_weights_of_a_quadratic_reward():
     assert head.most.item() == pytest.approx(3.0, abs=0.05)
 
 
+@pytest.mark.parametrize("rows", [2, 9])
+def test_the_number_of_rows_bounds_the_rank_of_the_cost(rows):
+    model = make("model.reward_head=quadratic", f"model.reward_rows={rows}")[1]
+    size = model.dynamics.feature_size
+    cost = model.reward.read_cost()[:-1, :-1]
+    assert torch.linalg.matrix_rank(cost) == min(rows, size) < size + 1
+
+
 @pytest.mark.parametrize("dynamics", ["linear_gaussian", "rssm"])
 def test_a_model_learns_by_it_and_plans_with_it(dynamics):
     model = make(f"model.dynamics={dynamics}", "model.reward_head=quadratic")[1]

@@ -149,6 +149,7 @@ class ModelConfig(Section):
     layers: Layers
     units: Width
     reward_head: Literal["gaussian", "twohot", "quadratic", "known"]
+    reward_rows: Natural
     cont_head: Literal["learned", "known"]
     bins: Annotated[int, Range(3, 10**6)]
 

@@ -62,14 +62,16 @@ class GaussianHead(ScalarHead):
 class QuadraticHead(ScalarHead):
     """The most there is minus a squared distance from a point, c - |W (z - g)|^2 (SOLAR): with
     linear dynamics, planning is a linear-quadratic problem.
+
+    W has `rows` rows; fewer than `inputs` fit few goals without learning them by heart.
     """
 
-    def __init__(self, inputs: int):
+    def __init__(self, inputs: int, rows: int = 0):
         super().__init__()
         self.net = Passage()  # type: ignore[assignment]
         self.most = nn.Parameter(torch.zeros(()))  # c
         self.point = nn.Parameter(torch.zeros(inputs))  # g
-        self.weight = nn.Parameter(torch.eye(inputs) / inputs**0.5)  # W
+        self.weight = nn.Parameter(torch.eye(rows or inputs, inputs) / inputs**0.5)  # W
 
     def mean_of(self, read: Tensor) -> Tensor:
         with torch.autocast(read.device.type, enabled=False):

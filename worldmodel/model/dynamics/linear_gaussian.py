@@ -96,9 +96,7 @@ class LinearGaussian(Dynamics):
         super().__init__()
         self.latent = make_latent()
         self.size = self.feature_size = self.latent.size
-        self.prior_net = LinearModel(
-            self.size, actions, self.latent.min_std, settings.noise
-        )
+        self.prior_net = LinearModel(self.size, actions, self.latent.min_std, settings.noise)
         self.post_net = MLP(
             embed, self.latent.num_params, settings.layers, settings.units, exact=False
         )
