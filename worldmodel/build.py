@@ -35,6 +35,7 @@ from worldmodel.model.dynamics.linear_gaussian import LinearGaussian
 from worldmodel.model.dynamics.simulator import ENTRY
 from worldmodel.model.ensembles import OneStepHeads
 from worldmodel.model.heads import (
+    BellHead,
     ContinueHead,
     GaussianHead,
     KnownHead,
@@ -71,9 +72,10 @@ from worldmodel.system.runtime import pick_precision
 
 SCALAR_HEADS: dict[str, Callable[[int, int, int, int], ScalarHead]] = {
     "gaussian": lambda feat, layers, units, bins: GaussianHead(feat, layers, units),
-    "quadratic": lambda feat, layers, units, bins: QuadraticHead(feat),
     "twohot": TwoHotHead,
 }
+
+QUADRATIC_HEADS = {"quadratic": QuadraticHead, "bell": BellHead}
 
 STARTS: dict[str, Callable[[ReplayConfig], ZeroStart]] = {
     "cold": lambda r: ZeroStart(),
@@ -265,12 +267,10 @@ def make_heads(c: Config, dynamics: Dynamics) -> tuple[ScalarHead, ScalarHead]:
         reward = KnownHead(
             dynamics.restore, lambda v: known.reward(v, torch.zeros_like(v[..., :1]))
         )
+    elif m.reward_head in QUADRATIC_HEADS:
+        reward = QUADRATIC_HEADS[m.reward_head](feat, min(feat, m.reward_rows))
     else:
-        reward = (
-            QuadraticHead(feat, min(feat, m.reward_rows))
-            if m.reward_head == "quadratic"
-            else SCALAR_HEADS[m.reward_head](feat, m.layers, m.units, m.bins)
-        )
+        reward = SCALAR_HEADS[m.reward_head](feat, m.layers, m.units, m.bins)
     if m.cont_head == "known":
         ends = KNOWN_REWARDS[c.env.task].ends
         cont = KnownHead(dynamics.restore, lambda vector: ~ends(vector))

@@ -235,7 +235,7 @@ def test_unreadable_yaml_is_one_line(tmp_path):
 
 def test_the_schema_names_exactly_the_heads_that_can_be_built():
     assert set(get_args(get_type_hints(schema.ModelConfig)["reward_head"])) == set(
-        {*build.SCALAR_HEADS, "known"}
+        {*build.SCALAR_HEADS, *build.QUADRATIC_HEADS, "known"}
     )
 
 

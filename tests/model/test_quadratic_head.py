@@ -1,11 +1,13 @@
-"""A quadratic reward of the latent: its equation, what it can learn, and its place in a model."""
+"""Rewards by a squared distance in the latent, as a parabola and as a bell: their equations, what
+they can learn, and their place in a model.
+"""
 
 import numpy as np
 import pytest
 import torch
 
 from test_model import make, random_batch
-from worldmodel.model.heads import QuadraticHead
+from worldmodel.model.heads import BellHead, QuadraticHead
 
 SIZE = 4
 
@@ -40,17 +42,52 @@ def test_it_finds_the_goal_and_the_weights_of_a_quadratic_reward():
     assert head.most.item() == pytest.approx(3.0, abs=0.05)
 
 
+def test_the_mean_of_a_bell_is_its_equation_and_its_cost_the_squared_distance():
+    head = BellHead(SIZE, rows=2)
+    with torch.no_grad():
+        for weight in head.parameters():
+            weight.normal_()
+    feat = 0.3 * torch.randn(3, 2, SIZE)
+    point, weight = (p.detach().double().numpy() for p in (head.point, head.weight))
+    floor, height = head.floor.item(), np.log1p(np.exp(head.raw_height.item()))
+    form = head.read_cost().detach().double().numpy()
+    for b, t in np.ndindex(3, 2):
+        z = feat[b, t].double().numpy()
+        gap, full = np.square(weight @ (z - point)).sum(), np.append(z, 1.0)
+        assert full @ form @ full == pytest.approx(gap, rel=1e-4)
+        assert head.mean(feat)[b, t].item() == pytest.approx(
+            floor + height * np.exp(-gap), rel=1e-4
+        )
+
+
+@pytest.mark.parametrize("kind", [QuadraticHead, BellHead])
+def test_a_bell_finds_the_goal_of_rewards_that_level_off_and_a_parabola_does_not(kind):
+    torch.manual_seed(0)
+    head, goal = kind(2), torch.tensor([1.5, -1.0])
+    feat = 4 * torch.rand(2000, 2) - 2
+    reward = 1 / (1 + 4 * (feat - goal).square().sum(-1))
+    optimizer = torch.optim.Adam(head.parameters(), 0.02)
+    for _ in range(1500):
+        optimizer.zero_grad()
+        head.loss(feat, reward).mean().backward()
+        optimizer.step()
+    miss = (head.point.detach() - goal).norm().item()
+    assert miss < 0.05 if kind is BellHead else miss > 0.5
+
+
+@pytest.mark.parametrize("kind", ["quadratic", "bell"])
 @pytest.mark.parametrize("rows", [2, 9])
-def test_the_number_of_rows_bounds_the_rank_of_the_cost(rows):
-    model = make("model.reward_head=quadratic", f"model.reward_rows={rows}")[1]
+def test_the_number_of_rows_bounds_the_rank_of_the_cost(rows, kind):
+    model = make(f"model.reward_head={kind}", f"model.reward_rows={rows}")[1]
     size = model.dynamics.feature_size
     cost = model.reward.read_cost()[:-1, :-1]
     assert torch.linalg.matrix_rank(cost) == min(rows, size) < size + 1
 
 
+@pytest.mark.parametrize("kind", ["quadratic", "bell"])
 @pytest.mark.parametrize("dynamics", ["linear_gaussian", "rssm"])
-def test_a_model_learns_by_it_and_plans_with_it(dynamics):
-    model = make(f"model.dynamics={dynamics}", "model.reward_head=quadratic")[1]
+def test_a_model_learns_by_it_and_plans_with_it(dynamics, kind):
+    model = make(f"model.dynamics={dynamics}", f"model.reward_head={kind}")[1]
     total, metrics, post, feat = model.loss(random_batch())
     (grad,) = torch.autograd.grad(total, [model.reward.point])
     assert grad.abs().sum() > 0 and metrics["loss/reward"].isfinite()

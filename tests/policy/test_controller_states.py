@@ -101,7 +101,7 @@ def test_what_controllers_of_a_latent_cannot_have_is_refused():
     for keys, message in (
         (["model.dynamics=rssm"], "guided.state: latent needs model.dynamics linear_gaussian"),
         (["model.dynamics=locally_linear"], "and moves linearly; locally_linear has none"),
-        (["model.reward_head=twohot"], "takes its cost from model.reward_head quadratic; twohot"),
+        (["model.reward_head=twohot"], "from model.reward_head quadratic or bell; twohot has none"),
         (["guided.conditions=2"], "guided.conditions: 2 controllers tell starts apart"),
         (["guided.state=vector"], "model.unseen: guided policy search has teachers"),
     ):

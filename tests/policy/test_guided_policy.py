@@ -321,3 +321,23 @@ def test_an_episode_that_ends_too_early_is_told_once(caplog):
     (record,) = caplog.records
     assert "ended after 12 steps, before the 20 of guided.steps" in record.getMessage()
     assert not policy.filled.any()
+
+
+def test_checkpoints_of_controllers_that_saw_vectors_alone_load():
+    _, model, policy, behavior = make()
+    play_round(policy, behavior, model, torch.Generator().manual_seed(0))
+    saved = policy.state_dict()
+    old = {
+        "new.row_vector": "new_states",
+        "new.actions": "new_actions",
+        "best.row_vector": "kept_states",
+        "best.actions": "kept_actions",
+        "open.row_vector": "open_states",
+        "open.actions": "open_actions",
+    }
+    other = make()[2]
+    assert not torch.equal(other.best.actions, policy.best.actions)
+    other.load_state_dict({old.get(name, name): value for name, value in saved.items()})
+    loaded = other.state_dict()
+    assert list(loaded) == list(saved)
+    assert all(torch.equal(loaded[name], value) for name, value in saved.items())

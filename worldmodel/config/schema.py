@@ -148,7 +148,7 @@ class ModelConfig(Section):
     backdrop: Natural
     layers: Layers
     units: Width
-    reward_head: Literal["gaussian", "twohot", "quadratic", "known"]
+    reward_head: Literal["gaussian", "twohot", "quadratic", "bell", "known"]
     reward_rows: Natural
     cont_head: Literal["learned", "known"]
     bins: Annotated[int, Range(3, 10**6)]

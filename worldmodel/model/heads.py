@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from worldmodel.errors import UsageError
 from worldmodel.kernels import elementwise, replaceable_by
-from worldmodel.model.networks import MLP, apply_side_by_side, symexp
+from worldmodel.model.networks import MLP, UNIT, apply_side_by_side, symexp
 
 
 class ScalarHead(nn.Module):
@@ -75,19 +75,36 @@ class QuadraticHead(ScalarHead):
 
     def mean_of(self, read: Tensor) -> Tensor:
         with torch.autocast(read.device.type, enabled=False):
-            apart = (read.float() - self.point) @ self.weight.mT
-            return self.most - apart.square().sum(-1)
+            return self.most - self.measure_gap(read)
+
+    def measure_gap(self, z: Tensor) -> Tensor:
+        """|W (z - g)|^2 (...)."""
+        return ((z.float() - self.point) @ self.weight.mT).square().sum(-1)
 
     def read_cost(self) -> Tensor:
-        """F (n+1,n+1): (z, 1)' F (z, 1) is minus the reward."""
+        """F (n+1,n+1): (z, 1)' F (z, 1) is |W (z - g)|^2."""
         root = torch.cat([self.weight, -(self.weight @ self.point).unsqueeze(-1)], 1)
-        form = root.mT @ root
-        last = torch.zeros_like(form)
-        last[-1, -1] = 1.0
-        return form - self.most * last
+        return root.mT @ root
 
     def loss_of(self, read: Tensor, target: Tensor) -> Tensor:
         return 0.5 * (self.mean_of(read) - target).square()
+
+
+class BellHead(QuadraticHead):
+    """A bell in place of a parabola, floor + height exp(-|W (z - g)|^2), for rewards that level off
+    far from a goal (the saturating cost of PILCO). Its squared distance remains a quadratic cost.
+    """
+
+    def __init__(self, inputs: int, rows: int = 0):
+        super().__init__(inputs, rows)
+        del self.most
+        self.floor = nn.Parameter(torch.zeros(()))
+        self.raw_height = nn.Parameter(torch.full((), UNIT))  # of one, at first
+
+    def mean_of(self, read: Tensor) -> Tensor:
+        with torch.autocast(read.device.type, enabled=False):
+            bell = (-self.measure_gap(read)).exp()
+            return self.floor + F.softplus(self.raw_height) * bell
 
 
 class TwoHotHead(ScalarHead):

@@ -4,7 +4,7 @@ linear-Gaussian latent (SOLAR, Zhang et al. 2019).
                      TrueVector                         LatentBelief
 x_t while acting     the vector                         filtered mean E[z_t | o_1..t, a_1..t]
 x_t of a rollout     the same                           smoothed mean E[z_t | o_1..T, a_1..T]
-cost                 known: distances from a target     minus the quadratic reward head
+cost                 known: distances from a target     the reward head's squared distance
 prior of the models  one regression on all steps        A, B, c and Q of the dynamics
 a round's cost       that of the rollout without noise  the mean over all rollouts
 
@@ -146,7 +146,7 @@ class LatentBelief:
         return torch.stack(means).double()
 
     def find_cost(self, model: Any, states: Tensor) -> QuadraticCost:
-        """-r_t as a quadratic form of z_t, fitted to all replayed rewards by the head's training.
+        """|W (z_t - g)|^2, fitted to all replayed rewards by the training of the reward head.
 
         The rewards of the last rollouts alone would not do: they show few starts and goals.
         """

@@ -127,6 +127,7 @@ class GuidedPolicy(LearnedPolicy):
             self.best = Rollouts(states.columns, shape, steps, actions)
         self._keep("filled", torch.zeros(shape, dtype=torch.bool))
         self._keep("usable", torch.zeros(envs, dtype=torch.bool))
+        self.register_load_state_dict_pre_hook(rename_rollouts)
 
     def _keep(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value)
@@ -365,3 +366,13 @@ class GuidedPolicy(LearnedPolicy):
         behind = self.costs > self.costs[best] + self.settings.adopt
         self.tried_gain[behind] = self.base_gain[best]
         self.tried_offset[behind] = self.base_offset[best]
+
+
+def rename_rollouts(policy: nn.Module, saved: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+    """Rename the rollouts of a checkpoint that was made when controllers saw vectors alone."""
+    assert isinstance(policy, GuidedPolicy)
+    vector = next(iter(policy.states.columns))
+    for old, new in (("new", "new"), ("kept", "best"), ("open", "open")):
+        for kind, name in (("states", f"row_{vector}"), ("actions", "actions")):
+            if f"{prefix}{old}_{kind}" in saved:
+                saved[f"{prefix}{new}.{name}"] = saved.pop(f"{prefix}{old}_{kind}")

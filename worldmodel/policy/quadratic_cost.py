@@ -2,8 +2,8 @@
 
 cost(x, u) = (x, 1)' F (x, 1) + control |u|^2      of the state after a step, and of its action
 
-Of a vector F is known, as distances from a target. Of a latent it is minus the quadratic reward
-that the model has learnt, c - |W (z - g)|^2, so that LQR always has an optimum.
+Of a vector F is known, as distances from a target. Of a latent it is the squared distance
+|W (z - g)|^2 by which a reward head explains rewards, so that LQR always has an optimum.
 """
 
 from __future__ import annotations

@@ -51,10 +51,10 @@ class Settings:
                 "guided.state: latent needs model.dynamics linear_gaussian, whose latent is "
                 f"Gaussian and moves linearly; {c.model.dynamics} has none"
             )
-        if latent and c.model.reward_head != "quadratic":
+        if latent and c.model.reward_head not in ("quadratic", "bell"):
             found.append(
-                "guided.state: latent takes its cost from model.reward_head quadratic; "
-                f"{c.model.reward_head} is none"
+                "guided.state: latent takes its cost from model.reward_head quadratic or bell; "
+                f"{c.model.reward_head} has none"
             )
         if latent and self.conditions != 1:
             found.append(
