@@ -10,7 +10,7 @@ from torch import nn
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.errors import UsageError
-from worldmodel.policy.controller_states import Rollouts
+from worldmodel.policy.controller_states import Column, Rollouts
 from worldmodel.policy.guided_policy import UNKNOWN
 from worldmodel.policy.local_models import Prior, fit_local_models, measure_spread
 from worldmodel.spaces import ActionSpace, ObservationSpace
@@ -101,7 +101,10 @@ def test_what_controllers_of_a_latent_cannot_have_is_refused():
     for keys, message in (
         (["model.dynamics=rssm"], "guided.state: latent needs model.dynamics linear_gaussian"),
         (["model.dynamics=locally_linear"], "and moves linearly; locally_linear has none"),
-        (["model.reward_head=twohot"], "from model.reward_head quadratic or bell; twohot has none"),
+        (
+            ["model.reward_head=twohot"],
+            "from model.reward_head quadratic or bell; twohot has none",
+        ),
         (["guided.conditions=2"], "guided.conditions: 2 controllers tell starts apart"),
         (["guided.state=vector"], "model.unseen: guided policy search has teachers"),
     ):
@@ -113,14 +116,15 @@ def test_what_controllers_of_a_latent_cannot_have_is_refused():
         build.make_policy(c, build.make_model(c, seen, two), two)
 
 
-def test_the_cost_is_minus_the_quadratic_reward(generator):
-    _, model, policy, _ = make()
+@pytest.mark.parametrize("head", ["quadratic", "bell"])
+def test_the_cost_is_the_squared_distance_of_the_reward_head(generator, head):
+    _, model, policy, _ = make(f"model.reward_head={head}")
     with torch.no_grad():
         for part in model.reward.parameters():
             part.normal_(generator=generator)
         states = torch.randn(4, 7, 2, generator=generator)
         cost = policy.states.find_cost(model, states)
-        torch.testing.assert_close(cost.measure_states(states), -model.reward.mean(states))
+        torch.testing.assert_close(cost.measure_states(states), model.reward.measure_gap(states))
     assert (torch.linalg.eigvalsh(cost.form[:2, :2].detach()) >= 0).all() and cost.control == 0.5
 
 
@@ -135,7 +139,7 @@ def test_the_cost_is_fitted_to_rewards_by_the_training_of_the_head(generator):
         model.reward.loss(states, rewards).mean().backward()
         optimizer.step()
     form = policy.states.find_cost(model, states).form.detach()
-    wanted = torch.tensor([[2.0, 0.0, -0.8], [0.0, 0.5, 0.15], [-0.8, 0.15, 0.365 - 0.7]])
+    wanted = torch.tensor([[2.0, 0.0, -0.8], [0.0, 0.5, 0.15], [-0.8, 0.15, 0.365]])
     torch.testing.assert_close(form, wanted, atol=0.01, rtol=0)
 
 
@@ -287,9 +291,11 @@ def test_replayed_steps_are_taught_at_their_latents(generator):
 
 
 def test_rollouts_hold_rows_of_their_own_types():
-    kept = Rollouts({"image": ((2, 2, 3), torch.uint8)}, (2,), 3, 1)
+    owner, column = nn.Module(), Column("picture", (2, 2, 3), torch.uint8)
+    kept = Rollouts(owner, "new", {"image": column}, (2,), 3, 1)
     row = {"image": np.full((2, 2, 3), 200, np.uint8), "prev_action": np.ones(1, np.float32)}
     kept.keep_step(1, 2, row)
     assert (kept.rows["image"][1, 2] == 200).all() and kept.rows["image"].dtype == torch.uint8
     assert kept.rows["image"].float().mean() == 200 / 8
     assert kept.actions.flatten().tolist() == [0, 0, 0, 0, 1, 0]
+    assert list(owner.state_dict()) == ["new_picture", "new_actions"]

@@ -91,8 +91,9 @@ class QuadraticHead(ScalarHead):
 
 
 class BellHead(QuadraticHead):
-    """A bell in place of a parabola, floor + height exp(-|W (z - g)|^2), for rewards that level off
-    far from a goal (the saturating cost of PILCO). Its squared distance remains a quadratic cost.
+    """A bell in place of a parabola, floor + height exp(-|W (z - g)|^2), for rewards that level
+    off far from a goal (cf. the saturating cost of PILCO, Deisenroth and Rasmussen 2011). Its
+    squared distance is a quadratic cost nevertheless.
     """
 
     def __init__(self, inputs: int, rows: int = 0):

@@ -17,6 +17,7 @@ controllers are then never given up.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,32 +28,47 @@ from worldmodel.policy.local_models import LinearModels, pool_model
 from worldmodel.policy.quadratic_cost import QuadraticCost, make_distance_cost
 from worldmodel.spaces import Batch, ObservationSpace, Row, State
 
-Columns = Mapping[str, Tensor]  # rows (C,N,T+1,...) by name
+
+@dataclass(frozen=True)
+class Column:
+    """What is kept of each row: under which name, of which shape and type."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
 
 
-class Rollouts(nn.Module):
-    """What is kept of rollouts, of shape `lead`: rows (...,T+1,...) by name, actions (...,T,A)."""
+class Rollouts:
+    """What is kept of rollouts, of shape `lead`: rows (...,T+1,...) by key, actions (...,T,A).
 
-    actions: Tensor
+    The tensors are buffers of `owner`, in whose checkpoints they have names such as new_actions.
+    """
 
     def __init__(
         self,
-        columns: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
+        owner: nn.Module,
+        kind: str,
+        columns: Mapping[str, Column],
         lead: tuple[int, ...],
         steps: int,
         actions: int,
     ):
-        super().__init__()
-        self.names = list(columns)
-        for name, (shape, dtype) in columns.items():
-            zeros = torch.zeros(*lead, steps + 1, *shape, dtype=dtype)
-            self.register_buffer(f"row_{name}", zeros)
+        self.owner = owner
+        self.names = {key: f"{kind}_{column.name}" for key, column in columns.items()}
+        self.actions_name = f"{kind}_actions"
+        for key, column in columns.items():
+            zeros = torch.zeros(*lead, steps + 1, *column.shape, dtype=column.dtype)
+            owner.register_buffer(self.names[key], zeros)
         zeros = torch.zeros(*lead, steps, actions, dtype=torch.float64)
-        self.register_buffer("actions", zeros)
+        owner.register_buffer(self.actions_name, zeros)
 
     @property
     def rows(self) -> dict[str, Tensor]:
-        return {name: getattr(self, f"row_{name}") for name in self.names}
+        return {key: getattr(self.owner, name) for key, name in self.names.items()}
+
+    @property
+    def actions(self) -> Tensor:
+        return getattr(self.owner, self.actions_name)
 
     def list_tensors(self) -> list[Tensor]:
         return [*self.rows.values(), self.actions]
@@ -75,7 +91,7 @@ class TrueVector:
         self.weights, self.target = (
             torch.tensor(v, dtype=torch.float64) for v in (settings.weights, settings.target)
         )
-        self.columns = {name: ((size,), torch.float64)}
+        self.columns = {name: Column("states", (size,), torch.float64)}
 
     def see(self, model: Any, state: State, unseen: State) -> Tensor | None:
         """x (B,n), or None in imagination, which has none."""
@@ -122,10 +138,12 @@ class LatentBelief:
     def __init__(self, dynamics: Any, observation: ObservationSpace, settings: Any):
         self.size, self.control = dynamics.feature_size, settings.control
         self.columns = {
-            name: (shape, torch.uint8 if name in observation.pictures else torch.float32)
+            name: Column(
+                name, shape, torch.uint8 if name in observation.pictures else torch.float32
+            )
             for name, shape in observation.items()
         }
-        self.columns["reward"] = (), torch.float32
+        self.columns["reward"] = Column("reward", (), torch.float32)
 
     def see(self, model: Any, state: State, unseen: State) -> Tensor | None:
         return model.dynamics.expected_features(state)

@@ -121,13 +121,12 @@ class GuidedPolicy(LearnedPolicy):
         self._keep("predicted", torch.zeros(count, **wide))
         self._keep("bounds", torch.full((count,), settings.kl, **wide))
         shape = count, settings.rollouts
-        self.open = Rollouts(states.columns, (envs,), steps, actions)
-        self.new = Rollouts(states.columns, shape, steps, actions)  # of this round
+        self.open = Rollouts(self, "open", states.columns, (envs,), steps, actions)
+        self.new = Rollouts(self, "new", states.columns, shape, steps, actions)  # of this round
         if states.settles:
-            self.best = Rollouts(states.columns, shape, steps, actions)
+            self.best = Rollouts(self, "kept", states.columns, shape, steps, actions)
         self._keep("filled", torch.zeros(shape, dtype=torch.bool))
         self._keep("usable", torch.zeros(envs, dtype=torch.bool))
-        self.register_load_state_dict_pre_hook(rename_rollouts)
 
     def _keep(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value)
@@ -366,13 +365,3 @@ class GuidedPolicy(LearnedPolicy):
         behind = self.costs > self.costs[best] + self.settings.adopt
         self.tried_gain[behind] = self.base_gain[best]
         self.tried_offset[behind] = self.base_offset[best]
-
-
-def rename_rollouts(policy: nn.Module, saved: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-    """Rename the rollouts of a checkpoint that was made when controllers saw vectors alone."""
-    assert isinstance(policy, GuidedPolicy)
-    vector = next(iter(policy.states.columns))
-    for old, new in (("new", "new"), ("kept", "best"), ("open", "open")):
-        for kind, name in (("states", f"row_{vector}"), ("actions", "actions")):
-            if f"{prefix}{old}_{kind}" in saved:
-                saved[f"{prefix}{new}.{name}"] = saved.pop(f"{prefix}{old}_{kind}")
