@@ -149,7 +149,7 @@ class ModelConfig(Section):
     layers: Layers
     units: Width
     reward_head: Literal["gaussian", "twohot", "quadratic", "bell", "known"]
-    reward_rows: Natural
+    reward_rows: Annotated[int, Range(0, 10**6)]
     cont_head: Literal["learned", "known"]
     bins: Annotated[int, Range(3, 10**6)]
 
