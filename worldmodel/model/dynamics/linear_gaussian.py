@@ -4,7 +4,9 @@ z_1 ~ N(m_1, S_1)                                  an episode's first latent
 z_{t+1} ~ N(A z_t + B a_t + c, Q)                  a step, by the same A, B, c and Q everywhere
 q(z | o, a) ~ p(z | a) prod_t N(mu_t; z_t, R_t)    posterior: mu_t and R_t are read off o_t
 
-An encoder turns each observation into a Gaussian potential over its latent. All else is exact:
+An encoder turns each observation into a Gaussian potential over its latent. With `widths shared`
+its R is a weight, the same for all observations: then the means of the posterior are linear in
+those of the potentials, and what these are linear in is not bent. All else is exact:
 the forward pass filters (Kalman), the backward pass smooths (Rauch, Tung and Striebel), so that
 the posterior of a step knows the whole sequence. While acting there is only the forward pass.
 
@@ -27,7 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +52,7 @@ class Settings:
     units: Width
     noise: Positive
     spread: Positive
+    widths: Literal["picture", "shared"]
 
 
 class LinearModel(nn.Module):
@@ -97,9 +100,10 @@ class LinearGaussian(Dynamics):
         self.latent = make_latent()
         self.size = self.feature_size = self.latent.size
         self.prior_net = LinearModel(self.size, actions, self.latent.min_std, settings.noise)
-        self.post_net = MLP(
-            embed, self.latent.num_params, settings.layers, settings.units, exact=False
-        )
+        shares = settings.widths == "shared"
+        count = self.size if shares else self.latent.num_params
+        self.post_net = MLP(embed, count, settings.layers, settings.units, exact=False)
+        self.raw_width = nn.Parameter(torch.zeros(self.size)) if shares else None
         with torch.no_grad():
             self.post_net.out.weight[: self.size] *= settings.spread
 
@@ -175,7 +179,10 @@ class LinearGaussian(Dynamics):
 
     def _read_potentials(self, embed: Tensor) -> tuple[Tensor, Tensor]:
         """mu and the diagonal of R (...,S) of observations' embeddings."""
-        dist = self.latent.dist(self.post_net(embed.float()))
+        found = self.post_net(embed.float())
+        if self.raw_width is not None:
+            found = torch.cat([found, self.raw_width.expand_as(found)], -1)
+        dist = self.latent.dist(found)
         return dist["mean"], dist["std"].square()
 
     def _predict(self, before: State, action: Tensor, is_first: Tensor) -> State:
