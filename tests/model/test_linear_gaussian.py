@@ -116,6 +116,28 @@ def test_filtering_alone_sees_no_later_step():
     assert (narrow < wide).all()
 
 
+@pytest.mark.parametrize("widths", ["shared", "picture"])
+def test_means_are_linear_in_embeddings_if_all_potentials_have_one_width(widths):
+    keys = f"linear_gaussian.widths={widths}", "linear_gaussian.layers=0"
+    _, dynamics = make_dynamics(*keys)
+    with torch.no_grad():
+        for weight in dynamics.post_net.parameters():
+            weight.normal_()
+    one, two = torch.randn(2, B, T, next(dynamics.post_net.parameters()).shape[-1])
+    actions = torch.randn(B, T, A)
+    is_first = torch.zeros(B, T, dtype=torch.bool)
+    is_first[:, 0] = True
+
+    def find_means(embed):
+        return dynamics.observe(embed, actions, is_first, {})[0]["mean"]
+
+    with torch.no_grad():
+        middle, ends = find_means((one + two) / 2), (find_means(one) + find_means(two)) / 2
+    assert ((middle - ends).abs().max() < 1e-4) == (widths == "shared")
+    if widths == "shared":
+        assert dynamics.raw_width.shape == (SIZE,)
+
+
 def test_a_given_start_leads_to_the_first_step():
     model, dynamics = make_dynamics()
     batch = random_batch()
