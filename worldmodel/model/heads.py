@@ -81,9 +81,16 @@ class QuadraticHead(ScalarHead):
         """|W (z - g)|^2 (...)."""
         return ((z.float() - self.point) @ self.weight.mT).square().sum(-1)
 
-    def read_cost(self) -> Tensor:
-        """F (n+1,n+1): (z, 1)' F (z, 1) is |W (z - g)|^2."""
-        root = torch.cat([self.weight, -(self.weight @ self.point).unsqueeze(-1)], 1)
+    def read_cost(self, rank: int = 0) -> Tensor:
+        """F (n+1,n+1): (z, 1)' F (z, 1) is |W (z - g)|^2.
+
+        With a `rank`, W has only its largest so many singular values, without those that fit noise.
+        """
+        weight = self.weight
+        if rank:
+            _, scale, axes = torch.linalg.svd(weight, full_matrices=False)
+            weight = scale[:rank].unsqueeze(-1) * axes[:rank]
+        root = torch.cat([weight, -(weight @ self.point).unsqueeze(-1)], 1)
         return root.mT @ root
 
     def loss_of(self, read: Tensor, target: Tensor) -> Tensor:

@@ -137,6 +137,7 @@ class LatentBelief:
 
     def __init__(self, dynamics: Any, observation: ObservationSpace, settings: Any):
         self.size, self.control = dynamics.feature_size, settings.control
+        self.rank = settings.rank
         self.columns = {
             name: Column(
                 name, shape, torch.uint8 if name in observation.pictures else torch.float32
@@ -168,7 +169,7 @@ class LatentBelief:
 
         The rewards of the last rollouts alone would not do: they show few starts and goals.
         """
-        return QuadraticCost(model.reward.read_cost().to(states), self.control)
+        return QuadraticCost(model.reward.read_cost(self.rank).to(states), self.control)
 
     def make_global_model(self, model: Any, states: Tensor, actions: Tensor) -> LinearModels:
         return LinearModels(*(part.to(states) for part in model.dynamics.read_model()))

@@ -34,6 +34,7 @@ class Settings:
     target: list[float]
     weights: list[float]
     control: Positive
+    rank: Natural
     std: Positive
     kl: Positive
     kl_limits: tuple[Positive, Positive]
