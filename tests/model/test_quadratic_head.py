@@ -60,6 +60,20 @@ def test_the_mean_of_a_bell_is_its_equation_and_its_cost_the_squared_distance():
         )
 
 
+def test_a_cost_of_some_rank_keeps_the_directions_in_which_the_distance_grows_most():
+    head = QuadraticHead(SIZE)
+    turn = torch.linalg.qr(torch.randn(2, SIZE, SIZE)).Q
+    with torch.no_grad():
+        head.weight.copy_(turn[0] @ torch.tensor([3.0, 0.1, 2.0, 0.2]).diag() @ turn[1])
+        head.point.normal_()
+        strong = turn[1][[0, 2]] * torch.tensor([[3.0], [2.0]])
+        z = torch.randn(7, SIZE)
+        full = torch.cat([z, torch.ones(7, 1)], 1)
+        found = ((full @ head.read_cost(rank=2)) * full).sum(-1)
+        wanted = ((z - head.point) @ strong.mT).square().sum(-1)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", [QuadraticHead, BellHead])
 def test_a_bell_finds_the_goal_of_rewards_that_level_off_and_a_parabola_does_not(kind):
     torch.manual_seed(0)

@@ -126,6 +126,9 @@ def test_the_cost_is_the_squared_distance_of_the_reward_head(generator, head):
         cost = policy.states.find_cost(model, states)
         torch.testing.assert_close(cost.measure_states(states), model.reward.measure_gap(states))
     assert (torch.linalg.eigvalsh(cost.form[:2, :2].detach()) >= 0).all() and cost.control == 0.5
+    policy.states.rank = 1
+    form = policy.states.find_cost(model, states).form.detach()
+    assert torch.linalg.matrix_rank(form[:2, :2], atol=1e-4) == 1
 
 
 def test_the_cost_is_fitted_to_rewards_by_the_training_of_the_head(generator):

@@ -84,7 +84,7 @@ class QuadraticHead(ScalarHead):
     def read_cost(self, rank: int = 0) -> Tensor:
         """F (n+1,n+1): (z, 1)' F (z, 1) is |W (z - g)|^2.
 
-        With a `rank`, W has only its largest so many singular values, without those that fit noise.
+        Of W this keeps as many of the largest singular values as `rank` says, or all.
         """
         weight = self.weight
         if rank:
