@@ -102,12 +102,14 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "tests/model/test_pixels.py",
             "tests/model/test_classic_objectives.py",
             "tests/policy/test_control_problems.py",
+            "tests/policy/test_controller_states.py",
             "tests/policy/test_gradient_planner.py",
             "tests/policy/test_guided_policy.py",
             "tests/policy/test_ilqr.py",
             "tests/policy/test_local_controllers.py",
             "tests/policy/test_local_models.py",
             "tests/policy/test_pixel_distance.py",
+            "tests/policy/test_quadratic_cost.py",
         ),
     ),
 }
@@ -125,6 +127,10 @@ JOINED: dict[str, tuple[str, ...]] = {
         "worldmodel/policy/plan_scores/reward_and_value.py",
         "worldmodel/evaluation/returns/other_task.py",
         "worldmodel/ladder/statements.py",
+    ),
+    "classics": (
+        "worldmodel/policy/controller_states.py",
+        "worldmodel/policy/quadratic_cost.py",
     ),
 }
 
