@@ -8,7 +8,8 @@ Each run plays the same episodes of its task towards the same goal pictures, as 
 benchmarks/reach.py. The runs may be of different tasks and have any dynamics and objective. Each
 adds a line to the file of --out, and so do, once per task, random actions and an expert that knows
 the goal's state. What the file holds already is not played again. --table prints the file. Plans
-of --together episodes are searched at once, and "ms per step" is the share of one of them.
+of --together episodes are searched at once, from the means of their posteriors; "ms per step" is
+the share of one of them.
 
 --limits says what limits a run of a built-in task by forward_contrastive: two more players have
 its planner and step plans in the true simulator. One compares the true pictures with the goal's by
@@ -31,7 +32,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.goal_share import make_planner_policy
+from benchmarks.goal_share import make_mean_planner_policy
 from benchmarks.reach import (
     TASKS,
     Episode,
@@ -154,21 +155,40 @@ def describe_run(run: Any) -> dict[str, Any]:
     }
 
 
+class Clock:
+    """Sums up the seconds in which policies choose actions."""
+
+    seconds = 0.0
+
+    def watch(self, policy: Policy) -> Policy:
+        def act(seen: np.ndarray, carry: Any) -> tuple[np.ndarray, Any]:
+            began = time.perf_counter()
+            chosen = policy(seen, carry)
+            self.seconds += time.perf_counter() - began
+            return chosen
+
+        return act
+
+
 def play_one_by_one(
     goal_task: GoalTask,
     policy_to: Callable[[np.ndarray], Policy],
     args: argparse.Namespace,
     report: Callable[[int], None],
+    clock: Clock,
 ) -> list[Episode]:
     episodes = []
     for number in range(args.episodes):
-        episodes.append(goal_task.play_episode(number, args.steps, policy_to)[0])
+        played = goal_task.play_episode(
+            number, args.steps, lambda shown: clock.watch(policy_to(shown))
+        )
+        episodes.append(played[0])
         report(number + 1)
     return episodes
 
 
 def play_side_by_side(
-    run: Any, args: argparse.Namespace, report: Callable[[int], None]
+    run: Any, args: argparse.Namespace, report: Callable[[int], None], clock: Clock
 ) -> list[Episode]:
     """Play episodes by plans, as many at a time as --together says: one search plans for all."""
     episodes: list[Episode] = []
@@ -179,10 +199,13 @@ def play_side_by_side(
         starts = [t.start_episode(n) for t, n in zip(playing, numbers, strict=True)]
         seen, shown, goals = (list(part) for part in zip(*starts, strict=True))
         gaps = [measure_gaps(playing, goals)]
-        policy, carry = make_planner_policy(run, np.stack(shown)), None
+        policy, carry = clock.watch(make_mean_planner_policy(run, np.stack(shown))), None
         for _ in range(args.steps):
             actions, carry = policy(np.stack(seen), carry)
-            seen = [t.env.step(action)[0] for t, action in zip(playing, actions, strict=True)]
+            steps = [t.env.step(action) for t, action in zip(playing, actions, strict=True)]
+            if any(terminated or truncated for _, _, terminated, truncated, _ in steps):
+                raise UsageError(f"{run.path}: an episode ended before --steps {args.steps}")
+            seen = [step[0] for step in steps]
             gaps.append(measure_gaps(playing, goals))
         episodes += [Episode(list(own), []) for own in zip(*gaps, strict=True)]
         report(len(episodes))
@@ -199,14 +222,13 @@ def play(
     args: argparse.Namespace,
     report: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Play all episodes: the share of goals reached, and milliseconds per step of one."""
-    began = time.perf_counter()
-    episodes = make_episodes(args, report)
+    """Play all episodes: the share of goals reached, and milliseconds to choose an action."""
+    clock = Clock()
+    episodes = make_episodes(args, report, clock)
     steps = sum(len(played.gaps) - 1 for played in episodes)
     found = summarise(episodes, within)
     ever = np.mean([min(played.gaps) <= within for played in episodes])
-    milliseconds = 1000 * (time.perf_counter() - began) / steps
-    return {**found, "ever": float(ever), "ms": round(milliseconds, 1)}
+    return {**found, "ever": float(ever), "ms": round(1000 * clock.seconds / steps, 1)}
 
 
 def lengthen(run: Any, steps: int) -> Any:
@@ -223,12 +245,13 @@ def measure(
     for run in runs:
         goal_task, scene = make_goal_task(run, args.seed), describe_scene(run.config)
         task, name = scene.pop("task"), "/".join(run.path.resolve().parts[-3:])
+        beside = {"start": "mean", "together": min(args.together, args.episodes)}
         random = partial(make_random_policy, goal_task, np.random.default_rng(args.seed))
         expert = partial(make_expert_policy, goal_task)
         players: dict[str, tuple[Any, dict[str, Any]]] = {
             "random actions": (partial(play_one_by_one, goal_task, random), {}),
             "expert": (partial(play_one_by_one, goal_task, expert), {}),
-            name: (partial(play_side_by_side, run), describe_run(run)),
+            name: (partial(play_side_by_side, run), {**describe_run(run), **beside}),
         }
         if args.limits:
             for more, knows in (("true steps", False), ("true steps and distance", True)):

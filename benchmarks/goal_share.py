@@ -202,7 +202,7 @@ def draw_state(env: Any, state: np.ndarray) -> np.ndarray:
     return env.render()
 
 
-def make_planner_policy(run: Any, shown: np.ndarray) -> Policy:
+def make_mean_planner_policy(run: Any, shown: np.ndarray) -> Policy:
     """Plan to goal pictures (N,...), one for each episode, from the mean of the posterior where
     the state holds it.
     """
@@ -230,7 +230,7 @@ def measure_share(run: Any, region: Region, episodes: int, seed: int) -> dict[st
     """Play the same episodes by plans and by those who need no model: shares of each."""
     c = run.config
     played = Episodes(c.env.task, tuple(c.env.size), region, episodes, seed)
-    players = {f"plans ({c.planner.name})": partial(make_planner_policy, run)}
+    players = {f"plans ({c.planner.name})": partial(make_mean_planner_policy, run)}
     players |= played.list_policies(c.env.task, seed)
     found: dict[str, list[float]] = {}
     bar = Progress(len(players), "players")

@@ -24,7 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.goal_share import Episodes, find_region, make_planner_policy
+from benchmarks.goal_share import Episodes, find_region, make_mean_planner_policy
 from worldmodel.checkpoint.validate import read_json_lines
 from worldmodel.programs.eval_options import parse_positive
 from worldmodel.system.console import say
@@ -167,7 +167,7 @@ def evaluate(cell: Cell, root: Path) -> dict[str, Any]:
     runtime.configure_torch(run.config.run.threads)
     episodes = make_episodes(domain, run.config.env.size[0])
     began = time.process_time()
-    shares = episodes.play(lambda shown: make_planner_policy(run, shown))
+    shares = episodes.play(lambda shown: make_mean_planner_policy(run, shown))
     plans = EPISODES * episodes.region.steps
     last = json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])
     return {

@@ -268,7 +268,7 @@ def make_heads(c: Config, dynamics: Dynamics) -> tuple[ScalarHead, ScalarHead]:
             dynamics.restore, lambda v: known.reward(v, torch.zeros_like(v[..., :1]))
         )
     elif m.reward_head in QUADRATIC_HEADS:
-        reward = QUADRATIC_HEADS[m.reward_head](feat, min(feat, m.reward_rows))
+        reward = QUADRATIC_HEADS[m.reward_head](feat, m.reward_rows)
     else:
         reward = SCALAR_HEADS[m.reward_head](feat, m.layers, m.units, m.bins)
     if m.cont_head == "known":

@@ -223,6 +223,22 @@ def test_the_table_of_log_probabilities_is_that_of_gaussians():
         assert table[i, j] == pytest.approx(want, rel=1e-3)
 
 
+def test_noise_and_spread_are_those_that_training_begins_with():
+    dynamics = make(*KIND, "linear_gaussian.noise=0.3")[1].dynamics
+    std = dynamics.prior_net.noise.diagonal().sqrt()
+    torch.testing.assert_close(std, torch.full((SIZE,), 0.3))
+    wide = make(*KIND, "linear_gaussian.spread=5")[1].dynamics.post_net.out.weight
+    usual = dynamics.post_net.out.weight
+    torch.testing.assert_close(wide[:SIZE], 5 * usual[:SIZE])
+    torch.testing.assert_close(wide[SIZE:], usual[SIZE:])
+
+
+def test_a_step_whose_noise_is_below_its_least_is_refused():
+    keys = ["model.min_std=0.2", "linear_gaussian.noise=0.1"]
+    with pytest.raises(loading.ConfigError, match="linear_gaussian.noise: 0.1 is not above"):
+        loading.parse(["debug", "model.latent=gaussian", *KIND, *keys])
+
+
 def test_a_latent_of_classes_is_refused_in_one_line():
     with pytest.raises(loading.ConfigError, match="linear_gaussian moves a Gaussian"):
         loading.parse(["debug", "model.dynamics=linear_gaussian", "model.latent=categorical"])

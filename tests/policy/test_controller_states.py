@@ -107,6 +107,9 @@ def test_what_controllers_of_a_latent_cannot_have_is_refused():
         ),
         (["guided.conditions=2"], "guided.conditions: 2 controllers tell starts apart"),
         (["guided.state=vector"], "model.unseen: guided policy search has teachers"),
+        (["guided.state=vector", "guided.rank=2"], "guided.rank: the cost of guided.state vector"),
+        (["loss.reward=0"], "loss.reward: 0 does not train the reward head"),
+        (["model.reward_head=bell"], "guided.kl_limits: .* of a bell, which differ"),
     ):
         with pytest.raises(loading.ConfigError, match=message):
             loading.parse([*KEYS, *keys])
@@ -118,7 +121,7 @@ def test_what_controllers_of_a_latent_cannot_have_is_refused():
 
 @pytest.mark.parametrize("head", ["quadratic", "bell"])
 def test_the_cost_is_the_squared_distance_of_the_reward_head(generator, head):
-    _, model, policy, _ = make(f"model.reward_head={head}")
+    _, model, policy, _ = make(f"model.reward_head={head}", "guided.kl_limits=[1.0, 1.0]")
     with torch.no_grad():
         for part in model.reward.parameters():
             part.normal_(generator=generator)

@@ -14,7 +14,7 @@ from worldmodel.policy.local_controllers import (
     solve_lqr,
 )
 from worldmodel.policy.local_models import LinearModels
-from worldmodel.policy.quadratic_cost import make_distance_cost
+from worldmodel.policy.quadratic_cost import QuadraticCost, make_distance_cost
 
 COUNT, STEPS, SIZE, ACTIONS = 2, 7, 3, 2
 WIDE = {"dtype": torch.float64}
@@ -142,3 +142,37 @@ def test_a_looser_bound_costs_less_and_a_bound_that_does_not_matter_gives_the_op
     best = solve_lqr(models, COST, old, torch.full((COUNT,), 1e-9, **WIDE))
     wanted = predict_trajectories(models, best, *start).expect_cost(COST)
     torch.testing.assert_close(costs[-1], wanted, rtol=1e-3, atol=0)
+
+
+def test_spread_and_cost_of_noisy_rollouts_are_those_of_samples(generator):
+    """S' = (A + B K) S (A + B K)' + B C B' + Q, and E[cost] under a form with all entries."""
+    draw = {"generator": generator, **WIDE}
+    models = make_models(generator)
+    root = 0.3 * torch.randn(COUNT, STEPS, SIZE, SIZE, **draw)
+    models = LinearModels(models.matrix, models.gain, models.offset, root @ root.mT)
+    controllers = make_controllers(COUNT, STEPS, SIZE, ACTIONS, 0.4)
+    gain = 0.2 * torch.randn(controllers.gain.shape, **draw)
+    controllers = Controllers(gain, controllers.offset, controllers.cov)
+    mean, first = torch.randn(COUNT, SIZE, **draw), 0.3 * torch.eye(SIZE, **WIDE)
+    path = predict_trajectories(models, controllers, mean, first.expand(COUNT, SIZE, SIZE))
+    weight = torch.randn(SIZE + 1, SIZE + 1, **draw)
+    cost = QuadraticCost(weight.mT @ weight, 0.2)
+
+    many = 20_000
+    states = [mean + 0.3**0.5 * torch.randn(many, COUNT, SIZE, **draw)]
+    actions = []
+    for t in range(STEPS):
+        acted = (gain[:, t] @ states[-1].unsqueeze(-1)).squeeze(-1) + controllers.offset[:, t]
+        actions.append(acted + 0.4 * torch.randn(many, COUNT, ACTIONS, **draw))
+        step = LinearModels(*(v[:, t] for v in vars(models).values()))
+        noise = (root[:, t] @ torch.randn(many, COUNT, SIZE, 1, **draw)).squeeze(-1)
+        states.append(step.predict(states[-1], actions[-1]) + noise)
+    rolled = torch.stack(states, 2)
+    for i in range(COUNT):
+        for t in range(STEPS + 1):
+            size = path.cov[i, t].diagonal().mean()
+            torch.testing.assert_close(
+                rolled[:, i, t].T.cov(), path.cov[i, t], rtol=0, atol=0.05 * size.item()
+            )
+    sampled = cost.measure(rolled, torch.stack(actions, 2)).mean(0)
+    torch.testing.assert_close(path.expect_cost(cost), sampled, rtol=0.03, atol=0)

@@ -5,7 +5,7 @@ import sys
 
 from worldmodel import envs
 from worldmodel.config import loading
-from worldmodel.config.rules import Choice
+from worldmodel.config.rules import RULES, Choice
 from worldmodel.errors import exit_code_of
 from worldmodel.system.console import say
 from worldmodel.system.cpu_cores import LoadMeter
@@ -72,7 +72,8 @@ def main(argv: list[str]) -> int:
     if is_main:
         show_choices(choices)
         if DRY_RUN in argv and not choices:
-            say("all keys are valid, and none has the value auto: no rule chooses anything")
+            keys = ", ".join(RULES)
+            say(f"all keys are valid; no rule chooses anything, since none of {keys} is auto")
     if DRY_RUN in argv and not config.train.budget:
         return 0
     load = LoadMeter()

@@ -60,10 +60,11 @@ class GaussianHead(ScalarHead):
 
 
 class QuadraticHead(ScalarHead):
-    """The most there is minus a squared distance from a point, c - |W (z - g)|^2 (SOLAR): with
-    linear dynamics, planning is a linear-quadratic problem.
+    """A maximum minus a squared distance from a point, c - |W (z - g)|^2 (SOLAR): with linear
+    dynamics, planning is a linear-quadratic problem.
 
-    W has `rows` rows; fewer than `inputs` fit few goals without learning them by heart.
+    W has `rows` rows, or as many as `inputs` if that is 0. Few rows fit few goals without learning
+    them by heart.
     """
 
     def __init__(self, inputs: int, rows: int = 0):

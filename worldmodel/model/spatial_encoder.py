@@ -13,8 +13,8 @@ points alone:
 |g - (W f + b)|^2        summed over pixels
 
 The published autoencoder is trained by the sum of the two and nothing else. A linear map draws
-where a small object is badly. With `loss.blobs` each point draws a blob of a learned colour c and
-width s instead (cf. Jakab et al. 2018), in a picture of half the sides:
+small objects in the wrong place. With `loss.blobs` each point draws a blob of a learned colour c
+and width s instead (cf. Jakab et al. 2018), in a picture of half the sides:
 
 |p(x) - sum_k c_k exp(-|x - f_k|^2 / (2 s_k^2))|^2
 """

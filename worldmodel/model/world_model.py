@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -216,9 +217,10 @@ class WorldModel(nn.Module):
             losses["smooth"] = penalize_acceleration([*points.values()], batch["is_first"])
         for name, nets in (("grey", self.grey), ("blobs", self.blobs)):
             errors = [
-                net.error(points[k], self._show(batch, k, exact=True))
+                cast("PointDecoder | BlobDecoder", net).error(
+                    points[k], self._show(batch, k, exact=True)
+                )
                 for k, net in nets.items()
-                if isinstance(net, PointDecoder | BlobDecoder)
             ]
             if errors:
                 losses[name] = torch.stack(errors).sum(0)

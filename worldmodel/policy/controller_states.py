@@ -6,12 +6,12 @@ x_t while acting     the vector                         filtered mean E[z_t | o_
 x_t of a rollout     the same                           smoothed mean E[z_t | o_1..T, a_1..T]
 cost                 known: distances from a target     the reward head's squared distance
 prior of the models  one regression on all steps        A, B, c and Q of the dynamics
-a round's cost       that of the rollout without noise  the mean over all rollouts
+a round's cost       that of the rollout without noise  control |u|^2 - reward, mean of rollouts
 
 The latent moves while the model learns. So the observations of the last rollouts are kept, and
 their latents are taken anew, under the model as it is, whenever controllers improve. What was
-tried in an earlier latent cannot be compared with what is tried now: `settles` is false, and
-controllers are then never given up.
+tried in an earlier latent cannot be compared with what is tried now: `compares_rounds` is false,
+and controllers are then never given up.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Rollouts:
 class TrueVector:
     """The vector `name` in `model.unseen`, and the cost that section guided gives it."""
 
-    settles = True
+    compares_rounds = True
 
     def __init__(self, name: str, size: int, settings: Any):
         self.name, self.size, self.control = name, size, settings.control
@@ -133,7 +133,7 @@ class TrueVector:
 class LatentBelief:
     """The mean of the belief of a linear-Gaussian latent; its cost is the reward head's."""
 
-    settles = False
+    compares_rounds = False
 
     def __init__(self, dynamics: Any, observation: ObservationSpace, settings: Any):
         self.size, self.control = dynamics.feature_size, settings.control
@@ -158,8 +158,9 @@ class LatentBelief:
         for place, actions in enumerate(rollouts.actions):
             batch: Batch = {name: rows[place] for name, rows in rollouts.rows.items()}
             batch["prev_action"] = pad(actions, (0, 0, 1, 0)).float()
-            batch["is_first"] = torch.zeros(batch["prev_action"].shape[:2], dtype=torch.bool)
-            batch["is_first"] = batch["is_first"].to(actions.device)
+            is_first = torch.zeros_like(batch["reward"], dtype=torch.bool)
+            is_first[:, 0] = True
+            batch["is_first"] = is_first
             _, post, _ = model.observe(batch)
             means.append(model.dynamics.expected_features(post))
         return torch.stack(means).double()

@@ -123,7 +123,7 @@ class GuidedPolicy(LearnedPolicy):
         shape = count, settings.rollouts
         self.open = Rollouts(self, "open", states.columns, (envs,), steps, actions)
         self.new = Rollouts(self, "new", states.columns, shape, steps, actions)  # of this round
-        if states.settles:
+        if states.compares_rounds:
             self.best = Rollouts(self, "kept", states.columns, shape, steps, actions)
         self._keep("filled", torch.zeros(shape, dtype=torch.bool))
         self._keep("usable", torch.zeros(envs, dtype=torch.bool))
@@ -143,7 +143,7 @@ class GuidedPolicy(LearnedPolicy):
     @property
     def kept(self) -> Rollouts:
         """The rollouts of the controllers that are improved."""
-        return self.best if self.states.settles else self.new
+        return self.best if self.states.compares_rounds else self.new
 
     def losses(
         self, model, batch: Batch, post: State, feat: Tensor
@@ -162,10 +162,12 @@ class GuidedPolicy(LearnedPolicy):
         gap = (self.actor(feat).mode() - wanted).square().sum(-1) / (2 * self.settings.std**2)
         metrics = {
             "taught": taught.mean(),
-            "teacher_cost": torch.where(self.round > 0, self.teacher_costs.mean(), 0.0).float(),
             "kl_bound": self.bounds.mean().float(),
             "round": self.round.float(),
         }
+        if self.states.compares_rounds:  # else the teachers have not acted yet
+            cost = torch.where(self.round > 0, self.teacher_costs.mean(), 0.0)
+            metrics["teacher_cost"] = cost.float()
         return {"imitation": (taught * gap).sum() / taught.sum().clamp(min=1)}, metrics
 
     def teach(self, state: Tensor, step: Tensor, condition: Tensor) -> Tensor:
@@ -289,7 +291,7 @@ class GuidedPolicy(LearnedPolicy):
         self._improve_hold(states, actions, cost, prior)
         if self.round >= self.settings.adopt_after:
             self._adopt_best()
-        if not self.states.settles:
+        if not self.states.compares_rounds:
             self._teach_by(torch.ones_like(self.costs, dtype=torch.bool))
         self.round += 1
         self.filled.fill_(False)
@@ -297,18 +299,18 @@ class GuidedPolicy(LearnedPolicy):
 
     def _judge_round(self) -> None:
         """Take over what was tried where it is better, and adapt the bounds."""
-        if self.states.settles:
+        if self.states.compares_rounds:
             self._teach_by(self.episode_costs < self.teacher_costs)
         cost = self.states.measure_round(self.new)
         better = cost < self.costs
         if self.round > 0:
             gain, limits = self.costs - cost, self.settings.kl_limits
             self.bounds.copy_(adapt_bounds(self.bounds, gain, self.predicted, limits))
-        if not self.states.settles:
+        if not self.states.compares_rounds:
             better = torch.ones_like(better)
         self.costs.copy_(torch.where(better, cost, self.costs))
         pairs = [(self.base_gain, self.tried_gain), (self.base_offset, self.tried_offset)]
-        if self.states.settles:
+        if self.states.compares_rounds:
             pairs += zip(self.best.list_tensors(), self.new.list_tensors(), strict=True)
         for kept, new in pairs:
             kept[better] = new[better]
@@ -332,8 +334,8 @@ class GuidedPolicy(LearnedPolicy):
         """Try better controllers within the KL bound."""
         models = fit_local_models(states, actions, prior, self.settings.reach)
         spread = measure_cov(states - states.mean(1, keepdim=True))
-        if not self.states.settles:
-            spread = spread[:, 0]
+        if not self.states.compares_rounds:
+            spread = spread[:, 0]  # the models say how new controllers make it grow
         start = states[:, :, 0].mean(1), spread
         old = Controllers(self.base_gain, self.base_offset, self.cov)
         new, path, before = improve_controllers(

@@ -6,9 +6,9 @@ q(z | o, a) ~ p(z | a) prod_t N(mu_t; z_t, R_t)    posterior: mu_t and R_t are r
 
 An encoder turns each observation into a Gaussian potential over its latent. With `widths shared`
 its R is a weight, the same for all observations: then the means of the posterior are linear in
-those of the potentials, and what these are linear in is not bent. All else is exact:
-the forward pass filters (Kalman), the backward pass smooths (Rauch, Tung and Striebel), so that
-the posterior of a step knows the whole sequence. While acting there is only the forward pass.
+those of the potentials. All else is exact: the forward pass filters (Kalman), the backward pass
+smooths (Rauch, Tung and Striebel), so that the posterior of a step knows the whole sequence. While
+acting there is only the forward pass.
 
 The KL between the posterior of a sequence and its prior is a sum over steps,
 
@@ -29,18 +29,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.config.ranges import Natural, Positive, Width
+from worldmodel.config.ranges import Range, Width
 from worldmodel.model.dynamics import Dynamics
 from worldmodel.model.networks import MLP, UNIT
 from worldmodel.spaces import State
 
-LEAST_NOISE = 1e-3  # of a step beyond the least std, at first
+if TYPE_CHECKING:
+    from worldmodel.config.schema import Config
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,19 @@ class Settings:
     predicts_features = True
     moves_gaussian = True
 
-    layers: Natural
+    layers: Annotated[int, Range(0, 100)]
     units: Width
-    noise: Positive
-    spread: Positive
+    noise: Annotated[float, Range(1e-3, 100)]
+    spread: Annotated[float, Range(1e-3, 1e3)]
     widths: Literal["picture", "shared"]
+
+    def contradictions(self, c: Config) -> list[str]:
+        if self.noise > c.model.min_std:
+            return []
+        return [
+            f"linear_gaussian.noise: {self.noise} is not above model.min_std {c.model.min_std}, "
+            "which the std of a step's noise never falls below"
+        ]
 
 
 class LinearModel(nn.Module):
@@ -64,7 +73,7 @@ class LinearModel(nn.Module):
         self.change = nn.Parameter(torch.zeros(size, size))  # A is I plus this
         self.gain = nn.Parameter(torch.randn(size, actions) * 0.1)  # B
         self.offset = nn.Parameter(torch.zeros(size))  # c
-        raw = math.log(math.expm1(max(noise - min_std, LEAST_NOISE)))
+        raw = math.log(math.expm1(noise - min_std))
         self.raw_noise = nn.Parameter(torch.full((size,), raw))
         self.first = nn.Parameter(torch.zeros(size))  # m_1
         self.raw_first = nn.Parameter(torch.full((size,), UNIT))

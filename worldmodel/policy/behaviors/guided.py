@@ -57,6 +57,19 @@ class Settings:
                 "guided.state: latent takes its cost from model.reward_head quadratic or bell; "
                 f"{c.model.reward_head} has none"
             )
+        if latent and not c.loss.reward:
+            found.append(
+                "loss.reward: 0 does not train the reward head that guided.state latent takes its "
+                "cost from"
+            )
+        if latent and c.model.reward_head == "bell" and set(self.kl_limits) != {self.kl}:
+            found.append(
+                f"guided.kl_limits: {list(self.kl_limits)} let the bound adapt by comparing "
+                "rewards with the squared distances of a bell, which differ; give guided.kl, "
+                f"{self.kl}, twice"
+            )
+        if self.rank and not latent:
+            found.append("guided.rank: the cost of guided.state vector is given; set it to 0")
         if latent and self.conditions != 1:
             found.append(
                 f"guided.conditions: {self.conditions} controllers tell starts apart by numbers "
@@ -68,7 +81,7 @@ class Settings:
                 "model.unseen: guided policy search has teachers who see the true state; store it "
                 "with env.obs both, and keep it from the model with model.unseen [vector]"
             )
-        if len(self.target) != len(self.weights):
+        if not latent and len(self.target) != len(self.weights):
             found.append(
                 f"guided.weights: {len(self.weights)} weights of the cost for a guided.target of "
                 f"{len(self.target)} numbers"
