@@ -204,6 +204,15 @@ def test_a_run_with_discrete_actions_and_ends(tmp_path):
     assert "planner" in found["plans"]["by_kind"]
 
 
+def test_returns_by_rewards_that_were_not_learnt_are_left_out(tmp_path):
+    untrained = ("--loss.reward", "0", "--behavior.name", "random", "--log.eval", "0")
+    train(tmp_path, "--env.task", "pointmass", "--run.frames", "40", *untrained)
+    run = seed_dir(tmp_path, "pointmass")
+    out, _ = evaluate(run, "model", *FEWEST)
+    assert "left out: rewards were not learnt (loss.reward 0)" in out
+    assert not {"plans", "policies"} & set(result(run))
+
+
 def test_a_planner_that_lacks_its_actor_is_left_out(run_dir):
     assert (
         "trained no actor"

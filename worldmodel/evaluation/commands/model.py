@@ -34,6 +34,10 @@ from worldmodel.saved_run import Run
 from worldmodel.system.console import Progress, say
 
 OWN_SOURCES = ("fresh", "replay")
+UNTRAINED_REWARDS = (
+    "rewards were not learnt (loss.reward 0): no returns of plans and policies, and the reward "
+    "errors are those of an untrained head"
+)
 Make = Callable[[str], Any]  # environments by what is observed
 
 
@@ -135,4 +139,8 @@ def _measure(
         bar.update,
     )
     bar.close()
+    if not run.config.loss.reward and run.config.model.reward_head != "known":
+        for compared in ("plans", "policies"):
+            quality.results.pop(compared, None)
+        quality.left_out.append(UNTRAINED_REWARDS)
     return quality
