@@ -131,6 +131,12 @@ def test_the_first_picture_shows_what_a_prediction_cannot_move_there():
     torch.testing.assert_close(found["picture"], first, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("shape", [(16, 52, 3), (52, 16, 3), (16, 18, 3), (18, 16, 3)])
+def test_pictures_that_are_too_large_or_not_divisible_by_four_are_refused(shape):
+    with pytest.raises(UsageError, match=f"this environment has {shape[0]}x{shape[1]}"):
+        make(shape=shape)
+
+
 def test_losses_measure_the_picture_and_every_weight_learns():
     _, model = make()
     batch = make_batch()

@@ -207,6 +207,7 @@ def test_what_turns_out_worse_is_given_up_and_its_bound_shrinks():
 def test_the_actor_is_taught_the_actions_of_the_last_rounds_teachers():
     _, model, policy, _ = make("guided.rounds=1")
     policy.round.fill_(5)
+    policy.bounds.copy_(torch.tensor([1.0, 2.0]))
     policy.teacher_gain.normal_()
     policy.teacher_offset.normal_()
     vector, feat = torch.randn(1, 4, 2), torch.randn(1, 4, model.dynamics.feature_size)
@@ -224,7 +225,7 @@ def test_the_actor_is_taught_the_actions_of_the_last_rounds_teachers():
         own = policy.choose(feat).mode()[0, place]
         wanted.append((own - action).square().sum() / (2 * 0.2**2))
     torch.testing.assert_close(losses["imitation"].double(), torch.stack(wanted).mean())
-    assert metrics["taught"] == 0.5
+    assert metrics["taught"] == 0.5 and metrics["kl_bound"] == 1.5
 
 
 def test_the_policy_acts_in_evaluation_unless_the_controllers_are_asked_for():
