@@ -39,6 +39,7 @@ from worldmodel.policy.planners.proposals import Box
 from worldmodel.programs.eval_options import parse_with_changes
 from worldmodel.rollout.evaluation_episodes import run_episodes
 from worldmodel.saved_run import Run
+from worldmodel.system import runtime
 
 PLANNERS = ("cem", "mppi", "gradient", "ilqr")
 ROUNDS = 10  # of CEM and MPPI, at most
@@ -228,6 +229,7 @@ def open_run(path: str, overrides: Pairs) -> tuple[Run, Callable[[], Any]]:
         return envs.make_simulator(config.env, trust=True)
 
     run = Run.open(path, "auto", make_simulator)
+    runtime.configure_torch(run.config.run.threads)
     plain = [("behavior.name", "mpc"), ("planner.score", "reward"), ("planner.proposals", "0")]
     run = run.apply_overrides([*plain, *overrides])
     c = run.config
