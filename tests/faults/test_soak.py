@@ -39,7 +39,8 @@ def test_what_a_long_run_holds_stays_level(tmp_path, record_property):
             kind,
             found,
         )
-    assert growth["zombies"]["most"] == 0 and growth["children"]["most"] <= 4, found
+    # One that was killed a moment before
+    assert growth["zombies"]["most"] <= 1 and growth["children"]["most"] <= 4, found
     # A block per worker
     assert 1 <= growth["shared_memory"]["most"] <= 2 and growth["shared_mb"]["most"] < 0.1, found
     record_property("times", found["killed"])
