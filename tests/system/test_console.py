@@ -49,6 +49,21 @@ def test_nothing_but_lines_now_and_then_where_there_is_no_terminal(monkeypatch):
     assert stream.getvalue().count("\n") == 2 and "\r" not in stream.getvalue()
 
 
+def test_the_end_is_printed_at_once_and_once(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    bar = console.Progress(10, "playing", stream=stream)
+    for second, done in enumerate([9, 10, 10, 10]):
+        now[0] = 100.0 + second
+        bar.update(done)
+    assert stream.getvalue().count("100%") == stream.getvalue().count("\n") == 1
+    bar.total = 20
+    bar.update(12)
+    bar.update(20)
+    assert stream.getvalue().count("100%") == 2
+
+
 def test_a_total_that_is_not_known_yet_is_no_reason_to_print_at_each_step(monkeypatch):
     monkeypatch.setattr(console.time, "monotonic", lambda: 100.0)
     stream = io.StringIO()

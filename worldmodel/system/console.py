@@ -56,11 +56,14 @@ class Progress:
         self.period = 15.0 if not self.live else 1.0 if self.in_notebook else 0.1
         self.began = time.monotonic()
         self.drawn_at = self.began - self.period if self.live else self.began
+        self.has_ended = False
 
     def update(self, done: float, text: str = "") -> None:
         now = time.monotonic()
         finished = 0 < self.total <= done
-        if self.quiet or (now - self.drawn_at < self.period and not finished):
+        is_new_end = finished and not self.has_ended
+        self.has_ended = finished
+        if self.quiet or (now - self.drawn_at < self.period and not is_new_end):
             return
         self.drawn_at = now
         share = min(1.0, done / max(1, self.total))
