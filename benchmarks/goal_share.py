@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from worldmodel.envs.tasks.pcc_planar import CORNERS
 
-from benchmarks.reach import prepare_run
+from benchmarks.reach import make_goal, prepare_run
 from worldmodel import envs
 from worldmodel.errors import UsageError
 from worldmodel.programs.eval_options import parse_natural, parse_positive, parse_with_changes
@@ -206,14 +206,10 @@ def make_mean_planner_policy(run: Any, shown: np.ndarray) -> Policy:
     """Plan to goal pictures (N,...), one for each episode, from the mean of the posterior where
     the state holds it.
     """
-    import torch
-
     from worldmodel import build
-    from worldmodel.policy.goals import Goal
     from worldmodel.policy.plan_scores import ScoreMaker
 
-    picture = torch.from_numpy(shown).unsqueeze(1)
-    goal = Goal({"image": picture}, run.config.goal.distance, run.config.goal.at)
+    goal = make_goal(run, shown)
 
     class MeanStart(ScoreMaker):
         def __call__(self, model: Any, state: Any, *rest: Any) -> Any:

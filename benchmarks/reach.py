@@ -198,18 +198,21 @@ def make_goal_task(run: Any, seed: int) -> GoalTask:
     return GoalTask(make(), make(), *TASKS[e.task.removeprefix(DISTRACT)], seed)
 
 
-def make_planner_policy(run: Any, shown: np.ndarray) -> Policy:
-    """Make a policy that plans towards a goal picture (H,W,3)."""
+def make_goal(run: Any, shown: np.ndarray) -> Any:
+    """The goal that pictures (N,H,W,3) show, one for each episode."""
     import torch
 
-    from worldmodel import build
     from worldmodel.policy.goals import Goal
 
-    goal = Goal(
-        {"image": torch.from_numpy(shown)[None, None]},
-        run.config.goal.distance,
-        run.config.goal.at,
-    )
+    picture = torch.from_numpy(shown).unsqueeze(1)
+    return Goal({"image": picture}, run.config.goal.distance, run.config.goal.at)
+
+
+def make_planner_policy(run: Any, shown: np.ndarray) -> Policy:
+    """Make a policy that plans towards a goal picture (H,W,3)."""
+    from worldmodel import build
+
+    goal = make_goal(run, shown[None])
     run.agent.behavior.make_score = build.make_plan_score(run.config, run.policy, lambda: goal)
     return run.act
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -76,6 +76,8 @@ SCALAR_HEADS: dict[str, Callable[[int, int, int, int], ScalarHead]] = {
 }
 
 QUADRATIC_HEADS = {"quadratic": QuadraticHead, "bell": BellHead}
+
+D = TypeVar("D", PointDecoder, BlobDecoder)
 
 STARTS: dict[str, Callable[[ReplayConfig], ZeroStart]] = {
     "cold": lambda r: ZeroStart(),
@@ -177,8 +179,8 @@ def make_model(
         corrective_steps=c.loss.corrective_steps if c.loss.corrective else 0,
         reward_free=c.loss.reward_free,
         smooth=c.loss.smooth > 0,
-        grey=make_point_decoders(c, obs),
-        blobs=make_blob_decoders(c, obs),
+        grey=make_point_decoders(PointDecoder, c.loss.grey, c, obs),
+        blobs=make_point_decoders(BlobDecoder, c.loss.blobs, c, obs),
         balance=LossBalance(names) if c.loss.balance == "learned" and names else None,
         unseen=unseen,
     )
@@ -235,16 +237,12 @@ def make_true_model(
     )
 
 
-def make_point_decoders(c: Config, obs: ObservationSpace) -> dict[str, PointDecoder]:
-    """What draws small grey pictures from the feature points of each picture, if a loss asks."""
-    shapes = obs.pictures if c.loss.grey else {}
-    return {name: PointDecoder(c.spatial.points, shape) for name, shape in shapes.items()}
-
-
-def make_blob_decoders(c: Config, obs: ObservationSpace) -> dict[str, BlobDecoder]:
-    """What draws blobs at the feature points of each picture, if a loss asks."""
-    shapes = obs.pictures if c.loss.blobs else {}
-    return {name: BlobDecoder(c.spatial.points, shape) for name, shape in shapes.items()}
+def make_point_decoders(
+    kind: Callable[[int, tuple[int, int, int]], D], weight: float, c: Config, obs: ObservationSpace
+) -> dict[str, D]:
+    """What draws each picture from its feature points, if the weight of its loss asks."""
+    shapes = obs.pictures if weight else {}
+    return {name: kind(c.spatial.points, shape) for name, shape in shapes.items()}
 
 
 def make_ensemble(c: Config, dynamics: Dynamics, space: ActionSpace) -> OneStepHeads | None:
