@@ -14,7 +14,10 @@ def test_the_c_steps_take_tensors_of_the_cpu_and_only_with_a_library(monkeypatch
     for library, taken in ((object(), True), (None, False)):
         monkeypatch.setattr(elementwise, "load_library", lambda library=library: library)
         assert elementwise.accepts(rough) == taken
-        assert not elementwise.accepts(rough.to("meta")) and not elementwise.accepts(rough.float())
+        assert elementwise.accepts(rough.float()) == taken
+        assert not elementwise.accepts(rough.to("meta")) and not elementwise.accepts(
+            rough.double()
+        )
 
 
 def test_a_library_that_is_kept_is_its_users_alone_and_has_its_hash_beside_it(tmp_path):

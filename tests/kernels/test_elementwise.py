@@ -23,6 +23,7 @@ from worldmodel.model.networks import (
     interleave_phases,
     norm_silu,
     pick_one_hot,
+    silu,
 )
 from worldmodel.spaces import ActionSpace, ObservationSpace
 from worldmodel.training.learner import Learner
@@ -33,9 +34,12 @@ needs_library = pytest.mark.skipif(
 )
 
 
-def rough(*shape, seed=0, scale=1.0):
+in_both = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+
+
+def rough(*shape, seed=0, scale=1.0, dtype=torch.bfloat16):
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * scale
-    return x.bfloat16().requires_grad_()
+    return x.bfloat16().to(dtype).requires_grad_()
 
 
 def norm_of(size, seed=5):
@@ -54,54 +58,70 @@ def grads_of(function, inputs, weight):
 
 
 def exact(x):
-    """The same numbers in fp32, where the library leaves the work to torch."""
+    """The same numbers in fp32."""
     return x.detach().float().requires_grad_()
 
 
-def close(got, want):
+def grads_by_torch(function, inputs, weight):
+    """`grads_of` at the same numbers in fp32, without the library."""
+    with elementwise.leave_to_torch():
+        return grads_of(function, [exact(x) for x in inputs], weight)
+
+
+def close(got, want, dtype=torch.bfloat16):
+    most = 6e-3 if dtype == torch.bfloat16 else 3e-6
     for a, b in zip(got, want, strict=True):
-        assert ((a - b).norm() <= 6e-3 * b.norm()).item(), ((a - b).norm() / b.norm()).item()
+        assert ((a - b).norm() <= most * b.norm()).item(), ((a - b).norm() / b.norm()).item()
 
 
 @needs_library
+@in_both
 @pytest.mark.parametrize("fine", [False, True])
-def test_norm_silu_is_torchs(fine):
-    x, norm, weight = rough(*ROWS, SIZE), norm_of(SIZE), torch.randn(*ROWS, SIZE)
+def test_norm_silu_is_torchs(fine, dtype):
+    x, norm, weight = rough(*ROWS, SIZE, dtype=dtype), norm_of(SIZE), torch.randn(*ROWS, SIZE)
     got = grads_of(lambda x, w: norm_silu(x, norm, fine), [x, norm.weight], weight)
     want = grads_of(
         lambda x, w: F.silu(F.rms_norm(x, (SIZE,), w, norm.eps)),
         [exact(x), exact(norm.weight)],
         weight,
     )
-    close(got, want)
-    assert norm_silu(x, norm, fine).dtype == (torch.float32 if fine else torch.bfloat16)
+    close(got, want, dtype)
+    assert norm_silu(x, norm, fine).dtype == (torch.float32 if fine else dtype)
     if fine:
         torch.testing.assert_close(got[0], want[0], rtol=2e-6, atol=2e-6)
 
 
 @needs_library
-def test_gru_is_torchs():
+@in_both
+def test_silu_is_torchs(dtype):
+    x, weight = rough(*ROWS, 4099, dtype=dtype), torch.randn(*ROWS, 4099)
+    close(grads_of(silu, [x], weight), grads_by_torch(silu, [x], weight), dtype)
+
+
+@needs_library
+@in_both
+def test_gru_is_torchs(dtype):
     gates, state, norm = (
-        rough(*ROWS, 3 * SIZE),
+        rough(*ROWS, 3 * SIZE, dtype=dtype),
         exact(rough(*ROWS, SIZE, seed=1)),
         norm_of(3 * SIZE),
     )
     weight = torch.randn(*ROWS, SIZE)
     got = grads_of(lambda g, s, w: gru_cell(g, norm, s), [gates, state, norm.weight], weight)
     copy = norm_of(3 * SIZE)
-    want = grads_of(
-        lambda g, s, w: gru_cell(g, copy, s),
-        [exact(gates), exact(state), copy.weight],
-        weight,
-    )
-    close(got, want)
+    with elementwise.leave_to_torch():
+        inputs = [exact(gates), exact(state), copy.weight]
+        want = grads_of(lambda g, s, w: gru_cell(g, copy, s), inputs, weight)
+    close(got, want, dtype)
     torch.testing.assert_close(got[0], want[0], rtol=1e-5, atol=1e-6)
 
 
 @needs_library
+@in_both
 @pytest.mark.parametrize("unimix", [0.0, 0.1])
-def test_draws_pick_what_torch_picks_and_pass_the_probabilities_gradients(unimix):
-    logits, weight = rough(200, 5, SIZE, scale=2.0), torch.randn(200, 5, SIZE).bfloat16().float()
+def test_draws_pick_what_torch_picks_and_pass_the_probabilities_gradients(unimix, dtype):
+    logits = rough(200, 5, SIZE, scale=2.0, dtype=dtype)
+    weight = torch.randn(200, 5, SIZE).bfloat16().float()
     uniform = torch.rand(200, 5, generator=torch.Generator().manual_seed(1))
     uniform[0], uniform[1] = 0.0, 1 - 2**-24
     got = pick_one_hot(logits, uniform, unimix)
@@ -115,41 +135,46 @@ def test_draws_pick_what_torch_picks_and_pass_the_probabilities_gradients(unimix
     ).all()
     (grad,) = torch.autograd.grad((got * weight).sum(), logits)
     (want,) = torch.autograd.grad((probs * weight).sum(), logits)
-    close([grad.float()], [want.float()])
+    close([grad.float()], [want.float()], dtype)
 
 
 @needs_library
-def test_two_hot_heads_are_torchs():
+@in_both
+def test_two_hot_heads_are_torchs(dtype):
     head = TwoHotHead(4, 1, 8, 255)
-    read, weight = rough(*ROWS, 255, scale=3.0), torch.randn(*ROWS)
+    read, weight = rough(*ROWS, 255, scale=3.0, dtype=dtype), torch.randn(*ROWS)
     # The outermost bins are 5e8: what a mean over them is to the last digit is nobody's question.
     bins = head.bins.where(head.bins.abs() < 1e3, 0.0)
     mean = lambda r: two_hot_mean(r, bins)  # noqa: E731
-    close(grads_of(mean, [read], weight), grads_of(mean, [exact(read)], weight))
+    close(grads_of(mean, [read], weight), grads_by_torch(mean, [read], weight), dtype)
     low, share = encode_two_hot(torch.randn(*ROWS) * 100, head.bins)
     loss = lambda r: two_hot_loss(r, low, share)  # noqa: E731
-    close(grads_of(loss, [read], weight), grads_of(loss, [exact(read)], weight))
-    assert (two_hot_mean(torch.zeros(5, 255).bfloat16(), head.bins) == 0).all()
+    close(grads_of(loss, [read], weight), grads_by_torch(loss, [read], weight), dtype)
+    assert (two_hot_mean(torch.zeros(5, 255, dtype=dtype), head.bins) == 0).all()
 
 
 @needs_library
+@in_both
 @pytest.mark.parametrize("silu", [False, True])
 @pytest.mark.parametrize("channels", [1, 3, 5, 8])
-def test_interleaved_phases_are_torchs(channels, silu):
-    phases, weight = rough(2, 5, 7, 4 * channels), torch.randn(2, 8, 12, channels)
+def test_interleaved_phases_are_torchs(channels, silu, dtype):
+    phases = rough(2, 5, 7, 4 * channels, dtype=dtype)
+    weight = torch.randn(2, 8, 12, channels)
     double = lambda x: interleave_phases(x, silu)  # noqa: E731
-    close(grads_of(double, [phases], weight), grads_of(double, [exact(phases)], weight))
+    got, want = grads_of(double, [phases], weight), grads_by_torch(double, [phases], weight)
+    close(got, want, dtype)
     if not silu:
-        assert torch.equal(double(phases), double(exact(phases)).bfloat16())
+        assert torch.equal(got[0], want[0].to(dtype).float())
 
 
 @needs_library
-def test_pictures_and_their_errors_are_torchs():
+@in_both
+def test_pictures_and_their_errors_are_torchs(dtype):
     g = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (2, 3, 6, 5, 3), generator=g, dtype=torch.uint8)
     backdrop, mean, weight = (
         torch.rand(6, 5, 3, generator=g) * 255,
-        rough(6, 6, 5, 3),
+        rough(6, 6, 5, 3, dtype=dtype),
         torch.randn(6),
     )
     true = (image.float() - backdrop) / 255
@@ -158,13 +183,13 @@ def test_pictures_and_their_errors_are_torchs():
     error = lambda m: picture_error(m, image.flatten(0, 1), backdrop)  # noqa: E731
     want = 0.5 * (exact(mean) - true.flatten(0, 1)).square().sum((1, 2, 3))
     torch.testing.assert_close(error(mean), want, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(error(exact(mean)), want)
-    close(grads_of(error, [mean], weight), grads_of(error, [exact(mean)], weight))
+    close(grads_of(error, [mean], weight), grads_by_torch(error, [mean], weight), dtype)
 
 
 @needs_library
-def test_what_is_not_finite_stays_so():
-    x = rough(3, SIZE).detach()
+@in_both
+def test_what_is_not_finite_stays_so(dtype):
+    x = rough(3, SIZE, dtype=dtype).detach()
     x[1, 2] = float("nan")
     norm = norm_of(SIZE)
     assert torch.isfinite(norm_silu(x, norm)).all(-1).tolist() == [True, False, True]
@@ -185,8 +210,9 @@ def test_what_is_not_finite_stays_so():
 
 
 @needs_library
-def test_results_do_not_depend_on_the_threads():
-    norm, x, weight = norm_of(512), rough(64, 512), torch.randn(64, 512)
+@in_both
+def test_results_do_not_depend_on_the_threads(dtype):
+    norm, x, weight = norm_of(512), rough(64, 512, dtype=dtype), torch.randn(64, 512)
     found = []
     before = torch.get_num_threads()
     try:
@@ -201,8 +227,19 @@ def test_results_do_not_depend_on_the_threads():
 
 
 @needs_library
+def test_gradients_of_gradients_come_from_torch_or_fail():
+    x, norm = rough(3, SIZE, dtype=torch.float32), norm_of(SIZE)
+    with pytest.raises(RuntimeError, match="leave_to_torch"):
+        torch.autograd.grad(norm_silu(x, norm).sum(), x, create_graph=True)
+    with elementwise.leave_to_torch():
+        (grad,) = torch.autograd.grad(norm_silu(x, norm).sum(), x, create_graph=True)
+        grad.square().sum().backward()
+    assert x.grad is not None and x.grad.abs().sum() > 0
+
+
+@needs_library
 def test_a_whole_update_is_the_same_with_and_without(monkeypatch):
-    """Losses and gradients of model, actor and critic in bf16, by the library and by torch, beside
+    """Losses and gradients of model, actor and critic, by the library and by torch, in bf16 and in
     fp32.
     """
     space, observation = ActionSpace(3), ObservationSpace({"image": (64, 64, 3)})
@@ -239,14 +276,17 @@ def test_a_whole_update_is_the_same_with_and_without(monkeypatch):
         }
         return total.detach(), parts
 
-    want, exact_parts = gradients("fp32")
+    fine_library, fine_parts = gradients("fp32")
     with_library, fused_parts = gradients("bf16")
     monkeypatch.setattr(elementwise, "load_library", lambda: None)
+    want, exact_parts = gradients("fp32")
     without, torch_parts = gradients("bf16")
+    torch.testing.assert_close(fine_library, want, rtol=1e-6, atol=0)
     assert (
         abs(with_library - want) <= 2e-3 * want.abs() and abs(without - want) <= 2e-3 * want.abs()
     )
     for part, true in exact_parts.items():
+        assert (fine_parts[part] - true).norm() <= 1e-4 * true.norm(), part
         errors = [
             ((found[part] - true).norm() / true.norm()).item()
             for found in (fused_parts, torch_parts)

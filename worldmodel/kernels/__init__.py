@@ -1,4 +1,4 @@
-"""Optional fast paths: C for CPUs that multiply in bf16, one CUDA graph for GPUs.
+"""Optional fast paths: C for CPUs, one CUDA graph for GPUs.
 
 The mathematics stands in model/. A kernel replaces an equation there that is decorated with
 `replaceable_by`, wherever it computes the same; without any kernel everything works, only slower.

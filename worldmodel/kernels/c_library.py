@@ -26,6 +26,7 @@ SOURCES = [
         "products.h",
         "products_bf16.h",
         "steps.c",
+        "steps_fp32.c",
         "planning_step.c",
         "planning_step_fp32.c",
         "pictures.c",
@@ -64,11 +65,13 @@ def call(name: str, *arguments: Tensor | int | float | None) -> None:
     getattr(load_library(), name)(*converted)
 
 
-def split_by_precision(x: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Two arguments for a tensor of either precision: bf16 in the first place, fp32 in the
-    second.
+def split_by_precision(
+    x: Tensor, precision: torch.dtype = torch.bfloat16
+) -> tuple[Tensor | None, Tensor | None]:
+    """Two arguments for a tensor of this precision or of fp32: of the first in the first place,
+    else in the second.
     """
-    return (x, None) if x.dtype == torch.bfloat16 else (None, x)
+    return (x, None) if x.dtype == precision else (None, x)
 
 
 @functools.cache

@@ -1,8 +1,8 @@
 /* What the fused steps share.
  *
- * Matrix products take and give bf16; everything in between is computed in fp32 here, as torch does it, but without a
- * trip to memory after every operation. Rows are independent, and sums over rows are taken in a fixed number of blocks,
- * so results do not depend on the number of threads. n rows; d numbers in a row.
+ * Matrix products take and give bf16 or fp32; everything in between is computed in fp32 here, as torch does it, but
+ * without a trip to memory after every operation. Rows are independent, and sums over rows are taken in a fixed number
+ * of blocks, so results do not depend on the number of threads. n rows; d numbers in a row.
  */
 #pragma once
 #include <math.h>
@@ -53,3 +53,16 @@ static inline float exponential(float x) { /* to 1 in 10^7: 2^k times a polynomi
 
 static inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 static inline float hyperbolic(float x) { return 2.0f * sigmoid(2.0f * x) - 1.0f; }
+
+/* `real` is the type of what goes into a step and comes out: bf16, or float where IN_FP32 is defined. */
+#ifdef IN_FP32
+typedef float real;
+#define NAMED(step) step##_fp32
+static inline float wide(real x) { return x; }
+static inline real narrow(float x) { return x; }
+#else
+typedef bf16 real;
+#define NAMED(step) step##_bf16
+static inline float wide(real x) { return f(x); }
+static inline real narrow(float x) { return rounded(x); }
+#endif

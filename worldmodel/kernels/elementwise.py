@@ -1,4 +1,4 @@
-"""The steps between matrix products, each in one pass over memory on a CPU in bf16.
+"""The steps between matrix products, each in one pass over memory on a CPU, in bf16 or fp32.
 
 Every function replaces the equation of model/ that it decorates, and returns None where the
 equation has to compute.
@@ -6,16 +6,41 @@ equation has to compute.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor, nn
 
 from worldmodel.kernels.c_library import BLOCKS, call, load_library, split_by_precision
+
+T = TypeVar("T")
+SUFFIXES = {torch.bfloat16: "bf16", torch.float32: "fp32"}  # of the C functions, by precision
+
+_is_left_to_torch = ContextVar("_is_left_to_torch", default=False)
+
+
+@contextmanager
+def leave_to_torch() -> Iterator[None]:
+    """Let torch compute, whose gradients have gradients and come in batches."""
+    token = _is_left_to_torch.set(True)
+    try:
+        yield
+    finally:
+        _is_left_to_torch.reset(token)
 
 
 def norm_silu(x: Tensor, norm: nn.RMSNorm, fine: bool = False) -> Tensor | None:
     if not accepts(x):
         return None
     return _NormSilu.apply(x, norm.weight, norm.eps, fine)
+
+
+def silu(x: Tensor) -> Tensor | None:
+    return _Silu.apply(x) if accepts(x) else None
 
 
 def gru_cell(gates: Tensor, norm: nn.RMSNorm, state: Tensor) -> Tensor | None:
@@ -37,11 +62,11 @@ def two_hot_loss(read: Tensor, low: Tensor, share: Tensor) -> Tensor | None:
 
 
 def centre_image(image: Tensor, backdrop: Tensor, dtype: torch.dtype) -> Tensor | None:
-    if dtype != torch.bfloat16 or not _has_library_for(image):
+    if dtype not in SUFFIXES or not _has_library_for(image):
         return None
     y, image = torch.empty_like(image, dtype=dtype), image.contiguous()
     count = backdrop.numel()
-    call("centre_image", image, backdrop.contiguous(), y, image.numel() // count, count)
+    run("centre_image", dtype, image, backdrop.contiguous(), y, image.numel() // count, count)
     return y
 
 
@@ -55,11 +80,31 @@ def interleave_phases(phases: Tensor, silu: bool) -> Tensor | None:
 
 def accepts(x: Tensor) -> bool:
     """Whether the C functions work on tensors like this one."""
-    return x.dtype == torch.bfloat16 and _has_library_for(x)
+    return x.dtype in SUFFIXES and _has_library_for(x)
 
 
 def _has_library_for(x: Tensor) -> bool:
-    return x.device.type == "cpu" and load_library() is not None
+    return x.device.type == "cpu" and not _is_left_to_torch.get() and load_library() is not None
+
+
+def run(step: str, precision: torch.dtype, *arguments: Tensor | int | float | None) -> None:
+    """Call the C function of a step that takes and gives numbers of this precision."""
+    call(f"{step}_{SUFFIXES[precision]}", *arguments)
+
+
+def differentiate_once(backward: Callable[..., T]) -> Callable[..., T]:
+    """Refuse to make a graph of a backward pass: the C functions would be missing in it."""
+
+    @functools.wraps(backward)
+    def run_checked(*args: Any) -> T:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "gradients of the gradients of C steps: compute the forward pass within "
+                "kernels.elementwise.leave_to_torch()"
+            )
+        return backward(*args)
+
+    return run_checked
 
 
 class _NormSilu(torch.autograd.Function):
@@ -69,20 +114,39 @@ class _NormSilu(torch.autograd.Function):
         y = torch.empty_like(x, dtype=torch.float32 if fine else x.dtype)
         n, d = x.numel() // x.shape[-1], x.shape[-1]
         scale = weight.new_empty(n)
-        call("norm_silu", x, weight, *split_by_precision(y), scale, n, d, eps)
+        parts = split_by_precision(y, x.dtype)
+        run("norm_silu", x.dtype, x, weight, *parts, scale, n, d, eps)
         ctx.save_for_backward(x, weight, scale)
         return y
 
     @staticmethod
+    @differentiate_once
     def backward(ctx, *grads: Tensor):
         x, weight, scale = ctx.saved_tensors
         grad, back = grads[0].contiguous(), torch.empty_like(x)
         n, d = len(scale), x.shape[-1]
         sums = weight.new_empty(BLOCKS, d) if ctx.needs_input_grad[1] else None
-        call(
-            "norm_silu_back", *split_by_precision(grad), x, weight, scale, back, sums, n, d, BLOCKS
-        )
+        parts = split_by_precision(grad, x.dtype)
+        run("norm_silu_back", x.dtype, *parts, x, weight, scale, back, sums, n, d, BLOCKS)
         return back, None if sums is None else sums.sum(0), None, None
+
+
+class _Silu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        y = torch.empty_like(x)
+        run("silu", x.dtype, x, y, x.numel())
+        ctx.save_for_backward(x)
+        return y
+
+    @staticmethod
+    @differentiate_once
+    def backward(ctx, *grads: Tensor):
+        (x,) = ctx.saved_tensors
+        back = torch.empty_like(x)
+        run("silu_back", x.dtype, grads[0].contiguous(), x, back, x.numel())
+        return back
 
 
 class _Gru(torch.autograd.Function):
@@ -91,18 +155,20 @@ class _Gru(torch.autograd.Function):
         gates, state = gates.contiguous(), state.float().contiguous()
         y, n, d = torch.empty_like(state), state.numel() // state.shape[-1], state.shape[-1]
         scale = weight.new_empty(n)
-        call("gru", gates, weight, state, y, scale, n, d, eps)
+        run("gru", gates.dtype, gates, weight, state, y, scale, n, d, eps)
         ctx.save_for_backward(gates, weight, state, scale)
         return y
 
     @staticmethod
+    @differentiate_once
     def backward(ctx, *grads: Tensor):
         gates, weight, state, scale = ctx.saved_tensors
         back, old = torch.empty_like(gates), torch.empty_like(state)
         n, d = len(scale), state.shape[-1]
         sums = weight.new_empty(BLOCKS, 3 * d) if ctx.needs_input_grad[1] else None
-        call(
+        run(
             "gru_back",
+            gates.dtype,
             grads[0].contiguous(),
             gates,
             weight,
@@ -124,25 +190,18 @@ class _Draw(torch.autograd.Function):
         logits = logits.contiguous()
         y, probs = torch.empty_like(logits), torch.empty_like(logits, dtype=torch.float32)
         n, k = uniform.numel(), logits.shape[-1]
-        call("draw", logits, uniform.contiguous(), y, probs, n, k, 1, k, unimix)
+        run("draw", logits.dtype, logits, uniform.contiguous(), y, probs, n, k, 1, k, unimix)
         ctx.save_for_backward(probs)
-        ctx.unimix = unimix
+        ctx.unimix, ctx.precision = unimix, logits.dtype
         return y
 
     @staticmethod
+    @differentiate_once
     def backward(ctx, *grads: Tensor):
         (probs,) = ctx.saved_tensors
-        back = torch.empty_like(probs, dtype=torch.bfloat16)
-        k = probs.shape[-1]
-        call(
-            "draw_back",
-            grads[0].to(torch.bfloat16).contiguous(),
-            probs,
-            back,
-            probs.numel() // k,
-            k,
-            ctx.unimix,
-        )
+        grad = grads[0].to(ctx.precision).contiguous()
+        back, k = torch.empty_like(grad), probs.shape[-1]
+        run("draw_back", ctx.precision, grad, probs, back, probs.numel() // k, k, ctx.unimix)
         return back, None, None
 
 
@@ -150,15 +209,17 @@ class _TwoHotMean(torch.autograd.Function):
     @staticmethod
     def forward(ctx, read: Tensor, bins: Tensor) -> Tensor:
         read, y = read.contiguous(), bins.new_empty(read.shape[:-1])
-        call("twohot_mean", read, bins, y, y.numel(), len(bins))
+        run("twohot_mean", read.dtype, read, bins, y, y.numel(), len(bins))
         ctx.save_for_backward(read, bins, y)
         return y
 
     @staticmethod
+    @differentiate_once
     def backward(ctx, *grads: Tensor):
         read, bins, y = ctx.saved_tensors
         back = torch.empty_like(read)
-        call("twohot_mean_back", grads[0].contiguous(), read, bins, y, back, y.numel(), len(bins))
+        grad = grads[0].contiguous()
+        run("twohot_mean_back", read.dtype, grad, read, bins, y, back, y.numel(), len(bins))
         return back, None
 
 
@@ -167,16 +228,18 @@ class _TwoHotLoss(torch.autograd.Function):
     def forward(ctx, read: Tensor, low: Tensor, share: Tensor) -> Tensor:
         read, low, share = read.contiguous(), low.contiguous(), share.contiguous()
         y = torch.empty_like(share)
-        call("twohot_loss", read, low, share, y, y.numel(), read.shape[-1])
+        run("twohot_loss", read.dtype, read, low, share, y, y.numel(), read.shape[-1])
         ctx.save_for_backward(read, low, share)
         return y
 
     @staticmethod
+    @differentiate_once
     def backward(ctx, *grads: Tensor):
         read, low, share = ctx.saved_tensors
         back = torch.empty_like(read)
-        call(
+        run(
             "twohot_loss_back",
+            read.dtype,
             grads[0].contiguous(),
             read,
             low,
@@ -193,22 +256,18 @@ class _PictureError(torch.autograd.Function):
     def forward(ctx, mean: Tensor, image: Tensor, backdrop: Tensor) -> Tensor:
         mean, image, backdrop = mean.contiguous(), image.contiguous(), backdrop.contiguous()
         gap, y = torch.empty_like(mean), backdrop.new_empty(len(mean))
-        call("picture_error", mean, image, backdrop, gap, y, len(mean), backdrop.numel())
+        n, d = len(mean), backdrop.numel()
+        run("picture_error", mean.dtype, mean, image, backdrop, gap, y, n, d)
         ctx.save_for_backward(gap)
         return y
 
     @staticmethod
+    @differentiate_once
     def backward(ctx, *grads: Tensor):
         (gap,) = ctx.saved_tensors
         back = torch.empty_like(gap)
-        call(
-            "picture_error_back",
-            grads[0].contiguous(),
-            gap,
-            back,
-            len(gap),
-            gap.numel() // len(gap),
-        )
+        n, d = len(gap), gap.numel() // len(gap)
+        run("picture_error_back", gap.dtype, grads[0].contiguous(), gap, back, n, d)
         return back, None, None
 
 
@@ -219,13 +278,15 @@ class _InterleavePhases(torch.autograd.Function):
         n, rows, columns, channels = phases.shape
         ctx.sizes = (n, rows - 1, columns - 1, channels // 4, int(silu))
         y = phases.new_empty(n, 2 * rows - 2, 2 * columns - 2, channels // 4)
-        call("interleave_phases", phases, y, *ctx.sizes)
+        run("interleave_phases", phases.dtype, phases, y, *ctx.sizes)
         ctx.save_for_backward(phases)
         return y
 
     @staticmethod
+    @differentiate_once
     def backward(ctx, *grads: Tensor):
         (phases,) = ctx.saved_tensors
         back = torch.empty_like(phases)
-        call("interleave_phases_back", grads[0].contiguous(), phases, back, *ctx.sizes)
+        grad = grads[0].contiguous()
+        run("interleave_phases_back", phases.dtype, grad, phases, back, *ctx.sizes)
         return back, None

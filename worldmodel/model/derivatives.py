@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from worldmodel.kernels.elementwise import leave_to_torch
+
 Function = Callable[[Tensor], Tensor]
 STEP = 2.0**-8  # of a finite difference; a power of two, so that small numbers move exactly
 JUMP = 0.1  # curvature of a difference above which the function is taken to jump there
@@ -17,14 +19,14 @@ JUMP = 0.1  # curvature of a difference above which the function is taken to jum
 
 def compute_jacobian(function: Function, rows: Tensor) -> Tensor:
     """The derivatives (...,m,k) of a function's vectors."""
-    with torch.enable_grad():
+    with torch.enable_grad(), leave_to_torch():
         x = rows.detach().requires_grad_()
         return _differentiate(function(x), x)
 
 
 def compute_hessian(function: Function, rows: Tensor) -> tuple[Tensor, Tensor]:
     """The gradient (...,k) and the second derivatives (...,k,k) of a function's numbers."""
-    with torch.enable_grad():
+    with torch.enable_grad(), leave_to_torch():
         x = rows.detach().requires_grad_()
         values = function(x)
         if not values.requires_grad:

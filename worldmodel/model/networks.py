@@ -91,6 +91,11 @@ def norm_silu(x: Tensor, norm: nn.RMSNorm, fine: bool = False) -> Tensor:
     return F.silu(norm(x))
 
 
+@replaceable_by(elementwise.silu)
+def silu(x: Tensor) -> Tensor:
+    return F.silu(x)
+
+
 @replaceable_by(planning_step.run_side_by_side)
 @replaceable_by(planning_step_fp32.run_side_by_side)
 def apply_side_by_side(nets: Sequence[MLP], x: Tensor) -> list[Tensor]:
@@ -194,7 +199,7 @@ class ImageEncoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         x = image.permute(0, 3, 1, 2)  # channels-last already
         for conv in self.convs:
-            x = F.silu(conv(x))
+            x = silu(conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return x.permute(0, 2, 3, 1).flatten(1)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from worldmodel.kernels.elementwise import leave_to_torch
 from worldmodel.model.derivatives import compute_jacobian
 from worldmodel.spaces import State
 
@@ -146,9 +147,10 @@ class Dynamics(nn.Module):
     ) -> Tensor:
         """J (change, action_change) (...,F), of the derivative J of `predict_features` there."""
         moves = change, action_change
-        return torch.autograd.functional.jvp(
-            self.predict_features, (feat, action), moves, create_graph=True
-        )[1]
+        with leave_to_torch():
+            return torch.autograd.functional.jvp(
+                self.predict_features, (feat, action), moves, create_graph=True
+            )[1]
 
     def update_statistics(
         self, embed: Tensor, is_first: Tensor, update: int, over_ranks: Callable[[Tensor], Tensor]
