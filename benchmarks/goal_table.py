@@ -84,9 +84,14 @@ PC3 = {
     "pcc_cartpole": f"--env.size [80,80] {WIDE}",
 }
 PATCHES = "--train.pretrain 3000 --model.cnn [32] --model.patch 8 --replay.batch 8"
+# In a latent of the cartpole that is free to, place and angle lie along nearly one line, and the
+# distance from the goal falls where the cart runs away under the pole. Decorrelation keeps them
+# apart.
+APART = "--model.min_std 1.0 --curvature.radius 1 --loss.objective "
+APART += "'{transition_contrastive: 1.0, curvature: 0.3, decorrelation: 3.0}'"
 # Feature points are coordinates, so that the latent has the shape of the scene from the start.
 POINTS = "--train.pretrain 1500 --model.encoder spatial --spatial.points 8"
-SHAPED = {"pcc_planar": FLAT, "pcc_pendulum": WIDE, "pcc_cartpole": WIDE}
+SHAPED = {"pcc_planar": FLAT, "pcc_pendulum": WIDE, "pcc_cartpole": APART}
 DECODED = "--train.pretrain 2000 --model.cnn [16,32] --model.patch 4 --replay.batch 8"
 SHORT = "--replay.batch 32 --replay.length 8"  # as many steps, in shorter sequences
 SOLAR = f"{DECODED} {SHORT} --model.dynamics linear_gaussian --model.stoch 10"

@@ -42,6 +42,7 @@ OBJECTIVES = {
     "bootstrap": "worldmodel.model.objectives.bootstrap:Bootstrap",
     "bottleneck": "worldmodel.model.objectives.bottleneck:Bottleneck",
     "reward_only": "worldmodel.model.objectives.reward_only:RewardOnly",
+    "decorrelation": "worldmodel.model.objectives.decorrelation:Decorrelation",
     "straightening": "worldmodel.model.objectives.straightening:Straightening",
     "curvature": "worldmodel.model.objectives.curvature:Curvature",
     "transition_contrastive": (

@@ -80,6 +80,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "worldmodel/model/dynamics/locally_linear.py",
             "worldmodel/model/dynamics/pixels.py",
             "worldmodel/model/objectives/curvature.py",
+            "worldmodel/model/objectives/decorrelation.py",
             "worldmodel/model/objectives/straightening.py",
             "worldmodel/model/objectives/transition_contrastive.py",
             "worldmodel/policy/guided_policy.py",

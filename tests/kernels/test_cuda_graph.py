@@ -137,7 +137,8 @@ FORMS = {
     "bottleneck": ["loss.objective={bottleneck: 1.0}"],
     "linearised": [
         "model.dynamics=locally_linear",
-        "loss.objective={straightening: 1.0, curvature: 1.0, transition_contrastive: 1.0}",
+        "loss.objective={decorrelation: 1.0, straightening: 1.0, curvature: 1.0, "
+        "transition_contrastive: 1.0}",
     ],
     "curvature of an RSSM": ["loss.objective={curvature: 1.0}"],
     "dreamer1": ["dreamer1", "model.latent=gaussian"],

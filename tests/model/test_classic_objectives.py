@@ -10,6 +10,7 @@ from test_model import B, T, make, random_batch
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.model.dynamics import Dynamics
+from worldmodel.model.objectives.decorrelation import measure_correlation
 from worldmodel.model.objectives.straightening import LEAST_SPEED, compute_cosine
 from worldmodel.spaces import ActionSpace
 
@@ -64,6 +65,31 @@ def test_paths_become_straight_and_what_stands_still_has_no_gradient():
     still = torch.zeros(5, 3, requires_grad=True)
     compute_cosine(still, torch.randn(5, 3)).sum().backward()
     assert still.grad.norm(dim=-1).max() <= 1.01 / LEAST_SPEED
+
+
+@pytest.mark.parametrize("dynamics", DYNAMICS)
+def test_decorrelation_is_the_mean_squared_correlation_of_different_coordinates(dynamics):
+    _, ctx, (losses, _) = evaluate("decorrelation", f"model.dynamics={dynamics}")
+    z = to_numpy(ctx.post["mean"]).reshape(B * T, -1)
+    found = np.corrcoef(z.T)
+    want = (found**2)[~np.eye(len(found), dtype=bool)].mean()
+    assert losses["decorrelation"].shape == (B, T)
+    assert to_numpy(losses["decorrelation"]) == pytest.approx(want, rel=1e-3)
+
+
+def test_decorrelation_takes_equal_coordinates_apart():
+    torch.manual_seed(0)
+    shared = torch.randn(64, 1)
+    z = (shared + 0.1 * torch.randn(64, 3)).requires_grad_()
+    step, first = torch.optim.Adam([z], lr=0.05), None
+    for _ in range(200):
+        loss = measure_correlation(z)
+        first = loss.item() if first is None else first
+        step.zero_grad()
+        loss.backward()
+        step.step()
+    assert first > 0.9 and loss < 1e-2
+    assert measure_correlation(torch.randn(64, 1)) < 1e-5
 
 
 @pytest.mark.parametrize("kind", LINEARISABLE, ids=lambda k: "-".join(w.split("=")[1] for w in k))

@@ -60,7 +60,8 @@ def test_the_loss_of_a_row_has_the_weights_of_the_moment():
 
 def test_what_may_be_negative_or_is_priced_apart_keeps_its_weight():
     names = ["dyn", "imagined_reward", "imagined_cont", "bottleneck", "curvature"]
-    names += ["straightening", "transition_consistency", "transition_contrastive", "inverse"]
+    names += ["decorrelation", "straightening", "transition_consistency"]
+    names += ["transition_contrastive", "inverse"]
     groups = {"dyn": "kl", "imagined_reward": "reward", "transition_contrastive": "observed"}
     assert LossBalance(names).groups == groups | {"inverse": "observed"}
 

@@ -41,6 +41,7 @@ TEACHES = {
     "bootstrap": (True, True),
     "bottleneck": (True, False),
     "reward_only": (True, True),
+    "decorrelation": (True, False),
     "straightening": (True, False),
     "curvature": (False, True),
     "transition_contrastive": (True, True),

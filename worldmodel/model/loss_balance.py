@@ -21,7 +21,7 @@ REWARD = ("reward", "imagined_reward")
 KL = ("dyn", "rep", "overshoot", "corrective")
 # Continuations, regularisers, and what has a price of its own or may be negative
 APART = {"cont", "imagined_cont", "ensemble", "smooth", "bottleneck", "curvature"}
-APART |= {"straightening", "transition_consistency"}
+APART |= {"decorrelation", "straightening", "transition_consistency"}
 
 
 def find_group(loss: str) -> str | None:

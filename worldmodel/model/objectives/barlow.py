@@ -46,8 +46,8 @@ class Barlow(Objective):
 
 
 def standardise(x: Tensor) -> Tensor:
-    """(B,T,E) to (B*T,E) of mean 0 and variance 1; what never changes becomes 0."""
-    x = x.float().flatten(0, 1)
+    """(...,E) to (N,E) of mean 0 and variance 1; what never changes becomes 0."""
+    x = x.float().flatten(0, -2)
     x = x - x.mean(0)
     return x / (x.square().mean(0) + 1e-5).sqrt()
 
