@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from worldmodel import build
 from worldmodel.config import loading
-from worldmodel.kernels import c_library, elementwise
+from worldmodel.kernels import c_library, elementwise, leave_to_torch
 from worldmodel.model.dynamics.rssm import gru_cell
 from worldmodel.model.heads import TwoHotHead, encode_two_hot, two_hot_loss, two_hot_mean
 from worldmodel.model.mean_image import centre_image, picture_error
@@ -64,7 +64,7 @@ def exact(x):
 
 def grads_by_torch(function, inputs, weight):
     """`grads_of` at the same numbers in fp32, without the library."""
-    with elementwise.leave_to_torch():
+    with leave_to_torch():
         return grads_of(function, [exact(x) for x in inputs], weight)
 
 
@@ -109,7 +109,7 @@ def test_gru_is_torchs(dtype):
     weight = torch.randn(*ROWS, SIZE)
     got = grads_of(lambda g, s, w: gru_cell(g, norm, s), [gates, state, norm.weight], weight)
     copy = norm_of(3 * SIZE)
-    with elementwise.leave_to_torch():
+    with leave_to_torch():
         inputs = [exact(gates), exact(state), copy.weight]
         want = grads_of(lambda g, s, w: gru_cell(g, copy, s), inputs, weight)
     close(got, want, dtype)
@@ -231,7 +231,7 @@ def test_gradients_of_gradients_come_from_torch_or_fail():
     x, norm = rough(3, SIZE, dtype=torch.float32), norm_of(SIZE)
     with pytest.raises(RuntimeError, match="leave_to_torch"):
         torch.autograd.grad(norm_silu(x, norm).sum(), x, create_graph=True)
-    with elementwise.leave_to_torch():
+    with leave_to_torch():
         (grad,) = torch.autograd.grad(norm_silu(x, norm).sum(), x, create_graph=True)
         grad.square().sum().backward()
     assert x.grad is not None and x.grad.abs().sum() > 0

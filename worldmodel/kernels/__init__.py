@@ -8,11 +8,27 @@ The model, the learner and the planning behavior use them.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+is_left_to_torch = ContextVar("is_left_to_torch", default=False)
+
+
+@contextmanager
+def leave_to_torch() -> Iterator[None]:
+    """Let torch compute the steps of `elementwise`; its gradients have gradients and come in
+    batches.
+    """
+    token = is_left_to_torch.set(True)
+    try:
+        yield
+    finally:
+        is_left_to_torch.reset(token)
 
 
 def replaceable_by(kernel: Callable[..., T | None]) -> Callable[[Callable[P, T]], Callable[P, T]]:

@@ -7,30 +7,17 @@ equation has to compute.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from worldmodel.kernels import is_left_to_torch
 from worldmodel.kernels.c_library import BLOCKS, call, load_library, split_by_precision
 
 T = TypeVar("T")
 SUFFIXES = {torch.bfloat16: "bf16", torch.float32: "fp32"}  # of the C functions, by precision
-
-_is_left_to_torch = ContextVar("_is_left_to_torch", default=False)
-
-
-@contextmanager
-def leave_to_torch() -> Iterator[None]:
-    """Let torch compute, whose gradients have gradients and come in batches."""
-    token = _is_left_to_torch.set(True)
-    try:
-        yield
-    finally:
-        _is_left_to_torch.reset(token)
 
 
 def norm_silu(x: Tensor, norm: nn.RMSNorm, fine: bool = False) -> Tensor | None:
@@ -84,7 +71,7 @@ def accepts(x: Tensor) -> bool:
 
 
 def _has_library_for(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not _is_left_to_torch.get() and load_library() is not None
+    return x.device.type == "cpu" and not is_left_to_torch.get() and load_library() is not None
 
 
 def run(step: str, precision: torch.dtype, *arguments: Tensor | int | float | None) -> None:
@@ -100,7 +87,7 @@ def differentiate_once(backward: Callable[..., T]) -> Callable[..., T]:
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "gradients of the gradients of C steps: compute the forward pass within "
-                "kernels.elementwise.leave_to_torch()"
+                "worldmodel.kernels.leave_to_torch()"
             )
         return backward(*args)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from worldmodel.kernels.elementwise import leave_to_torch
+from worldmodel.kernels import leave_to_torch
 
 Function = Callable[[Tensor], Tensor]
 STEP = 2.0**-8  # of a finite difference; a power of two, so that small numbers move exactly

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worldmodel.kernels.elementwise import leave_to_torch
+from worldmodel.kernels import leave_to_torch
 from worldmodel.model.derivatives import compute_jacobian
 from worldmodel.spaces import State
 
