@@ -110,6 +110,7 @@ def test_what_cannot_be_hidden_or_steered_to_is_refused(keys, message):
     [
         (["model.unseen=null"], "model.unseen: guided policy search has teachers"),
         (["guided.weights=[1, 2, 3]"], "guided.weights: 3 weights .* of 2 numbers"),
+        (["guided.state=latent", "guided.match=state"], "guided.match: state needs states that"),
         (["env.starts=3"], "guided.conditions: 2 controllers for env.starts 3"),
         (["env.time_limit=14", "env.repeat=2"], "guided.steps: .* 8 steps, but .* after 7 "),
     ],
@@ -228,6 +229,97 @@ def test_the_actor_is_taught_the_actions_of_the_last_rounds_teachers():
     assert metrics["taught"] == 0.5 and metrics["kl_bound"] == 1.5
 
 
+def test_the_nearest_state_says_which_teacher_is_matched_and_at_which_step():
+    """Entries are measured by how much they vary, or the larger one alone would count."""
+    _, _, policy, _ = make("guided.match=state")
+    paths = torch.randn(policy.teacher_path.shape).double() * torch.tensor([1.0, 100.0])
+    policy.teacher_path.copy_(paths)
+    places = torch.tensor([[0, 0, 1], [1, 1, 0]]), torch.tensor([[3, 90, 0], [7, 20, 8]])
+    near = paths[places] + 1e-3 * torch.tensor([1.0, 100.0])
+    condition, step = policy.find_nearest(near.float())
+    assert torch.equal(condition, places[0]) and torch.equal(step, places[1])
+    flat = paths.flatten(0, 1)
+    state = torch.tensor([[0.5, -80.0]]).double()
+    condition, step = policy.find_nearest(state)
+    gaps = ((flat - state) / flat.std(0)).square().sum(1)
+    assert int(condition) * policy.teacher_path.shape[1] + int(step) == int(gaps.argmin())
+
+
+def test_the_actor_is_taught_by_the_nearest_step_whatever_the_rows_own():
+    _, model, policy, _ = make("guided.match=state", "guided.rounds=1")
+    policy.round.fill_(1)
+    for kind in ("gain", "offset", "path"):
+        getattr(policy, f"teacher_{kind}").normal_()
+    vector, feat = torch.randn(1, 3, 2), torch.randn(1, 3, model.dynamics.feature_size)
+    batch = {
+        "vector": vector,
+        "guide_step": torch.tensor([[0, 3, 5]], dtype=torch.int32),
+        "guide_condition": torch.tensor([[1, 0, 1]], dtype=torch.int32),
+        "guide_round": torch.tensor([[1, 1, 1]], dtype=torch.int32),
+    }
+    condition, step = policy.find_nearest(vector)
+    wanted = policy.teach(vector, step, condition)
+    assert not torch.equal(step, batch["guide_step"].long())
+    losses, _ = policy.losses(model, batch, {}, feat)
+    gap = (policy.choose(feat).mode() - wanted).square() / (2 * 0.2**2)
+    torch.testing.assert_close(losses["imitation"].double(), gap.mean())
+
+
+def test_the_path_of_a_teacher_is_its_episode_without_noise_and_stays_at_its_end():
+    _, model, policy, behavior = make("guided.match=state")
+    generator = torch.Generator().manual_seed(0)
+    calm = [play_episode(policy, behavior, model, i, generator) for i in range(2)]
+    play_round(policy, behavior, model, generator, rollouts=5)
+    assert policy.round == 1
+    for path, states in zip(policy.teacher_path.float(), calm, strict=True):
+        torch.testing.assert_close(path[: EPISODE + 1], states[: EPISODE + 1])
+        rest = path[EPISODE + 1 :]
+        torch.testing.assert_close(rest, states[EPISODE].expand_as(rest))
+
+
+def test_after_the_last_improvement_the_teachers_stay_and_collect():
+    _, model, policy, behavior = make("guided.improvements=2")
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        play_round(policy, behavior, model, generator)
+    kinds = [f"teacher_{kind}" for kind in ("gain", "offset", "hold_gain", "hold_offset", "costs")]
+    before = [getattr(policy, kind).clone() for kind in kinds]
+    policy.tried_offset.fill_(9.0)
+    policy.hold_offset.fill_(9.0)
+    state = STARTS[:1]
+    for step in (torch.tensor([3]), torch.tensor([20])):
+        calm, first = torch.tensor([True]), torch.tensor([0])
+        acted = policy.explore(state, step, first, calm, generator)
+        torch.testing.assert_close(acted, policy.teach(state, step, first))
+    play_round(policy, behavior, model, generator)
+    assert policy.round == 3 and not policy.filled.any()
+    assert all(torch.equal(getattr(policy, k), v) for k, v in zip(kinds, before, strict=True))
+
+
+@pytest.mark.parametrize(("rounds", "tries"), [(5, False), (6, True), (8, True)])
+def test_in_the_last_rounds_bad_teachers_give_way_to_the_best_one(rounds, tries):
+    """Of ten rounds the last three try what the seventh to the ninth improvement leave."""
+    _, model, policy, behavior = make("guided.improvements=10", "guided.adopt_after=99")
+    generator = torch.Generator().manual_seed(0)
+    play_round(policy, behavior, model, generator)
+    policy.round.fill_(rounds)
+    policy.teacher_gain[1], policy.teacher_offset[1] = 0.5, -0.25
+    policy.teacher_costs.copy_(torch.tensor([0.5 + 2.0, 0.4]))  # 2.0 is guided.adopt
+    policy.episode_costs.fill_(1e9)
+    policy._improve(model)
+    assert (policy.tried_gain[0] == 0.5).all() == tries
+    assert (policy.tried_offset[0] == -0.25).all() == tries
+    assert not (policy.tried_gain[1] == 0.5).any()  # the best one's condition goes on
+
+
+def test_without_a_last_improvement_teachers_are_never_replaced(monkeypatch):
+    _, model, policy, behavior = make("guided.adopt_after=99")
+    monkeypatch.setattr(policy, "_try_best_teacher", lambda: pytest.fail("replaced"))
+    for _ in range(2):
+        play_round(policy, behavior, model, torch.Generator().manual_seed(0))
+    assert policy.round == 2 and not policy.is_done
+
+
 def test_the_policy_acts_in_evaluation_unless_the_controllers_are_asked_for():
     generator = torch.Generator().manual_seed(0)
     _, model, policy, behavior = make()
@@ -257,18 +349,25 @@ def test_fixed_starts_are_taken_in_turn():
     assert found == [[0, 1, 2, 0, 1], [1, 2, 0, 1, 2]]
 
 
-def test_costs_are_those_of_the_rollout_without_noise_and_of_its_whole_episode():
+def measure_steps(states):
+    """What each step of an episode costs (T,), by its states."""
+    states = states.double()
+    actions = (states[1:, 1:] - states[:-1, 1:]) / 0.3
+    return (torch.tensor([1.0, 0.1]) * states[1:].square()).sum(1) + 0.01 * actions[:, 0] ** 2
+
+
+def test_controllers_are_judged_without_noise_and_teachers_by_all_whole_episodes():
     _, model, policy, behavior = make()
     generator = torch.Generator().manual_seed(0)
-    calm = [play_episode(policy, behavior, model, i, generator).double() for i in range(2)]
-    play_round(policy, behavior, model, generator, rollouts=5)
+    costs = torch.zeros(2, 6, 2, dtype=torch.float64)  # of the first steps, of whole episodes
+    for rollout in range(6):
+        for i in range(2):
+            each = measure_steps(play_episode(policy, behavior, model, i, generator))
+            costs[i, rollout] = torch.stack([each[:8].sum(), each[:EPISODE].sum()])
     assert policy.round == 1
-    for i, states in enumerate(calm):
-        actions = (states[1:, 1:] - states[:-1, 1:]) / 0.3
-        each = (torch.tensor([1.0, 0.1]) * states[1:].square()).sum(1) + 0.01 * actions[:, 0] ** 2
-        torch.testing.assert_close(policy.costs[i], each[:8].sum())
-        torch.testing.assert_close(policy.episode_costs[i], each[:EPISODE].sum())
-        torch.testing.assert_close(policy.teacher_costs[i], each[:EPISODE].sum())
+    torch.testing.assert_close(policy.costs, costs[:, 0, 0])
+    torch.testing.assert_close(policy.teacher_costs, costs[:, :, 1].mean(1))
+    assert not policy.episode_costs.any()  # the next round begins at nothing
 
 
 def test_before_the_first_round_is_over_the_teachers_do_nothing():

@@ -12,13 +12,21 @@ that is fitted to the steps nearest to the target of the cost.
 
 Controllers of the true state that turn out worse over their steps are given up, and those that
 cost more than the best by `adopt` try the best one's. The teacher of a condition is whatever has
-had the cheapest whole episode. Controllers of the latent are always kept, since the latent has
-moved, and the newest are the teachers.
+had the cheapest whole episodes, the mean of all with noise and without. Controllers of the latent
+are always kept, since the latent has moved, and the newest are the teachers.
+
+After `improvements` rounds the teachers stay as they are, and collect. In the last rounds before
+that, conditions with teachers that cost more than the best one by `adopt` try the best one.
 
 The policy learns the teachers' actions at replayed states by the KL between the two, of which only
 the means matter, since C is fixed:
 
-minimise (mode(pi(. | o_t)) - clip(K_t x_t + k_t))' C^-1 (...) / 2
+minimise (mode(pi(. | o_t)) - clip(K_s x_t + k_s))' C^-1 (...) / 2
+
+The step s is the row's own, t, of its own teacher. The policy sees no clock, so that teachers who
+pass one state at different steps contradict each other. With `match state` s is therefore that
+step of any teacher whose state was nearest to x_t, as in a library of trajectories (Stolle and
+Atkeson 2006).
 """
 
 from __future__ import annotations
@@ -33,7 +41,7 @@ from torch import Tensor, nn
 
 from worldmodel.policy.action_distributions import Dist
 from worldmodel.policy.actor_critic import Actor
-from worldmodel.policy.controller_states import ControllerStates, Rollouts
+from worldmodel.policy.controller_states import ControllerStates, Rollouts, TrueVector
 from worldmodel.policy.learned_policy import LearnedPolicy, Rate
 from worldmodel.policy.local_controllers import (
     Controllers,
@@ -60,6 +68,7 @@ UNKNOWN = -1  # the condition of a row that no controller acted on
 UNTRIED = 1e9  # the cost of controllers before their first round
 SAME_START = 1e-4  # starts nearer than this are one
 HORIZON = 100  # steps of the LQR that holds
+LAST = 3  # rounds before the teachers stay in which bad ones may be replaced
 FREE_STD = 10.0  # of its old self, which does not matter
 
 
@@ -90,6 +99,9 @@ class GuidedPolicy(LearnedPolicy):
     open_costs: Tensor
     episode_costs: Tensor
     teacher_costs: Tensor
+    open_path: Tensor
+    tried_path: Tensor
+    teacher_path: Tensor
     teacher_hold_offset: Tensor
     teacher_hold_gain: Tensor
     base_offset: Tensor
@@ -114,6 +126,10 @@ class GuidedPolicy(LearnedPolicy):
         self._keep("teacher_hold_gain", torch.zeros(count, actions, size, **wide))
         self._keep("teacher_hold_offset", torch.zeros(count, actions, **wide))
         self._keep("teacher_costs", torch.full((count,), UNTRIED, **wide))
+        if settings.match == "state":
+            for kind, lead in (("open", envs), ("tried", count), ("teacher", count)):
+                path = torch.zeros(lead, steps + HORIZON, size, **wide)
+                self._keep(f"{kind}_path", path)
         self._keep("episode_costs", torch.zeros(count, **wide))
         self._keep("open_costs", torch.zeros(envs, **wide))
         self.register_buffer("cov", first.cov, persistent=False)
@@ -145,6 +161,11 @@ class GuidedPolicy(LearnedPolicy):
         """The rollouts of the controllers that are improved."""
         return self.best if self.states.compares_rounds else self.new
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the teachers stay as they are."""
+        return 0 < self.settings.improvements <= int(self.round)
+
     def losses(
         self, model, batch: Batch, post: State, feat: Tensor
     ) -> tuple[dict[str, Tensor], Metrics]:
@@ -158,7 +179,10 @@ class GuidedPolicy(LearnedPolicy):
         taught = (
             (condition != UNKNOWN) & (age <= self.settings.rounds) & (self.round > 0)
         ).float()
-        wanted = self.teach(self.states.recall(model, batch, post), step, condition).float()
+        state = self.states.recall(model, batch, post)
+        if self.settings.match == "state":
+            condition, step = self.find_nearest(state)
+        wanted = self.teach(state, step, condition).float()
         gap = (self.actor(feat).mode() - wanted).square().sum(-1) / (2 * self.settings.std**2)
         metrics = {
             "taught": taught.mean(),
@@ -177,6 +201,18 @@ class GuidedPolicy(LearnedPolicy):
         steps = self.teacher_gain, self.teacher_offset
         return self._act(steps, hold, state, step, i).clamp(-1, 1)
 
+    def find_nearest(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The conditions and steps (...) at which teachers came nearest to states (...,n).
+
+        Each entry is measured by its standard deviation along the teachers' paths.
+        """
+        path = self.teacher_path.flatten(0, 1)
+        scale = path.std(0).clamp(min=1e-6)
+        flat = state.to(path).flatten(0, -2)
+        near = torch.cdist(flat / scale, path / scale).argmin(-1).view(state.shape[:-1])
+        length = self.teacher_path.shape[1]
+        return near // length, near % length
+
     def explore(
         self,
         state: Tensor,
@@ -185,9 +221,14 @@ class GuidedPolicy(LearnedPolicy):
         calm: Tensor,
         generator: torch.Generator,
     ) -> Tensor:
-        """Actions (B,A) of the controllers that are tried, with noise unless `calm`."""
-        steps, hold = (self.tried_gain, self.tried_offset), (self.hold_gain, self.hold_offset)
-        mean = self._act(steps, hold, state, step, condition.clamp(min=0))
+        """Actions (B,A) of the controllers that are tried, with noise unless `calm`; at the end
+        of the teachers.
+        """
+        if self.is_done:
+            mean = self.teach(state, step, condition)
+        else:
+            steps, hold = (self.tried_gain, self.tried_offset), (self.hold_gain, self.hold_offset)
+            mean = self._act(steps, hold, state, step, condition.clamp(min=0))
         mean = torch.where((condition == UNKNOWN).unsqueeze(-1), 0.0, mean)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         loud = (~calm.bool()).unsqueeze(-1).to(mean)
@@ -268,6 +309,9 @@ class GuidedPolicy(LearnedPolicy):
             self.open_costs[i] += self.states.measure_step(row, action)
         if step <= self.steps:
             self.open.keep_step(i, step, row)
+        if self.settings.match == "state" and isinstance(self.states, TrueVector):
+            state = torch.as_tensor(row[self.states.name])
+            self.open_path[i, step:] = state.to(self.open_path)  # it stays where it ends
 
     def _keep_rollout(self, i: int, condition: int, calm: bool) -> None:
         """Keep a rollout that has ended: that without noise first, others where there is room."""
@@ -277,12 +321,24 @@ class GuidedPolicy(LearnedPolicy):
             for new, own in zip(self.new.list_tensors(), self.open.list_tensors(), strict=True):
                 new[condition, places[0]] = own[i]
             self.filled[condition, places[0]] = True
-            if calm:
+            if self.states.compares_rounds:
+                self.episode_costs[condition] += self.open_costs[i] / self.settings.rollouts
+            elif calm:
                 self.episode_costs[condition] = self.open_costs[i]
+            if calm and self.settings.match == "state":
+                self.tried_path[condition] = self.open_path[i]
 
     @torch.no_grad()
     def improve(self, model) -> None:
-        """Judge the controllers that were tried by their rollouts, and improve."""
+        """Judge the controllers that were tried by their rollouts, and improve, unless done."""
+        if not self.is_done:
+            self._improve(model)
+        self.round += 1
+        self.filled.fill_(False)
+        self.episode_costs.zero_()
+        self.usable.fill_(False)  # open rollouts have begun with other controllers
+
+    def _improve(self, model) -> None:
         self._judge_round()
         states, actions = self.states.infer(model, self.kept), self.kept.actions
         cost = self.states.find_cost(model, states)
@@ -291,11 +347,10 @@ class GuidedPolicy(LearnedPolicy):
         self._improve_hold(states, actions, cost, prior)
         if self.round >= self.settings.adopt_after:
             self._adopt_best()
+        if self.round + 1 >= self.settings.improvements - LAST > 0:
+            self._try_best_teacher()
         if not self.states.compares_rounds:
             self._teach_by(torch.ones_like(self.costs, dtype=torch.bool))
-        self.round += 1
-        self.filled.fill_(False)
-        self.usable.fill_(False)  # open rollouts have begun with other controllers
 
     def _judge_round(self) -> None:
         """Take over what was tried where it is better, and adapt the bounds."""
@@ -322,6 +377,8 @@ class GuidedPolicy(LearnedPolicy):
         self.teacher_hold_gain[chosen] = self.hold_gain
         self.teacher_hold_offset[chosen] = self.hold_offset
         self.teacher_costs[chosen] = self.episode_costs[chosen]
+        if self.settings.match == "state":
+            self.teacher_path[chosen] = self.tried_path[chosen]
 
     def _make_prior(self, model, states: Tensor, actions: Tensor) -> Prior:
         """The global model, which counts as some rollouts of each step."""
@@ -367,3 +424,13 @@ class GuidedPolicy(LearnedPolicy):
         behind = self.costs > self.costs[best] + self.settings.adopt
         self.tried_gain[behind] = self.base_gain[best]
         self.tried_offset[behind] = self.base_offset[best]
+
+    def _try_best_teacher(self) -> None:
+        """Let conditions whose teachers cost much more than the best one try that one's instead.
+
+        Their own controllers may cost as little over their steps, but end where none can hold.
+        """
+        best = int(self.teacher_costs.argmin())
+        behind = self.teacher_costs > self.teacher_costs[best] + self.settings.adopt
+        self.tried_gain[behind] = self.teacher_gain[best]
+        self.tried_offset[behind] = self.teacher_offset[best]

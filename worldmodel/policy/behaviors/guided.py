@@ -43,6 +43,8 @@ class Settings:
     adopt: Weight
     adopt_after: Natural
     rounds: Natural
+    improvements: Natural
+    match: Literal["step", "state"]
 
     def contradictions(self, c: Config) -> list[str]:
         found = []
@@ -70,6 +72,11 @@ class Settings:
             )
         if self.rank and not latent:
             found.append("guided.rank: the cost of guided.state vector is given; set it to 0")
+        if latent and self.match == "state":
+            found.append(
+                "guided.match: state needs states that can be compared, but the latent moves "
+                "while the model learns; take step with guided.state latent"
+            )
         if latent and self.conditions != 1:
             found.append(
                 f"guided.conditions: {self.conditions} controllers tell starts apart by numbers "
