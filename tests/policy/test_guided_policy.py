@@ -304,11 +304,13 @@ def test_in_the_last_rounds_bad_teachers_give_way_to_the_best_one(rounds, tries)
     play_round(policy, behavior, model, generator)
     policy.round.fill_(rounds)
     policy.teacher_gain[1], policy.teacher_offset[1] = 0.5, -0.25
+    policy.teacher_hold_gain[1] = 0.75
     policy.teacher_costs.copy_(torch.tensor([0.5 + 2.0, 0.4]))  # 2.0 is guided.adopt
     policy.episode_costs.fill_(1e9)
     policy._improve(model)
     assert (policy.tried_gain[0] == 0.5).all() == tries
     assert (policy.tried_offset[0] == -0.25).all() == tries
+    assert (policy.hold_gain == 0.75).all() == tries
     assert not (policy.tried_gain[1] == 0.5).any()  # the best one's condition goes on
 
 

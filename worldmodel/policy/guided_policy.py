@@ -426,7 +426,8 @@ class GuidedPolicy(LearnedPolicy):
         self.tried_offset[behind] = self.base_offset[best]
 
     def _try_best_teacher(self) -> None:
-        """Let conditions whose teachers cost much more than the best one try that one's instead.
+        """Let conditions whose teachers cost much more than the best one try that one's instead,
+        and all hold as it does: the newest hold may be worse.
 
         Their own controllers may cost as little over their steps, but end where none can hold.
         """
@@ -434,3 +435,6 @@ class GuidedPolicy(LearnedPolicy):
         behind = self.teacher_costs > self.teacher_costs[best] + self.settings.adopt
         self.tried_gain[behind] = self.teacher_gain[best]
         self.tried_offset[behind] = self.teacher_offset[best]
+        if behind.any():
+            self.hold_gain.copy_(self.teacher_hold_gain[best])
+            self.hold_offset.copy_(self.teacher_hold_offset[best])
