@@ -9,6 +9,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -173,7 +174,10 @@ AGENTS = {
         draws=True,
     ),
     "guided, without a model": Kind(
-        (*GUIDED, "--model.dynamics", "frame_stack", "--loss.objective", "{}"),
+        (
+            *(*GUIDED, "--model.dynamics", "frame_stack", "--loss.objective", "{}"),
+            *("--guided.match", "state", "--guided.improvements", "2"),
+        ),
         *("actor", "guided"),
         imagines=False,
         has_policy=True,
@@ -362,7 +366,9 @@ def test_the_report_has_the_curve_and_the_plots_that_its_dynamics_allows(measure
     drivers = find_section(text, "planners")
     assert f"<td>{best['eval/score']:.1f}</td>" in drivers and "random" in drivers
     videos = find_section(text, "videos")
-    assert ("this run observes no pictures" in videos) == ("state" in kind.words)
+    assert ("this run observes no pictures" in videos) == (
+        ("--env.obs", "state") in pairwise(kind.words)
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
