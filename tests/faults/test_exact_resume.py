@@ -213,7 +213,7 @@ KINDS["local controllers of the true state, and a policy that they teach"] = (
     *("--model.unseen", "[vector]", "--env.starts", "2", "--guided.conditions", "2"),
     *("--guided.rollouts", "1", "--guided.steps", "4", "--guided.hold", "5"),
     *("--guided.adopt_after", "0", "--guided.adopt", "0", "--guided.match", "state"),
-    *("--guided.improvements", "3"),
+    *("--guided.improvements", "5"),
 )
 KINDS["local controllers of a latent that still moves"] = (
     *("--behavior.name", "guided", "--env.task", "pendulum", "--model.dynamics"),

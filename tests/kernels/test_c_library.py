@@ -1,7 +1,9 @@
 """What the compiled library is kept under, and who may have written it."""
 
 import os
+import re
 import stat
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,3 +51,17 @@ def test_a_processor_is_described_by_its_features():
         known = [line for line in file.read().splitlines() if line.startswith("flags")]
     if known:
         assert c_library._describe_processor() == known[0]
+
+
+def test_every_function_that_python_calls_is_defined_in_c():
+    """Also those that this processor never gets to."""
+    folder = Path(c_library.__file__).parent
+    source = "\n".join(path.read_text() for path in folder.glob("*.c"))
+    steps = set(re.findall(r"^void NAMED\((\w+)\)", source, re.M))
+    defined = set(re.findall(r"^(?:ALWAYS )?void (\w+)\(", source, re.M))
+    defined |= {f"{step}_{suffix}" for step in steps for suffix in ("bf16", "fp32")}
+    text = "\n".join(path.read_text() for path in folder.glob("*.py"))
+    called = set(re.findall(r"(?<!def )\bcall\(\s*\"(\w+)\"", text))
+    called_steps = set(re.findall(r"\bcall_step\(\s*\"(\w+)\"", text))
+    assert len(called) >= 8 and len(called_steps) >= 15
+    assert called <= defined and called_steps <= steps

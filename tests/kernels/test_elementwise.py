@@ -226,15 +226,50 @@ def test_results_do_not_depend_on_the_threads(dtype):
     )
 
 
+IMAGE = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
+# Every step with a backward pass, as a function of fp32 rows.
+STEPS = {
+    "norm_silu": lambda x: norm_silu(x, norm_of(x.shape[-1])),
+    "silu": silu,
+    "gru_cell": lambda x: gru_cell(x, norm_of(x.shape[-1]), x[..., : x.shape[-1] // 3]),
+    "pick_one_hot": lambda x: pick_one_hot(x, torch.full(x.shape[:-1], 0.5), 0.0) * x.detach(),
+    "two_hot_mean": lambda x: two_hot_mean(x, torch.linspace(-1, 1, x.shape[-1])),
+    "two_hot_loss": lambda x: two_hot_loss(
+        x, torch.ones(x.shape[:-1], dtype=torch.int64), torch.full(x.shape[:-1], 0.3)
+    ),
+    "picture_error": lambda x: picture_error(x.view(2, 4, 4, 3), IMAGE, torch.zeros(4, 4, 3)),
+    "interleave_phases": lambda x: interleave_phases(x.view(1, 2, 4, 12), True),
+}
+
+
 @needs_library
-def test_gradients_of_gradients_come_from_torch_or_fail():
-    x, norm = rough(3, SIZE, dtype=torch.float32), norm_of(SIZE)
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_gradients_of_gradients_come_from_torch_or_fail(step):
+    x = rough(8, 12, dtype=torch.float32)
     with pytest.raises(RuntimeError, match="leave_to_torch"):
-        torch.autograd.grad(norm_silu(x, norm).sum(), x, create_graph=True)
+        torch.autograd.grad(step(x).sum(), x, create_graph=True)
     with leave_to_torch():
-        (grad,) = torch.autograd.grad(norm_silu(x, norm).sum(), x, create_graph=True)
-        grad.square().sum().backward()
-    assert x.grad is not None and x.grad.abs().sum() > 0
+        (grad,) = torch.autograd.grad(step(x).square().sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(grad.square().sum(), x)
+    assert torch.isfinite(second).all() and second.abs().sum() > 0
+
+
+@needs_library
+def test_pictures_of_other_types_and_none_at_all_are_torchs():
+    backdrop, mean = torch.full((4, 4, 3), 0.25), torch.rand(2, 4, 4, 3)
+    image = torch.randint(0, 256, (2, 4, 4, 3), dtype=torch.int16)
+    torch.testing.assert_close(centre_image(image, backdrop, torch.float32) * 255, image - 0.25)
+    want = 0.5 * (mean - (image - 0.25) / 255).square().sum((1, 2, 3))
+    torch.testing.assert_close(picture_error(mean, image, backdrop), want)
+    none = torch.zeros(0, 4, 4, 3, requires_grad=True)
+    picture_error(none, IMAGE[:0], backdrop).sum().backward()
+    assert none.grad is not None and none.grad.shape == (0, 4, 4, 3)
+
+
+@needs_library
+def test_a_network_is_exported_with_torchs_own_operations():
+    found = torch.export.export(MLP(4, 2, 1, 8), (torch.zeros(3, 4),))
+    assert any("silu" in str(node.target) for node in found.graph.nodes)
 
 
 @needs_library

@@ -10,7 +10,10 @@ from test_model import B, T, make, random_batch
 from worldmodel import build
 from worldmodel.config import loading
 from worldmodel.model.dynamics import Dynamics
-from worldmodel.model.objectives.decorrelation import measure_correlation
+from worldmodel.model.objectives.decorrelation import (
+    measure_correlation,
+    measure_narrowness,
+)
 from worldmodel.model.objectives.straightening import LEAST_SPEED, compute_cosine
 from worldmodel.spaces import ActionSpace
 
@@ -75,6 +78,17 @@ def test_decorrelation_is_the_mean_squared_correlation_of_different_coordinates(
     want = (found**2)[~np.eye(len(found), dtype=bool)].mean()
     assert losses["decorrelation"].shape == (B, T)
     assert to_numpy(losses["decorrelation"]) == pytest.approx(want, rel=1e-3)
+
+
+def test_decorrelation_with_a_spread_adds_how_narrow_the_coordinates_are():
+    _, ctx, (losses, _) = evaluate("decorrelation", "decorrelation.spread=2.0")
+    z = to_numpy(ctx.post["mean"]).reshape(B * T, -1)
+    narrow = np.maximum(0, 1 - z.std(0) / 2.0).mean()
+    found = np.corrcoef(z.T)
+    want = narrow + (found**2)[~np.eye(len(found), dtype=bool)].mean()
+    assert narrow > 0.1
+    assert losses["decorrelation"][0, 0].item() == pytest.approx(want, rel=1e-3)
+    assert measure_narrowness(3 * torch.randn(100, 4), 1.0) == 0.0
 
 
 def test_decorrelation_takes_equal_coordinates_apart():

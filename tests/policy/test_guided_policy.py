@@ -111,6 +111,10 @@ def test_what_cannot_be_hidden_or_steered_to_is_refused(keys, message):
         (["model.unseen=null"], "model.unseen: guided policy search has teachers"),
         (["guided.weights=[1, 2, 3]"], "guided.weights: 3 weights .* of 2 numbers"),
         (["guided.state=latent", "guided.match=state"], "guided.match: state needs states that"),
+        (
+            ["guided.state=latent", "guided.improvements=5"],
+            "guided.improvements: fixed controllers",
+        ),
         (["env.starts=3"], "guided.conditions: 2 controllers for env.starts 3"),
         (["env.time_limit=14", "env.repeat=2"], "guided.steps: .* 8 steps, but .* after 7 "),
     ],
@@ -319,7 +323,7 @@ def test_without_a_last_improvement_teachers_are_never_replaced(monkeypatch):
     monkeypatch.setattr(policy, "_try_best_teacher", lambda: pytest.fail("replaced"))
     for _ in range(2):
         play_round(policy, behavior, model, torch.Generator().manual_seed(0))
-    assert policy.round == 2 and not policy.is_done
+    assert policy.round == 2 and not policy.has_fixed_teachers
 
 
 def test_the_policy_acts_in_evaluation_unless_the_controllers_are_asked_for():

@@ -68,8 +68,8 @@ def call(name: str, *arguments: Tensor | int | float | None) -> None:
 def split_by_precision(
     x: Tensor, precision: torch.dtype = torch.bfloat16
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Two arguments for a tensor of this precision or of fp32: of the first in the first place,
-    else in the second.
+    """Two arguments, one of them None: the tensor comes first if it has this precision, and
+    second if it has fp32 instead.
     """
     return (x, None) if x.dtype == precision else (None, x)
 

@@ -7,6 +7,7 @@ equation has to compute.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -49,16 +50,20 @@ def two_hot_loss(read: Tensor, low: Tensor, share: Tensor) -> Tensor | None:
 
 
 def centre_image(image: Tensor, backdrop: Tensor, dtype: torch.dtype) -> Tensor | None:
-    if dtype not in SUFFIXES or not _has_library_for(image):
+    if image.dtype != torch.uint8 or dtype not in SUFFIXES or not _has_library_for(image):
         return None
     y, image = torch.empty_like(image, dtype=dtype), image.contiguous()
     count = backdrop.numel()
-    run("centre_image", dtype, image, backdrop.contiguous(), y, image.numel() // count, count)
+    call_step(
+        "centre_image", dtype, image, backdrop.contiguous(), y, image.numel() // count, count
+    )
     return y
 
 
 def picture_error(mean: Tensor, image: Tensor, backdrop: Tensor) -> Tensor | None:
-    return _PictureError.apply(mean, image, backdrop) if accepts(mean) else None
+    if image.dtype != torch.uint8 or not accepts(mean):
+        return None
+    return _PictureError.apply(mean, image, backdrop)
 
 
 def interleave_phases(phases: Tensor, silu: bool) -> Tensor | None:
@@ -71,16 +76,23 @@ def accepts(x: Tensor) -> bool:
 
 
 def _has_library_for(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not is_left_to_torch.get() and load_library() is not None
+    if x.device.type != "cpu" or is_left_to_torch.get() or torch.compiler.is_compiling():
+        return False
+    # The stand-ins of torch.export have no numbers.
+    return type(x) in (Tensor, nn.Parameter) and load_library() is not None
 
 
-def run(step: str, precision: torch.dtype, *arguments: Tensor | int | float | None) -> None:
+def call_step(step: str, precision: torch.dtype, *arguments: Tensor | int | float | None) -> None:
     """Call the C function of a step that takes and gives numbers of this precision."""
     call(f"{step}_{SUFFIXES[precision]}", *arguments)
 
 
-def differentiate_once(backward: Callable[..., T]) -> Callable[..., T]:
-    """Refuse to make a graph of a backward pass: the C functions would be missing in it."""
+def refuse_second_gradients(backward: Callable[..., T]) -> Callable[..., T]:
+    """Refuse to make a graph of a backward pass: the C functions would be missing in it.
+
+    `once_differentiable` refuses only where the incoming gradient has a graph, which that of a sum
+    has not.
+    """
 
     @functools.wraps(backward)
     def run_checked(*args: Any) -> T:
@@ -102,19 +114,19 @@ class _NormSilu(torch.autograd.Function):
         n, d = x.numel() // x.shape[-1], x.shape[-1]
         scale = weight.new_empty(n)
         parts = split_by_precision(y, x.dtype)
-        run("norm_silu", x.dtype, x, weight, *parts, scale, n, d, eps)
+        call_step("norm_silu", x.dtype, x, weight, *parts, scale, n, d, eps)
         ctx.save_for_backward(x, weight, scale)
         return y
 
     @staticmethod
-    @differentiate_once
+    @refuse_second_gradients
     def backward(ctx, *grads: Tensor):
         x, weight, scale = ctx.saved_tensors
         grad, back = grads[0].contiguous(), torch.empty_like(x)
         n, d = len(scale), x.shape[-1]
         sums = weight.new_empty(BLOCKS, d) if ctx.needs_input_grad[1] else None
         parts = split_by_precision(grad, x.dtype)
-        run("norm_silu_back", x.dtype, *parts, x, weight, scale, back, sums, n, d, BLOCKS)
+        call_step("norm_silu_back", x.dtype, *parts, x, weight, scale, back, sums, n, d, BLOCKS)
         return back, None if sums is None else sums.sum(0), None, None
 
 
@@ -123,16 +135,16 @@ class _Silu(torch.autograd.Function):
     def forward(ctx, x: Tensor) -> Tensor:
         x = x.contiguous()
         y = torch.empty_like(x)
-        run("silu", x.dtype, x, y, x.numel())
+        call_step("silu", x.dtype, x, y, x.numel())
         ctx.save_for_backward(x)
         return y
 
     @staticmethod
-    @differentiate_once
+    @refuse_second_gradients
     def backward(ctx, *grads: Tensor):
         (x,) = ctx.saved_tensors
         back = torch.empty_like(x)
-        run("silu_back", x.dtype, grads[0].contiguous(), x, back, x.numel())
+        call_step("silu_back", x.dtype, grads[0].contiguous(), x, back, x.numel())
         return back
 
 
@@ -142,18 +154,18 @@ class _Gru(torch.autograd.Function):
         gates, state = gates.contiguous(), state.float().contiguous()
         y, n, d = torch.empty_like(state), state.numel() // state.shape[-1], state.shape[-1]
         scale = weight.new_empty(n)
-        run("gru", gates.dtype, gates, weight, state, y, scale, n, d, eps)
+        call_step("gru", gates.dtype, gates, weight, state, y, scale, n, d, eps)
         ctx.save_for_backward(gates, weight, state, scale)
         return y
 
     @staticmethod
-    @differentiate_once
+    @refuse_second_gradients
     def backward(ctx, *grads: Tensor):
         gates, weight, state, scale = ctx.saved_tensors
         back, old = torch.empty_like(gates), torch.empty_like(state)
         n, d = len(scale), state.shape[-1]
         sums = weight.new_empty(BLOCKS, 3 * d) if ctx.needs_input_grad[1] else None
-        run(
+        call_step(
             "gru_back",
             gates.dtype,
             grads[0].contiguous(),
@@ -177,18 +189,18 @@ class _Draw(torch.autograd.Function):
         logits = logits.contiguous()
         y, probs = torch.empty_like(logits), torch.empty_like(logits, dtype=torch.float32)
         n, k = uniform.numel(), logits.shape[-1]
-        run("draw", logits.dtype, logits, uniform.contiguous(), y, probs, n, k, 1, k, unimix)
+        call_step("draw", logits.dtype, logits, uniform.contiguous(), y, probs, n, k, 1, k, unimix)
         ctx.save_for_backward(probs)
         ctx.unimix, ctx.precision = unimix, logits.dtype
         return y
 
     @staticmethod
-    @differentiate_once
+    @refuse_second_gradients
     def backward(ctx, *grads: Tensor):
         (probs,) = ctx.saved_tensors
         grad = grads[0].to(ctx.precision).contiguous()
         back, k = torch.empty_like(grad), probs.shape[-1]
-        run("draw_back", ctx.precision, grad, probs, back, probs.numel() // k, k, ctx.unimix)
+        call_step("draw_back", ctx.precision, grad, probs, back, probs.numel() // k, k, ctx.unimix)
         return back, None, None
 
 
@@ -196,17 +208,17 @@ class _TwoHotMean(torch.autograd.Function):
     @staticmethod
     def forward(ctx, read: Tensor, bins: Tensor) -> Tensor:
         read, y = read.contiguous(), bins.new_empty(read.shape[:-1])
-        run("twohot_mean", read.dtype, read, bins, y, y.numel(), len(bins))
+        call_step("twohot_mean", read.dtype, read, bins, y, y.numel(), len(bins))
         ctx.save_for_backward(read, bins, y)
         return y
 
     @staticmethod
-    @differentiate_once
+    @refuse_second_gradients
     def backward(ctx, *grads: Tensor):
         read, bins, y = ctx.saved_tensors
         back = torch.empty_like(read)
         grad = grads[0].contiguous()
-        run("twohot_mean_back", read.dtype, grad, read, bins, y, back, y.numel(), len(bins))
+        call_step("twohot_mean_back", read.dtype, grad, read, bins, y, back, y.numel(), len(bins))
         return back, None
 
 
@@ -215,16 +227,16 @@ class _TwoHotLoss(torch.autograd.Function):
     def forward(ctx, read: Tensor, low: Tensor, share: Tensor) -> Tensor:
         read, low, share = read.contiguous(), low.contiguous(), share.contiguous()
         y = torch.empty_like(share)
-        run("twohot_loss", read.dtype, read, low, share, y, y.numel(), read.shape[-1])
+        call_step("twohot_loss", read.dtype, read, low, share, y, y.numel(), read.shape[-1])
         ctx.save_for_backward(read, low, share)
         return y
 
     @staticmethod
-    @differentiate_once
+    @refuse_second_gradients
     def backward(ctx, *grads: Tensor):
         read, low, share = ctx.saved_tensors
         back = torch.empty_like(read)
-        run(
+        call_step(
             "twohot_loss_back",
             read.dtype,
             grads[0].contiguous(),
@@ -244,17 +256,17 @@ class _PictureError(torch.autograd.Function):
         mean, image, backdrop = mean.contiguous(), image.contiguous(), backdrop.contiguous()
         gap, y = torch.empty_like(mean), backdrop.new_empty(len(mean))
         n, d = len(mean), backdrop.numel()
-        run("picture_error", mean.dtype, mean, image, backdrop, gap, y, n, d)
+        call_step("picture_error", mean.dtype, mean, image, backdrop, gap, y, n, d)
         ctx.save_for_backward(gap)
         return y
 
     @staticmethod
-    @differentiate_once
+    @refuse_second_gradients
     def backward(ctx, *grads: Tensor):
         (gap,) = ctx.saved_tensors
         back = torch.empty_like(gap)
-        n, d = len(gap), gap.numel() // len(gap)
-        run("picture_error_back", gap.dtype, grads[0].contiguous(), gap, back, n, d)
+        n, d = len(gap), math.prod(gap.shape[1:])
+        call_step("picture_error_back", gap.dtype, grads[0].contiguous(), gap, back, n, d)
         return back, None, None
 
 
@@ -265,15 +277,15 @@ class _InterleavePhases(torch.autograd.Function):
         n, rows, columns, channels = phases.shape
         ctx.sizes = (n, rows - 1, columns - 1, channels // 4, int(silu))
         y = phases.new_empty(n, 2 * rows - 2, 2 * columns - 2, channels // 4)
-        run("interleave_phases", phases.dtype, phases, y, *ctx.sizes)
+        call_step("interleave_phases", phases.dtype, phases, y, *ctx.sizes)
         ctx.save_for_backward(phases)
         return y
 
     @staticmethod
-    @differentiate_once
+    @refuse_second_gradients
     def backward(ctx, *grads: Tensor):
         (phases,) = ctx.saved_tensors
         back = torch.empty_like(phases)
         grad = grads[0].contiguous()
-        run("interleave_phases_back", phases.dtype, grad, phases, back, *ctx.sizes)
+        call_step("interleave_phases_back", phases.dtype, grad, phases, back, *ctx.sizes)
         return back, None

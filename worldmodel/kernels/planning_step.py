@@ -125,7 +125,7 @@ class PackedStep:
         uniform = torch.rand(n, groups, generator=generator)
         probs = torch.empty(n, groups, classes)
         call(
-            "draw",
+            "draw_bf16",
             params,
             uniform,
             stoch,

@@ -15,7 +15,7 @@ cost more than the best by `adopt` try the best one's. The teacher of a conditio
 had the cheapest whole episodes, the mean of all with noise and without. Controllers of the latent
 are always kept, since the latent has moved, and the newest are the teachers.
 
-After `improvements` rounds the teachers stay as they are, and collect. In the last rounds before
+After `improvements` rounds the teachers are fixed, and collect. In the last rounds before
 that, conditions with teachers that cost more than the best one by `adopt` try the best one.
 
 The policy learns the teachers' actions at replayed states by the KL between the two, of which only
@@ -24,8 +24,8 @@ the means matter, since C is fixed:
 minimise (mode(pi(. | o_t)) - clip(K_s x_t + k_s))' C^-1 (...) / 2
 
 The step s is the row's own, t, of its own teacher. The policy sees no clock, so that teachers who
-pass one state at different steps contradict each other. With `match state` s is therefore that
-step of any teacher whose state was nearest to x_t, as in a library of trajectories (Stolle and
+pass one state at different steps contradict each other. With `match state`, s is therefore the
+step at which any of the teachers was nearest to x_t, as in a library of trajectories (Stolle and
 Atkeson 2006).
 """
 
@@ -68,7 +68,7 @@ UNKNOWN = -1  # the condition of a row that no controller acted on
 UNTRIED = 1e9  # the cost of controllers before their first round
 SAME_START = 1e-4  # starts nearer than this are one
 HORIZON = 100  # steps of the LQR that holds
-LAST = 3  # rounds before the teachers stay in which bad ones may be replaced
+LAST = 3  # rounds before the teachers are fixed in which bad ones may be replaced
 FREE_STD = 10.0  # of its old self, which does not matter
 
 
@@ -162,9 +162,14 @@ class GuidedPolicy(LearnedPolicy):
         return self.best if self.states.compares_rounds else self.new
 
     @property
-    def is_done(self) -> bool:
-        """Whether the teachers stay as they are."""
+    def has_fixed_teachers(self) -> bool:
         return 0 < self.settings.improvements <= int(self.round)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the next rounds are the last ones before the teachers are fixed."""
+        improvements = self.settings.improvements
+        return improvements > 0 and int(self.round) + 1 >= improvements - LAST
 
     def losses(
         self, model, batch: Batch, post: State, feat: Tensor
@@ -221,10 +226,10 @@ class GuidedPolicy(LearnedPolicy):
         calm: Tensor,
         generator: torch.Generator,
     ) -> Tensor:
-        """Actions (B,A) of the controllers that are tried, with noise unless `calm`; at the end
-        of the teachers.
+        """Actions (B,A) of the controllers that are tried, or of the teachers once these are
+        fixed, with noise unless `calm`.
         """
-        if self.is_done:
+        if self.has_fixed_teachers:
             mean = self.teach(state, step, condition)
         else:
             steps, hold = (self.tried_gain, self.tried_offset), (self.hold_gain, self.hold_offset)
@@ -330,8 +335,10 @@ class GuidedPolicy(LearnedPolicy):
 
     @torch.no_grad()
     def improve(self, model) -> None:
-        """Judge the controllers that were tried by their rollouts, and improve, unless done."""
-        if not self.is_done:
+        """Judge the controllers that were tried by their rollouts, and improve them, unless the
+        teachers are fixed.
+        """
+        if not self.has_fixed_teachers:
             self._improve(model)
         self.round += 1
         self.filled.fill_(False)
@@ -347,7 +354,7 @@ class GuidedPolicy(LearnedPolicy):
         self._improve_hold(states, actions, cost, prior)
         if self.round >= self.settings.adopt_after:
             self._adopt_best()
-        if self.round + 1 >= self.settings.improvements - LAST > 0:
+        if self.is_closing:
             self._try_best_teacher()
         if not self.states.compares_rounds:
             self._teach_by(torch.ones_like(self.costs, dtype=torch.bool))

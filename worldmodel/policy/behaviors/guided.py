@@ -77,6 +77,11 @@ class Settings:
                 "guided.match: state needs states that can be compared, but the latent moves "
                 "while the model learns; take step with guided.state latent"
             )
+        if latent and self.improvements:
+            found.append(
+                "guided.improvements: fixed controllers go wrong in a latent that moves; set it "
+                "to 0 with guided.state latent"
+            )
         if latent and self.conditions != 1:
             found.append(
                 f"guided.conditions: {self.conditions} controllers tell starts apart by numbers "
