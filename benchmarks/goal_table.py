@@ -86,8 +86,12 @@ PC3 = {
 PATCHES = "--train.pretrain 3000 --model.cnn [32] --model.patch 8 --replay.batch 8"
 # In a free latent, place and angle of the cartpole lie nearly along one line: the distance from
 # the goal falls where the cart runs away under the pole. Decorrelation keeps them apart.
-APART = {task: keys.replace("}'", ", decorrelation: 3.0}'") for task, keys in PC3.items()}
-APART["pcc_pendulum"] = WIDE.replace("}'", ", decorrelation: 3.0}'")
+UNCORRELATED = "--model.min_std 1.0 --curvature.radius 1 --decorrelation.spread 5"
+UNCORRELATED += " --loss.objective "
+UNCORRELATED += "'{transition_contrastive: 1.0, curvature: 0.3, decorrelation: 10.0}'"
+UNTWISTED = "--curvature.radius 1 --train.pretrain 4000 --loss.objective "
+UNTWISTED += "'{transition_contrastive: 1.0, curvature: 30.0, decorrelation: 3.0}'"
+APART = {"pcc_planar": UNTWISTED, "pcc_cartpole": f"--env.size [80,80] {UNCORRELATED}"}
 # Feature points are coordinates, so that the latent has the shape of the scene from the start.
 POINTS = "--train.pretrain 1500 --model.encoder spatial --spatial.points 8"
 SHAPED = {"pcc_planar": FLAT, "pcc_pendulum": WIDE, "pcc_cartpole": WIDE}
