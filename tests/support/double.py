@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
+from worldmodel.kernels import leave_to_torch
+
 
 class GivenNoise(TorchFunctionMode):
     """Every cast to float32 becomes one to float64, and every draw takes the next given array.
@@ -46,7 +48,7 @@ def in_double(draws=()):
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with GivenNoise(draws) as noise:
+        with GivenNoise(draws) as noise, leave_to_torch():
             yield
         assert not noise.draws, f"{len(noise.draws)} draws were never made"
     finally:
