@@ -247,9 +247,6 @@ def serve(tree: Path, scratch: Path) -> None:
     for name in sorted(find_imports(tree)):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    from worldmodel.kernels.c_library import load_library
-
-    load_library()  # else each fork would build it, within the time of its test
     gc.freeze()  # a collection in a fork would copy the pages of all that is shared
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
