@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from worldmodel.policy.action_distributions import Dist
 from worldmodel.policy.actor_critic import Actor
-from worldmodel.policy.controller_states import ControllerStates, Rollouts, TrueVector
+from worldmodel.policy.controller_states import ControllerStates, Rollouts
 from worldmodel.policy.learned_policy import LearnedPolicy, Rate
 from worldmodel.policy.local_controllers import (
     Controllers,
@@ -314,8 +314,9 @@ class GuidedPolicy(LearnedPolicy):
             self.open_costs[i] += self.states.measure_step(row, action)
         if step <= self.steps:
             self.open.keep_step(i, step, row)
-        if self.settings.match == "state" and isinstance(self.states, TrueVector):
-            state = torch.as_tensor(row[self.states.name])
+        if self.settings.match == "state":
+            (name,) = self.states.columns
+            state = torch.as_tensor(row[name])
             self.open_path[i, step:] = state.to(self.open_path)  # it stays where it ends
 
     def _keep_rollout(self, i: int, condition: int, calm: bool) -> None:
