@@ -150,6 +150,7 @@ def test_all_problems_are_reported_at_once_with_hints():
         (["--planner.elites", "500"], "planner.elites: 500 is more than planner.candidates"),
         (["--model.transition", "rnn"], "needs model.latent deterministic"),
         (["--env.size", "[60, 64]"], "env.size: 60x64 must be divisible by 16"),
+        (["--optim.decay", "[9, 9]"], "optim.decay: [9, 9] must go from an update to a later one"),
         (["--model.blocks", "7"], "model.blocks: 7 does not divide model.deter 200"),
         (["--loss.overshooting", "32"], "must be shorter than replay.length 32"),
         (

@@ -104,6 +104,8 @@ KINDS = {
         "prioritized",
         "--optim.name",
         "laprop",
+        "--optim.decay",
+        "[1, 9]",
         "--actor.gradient",
         "es",
         "--actor.population",

@@ -124,6 +124,7 @@ CONTRADICTIONS = {
     "model.transition": {"model.transition": "rnn", "model.latent": "categorical"},
     "model.blocks": {"model.blocks": "5"},
     "loss.overshooting": {"loss.overshooting": "8"},
+    "optim.decay": {"optim.decay": "[5, 5]"},
     "train.prefill": {"train.prefill": "5", "run.frames": "120"},
     "run.frames": {"run.frames": "29", "train.prefill": "30"},
     "loss.objective": {"loss.objective": "{reconstruction: 0}"},
@@ -155,6 +156,9 @@ def right(key):
         return st.tuples(
             st.just(key), st.lists(st.integers(1, 3), min_size=1, max_size=2, unique=True).map(str)
         )
+    if get_origin(kind) is tuple:
+        pairs = st.lists(st.integers(0, 6), min_size=2, max_size=2, unique=True)
+        return st.tuples(st.just(key), pairs.map(sorted).map(str))
     low = 0 if bounds is None or bounds.low is None else bounds.low
     high = low + 6 if bounds is None or bounds.high is None else min(bounds.high, low + 6)
     if kind is bool:

@@ -269,12 +269,18 @@ def test_a_state_that_went_mad_is_forgotten_when_an_episode_starts():
     assert torch.isfinite(feat[0]).all() and torch.isnan(feat[1]).any()
 
 
-def test_warm_up_raises_the_learning_rate_and_resuming_keeps_it():
+@pytest.mark.parametrize(
+    "keys, rates",
+    [
+        (["optim.warmup=4"], [0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01]),
+        (["optim.decay=[1, 4]"], [0.01, 0.01, 0.0067, 0.0034, 0.0001, 0.0001]),
+        (["optim.warmup=2", "optim.decay=[2, 4]"], [0.005, 0.01, 0.01, 0.00505, 1e-4, 1e-4]),
+    ],
+)
+def test_learning_rates_rise_and_fall_by_the_number_of_the_update(keys, rates):
     from worldmodel.training.learner import Learner
 
-    c = loading.parse(
-        ["tiny", "env.size=[32, 32]", "model.cnn=[4, 4]", "optim.warmup=4", "optim.lr=0.01"]
-    )
+    c = loading.parse(["tiny", "env.size=[32, 32]", "model.cnn=[4, 4]", "optim.lr=0.01", *keys])
     model = build.make_model(c, ObservationSpace({"image": (32, 32, 3)}), SPACE)
     learner = Learner(model, c.optim, torch.device("cpu"), "fp32")
     flags = {k: torch.zeros(2, 3, dtype=torch.bool) for k in ("is_first", "is_terminal")}
@@ -285,11 +291,11 @@ def test_warm_up_raises_the_learning_rate_and_resuming_keeps_it():
         **flags,
     }
     batch = {k: torch.cat([v, v], 1) for k, v in batch.items()}
-    rates = []
+    found = []
     for _ in range(6):
         learner.update(batch)
-        rates.append(learner.optimizers.each["model"].lr)
-    assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
+        found.append(learner.optimizers.each["model"].lr)
+    assert found == pytest.approx(rates)
 
 
 def test_a_planner_takes_the_actors_plan_where_its_own_search_would_not_find_it():

@@ -209,6 +209,7 @@ class OptimConfig(Section):
     clip_by: Literal["global", "adaptive"]
     weight_decay: Weight
     warmup: Natural
+    decay: tuple[Natural, Natural] | None
 
 
 class BehaviorConfig(Section):
@@ -416,6 +417,8 @@ def contradictions(c: Config) -> list[str]:
             f"loss.corrective_steps: {c.loss.corrective_steps} and one more must be fewer than "
             f"replay.length {c.replay.length}"
         )
+    if c.optim.decay and c.optim.decay[0] >= c.optim.decay[1]:
+        found.append(f"optim.decay: {list(c.optim.decay)} must go from an update to a later one")
     steps = c.train.prefill // c.env.repeat // c.env.num
     needed = c.replay.length + (c.replay.burnin if c.replay.start == "burnin" else 0)
     if steps < needed:

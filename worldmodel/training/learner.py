@@ -83,7 +83,7 @@ class Learner:
         """
         batch = move_to_device(batch, self.device)
         kind = self.model.begin_update(batch, self.updates), self._begin_policy_update(frames)
-        self.optimizers.warm_up(self.updates)
+        self.optimizers.set_rates(self.updates)
         self.count.fill_(self.updates)
         metrics = self.step(kind, batch)
         if self.by_row:

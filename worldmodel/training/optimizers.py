@@ -1,4 +1,4 @@
-"""Gradient clipping, learning-rate warm-up, and the optimisers AdamW and LaProp (Dreamer 3)."""
+"""Gradient clipping, schedules of rates, and the optimisers AdamW and LaProp (Dreamer 3)."""
 
 from __future__ import annotations
 
@@ -163,6 +163,7 @@ CLIPS: dict[str, Callable[[list[Tensor], float], Tensor]] = {
 }
 
 
+LOWEST = 0.01  # share of a learning rate that stays after its decay
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": AdamW, "laprop": LaProp}
 
 
@@ -192,13 +193,19 @@ class Optimizers:
         for optimizer in self.each.values():
             optimizer.zero_grad()
 
-    def warm_up(self, update: int) -> None:
-        """Set the learning rates for update number `update`, which rise linearly over `warmup`
-        updates.
+    def set_rates(self, update: int) -> None:
+        """Set the learning rates for update number `update`.
+
+        They rise linearly over `warmup` updates, and fall linearly from the first to the second
+        update of `decay`, to LOWEST of what they were.
         """
-        if update > self.config.warmup:
+        if update > self.config.warmup and not self.config.decay:
             return
         share = min(1.0, (update + 1) / max(1, self.config.warmup))
+        if self.config.decay:
+            first, last = self.config.decay
+            fallen = min(1.0, max(0.0, (update - first) / (last - first)))
+            share *= 1 - (1 - LOWEST) * fallen
         for name, optimizer in self.each.items():
             rate = self.rates[name] * share
             optimizer.lr = optimizer.lr.fill_(rate) if isinstance(optimizer.lr, Tensor) else rate
