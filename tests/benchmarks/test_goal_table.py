@@ -58,3 +58,11 @@ def test_the_table_has_means_over_models_and_the_best_one(results):
     (results / "planar.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     table = format_table()
     assert "45.0 / 60.0 (2)" in table and "pc3" in table
+
+
+def test_a_row_may_plan_in_another_way_than_the_rest_of_its_domain():
+    usual, own = (Cell("cartpole", m, 0).list_planner_keys() for m in ("pc3", "pc3_apart"))
+    assert (usual["planner.horizon"], "goal.at" in usual) == (5, False)
+    assert own == usual | MODELS["pc3_apart"].plans["pcc_cartpole"]
+    assert (own["planner.horizon"], own["goal.at"]) == (20, "end")
+    assert Cell("planar", "pc3_apart", 0).list_planner_keys()["planner.horizon"] == 10

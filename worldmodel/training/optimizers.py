@@ -197,7 +197,7 @@ class Optimizers:
         """Set the learning rates for update number `update`.
 
         They rise linearly over `warmup` updates, and fall linearly from the first to the second
-        update of `decay`, to LOWEST of what they were.
+        update of `decay`, to the share LOWEST.
         """
         if update > self.config.warmup and not self.config.decay:
             return
