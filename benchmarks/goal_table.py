@@ -168,10 +168,10 @@ def list_cells(domains: list[str], models: list[str], seeds: int) -> Iterator[Ce
 
 
 def train(cell: Cell, root: Path) -> None:
-    """Train the cell's model, or go on where an earlier training was stopped."""
-    status = cell.find_run(root) / "status.json"
-    if status.exists() and json.loads(status.read_text())["state"] == "done":
-        return
+    """Train the cell's model, or go on where an earlier training was stopped.
+
+    A finished run stays as it is, and one that was made with other keys is refused.
+    """
     words = cell.make_command(root)
     say(f"python {shlex.join(words)}")
     subprocess.run([sys.executable, *words], cwd=ROOT, check=True)

@@ -1,6 +1,8 @@
 """Tests of benchmarks/goal_table.py: its commands, what it skips, and the table."""
 
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -66,3 +68,17 @@ def test_a_row_may_plan_in_another_way_than_the_rest_of_its_domain():
     assert own == usual | MODELS["pc3_apart"].plans["pcc_cartpole"]
     assert (own["planner.horizon"], own["goal.at"]) == (20, "end")
     assert Cell("planar", "pc3_apart", 0).list_planner_keys()["planner.horizon"] == 10
+
+
+def test_a_run_that_was_made_with_other_keys_is_refused(tmp_path, capfd):
+    cell = Cell("planar", "pc3", 0)
+    short = ["--train.pretrain", "1", "--log.checkpoint", "64"]
+    short += [
+        w for key in ("run.frames", "train.prefill", "train.round") for w in (f"--{key}", "64")
+    ]
+    words = [sys.executable, *cell.make_command(tmp_path), *short]
+    subprocess.run(words, cwd=goal_table.ROOT, check=True)
+    capfd.readouterr()
+    with pytest.raises(subprocess.CalledProcessError):
+        goal_table.train(cell, tmp_path)
+    assert "train.pretrain 1 -> 4000" in capfd.readouterr().err
