@@ -67,7 +67,8 @@ class Model:
     by_task: dict[str, str]
     planner: str = "ilqr"
     trained_as: str = ""  # the row whose models this one plans with
-    plans: dict[str, dict[str, Any]] = field(default_factory=dict)  # by task
+    # changes of the planner by task
+    plans: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def find_name(self, own: str) -> str:
         return self.trained_as or own
@@ -97,6 +98,7 @@ UNTWISTED += "'{transition_contrastive: 1.0, curvature: 30.0, decorrelation: 3.0
 FAR = {"pcc_cartpole": {"planner.horizon": 20, "planner.restarts": 10, "goal.at": "end"}}
 APART = {
     "pcc_planar": UNTWISTED,
+    "pcc_pendulum": UNCORRELATED,
     "pcc_cartpole": f"--env.size [80,80] --optim.decay [1200,3000] {UNCORRELATED}",
 }
 # Feature points are coordinates, so that the latent has the shape of the scene from the start.

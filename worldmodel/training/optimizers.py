@@ -1,4 +1,4 @@
-"""Gradient clipping, schedules of rates, and the optimisers AdamW and LaProp (Dreamer 3)."""
+"""Gradient clipping, learning-rate schedules, and the optimisers AdamW and LaProp (Dreamer 3)."""
 
 from __future__ import annotations
 
