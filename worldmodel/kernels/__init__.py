@@ -21,8 +21,8 @@ is_left_to_torch = ContextVar("is_left_to_torch", default=False)
 
 @contextmanager
 def leave_to_torch() -> Iterator[None]:
-    """Let torch compute the steps of `elementwise`, so that second derivatives and batched
-    gradients work.
+    """Let torch compute what `elementwise` and `sequence` would, so that second derivatives and
+    batched gradients work.
     """
     token = is_left_to_torch.set(True)
     try:

@@ -17,7 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.config.ranges import Width
-from worldmodel.kernels import elementwise, planning_step, planning_step_fp32, replaceable_by
+from worldmodel.kernels import (
+    elementwise,
+    planning_step,
+    planning_step_fp32,
+    replaceable_by,
+    sequence,
+)
 from worldmodel.model.dynamics import Dynamics, Rollout, select_members
 from worldmodel.model.member_networks import MemberMLP
 from worldmodel.model.networks import MLP, BlockLinear, Norm, norm_silu
@@ -150,17 +156,26 @@ class RSSM(Dynamics):
         keep = (~is_first.bool()).float().unsqueeze(-1)
         action_in = self.from_action(prev_action * keep)
         embed_in = self.post_embed(embed)
-        state = start or self.initial(embed.shape[0])
+        start = start or self.initial(embed.shape[0])
+        post = self.filter_sequence(start, action_in, embed_in, keep)
+        post |= self.latent.dist(post.pop("params"))
+        return post, self.latent.dist(self._priors(post["deter"]))
+
+    @replaceable_by(sequence.filter_sequence)
+    def filter_sequence(
+        self, state: State, action_in: Tensor, embed_in: Tensor, keep: Tensor
+    ) -> State:
+        """The posterior states (B,T,...) after a start state, with their distributions' `params`,
+        from projected actions and embeddings (B,T,H). `keep` (B,T,1) is 0 where an episode starts.
+        """
         steps = []
-        for t in range(embed.shape[1]):
+        for t in range(embed_in.shape[1]):
             state = self._reset(state, keep[:, t])
             deter = self._advance(state, action_in[:, t])
             params = self._posterior(deter, embed_in[:, t])
             state = {"deter": deter, "stoch": self.latent.sample(params)}
             steps.append({**state, "params": params})
-        post = join_states(steps, lambda leaves: torch.stack(leaves, 1))
-        post |= self.latent.dist(post.pop("params"))
-        return post, self.latent.dist(self._priors(post["deter"]))
+        return join_states(steps, lambda leaves: torch.stack(leaves, 1))
 
     def observe_step(
         self,
