@@ -82,3 +82,10 @@ def test_what_depends_on_nothing_has_derivatives_of_zero():
     assert not jacobian.any() and jacobian.shape == (5, 2, 4, 3)
     straight = compute_hessian(lambda rows: rows.sum(-1), ROWS)
     assert (straight[0] == 1).all() and not straight[1].any()
+
+
+@pytest.mark.parametrize("find", [compute_jacobian, compute_hessian])
+def test_rows_are_left_as_they_were(find):
+    rows = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    find(lambda x: x.square().sum(-1, keepdim=find is compute_jacobian), rows)
+    assert not rows.requires_grad

@@ -242,3 +242,15 @@ def test_a_step_whose_noise_is_below_its_least_is_refused():
 def test_a_latent_of_classes_is_refused_in_one_line():
     with pytest.raises(loading.ConfigError, match="linear_gaussian moves a Gaussian"):
         loading.parse(["debug", "model.dynamics=linear_gaussian", "model.latent=categorical"])
+
+
+def test_the_centre_of_distributions_is_the_gaussian_of_their_mixture():
+    _, dynamics = make_dynamics()
+    g = torch.Generator().manual_seed(0)
+    mean, root = torch.randn(7, SIZE, generator=g), torch.randn(7, SIZE, SIZE, generator=g)
+    cov = root @ root.mT
+    found = dynamics.centre({"mean": mean, "cov": cov})
+    torch.testing.assert_close(found["mean"], mean.mean(0))
+    second = (cov + mean.unsqueeze(-1) @ mean.unsqueeze(-2)).mean(0)
+    apart = second - found["mean"].unsqueeze(-1) @ found["mean"].unsqueeze(-2)
+    torch.testing.assert_close(found["cov"], apart, rtol=1e-4, atol=1e-5)

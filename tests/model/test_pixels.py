@@ -384,3 +384,23 @@ def test_a_run_plans_to_a_goal_picture_and_is_imagined(tmp_path):
     evaluate(run, "--episodes", "1", "--planner.score", "goal_distance", "--goal.image", str(goal))
     returns = json.loads((run / "eval" / "returns.json").read_text())
     assert returns["successes"] == [False] and len(returns["scores"]) == 1
+
+
+def test_a_single_channel_is_enough():
+    _, model = make("pixels.channels=1")
+    total, *_ = model.loss(make_batch(), False)
+    assert torch.isfinite(total)
+
+
+def test_features_hold_the_mean_of_the_recurrent_state_over_places():
+    _, model = make()
+    state = model.dynamics.initial(2)
+    state["hidden"] = torch.randn_like(state["hidden"])
+    for feat in (model.dynamics.features(state), model.dynamics.expected_features(state)):
+        torch.testing.assert_close(feat[:, -C:], state["hidden"].flatten(2).mean(-1))
+
+
+def test_noise_is_a_standard_normal_where_the_network_says_zero():
+    _, model = make("pixels.latent=3")
+    mean, std = model.dynamics._read_normal(torch.zeros(2, 6))
+    assert (mean == 0).all() and (std - 1).abs().max() < 0.02

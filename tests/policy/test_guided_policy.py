@@ -434,3 +434,81 @@ def test_rollouts_of_vectors_keep_the_names_that_earlier_checkpoints_have():
     for kind, lead in (("new", (2, 6)), ("kept", (2, 6)), ("open", (1,))):
         assert saved[f"{kind}_states"] == (*lead, 9, 2)
         assert saved[f"{kind}_actions"] == (*lead, 8, 1)
+
+
+def test_a_rollout_that_began_before_an_improvement_is_not_kept(monkeypatch):
+    """Other controllers acted in its first steps."""
+    _, model, policy, behavior = make()
+    generator = torch.Generator().manual_seed(0)
+    monkeypatch.setattr(policy, "_improve", lambda model: None)
+    acted = behavior.act
+
+    def improve_midway(state, carry, is_first, mode, generator):
+        if len(steps) == EPISODE // 2:
+            policy.improve(model)
+        steps.append(1)
+        return acted(state, carry, is_first, mode, generator)
+
+    steps: list[int] = []
+    monkeypatch.setattr(behavior, "act", improve_midway)
+    play_episode(policy, behavior, model, 0, generator)
+    assert policy.round == 1 and not policy.filled.any()
+    play_episode(policy, behavior, model, 0, generator)
+    assert policy.filled.sum() == 1
+
+
+def test_teachers_take_over_all_that_chosen_controllers_tried():
+    _, _, policy, _ = make("guided.match=state")
+    tried = {"gain": policy.tried_gain, "offset": policy.tried_offset, "path": policy.tried_path}
+    hold = {"hold_gain": policy.hold_gain, "hold_offset": policy.hold_offset}
+    for values in (*tried.values(), *hold.values(), policy.episode_costs):
+        values.normal_()
+    before = {k: getattr(policy, f"teacher_{k}").clone() for k in (*tried, *hold, "costs")}
+    policy._teach_by(torch.tensor([False, True]))
+    for name, old in before.items():
+        now = getattr(policy, f"teacher_{name}")
+        new = hold[name] if name in hold else tried.get(name, policy.episode_costs)[1]
+        assert torch.equal(now[0], old[0]) and torch.equal(now[1], new), name
+
+
+def test_controllers_far_behind_try_those_of_the_best():
+    _, _, policy, _ = make("guided.adopt=2")
+    for values in (policy.tried_gain, policy.tried_offset, policy.base_gain, policy.base_offset):
+        values.normal_()
+    before = policy.tried_gain.clone()
+    policy.costs.copy_(torch.tensor([2.5, 1.0]))
+    policy._adopt_best()
+    assert torch.equal(policy.tried_gain, before)
+    policy.costs.copy_(torch.tensor([3.5, 1.0]))
+    policy._adopt_best()
+    assert torch.equal(policy.tried_gain[0], policy.base_gain[1])
+    assert torch.equal(policy.tried_offset[0], policy.base_offset[1])
+    assert torch.equal(policy.tried_gain[1], before[1])
+
+
+def test_what_costs_the_same_is_not_taken_over(monkeypatch):
+    _, _, policy, _ = make()
+    policy.tried_gain.normal_()
+    before = policy.base_gain.clone()
+    policy.costs.copy_(torch.tensor([1.0, 2.0]))
+    costs = torch.tensor([1.0, 1.5]).double()
+    monkeypatch.setattr(policy.states, "measure_round", lambda rollouts: costs)
+    policy._judge_round()
+    assert torch.equal(policy.base_gain[0], before[0])
+    assert torch.equal(policy.base_gain[1], policy.tried_gain[1])
+
+
+def test_imitation_logs_what_teachers_cost_and_leaves_the_model_alone():
+    _, model, policy, _ = make()
+    policy.teacher_costs.copy_(torch.tensor([1.0, 4.0]))
+    batch = {"vector": torch.randn(1, 3, 2)}
+    batch |= {k: torch.zeros(1, 3, dtype=torch.int32) for k in guided_policy.COLUMNS}
+    feat = torch.randn(1, 3, model.dynamics.feature_size, requires_grad=True)
+    found = []
+    for played in (0, 1):
+        policy.round.fill_(played)
+        losses, metrics = policy.losses(model, batch, {}, feat)
+        found.append(float(metrics["teacher_cost"]))
+    assert found == [0.0, 2.5]
+    losses["imitation"].backward()
+    assert feat.grad is None and any(p.grad is not None for p in policy.actor.parameters())
