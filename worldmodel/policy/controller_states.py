@@ -158,9 +158,7 @@ class LatentBelief:
         for place, actions in enumerate(rollouts.actions):
             batch: Batch = {name: rows[place] for name, rows in rollouts.rows.items()}
             batch["prev_action"] = pad(actions, (0, 0, 1, 0)).float()
-            is_first = torch.zeros_like(batch["reward"], dtype=torch.bool)
-            is_first[:, 0] = True
-            batch["is_first"] = is_first
+            batch["is_first"] = torch.zeros_like(batch["reward"], dtype=torch.bool)
             _, post, _ = model.observe(batch)
             means.append(model.dynamics.expected_features(post))
         return torch.stack(means).double()
