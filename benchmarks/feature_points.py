@@ -34,6 +34,7 @@ from worldmodel.evaluation.quality.state_probe import LinearProbe, split_episode
 from worldmodel.programs.eval_options import parse_positive
 from worldmodel.programs.exit_codes import run_command
 from worldmodel.spaces import select_prefix
+from worldmodel.system import runtime
 
 TASKS = {"pushing": ("pusher", "object"), "dmc:reacher_easy": ("elbow", "tip")}
 
@@ -105,6 +106,7 @@ def measure_run(path: str, episodes: int) -> dict[str, Any]:
             f"{path}: places are known in pictures of {' and '.join(TASKS)} only, not in "
             f"{c.env.obs} of {c.env.task}"
         )
+    runtime.configure_torch(c.run.threads)
     found = collect(run, env, episodes)
     env.close()
     half = min(c.env.size) / 2  # pixels
