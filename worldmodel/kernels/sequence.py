@@ -43,11 +43,11 @@ class Weights(NamedTuple):
 
     def lower(self, precision: torch.dtype) -> Weights:
         """Matrices and biases in the precision of the products; norms stay in fp32."""
-        norms = self.norm_u, self.norm_g, self.norm_v
-        return Weights(*(v if any(v is n for n in norms) else v.to(precision) for v in self))
+        named = self._asdict().items()
+        return Weights(**{k: v if k.startswith("norm") else v.to(precision) for k, v in named})
 
 
-class Saved(NamedTuple):
+class BackwardInputs(NamedTuple):
     """What the backward pass reads, by step (T,B,...); names as in the equations above."""
 
     kept: Tensor
@@ -144,7 +144,7 @@ class _Filter(torch.autograd.Function):
                 drawn.append((params, sample))
             deter, stoch = new_h[t], sample.detach().to(precision)
             stochs.append(sample.detach())
-        saved = Saved(kept, u, x_and_h, g, new_h, v, y, scales)
+        saved = BackwardInputs(kept, u, x_and_h, g, new_h, v, y, scales)
         pairs = (tensor for pair in (*old, *drawn) for tensor in pair)
         ctx.save_for_backward(*saved, *w, *pairs)
         ctx.has_start = has_start
@@ -155,9 +155,9 @@ class _Filter(torch.autograd.Function):
     @torch.autocast("cpu", enabled=False)
     def backward(ctx, *grads: Tensor):
         from_deter, from_stoch, from_params = (swap_axes(grad) for grad in grads)
-        tensors, end = ctx.saved_tensors, len(Saved._fields) + len(Weights._fields)
-        s = Saved(*tensors[: len(Saved._fields)])
-        w = Weights(*tensors[len(Saved._fields) : end])
+        tensors, end = ctx.saved_tensors, len(BackwardInputs._fields) + len(Weights._fields)
+        s = BackwardInputs(*tensors[: len(BackwardInputs._fields)])
+        w = Weights(*tensors[len(BackwardInputs._fields) : end])
         pairs = list(zip(tensors[end::2], tensors[end + 1 :: 2], strict=True))
         steps, batch, hidden = s.u.shape
         old, drawn = pairs[:steps], pairs[steps:]
