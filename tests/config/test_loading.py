@@ -157,6 +157,8 @@ def test_all_problems_are_reported_at_once_with_hints():
             ["--loss.corrective", "1", "--loss.corrective_steps", "31"],
             "and one more must be fewer",
         ),
+        (["--actor.target_entropy", "0.5", "--actor.dist", "tanh"], "no known range of entropies"),
+        (["--actor.target_entropy", "0.5", "--actor.entropy", "0"], "starts at actor.entropy"),
         (["--actor.population", "7"], "7 is odd, and perturbations come in pairs"),
         (["--imag.pessimism", "1"], "needs members that disagree; raise ensemble.size"),
         (["--behavior.name", "plan2explore"], "set ensemble.size, to 5 for example"),

@@ -82,6 +82,8 @@ KINDS = {
         "stored",
         "--loss.objective",
         "{inverse: 1.0}",
+        "--actor.target_entropy",
+        "0.4",
     ),
     "planner closed by a critic, discrete actions": (
         *CLOSED,

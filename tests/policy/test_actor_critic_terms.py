@@ -115,6 +115,52 @@ def test_the_last_return_is_bootstrapped_by_the_last_arrival():
     check(found, -(1 + 0.5 * middle + 0.5 * middle + 0.25 * last))
 
 
+HOLDING = ("actor.entropy=0.01", "actor.target_entropy=0.5")
+
+
+def test_the_target_entropy_is_a_share_of_what_the_distribution_allows():
+    """Half way between stds of 0.1 and 1 lies their geometric mean, for each action."""
+    policy = make(*HOLDING, output=(0.0,) * 4, space=ActionSpace(2))
+    assert policy.target_entropy == pytest.approx(2 * (0.5 + DISTANCE + math.log(0.1**0.5)))
+    choices = make(*HOLDING, output=(0.0,) * 5, space=ActionSpace(5, (2, 3), True))
+    assert choices.target_entropy == pytest.approx(0.5 * math.log(6))
+
+
+def test_the_temperature_learns_by_the_weighted_distance_from_the_target():
+    policy = make(*HOLDING)
+    std = 0.9 / (1 + math.exp(-2)) + 0.1
+    gap = math.log(std) - math.log(0.1**0.5)
+    found = losses_of(policy)["temperature"]
+    torch.testing.assert_close(found.detach(), torch.tensor(0.01 * gap))
+    found.backward()  # the terminal start counts nothing
+    torch.testing.assert_close(policy.temperature.log.grad, torch.tensor(0.01 * gap))
+    assert policy.actor.net.out.bias.grad is None
+
+
+class Costly(Adding):
+    """Being away from the start costs, so that without a bonus the std falls to its least."""
+
+    def predict(self, feat, *heads):
+        feat = feat - torch.tensor(FEATURES)[:, None]
+        return -feat[..., 0].square(), torch.ones(3, 2), *(head.mean(feat) for head in heads)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.8])
+def test_the_learned_weight_holds_the_entropy_at_its_target(share):
+    torch.manual_seed(1)
+    policy = make(*HOLDING, f"actor.target_entropy={share}", "actor.entropy=0.1")
+    parts = [module for module, _ in policy.list_parts().values()]
+    optimizer = torch.optim.Adam([p for m in parts for p in m.parameters()], lr=0.02)
+    entropies = []
+    for _ in range(1500):
+        optimizer.zero_grad()
+        losses, found = policy.losses(Costly(), *starts())
+        sum(losses.values()).backward()
+        optimizer.step()
+        entropies.append(found["entropy"].item())
+    assert sum(entropies[-100:]) / 100 == pytest.approx(policy.target_entropy, abs=0.2)
+
+
 @pytest.mark.parametrize("gradient", ["dynamics", "reinforce"])
 def test_entropy_is_a_gain(gradient):
     """Without rewards the loss is minus the weighted entropy, and a step down makes it grow."""

@@ -246,6 +246,7 @@ class ActorConfig(Section):
     perturbation: Positive
     normalize: Literal["none", "percentile"]
     entropy: Weight
+    target_entropy: Share | None
     min_std: Positive
     max_std: Positive
     unimix: Annotated[float, Range(0, 0.5)]
@@ -549,6 +550,13 @@ def _policy_contradictions(c: Config) -> list[str]:
     a, critic = c.actor, c.critic
     if a.min_std >= a.max_std:
         found.append(f"actor.min_std: {a.min_std} is not below actor.max_std {a.max_std}")
+    if a.target_entropy is not None and a.dist != "bounded":
+        found.append(
+            f"actor.target_entropy: {a.dist} has no known range of entropies; set actor.dist "
+            "bounded, or actor.target_entropy null"
+        )
+    if a.target_entropy is not None and not a.entropy:
+        found.append("actor.target_entropy: the weight that learns starts at actor.entropy, not 0")
     if a.population % 2:
         found.append(f"actor.population: {a.population} is odd, and perturbations come in pairs")
     if critic.slow == "none" and critic.bootstrap == "slow":

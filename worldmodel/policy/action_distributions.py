@@ -60,6 +60,12 @@ class BoundedNormal(ContinuousDist):
     def entropy(self) -> Tensor:
         return (0.5 + LOG_ROOT_TAU + self.std.log()).sum(-1)
 
+    @staticmethod
+    def entropy_range(size: int, min_std: float, max_std: float) -> tuple[float, float]:
+        """The least and the largest entropy of so many actions."""
+        low, high = (0.5 + LOG_ROOT_TAU + math.log(std) for std in (min_std, max_std))
+        return size * low, size * high
+
 
 class TanhNormal(ContinuousDist):
     """A normal squashed into (-1, 1) (Dreamer 1); its entropy has no closed form and is estimated

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -21,7 +22,13 @@ from worldmodel.config.schema import ActorConfig, CriticConfig, ImagConfig
 from worldmodel.distributed import ALONE, World
 from worldmodel.model.heads import ScalarHead
 from worldmodel.model.networks import MLP, BlockLinear
-from worldmodel.policy.action_distributions import CONTINUOUS, Dist, OneHotGroups, clip_actions
+from worldmodel.policy.action_distributions import (
+    CONTINUOUS,
+    BoundedNormal,
+    Dist,
+    OneHotGroups,
+    clip_actions,
+)
 from worldmodel.policy.evolution import Population
 from worldmodel.policy.lambda_returns import ReturnScale, lambda_returns
 from worldmodel.policy.learned_policy import (
@@ -30,6 +37,7 @@ from worldmodel.policy.learned_policy import (
     pick_starts,
     subtract_disagreement,
 )
+from worldmodel.policy.temperature import Temperature
 from worldmodel.spaces import ActionSpace, Batch, Metrics, State, map_state
 
 
@@ -62,6 +70,14 @@ class Actor(nn.Module):
 
     def forward(self, feat: Tensor) -> Dist:
         return self.dist_of(self.read(feat))
+
+    def choose_target_entropy(self, share: float) -> float:
+        """The entropy at this share of the way from the least possible to the largest one."""
+        a = self.config
+        if self.space.discrete:
+            return share * sum(math.log(count) for count in self.space.groups)
+        low, high = BoundedNormal.entropy_range(self.space.size, a.min_std, a.max_std)
+        return low + share * (high - low)
 
 
 @dataclass(frozen=True)
@@ -96,6 +112,10 @@ class ActorCritic(LearnedPolicy):
             copy.deepcopy(critic).requires_grad_(False) if critic_config.slow != "none" else None
         )
         self.scale = ReturnScale()
+        self.temperature, self.target_entropy = None, 0.0
+        if actor.config.target_entropy is not None:
+            self.temperature = Temperature(actor.config.entropy)
+            self.target_entropy = actor.choose_target_entropy(actor.config.target_entropy)
         self.updates: Tensor
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
@@ -106,7 +126,13 @@ class ActorCritic(LearnedPolicy):
         return self.slow if slow else self.critic  # type: ignore[return-value]
 
     def list_parts(self) -> dict[str, tuple[nn.Module, Rate]]:
-        return {"actor": (self.actor, "actor"), "critic": (self.critic, "critic")}
+        parts: dict[str, tuple[nn.Module, Rate]] = {
+            "actor": (self.actor, "actor"),
+            "critic": (self.critic, "critic"),
+        }
+        if self.temperature is not None:
+            parts["temperature"] = self.temperature, "critic"
+        return parts
 
     def choose(self, feat: Tensor) -> Dist:
         return self.actor(feat)
@@ -132,6 +158,9 @@ class ActorCritic(LearnedPolicy):
         weight = torch.cat([alive.unsqueeze(0), discount[:-1].detach()]).cumprod(0)
         losses = {}
         losses["actor"], entropy = self._actor_loss(imagined, returns, weight)
+        if self.temperature is not None:
+            mean = weight / weight.sum().clamp(min=1e-8)
+            losses["temperature"] = self.temperature.make_loss(entropy, self.target_entropy, mean)
         if self.actor_config.gradient == "es":
             losses["actor"] = losses["actor"] + self._evolution_loss(model, start, alive)
         losses["critic"], metrics = self._critic_loss(imagined.feat, returns.detach(), weight)
@@ -140,7 +169,8 @@ class ActorCritic(LearnedPolicy):
                 batch, feat, returns, picks
             )
         found = {
-            "entropy": entropy,
+            "entropy": entropy[0].mean().detach(),
+            **self._show_temperature(),
             "return": returns.mean().detach(),
             "imag_reward": imagined.reward.mean().detach(),
         }
@@ -211,7 +241,7 @@ class ActorCritic(LearnedPolicy):
         """Minus the objective: returns through the model, or log-probabilities times advantage,
         plus entropy.
 
-        Returns the mean entropy at the start states as well.
+        Returns the entropies (H,N) as well.
         """
         a = self.actor_config
         scale = (
@@ -221,14 +251,14 @@ class ActorCritic(LearnedPolicy):
         )
         if a.gradient == "es":  # returns count in `_evolution_loss`
             entropy = self.actor(imagined.feat).entropy()
-            return -(weight * a.entropy * entropy).mean(), entropy[0].mean().detach()
+            return -(weight * self._weigh_entropy() * entropy).mean(), entropy
         share = {"dynamics": 0.0, "reinforce": 1.0, "mix": a.mix}[a.gradient]
         # Rollouts for likelihood ratios alone carry no graph.
         policy = (
             self.actor(imagined.feat) if share == 1 else self.actor.dist_of(imagined.actor_output)
         )
         entropy = policy.entropy()
-        gain = a.entropy * entropy
+        gain = self._weigh_entropy() * entropy
         if share > 0:
             with torch.no_grad():
                 baseline = torch.cat([self.value(imagined.feat[:1]), imagined.value[:-1]])
@@ -236,7 +266,16 @@ class ActorCritic(LearnedPolicy):
             gain = gain + share * policy.log_prob(imagined.action.detach()) * advantage
         if share < 1:
             gain = gain + (1 - share) * returns / scale
-        return -(weight * gain).mean(), entropy[0].mean().detach()
+        return -(weight * gain).mean(), entropy
+
+    def _weigh_entropy(self) -> Tensor | float:
+        """The weight of the entropy bonus: fixed, or what learning has made of it."""
+        if self.temperature is None:
+            return self.actor_config.entropy
+        return self.temperature().detach()
+
+    def _show_temperature(self) -> Metrics:
+        return {} if self.temperature is None else {"temperature": self.temperature().detach()}
 
     def _critic_loss(
         self, feats: Tensor, returns: Tensor, weight: Tensor

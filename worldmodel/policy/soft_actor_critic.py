@@ -37,6 +37,7 @@ from worldmodel.policy.learned_policy import (
     pick_starts,
     subtract_disagreement,
 )
+from worldmodel.policy.temperature import Temperature
 from worldmodel.spaces import ActionSpace, Batch, Metrics, State, map_state
 
 
@@ -66,17 +67,6 @@ class Critics(nn.Module):
         """The least of the K values of each choice, in expectation over the choices: (...)."""
         probs = torch.cat(dist.log_probs, -1).exp()
         return (self.read(feat).amin(0) * probs).sum(-1)
-
-
-class Temperature(nn.Module):
-    """A positive number that gradients may move."""
-
-    def __init__(self, start: float):
-        super().__init__()
-        self.log = nn.Parameter(torch.tensor(math.log(start)))
-
-    def forward(self) -> Tensor:
-        return self.log.exp()
 
 
 @dataclass(frozen=True)
@@ -240,7 +230,7 @@ class SoftActorCritic(LearnedPolicy):
         return {
             "critic": (mean * 0.5 * (read - target).square()).sum(),
             "actor": -(mean * (q + alpha.detach() * entropy)).sum(),
-            "temperature": alpha * (mean * (entropy.detach() - self.target_entropy)).sum(),
+            "temperature": self.temperature.make_loss(entropy, self.target_entropy, mean),
         }
 
     @torch.no_grad()

@@ -123,6 +123,7 @@ LOSS_NOTES = {
     "disagreement": "spread of the ensemble's predictions along replayed steps",
     "value": "mean return that the critic predicts",
     "entropy": "entropy of the policy; near 0 it is deterministic",
+    "temperature": "weight of the entropy bonus where it learns, by actor.target_entropy",
     "embed/std": "spread of the encoder's output; near 0 it has collapsed",
     "feat/std": "spread of the model's state; near 0 it has collapsed",
     "fps/frames": "environment frames per second",
