@@ -158,6 +158,7 @@ def test_all_problems_are_reported_at_once_with_hints():
             "and one more must be fewer",
         ),
         (["--actor.target_entropy", "0.5", "--actor.dist", "tanh"], "no known range of entropies"),
+        (["--actor.target_entropy", "1"], "no actor reaches a share of 1"),
         (["--actor.target_entropy", "0.5", "--actor.entropy", "0"], "starts at actor.entropy"),
         (["--actor.population", "7"], "7 is odd, and perturbations come in pairs"),
         (["--imag.pessimism", "1"], "needs members that disagree; raise ensemble.size"),

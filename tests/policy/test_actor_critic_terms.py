@@ -122,7 +122,13 @@ def test_the_target_entropy_is_a_share_of_what_the_distribution_allows():
     """Half way between stds of 0.1 and 1 lies their geometric mean, for each action."""
     policy = make(*HOLDING, output=(0.0,) * 4, space=ActionSpace(2))
     assert policy.target_entropy == pytest.approx(2 * (0.5 + DISTANCE + math.log(0.1**0.5)))
-    choices = make(*HOLDING, output=(0.0,) * 5, space=ActionSpace(5, (2, 3), True))
+    space = ActionSpace(2, (2,), True)
+    mixed = make(*HOLDING, "actor.unimix=0.1", output=(50.0, 0.0), space=space)
+    low, high = mixed.actor(torch.zeros(1)).entropy().item(), math.log(2)
+    assert mixed.target_entropy == pytest.approx(0.5 * (low + high))
+    choices = make(
+        *HOLDING, "actor.unimix=0", output=(0.0,) * 5, space=ActionSpace(5, (2, 3), True)
+    )
     assert choices.target_entropy == pytest.approx(0.5 * math.log(6))
 
 

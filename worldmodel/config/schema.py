@@ -553,7 +553,12 @@ def _policy_contradictions(c: Config) -> list[str]:
     if a.target_entropy is not None and a.dist != "bounded":
         found.append(
             f"actor.target_entropy: {a.dist} has no known range of entropies; set actor.dist "
-            "bounded, or actor.target_entropy null"
+            "bounded (tasks of choices ignore it), or actor.target_entropy null"
+        )
+    if a.target_entropy in (0, 1):
+        found.append(
+            f"actor.target_entropy: no actor reaches a share of {a.target_entropy}; take one "
+            "between 0 and 1"
         )
     if a.target_entropy is not None and not a.entropy:
         found.append("actor.target_entropy: the weight that learns starts at actor.entropy, not 0")

@@ -61,10 +61,10 @@ class BoundedNormal(ContinuousDist):
         return (0.5 + LOG_ROOT_TAU + self.std.log()).sum(-1)
 
     @staticmethod
-    def entropy_range(size: int, min_std: float, max_std: float) -> tuple[float, float]:
-        """The least and the largest entropy of so many actions."""
+    def entropy_range(min_std: float, max_std: float) -> tuple[float, float]:
+        """The least and the largest entropy of one action."""
         low, high = (0.5 + LOG_ROOT_TAU + math.log(std) for std in (min_std, max_std))
-        return size * low, size * high
+        return low, high
 
 
 class TanhNormal(ContinuousDist):
@@ -163,6 +163,14 @@ class OneHotGroups:
 
     def entropy(self) -> Tensor:
         return -torch.stack([(logs.exp() * logs).sum(-1) for logs in self.log_probs]).sum(0)
+
+    @staticmethod
+    def entropy_range(count: int, unimix: float) -> tuple[float, float]:
+        """The least and the largest entropy of one group of so many choices."""
+        rare = unimix / count
+        likely = 1 - (count - 1) * rare
+        low = -likely * math.log(likely) - ((count - 1) * rare * math.log(rare) if rare else 0.0)
+        return low, math.log(count)
 
 
 Dist = BoundedNormal | TanhNormal | TruncatedNormal | OneHotGroups

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -75,9 +74,10 @@ class Actor(nn.Module):
         """The entropy at this share of the way from the least possible to the largest one."""
         a = self.config
         if self.space.discrete:
-            return share * sum(math.log(count) for count in self.space.groups)
-        low, high = BoundedNormal.entropy_range(self.space.size, a.min_std, a.max_std)
-        return low + share * (high - low)
+            ranges = [OneHotGroups.entropy_range(count, a.unimix) for count in self.space.groups]
+        else:
+            ranges = [BoundedNormal.entropy_range(a.min_std, a.max_std)] * self.space.size
+        return sum(low + share * (high - low) for low, high in ranges)
 
 
 @dataclass(frozen=True)
@@ -156,11 +156,13 @@ class ActorCritic(LearnedPolicy):
             imagined = self.imagine_rollouts(model, start)
         returns, discount = self._compute_returns(imagined)
         weight = torch.cat([alive.unsqueeze(0), discount[:-1].detach()]).cumprod(0)
-        losses = {}
+        losses: dict[str, Tensor] = {}
+        shown: Metrics = {}
         losses["actor"], entropy = self._actor_loss(imagined, returns, weight)
         if self.temperature is not None:
             mean = weight / weight.sum().clamp(min=1e-8)
             losses["temperature"] = self.temperature.make_loss(entropy, self.target_entropy, mean)
+            shown["temperature"] = self.temperature().detach()
         if self.actor_config.gradient == "es":
             losses["actor"] = losses["actor"] + self._evolution_loss(model, start, alive)
         losses["critic"], metrics = self._critic_loss(imagined.feat, returns.detach(), weight)
@@ -168,13 +170,12 @@ class ActorCritic(LearnedPolicy):
             losses["critic_replay"] = self.critic_config.replay * self._replay_loss(
                 batch, feat, returns, picks
             )
-        found = {
+        shown |= {
             "entropy": entropy[0].mean().detach(),
-            **self._show_temperature(),
             "return": returns.mean().detach(),
             "imag_reward": imagined.reward.mean().detach(),
         }
-        return losses, {**metrics, **found}
+        return losses, {**metrics, **shown}
 
     def imagine_rollouts(
         self,
@@ -273,9 +274,6 @@ class ActorCritic(LearnedPolicy):
         if self.temperature is None:
             return self.actor_config.entropy
         return self.temperature().detach()
-
-    def _show_temperature(self) -> Metrics:
-        return {} if self.temperature is None else {"temperature": self.temperature().detach()}
 
     def _critic_loss(
         self, feats: Tensor, returns: Tensor, weight: Tensor
